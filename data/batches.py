@@ -1,0 +1,134 @@
+"""The contract between pictures and the training loop: `batches.batch(step) -> (images, labels)`.
+
+A pure function of (seed, step): the order, crops and flips of an epoch are drawn on the CPU from
+(seed, epoch) and copied to the device once. So every device and every resumed run sees the same
+batches, no random state needs saving, and nothing waits for the CPU inside an epoch.
+Dimension key: N batch, C channels, H W height and width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from data.augment import crop_flip
+from data.dataset import Dataset
+from data.errors import DataError
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """uint8 (N, C, H, W) -> float32 `(images / 255 - mean) / std`; mean and std broadcast to it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images.float() / 255 - self.mean) / self.std
+
+    def to(self, device: torch.device) -> "Normalize":
+        return Normalize(self.mean.to(device), self.std.to(device))
+
+
+def channel_normalize(images: Tensor) -> Normalize:
+    """Mean and standard deviation of each channel over uint8 images (N, C, H, W)."""
+    # From counts of the 256 values: exact, and without a float copy of the whole data set.
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+    counts = counts.double() / counts.sum(1, keepdim=True)  # (C, 256)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = counts @ values
+    std = (counts @ values.square() - mean.square()).sqrt().clamp(min=1 / 255)
+    return Normalize(mean.float()[:, None, None], std.float()[:, None, None])
+
+
+def pixel_mean_normalize(images: Tensor) -> Normalize:
+    """The mean of each pixel subtracted and nothing else (section 4.2, after section 3.4)."""
+    total = torch.zeros(images.shape[1:], dtype=torch.int64)
+    for chunk in images.split(1000):
+        total += chunk.sum(0)
+    mean = (total.double() / len(images) / 255).float()
+    return Normalize(mean, torch.ones(1, 1, 1))
+
+
+class Batches:
+    """Training batches of one seed: shuffled every epoch, cropped and flipped, normalised.
+
+    The last partial batch of an epoch is dropped; the order changes every epoch, so no picture is
+    left out for good. Padding comes after normalisation (section 4.2), so it has the mean's colour.
+    `input_size`: pictures stored smaller are enlarged to it, on the device, after the crop.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        normalize: Normalize,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        *,
+        input_size: int,
+        padding: int,
+    ) -> None:
+        count = len(dataset.train_labels)
+        if not 2 <= batch_size <= count:
+            raise DataError(
+                f"no training batch of {batch_size} can be made",
+                f"{dataset.name} has {count} training pictures; batch normalisation needs 2 or more",
+                f"choose a --batch-size from 2 to {count}",
+            )
+        self.images = dataset.train_images.to(device)
+        self.labels = dataset.train_labels.to(device)
+        self.normalize = normalize.to(device)
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.input_size, self.padding = input_size, padding
+        self.drawn_epoch = -1
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return len(self.labels) // self.batch_size
+
+    def draw_epoch(self, epoch: int) -> None:
+        rng = np.random.default_rng((self.seed, epoch))
+        count = len(self.labels)
+        order = rng.permutation(count)
+        tops, lefts = rng.integers(0, 2 * self.padding + 1, (2, count))
+        flips = rng.integers(0, 2, count)
+        draws = torch.from_numpy(np.stack([order, tops, lefts, flips]))  # int64 (4, count)
+        self.order, self.tops, self.lefts, self.flips = draws.to(self.device)
+        self.drawn_epoch = epoch
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images float32 (N, C, input_size, input_size) and labels int64 (N,) of one step."""
+        epoch, place = divmod(step, len(self))
+        if epoch != self.drawn_epoch:
+            self.draw_epoch(epoch)
+        here = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        index = self.order[here]
+        images = self.normalize(self.images[index])
+        tops, lefts, flips = self.tops[here], self.lefts[here], self.flips[here].bool()
+        images = crop_flip(images, tops, lefts, flips, self.padding)
+        return enlarge(images, self.input_size), self.labels[index]
+
+
+def enlarge(images: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) -> (N, C, size, size), bilinear; unchanged where it has that size."""
+    if images.shape[-1] == size:
+        return images
+    return interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def in_order(
+    images: Tensor,
+    labels: Tensor,
+    normalize: Normalize,
+    batch_size: int,
+    device: torch.device,
+    input_size: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every picture once, in order, whole (no crop, no flip), the last partial batch included."""
+    normalize = normalize.to(device)
+    for chunk, answers in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        yield enlarge(normalize(chunk.to(device)), input_size), answers.to(device)

@@ -1,0 +1,70 @@
+"""What every source of pictures returns: a data set small enough to keep as one tensor."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images are uint8 (N, 3, H, W), labels int64 (N,) that index `classes`."""
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+    def resized(self, size: int) -> "Dataset":
+        """The same pictures with `size` pixels a side, averaged (antialias) when that is fewer."""
+        if self.train_images.shape[-1] == size:
+            return self
+        return replace(
+            self,
+            train_images=transforms.resize(self.train_images, [size, size], antialias=True),
+            test_images=transforms.resize(self.test_images, [size, size], antialias=True),
+        )
+
+    def limited(self, train: int | None, test: int | None) -> "Dataset":
+        """At most so many pictures (None: all), the classes in shares as equal as can be."""
+        kept_train = balanced_order(self.train_labels)[:train].sort().values
+        kept_test = balanced_order(self.test_labels)[:test].sort().values
+        return replace(
+            self,
+            train_images=self.train_images[kept_train],
+            train_labels=self.train_labels[kept_train],
+            test_images=self.test_images[kept_test],
+            test_labels=self.test_labels[kept_test],
+        )
+
+    def holding_out(self, share: float = 0.1) -> "Dataset":
+        """The training pictures alone, a tenth of them held out as the test set.
+
+        The split of section 4.2 (45k/5k of CIFAR-10's 50k), for choosing settings without ever
+        looking at the real test set. Stratified, and the same every time.
+        """
+        order = balanced_order(self.train_labels)
+        held = order[: round(share * len(order))].sort().values
+        kept = order[len(held) :].sort().values
+        return replace(
+            self,
+            name=f"{self.name}, held-out split",
+            train_images=self.train_images[kept],
+            train_labels=self.train_labels[kept],
+            test_images=self.train_images[held],
+            test_labels=self.train_labels[held],
+        )
+
+
+def balanced_order(labels: Tensor, seed: int = 0) -> Tensor:
+    """A fixed shuffle of range(N) that deals the classes out in turn, int64 (N,)."""
+    shuffled = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
+    turn = torch.empty(len(labels), dtype=torch.int64)
+    for label in labels.unique():
+        places = (labels[shuffled] == label).nonzero().squeeze(1)
+        turn[places] = torch.arange(len(places))
+    return shuffled[turn.argsort(stable=True)]

@@ -1,0 +1,147 @@
+"""The embedded data set: ten kinds of object, drawn by code, so that nothing need be downloaded.
+
+Eight classes are shapes, two are textures on a shapeless blob. Colour, place, size, rotation,
+background and clutter vary and say nothing about the class; an object may be lighter or darker
+than its background. So a linear classifier on pixels, or a colour histogram, gets hardly anywhere,
+and a network has to learn edges, corners and their arrangement.
+
+Picture number `index` of data set `seed` is a pure function of the two numbers.
+Dimension key: H W height and width of the picture, N pictures.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.dataset import Dataset
+
+SIZE = 32
+CLASSES = (
+    "disc", "ring", "square", "triangle", "star", "cross", "crescent", "bow", "stripes", "checks",
+)  # fmt: skip
+FIRST_TEST_INDEX = 1_000_000  # training pictures count up from 0, test pictures from here
+
+Map = NDArray[np.float64]  # (H, W), or (3, H, W) with colours
+# The middle of every pixel, in units where the picture reaches from -1 to 1.
+Y, X = np.mgrid[0:SIZE, 0:SIZE] * (2 / SIZE) + (1 / SIZE - 1)
+
+
+def wedge(u: Map, v: Map, parts: int) -> tuple[Map, Map]:
+    """Fold the plane into one of `parts` equal wedges, mirrored about its middle."""
+    angle, radius = np.arctan2(v, u), np.hypot(u, v)
+    angle = np.abs((angle + np.pi / parts) % (2 * np.pi / parts) - np.pi / parts)
+    return radius * np.cos(angle), radius * np.sin(angle)
+
+
+def triangle(u: Map, v: Map) -> Map:
+    return wedge(u, v, 3)[0] - 0.5
+
+
+def star(u: Map, v: Map) -> Map:
+    a, b = wedge(u, v, 5)
+    tip, notch = np.array([1.0, 0.0]), 0.42 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
+    edge = notch - tip
+    return ((a - tip[0]) * edge[1] - (b - tip[1]) * edge[0]) / np.hypot(*edge)
+
+
+def blob(u: Map, v: Map) -> Map:
+    angle = np.arctan2(v, u)
+    return np.hypot(u, v) - 0.85 - 0.1 * np.cos(2 * angle) - 0.06 * np.cos(3 * angle + 1)
+
+
+# Each is negative inside the object, positive outside, and grows about as distance does.
+OUTLINES = {
+    "disc": lambda u, v: np.hypot(u, v) - 0.8,
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.7) - 0.2,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.72,
+    "triangle": triangle,
+    "star": star,
+    "cross": lambda u, v: np.minimum(
+        np.maximum(np.abs(u) - 0.9, np.abs(v) - 0.28), np.maximum(np.abs(u) - 0.28, np.abs(v) - 0.9)
+    ),
+    "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 0.9, 0.72 - np.hypot(u - 0.5, v)),
+    "bow": lambda u, v: np.maximum(np.abs(u) - 0.85, (np.abs(v) - np.abs(u)) * 0.75),
+    "stripes": blob,
+    "checks": blob,
+}
+
+
+def cover(distance: Map) -> Map:
+    """How much of each pixel lies inside (0 to 1), from the distance to the outline."""
+    return np.clip(0.5 - distance * (SIZE / 2), 0, 1)
+
+
+def paint(picture: Map, colour: Map, amount: Map) -> None:
+    """Lay `colour`, (3, 1, 1) or (3, H, W), over the picture (3, H, W) as far as `amount` says."""
+    picture += amount * (colour - picture)
+
+
+def waves(rng: np.random.Generator, strength: float) -> Map:
+    """Smooth light and shade: the sum of three slow waves."""
+    fx, fy, phase = rng.uniform(-4, 4, 3), rng.uniform(-4, 4, 3), rng.uniform(0, 2 * np.pi, 3)
+    shade = sum(np.sin(a * X + b * Y + c) for a, b, c in zip(fx, fy, phase, strict=True))
+    return strength * shade / 3
+
+
+def any_colour(rng: np.random.Generator) -> Map:
+    return rng.uniform(0, 1, (3, 1, 1))
+
+
+def two_colours(rng: np.random.Generator) -> tuple[Map, Map]:
+    """Two colours that differ clearly in brightness; which is the brighter is a coin toss."""
+    first, second = any_colour(rng), any_colour(rng)
+    while abs(first.mean() - second.mean()) < 0.2:
+        second = any_colour(rng)
+    return first, second
+
+
+def add_clutter(picture: Map, rng: np.random.Generator, pieces: int) -> None:
+    """Short strokes of any colour, anywhere: each too small to be an object."""
+    for _ in range(pieces):
+        x, y, angle = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0, np.pi)
+        u = (X - x) * np.cos(angle) + (Y - y) * np.sin(angle)
+        v = (Y - y) * np.cos(angle) - (X - x) * np.sin(angle)
+        length, width = rng.uniform(0.08, 0.3), rng.uniform(0.03, 0.08)
+        stroke = np.maximum(np.abs(u) - length, np.abs(v) - width)
+        paint(picture, any_colour(rng), cover(stroke))
+
+
+def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
+    """Picture (3, 32, 32) and label of place `index` in data set `seed`."""
+    rng = np.random.default_rng((seed, index))
+    label = index % len(CLASSES)
+    kind = CLASSES[label]
+    behind, front = two_colours(rng)
+
+    picture = behind + waves(rng, 0.25)  # (3, H, W)
+    add_clutter(picture, rng, pieces=rng.integers(2, 5))
+
+    x, y, angle = *rng.uniform(-0.2, 0.2, 2), rng.uniform(0, 2 * np.pi)
+    radius = rng.uniform(0.55, 0.85)
+    u = ((X - x) * np.cos(angle) + (Y - y) * np.sin(angle)) / radius
+    v = ((Y - y) * np.cos(angle) - (X - x) * np.sin(angle)) / radius
+    inside = cover(OUTLINES[kind](u, v) * radius)
+    if kind in ("stripes", "checks"):
+        rate, phase = rng.uniform(2.6, 3.4) / radius, rng.uniform(0, 2 * np.pi, 2)
+        pattern = np.sin(rate * u * radius * np.pi + phase[0])
+        if kind == "checks":
+            pattern = pattern * np.sin(rate * v * radius * np.pi + phase[1])
+        # Half of the pattern is the background's colour, so that its outline gives nothing away.
+        paint(picture, behind, inside)
+        paint(picture, front, inside * np.clip(0.5 + 3 * pattern, 0, 1))
+    else:
+        paint(picture, front + waves(rng, 0.25), inside)
+
+    add_clutter(picture, rng, pieces=rng.integers(1, 3))
+    picture += rng.normal(0, 0.03, picture.shape)
+    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8), label
+
+
+def synthetic(train: int, test: int, seed: int = 0) -> Dataset:
+    """`train` + `test` pictures at 32x32, the classes in equal shares; about 1 ms a picture."""
+    parts = []
+    for first, count in ((0, train), (FIRST_TEST_INDEX, test)):
+        drawn = [draw(seed, index) for index in range(first, first + count)]
+        parts.append(torch.from_numpy(np.stack([picture for picture, _ in drawn])))
+        parts.append(torch.tensor([label for _, label in drawn]))
+    return Dataset("embedded pictures", CLASSES, *parts)

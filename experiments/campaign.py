@@ -1,0 +1,164 @@
+"""Many runs: side by side in processes, one bar for all, stoppable at any moment.
+
+A worker is a process with one thread (on a GPU: the only one). It shares two small arrays with the
+parent: the steps done of every run, and whether to stop. There are no queues and no locks, so a
+worker that is killed cannot leave anything waiting.
+"""
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from ctypes import Array
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from experiments.cli import ResultsError, Terminated, UsageError
+from experiments.memory import telling_what_fits
+from experiments.run import Run, read_row, run_one
+
+MAX_JOBS = 4  # about 0.5 GB each
+
+
+class Shared(NamedTuple):
+    steps: Array  # done, of each run
+    resumed_at: Array  # the step that each run went on from
+    stop: Array  # one flag
+    parent: int  # process id
+
+
+def default_jobs(device: torch.device) -> int:
+    return 1 if device.type == "cuda" else min(os.cpu_count() or 1, MAX_JOBS)
+
+
+def run_campaign(
+    runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int
+) -> list[dict]:
+    """The row of every run, in order; those already in `output_dir` are not made again."""
+    with lock(output_dir):
+        todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
+        if todo:
+            print(f"{len(todo)} of {len(runs)} runs to do, {min(jobs, len(todo))} at a time")
+            run_all(todo, output_dir, device, min(jobs, len(todo)))
+        rows = [read_row(output_dir / run.name, run) for run in runs]
+    return [row for row in rows if row is not None]
+
+
+def lock(output_dir: Path) -> FileLock:
+    """Held while a campaign writes into the folder; refuses a second one."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    held = FileLock(output_dir / ".lock", timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise UsageError(
+            "another process is writing results here",
+            output_dir,
+            "wait for it, or choose another --output-dir",
+        ) from None
+    return held
+
+
+def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int) -> None:
+    context = get_context("spawn")  # a forked process cannot use CUDA
+    shared = Shared(
+        steps=context.Array("q", len(runs), lock=False),
+        resumed_at=context.Array("q", len(runs), lock=False),
+        stop=context.Array("b", 1, lock=False),
+        parent=os.getpid(),
+    )
+    pool = ProcessPoolExecutor(jobs, context, init_worker, (shared,))
+    try:
+        futures = [
+            pool.submit(work, run, output_dir / run.name, str(device), place)
+            for place, run in enumerate(runs)
+        ]
+        watch(runs, futures, shared)
+    except (KeyboardInterrupt, Terminated):
+        print("\nstopping: saving the runs under way", flush=True)
+        raise
+    except BrokenProcessPool as error:
+        batch_size = max(run.settings.batch_size for run in runs)
+        raise ResultsError(
+            "a worker process was killed from outside, most often because memory ran out",
+            output_dir,
+            "the same command goes on from here; for less memory: --jobs 1, or "
+            f"--batch-size {max(2, batch_size // 2)} in a new --output-dir",
+        ) from error
+    finally:
+        shared.stop[0] = 1  # the workers save and end after their current step
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def watch(runs: Sequence[Run], futures: Sequence[Future], shared: Shared) -> None:
+    """Show one bar for all runs until they are done; raise what a worker raised."""
+    batch_sizes = [run.settings.batch_size for run in runs]
+    # A picture costs about as much as the network is deep, so depth weighs the bar.
+    weights = [run.depth * run.settings.batch_size for run in runs]
+    totals = [run.settings.steps for run in runs]
+    recent: deque[tuple[float, int]] = deque(maxlen=25)  # (time, pictures seen) of 5 seconds
+    layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=weighted(weights, totals), bar_format=layout) as bar:
+        while True:
+            done = [future.done() for future in futures]
+            for future, is_done in zip(futures, done, strict=True):
+                if is_done:
+                    future.result()
+            steps, resumed_at = list(shared.steps), list(shared.resumed_at)
+            steps = [t if d else s for s, t, d in zip(steps, totals, done, strict=True)]
+            trained = [s - r for s, r in zip(steps, resumed_at, strict=True)]
+            recent.append((time.perf_counter(), weighted(batch_sizes, trained)))
+            spent, seen = (recent[-1][i] - recent[0][i] for i in (0, 1))
+            rate = seen / spent if spent else 0
+            bar.initial = weighted(weights, resumed_at)
+            bar.n = weighted(weights, steps)
+            bar.set_postfix_str(f"{sum(done)}/{len(runs)} runs, {rate:,.0f} images/s")
+            if all(done):
+                return
+            time.sleep(0.2)
+
+
+def weighted(weights: Sequence[int], counts: Sequence[int]) -> int:
+    return sum(weight * count for weight, count in zip(weights, counts, strict=True))
+
+
+# What follows runs in a worker.
+
+in_worker: Shared
+
+
+def init_worker(shared: Shared) -> None:
+    global in_worker
+    in_worker = shared
+    # Ctrl-C and `kill` reach the parent, which asks the workers to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def work(run: Run, folder: Path, device_name: str, place: int) -> None:
+    device, shared, started = torch.device(device_name), in_worker, False
+
+    def progress(step: int) -> None:
+        nonlocal started
+        if not started:
+            shared.resumed_at[place], started = step, True
+        shared.steps[place] = step
+
+    def should_stop() -> bool:
+        return bool(shared.stop[0]) or os.getppid() != shared.parent  # or the parent was killed
+
+    if should_stop():
+        return
+    telling_what_fits(
+        run,
+        device,
+        lambda: run_one(run, folder, device, progress=progress, should_stop=should_stop),
+    )

@@ -1,0 +1,129 @@
+"""Command lines: options from a dataclass, errors in three lines, exit codes that never change.
+
+0 done, 1 a check found a mismatch, 2 usage, 3 data, results or disk, 4 weights or checkpoint,
+5 numeric, 130 interrupted (Ctrl-C), 143 terminated.
+"""
+
+import contextlib
+import difflib
+import errno
+import io
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from data.errors import DataError, Problem
+from experiments.checkpoint import CheckpointError
+from zoo import ModelError
+
+Options = TypeVar("Options")
+
+
+class UsageError(Problem):
+    """An option that cannot be followed."""
+
+
+class ResultsError(Problem):
+    """Results on disk that are damaged, or that would be overwritten."""
+
+
+class NumericError(Problem):
+    """A result that is not a number."""
+
+
+class Terminated(BaseException):
+    """SIGTERM: like KeyboardInterrupt, not an error, so nothing catches it by accident."""
+
+
+EXIT_CODES: dict[type[Exception], int] = {
+    UsageError: 2,
+    ModelError: 2,
+    DataError: 3,
+    ResultsError: 3,
+    CheckpointError: 4,
+    NumericError: 5,
+}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def run(main: Callable[[Options], int | None], options: type[Options], module: str) -> NoReturn:
+    """Parse the command line into `options`, call `main`, leave with its exit code."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    # Ctrl-C and `kill` both unwind, so that what is running can save itself.
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        sys.exit(main(parse(options, arguments, f"python -m experiments.{module}")) or 0)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Terminated:
+        print("terminated; the same command goes on from here", file=sys.stderr)
+        sys.exit(143)
+    except Exception as error:
+        lines, code = explain(error)
+        if debug or not lines:
+            traceback.print_exc()
+        if lines:
+            print(lines, file=sys.stderr)
+        sys.exit(code)
+
+
+def raise_terminated(*_: object) -> None:
+    raise Terminated
+
+
+def parse(options: type[Options], arguments: list[str], command: str) -> Options:
+    """tyro.cli, with its boxed messages turned into three lines."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                options, prog=command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        asked = " ".join([command, *arguments])
+        raise UsageError(unboxed(said.getvalue()), asked, hint(options, arguments)) from None
+
+
+def unboxed(message: str) -> str:
+    """The first paragraph of tyro's box, on one line."""
+    lines = [line.strip("│ ").strip() for line in message.splitlines()[1:]]
+    first = next((i for i, line in enumerate(lines) if not line or line[0] in "─╰"), len(lines))
+    return " ".join(lines[:first]) or "the command line cannot be read"
+
+
+def hint(options: type, arguments: list[str]) -> str:
+    flags = ["--" + name.replace("_", "-") for name in options.__dataclass_fields__] + ["--debug"]
+    for argument in arguments:
+        near = difflib.get_close_matches(argument.split("=")[0], flags, n=1)
+        if argument.startswith("--") and near and argument.split("=")[0] not in flags:
+            return f"did you mean {near[0]}? --help lists every option"
+    return "--help lists every option"
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Three lines and an exit code for an error that we know; ("", 1) for one that we do not."""
+    for kind, code in EXIT_CODES.items():
+        if isinstance(error, kind):
+            return str(error), code
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = error.filename or "the output folder"
+        return (
+            f"the disk is full ({error.strerror}); what was saved before is whole\n{where}\n"
+            "make room and run the same command again, or choose another --output-dir"
+        ), 3
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError
+                  ) or (isinstance(error, OSError) and error.errno == errno.EROFS):  # fmt: skip
+        return (
+            f"cannot write here: {error.strerror}\n{error.filename}\n"
+            "choose a folder that you may write to with --output-dir"
+        ), 2
+    return "", 1
+

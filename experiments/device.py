@@ -1,0 +1,91 @@
+"""Where to compute, and with which precision: chosen by looking and timing, said in one line."""
+
+import copy
+import time
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from experiments.cli import UsageError
+from experiments.train import BatchSource, Settings, forward
+
+
+def choose_device(asked: str) -> tuple[torch.device, str]:
+    """The device for "auto", "cpu", "cuda", "cuda:1" ..., and one line that says why."""
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"CUDA: {torch.cuda.get_device_name()} is visible"
+        return torch.device("cpu"), "CPU: no CUDA device is visible"
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"cannot compute on {asked!r}: {str(error).splitlines()[0]}",
+            f"--device {asked}",
+            "--device auto takes what is there",
+        ) from error
+    return device, f"{asked}: as asked"
+
+
+def make_deterministic(device: torch.device) -> None:
+    """One thread on the CPU, and no nondeterministic convolution on a GPU: runs can be repeated."""
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def choose_precision(
+    asked: str, model: nn.Module, batches: BatchSource, settings: Settings
+) -> tuple[Settings, str]:
+    """Settings with the precision and memory layout that train fastest here, and why.
+
+    "auto" times whole steps of fp32 and bf16, in both memory layouts, in turns: bf16 is several
+    times faster on some machines and ten times slower on others, whatever they claim to support.
+    "fp32" and "bf16" are taken as they are, with channels_last, which wins almost everywhere.
+    """
+    if asked != "auto":
+        chosen = replace(settings, precision=asked, channels_last=True)
+        return chosen, f"{asked}, channels_last: as asked"
+    options = [
+        replace(settings, precision=precision, channels_last=channels_last)
+        for precision in ("fp32", "bf16")
+        for channels_last in (False, True)
+    ]
+    seconds = [float("inf")] * len(options)
+    for _ in range(4):  # the first round warms up; the best of the others counts
+        for i, option in enumerate(options):
+            seconds[i] = min(seconds[i], time_step(model, batches, option))
+    chosen = options[seconds.index(min(seconds))]
+    timed = ", ".join(
+        f"{name(option)} {1000 * spent:.0f} ms" for option, spent in zip(options, seconds, strict=True)
+    )
+    return chosen, f"{name(chosen)}: fastest of {timed} a step"
+
+
+def name(settings: Settings) -> str:
+    return settings.precision + (" channels_last" if settings.channels_last else "")
+
+
+def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> float:
+    """Seconds of one forward and backward pass; the model is left as it was."""
+    model = to_layout(copy.deepcopy(model), settings).train()
+    images, labels = batches.batch(0)
+    synchronize(images.device)
+    start = time.perf_counter()
+    cross_entropy(forward(model, images, settings), labels).backward()
+    synchronize(images.device)
+    return time.perf_counter() - start
+
+
+def to_layout(model: nn.Module, settings: Settings) -> nn.Module:
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    return model.to(memory_format=layout)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

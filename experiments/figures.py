@@ -1,0 +1,151 @@
+"""The two figures of an ablation, drawn from the files that its runs left.
+
+curves.png      error by epoch, in the manner of figure 6 of He et al. 2015 (arXiv 1512.03385)
+gradients.png   gradient norm by layer, before and after training, with and without BN
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import csv
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import safetensors.torch
+import torch
+from matplotlib.axes import Axes
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from experiments.device import make_deterministic
+from experiments.run import Run, build_model, make_batches, read_row
+
+# Okabe and Ito's colours, told apart by colour-blind people too; shades of depth by order.
+COLOURS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#CC79A7")
+ARM_COLOURS = {"plain": "#D55E00", "resnet": "#0072B2"}
+STYLE = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 110,
+         "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+
+
+def draw_all(runs: Sequence[Run], output_dir: Path, device: torch.device) -> list[Path]:
+    with plt.rc_context(STYLE):
+        paths = [draw_curves(runs, output_dir)]
+        if any(run.norm == "none" for run in runs):
+            paths.append(draw_gradients(runs, output_dir, device))
+    plt.close("all")
+    return paths
+
+
+def read_history(folder: Path) -> dict[str, list[float]]:
+    """The columns of history.csv."""
+    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    return {name: [float(line[name]) for line in lines] for name in (lines[0] if lines else ())}
+
+
+def draw_curves(runs: Sequence[Run], output_dir: Path) -> Path:
+    """Training error dashed, test error solid; mean over the seeds, and a band from min to max."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
+    depths = sorted({run.depth for run in runs})
+    for network, title, panel in zip(
+        ("plain", "resnet"), ("plain networks", "residual networks"), panels, strict=True
+    ):
+        for depth, colour in zip(depths, COLOURS, strict=False):
+            draw_arm(panel, runs, output_dir, network, depth, colour)
+        panel.set(title=title, xlabel="epoch")
+    panels[0].set_ylabel("error (%)")
+    panels[0].set_ylim(0, 100)
+    panels[1].legend(loc="upper right", frameon=False)
+    panels[0].plot([], [], "k-", label="test")
+    panels[0].plot([], [], "k--", label="training")
+    panels[0].legend(loc="lower left", frameon=False)
+    figure.savefig(output_dir / "curves.png")
+    return output_dir / "curves.png"
+
+
+def draw_arm(
+    panel: Axes, runs: Sequence[Run], output_dir: Path, network: str, depth: int, colour: str
+) -> None:
+    histories = [
+        read_history(output_dir / run.name)
+        for run in runs
+        if run.norm == "batch" and run.network == network and run.depth == depth
+    ]
+    longest = max((len(history.get("epoch", ())) for history in histories), default=0)
+    whole = [history for history in histories if len(history.get("epoch", ())) == longest]
+    if not longest:
+        return
+    epochs = np.array(whole[0]["epoch"])
+    for name, style, width in (("train_error", "--", 1.2), ("test_error", "-", 2.2)):
+        errors = 100 * np.array([history[name] for history in whole])  # (seeds, epochs)
+        label = f"{depth} layers" if name == "test_error" else None
+        panel.plot(epochs, errors.mean(0), style, color=colour, linewidth=width, label=label)
+        if name == "test_error":
+            panel.fill_between(
+                epochs, errors.min(0), errors.max(0), color=colour, alpha=0.15, lw=0
+            )
+
+
+def gradient_norms(model: nn.Module, run: Run, device: torch.device) -> list[float]:
+    """L2 norm of the loss's gradient in every 3x3 convolution, first layer first, in fp32.
+
+    One training batch, seed of the run; BN in training mode, as while training.
+    """
+    images, labels = make_batches(run, device).batch(0)
+    model = model.to(device).train()
+    loss = cross_entropy(model(images), labels)
+    weights = [
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and "shortcut" not in name
+    ]
+    return [float(grad.norm()) for grad in torch.autograd.grad(loss, weights)]
+
+
+def draw_gradients(runs: Sequence[Run], output_dir: Path, device: torch.device) -> Path:
+    """Rows: at initialisation, after training. Columns: with BN, without."""
+    make_deterministic(device)
+    figure, panels = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
+    deepest = max(run.depth for run in runs)
+    chosen = [run for run in runs if run.depth == deepest and run.seed == 0]
+    for column, norm in enumerate(("batch", "none")):
+        for run in chosen:
+            if run.norm == norm:
+                before, after = panels[0][column], panels[1][column]
+                draw_norms(before, run, build_model(run), device, "")
+                trained, note = load_final(run, output_dir)
+                draw_norms(after, run, trained, device, note)
+        words = "with" if norm == "batch" else "without"
+        panels[0][column].set_title(f"{words} batch normalisation, at initialisation")
+        panels[1][column].set_title(f"{words} batch normalisation, after training")
+        panels[1][column].set_xlabel("layer, from the first convolution to the last")
+        panels[column][0].set_ylabel("gradient norm")
+    figure.savefig(output_dir / "gradients.png")
+    return output_dir / "gradients.png"
+
+
+def draw_norms(panel: Axes, run: Run, model: nn.Module, device: torch.device, note: str) -> None:
+    norms = np.array(gradient_norms(model, run, device))
+    shown = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
+    name = run.model + (f" ({note})" if note else "")
+    if np.isnan(shown).all():
+        name += ": no finite gradient"
+    panel.semilogy(
+        range(1, len(norms) + 1), shown, color=ARM_COLOURS[run.network], label=name,
+        marker="o" if run.network == "resnet" else "s", markersize=3.5,
+    )  # fmt: skip
+    panel.legend(frameon=False, fontsize=10)
+
+
+def load_final(run: Run, output_dir: Path) -> tuple[nn.Module, str]:
+    """The network after its last step, and "diverged at step k" if that was not the end."""
+    folder = output_dir / run.name
+    model = build_model(replace(run, settings=run.settings))
+    model.load_state_dict(safetensors.torch.load_file(folder / "final.safetensors"))
+    row = read_row(folder, run)
+    assert row is not None
+    return model, "" if row["status"] == "finished" else row["status"]

@@ -1,0 +1,279 @@
+"""From rows to a table, a verdict and README: everything that is said about a campaign.
+
+    python -m experiments.report runs/quick              the table and the verdict again
+    python -m experiments.report runs/quick --publish    and into README.md and docs/quick/
+"""
+
+import csv
+import io
+import math
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments import cli, published
+from experiments.checkpoint import write_atomic
+from experiments.cli import ResultsError
+from experiments.run import read_row
+
+# 97.5 % quantiles of Student's t with 1 to 30 degrees of freedom; a test integrates the density.
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and the half-width of its 95 % confidence interval (infinite for n = 1)."""
+
+    mean: float
+    half: float
+    n: int
+
+    def show(self, digits: int, scale: float = 1) -> str:
+        if not self.n:
+            return "-"
+        mean = f"{self.mean * scale:.{digits}f}"
+        return mean if math.isinf(self.half) else f"{mean} ± {self.half * scale:.{digits}f}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Student's t interval of independent values."""
+    n = len(values)
+    if n < 2:
+        return Estimate(values[0] if values else math.nan, math.inf, n)
+    mean = math.fsum(values) / n
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    # Beyond 30 degrees of freedom the last entry is a little too wide, never too narrow.
+    return Estimate(mean, T_975[min(n - 1, len(T_975)) - 1] * math.sqrt(variance / n), n)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    answer: str  # "yes", "no" or "cannot tell"
+    sentence: str
+
+
+def verdict(results: Sequence[dict]) -> Verdict:
+    """Do plain networks degrade more with depth than residual ones?
+
+    Degradation is the final training loss of the deepest minus that of the shallowest network,
+    paired by seed. The answer is yes or no if the t-interval of plain minus residual excludes 0.
+    """
+    results = [result for result in results if result["norm"] == "batch"]
+    diverged = [result for result in results if result["status"] != "finished"]
+    depths = sorted({result["depth"] for result in results})
+    if len(depths) < 2:
+        return Verdict("cannot tell", "Cannot tell: one depth alone shows no degradation.")
+    losses = {
+        (result["network"], result["depth"], result["seed"]): result["train_loss"]
+        for result in results
+        if result["status"] == "finished"
+    }
+
+    def degradation(network: str, seed: int) -> float:
+        deepest, shallowest = losses.get((network, depths[-1], seed)), losses.get(
+            (network, depths[0], seed)
+        )
+        return math.nan if deepest is None or shallowest is None else deepest - shallowest
+
+    seeds = sorted({result["seed"] for result in results})
+    pairs = [(degradation("plain", seed), degradation("resnet", seed)) for seed in seeds]
+    pairs = [pair for pair in pairs if not math.isnan(sum(pair))]
+    plain, residual = (estimate([pair[arm] for pair in pairs]) for arm in (0, 1))
+    difference = estimate([pair[0] - pair[1] for pair in pairs])
+
+    if difference.n < 2 or abs(difference.mean) <= difference.half:
+        answer, reason = "cannot tell", "does not exclude 0"
+    else:
+        answer, reason = "yes" if difference.mean > 0 else "no", "excludes 0"
+    if difference.n < 2:
+        reason = "has no interval: two seeds or more are needed"
+    sentence = (
+        f"{answer.capitalize()}: from {depths[0]} to {depths[-1]} layers the final training loss "
+        f"changes by {signed(plain)} in plain networks and by {signed(residual)} in residual ones; "
+        f"plain minus residual, {signed(difference)} (n = {difference.n}, paired by seed, "
+        f"95 % t-interval), {reason}."
+    )
+    if diverged:
+        names = ", ".join(f"{r['network']}{r['depth']} seed {r['seed']} {r['status']}" for r in diverged)
+        sentence += f" {len(diverged)} of {len(results)} runs did not finish: {names}."
+    return Verdict(answer, sentence)
+
+
+def signed(value: Estimate) -> str:
+    if not value.n:
+        return "-"
+    return f"{value.mean:+.3f}" + ("" if math.isinf(value.half) else f" ± {value.half:.3f}")
+
+
+# --- results as flat rows: one line of results.csv each ---
+
+FIELDS = {
+    "network": str, "depth": int, "norm": str, "seed": int, "status": str, "parameters": int,
+    "train_loss": float, "train_error": float, "test_loss": float, "test_error": float,
+    "seconds": float, "source": str, "size": int, "train_images": int, "test_images": int,
+    "choose": str, "normalize": str, "steps": int, "batch_size": int, "schedule": str,
+    "lr": float, "weight_decay": float, "precision": str, "channels_last": str, "device": str,
+    "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
+}  # fmt: skip
+
+
+def flatten(row: dict) -> dict:
+    """What row.json has in groups, as one dict with the keys of FIELDS."""
+    run = row["run"]
+    flat = {**run["settings"], **run["data"], **run, **row["versions"], **row}
+    flat["train_images"], flat["test_images"] = row["images"]
+    return {key: flat[key] for key in FIELDS}
+
+
+def results_csv(results: Sequence[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results)
+    return text.getvalue()
+
+
+def read_results(path: Path) -> list[dict]:
+    """The rows of a results.csv, or of the row.json files below a folder."""
+    if path.is_dir():
+        rows = [read_row(file.parent) for file in sorted(path.glob("*/row.json"))]
+        results = [flatten(row) for row in rows if row is not None]
+    elif path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            results = [
+                {key: kind(line[key]) if line[key] else None for key, kind in FIELDS.items()}
+                for line in csv.DictReader(file)
+            ]
+    else:
+        results = []
+    if not results:
+        raise ResultsError("there are no finished runs", path, "run `make ablation` first")
+    return results
+
+
+# --- the table ---
+
+
+def is_paper_protocol(result: dict) -> bool:
+    """Section 4.2 whole: then, and only then, published figures may stand beside ours."""
+    return (
+        result["source"] == "cifar10" and result["size"] == 32 and result["steps"] == 64_000
+        and result["batch_size"] == 128 and result["schedule"] == "steps" and result["lr"] == 0.1
+        and result["normalize"] == "pixel-mean" and result["train_images"] == 50_000
+        and str(result["choose"]) == "False"
+    )  # fmt: skip
+
+
+def table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: one line a network, mean ± 95 % CI over its seeds."""
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for result in results:
+        groups[result["norm"] != "batch", result["network"], result["depth"]].append(result)
+    paper = all(is_paper_protocol(result) for result in results)
+    header = ["network", "parameters", "training loss", "training error %", "test error %", "n"]
+    header += ["paper", "replications"] if paper else []
+    lines = []
+    for (without_norm, network, depth), group in sorted(groups.items()):
+        finished = [result for result in group if result["status"] == "finished"]
+        name = f"{network}{depth}"
+        line = [
+            name + (" without BN" if without_norm else ""),
+            f"{group[0]['parameters']:,}",
+            estimate([result["train_loss"] for result in finished]).show(3),
+            estimate([result["train_error"] for result in finished]).show(1, 100),
+            estimate([result["test_error"] for result in finished]).show(2 if paper else 1, 100),
+            f"{len(finished)}" + (f" of {len(group)}" if len(finished) < len(group) else ""),
+        ]
+        if paper:
+            line += [published.PAPER.get(name, "-"), published.REPLICATIONS.get(name, "-")]
+        lines.append(line)
+    return header, lines
+
+
+def caption(results: Sequence[dict]) -> str:
+    """What was done, in one sentence: data, steps, precision, machine, time."""
+    first = results[0]
+    seconds = sum(result["seconds"] for result in results)
+    source = {"embedded": "embedded pictures", "cifar10": "CIFAR-10"}.get(first["source"], "a folder")
+    return (
+        f"{source} at {first['size']}x{first['size']}, {first['train_images']:,} training and "
+        f"{first['test_images']:,} test pictures, {first['steps']:,} steps of {first['batch_size']}, "
+        f"last epoch; mean ± 95 % CI over n seeds; {first['precision']}, {first['device']}, "
+        f"{seconds / 60:.1f} process-minutes"
+    )
+
+
+def show(results: Sequence[dict], console: Console) -> None:
+    header, lines = table(results)
+    drawn = Table(*header, caption=caption(results))
+    for column in drawn.columns[1:6]:
+        column.justify = "right"
+    for line in lines:
+        drawn.add_row(*line)
+    console.print(drawn)
+    console.print(f"Do plain networks degrade more with depth? {verdict(results).sentence}")
+
+
+def markdown(results: Sequence[dict]) -> str:
+    header, lines = table(results)
+    rows = [header, ["---"] + ["---:"] * 5 + ["---"] * (len(header) - 6), *lines]
+    drawn = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"{drawn}\n\n{caption(results)}.\n\n**{verdict(results).sentence}**"
+
+
+def fill_in(text: str, name: str, content: str) -> str:
+    """`text` with `content` between its lines <!-- name --> and <!-- /name -->."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ResultsError(
+            f"README has no place for {name!r}",
+            f"looked for <!-- {name} --> and <!-- /{name} -->",
+            "add the two lines where the table belongs",
+        )
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+def publish(folder: Path, results: Sequence[dict]) -> None:
+    """Into README.md the table and verdict, into docs/NAME/ the rows and figures behind them."""
+    docs = Path("docs") / folder.name
+    docs.mkdir(parents=True, exist_ok=True)
+    write_atomic(docs / "results.csv", results_csv(results).encode())
+    for figure in folder.glob("*.png"):
+        shutil.copy(figure, docs / figure.name)
+    readme = Path("README.md")
+    text = fill_in(readme.read_text(encoding="utf-8"), folder.name, markdown(results))
+    write_atomic(readme, text.encode())
+    print(f"README.md and {docs} are up to date")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show the results of a campaign again."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Where the campaign wrote its results."""
+    publish: bool = False
+    """Put the table into README.md, and rows and figures into docs/."""
+
+
+def main(options: Options) -> None:
+    results = read_results(options.folder)
+    show(results, Console())
+    if options.publish:
+        publish(options.folder, results)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "report")

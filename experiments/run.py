@@ -1,0 +1,282 @@
+"""One run: a network, a seed, pictures, settings; and the files it leaves.
+
+    history.csv        a row an epoch, written after each
+    checkpoint.pt      everything needed to go on, while the run is not finished
+    final.safetensors  the weights after the last step
+    row.json           settings and results; there only when the run is finished
+"""
+
+import csv
+import functools
+import io
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+import zoo
+from data.batches import Batches, Normalize, channel_normalize, in_order, pixel_mean_normalize
+from data.cifar import cifar10
+from data.dataset import Dataset
+from data.folder import read_folder
+from data.synthetic import SIZE, synthetic
+from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomic
+from experiments.cli import ResultsError
+from experiments.device import make_deterministic, to_layout
+from experiments.train import Diverged, Settings, State, evaluate, start, starts_epoch, train
+
+TEST_BATCH = 500
+SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which pictures, and how they reach the network."""
+
+    source: str = "embedded"  # "embedded", "cifar10" or "folder"
+    data_dir: str | None = None  # where "folder" is; for "cifar10": None downloads
+    size: int = 32  # of the network's input, in pixels a side
+    train_images: int | None = None  # at most; None: all there are
+    test_images: int | None = None
+    normalize: str = "channel"  # mean and std of channels, or "pixel-mean" as in section 4.2
+    choose: bool = False  # test on a held-out tenth of the training pictures (45k/5k)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of an ablation."""
+
+    network: str = "resnet"  # or "plain"
+    depth: int = 20
+    seed: int = 0
+    norm: str = "batch"  # or "none"
+    data: Data = field(default_factory=Data)
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def model(self) -> str:
+        return f"{self.network}{self.depth}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}{'' if self.norm == 'batch' else '-nonorm'}-seed{self.seed}"
+
+
+@functools.lru_cache(maxsize=1)
+def load_data(data: Data) -> Dataset:
+    """The data set, stored at the size that training needs."""
+    if data.source == "folder":
+        dataset = read_folder(Path(data.data_dir or "."), data.size)
+    elif data.source == "cifar10":
+        dataset = cifar10(Path(data.data_dir) if data.data_dir else None)
+    else:
+        dataset = synthetic(data.train_images or 4000, data.test_images or 1000)
+    if data.choose:
+        dataset = dataset.holding_out()
+    if data.train_images or data.test_images:
+        dataset = dataset.limited(data.train_images, data.test_images)
+    # Small pictures are stored small, and enlarged batch by batch.
+    return dataset.resized(data.size) if data.size < SIZE else dataset
+
+
+def normalize_of(dataset: Dataset, data: Data) -> Normalize:
+    fit = {"channel": channel_normalize, "pixel-mean": pixel_mean_normalize}[data.normalize]
+    return fit(dataset.train_images)
+
+
+def make_batches(run: Run, device: torch.device) -> Batches:
+    dataset = load_data(run.data)
+    return Batches(
+        dataset,
+        normalize_of(dataset, run.data),
+        run.settings.batch_size,
+        run.seed,
+        device,
+        input_size=run.data.size,
+        padding=dataset.train_images.shape[-1] // 8,  # 4 pixels of 32, as in section 4.2
+    )
+
+
+def build_model(run: Run) -> nn.Module:
+    """The network of a run with the weights that its seed gives it, on the CPU."""
+    torch.manual_seed(run.seed)
+    model = zoo.build(run.model, len(load_data(run.data).classes), norm=run.norm)
+    return to_layout(model, run.settings)
+
+
+def run_one(
+    run: Run,
+    folder: Path,
+    device: torch.device,
+    *,
+    progress: Callable[[int], None] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    save_every: float = 10,
+) -> dict | None:
+    """Train `run` to its end, or until should_stop(); returns its row, or None if stopped.
+
+    A finished run returns the row it left in `folder`; an interrupted one goes on from its
+    checkpoint and ends with the same bits. `save_every`: seconds between checkpoints.
+    """
+    row = read_row(folder, run)
+    if row is not None:
+        return row
+    folder.mkdir(parents=True, exist_ok=True)
+    make_deterministic(device)
+    dataset, batches = load_data(run.data), make_batches(run, device)
+    state = start(build_model(run).to(device), run.settings)
+    seconds = resume(state, run, folder)
+    began, saved, status = time.perf_counter() - seconds, time.perf_counter(), "finished"
+
+    def save() -> float:
+        spent = time.perf_counter()
+        content = {"run": json.dumps(asdict(run)), "seconds": spent - began, **state.state_dict()}
+        save_checkpoint(folder / "checkpoint.pt", content)
+        return time.perf_counter() - spent
+
+    save_cost = 0.0
+    progress(state.step)
+    try:
+        for _ in train(batches, run.settings, state):
+            steps = run.settings.steps
+            if state.step == steps or starts_epoch(state.step, len(batches), steps):
+                add_history(state, run, dataset, batches, device)
+                write_atomic(folder / "history.csv", history_csv(state).encode())
+            progress(state.step)
+            if should_stop():
+                save()
+                return None
+            if time.perf_counter() - saved > max(save_every, save_cost / SAVE_SHARE):
+                save_cost, saved = save(), time.perf_counter()
+    except Diverged as error:
+        status = str(error)
+        write_atomic(folder / "history.csv", history_csv(state).encode())
+
+    weights = {name: value.cpu().contiguous() for name, value in state.model.state_dict().items()}
+    write_atomic(folder / "final.safetensors", safetensors.torch.save(weights))
+    row = make_row(run, state, status, time.perf_counter() - began, device)
+    write_atomic(folder / "row.json", (json.dumps(row, indent=1) + "\n").encode())
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return row
+
+
+def resume(state: State, run: Run, folder: Path) -> float:
+    """Put the checkpoint of `folder` into `state`, if there is one; the seconds spent before it."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return 0.0
+    saved = load_checkpoint(path)
+    if saved.get("run") != json.dumps(asdict(run)):
+        raise CheckpointError(
+            "the checkpoint belongs to a run with other settings",
+            path,
+            "choose another --output-dir, or delete this file",
+        )
+    state.load_state_dict(saved)
+    return saved["seconds"]
+
+
+def add_history(
+    state: State, run: Run, dataset: Dataset, batches: Batches, device: torch.device
+) -> None:
+    test = in_order(
+        dataset.test_images, dataset.test_labels, batches.normalize, TEST_BATCH, device,
+        run.data.size,
+    )  # fmt: skip
+    test_loss, test_error = evaluate(state.model, test, run.settings)
+    state.history.append(
+        {
+            "epoch": len(state.history) + 1,
+            "step": state.step,
+            "lr": state.lr,
+            "train_loss": state.loss_sum / state.seen,
+            "train_error": state.wrong / state.seen,
+            "test_loss": test_loss,
+            "test_error": test_error,
+        }
+    )
+
+
+HISTORY_FIELDS = ("epoch", "step", "lr", "train_loss", "train_error", "test_loss", "test_error")
+
+
+def history_csv(state: State) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(state.history)
+    return text.getvalue()
+
+
+def make_row(run: Run, state: State, status: str, seconds: float, device: torch.device) -> dict:
+    """The results are those of the last epoch, never of the best one."""
+    dataset = load_data(run.data)
+    on_gpu = device.type == "cuda"
+    last = state.history[-1] if status == "finished" else {}
+    return {
+        "run": json.loads(json.dumps(asdict(run))),
+        "status": status,
+        "images": [len(dataset.train_labels), len(dataset.test_labels)],
+        "parameters": sum(p.numel() for p in state.model.parameters()),
+        **{name: last.get(name) for name in HISTORY_FIELDS[3:]},
+        "seconds": round(seconds, 1),
+        "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "commit": commit(),
+    }
+
+
+def cpu_name() -> str:
+    """What Linux calls the processor, or the next best name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return next(line.split(": ", 1)[1] for line in text.splitlines() if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of this checkout, "-dirty" if it was changed since, or "unknown" without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def read_row(folder: Path, run: Run | None = None) -> dict | None:
+    """The row of a finished run, None if there is none; refuses one that is damaged or another's."""
+    path = folder / "row.json"
+    if not path.exists():
+        return None
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        made_with = row["run"]
+        row["status"], row["train_loss"], row["test_error"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResultsError(
+            f"a results file is damaged: {error}",
+            path,
+            "delete this file, and the run is made again",
+        ) from error
+    if run is not None and made_with != json.loads(json.dumps(asdict(run))):
+        raise ResultsError(
+            "a finished run with other settings is in the way",
+            path,
+            "choose another --output-dir, or delete this file",
+        )
+    return row

@@ -1,0 +1,161 @@
+"""The loop: one network, one stream of batches, one schedule.
+
+`train` is a generator. It takes a step, then hands control back, and whoever iterates decides when
+to evaluate, save or stop (run.py does). It knows nothing of where pictures come from; everything
+that a resumed run needs is in State, since batches and learning rates are pure functions of the
+step.
+
+Protocol: He et al. 2015 (arXiv 1512.03385), section 4.2; Settings' defaults are the paper's.
+Dimension key: N batch.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; names and meanings as in torchvision's references."""
+
+    steps: int = 64_000
+    batch_size: int = 128
+    schedule: str = "steps"  # "steps" as in the paper, or "one-cycle" for short runs
+    lr: float = 0.1  # the highest rate of either schedule
+    milestones: tuple[int, ...] = (32_000, 48_000)  # "steps": divide by 10 at each
+    warmup_steps: int = 0  # "steps": 400 for ResNet-110, which does not start at 0.1
+    warmup_lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4  # on everything, norms and biases too: the paper excludes nothing
+    precision: str = "fp32"  # "bf16": convolutions and the head under autocast, weights in fp32
+    channels_last: bool = True
+
+
+def lr_at(step: int, settings: Settings) -> float:
+    """The learning rate of step 0, 1, ...: a pure function, so that a resumed run cannot differ."""
+    if settings.schedule == "one-cycle":
+        # Up in a straight line over the first quarter, down to almost nothing at the end.
+        done, peak = step + 1, settings.steps / 4
+        down = (settings.steps + 1 - done) / (settings.steps + 1 - peak)
+        return settings.lr * min(done / peak, down)
+    if step < settings.warmup_steps:
+        return settings.warmup_lr
+    passed = sum(step >= milestone for milestone in settings.milestones)
+    return settings.lr / 10**passed
+
+
+def starts_epoch(step: int, steps_per_epoch: int, steps: int) -> bool:
+    """Before step `step`. 64,000 steps are 164 epochs and a stub, which counts with the 164th."""
+    return step % steps_per_epoch == 0 and (step == 0 or steps - step >= steps_per_epoch)
+
+
+class BatchSource(Protocol):
+    """data.batches.Batches, or anything that keeps its promise: pure in the step."""
+
+    def __len__(self) -> int: ...
+    def batch(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Diverged(ArithmeticError):
+    """The loss of a step was not finite. The weights are those from before the step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"diverged at step {step}")
+        self.step = step
+
+
+@dataclass
+class State:
+    """What changes while training, and all that a checkpoint has to keep."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    # Sums over the steps of the current epoch: of losses, of wrong answers, of pictures.
+    loss_sum: float = 0.0
+    wrong: int = 0
+    seen: int = 0
+    lr: float = 0.0  # of the last step, as read from the optimiser after it was set
+    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+
+    def state_dict(self) -> dict[str, object]:
+        numbers = {name: getattr(self, name) for name in self.counters}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()} | numbers
+
+    def load_state_dict(self, saved: dict) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for name in self.counters:
+            setattr(self, name, saved[name])
+
+    counters = ("step", "loss_sum", "wrong", "seen", "lr", "history")
+
+
+def start(model: nn.Module, settings: Settings) -> State:
+    """Before the first step: SGD with momentum over every parameter."""
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    return State(model, optimizer)
+
+
+def forward(model: nn.Module, images: Tensor, settings: Settings) -> Tensor:
+    """Logits in fp32, computed with the precision and memory layout of `settings`."""
+    if settings.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    else:
+        images = images.contiguous()
+    bf16 = settings.precision == "bf16"
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        return model(images).float()
+
+
+def train(batches: BatchSource, settings: Settings, state: State) -> Iterator[State]:
+    """Train from state.step to settings.steps, yielding after every step; raises Diverged."""
+    model, optimizer = state.model, state.optimizer
+    while state.step < settings.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(state.step, settings)
+        if starts_epoch(state.step, len(batches), settings.steps):
+            state.loss_sum, state.wrong, state.seen = 0.0, 0, 0
+
+        model.train()
+        images, labels = batches.batch(state.step)
+        logits = forward(model, images, settings)  # (N, classes)
+        loss = cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        loss_value = loss.item()
+        if not math.isfinite(loss_value):
+            raise Diverged(state.step)
+        optimizer.step()
+
+        state.step += 1
+        state.lr = optimizer.param_groups[0]["lr"]
+        state.loss_sum += loss_value * len(labels)
+        state.wrong += int((logits.argmax(1) != labels).sum())
+        state.seen += len(labels)
+        yield state
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
+) -> tuple[float, float]:
+    """Mean loss and error (0 to 1) over every picture: sums divided by their number."""
+    model.eval()
+    loss_sum, wrong, seen = 0.0, 0, 0
+    for images, labels in batches:
+        logits = forward(model, images, settings)
+        loss_sum += cross_entropy(logits, labels, reduction="sum").item()
+        wrong += int((logits.argmax(1) != labels).sum())
+        seen += len(labels)
+    return loss_sum / seen, wrong / seen

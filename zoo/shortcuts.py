@@ -1,0 +1,86 @@
+"""The arm beside F(x): what carries the input around a block, one small class for each way.
+
+Paper: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385),
+section 3.2, equations 1 and 2, and the options A and B of section 4.1.
+Dimension key: N batch, C channels, H W height and width of a map.
+Read next: blocks.py, which adds these to F(x).
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Identity(nn.Module):
+    """`y = x`: the case that matters. Nothing to learn, nothing in the way (equation 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Projection(nn.Module):
+    """`y = norm(W x)`: a 1x1 convolution where the shapes differ (option B, equation 2).
+
+    (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), halves rounded up.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        norm: type[nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.norm = norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class ZeroPad(nn.Module):
+    """`y = [0, x, 0]`: every stride-th pixel of x, with channels of zeros added (option A).
+
+    No parameters, so a residual network with it has exactly as many as its plain twin.
+    The paper does not say where the zeros go, and the parameter count does not show it.
+    "split" puts half of them before and half after x's channels, as most published CIFAR-10
+    checkpoints do, and is our default for that reason; "append" puts all of them after.
+
+    (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), halves rounded up.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, zeros: str = "split"
+    ) -> None:
+        super().__init__()
+        added = out_channels - in_channels
+        self.before = added // 2 if zeros == "split" else 0
+        self.after = added - self.before
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]  # (N, C, H, W) -> (N, C, H/stride, W/stride)
+        return functional.pad(x, (0, 0, 0, 0, self.before, self.after))  # C -> out_channels
+
+    def extra_repr(self) -> str:
+        return f"before={self.before}, after={self.after}, stride={self.stride}"
+
+
+SHORTCUTS = ("projection", "pad", "pad-append")
+
+
+def make_shortcut(
+    kind: str,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    norm: type[nn.Module] = nn.BatchNorm2d,
+) -> nn.Module:
+    """The shortcut of one block: identity where it fits, otherwise `kind`, one of SHORTCUTS."""
+    if kind not in SHORTCUTS:
+        raise ValueError(f"unknown shortcut {kind!r}; there are {', '.join(SHORTCUTS)}")
+    if stride == 1 and in_channels == out_channels:
+        return Identity()
+    if kind == "projection":
+        return Projection(in_channels, out_channels, stride, norm)
+    return ZeroPad(in_channels, out_channels, stride, "append" if kind == "pad-append" else "split")
