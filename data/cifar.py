@@ -4,7 +4,6 @@ import urllib.error
 from pathlib import Path
 
 import torch
-from torchvision.datasets import CIFAR10
 
 from data.dataset import Dataset
 from data.errors import DataError
@@ -13,6 +12,7 @@ from data.folder import check_counts, find_pictures, read_folder
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+FOLDER = "cifar-10-batches-py"  # torchvision's name for what its archive unpacks to
 CACHE = Path("cache/cifar10")
 
 
@@ -22,7 +22,7 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     Without `data_dir`, torchvision downloads 170 MB into cache/cifar10, checks its MD5, and finds
     it there the next time.
     """
-    if data_dir is None or (data_dir / CIFAR10.base_folder).is_dir():
+    if data_dir is None or (data_dir / FOLDER).is_dir():
         dataset = read_batches(data_dir or CACHE, download=data_dir is None)
     else:
         dataset = read_folder(data_dir, 32)
@@ -32,6 +32,8 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
 
 def read_batches(root: Path, download: bool) -> Dataset:
     """The Python version of the data set, as torchvision keeps it in `root`."""
+    from torchvision.datasets import CIFAR10  # slow to import, so only where it is needed
+
     try:
         train, test = (CIFAR10(str(root), train=t, download=download) for t in (True, False))
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
@@ -44,7 +46,7 @@ def read_batches(root: Path, download: bool) -> Dataset:
         raise DataError(
             f"CIFAR-10's files are incomplete or damaged: {str(error).splitlines()[0]}",
             str(root.absolute()),
-            f"delete {root / CIFAR10.base_folder} and start again",
+            f"delete {root / FOLDER} and start again",
         ) from error
     tensors = []
     for part in (train, test):
@@ -55,6 +57,6 @@ def read_batches(root: Path, download: bool) -> Dataset:
 
 def is_cifar10(data_dir: Path) -> bool:
     """Whether the folder holds CIFAR-10, in either form, going by the names in it."""
-    if (data_dir / CIFAR10.base_folder).is_dir():
+    if (data_dir / FOLDER).is_dir():
         return True
     return sorted(find_pictures(data_dir).get("train", {})) == list(CLASSES)

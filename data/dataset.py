@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
+from torch.nn.functional import interpolate
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Dataset:
         """The same pictures with `size` pixels a side, averaged (antialias) when that is fewer."""
         if self.train_images.shape[-1] == size:
             return self
-        return replace(
-            self,
-            train_images=transforms.resize(self.train_images, [size, size], antialias=True),
-            test_images=transforms.resize(self.test_images, [size, size], antialias=True),
+        train, test = (
+            interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+            for images in (self.train_images, self.test_images)
         )
+        return replace(self, train_images=train, test_images=test)
 
     def limited(self, train: int | None, test: int | None) -> "Dataset":
         """At most so many pictures (None: all), the classes in shares as equal as can be."""

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from data.dataset import Dataset
 from data.errors import DataError
 from data.images import fit_square, load_image
 
+# torchvision.datasets.folder's list; importing it takes seconds, in every worker (a test compares).
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
 Names = dict[str, dict[str, list[tuple[str, Path | zipfile.ZipFile]]]]  # split -> class -> files
 
@@ -50,7 +51,7 @@ def find_pictures(root: Path) -> Names:
     for parts, home in walk(root):
         if len(parts) < 3 or parts[-3] not in SPLITS or any(p.startswith(".") for p in parts[-3:]):
             continue
-        if not parts[-1].lower().endswith(IMG_EXTENSIONS):
+        if not parts[-1].lower().endswith(EXTENSIONS):
             continue
         files = found.setdefault(parts[-3], {}).setdefault(parts[-2], [])
         files.append(("/".join(parts), home))

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from data.errors import DataError
 
@@ -35,4 +34,6 @@ def fit_square(image: Tensor, size: int) -> Tensor:
     """uint8 (3, H, W) -> (3, size, size): the short side scaled to `size`, the middle kept."""
     if image.shape[1:] == (size, size):
         return image
+    from torchvision.transforms.v2 import functional as transforms  # slow to import, so only here
+
     return transforms.center_crop(transforms.resize(image, [size], antialias=True), [size, size])

@@ -90,7 +90,7 @@ def any_colour(rng: np.random.Generator) -> Map:
 def two_colours(rng: np.random.Generator) -> tuple[Map, Map]:
     """Two colours that differ clearly in brightness; which is the brighter is a coin toss."""
     first, second = any_colour(rng), any_colour(rng)
-    while abs(first.mean() - second.mean()) < 0.2:
+    while abs(first.mean() - second.mean()) < 0.3:
         second = any_colour(rng)
     return first, second
 
@@ -113,11 +113,11 @@ def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
     kind = CLASSES[label]
     behind, front = two_colours(rng)
 
-    picture = behind + waves(rng, 0.25)  # (3, H, W)
-    add_clutter(picture, rng, pieces=rng.integers(2, 5))
+    picture = behind + waves(rng, 0.2)  # (3, H, W)
+    add_clutter(picture, rng, pieces=rng.integers(2, 4))
 
     x, y, angle = *rng.uniform(-0.2, 0.2, 2), rng.uniform(0, 2 * np.pi)
-    radius = rng.uniform(0.55, 0.85)
+    radius = rng.uniform(0.6, 0.85)
     u = ((X - x) * np.cos(angle) + (Y - y) * np.sin(angle)) / radius
     v = ((Y - y) * np.cos(angle) - (X - x) * np.sin(angle)) / radius
     inside = cover(OUTLINES[kind](u, v) * radius)
@@ -130,10 +130,10 @@ def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
         paint(picture, behind, inside)
         paint(picture, front, inside * np.clip(0.5 + 3 * pattern, 0, 1))
     else:
-        paint(picture, front + waves(rng, 0.25), inside)
+        paint(picture, front + waves(rng, 0.2), inside)
 
-    add_clutter(picture, rng, pieces=rng.integers(1, 3))
-    picture += rng.normal(0, 0.03, picture.shape)
+    add_clutter(picture, rng, pieces=rng.integers(0, 2))
+    picture += rng.normal(0, 0.02, picture.shape)
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8), label
 
 

@@ -119,9 +119,9 @@ def draw_gradients(runs: Sequence[Run], output_dir: Path, device: torch.device) 
                 draw_norms(before, run, build_model(run), device, "")
                 trained, note = load_final(run, output_dir)
                 draw_norms(after, run, trained, device, note)
-        words = "with" if norm == "batch" else "without"
-        panels[0][column].set_title(f"{words} batch normalisation, at initialisation")
-        panels[1][column].set_title(f"{words} batch normalisation, after training")
+        words = "with BN" if norm == "batch" else "without BN"
+        panels[0][column].set_title(f"{words}, at initialisation")
+        panels[1][column].set_title(f"{words}, after training")
         panels[1][column].set_xlabel("layer, from the first convolution to the last")
         panels[column][0].set_ylabel("gradient norm")
     figure.savefig(output_dir / "gradients.png")

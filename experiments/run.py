@@ -15,11 +15,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import safetensors.torch
 import torch
-import torchvision
 from torch import nn
 
 import zoo
@@ -233,7 +233,7 @@ def make_row(run: Run, state: State, status: str, seconds: float, device: torch.
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),
         },
         "commit": commit(),
     }

@@ -1,0 +1,47 @@
+# skipzoo: two commands do everything, `make ablation` and `make test`; each sets up what it needs.
+PYTHON ?= python3
+RUN := .venv/bin/python -m
+READY := .venv/.ready
+
+.PHONY: help setup ablation samples shapes report bench test check
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv from requirements.lock, and nothing else
+
+ablation: $(READY)  ## plain against residual networks (PRESET=quick|cifar10|paper|imagenet-nets, DATA=folder, ARGS='--seeds 5')
+	@$(RUN) experiments.ablation $(PRESET) $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
+
+samples: $(READY)  ## a contact sheet of the embedded pictures
+	@$(RUN) experiments.samples $(ARGS)
+
+shapes: $(READY)  ## shapes, parameters and FLOPs of a network, stage by stage (MODEL=resnet50)
+	@$(RUN) experiments.shapes $(or $(MODEL),resnet50) $(ARGS)
+
+report: $(READY)  ## the table and verdict of a campaign again (FOLDER=runs/quick)
+	@$(RUN) experiments.report $(or $(FOLDER),runs/quick) $(ARGS)
+
+bench: $(READY)  ## speed ratios against PyTorch's and torchvision's usual ways
+	@$(RUN) experiments.bench $(ARGS)
+
+test: $(READY)  ## every claim, proven
+	@$(RUN) pytest $(ARGS)
+
+check: $(READY)  ## style and types
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
+
+# Installing goes through uv, which takes seconds; where there is none it is put into .venv first.
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	    echo "skipzoo needs Python 3.11 to 3.13"; \
+	    echo "$(PYTHON) is $$($(PYTHON) --version 2>&1)"; \
+	    echo "name another one: make setup PYTHON=python3.12"; exit 2; } >&2
+	@$(PYTHON) -m venv .venv || { \
+	    echo "cannot make a virtual environment"; \
+	    echo "$(PYTHON) -m venv .venv"; \
+	    echo "install the venv module (Debian, Ubuntu: apt install python3-venv)"; exit 2; } >&2
+	@command -v uv >/dev/null || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+	@touch $@

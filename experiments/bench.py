@@ -1,0 +1,191 @@
+"""Speed as ratios: the usual way against ours, in one process, on one thread, in turns.
+
+    python -m experiments.bench
+
+Seconds differ from machine to machine and from minute to minute; the ratio of two things timed in
+turns does so far less. Each comparison first checks that both sides compute the same.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torchvision
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision import transforms
+
+import zoo
+from data.augment import crop_flip
+from data.batches import Batches, channel_normalize
+from data.synthetic import synthetic
+from experiments import cli
+from experiments.cli import UsageError
+from experiments.device import choose_precision, make_deterministic, name, to_layout
+from experiments.train import Settings, forward
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print speed ratios against PyTorch's and torchvision's usual ways."""
+
+    rounds: int = 7
+    """How often each side is timed, in turns (5 or more)."""
+
+
+class Comparison(NamedTuple):
+    """Two functions that do the same work, and how that was checked."""
+
+    title: str
+    usual: Callable[[], object]
+    ours: Callable[[], object]
+    checked: str
+
+
+def training_step(model: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Callable:
+    """A function that takes one whole SGD step and returns its loss."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> float:
+        loss = cross_entropy(forward(model, images, settings), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def compare_training() -> Comparison:
+    """ResNet-20, batch 128, 32x32: eager fp32 in NCHW against what --precision auto chooses."""
+    dataset = synthetic(train=128, test=10)
+    normalize = channel_normalize(dataset.train_images)
+    batches = Batches(dataset, normalize, 128, 0, CPU, input_size=32, padding=4)
+    eager = Settings(precision="fp32", channels_last=False)
+    torch.manual_seed(0)
+    chosen, _ = choose_precision("auto", zoo.build("resnet20"), batches, eager)
+
+    def steps(settings: Settings) -> Callable:
+        torch.manual_seed(0)
+        return training_step(to_layout(zoo.build("resnet20"), settings), *batches.batch(0), settings)
+
+    losses = [steps(s)() for s in (eager, replace(chosen, precision="fp32"), chosen)]
+    same(losses[0], losses[1], 1e-5)
+    same(losses[0], losses[2], 1e-2)
+    checked = f"losses {losses[0]:.5f}, fp32 {losses[1]:.5f}, {name(chosen)} {losses[2]:.5f}"
+    return Comparison(
+        f"ResNet-20 training step, batch 128: eager fp32 NCHW / {name(chosen)}",
+        steps(eager), steps(chosen), checked,
+    )  # fmt: skip
+
+
+def compare_augmentation() -> Comparison:
+    """Crop, flip and normalise 128 pictures: torchvision one PIL image at a time / one gather."""
+    dataset = synthetic(train=128, test=10)
+    normalize = channel_normalize(dataset.train_images)
+    batches = Batches(dataset, normalize, 128, 0, CPU, input_size=32, padding=4)
+    arrays = dataset.train_images.permute(0, 2, 3, 1).contiguous().numpy()
+    mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
+    finish = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+    pipeline = transforms.Compose(
+        [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *finish]
+    )
+    # Equal once the offsets are: the middle crop, not flipped, is the picture itself.
+    middle, no = torch.full((128,), 4), torch.zeros(128, dtype=torch.bool)
+    ours = crop_flip(normalize(dataset.train_images), middle, middle, no, 4)
+    theirs = torch.stack([transforms.Compose(finish)(Image.fromarray(a)) for a in arrays])
+    difference = float((ours - theirs).abs().max())
+    same(difference, 0, 1e-5)
+
+    def usual() -> Tensor:
+        return torch.stack([pipeline(Image.fromarray(array)) for array in arrays])
+
+    return Comparison(
+        "augmentation of 128 pictures: torchvision on PIL images / one gather",
+        usual, lambda: batches.batch(0), f"same pixels within {difference:.0e}",
+    )  # fmt: skip
+
+
+def compare_network(model_name: str, batch_size: int) -> Comparison:
+    """Forward and backward at 224x224, same seed: torchvision's network / ours."""
+    images, labels = torch.randn(batch_size, 3, 224, 224), torch.arange(batch_size)
+
+    def passes(build: Callable[[str], nn.Module]) -> Callable:
+        torch.manual_seed(0)
+        model = build(model_name)
+
+        def both() -> float:
+            model.zero_grad()
+            loss = cross_entropy(model(images), labels)
+            loss.backward()
+            return loss.item()
+
+        return both
+
+    usual, ours = passes(torchvision.models.get_model), passes(zoo.build)
+    losses = usual(), ours()
+    same(*losses, 0)
+    return Comparison(
+        f"{model_name} forward and backward, batch {batch_size} at 224: torchvision / ours",
+        usual, ours, f"equal losses, {losses[0]:.5f}",
+    )  # fmt: skip
+
+
+def same(a: float, b: float, tolerance: float) -> None:
+    if not abs(a - b) <= tolerance * max(1.0, abs(a)):
+        raise AssertionError(f"the two sides do not compute the same: {a} and {b}")
+
+
+def ratios(comparison: Comparison, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of the usual way divided by ours, one a round, and our seconds."""
+    sides = comparison.usual, comparison.ours
+    for side in sides:
+        side()  # warm up
+    quotients, seconds = [], []
+    for _ in range(rounds):
+        spent = []
+        for side in sides:
+            begin = time.perf_counter()
+            side()
+            spent.append(time.perf_counter() - begin)
+        quotients.append(spent[0] / spent[1])
+        seconds.append(spent[1])
+    return quotients, seconds
+
+
+COMPARISONS: tuple[Callable[[], Comparison], ...] = (
+    compare_training,
+    compare_augmentation,
+    lambda: compare_network("resnet18", 8),
+    lambda: compare_network("resnet50", 4),
+)
+
+
+def main(options: Options) -> None:
+    if options.rounds < 5:
+        raise UsageError("too few rounds to compare", f"--rounds {options.rounds}", "give 5 or more")
+    make_deterministic(CPU)
+    title = f"usual / ours, {options.rounds} rounds in turns, one thread; above 1 ours is faster"
+    table = Table("comparison", "min", "median", "max", "ours, ms", "equal?", title=title)
+    for make in COMPARISONS:
+        comparison = make()
+        quotients, seconds = ratios(comparison, options.rounds)
+        table.add_row(
+            comparison.title,
+            *(f"{f(quotients):.2f}" for f in (min, statistics.median, max)),
+            f"{1000 * statistics.median(seconds):.1f}",
+            comparison.checked,
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "bench")

@@ -1,0 +1,115 @@
+"""Shapes, parameters, FLOPs and receptive field of a network, stage by stage. Nothing is computed:
+the network is built on the meta device, where tensors have shapes but no numbers.
+
+    python -m experiments.shapes resnet50
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import zoo
+from experiments import cli
+from zoo.resnet import CifarStem, ResNet
+
+
+class Part(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    shape: tuple[int, ...]  # of the output
+    parameters: int
+    flops: int  # of a forward pass; a multiplication and its addition are two
+    receptive_field: int | None  # pixels of the input that one output pixel sees, a side
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print a network stage by stage."""
+
+    model: tyro.conf.Positional[str] = "resnet50"
+    """A name of zoo.list_models()."""
+    size: int | None = None
+    """Side of the picture (224; 32 for the CIFAR networks)."""
+
+
+def default_size(model: ResNet) -> int:
+    return 32 if isinstance(model.stem, CifarStem) else 224
+
+
+def parts(model: ResNet, size: int) -> list[Part]:
+    """Stem, every stage, head, for a batch of one picture (1, 3, size, size)."""
+    named = [("stem", model.stem), *model.stages.named_children(), ("head", model.head)]
+    named = [(f"stages.{name}" if name.isdigit() else name, module) for name, module in named]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in named:
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: shapes.update({name: tuple(output.shape)})
+        )
+    model = model.to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, 3, size, size, device="meta"))
+    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    fields = receptive_fields(model)
+    return [
+        Part(
+            name,
+            shapes[name],
+            sum(p.numel() for p in module.parameters()),
+            flops.get(f"{type(model).__name__}.{name}", 0),
+            fields.get(name),
+        )
+        for name, module in named
+    ]
+
+
+def receptive_fields(model: ResNet) -> dict[str, int]:
+    """Pixels a side that one pixel after the stem and after each stage depends on.
+
+    Along the longest way, through every F(x). A window of `kernel` reaches (kernel - 1) steps
+    further, and a step is as many input pixels as all the strides before it multiply to.
+    """
+    field, step = 1, 1
+    fields = {}
+    windows = [(model.stem.conv.kernel_size[0], model.stem.conv.stride[0])]
+    if not isinstance(model.stem, CifarStem):
+        windows.append((3, 2))  # the max-pool
+    for kernel, stride in windows:
+        field, step = field + (kernel - 1) * step, step * stride
+    fields["stem"] = field
+    for i, stage in enumerate(model.stages):
+        for name, module in stage.named_modules():
+            if isinstance(module, nn.Conv2d) and "shortcut" not in name:
+                field += (module.kernel_size[0] - 1) * step
+                step *= module.stride[0]
+        fields[f"stages.{i}"] = field
+    return fields
+
+
+def main(options: Options) -> None:
+    model = zoo.build(options.model)
+    size = options.size or default_size(model)
+    lines = parts(model, size)
+    title = f"{options.model}, one picture (1, 3, {size}, {size})"
+    table = Table("part", "output shape", "parameters", "GFLOPs", "receptive field", title=title)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for part in lines:
+        field = f"{part.receptive_field}" if part.receptive_field else ""
+        shape = f"({', '.join(map(str, part.shape))})"
+        table.add_row(part.name, shape, f"{part.parameters:,}", f"{part.flops / 1e9:.3f}", field)
+    table.add_section()
+    total = sum(part.parameters for part in lines), sum(part.flops for part in lines)
+    table.add_row("total", "", f"{total[0]:,}", f"{total[1] / 1e9:.3f}", "")
+    Console().print(table)
+    print("A multiply-add is two FLOPs: half of these are the GMACs that torchvision prints.")
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "shapes")
