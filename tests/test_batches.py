@@ -1,0 +1,173 @@
+"""The contract between pictures and the loop, and the augmentation behind it."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.transforms import functional as transforms
+
+from data.augment import crop_flip
+from data.batches import Batches, Normalize, channel_normalize, in_order, pixel_mean_normalize
+from data.dataset import Dataset, balanced_order
+from data.errors import DataError
+
+CPU = torch.device("cpu")
+PLAIN = Normalize(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1 / 255))  # pixels as they are
+
+
+def dataset(train=40, test=10, size=8, classes=5) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (train + test, 3, size, size), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(train + test) % classes
+    names = tuple(map(str, range(classes)))
+    return Dataset("made", names, images[:train], labels[:train], images[train:], labels[train:])
+
+
+def batches(data=None, batch_size=8, seed=0, padding=1, **options) -> Batches:
+    data = data or dataset()
+    size = data.train_images.shape[-1]
+    return Batches(data, PLAIN, batch_size, seed, CPU, input_size=size, padding=padding, **options)
+
+
+def test_all_162_crops_and_flips_are_torchvisions():
+    picture = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    cases = list(itertools.product(range(9), range(9), (False, True)))
+    tops, lefts, flips = (torch.tensor(values) for values in zip(*cases, strict=True))
+    ours = crop_flip(picture.expand(len(cases), -1, -1, -1), tops, lefts, flips, 4)
+    padded = transforms.pad(transforms.to_pil_image(picture[0]), 4)
+    assert len(cases) == 162
+    for image, (top, left, flip) in zip(ours, cases, strict=True):
+        theirs = transforms.crop(padded, top, left, 32, 32)
+        theirs = transforms.pil_to_tensor(transforms.hflip(theirs) if flip else theirs)
+        assert torch.equal(image, theirs)
+    assert len({image.numpy().tobytes() for image in ours}) == 162
+
+
+def test_every_crop_and_flip_is_equally_frequent():
+    """Over 162,000 draws the chi-square statistic of 162 outcomes stays near its mean, 161."""
+    source = batches(dataset(train=16_200, size=2), batch_size=100, padding=4)
+    outcomes = Counter()
+    for epoch in range(10):
+        source.draw_epoch(epoch)
+        drawn = zip(source.tops.tolist(), source.lefts.tolist(), source.flips.tolist(), strict=True)
+        outcomes.update(drawn)
+    assert len(outcomes) == 162
+    chi_square = sum((count - 1000) ** 2 / 1000 for count in outcomes.values())
+    assert 161 - 4 * 18 < chi_square < 161 + 4 * 18  # standard deviation sqrt(2 * 161) = 18
+
+
+@given(st.lists(st.integers(0, 24), min_size=1, max_size=12), st.integers(0, 3))
+def test_a_batch_is_a_pure_function_of_seed_and_step(steps, seed):
+    one, other = batches(seed=seed), batches(seed=seed)
+    expected = {step: one.batch(step) for step in sorted(set(steps))}
+    for step in steps:  # any order, any number of times
+        images, labels = other.batch(step)
+        assert torch.equal(images, expected[step][0])
+        assert torch.equal(labels, expected[step][1])
+
+
+def test_seeds_and_epochs_differ():
+    assert not torch.equal(batches(seed=0).batch(0)[0], batches(seed=1).batch(0)[0])
+    source = batches()
+    assert not torch.equal(source.batch(0)[0], source.batch(len(source))[0])
+
+
+def test_an_epoch_shows_every_picture_once_and_drops_the_last_partial_batch():
+    data = dataset(train=43)
+    source = batches(data, padding=0)
+    assert len(source) == 5
+    seen = torch.cat([source.batch(step)[0] for step in range(5)])
+    flipped = torch.cat([data.train_images, data.train_images.flip(3)]).float()
+    known = {image.numpy().tobytes(): i % 43 for i, image in enumerate(flipped)}
+    found = [known[image.contiguous().round().numpy().tobytes()] for image in seen]
+    assert len(set(found)) == len(found) == 40
+
+
+def test_labels_stay_with_their_pictures():
+    data = dataset(size=4)
+    data.train_images[:] = data.train_labels[:, None, None, None].to(torch.uint8)
+    images, labels = batches(data, padding=0).batch(3)
+    assert torch.equal(images[:, 0, 0, 0].round().long(), labels)
+
+
+def test_padding_has_the_colour_of_the_mean():
+    """Section 4.2: the per-pixel mean is subtracted first, so padding is exactly zero."""
+    data = dataset(size=8)
+    normalize = pixel_mean_normalize(data.train_images)
+    source = Batches(data, normalize, 40, 0, CPU, input_size=8, padding=4)
+    images, _ = source.batch(0)
+    corner = (source.tops == 0) & (source.lefts == 0)
+    source.tops[0], source.lefts[0] = 0, 0
+    images, _ = source.batch(0)
+    assert corner.sum() >= 0
+    picture = images[0]
+    columns = slice(4, 8) if source.flips[0] else slice(0, 4)
+    assert not picture[:, :4].any()
+    assert not picture[:, :, columns].any()
+    assert picture[:, 4:].any()
+
+
+def test_normalisation_is_the_mean_and_deviation_of_the_pictures():
+    data = dataset(train=2500)
+    floats = data.train_images.double() / 255
+    channel = channel_normalize(data.train_images)
+    torch.testing.assert_close(channel.mean.flatten().double(), floats.mean((0, 2, 3)), rtol=0, atol=1e-7)
+    deviation = floats.std((0, 2, 3), correction=0)
+    torch.testing.assert_close(channel.std.flatten().double(), deviation, rtol=0, atol=1e-6)
+    pixel = pixel_mean_normalize(data.train_images)
+    torch.testing.assert_close(pixel.mean.double(), floats.mean(0), rtol=0, atol=1e-7)
+
+
+def test_pictures_stored_small_are_enlarged_in_the_batch():
+    data = dataset()
+    source = Batches(data, PLAIN, 8, 0, CPU, input_size=24, padding=1)
+    assert source.batch(0)[0].shape == (8, 3, 24, 24)
+    order = in_order(data.test_images, data.test_labels, PLAIN, 4, CPU, 24)
+    assert [len(labels) for images, labels in order] == [4, 4, 2]
+
+
+def test_the_split_for_choosing_is_45_to_5_stratified_and_disjoint():
+    data = dataset(train=1000, size=2)
+    held = data.holding_out()
+    assert held.train_labels.bincount().tolist() == [180] * 5
+    assert held.test_labels.bincount().tolist() == [20] * 5
+    both = torch.cat([held.train_images, held.test_images]).flatten(1).numpy()
+    original = data.train_images.flatten(1).numpy()
+    assert sorted(map(bytes, both)) == sorted(map(bytes, original))
+    assert torch.equal(held.test_images, data.holding_out().test_images)
+
+
+def test_limiting_keeps_the_classes_balanced():
+    small = dataset(train=1000, test=100, size=2).limited(250, 50)
+    assert small.train_labels.bincount().tolist() == [50] * 5
+    assert small.test_labels.bincount().tolist() == [10] * 5
+    assert len(dataset().limited(None, 3).train_labels) == 40
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_balanced_order_is_a_permutation_that_deals_the_classes_out(labels):
+    order = balanced_order(torch.tensor(labels))
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    present = len(set(labels))
+    first = [labels[i] for i in order[:present]]
+    assert len(set(first)) == present
+
+
+@pytest.mark.parametrize("batch_size", [0, 1, 41])
+def test_a_batch_that_cannot_be_is_refused_in_three_lines(batch_size):
+    with pytest.raises(DataError) as error:
+        batches(batch_size=batch_size)
+    assert len(str(error.value).splitlines()) == 3
+    assert "--batch-size from 2 to 40" in str(error.value)
+
+
+def test_half_size_averages_pixels():
+    data = dataset(size=4)
+    flat = np.full((40, 3, 4, 4), 77, dtype=np.uint8)
+    data.train_images[:] = torch.from_numpy(flat)
+    assert (data.resized(2).train_images == 77).all()
+    assert data.resized(4) is data
