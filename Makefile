@@ -43,5 +43,5 @@ $(READY): requirements.lock
 	    echo "$(PYTHON) -m venv .venv"; \
 	    echo "install the venv module (Debian, Ubuntu: apt install python3-venv)"; exit 2; } >&2
 	@command -v uv >/dev/null || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock
 	@touch $@

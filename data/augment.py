@@ -14,14 +14,13 @@ def crop_flip(images: Tensor, tops: Tensor, lefts: Tensor, flips: Tensor, paddin
     """Pad with zeros, cut (H, W) out at row `tops[i]` and column `lefts[i]`, mirror if `flips[i]`.
 
     images (N, C, H, W) of any dtype; tops, lefts int64 (N,) in [0, 2 * padding]; flips bool (N,).
-    Returns (N, C, H, W), channels last in memory.
     """
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
     device = images.device
-    # Channels last, so that one index (picture, row, column) fetches all channels of a pixel.
-    padded = pad(images, (padding,) * 4).permute(0, 2, 3, 1).contiguous()  # (N, H+2p, W+2p, C)
+    padded = pad(images, (padding,) * 4)  # (N, C, H+2p, W+2p)
     rows = tops[:, None] + torch.arange(height, device=device)  # (N, H)
     columns = torch.arange(width, device=device)
     columns = torch.where(flips[:, None], width - 1 - columns, columns) + lefts[:, None]  # (N, W)
-    picture = torch.arange(n, device=device)[:, None, None]
-    return padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    places = rows[:, :, None] * padded.shape[3] + columns[:, None, :]  # (N, H, W) -> a flat place
+    places = places.view(n, 1, height * width).expand(-1, channels, -1)  # the same in each channel
+    return padded.flatten(2).gather(2, places).view(images.shape)

@@ -1,6 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test pictures, 32x32, ten classes."""
 
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 FOLDER = "cifar-10-batches-py"  # torchvision's name for what its archive unpacks to
+COUNTS = (50_000, 10_000)
 CACHE = Path("cache/cifar10")
 
 
@@ -25,8 +27,8 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     if data_dir is None or (data_dir / FOLDER).is_dir():
         dataset = read_batches(data_dir or CACHE, download=data_dir is None)
     else:
-        dataset = read_folder(data_dir, 32)
-    check_counts(dataset, 50_000, 10_000, (data_dir or CACHE).absolute())
+        dataset = replace(read_folder(data_dir, 32), name="CIFAR-10")
+    check_counts(dataset, *COUNTS, (data_dir or CACHE).absolute())
     return dataset
 
 

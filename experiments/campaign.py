@@ -7,13 +7,14 @@ worker that is killed cannot leave anything waiting.
 
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import Array
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,6 @@ class Shared(NamedTuple):
     steps: Array  # done, of each run
     resumed_at: Array  # the step that each run went on from
     stop: Array  # one flag
-    parent: int  # process id
 
 
 def default_jobs(device: torch.device) -> int:
@@ -73,7 +73,6 @@ def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: i
         steps=context.Array("q", len(runs), lock=False),
         resumed_at=context.Array("q", len(runs), lock=False),
         stop=context.Array("b", 1, lock=False),
-        parent=os.getpid(),
     )
     pool = ProcessPoolExecutor(jobs, context, init_worker, (shared,))
     try:
@@ -133,14 +132,26 @@ def weighted(weights: Sequence[int], counts: Sequence[int]) -> int:
 # What follows runs in a worker.
 
 in_worker: Shared
+training = threading.Lock()  # held while a run is under way
 
 
 def init_worker(shared: Shared) -> None:
     global in_worker
     in_worker = shared
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     # Ctrl-C and `kill` reach the parent, which asks the workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def leave_with_parent() -> None:
+    """End when the parent has, even if it was killed: the run under way is saved first."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    in_worker.stop[0] = 1
+    training.acquire()
+    os._exit(1)
 
 
 def work(run: Run, folder: Path, device_name: str, place: int) -> None:
@@ -153,12 +164,11 @@ def work(run: Run, folder: Path, device_name: str, place: int) -> None:
         shared.steps[place] = step
 
     def should_stop() -> bool:
-        return bool(shared.stop[0]) or os.getppid() != shared.parent  # or the parent was killed
+        return bool(shared.stop[0])
 
-    if should_stop():
-        return
-    telling_what_fits(
-        run,
-        device,
-        lambda: run_one(run, folder, device, progress=progress, should_stop=should_stop),
-    )
+    def train() -> None:
+        run_one(run, folder, device, progress=progress, should_stop=should_stop)
+
+    with training:
+        if not should_stop():
+            telling_what_fits(run, device, train)

@@ -109,7 +109,9 @@ def gradient_norms(model: nn.Module, run: Run, device: torch.device) -> list[flo
 def draw_gradients(runs: Sequence[Run], output_dir: Path, device: torch.device) -> Path:
     """Rows: at initialisation, after training. Columns: with BN, without."""
     make_deterministic(device)
-    figure, panels = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
+    figure, panels = plt.subplots(
+        2, 2, figsize=(10, 7), sharex=True, sharey="col", layout="constrained"
+    )
     deepest = max(run.depth for run in runs)
     chosen = [run for run in runs if run.depth == deepest and run.seed == 0]
     for column, norm in enumerate(("batch", "none")):
@@ -131,9 +133,7 @@ def draw_gradients(runs: Sequence[Run], output_dir: Path, device: torch.device) 
 def draw_norms(panel: Axes, run: Run, model: nn.Module, device: torch.device, note: str) -> None:
     norms = np.array(gradient_norms(model, run, device))
     shown = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
-    name = run.model + (f" ({note})" if note else "")
-    if np.isnan(shown).all():
-        name += ": no finite gradient"
+    name = run.model + (f": {note}" if note else "")
     panel.semilogy(
         range(1, len(norms) + 1), shown, color=ARM_COLOURS[run.network], label=name,
         marker="o" if run.network == "resnet" else "s", markersize=3.5,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -182,14 +183,14 @@ def table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     for result in results:
         groups[result["norm"] != "batch", result["network"], result["depth"]].append(result)
     paper = all(is_paper_protocol(result) for result in results)
-    header = ["network", "parameters", "training loss", "training error %", "test error %", "n"]
+    header = ["network", "parameters", "train loss", "train error %", "test error %", "n"]
     header += ["paper", "replications"] if paper else []
     lines = []
     for (without_norm, network, depth), group in sorted(groups.items()):
         finished = [result for result in group if result["status"] == "finished"]
         name = f"{network}{depth}"
         line = [
-            name + (" without BN" if without_norm else ""),
+            name + (" no BN" if without_norm else ""),
             f"{group[0]['parameters']:,}",
             estimate([result["train_loss"] for result in finished]).show(3),
             estimate([result["train_error"] for result in finished]).show(1, 100),
@@ -217,12 +218,15 @@ def caption(results: Sequence[dict]) -> str:
 
 def show(results: Sequence[dict], console: Console) -> None:
     header, lines = table(results)
-    drawn = Table(*header, caption=caption(results))
+    drawn = Table(*header, box=box.SIMPLE_HEAD)
+    for column in drawn.columns:
+        column.no_wrap = True
     for column in drawn.columns[1:6]:
         column.justify = "right"
     for line in lines:
         drawn.add_row(*line)
     console.print(drawn)
+    console.print(caption(results) + "\n")
     console.print(f"Do plain networks degrade more with depth? {verdict(results).sentence}")
 
 

@@ -22,7 +22,7 @@ RUN = Run(
 FILES = ("history.csv", "final.safetensors")
 # A clean process that forks: children start at once, and inherit no threads of pytest's.
 forked = multiprocessing.get_context("forkserver")
-forked.set_forkserver_preload(["experiments.run", "data.synthetic"])
+forked.set_forkserver_preload(["experiments.run", "torch._dynamo"])
 
 
 def child(folder, steps, stop_at, run=RUN) -> None:

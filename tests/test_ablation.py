@@ -1,0 +1,389 @@
+"""The ablation as data, and the command as people use and abuse it."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, assert_three_lines
+
+from experiments import ablation as module
+from experiments.ablation import ABLATIONS, Options, explain_parameters, plan, rows
+from experiments.device import choose_device, choose_precision
+from experiments.train import Settings
+
+TINY = ("--depths", "8", "20", "--seeds", "2", "--epochs", "1", "--train-images", "128",
+        "--precision", "fp32")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_rows_differ_from_the_base_in_the_axes_fields_only(name):
+    ablation = ABLATIONS[name]
+    made = rows(ablation)
+    assert len({run.name for run in made}) == len(made)
+    allowed = set(ablation.axes) | {key for change in ablation.also for key in change}
+    for run in made:
+        changed = {f.name for f in dataclasses.fields(run)
+                   if getattr(run, f.name) != getattr(ablation.base, f.name)}  # fmt: skip
+        assert changed <= allowed
+    plain = [dataclasses.replace(run, network="resnet") for run in made if run.network == "plain"]
+    assert plain == [run for run in made if run.network == "resnet"]  # both arms, equal settings
+
+
+def test_the_presets_are_what_they_say():
+    depths = {name: sorted(ablation.axes["depth"]) for name, ablation in ABLATIONS.items()}
+    assert depths == {"quick": [8, 20, 56], "cifar10": [8, 20, 56],
+                      "paper": [20, 32, 44, 56, 110], "imagenet-nets": [18, 50]}  # fmt: skip
+    assert all(len(ablation.axes["seed"]) >= 3 for ablation in ABLATIONS.values())
+    paper = ABLATIONS["paper"].base
+    assert (paper.data.normalize, paper.data.size, paper.data.train_images) == ("pixel-mean", 32, None)
+
+
+def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule():
+    options = Options("quick", epochs=2, train_images=640)
+    assert plan(options, torch.device("cpu")).base.settings.steps == 2 * 10
+    changed = dataclasses.replace(ABLATIONS["quick"], base=ABLATIONS["paper"].base)
+    data = dataclasses.replace(changed.base.data, source="embedded")
+    ABLATIONS["made"] = dataclasses.replace(changed, base=dataclasses.replace(changed.base, data=data))
+    try:
+        made = plan(Options("made", epochs=8, train_images=1280), torch.device("cpu"))
+    finally:
+        del ABLATIONS["made"]
+    assert made.base.settings.steps == 80
+    assert made.base.settings.milestones == (40, 60)
+
+
+def test_plain_nets_lose_their_projections_and_it_is_said():
+    data = dataclasses.replace(ABLATIONS["quick"].base.data, train_images=20)
+    base = dataclasses.replace(ABLATIONS["quick"].base, data=data)
+    lines = explain_parameters(dataclasses.replace(ABLATIONS["imagenet-nets"], base=base))
+    assert len(lines) == 2
+    assert "lost 173,824 in their projections" in lines[0]  # 11,689,512 - 11,515,688
+    assert explain_parameters(dataclasses.replace(ABLATIONS["quick"], base=base)) == []
+
+
+def test_the_device_line_says_what_and_why(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device, why = choose_device("auto")
+    assert (device.type, why) == ("cpu", "CPU: no CUDA device is visible")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card 9000")
+    device, why = choose_device("auto")
+    assert (device.type, why) == ("cuda", "CUDA: Card 9000 is visible")
+
+
+@pytest.mark.parametrize(("bf16", "fp32"), [(0.2, 1.0), (10.0, 1.0)])
+def test_precision_is_what_the_clock_says(monkeypatch, bf16, fp32):
+    """On a machine where bf16 is emulated it must lose, whatever the processor claims."""
+    cost = {"bf16": bf16, "fp32": fp32}
+    monkeypatch.setattr(
+        "experiments.device.time_step",
+        lambda model, batches, s: cost[s.precision] * (1.5 if s.channels_last else 1),
+    )
+    chosen, reason = choose_precision("auto", None, None, Settings())
+    assert chosen.precision == min(cost, key=cost.get)
+    assert not chosen.channels_last
+    assert "fastest of" in reason
+    assert choose_precision("fp32", None, None, Settings())[0].precision == "fp32"
+
+
+# --- the command itself ---
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole tiny campaign, and what it said."""
+    folder = tmp_path_factory.mktemp("campaign") / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.ablation", *TINY, "--output-dir", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def snapshot(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.suffix in (".json", ".csv", ".safetensors")}  # fmt: skip
+
+
+def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(finished):
+    folder, done = finished
+    assert "Device " in done.stdout
+    assert "Precision fp32" in done.stdout
+    assert "Do plain networks degrade more with depth?" in done.stdout
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 2 * 2 + 2
+    row = json.loads((folder / "plain20-seed1" / "row.json").read_text(encoding="utf-8"))
+    assert row["parameters"] == 269_722
+    assert row["images"] == [128, 1000]
+    assert row["run"]["settings"]["precision"] == "fp32"
+    assert row["threads"] == 1
+    assert {"seconds", "device", "versions", "commit", "test_error", "train_loss"} <= set(row)
+    history = (folder / "plain20-seed1" / "history.csv").read_text(encoding="utf-8").splitlines()
+    assert len(history) == 2
+    for figure in ("curves.png", "gradients.png"):
+        assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.glob("*/checkpoint.pt"))
+
+
+def test_a_finished_campaign_is_not_run_again(finished, command):
+    folder, _ = finished
+    before = snapshot(folder)
+    done = command("experiments.ablation", *TINY, "--output-dir", folder)
+    assert done.returncode == 0
+    assert "runs to do" not in done.stdout
+    assert snapshot(folder) == before
+
+
+def test_the_report_says_the_same_again(finished, command):
+    folder, done = finished
+    again = command("experiments.report", folder)
+    assert again.returncode == 0
+    last = done.stdout[done.stdout.index("Do plain networks degrade") :].split("figure:")[0]
+    assert last.split() == again.stdout[again.stdout.index("Do plain") :].split()
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(finished, command):
+    folder, _ = finished
+    before = snapshot(folder)
+    changed = [*TINY, "--lr", "0.2", "--output-dir", folder]
+    assert_three_lines(command("experiments.ablation", *changed), 3, "other settings", "--output-dir")
+    changed = [*TINY[:-1], "bf16", "--output-dir", folder]
+    assert_three_lines(command("experiments.ablation", *changed), 2, "made on cpu in fp32")
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [("plain8-seed0/row.json", b'{"run": '), ("plain8-seed0/row.json", b"[]"), ("campaign.json", b"{")],
+)
+def test_a_damaged_results_file_is_refused_by_name_and_kept(finished, command, path, content):
+    folder, _ = finished
+    good = (folder / path).read_bytes()
+    try:
+        (folder / path).write_bytes(content)
+        done = command("experiments.ablation", *TINY, "--output-dir", folder)
+        assert_three_lines(done, 3, "damaged", path, "delete this file")
+        assert (folder / path).read_bytes() == content
+    finally:
+        (folder / path).write_bytes(good)
+
+
+def begin(folder, *arguments) -> subprocess.Popen:
+    """A campaign of its own process group, once at least one run is well under way."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.ablation", *arguments, "--output-dir", str(folder)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not list(folder.glob("*/history.csv")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return process
+
+
+LONG = ("--depths", "8", "20", "--seeds", "1", "--epochs", "6", "--train-images", "1000",
+        "--precision", "fp32")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "group", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)]
+)
+def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(tmp_path, command, number, group, code):
+    process = begin(tmp_path / "a", *LONG)
+    os.killpg(process.pid, number) if group else process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "the same command goes on from here" in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "a").glob("*/checkpoint.pt"))
+    assert command("experiments.ablation", *LONG, "--output-dir", tmp_path / "a").returncode == 0
+    if number == signal.SIGINT:  # once is enough: the files are those of an undisturbed campaign
+        assert command("experiments.ablation", *LONG, "--output-dir", tmp_path / "b").returncode == 0
+        for run in (tmp_path / "b").glob("*/"):
+            for name in ("history.csv", "final.safetensors"):
+                assert (tmp_path / "a" / run.name / name).read_bytes() == (run / name).read_bytes()
+
+
+def workers_of(pid: int) -> list[int]:
+    """The process ids of the workers that a campaign has started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
+            if parent == pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_said_and_a_killed_parent_takes_its_workers_along(tmp_path):
+    process = begin(tmp_path / "a", *LONG, "--jobs", "1")
+    (worker,) = workers_of(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    done = subprocess.CompletedProcess([], process.returncode, "", errors)
+    assert_three_lines(done, 3, "killed from outside", "--batch-size 32")
+
+    process = begin(tmp_path / "b", *LONG)
+    workers = [Path(f"/proc/{pid}") for pid in workers_of(process.pid)]
+    assert workers
+    process.kill()
+    deadline = time.monotonic() + 30
+    while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(worker.exists() for worker in workers)
+    process.communicate()
+
+
+BAD = [
+    (("quik",), 2, ("quik", "quick")),
+    (("--dephts", "8"), 2, ("--dephts", "did you mean --depths?")),
+    (("--depths", "x"), 2, ("--depths",)),
+    (("--depths", "21"), 2, ("no model 'resnet21'", "resnet20")),
+    (("--seeds", "0"), 2, ("--seeds must be above 0",)),
+    (("--lr", "nan"), 2, ("--lr must be above 0",)),
+    (("--device", "cuda:99"), 2, ("cuda:99", "--device auto")),
+    (("--batch-size", "1"), 3, ("no training batch of 1",)),
+    (("--batch-size", "100000"), 3, ("4000 training pictures",)),
+    (("--data-dir", "/nowhere/at/all"), 3, ("no such data folder", "/nowhere/at/all")),
+    (("cifar10", "--data-dir", "tests"), 3, ("no train pictures",)),
+    ((*TINY, "--output-dir", "/dev/null/out"), 2, ("cannot write here", "--output-dir")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), BAD, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+def test_bad_input_is_three_lines_and_a_fixed_exit_code(command, arguments, code, words):
+    assert_three_lines(command("experiments.ablation", *arguments), code, *words)
+
+
+def test_debug_shows_the_traceback_too(command):
+    done = command("experiments.ablation", "--depths", "21", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-3].startswith("there is no model 'resnet21'")
+
+
+def test_a_second_campaign_in_the_same_folder_is_refused(tmp_path, command):
+    from experiments.campaign import lock  # noqa: PLC0415
+
+    with lock(tmp_path):
+        done = command("experiments.ablation", *TINY, "--output-dir", tmp_path)
+    assert_three_lines(done, 2, "another process", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_out_of_memory_names_a_batch_size_that_then_works(tmp_path):
+    """A real shortage: the address space of the processes is limited."""
+    script = (
+        "import resource, sys, torch; torch.set_num_threads(1)\n"
+        "from dataclasses import replace; from pathlib import Path\n"
+        "from experiments import cli, memory; from experiments.run import Data, Run, run_one\n"
+        "from experiments.train import Settings\n"
+        "size = int(sys.argv[1])\n"
+        "run = Run(depth=20, data=Data(size=32, train_images=2048, test_images=10),\n"
+        "          settings=Settings(steps=1, batch_size=size))\n"
+        "import torch._dynamo\n"
+        "torch.ones(1, 3, 8, 8, requires_grad=True).sum().backward()\n"
+        "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (now + (700 << 20),) * 2)\n"
+        "try:\n"
+        "    memory.telling_what_fits(run, torch.device('cpu'),\n"
+        "        lambda: run_one(run, Path(sys.argv[2]), torch.device('cpu')))\n"
+        "except cli.UsageError as error:\n"
+        "    print(error); sys.exit(2)\n"
+    )
+
+    def attempt(size):
+        return subprocess.run(
+            [sys.executable, "-c", script, str(size), str(tmp_path / str(size))],
+            cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    done = attempt(2048)
+    assert done.returncode == 2, done.stderr
+    what, _, fix = done.stdout.strip().splitlines()
+    assert what == "out of memory: resnet20, batch size 2048, pictures of 32 pixels a side"
+    fits = int(fix.split()[1])
+    assert 2 <= fits < 2048
+    assert attempt(fits).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_what_was_saved_stays_whole(finished, tmp_path, command):
+    """Files larger than the limit cannot be written: the kernel refuses them as on a full disk."""
+    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2); "
+    limit += "sys.argv[0] = 'ablation'; runpy.run_module('experiments.ablation', run_name='__main__')"
+    folder = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *TINY, "--output-dir", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert_three_lines(done, 3, "the disk is full", "make room")
+    assert not list(folder.rglob("*.tmp"))
+    done = command("experiments.ablation", *TINY, "--output-dir", folder)
+    assert done.returncode == 0, done.stderr
+    whole, _ = finished
+    for name in ("history.csv", "final.safetensors"):
+        again = (folder / "resnet20-seed0" / name).read_bytes()
+        assert again == (whole / "resnet20-seed0" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_every_run_diverged_is_exit_code_5(tmp_path, command, monkeypatch):
+    done = command("experiments.ablation", *TINY, "--lr", "1e30", "--output-dir", tmp_path / "out")
+    assert_three_lines(done, 5, "every run diverged", "--lr")
+    statuses = {json.loads(p.read_text(encoding="utf-8"))["status"] for p in tmp_path.glob("out/*/row.json")}
+    assert all(status.startswith("diverged at step ") for status in statuses)
+    assert (tmp_path / "out" / "results.csv").exists()
+
+
+@pytest.mark.slow
+def test_an_own_folder_of_pictures_works(tmp_path, command):
+    from PIL import Image  # noqa: PLC0415
+
+    for split, count in (("train", 12), ("val", 4)):
+        for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (50 + i, 40), colour).save(tmp_path / "pets" / split / name / f"{i}.jpg")
+    done = command(
+        "experiments.ablation", "--data-dir", tmp_path / "pets", "--depths", "8", "--seeds", "1",
+        "--epochs", "2", "--batch-size", "8", "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Data pets: 24 training and 8 test pictures, 2 classes, 32x32" in done.stdout
+    assert module.ABLATIONS["quick"].base.data.size == 16
+
+
+@pytest.mark.slow
+def test_the_cifar10_preset_runs_on_the_real_data(real_data, tmp_path, command):
+    done = command(
+        "experiments.ablation", "cifar10", "--data-dir", real_data / "cifar10", "--depths", "8",
+        "--seeds", "1", "--epochs", "1", "--train-images", "1000", "--precision", "fp32",
+        "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Data CIFAR-10: 1,000 training and 10,000 test pictures" in done.stdout
+    row = json.loads((tmp_path / "out" / "resnet8-seed0" / "row.json").read_text(encoding="utf-8"))
+    assert row["images"] == [1000, 10_000]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
+def test_on_a_gpu_the_same_campaign_runs_and_repeats(tmp_path, command):
+    for name in ("a", "b"):
+        done = command("experiments.ablation", *TINY, "--device", "cuda", "--output-dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    for run in (tmp_path / "a").glob("*/final.safetensors"):
+        assert run.read_bytes() == (tmp_path / "b" / run.parent.name / run.name).read_bytes()
