@@ -103,11 +103,13 @@ def read_zipped(archive: zipfile.ZipFile, name: str) -> Tensor:
         with archive.open(name) as file:
             return load_image(file, where)
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise DataError(f"the zip is damaged: {error}", where, "copy or download it again") from error
+        raise DataError(
+            f"the zip is damaged: {error}", where, "copy or download it again"
+        ) from error
 
 
 def check_counts(dataset: Dataset, train: int, test: int, where: object) -> None:
-    """DataError unless the data set has exactly these many pictures, the classes in equal shares."""
+    """DataError unless the data set has exactly so many pictures, as many of every class."""
     for name, labels, expected in (
         ("train", dataset.train_labels, train),
         ("test", dataset.test_labels, test),

@@ -1,7 +1,7 @@
 """The one way a picture becomes pixels."""
 
 import warnings
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from data.errors import DataError
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # nothing that starts a program
 
 
-def load_image(file: str | BinaryIO, name: str) -> Tensor:
+def load_image(file: str | IO[bytes], name: str) -> Tensor:
     """Decode a picture fully, turned as its EXIF says: uint8 (3, H, W). DataError names `name`."""
     try:
         with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as picture:

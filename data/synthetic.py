@@ -114,7 +114,7 @@ def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
     behind, front = two_colours(rng)
 
     picture = behind + waves(rng, 0.2)  # (3, H, W)
-    add_clutter(picture, rng, pieces=rng.integers(2, 4))
+    add_clutter(picture, rng, pieces=int(rng.integers(2, 4)))
 
     x, y, angle = *rng.uniform(-0.2, 0.2, 2), rng.uniform(0, 2 * np.pi)
     radius = rng.uniform(0.6, 0.85)
@@ -132,7 +132,7 @@ def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
     else:
         paint(picture, front + waves(rng, 0.2), inside)
 
-    add_clutter(picture, rng, pieces=rng.integers(0, 2))
+    add_clutter(picture, rng, pieces=int(rng.integers(0, 2)))
     picture += rng.normal(0, 0.02, picture.shape)
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8), label
 

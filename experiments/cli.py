@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import io
@@ -100,7 +101,9 @@ def unboxed(message: str) -> str:
 
 
 def hint(options: type, arguments: list[str]) -> str:
-    flags = ["--" + name.replace("_", "-") for name in options.__dataclass_fields__] + ["--debug"]
+    flags = [
+        "--" + name.replace("_", "-") for name in [f.name for f in dataclasses.fields(options)]
+    ] + ["--debug"]
     for argument in arguments:
         near = difflib.get_close_matches(argument.split("=")[0], flags, n=1)
         if argument.startswith("--") and near and argument.split("=")[0] not in flags:
@@ -126,4 +129,3 @@ def explain(error: Exception) -> tuple[str, int]:
             "choose a folder that you may write to with --output-dir"
         ), 2
     return "", 1
-

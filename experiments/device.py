@@ -61,7 +61,8 @@ def choose_precision(
             seconds[i] = min(seconds[i], time_step(model, batches, option))
     chosen = options[seconds.index(min(seconds))]
     timed = ", ".join(
-        f"{name(option)} {1000 * spent:.0f} ms" for option, spent in zip(options, seconds, strict=True)
+        f"{name(option)} {1000 * spent:.0f} ms"
+        for option, spent in zip(options, seconds, strict=True)
     )
     return chosen, f"{name(chosen)}: fastest of {timed} a step"
 

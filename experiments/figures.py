@@ -4,14 +4,10 @@ curves.png      error by epoch, in the manner of figure 6 of He et al. 2015 (arX
 gradients.png   gradient norm by layer, before and after training, with and without BN
 """
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-import csv
-from dataclasses import replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,11 +23,12 @@ from experiments.run import Run, build_model, make_batches, read_row
 # Okabe and Ito's colours, told apart by colour-blind people too; shades of depth by order.
 COLOURS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#CC79A7")
 ARM_COLOURS = {"plain": "#D55E00", "resnet": "#0072B2"}
-STYLE = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 110,
+STYLE: dict[Any, Any] = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 110,
          "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
 
 
 def draw_all(runs: Sequence[Run], output_dir: Path, device: torch.device) -> list[Path]:
+    plt.switch_backend("Agg")  # files, no windows
     with plt.rc_context(STYLE):
         paths = [draw_curves(runs, output_dir)]
         if any(run.norm == "none" for run in runs):
@@ -85,9 +82,7 @@ def draw_arm(
         label = f"{depth} layers" if name == "test_error" else None
         panel.plot(epochs, errors.mean(0), style, color=colour, linewidth=width, label=label)
         if name == "test_error":
-            panel.fill_between(
-                epochs, errors.min(0), errors.max(0), color=colour, alpha=0.15, lw=0
-            )
+            panel.fill_between(epochs, errors.min(0), errors.max(0), color=colour, alpha=0.15, lw=0)
 
 
 def gradient_norms(model: nn.Module, run: Run, device: torch.device) -> list[float]:
@@ -144,7 +139,7 @@ def draw_norms(panel: Axes, run: Run, model: nn.Module, device: torch.device, no
 def load_final(run: Run, output_dir: Path) -> tuple[nn.Module, str]:
     """The network after its last step, and "diverged at step k" if that was not the end."""
     folder = output_dir / run.name
-    model = build_model(replace(run, settings=run.settings))
+    model = build_model(run)
     model.load_state_dict(safetensors.torch.load_file(folder / "final.safetensors"))
     row = read_row(folder, run)
     assert row is not None

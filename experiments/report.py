@@ -1,7 +1,7 @@
 """From rows to a table, a verdict and README: everything that is said about a campaign.
 
-    python -m experiments.report runs/quick              the table and the verdict again
-    python -m experiments.report runs/quick --publish    and into README.md and docs/quick/
+python -m experiments.report runs/quick              the table and the verdict again
+python -m experiments.report runs/quick --publish    and into README.md and docs/quick/
 """
 
 import csv
@@ -83,8 +83,9 @@ def verdict(results: Sequence[dict]) -> Verdict:
     }
 
     def degradation(network: str, seed: int) -> float:
-        deepest, shallowest = losses.get((network, depths[-1], seed)), losses.get(
-            (network, depths[0], seed)
+        deepest, shallowest = (
+            losses.get((network, depths[-1], seed)),
+            losses.get((network, depths[0], seed)),
         )
         return math.nan if deepest is None or shallowest is None else deepest - shallowest
 
@@ -107,7 +108,9 @@ def verdict(results: Sequence[dict]) -> Verdict:
         f"95 % t-interval), {reason}."
     )
     if diverged:
-        names = ", ".join(f"{r['network']}{r['depth']} seed {r['seed']} {r['status']}" for r in diverged)
+        names = ", ".join(
+            f"{r['network']}{r['depth']} seed {r['seed']} {r['status']}" for r in diverged
+        )
         sentence += f" {len(diverged)} of {len(results)} runs did not finish: {names}."
     return Verdict(answer, sentence)
 
@@ -207,12 +210,14 @@ def caption(results: Sequence[dict]) -> str:
     """What was done, in one sentence: data, steps, precision, machine, time."""
     first = results[0]
     seconds = sum(result["seconds"] for result in results)
-    source = {"embedded": "embedded pictures", "cifar10": "CIFAR-10"}.get(first["source"], "a folder")
+    source = {"embedded": "embedded pictures", "cifar10": "CIFAR-10"}.get(
+        first["source"], "a folder"
+    )
     return (
         f"{source} at {first['size']}x{first['size']}, {first['train_images']:,} training and "
-        f"{first['test_images']:,} test pictures, {first['steps']:,} steps of {first['batch_size']}, "
-        f"last epoch; mean ± 95 % CI over n seeds; {first['precision']}, {first['device']}, "
-        f"{seconds / 60:.1f} process-minutes"
+        f"{first['test_images']:,} test pictures, {first['steps']:,} steps of "
+        f"{first['batch_size']}, last epoch; mean ± 95 % CI over n seeds; "
+        f"{first['precision']}, {first['device']}, {seconds / 60:.1f} process-minutes"
     )
 
 

@@ -1,9 +1,9 @@
 """One run: a network, a seed, pictures, settings; and the files it leaves.
 
-    history.csv        a row an epoch, written after each
-    checkpoint.pt      everything needed to go on, while the run is not finished
-    final.safetensors  the weights after the last step
-    row.json           settings and results; there only when the run is finished
+history.csv        a row an epoch, written after each
+checkpoint.pt      everything needed to go on, while the run is not finished
+final.safetensors  the weights after the last step
+row.json           settings and results; there only when the run is finished
 """
 
 import csv
@@ -251,7 +251,15 @@ def cpu_name() -> str:
 @functools.cache
 def commit() -> str:
     """The commit of this checkout, "-dirty" if it was changed since, or "unknown" without git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -259,7 +267,7 @@ def commit() -> str:
 
 
 def read_row(folder: Path, run: Run | None = None) -> dict | None:
-    """The row of a finished run, None if there is none; refuses one that is damaged or another's."""
+    """The row of a finished run, None if there is none; refuses a damaged or foreign one."""
     path = folder / "row.json"
     if not path.exists():
         return None

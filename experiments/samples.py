@@ -1,6 +1,6 @@
 """A contact sheet of the embedded pictures: one row a class, drawn by data/synthetic.py.
 
-    python -m experiments.samples
+python -m experiments.samples
 """
 
 import io
@@ -38,7 +38,9 @@ def contact_sheet(seed: int = 0) -> Image.Image:
             assert drawn == label
             picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
             size = (SIZE * SCALE, SIZE * SCALE)
-            sheet.paste(picture.resize(size, Image.Resampling.NEAREST), (MARGIN + column * cell, top))
+            sheet.paste(
+                picture.resize(size, Image.Resampling.NEAREST), (MARGIN + column * cell, top)
+            )
     return sheet
 
 

@@ -77,7 +77,8 @@ def receptive_fields(model: ResNet) -> dict[str, int]:
     """
     field, step = 1, 1
     fields = {}
-    windows = [(model.stem.conv.kernel_size[0], model.stem.conv.stride[0])]
+    conv = model.stem.conv
+    windows = [(conv.kernel_size[0], conv.stride[0])]
     if not isinstance(model.stem, CifarStem):
         windows.append((3, 2))  # the max-pool
     for kernel, stride in windows:

@@ -85,7 +85,10 @@ class State:
 
     def state_dict(self) -> dict[str, object]:
         numbers = {name: getattr(self, name) for name in self.counters}
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()} | numbers
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        } | numbers
 
     def load_state_dict(self, saved: dict) -> None:
         self.model.load_state_dict(saved["model"])

@@ -44,7 +44,11 @@ def test_the_presets_are_what_they_say():
                       "paper": [20, 32, 44, 56, 110], "imagenet-nets": [18, 50]}  # fmt: skip
     assert all(len(ablation.axes["seed"]) >= 3 for ablation in ABLATIONS.values())
     paper = ABLATIONS["paper"].base
-    assert (paper.data.normalize, paper.data.size, paper.data.train_images) == ("pixel-mean", 32, None)
+    assert (paper.data.normalize, paper.data.size, paper.data.train_images) == (
+        "pixel-mean",
+        32,
+        None,
+    )
 
 
 def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule():
@@ -52,7 +56,9 @@ def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule():
     assert plan(options, torch.device("cpu")).base.settings.steps == 2 * 10
     changed = dataclasses.replace(ABLATIONS["quick"], base=ABLATIONS["paper"].base)
     data = dataclasses.replace(changed.base.data, source="embedded")
-    ABLATIONS["made"] = dataclasses.replace(changed, base=dataclasses.replace(changed.base, data=data))
+    ABLATIONS["made"] = dataclasses.replace(
+        changed, base=dataclasses.replace(changed.base, data=data)
+    )
     try:
         made = plan(Options("made", epochs=8, train_images=1280), torch.device("cpu"))
     finally:
@@ -157,7 +163,9 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(finis
     folder, _ = finished
     before = snapshot(folder)
     changed = [*TINY, "--lr", "0.2", "--output-dir", folder]
-    assert_three_lines(command("experiments.ablation", *changed), 3, "other settings", "--output-dir")
+    assert_three_lines(
+        command("experiments.ablation", *changed), 3, "other settings", "--output-dir"
+    )
     changed = [*TINY[:-1], "bf16", "--output-dir", folder]
     assert_three_lines(command("experiments.ablation", *changed), 2, "made on cpu in fp32")
     assert snapshot(folder) == before
@@ -165,7 +173,11 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(finis
 
 @pytest.mark.parametrize(
     ("path", "content"),
-    [("plain8-seed0/row.json", b'{"run": '), ("plain8-seed0/row.json", b"[]"), ("campaign.json", b"{")],
+    [
+        ("plain8-seed0/row.json", b'{"run": '),
+        ("plain8-seed0/row.json", b"[]"),
+        ("campaign.json", b"{"),
+    ],
 )
 def test_a_damaged_results_file_is_refused_by_name_and_kept(finished, command, path, content):
     folder, _ = finished
@@ -210,7 +222,9 @@ def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(tmp_path, command, nu
     assert list((tmp_path / "a").glob("*/checkpoint.pt"))
     assert command("experiments.ablation", *LONG, "--output-dir", tmp_path / "a").returncode == 0
     if number == signal.SIGINT:  # once is enough: the files are those of an undisturbed campaign
-        assert command("experiments.ablation", *LONG, "--output-dir", tmp_path / "b").returncode == 0
+        assert (
+            command("experiments.ablation", *LONG, "--output-dir", tmp_path / "b").returncode == 0
+        )
         for run in (tmp_path / "b").glob("*/"):
             for name in ("history.csv", "final.safetensors"):
                 assert (tmp_path / "a" / run.name / name).read_bytes() == (run / name).read_bytes()
@@ -263,7 +277,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "code", "words"), BAD, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"), BAD, ids=lambda v: " ".join(v) if isinstance(v, tuple) else ""
+)
 def test_bad_input_is_three_lines_and_a_fixed_exit_code(command, arguments, code, words):
     assert_three_lines(command("experiments.ablation", *arguments), code, *words)
 
@@ -276,7 +292,7 @@ def test_debug_shows_the_traceback_too(command):
 
 
 def test_a_second_campaign_in_the_same_folder_is_refused(tmp_path, command):
-    from experiments.campaign import lock  # noqa: PLC0415
+    from experiments.campaign import lock
 
     with lock(tmp_path):
         done = command("experiments.ablation", *TINY, "--output-dir", tmp_path)
@@ -323,8 +339,12 @@ def test_out_of_memory_names_a_batch_size_that_then_works(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_is_said_and_what_was_saved_stays_whole(finished, tmp_path, command):
     """Files larger than the limit cannot be written: the kernel refuses them as on a full disk."""
-    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2); "
-    limit += "sys.argv[0] = 'ablation'; runpy.run_module('experiments.ablation', run_name='__main__')"
+    limit = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2); "
+    )
+    limit += (
+        "sys.argv[0] = 'ablation'; runpy.run_module('experiments.ablation', run_name='__main__')"
+    )
     folder = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-c", limit, *TINY, "--output-dir", str(folder)],
@@ -344,20 +364,24 @@ def test_a_full_disk_is_said_and_what_was_saved_stays_whole(finished, tmp_path, 
 def test_every_run_diverged_is_exit_code_5(tmp_path, command, monkeypatch):
     done = command("experiments.ablation", *TINY, "--lr", "1e30", "--output-dir", tmp_path / "out")
     assert_three_lines(done, 5, "every run diverged", "--lr")
-    statuses = {json.loads(p.read_text(encoding="utf-8"))["status"] for p in tmp_path.glob("out/*/row.json")}
+    statuses = {
+        json.loads(p.read_text(encoding="utf-8"))["status"] for p in tmp_path.glob("out/*/row.json")
+    }
     assert all(status.startswith("diverged at step ") for status in statuses)
     assert (tmp_path / "out" / "results.csv").exists()
 
 
 @pytest.mark.slow
 def test_an_own_folder_of_pictures_works(tmp_path, command):
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
     for split, count in (("train", 12), ("val", 4)):
         for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
             (tmp_path / "pets" / split / name).mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (50 + i, 40), colour).save(tmp_path / "pets" / split / name / f"{i}.jpg")
+                Image.new("RGB", (50 + i, 40), colour).save(
+                    tmp_path / "pets" / split / name / f"{i}.jpg"
+                )
     done = command(
         "experiments.ablation", "--data-dir", tmp_path / "pets", "--depths", "8", "--seeds", "1",
         "--epochs", "2", "--batch-size", "8", "--output-dir", tmp_path / "out",
@@ -383,7 +407,9 @@ def test_the_cifar10_preset_runs_on_the_real_data(real_data, tmp_path, command):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
 def test_on_a_gpu_the_same_campaign_runs_and_repeats(tmp_path, command):
     for name in ("a", "b"):
-        done = command("experiments.ablation", *TINY, "--device", "cuda", "--output-dir", tmp_path / name)
+        done = command(
+            "experiments.ablation", *TINY, "--device", "cuda", "--output-dir", tmp_path / name
+        )
         assert done.returncode == 0, done.stderr
     for run in (tmp_path / "a").glob("*/final.safetensors"):
         assert run.read_bytes() == (tmp_path / "b" / run.parent.name / run.name).read_bytes()

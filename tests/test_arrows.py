@@ -46,5 +46,8 @@ def test_files_are_short_and_text_is_read_as_utf8(room, path):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("read_text", "write_text"):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
+            "read_text",
+            "write_text",
+        ):
             assert any(keyword.arg == "encoding" for keyword in node.keywords), path

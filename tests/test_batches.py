@@ -21,7 +21,9 @@ PLAIN = Normalize(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1 / 255))  # pixel
 
 def dataset(train=40, test=10, size=8, classes=5) -> Dataset:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (train + test, 3, size, size), generator=generator, dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (train + test, 3, size, size), generator=generator, dtype=torch.uint8
+    )
     labels = torch.arange(train + test) % classes
     names = tuple(map(str, range(classes)))
     return Dataset("made", names, images[:train], labels[:train], images[train:], labels[train:])
@@ -115,7 +117,9 @@ def test_normalisation_is_the_mean_and_deviation_of_the_pictures():
     data = dataset(train=2500)
     floats = data.train_images.double() / 255
     channel = channel_normalize(data.train_images)
-    torch.testing.assert_close(channel.mean.flatten().double(), floats.mean((0, 2, 3)), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        channel.mean.flatten().double(), floats.mean((0, 2, 3)), rtol=0, atol=1e-7
+    )
     deviation = floats.std((0, 2, 3), correction=0)
     torch.testing.assert_close(channel.std.flatten().double(), deviation, rtol=0, atol=1e-6)
     pixel = pixel_mean_normalize(data.train_images)

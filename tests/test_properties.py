@@ -105,7 +105,14 @@ def without_additions(model: nn.Module) -> tuple[nn.Module, int]:
 
 @pytest.mark.parametrize(
     ("name", "blocks"),
-    [("resnet8", 3), ("resnet20", 9), ("resnet56", 27), ("resnet18", 8), ("resnet50", 16), ("resnet152", 50)],
+    [
+        ("resnet8", 3),
+        ("resnet20", 9),
+        ("resnet56", 27),
+        ("resnet18", 8),
+        ("resnet50", 16),
+        ("resnet152", 50),
+    ],
 )
 def test_deleting_the_additions_from_a_resnet_gives_its_plain_twin(name, blocks):
     residual = zoo.build(name, 4, width=4)

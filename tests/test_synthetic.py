@@ -48,7 +48,9 @@ def linear_accuracy(features: torch.Tensor, answers, held_features, held_answers
     for strength in (1e1, 1e2, 1e3, 1e4, 1e5):
         ridge = gram + strength * torch.eye(len(gram), dtype=torch.float64)
         weights = torch.linalg.solve(ridge, features.T @ targets)
-        best = max(best, ((held_features @ weights).argmax(1) == held_answers).double().mean().item())
+        best = max(
+            best, ((held_features @ weights).argmax(1) == held_answers).double().mean().item()
+        )
     return best
 
 
@@ -56,7 +58,9 @@ def test_a_linear_classifier_on_pixels_stays_under_40_percent(pictures):
     normalize = channel_normalize(pictures.train_images)
     small = pictures.resized(16)
     for data in (small, pictures):
-        train_x, test_x = (normalize(x).flatten(1).double() for x in (data.train_images, data.test_images))
+        train_x, test_x = (
+            normalize(x).flatten(1).double() for x in (data.train_images, data.test_images)
+        )
         accuracy = linear_accuracy(train_x, data.train_labels, test_x, data.test_labels)
         assert 0.1 < accuracy < 0.4
 

@@ -1,6 +1,7 @@
 """The loop: the schedule that is really executed, the arithmetic, the stop before a bad step."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from torch.nn.functional import cross_entropy
 
 import zoo
 from experiments.ablation import ABLATIONS, rows, with_warmup
-from experiments.train import Diverged, Settings, evaluate, forward, lr_at, start, starts_epoch, train
+from experiments.train import (
+    Diverged,
+    Settings,
+    evaluate,
+    forward,
+    lr_at,
+    start,
+    starts_epoch,
+    train,
+)
 
 PAPER = ABLATIONS["paper"].base.settings
 
@@ -93,8 +103,8 @@ def test_one_cycle_rises_falls_and_never_reaches_zero():
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(0.4)
     assert 20 <= top <= 28
-    assert all(a < b for a, b in zip(rates[:top], rates[1 : top + 1], strict=True))
-    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
+    assert all(a < b for a, b in pairwise(rates[: top + 1]))
+    assert all(a > b for a, b in pairwise(rates[top:]))
     assert 0 < rates[-1] < 0.01
     assert 0 < rates[0] < 0.05
 
@@ -148,7 +158,10 @@ def test_weight_decay_reaches_norms_and_biases_too():
 
 def test_sums_are_of_the_current_epoch_and_a_last_stub_joins_the_epoch_before():
     settings = Settings(steps=10, batch_size=8)
-    seen = [state.seen for state in train(Random(4), settings, start(zoo.build("resnet8", width=2), settings))]
+    seen = [
+        state.seen
+        for state in train(Random(4), settings, start(zoo.build("resnet8", width=2), settings))
+    ]
     assert seen == [8, 16, 24, 32, 8, 16, 24, 32, 40, 48]
     assert [step for step in range(1, 64_000) if starts_epoch(step, 390, 64_000)][-1] == 163 * 390
 
@@ -191,7 +204,11 @@ def test_precision_is_as_set_and_logits_are_fp32(channels_last):
     model, seen = zoo.build("resnet8", width=2), []
     model.stages[0][0].conv1.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
     for precision in ("fp32", "bf16"):
-        logits = forward(model, torch.randn(2, 3, 8, 8), Settings(precision=precision, channels_last=channels_last))
+        logits = forward(
+            model,
+            torch.randn(2, 3, 8, 8),
+            Settings(precision=precision, channels_last=channels_last),
+        )
         assert logits.dtype == torch.float32
     assert seen == [torch.float32, torch.bfloat16]
 

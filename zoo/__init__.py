@@ -9,12 +9,11 @@ import difflib
 import inspect
 from functools import partial
 
-from torch import nn
-
 from zoo.resnet import (
     BASIC_DEPTHS,
     BOTTLENECK_DEPTHS,
     CIFAR_DEPTHS,
+    ResNet,
     basic_plain,
     basic_resnet,
     bottleneck_plain,
@@ -52,7 +51,7 @@ def build(
     stride_in: str | None = None,
     norm: str | None = None,
     width: int | None = None,
-) -> nn.Module:
+) -> ResNet:
     """Build a network with random weights, (N, 3, H, W) images -> (N, num_classes) logits.
 
     None leaves a setting at the builder's default: 1000 classes and width 64 for the ImageNet

@@ -55,8 +55,8 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        stem: nn.Module,
-        make_block: Callable[[int, int, int], nn.Module],
+        stem: ImageNetStem | CifarStem,
+        make_block: Callable[[int, int, int], BasicBlock | Bottleneck],
         depths: tuple[int, ...],
         width: int,
         num_classes: int,
@@ -69,8 +69,9 @@ class ResNet(nn.Module):
             stage = nn.Sequential()
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                stage.append(make_block(in_channels, width * 2**i, stride))
-                in_channels = stage[-1].out_channels
+                block = make_block(in_channels, width * 2**i, stride)
+                in_channels = block.out_channels
+                stage.append(block)
             self.stages.append(stage)
         self.head = nn.Linear(in_channels, num_classes)
         self.init_weights()

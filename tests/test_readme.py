@@ -1,0 +1,124 @@
+"""README tells the truth: its commands exist and run, its files and targets are there."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import torch
+from conftest import ROOT
+
+import zoo
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"`(python -m [a-z.]+[^`]*)`", README)))
+TARGETS = sorted(
+    set(re.findall(r"\bmake ([a-z]+)\b(?! alone)", README))
+    & set(re.findall(r"(?m)^([a-z]+):", MAKEFILE))
+)
+TINY = {
+    "experiments.ablation": "--depths 8 20 --seeds 2 --epochs 1 --train-images 128 --precision fp32 --output-dir {tmp}/out",
+    "experiments.samples": "--output {tmp}/sheet.png",
+    "experiments.shapes": "",
+    "experiments.report": "",
+    "pytest": "--collect-only -q tests/test_readme.py",
+}
+
+
+def test_readme_names_the_commands_that_matter():
+    assert {"ablation", "test", "setup"} <= set(TARGETS)
+    assert {shlex.split(command)[2] for command in COMMANDS} >= {"experiments.ablation", "pytest"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_makes_targets_exist(target):
+    done = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"\n{target}:" in MAKEFILE
+
+
+def test_make_alone_lists_every_target():
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = re.findall(r"(?m)^make ([a-z]+)", done.stdout)
+    assert listed == re.findall(r"(?m)^([a-z]+):.*##", MAKEFILE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "PRESET" not in c and "bench" not in c])
+def test_python_m_lines_run(line, command, tmp_path):
+    words = shlex.split(line)[2:]
+    if words[0] == "experiments.report":  # the committed rows stand for a campaign
+        words[1] = "docs/quick/results.csv"
+    done = command(*words, *TINY[words[0]].format(tmp=tmp_path).split())
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_bench_checks_both_sides_and_prints_ratios():
+    """One comparison whole; timing all of them is `make bench`'s work."""
+    script = (
+        "from experiments import bench\n"
+        "bench.COMPARISONS = (bench.compare_augmentation,)\n"
+        "bench.main(bench.Options(rounds=5))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "5 rounds in turns" in done.stdout
+
+
+def test_bench_refuses_sides_that_differ_and_too_few_rounds(command):
+    from experiments.bench import same
+
+    same(1.0, 1.0 + 1e-6, 1e-5)
+    for pair in ((1.0, 1.1), (1.0, float("nan"))):
+        with pytest.raises(AssertionError, match="do not compute the same"):
+            same(*pair, 1e-5)
+    assert command("experiments.bench", "--rounds", "3").returncode == 2
+
+
+def test_files_that_readme_links_exist():
+    for path in re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_readmes_python_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    with torch.device("meta"):
+        exec(code, {})
+    assert zoo.list_models()[0] == "plain8"
+
+
+def test_presets_in_readme_are_the_presets():
+    from experiments.ablation import ABLATIONS
+
+    rows = re.findall(r"(?m)^\| `([a-z0-9-]+)` \|[^|]*\| ([\d, ]+) \|", README)
+    assert {name: [int(d) for d in depths.split(",")] for name, depths in rows} == {
+        name: sorted(ablation.axes["depth"]) for name, ablation in ABLATIONS.items()
+    }
+
+
+def test_the_lock_is_pinned_hashed_and_names_no_registry():
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert "://" not in lock
+    pins = re.findall(r"(?m)^([a-z0-9-]+)==[^ ]+", lock)
+    assert lock.count("--hash=sha256:") >= len(pins)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *extras["experiments"], *extras["dev"]]
+    names = {re.split(r"[>=<\[]", name)[0] for name in wanted} - {"skipzoo"}
+    assert names <= set(pins)
+
+
+def test_every_dependency_says_why():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    lists = re.findall(r"(?s)(?:dependencies|experiments|dev) = \[\n(.*?)\n\]", text)
+    lines = [line for block in lists for line in block.splitlines() if "skipzoo" not in line]
+    assert len(lists) == 3
+    assert all(re.search(r",  # \w+", line) for line in lines)
