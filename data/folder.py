@@ -8,6 +8,7 @@ Classes are sorted by name, and so are the files of a class.
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
@@ -88,7 +89,10 @@ def walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path | zipfile.ZipFile]]
 def read_split(found: Names, split: str, classes: list[str], size: int) -> tuple[Tensor, Tensor]:
     files = [(label, *file) for label, name in enumerate(classes) for file in found[split][name]]
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    for i, (_, name, home) in enumerate(tqdm(files, f"reading {split}", leave=False, delay=2)):
+    # No bar in a worker process, where it would write over the campaign's, nor in a log file.
+    silent = True if parent_process() else None
+    bar = tqdm(files, f"reading {split}", leave=False, delay=2, disable=silent)
+    for i, (_, name, home) in enumerate(bar):
         if isinstance(home, Path):
             image = load_image(str(home / name), str(home / name))
         else:

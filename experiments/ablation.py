@@ -126,7 +126,7 @@ class Options:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Runs at a time, each with one thread (one a core, at most 4; 1 on a GPU)."""
+    """Runs at a time, each with one thread (one a core, at most 3; 1 on a GPU)."""
     output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Where results go; the same command there goes on where it stopped (runs/PRESET)."""
 

@@ -26,7 +26,7 @@ from experiments.cli import ResultsError, Terminated, UsageError
 from experiments.memory import telling_what_fits
 from experiments.run import Run, read_row, run_one
 
-MAX_JOBS = 4  # about 0.5 GB each
+MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
 
 
 class Shared(NamedTuple):

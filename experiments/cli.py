@@ -101,9 +101,8 @@ def unboxed(message: str) -> str:
 
 
 def hint(options: type, arguments: list[str]) -> str:
-    flags = [
-        "--" + name.replace("_", "-") for name in [f.name for f in dataclasses.fields(options)]
-    ] + ["--debug"]
+    names = [field.name for field in dataclasses.fields(options)]
+    flags = ["--" + name.replace("_", "-") for name in [*names, "debug"]]
     for argument in arguments:
         near = difflib.get_close_matches(argument.split("=")[0], flags, n=1)
         if argument.startswith("--") and near and argument.split("=")[0] not in flags:

@@ -223,8 +223,8 @@ def caption(results: Sequence[dict]) -> str:
 
 def show(results: Sequence[dict], console: Console) -> None:
     header, lines = table(results)
-    drawn = Table(*header, box=box.SIMPLE_HEAD)
-    for column in drawn.columns:
+    drawn = Table(*header, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    for column in drawn.columns[:6]:  # without published figures it fits 80 columns
         column.no_wrap = True
     for column in drawn.columns[1:6]:
         column.justify = "right"

@@ -20,7 +20,8 @@ TARGETS = sorted(
     & set(re.findall(r"(?m)^([a-z]+):", MAKEFILE))
 )
 TINY = {
-    "experiments.ablation": "--depths 8 20 --seeds 2 --epochs 1 --train-images 128 --precision fp32 --output-dir {tmp}/out",
+    "experiments.ablation": "--depths 8 20 --seeds 2 --epochs 1 --train-images 128 "
+    "--precision fp32 --output-dir {tmp}/out",
     "experiments.samples": "--output {tmp}/sheet.png",
     "experiments.shapes": "",
     "experiments.report": "",

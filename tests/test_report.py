@@ -155,7 +155,7 @@ def test_filling_in_replaces_one_block_and_nothing_else():
         fill_in(text, "z", "new")
 
 
-@pytest.mark.parametrize("name", ["quick"])
+@pytest.mark.parametrize("name", ["quick", "cifar10"])
 def test_readmes_table_is_what_the_result_files_say(name):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = report.read_results(ROOT / "docs" / name / "results.csv")
