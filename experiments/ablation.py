@@ -142,7 +142,8 @@ def plan(options: Options, device: torch.device) -> Ablation:
             options.preset == "imagenet-nets" and not is_cifar10(options.data_dir)
         )
         data = replace(data, source="folder" if own else "cifar10", data_dir=str(options.data_dir))
-        data = replace(data, size=max(data.size, 32) if own else data.size)
+        if own:
+            data = replace(data, size=max(data.size, 32), test_images=None)
     data = replace(
         data,
         size=options.size or on_gpu.get("size", data.size),

@@ -160,12 +160,17 @@ def run_one(
         status = str(error)
         write_atomic(folder / "history.csv", history_csv(state).encode())
 
+    row = make_row(run, state, status, time.perf_counter() - began, device)
+    finish(folder, state, row)
+    return row
+
+
+def finish(folder: Path, state: State, row: dict) -> None:
+    """The weights first and the row last: where there is a row, everything is there."""
     weights = {name: value.cpu().contiguous() for name, value in state.model.state_dict().items()}
     write_atomic(folder / "final.safetensors", safetensors.torch.save(weights))
-    row = make_row(run, state, status, time.perf_counter() - began, device)
     write_atomic(folder / "row.json", (json.dumps(row, indent=1) + "\n").encode())
     (folder / "checkpoint.pt").unlink(missing_ok=True)
-    return row
 
 
 def resume(state: State, run: Run, folder: Path) -> float:

@@ -1,6 +1,8 @@
 """Shared by all tests: one thread, real data where there is some, commands as a user types them."""
 
+import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+
+from experiments import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,6 +44,23 @@ def command(tmp_path):
             [sys.executable, "-m", *map(str, arguments)],
             cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False, **options,
         )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def invoke(capfd, monkeypatch):
+    """The same command inside this process: for commands that end before any worker starts."""
+
+    def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
+        program = importlib.import_module(module)
+        monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.run(program.main, program.Options, module.removeprefix("experiments."))
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess([], int(stop.value.code), said.out, said.err)
 
     return run
 

@@ -142,32 +142,32 @@ def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(finished
     assert not list(folder.glob("*/checkpoint.pt"))
 
 
-def test_a_finished_campaign_is_not_run_again(finished, command):
+def test_a_finished_campaign_is_not_run_again(finished, invoke):
     folder, _ = finished
     before = snapshot(folder)
-    done = command("experiments.ablation", *TINY, "--output-dir", folder)
+    done = invoke("experiments.ablation", *TINY, "--output-dir", folder)
     assert done.returncode == 0
     assert "runs to do" not in done.stdout
     assert snapshot(folder) == before
 
 
-def test_the_report_says_the_same_again(finished, command):
+def test_the_report_says_the_same_again(finished, invoke):
     folder, done = finished
-    again = command("experiments.report", folder)
+    again = invoke("experiments.report", folder)
     assert again.returncode == 0
     last = done.stdout[done.stdout.index("Do plain networks degrade") :].split("figure:")[0]
     assert last.split() == again.stdout[again.stdout.index("Do plain") :].split()
 
 
-def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(finished, command):
+def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(finished, invoke):
     folder, _ = finished
     before = snapshot(folder)
     changed = [*TINY, "--lr", "0.2", "--output-dir", folder]
     assert_three_lines(
-        command("experiments.ablation", *changed), 3, "other settings", "--output-dir"
+        invoke("experiments.ablation", *changed), 3, "other settings", "--output-dir"
     )
     changed = [*TINY[:-1], "bf16", "--output-dir", folder]
-    assert_three_lines(command("experiments.ablation", *changed), 2, "made on cpu in fp32")
+    assert_three_lines(invoke("experiments.ablation", *changed), 2, "made on cpu in fp32")
     assert snapshot(folder) == before
 
 
@@ -179,12 +179,12 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(finis
         ("campaign.json", b"{"),
     ],
 )
-def test_a_damaged_results_file_is_refused_by_name_and_kept(finished, command, path, content):
+def test_a_damaged_results_file_is_refused_by_name_and_kept(finished, invoke, path, content):
     folder, _ = finished
     good = (folder / path).read_bytes()
     try:
         (folder / path).write_bytes(content)
-        done = command("experiments.ablation", *TINY, "--output-dir", folder)
+        done = invoke("experiments.ablation", *TINY, "--output-dir", folder)
         assert_three_lines(done, 3, "damaged", path, "delete this file")
         assert (folder / path).read_bytes() == content
     finally:
@@ -280,22 +280,22 @@ BAD = [
 @pytest.mark.parametrize(
     ("arguments", "code", "words"), BAD, ids=lambda v: " ".join(v) if isinstance(v, tuple) else ""
 )
-def test_bad_input_is_three_lines_and_a_fixed_exit_code(command, arguments, code, words):
-    assert_three_lines(command("experiments.ablation", *arguments), code, *words)
+def test_bad_input_is_three_lines_and_a_fixed_exit_code(invoke, arguments, code, words):
+    assert_three_lines(invoke("experiments.ablation", *arguments), code, *words)
 
 
-def test_debug_shows_the_traceback_too(command):
-    done = command("experiments.ablation", "--depths", "21", "--debug")
+def test_debug_shows_the_traceback_too(invoke):
+    done = invoke("experiments.ablation", "--depths", "21", "--debug")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-3].startswith("there is no model 'resnet21'")
 
 
-def test_a_second_campaign_in_the_same_folder_is_refused(tmp_path, command):
+def test_a_second_campaign_in_the_same_folder_is_refused(tmp_path, invoke):
     from experiments.campaign import lock
 
     with lock(tmp_path):
-        done = command("experiments.ablation", *TINY, "--output-dir", tmp_path)
+        done = invoke("experiments.ablation", *TINY, "--output-dir", tmp_path)
     assert_three_lines(done, 2, "another process", str(tmp_path))
 
 
@@ -361,7 +361,7 @@ def test_a_full_disk_is_said_and_what_was_saved_stays_whole(finished, tmp_path, 
 
 
 @pytest.mark.slow
-def test_every_run_diverged_is_exit_code_5(tmp_path, command, monkeypatch):
+def test_every_run_diverged_is_exit_code_5(tmp_path, command):
     done = command("experiments.ablation", *TINY, "--lr", "1e30", "--output-dir", tmp_path / "out")
     assert_three_lines(done, 5, "every run diverged", "--lr")
     statuses = {
