@@ -50,7 +50,7 @@ class ResNet(nn.Module):
     """(N, 3, H, W) images -> (N, num_classes) logits.
 
     `make_block(in_channels, channels, stride)` builds one block; `depths` says how many blocks
-    each stage has; the first stage's blocks have `channels` of 1, 2, 4, 8 times `width`.
+    each stage has; the stages' `channels` are 1, 2, 4 and 8 times `width`.
     """
 
     def __init__(
