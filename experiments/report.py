@@ -254,11 +254,21 @@ def fill_in(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
+def histories_csv(folder: Path) -> str:
+    """Every run's history.csv in one, the run's name in front of each line."""
+    lines = []
+    for path in sorted(folder.glob("*/history.csv")):
+        header, *rows = path.read_text(encoding="utf-8").splitlines()
+        lines += [f"{path.parent.name},{row}" for row in rows]
+    return "\n".join([f"run,{header}", *lines]) + "\n"
+
+
 def publish(folder: Path, results: Sequence[dict]) -> None:
-    """Into README.md the table and verdict, into docs/NAME/ the rows and figures behind them."""
+    """Into README.md the table and verdict, into docs/NAME/ the rows, epochs and figures."""
     docs = Path("docs") / folder.name
     docs.mkdir(parents=True, exist_ok=True)
     write_atomic(docs / "results.csv", results_csv(results).encode())
+    write_atomic(docs / "histories.csv", histories_csv(folder).encode())
     for figure in folder.glob("*.png"):
         shutil.copy(figure, docs / figure.name)
     readme = Path("README.md")

@@ -83,20 +83,18 @@ class State:
     lr: float = 0.0  # of the last step, as read from the optimiser after it was set
     history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
 
+    counters = ("step", "loss_sum", "wrong", "seen", "lr", "history")
+
     def state_dict(self) -> dict[str, object]:
         numbers = {name: getattr(self, name) for name in self.counters}
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        } | numbers
+        modules = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return modules | numbers
 
     def load_state_dict(self, saved: dict) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         for name in self.counters:
             setattr(self, name, saved[name])
-
-    counters = ("step", "loss_sum", "wrong", "seen", "lr", "history")
 
 
 def start(model: nn.Module, settings: Settings) -> State:

@@ -1,5 +1,6 @@
 """What is said about results: intervals, the verdict in all its answers, tables, README."""
 
+import csv
 import math
 import random
 from pathlib import Path
@@ -160,6 +161,19 @@ def test_readmes_table_is_what_the_result_files_say(name):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = report.read_results(ROOT / "docs" / name / "results.csv")
     assert fill_in(readme, name, report.markdown(rows)) == readme
+
+
+@pytest.mark.parametrize("name", ["quick", "cifar10"])
+def test_results_are_those_of_the_last_epoch_never_of_the_best(name):
+    with (ROOT / "docs" / name / "histories.csv").open(encoding="utf-8", newline="") as file:
+        last = {line["run"]: line for line in csv.DictReader(file)}
+    for row in report.read_results(ROOT / "docs" / name / "results.csv"):
+        if row["status"] == "finished":
+            suffix = "" if row["norm"] == "batch" else "-nonorm"
+            line = last[f"{row['network']}{row['depth']}{suffix}-seed{row['seed']}"]
+            assert float(line["test_error"]) == row["test_error"]
+            assert float(line["train_loss"]) == row["train_loss"]
+            assert int(line["step"]) == row["steps"]
 
 
 def test_readmes_rows_come_from_the_preset_as_it_is_now():
