@@ -219,7 +219,16 @@ def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(tmp_path, command, nu
     assert process.returncode == code
     assert "the same command goes on from here" in errors
     assert "Traceback" not in errors
-    assert list((tmp_path / "a").glob("*/checkpoint.pt"))
+    saved = list((tmp_path / "a").glob("*/checkpoint.pt"))
+    assert saved
+    if number == signal.SIGTERM:  # one flipped bit: refused by name, kept, and mended as it says
+        good = saved[0].read_bytes()
+        bad = good[:9000] + bytes([good[9000] ^ 1]) + good[9001:]
+        saved[0].write_bytes(bad)
+        done = command("experiments.ablation", *LONG, "--output-dir", tmp_path / "a")
+        assert_three_lines(done, 4, "the checkpoint is damaged", str(saved[0]), "delete this file")
+        assert saved[0].read_bytes() == bad
+        saved[0].unlink()
     assert command("experiments.ablation", *LONG, "--output-dir", tmp_path / "a").returncode == 0
     if number == signal.SIGINT:  # once is enough: the files are those of an undisturbed campaign
         assert (
