@@ -1,7 +1,8 @@
 """Pictures from a folder or from zips, one directory a class: `train/<class>/*.png` and `test/`.
 
 The layout of torchvision's ImageFolder: `train/` beside `val/` or `test/` (test/ is used if both
-are there). Zips lying in the folder, or one zip named itself, are read as if unpacked together.
+are there). In a folder without these, the zips in it are read as if unpacked together; so is a zip
+that is named itself.
 Classes are sorted by name, and so are the files of a class.
 """
 
@@ -70,8 +71,9 @@ def walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path | zipfile.ZipFile]]
             str(root.absolute()),
             "check --data-dir; without it the data is downloaded or drawn by code",
         )
-    zips = [root] if root.is_file() else sorted(root.glob("*.zip"))
-    folders = [] if root.is_file() else [root / split for split in SPLITS]
+    folders = [root / split for split in SPLITS if (root / split).is_dir()]
+    # Zips beside what they were unpacked to would count every picture twice.
+    zips = [root] if root.is_file() else [] if folders else sorted(root.glob("*.zip"))
     for folder in folders:
         for file in folder.glob("*/*"):
             yield file.relative_to(root).parts, root

@@ -43,8 +43,8 @@ def choose_precision(
 ) -> tuple[Settings, str]:
     """Settings with the precision and memory layout that train fastest here, and why.
 
-    "auto" times whole steps of fp32 and bf16, in both memory layouts, in turns: bf16 is several
-    times faster on some machines and ten times slower on others, whatever they claim to support.
+    "auto" times the forward and backward pass in fp32 and bf16, in both memory layouts, in turns:
+    bf16 is twice as fast on some machines and ten times slower on others, whatever they claim.
     "fp32" and "bf16" are taken as they are, with channels_last, which wins almost everywhere.
     """
     if asked != "auto":

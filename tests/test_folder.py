@@ -77,6 +77,12 @@ def test_zips_are_read_as_if_unpacked_together(tmp_path):
         assert torch.equal(data.test_labels, expected.test_labels)
 
 
+def test_zips_beside_what_they_were_unpacked_to_do_not_count_twice(tmp_path):
+    tree = make_tree(tmp_path)
+    zipped(tree, tmp_path / "all.zip")
+    assert len(read_folder(tmp_path, 8).train_labels) == 6
+
+
 def test_other_shapes_are_fitted_and_other_files_left_out(tmp_path):
     tree = make_tree(tmp_path)
     (tree / "train" / "ant" / "wide.png").write_bytes(picture(9, (40, 20)))
