@@ -23,12 +23,12 @@ import zoo
 from data.cifar import is_cifar10
 from experiments import cli, report
 from experiments.campaign import default_jobs, run_campaign
-from experiments.checkpoint import write_atomic
 from experiments.cli import NumericError, ResultsError, UsageError
 from experiments.device import choose_device, choose_precision, make_deterministic
 from experiments.memory import telling_what_fits
 from experiments.run import Data, Run, build_model, load_data, make_batches
 from experiments.train import Settings
+from zoo.weights.atomic import write_atomic
 
 
 @dataclass(frozen=True)

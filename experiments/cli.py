@@ -19,7 +19,7 @@ import tyro
 
 from data.errors import DataError, Problem
 from experiments.checkpoint import CheckpointError
-from zoo import ModelError
+from zoo import ModelError, WeightsError
 
 Options = TypeVar("Options")
 
@@ -46,6 +46,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     DataError: 3,
     ResultsError: 3,
     CheckpointError: 4,
+    WeightsError: 4,
     NumericError: 5,
 }
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, published
-from experiments.checkpoint import write_atomic
 from experiments.cli import ResultsError
 from experiments.run import read_row
+from zoo.weights.atomic import write_atomic
 
 # 97.5 % quantiles of Student's t with 1 to 30 degrees of freedom; a test integrates the density.
 T_975 = (

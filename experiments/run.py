@@ -28,10 +28,11 @@ from data.cifar import cifar10
 from data.dataset import Dataset
 from data.folder import read_folder
 from data.synthetic import SIZE, synthetic
-from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomic
+from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from experiments.cli import ResultsError
 from experiments.device import make_deterministic, to_layout
 from experiments.train import Diverged, Settings, State, evaluate, start, starts_epoch, train
+from zoo.weights.atomic import write_atomic
 
 TEST_BATCH = 500
 SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints

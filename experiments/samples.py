@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.synthetic import CLASSES, SIZE, draw
 from experiments import cli
-from experiments.checkpoint import write_atomic
+from zoo.weights.atomic import write_atomic
 
 COLUMNS, SCALE, GAP, MARGIN = 12, 2, 4, 110  # the last three in pixels of the sheet
 

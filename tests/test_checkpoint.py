@@ -6,8 +6,9 @@ import random
 import pytest
 import torch
 
-from experiments import checkpoint
-from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomic
+from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from zoo.weights import atomic
+from zoo.weights.atomic import write_atomic
 
 CONTENT = {"model": {"w": torch.arange(50.0)}, "step": 7, "history": [{"lr": 0.1}], "run": "{}"}
 
@@ -48,7 +49,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
@@ -56,13 +57,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
 
 
 def test_a_drive_that_refuses_to_sync_folders_is_no_obstacle(tmp_path, monkeypatch):
-    real = checkpoint.os.fsync
+    real = atomic.os.fsync
 
     def files_only(handle):
-        if checkpoint.os.path.isdir(f"/proc/self/fd/{handle}"):
+        if atomic.os.path.isdir(f"/proc/self/fd/{handle}"):
             raise OSError(errno.EINVAL, "Invalid argument")
         real(handle)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", files_only)
+    monkeypatch.setattr(atomic.os, "fsync", files_only)
     write_atomic(tmp_path / "row.json", b"new")
     assert (tmp_path / "row.json").read_bytes() == b"new"

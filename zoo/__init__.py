@@ -7,8 +7,13 @@ Read first: blocks.py.
 
 import difflib
 import inspect
+import re
 from functools import partial
+from pathlib import Path
 
+import torch
+
+from zoo.errors import ModelError, WeightsError
 from zoo.resnet import (
     BASIC_DEPTHS,
     BOTTLENECK_DEPTHS,
@@ -21,8 +26,12 @@ from zoo.resnet import (
     cifar_plain,
     cifar_resnet,
 )
+from zoo.weights.load import classes_of, export, fill, load, open_weights
+from zoo.weights.published import published
 
-__all__ = ["MODELS", "ModelError", "build", "list_models"]
+__all__ = [
+    "MODELS", "ModelError", "WeightsError", "build", "export", "list_models", "load", "published",
+]  # fmt: skip
 
 MODELS = {
     **{f"plain{depth}": partial(cifar_plain, depth) for depth in CIFAR_DEPTHS},
@@ -34,10 +43,6 @@ MODELS = {
 }
 
 
-class ModelError(ValueError):
-    """A model that the zoo does not have, or a setting that the model does not."""
-
-
 def list_models() -> list[str]:
     """The names that build() takes, by family and depth."""
     return list(MODELS)
@@ -47,17 +52,22 @@ def build(
     name: str,
     num_classes: int | None = None,
     *,
+    weights: str | Path | None = None,
     shortcut: str | None = None,
     stride_in: str | None = None,
     norm: str | None = None,
     width: int | None = None,
 ) -> ResNet:
-    """Build a network with random weights, (N, 3, H, W) images -> (N, num_classes) logits.
+    """Build a network, (N, 3, H, W) images -> (N, num_classes) logits.
+
+    Its weights are random, drawn after torch.manual_seed(); or `weights`, which are a published
+    name ("IMAGENET1K_V2", or "DEFAULT" for the best), or a file or URL as zoo.load takes them. With
+    a `num_classes` that is not theirs, the head is random and the log says so.
 
     None leaves a setting at the builder's default: 1000 classes and width 64 for the ImageNet
     networks, 10 and 16 for the CIFAR ones. `shortcut`: "projection", "pad" or "pad-append";
-    `stride_in`: "conv2" or "conv1"; `norm`: "batch" or "none". torch.manual_seed() before the
-    call decides the weights. Raises ModelError for a name or setting that does not exist.
+    `stride_in`: "conv2" or "conv1"; `norm`: "batch" or "none". Raises ModelError for a name or
+    setting that does not exist, WeightsError for weights that do not fit or cannot be trusted.
     """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
@@ -77,4 +87,16 @@ def build(
                 f"its settings are {', '.join(allowed)}\n"
                 f"leave {key} out, or choose another model"
             )
-    return MODELS[name](**settings)
+    if weights is None:
+        return MODELS[name](**settings)
+    if re.fullmatch("[A-Z0-9_]+", str(weights)):
+        weights = published(name, str(weights)).url
+    loaded = open_weights(weights)
+    # On the meta device nothing is drawn, only to be overwritten: loading is faster by that.
+    with torch.device("meta"):
+        model = MODELS[name](**settings)
+    model.to_empty(device=torch.get_default_device())
+    if num_classes in (None, classes_of(loaded)):
+        return fill(model, loaded)
+    model.head.reset_parameters()
+    return fill(model, loaded, drop="head")

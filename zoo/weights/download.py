@@ -1,0 +1,118 @@
+"""Weights from a URL: downloaded once, checked at every load.
+
+Files lie where PyTorch keeps them, in TORCH_HOME/hub/checkpoints. The digits in a published name
+(resnet50-11ad3fa6.pth) are the first of its SHA-256. PyTorch compares them once, when it downloads;
+here they are compared each time, and so is the whole SHA-256 in a file beside, resnet50-
+11ad3fa6.pth.sha256, written when the file is first seen.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import torch
+from tqdm import tqdm
+
+from zoo.errors import WeightsError
+from zoo.weights.atomic import write_atomic
+from zoo.weights.files import LARGEST, Weights, decode, hash_in, read_bytes
+
+TIMEOUT = 30.0  # seconds without a byte
+
+
+def fetch(url: str) -> Weights:
+    """The weights at `url`: from the cache if they are there, downloaded into it if not."""
+    path = place_of(url)
+    if not path.exists():
+        download(url, path)
+    content = read_bytes(path)
+    check(content, path, url)
+    return decode(content, str(path))
+
+
+def place_of(url: str) -> Path:
+    """Where `url` is kept: under its file's name, with the URL's hash if the name has none."""
+    parts = urlsplit(url)
+    name = re.sub(r"[^\w.+-]", "_", PurePosixPath(parts.path).name).lstrip(".")
+    if parts.scheme not in ("http", "https") or not parts.netloc or not name:
+        raise WeightsError(
+            "this is not the URL of a file", url, "give one that begins with https:// or http://"
+        )
+    if not hash_in(name):  # many files are called model.safetensors
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def check(content: bytes, path: Path, url: str) -> None:
+    """Compare the hash in the name and the one kept beside; delete what differs from either."""
+    found, named = hashlib.sha256(content).hexdigest(), hash_in(path.name)
+    record = path.with_name(path.name + ".sha256")
+    kept = record.read_text(encoding="utf-8").split(" ")[0] if record.is_file() else found
+    if not found.startswith(named) or kept != found:
+        deleted = "cannot be deleted"
+        with contextlib.suppress(OSError):
+            path.unlink()
+            record.unlink(missing_ok=True)
+            deleted = "was deleted"
+        wanted = kept if found.startswith(named) else named
+        raise WeightsError(
+            f"{path.name} is damaged or was exchanged, and {deleted}: its SHA-256 begins with "
+            f"{found[:8]} and not with {wanted[:8]}",
+            path,
+            f"the same command downloads it again from {url}",
+        )
+    if not record.is_file():
+        with contextlib.suppress(OSError):  # a cache that others own; its name was checked
+            write_atomic(record, f"{found}  {path.name}\n".encode())
+
+
+def download(url: str, path: Path) -> None:
+    """Download into memory, check, then write: neither Ctrl-C nor a crash leaves half a file."""
+    by_hand = f"connect and try again, or put {path.name} into {path.parent}, or pass its PATH"
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "skipzoo"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            content, length = receive(response, path.name)
+    except urllib.error.HTTPError as error:
+        why = f"the server answers {error.code} {error.reason}"
+        raise WeightsError(f"cannot download {path.name}: {why}", url, by_hand) from error
+    except (OSError, http.client.HTTPException) as error:
+        why = str(getattr(error, "reason", error)) or type(error).__name__
+        raise WeightsError(f"cannot download {path.name}: {why}", url, by_hand) from error
+    found, named = hashlib.sha256(content).hexdigest(), hash_in(path.name)
+    if length not in (None, len(content)):
+        problem = f"only {len(content):,} of {length:,} bytes came"
+    elif not found.startswith(named):
+        problem = f"its SHA-256 begins with {found[: len(named)]} and not with {named}"
+    else:
+        return keep(content, path)
+    raise WeightsError(f"{path.name} was not kept: {problem}", url, by_hand)
+
+
+def receive(response: http.client.HTTPResponse, name: str) -> tuple[bytes, int | None]:
+    """All bytes that come, and how many were announced."""
+    length, content = response.length, bytearray()
+    with tqdm(total=length, unit="B", unit_scale=True, unit_divisor=1024, desc=name) as bar:
+        while chunk := response.read(2**16):
+            content += chunk
+            bar.update(len(chunk))
+            if len(content) > LARGEST:
+                raise OSError(f"it has more than {LARGEST:,} bytes")
+    return bytes(content), length
+
+
+def keep(content: bytes, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+    except PermissionError as error:
+        raise WeightsError(
+            f"cannot write {path.name}: {error.strerror}",
+            path.parent,
+            "set TORCH_HOME to a folder that you may write to, or pass the PATH of a file",
+        ) from error

@@ -1,0 +1,82 @@
+"""Which network a state dict is of, and so why it does not fit another one."""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.weights.dialects import Dialect
+
+
+def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
+    """Every name, with settings other than the defaults, whose zoo.build has these entries.
+
+    More than one where shapes cannot tell: resnet20 with option A, and plain20. The settings that
+    only outputs show (stride_in, the side of the zeros) are left at the builder's default.
+    """
+    from zoo import MODELS  # zoo imports this file
+
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items() if is_shaped(key)}
+    stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", ())
+    if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
+        return []
+    found = []
+    for name, builder in MODELS.items():
+        allowed = inspect.signature(builder).parameters
+        default = allowed["shortcut"].default if "shortcut" in allowed else None
+        for shortcut in dict.fromkeys([default, "projection" if default else None]):
+            settings = {"num_classes": head[0], "width": stem[0], "shortcut": shortcut}
+            changed = {
+                key: value
+                for key, value in settings.items()
+                if key in allowed and value != allowed[key].default
+            }
+            if shapes == shapes_of(name, **changed):
+                found.append((name, changed))
+    return found
+
+
+@functools.cache
+def shapes_of(name: str, **settings: Any) -> dict[str, tuple[int, ...]]:
+    from zoo import build
+
+    with torch.device("meta"):
+        model = build(name, **settings)
+    return {key: tuple(v.shape) for key, v in model.state_dict().items() if is_shaped(key)}
+
+
+def is_shaped(key: str) -> bool:
+    return not key.endswith("num_batches_tracked")
+
+
+def likely_cause(
+    places: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    unknown: list[str],
+    dialect: Dialect,
+) -> str:
+    """One line on why `tensors` do not fit `places`, both in our names, and what to do."""
+    wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
+    missing = {key for key in places if key not in tensors and is_shaped(key)}
+    if not unknown and not missing and wrong <= {"head.weight", "head.bias"}:
+        theirs, ours = len(tensors["head.bias"]), len(places["head.bias"])
+        return (
+            f"the file's head has {theirs} classes, the model {ours}: pass num_classes={theirs}, "
+            "or drop='head' for a fresh head"
+        )
+    if not unknown and not missing and all(".shortcut." in key for key in wrong):
+        return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
+    for name, settings in identify(tensors)[-1:]:  # of twins, the residual one
+        words = "".join(f", {key}={value!r}" for key, value in settings.items())
+        return f"this is {name}'s: zoo.build({name!r}{words})"
+    head = (dialect.from_zoo("head.weight") or "").removeprefix(dialect.prefix).split(".")[0]
+    if unknown and all(key.startswith(f"{head}.") for key in unknown):
+        return (
+            f"its head is not one linear layer: rename that one's entries to {head}.weight, .bias"
+        )
+    if missing and not wrong and not unknown:
+        return "the weights are incomplete: get the file again, or whoever made it must save all"
+    return "this is no network of zoo.list_models(), or one with other settings"

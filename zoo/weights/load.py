@@ -1,0 +1,214 @@
+"""Tensors from anyone's state dict into our networks, and back, by name.
+
+Nothing is ever left out in silence. A network takes either everything that it needs, or nothing:
+every entry of the file must find its place and every place its entry, in the right shape, and the
+settings that a state dict does not show must be the ones that the weights were trained with.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import WeightsError
+from zoo.resnet import ResNet
+from zoo.weights.dialects import DIALECTS, Dialect
+from zoo.weights.download import fetch
+from zoo.weights.files import Metadata, Weights, read_weights, unwrap
+from zoo.weights.identify import is_shaped, likely_cause
+from zoo.weights.settings import check_settings
+
+log = logging.getLogger("zoo")
+
+DROPS = ("shortcut", "head")
+
+
+def load(
+    model: ResNet,
+    source: str | Path | Mapping[str, object],
+    dialect: str | None = None,
+    drop: str | None = None,
+) -> ResNet:
+    """Fill `model` with the weights of a file, a URL or a state dict, and return it.
+
+    `dialect`: whose names the weights have, one of DIALECTS; None recognises it from the names.
+    `drop="shortcut"` leaves the shortcuts' entries out, so that a plain network takes its residual
+    twin's weights; `drop="head"` leaves the head's out, and the model keeps its own. Both say so.
+    Raises WeightsError, with the model as it was, if anything does not fit.
+    """
+    if not isinstance(model, ResNet):
+        raise WeightsError(
+            f"the weights are for networks of the zoo, and this is {type(model).__name__}",
+            "zoo.load(model, ...)",
+            "give what zoo.build returned, without DataParallel or torch.compile around it",
+        )
+    if drop not in (None, *DROPS):
+        raise WeightsError(
+            f"there is no drop={drop!r}", "zoo.load(..., drop=...)", f"one of {', '.join(DROPS)}"
+        )
+    return fill(model, open_weights(source), dialect, drop)
+
+
+def fill(
+    model: ResNet, weights: Weights, dialect: str | None = None, drop: str | None = None
+) -> ResNet:
+    """load(), once the weights are in memory."""
+    spoken = recognise(weights, dialect)
+    check_settings(model, spoken, weights.metadata, drop, weights.source)
+    named = {key: spoken.to_zoo(key) for key in weights.tensors}
+    unknown = [key for key, ours in named.items() if ours is None]
+    tensors = {ours: weights.tensors[key] for key, ours in named.items() if ours is not None}
+    dropped = [key for key in tensors if drop and is_part(key, drop)]
+    for key in dropped:
+        del tensors[key]
+    places = model.state_dict()
+    if any(place.is_meta for place in places.values()):
+        raise WeightsError(
+            "the model is on the meta device: it has shapes and no memory for weights",
+            weights.source,
+            "call model.to_empty(device='cpu') first, or build it on another device",
+        )
+    if drop == "head":
+        places = {key: place for key, place in places.items() if not is_part(key, "head")}
+    check_keys(places, tensors, unknown, spoken, weights.source)
+    for key, tensor in tensors.items():
+        check_values(key, tensor, places[key], weights.source)
+
+    with torch.no_grad():
+        for key, place in places.items():
+            place.copy_(tensors[key]) if key in tensors else place.zero_()
+    if drop == "shortcut":
+        log.warning("dropped %d entries of shortcuts: a plain network has none", len(dropped))
+    if drop == "head":
+        log.warning(
+            "dropped the head's %d entries: the model keeps its own head, for %d classes",
+            len(dropped), model.head.out_features,
+        )  # fmt: skip
+    return model
+
+
+def export(model: ResNet, dialect: str = "torchvision") -> dict[str, Tensor]:
+    """The model's state dict in another library's names, which loads it with strict=True there.
+
+    The tensors are the model's own, as in model.state_dict(). Raises WeightsError if the library
+    has no such network.
+    """
+    spoken = by_name(dialect)
+    check_settings(
+        model, spoken, Metadata(), None, f"zoo.export(model, {dialect!r})",
+        fix="no network of theirs computes this; dialect='zoo' exports any model",
+    )  # fmt: skip
+    exported = {spoken.from_zoo(key): tensor for key, tensor in model.state_dict().items()}
+    assert None not in exported
+    return {key: tensor for key, tensor in exported.items() if key is not None}
+
+
+def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
+    if isinstance(source, Mapping):
+        return Weights(unwrap(source, "the state dict"), Metadata(), "the state dict")
+    if str(source).startswith(("http://", "https://")):
+        return fetch(str(source))
+    return read_weights(Path(source).expanduser())
+
+
+def classes_of(weights: Weights) -> int | None:
+    """How many outputs the head in the file has, if it has one."""
+    spoken = recognise(weights)
+    for key, tensor in weights.tensors.items():
+        if spoken.to_zoo(key) == "head.weight" and tensor.dim() == 2:
+            return tensor.shape[0]
+    return None
+
+
+def is_part(key: str, part: str) -> bool:
+    return part in key.split(".")
+
+
+def by_name(dialect: str) -> Dialect:
+    if dialect not in DIALECTS:
+        raise WeightsError(
+            f"there is no dialect {dialect!r}", "dialect=...", f"one of {', '.join(DIALECTS)}"
+        )
+    return DIALECTS[dialect]
+
+
+def recognise(weights: Weights, dialect: str | None = None) -> Dialect:
+    """The dialect that knows the most names."""
+    if dialect is not None:
+        return by_name(dialect)
+    known = {
+        name: sum(table.to_zoo(key) is not None for key in weights.tensors)
+        for name, table in DIALECTS.items()
+    }
+    best = max(known, key=lambda name: known[name])
+    if not known[best]:
+        raise WeightsError(
+            f"these names belong to no network of the zoo: {', '.join(list(weights.tensors)[:3])}",
+            weights.source,
+            f"give a ResNet's weights in one of these libraries' names: {', '.join(DIALECTS)}",
+        )
+    return DIALECTS[best]
+
+
+def check_keys(
+    places: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    unknown: list[str],
+    dialect: Dialect,
+    source: str,
+) -> None:
+    """Every tensor has a place of its shape, and every place a tensor.
+
+    Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.
+    """
+    problems = [f"{key} is unknown" for key in unknown]
+    for key, tensor in tensors.items():
+        if key not in places:
+            problems.append(f"{their(key, dialect)} has shape {show(tensor)} and no place")
+        elif tensor.shape != places[key].shape:
+            shapes = f"{show(tensor)} in the file and {show(places[key])} in the model"
+            problems.append(f"{their(key, dialect)} is {shapes}")
+    for key in places:
+        if key not in tensors and is_shaped(key):
+            problems.append(f"{their(key, dialect)} of shape {show(places[key])} is missing")
+    if problems:
+        more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
+        raise WeightsError(
+            f"{problems[0]}{more}",
+            f"{source}, in {dialect.name}'s names",
+            likely_cause(places, tensors, unknown, dialect),
+        )
+
+
+def their(key: str, dialect: Dialect) -> str:
+    return dialect.from_zoo(key) or key
+
+
+def show(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
+    """Refuse what would load and then compute nonsense."""
+    problem = None
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
+        problem = f"is {type(tensor).__name__} of layout {tensor.layout}"
+    elif tensor.is_meta:
+        problem = "holds a shape and no numbers"
+    elif tensor.is_floating_point() != place.is_floating_point() or tensor.is_complex():
+        problem = f"has dtype {tensor.dtype} for {place.dtype}"
+    elif torch.promote_types(tensor.dtype, place.dtype) != place.dtype:
+        problem = f"has dtype {tensor.dtype}, which {place.dtype} cannot hold"
+    # The sum of a tensor with a NaN or an infinity is not finite; the reverse needs a look.
+    elif not tensor.sum().isfinite() and not tensor.isfinite().all():
+        problem = "has values that are NaN or infinite"
+    elif key.endswith("running_var") and (tensor < 0).any():
+        problem = "has negative variances"
+    if problem:
+        raise WeightsError(
+            f"{key} {problem}",
+            source,
+            "get the weights again; to change a model's precision, load first and convert after",
+        )

@@ -1,0 +1,79 @@
+"""Settings that a state dict does not show, and that change what a network computes.
+
+A ResNet-20 whose option-A shortcuts put the zero channels on the other side takes the same weights
+without a word, and gets 22 % of CIFAR-10 right instead of 92 %.
+"""
+
+from torch import nn
+
+from zoo.blocks import Bottleneck
+from zoo.errors import WeightsError
+from zoo.resnet import CifarStem, ResNet
+from zoo.shortcuts import Projection, ZeroPad
+from zoo.weights.dialects import Dialect
+from zoo.weights.files import Metadata
+
+
+def settings_of(model: ResNet) -> dict[str, str]:
+    """The settings that change a network's outputs, read off its modules.
+
+    Shapes show some of them; ZeroPad's side and the strided convolution they do not.
+    """
+    blocks = [block for stage in model.stages.children() for block in stage.children()]
+    shortcuts = [block.shortcut for block in blocks if hasattr(block, "shortcut")]
+    kind = "identity" if shortcuts else "none"
+    for shortcut in shortcuts:
+        if isinstance(shortcut, Projection):
+            kind = "projection"
+        elif isinstance(shortcut, ZeroPad):
+            half = (shortcut.before + shortcut.after) // 2
+            kind = "pad" if shortcut.before == half else "pad-append"
+    settings = {
+        "stem": "cifar" if isinstance(model.stem, CifarStem) else "imagenet",
+        "shortcut": kind,
+        "norm": "batch" if isinstance(model.stem.norm, nn.BatchNorm2d) else "none",
+    }
+    strided = [b for b in blocks if isinstance(b, Bottleneck) and b is not blocks[0]]
+    if strided:
+        in_conv1 = any(block.conv1.stride != (1, 1) for block in strided)
+        settings["stride_in"] = "conv1" if in_conv1 else "conv2"
+    return settings
+
+
+def check_settings(
+    model: ResNet,
+    dialect: Dialect,
+    metadata: Metadata,
+    drop: str | None,
+    source: str,
+    fix: str | None = None,
+) -> None:
+    """Refuse a model that would take the weights and compute something else with them."""
+    required = dict(dialect.requires)
+    if metadata.settings:
+        required |= {key: (value,) for key, value in metadata.settings.items()}
+    for key, value in settings_of(model).items():
+        if drop == "shortcut" and key == "shortcut":
+            if value != "none":
+                raise WeightsError(
+                    f"drop='shortcut' is for plain networks, and this one's shortcuts are {value}",
+                    source,
+                    "leave drop out, or build the plain twin",
+                )
+        elif value not in required.get(key, (value,)):
+            wanted = " or ".join(required[key])
+            raise WeightsError(
+                f"{dialect.name} weights are for {key}={wanted}, and the model has {value}",
+                source,
+                fix or how_to_fit(key, value, required[key][0]),
+            )
+
+
+def how_to_fit(key: str, value: str, wanted: str) -> str:
+    if key == "shortcut" and value == "none":
+        return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
+    if key == "shortcut" and wanted == "none":
+        return "these are a plain network's weights: build the plain twin"
+    if key == "stem":
+        return f"choose a model with the {wanted} stem"
+    return f"build the model with {key}={wanted!r}"
