@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -32,7 +31,10 @@ from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkp
 from experiments.cli import ResultsError
 from experiments.device import make_deterministic, to_layout
 from experiments.train import Diverged, Settings, State, evaluate, start, starts_epoch, train
+from zoo.resnet import ResNet
 from zoo.weights.atomic import write_atomic
+from zoo.weights.files import Metadata, write_weights
+from zoo.weights.settings import settings_of
 
 TEST_BATCH = 500
 SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints
@@ -162,14 +164,15 @@ def run_one(
         write_atomic(folder / "history.csv", history_csv(state).encode())
 
     row = make_row(run, state, status, time.perf_counter() - began, device)
-    finish(folder, state, row)
+    finish(folder, run, state, row)
     return row
 
 
-def finish(folder: Path, state: State, row: dict) -> None:
+def finish(folder: Path, run: Run, state: State, row: dict) -> None:
     """The weights first and the row last: where there is a row, everything is there."""
-    weights = {name: value.cpu().contiguous() for name, value in state.model.state_dict().items()}
-    write_atomic(folder / "final.safetensors", safetensors.torch.save(weights))
+    assert isinstance(state.model, ResNet)
+    metadata = Metadata(run.model, settings_of(state.model), load_data(run.data).classes)
+    write_weights(folder / "final.safetensors", state.model.state_dict(), metadata)
     write_atomic(folder / "row.json", (json.dumps(row, indent=1) + "\n").encode())
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 

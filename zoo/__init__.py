@@ -18,6 +18,7 @@ from zoo.resnet import (
     BASIC_DEPTHS,
     BOTTLENECK_DEPTHS,
     CIFAR_DEPTHS,
+    NORMS,
     ResNet,
     basic_plain,
     basic_resnet,
@@ -26,6 +27,7 @@ from zoo.resnet import (
     cifar_plain,
     cifar_resnet,
 )
+from zoo.shortcuts import SHORTCUTS
 from zoo.weights.load import classes_of, export, fill, load, open_weights
 from zoo.weights.published import published
 
@@ -41,6 +43,9 @@ MODELS = {
     **{f"resnet{depth}": partial(basic_resnet, depth) for depth in BASIC_DEPTHS},
     **{f"resnet{depth}": partial(bottleneck_resnet, depth) for depth in BOTTLENECK_DEPTHS},
 }
+
+
+CHOICES = {"shortcut": SHORTCUTS, "stride_in": ("conv2", "conv1"), "norm": tuple(NORMS)}
 
 
 def list_models() -> list[str]:
@@ -86,6 +91,12 @@ def build(
                 f"{name} has no setting {key!r}\n"
                 f"its settings are {', '.join(allowed)}\n"
                 f"leave {key} out, or choose another model"
+            )
+        if settings[key] not in CHOICES.get(key, (settings[key],)):
+            raise ModelError(
+                f"{name} has no {key}={settings[key]!r}\n"
+                f"there are {', '.join(CHOICES[key])}\n"
+                f"choose one of these, or leave {key} out"
             )
     if weights is None:
         return MODELS[name](**settings)

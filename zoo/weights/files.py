@@ -169,18 +169,22 @@ def refuse_bombs(content: bytes, source: str) -> None:
 def cause_of(error: Exception, source: str) -> tuple[str, str, str]:
     """Why torch.load refused, in words that help."""
     text = str(error)
-    unsafe = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:global|class)[^\w]+([\w.]+)", text)
+    unsafe = re.search(r"GLOBAL ([\w.]+)", text)
     if unsafe:
+        whole = unsafe[1].startswith(("torch.nn.", "torchvision."))
         return (
-            f"the file wants to run code: {unsafe[1] or unsafe[2]}; nothing of it was run",
+            ("this is a whole pickled model, which is a program" if whole
+             else f"the file wants to call {unsafe[1]}") + "; nothing of it was run",
             source,
             "if it is yours, save weights only: torch.save(model.state_dict(), PATH)",
-        )
+        )  # fmt: skip
     if "TorchScript" in text:
         return "this is a TorchScript program, not weights", source, (
             "load it with torch.jit.load and save its state_dict()"
         )  # fmt: skip
-    return f"the file is incomplete or damaged: {first_line(error)}", source, AGAIN
+    said = re.search(r"WeightsUnpickler error: (.+)", text)
+    why = said[1][:160] if said else first_line(error)
+    return f"the file is incomplete or damaged: {why}", source, AGAIN
 
 
 def first_line(error: Exception) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.resnet import ResNet
 from zoo.weights.dialects import Dialect
+from zoo.weights.settings import settings_of
 
 
 def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
@@ -53,12 +55,10 @@ def is_shaped(key: str) -> bool:
 
 
 def likely_cause(
-    places: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    unknown: list[str],
-    dialect: Dialect,
+    model: ResNet, tensors: Mapping[str, Tensor], unknown: list[str], dialect: Dialect
 ) -> str:
-    """One line on why `tensors` do not fit `places`, both in our names, and what to do."""
+    """One line on why `tensors`, in our names, do not fit the model, and what to do."""
+    places = model.state_dict()
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
     missing = {key for key in places if key not in tensors and is_shaped(key)}
     if not unknown and not missing and wrong <= {"head.weight", "head.bias"}:
@@ -67,7 +67,8 @@ def likely_cause(
             f"the file's head has {theirs} classes, the model {ours}: pass num_classes={theirs}, "
             "or drop='head' for a fresh head"
         )
-    if not unknown and not missing and all(".shortcut." in key for key in wrong):
+    plain = settings_of(model)["shortcut"] == "none"
+    if plain and not unknown and not missing and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
     for name, settings in identify(tensors)[-1:]:  # of twins, the residual one
         words = "".join(f", {key}={value!r}" for key, value in settings.items())

@@ -59,10 +59,8 @@ def fill(
     check_settings(model, spoken, weights.metadata, drop, weights.source)
     named = {key: spoken.to_zoo(key) for key in weights.tensors}
     unknown = [key for key, ours in named.items() if ours is None]
-    tensors = {ours: weights.tensors[key] for key, ours in named.items() if ours is not None}
-    dropped = [key for key in tensors if drop and is_part(key, drop)]
-    for key in dropped:
-        del tensors[key]
+    found = {ours: weights.tensors[key] for key, ours in named.items() if ours is not None}
+    tensors = {key: v for key, v in found.items() if not (drop and is_part(key, drop))}
     places = model.state_dict()
     if any(place.is_meta for place in places.values()):
         raise WeightsError(
@@ -72,19 +70,28 @@ def fill(
         )
     if drop == "head":
         places = {key: place for key, place in places.items() if not is_part(key, "head")}
-    check_keys(places, tensors, unknown, spoken, weights.source)
+    problems = misfits(places, tensors, unknown, spoken)
+    if problems:
+        more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
+        raise WeightsError(
+            f"{problems[0]}{more}",
+            f"{weights.source}, in {spoken.name}'s names",
+            likely_cause(model, found, unknown, spoken),
+        )
     for key, tensor in tensors.items():
-        check_values(key, tensor, places[key], weights.source)
+        check_values(their(key, spoken), tensor, places[key], weights.source)
 
     with torch.no_grad():
         for key, place in places.items():
             place.copy_(tensors[key]) if key in tensors else place.zero_()
     if drop == "shortcut":
-        log.warning("dropped %d entries of shortcuts: a plain network has none", len(dropped))
+        log.warning(
+            "dropped %d entries of shortcuts: a plain network has none", len(found) - len(tensors)
+        )
     if drop == "head":
         log.warning(
             "dropped the head's %d entries: the model keeps its own head, for %d classes",
-            len(dropped), model.head.out_features,
+            len(found) - len(tensors), model.head.out_features,
         )  # fmt: skip
     return model
 
@@ -152,14 +159,13 @@ def recognise(weights: Weights, dialect: str | None = None) -> Dialect:
     return DIALECTS[best]
 
 
-def check_keys(
+def misfits(
     places: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     unknown: list[str],
     dialect: Dialect,
-    source: str,
-) -> None:
-    """Every tensor has a place of its shape, and every place a tensor.
+) -> list[str]:
+    """What keeps every tensor from having a place of its shape, and every place a tensor.
 
     Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.
     """
@@ -173,13 +179,7 @@ def check_keys(
     for key in places:
         if key not in tensors and is_shaped(key):
             problems.append(f"{their(key, dialect)} of shape {show(places[key])} is missing")
-    if problems:
-        more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
-        raise WeightsError(
-            f"{problems[0]}{more}",
-            f"{source}, in {dialect.name}'s names",
-            likely_cause(places, tensors, unknown, dialect),
-        )
+    return problems
 
 
 def their(key: str, dialect: Dialect) -> str:

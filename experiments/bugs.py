@@ -1,0 +1,210 @@
+"""A gallery of famous bugs: networks that look like ResNets and are not, and who notices.
+
+    python -m experiments.bugs
+
+Each is a few lines away from zoo/, was found in a real repository, and returns logits of the right
+shape. The table shows which checks catch it; the checks are those of experiments.verify and pytest.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+from tqdm import tqdm
+
+import zoo
+from experiments import cli
+from experiments.checks import CHECKS, NEEDS_WEIGHTS
+from experiments.device import make_deterministic
+from experiments.oracles import the_oracle
+from zoo.blocks import BasicBlock
+from zoo.resnet import BASIC_DEPTHS, ImageNetStem, ResNet
+
+
+def resnet18(
+    block: Callable[..., BasicBlock] = BasicBlock,
+    stem: type[ImageNetStem] = ImageNetStem,
+    depths: tuple[int, ...] = BASIC_DEPTHS[18],
+) -> ResNet:
+    return ResNet(stem(64), block, depths, 64, 1000)
+
+
+def stride_only_in_the_first_stage() -> ResNet:
+    strides = iter([2])  # then 1 for every block
+    return resnet18(lambda inputs, outputs, stride: BasicBlock(inputs, outputs, next(strides, 1)))
+
+
+def stride_on_the_1x1() -> ResNet:
+    return zoo.build("resnet50", stride_in="conv1")
+
+
+class ReluBeforeAddition(BasicBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        residual = relu(self.norm1(self.conv1(x)))
+        residual = relu(self.norm2(self.conv2(residual)))
+        return residual + self.shortcut(x)
+
+
+class SecondRelu(BasicBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        residual = relu(self.norm1(self.conv1(x)))
+        residual = relu(self.norm2(self.conv2(residual)))
+        return relu(residual + self.shortcut(x))
+
+
+class SkipForgotten(BasicBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        residual = relu(self.norm1(self.conv1(x)))
+        residual = self.norm2(self.conv2(residual))
+        return relu(residual)
+
+
+class SkipAddedTwice(BasicBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        residual = relu(self.norm1(self.conv1(x)))
+        residual = self.norm2(self.conv2(residual)) + self.shortcut(x)
+        return relu(residual + self.shortcut(x))
+
+
+class NoNormInTheBlock(BasicBlock):
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__(in_channels, channels, stride)
+        self.norm2 = nn.Identity()
+
+
+class NoNormOnTheProjection(BasicBlock):
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__(in_channels, channels, stride)
+        if stride == 2:
+            self.shortcut.norm = nn.Identity()
+
+
+class BiasBeforeNorm(BasicBlock):
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__(in_channels, channels, stride)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+
+def an_extra_block() -> ResNet:
+    return resnet18(depths=(2, 2, 2, 3))
+
+
+class PoolWithoutPadding(ImageNetStem):
+    def forward(self, images: Tensor) -> Tensor:
+        return max_pool2d(relu(self.norm(self.conv(images))), 3, stride=2)
+
+
+def with_norms(**settings: float) -> ResNet:
+    model = resnet18()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            vars(module).update(settings)
+    return model
+
+
+class FanIn(ResNet):
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+
+
+def fan_in() -> ResNet:
+    return FanIn(ImageNetStem(64), BasicBlock, BASIC_DEPTHS[18], 64, 1000)
+
+
+def blocks_that_start_as_copies() -> ResNet:
+    model = resnet18()
+    stage: Any = model.stages[0]
+    stage[1] = copy.deepcopy(stage[0])
+    return model
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A wrong network and where it was seen."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    seen: str
+    model: str = "resnet18"  # what it claims to be
+
+
+BUGS = (
+    Bug("stride 2 in stage 1 only", stride_only_in_the_first_stage, "labml #83, #205"),
+    Bug("stride on the 1x1 (v1)", stride_on_the_1x1,
+        "torchvision #191, dm-haiku #85, flax #3275", "resnet50"),
+    Bug("ReLU before the addition", partial(resnet18, ReluBeforeAddition), "kuangliu #4"),
+    Bug("a second ReLU before it", partial(resnet18, SecondRelu), "kuangliu #4"),
+    Bug("the skip forgotten", partial(resnet18, SkipForgotten), ""),
+    Bug("the skip added twice", partial(resnet18, SkipAddedTwice), ""),
+    Bug("no norm in the block", partial(resnet18, NoNormInTheBlock), "fastai course22p2, d2l"),
+    Bug("no norm on the projection", partial(resnet18, NoNormOnTheProjection), "fb.resnet #191"),
+    Bug("a bias before each norm", partial(resnet18, BiasBeforeNorm), "labml, d2l"),
+    Bug("an extra block", an_extra_block, "CNTK #2873"),
+    Bug("max-pool without padding", partial(resnet18, stem=PoolWithoutPadding), ""),
+    Bug("norm with eps 1e-3", partial(with_norms, eps=1e-3), ""),
+    Bug("norm with momentum 0.01", partial(with_norms, momentum=0.01), ""),
+    Bug("fan_in for fan_out", fan_in, ""),
+    Bug("blocks that start as copies", blocks_that_start_as_copies, "equinox's ViT example"),
+)  # fmt: skip
+
+
+def examine(build: Callable[[], nn.Module], model: str) -> dict[str, str | None]:
+    """What each check says of a network that claims to be `model`: "" equal, None cannot run."""
+    oracle = the_oracle("torchvision")
+    said: dict[str, str | None] = {}
+    for name, check in CHECKS.items():
+        if name in NEEDS_WEIGHTS and said["load"]:
+            said[name] = None
+        else:
+            said[name] = check(build, partial(oracle.build, model), oracle)
+    return said
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show which checks catch which famous bugs."""
+
+
+def main(options: Options) -> int:
+    """0 if every bug is caught and the correct network passes every check."""
+    make_deterministic(torch.device("cpu"))
+    correct = Bug("resnet18, correct", partial(zoo.build, "resnet18"), "zoo/")
+    said = {bug: examine(bug.build, bug.model) for bug in tqdm((correct, *BUGS), leave=False)}
+    table = Table("network", *CHECKS, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    for bug, texts in said.items():
+        passed = "passes" if bug is correct else "missed"
+        cells = (word(text, passed) for text in texts.values())
+        table.add_row(bug.name, *cells, end_section=bug is correct)
+    counts = [sum(bool(said[bug][check]) for bug in BUGS) for check in CHECKS]
+    table.add_section()
+    table.add_row(f"caught of {len(BUGS)}", *map(str, counts))
+    console = Console()
+    console.print(table)
+    for name, check in CHECKS.items():
+        print(f"{name:7}{(check.__doc__ or '').splitlines()[0]}")
+    print("      - cannot run: their weights do not load\n")
+    for bug in BUGS:
+        reason = next((f"{check}: {text}" for check, text in said[bug].items() if text), "")
+        seen = f" ({bug.seen})" if bug.seen else ""
+        print(f"{bug.name}{seen}: {reason or 'NOT CAUGHT'}")
+    escaped = [bug for bug in BUGS if not any(said[bug].values())]
+    return 1 if escaped or any(said[correct].values()) else 0
+
+
+def word(text: str | None, passed: str) -> str:
+    return "-" if text is None else "[green]caught[/]" if text else passed
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "bugs")

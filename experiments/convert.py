@@ -1,0 +1,120 @@
+"""Weights from one library's names into another's, with the class names that go with them.
+
+    python -m experiments.convert resnet50_model.pth animals.safetensors --to zoo --classes cat,dog
+
+Whose names the file has, and of which network it is, is recognised from its entries. The weights
+are loaded into that network and exported again, so everything that zoo.load refuses is refused.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import zoo
+from experiments import cli
+from experiments.cli import UsageError
+from zoo import WeightsError
+from zoo.resnet import ResNet
+from zoo.weights.files import Metadata, Weights, write_weights
+from zoo.weights.identify import identify
+from zoo.weights.load import fill, open_weights, recognise
+from zoo.weights.settings import settings_of
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Convert a file of weights from one library's names into another's."""
+
+    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
+    """A .pth or .safetensors file, or the URL of one."""
+    output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Where to write: .safetensors or .pth."""
+    to: Literal["torchvision", "transformers", "cifar", "zoo"]
+    """Whose names the output has."""
+    classes: str | None = None
+    """Class names in the order of the head's outputs: a,b,c."""
+
+
+def main(options: Options) -> None:
+    if options.output.suffix not in SUFFIXES:
+        raise UsageError(
+            f"cannot write {options.output.suffix or 'a file without a suffix'}",
+            options.output,
+            f"name it {' or '.join(SUFFIXES)}",
+        )
+    if options.output.exists():
+        raise UsageError(
+            "the output is already there", options.output, "delete it, or choose another name"
+        )
+    weights = open_weights(options.input)
+    name, model = network_of(weights)
+    classes = class_names(options.classes, weights.metadata.classes, model.head.out_features)
+    metadata = Metadata()
+    if options.output.suffix == ".safetensors" or options.to == "zoo":
+        metadata = Metadata(name, settings_of(model), classes)
+    elif options.classes:
+        raise UsageError(
+            f"a .pth file in {options.to}'s names has no place for class names",
+            options.output,
+            "write a .safetensors file, or --to zoo",
+        )
+    tensors = zoo.export(model, options.to)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(options.output, tensors, metadata)
+    said = f" and {len(metadata.classes)} class names" if metadata.classes else ""
+    if classes and not metadata.classes:
+        said = f" (without the {len(classes)} class names, for which this file has no place)"
+    print(
+        f"{name}, {recognise(weights).name} -> {options.to}: "
+        f"{options.output} holds {len(tensors)} entries{said}"
+    )
+
+
+def network_of(weights: Weights) -> tuple[str, ResNet]:
+    """The name and network that the weights are of, filled with them."""
+    dialect = recognise(weights)
+    ours = {dialect.to_zoo(key) or key: tensor for key, tensor in weights.tensors.items()}
+    found = identify(ours)
+    if weights.metadata.model:
+        found = [(name, settings) for name, settings in found if name == weights.metadata.model]
+    elif dialect.requires:  # other libraries have no plain networks
+        found = [(name, settings) for name, settings in found if name.startswith("resnet")]
+    if len(found) != 1:
+        names = " and ".join(name for name, _ in found)
+        raise WeightsError(
+            f"these are the entries of {names}, and the file does not say which" if found
+            else f"these entries are of no network of the zoo: {', '.join(list(ours)[:3])} ...",
+            weights.source,
+            "load them into the right network in Python, and export that: zoo.load, zoo.export",
+        )  # fmt: skip
+    ((name, settings),) = found
+    said = weights.metadata.settings or {}
+    hidden = {
+        key: said[key] for key in ("shortcut", "stride_in") if said.get(key, "none") != "none"
+    }
+    return name, fill(zoo.build(name, **settings | hidden), weights)
+
+
+def class_names(
+    given: str | None, in_file: tuple[str, ...] | None, outputs: int
+) -> tuple[str, ...] | None:
+    """The names on the command line, or else those in the file: one for each output."""
+    if given is None:
+        return in_file
+    names = tuple(name.strip() for name in given.split(","))
+    if len(names) != outputs or len(set(names)) != len(names) or "" in names:
+        raise UsageError(
+            f"the head has {outputs} outputs and {len(names)} names were given"
+            if len(names) != outputs else "a class name is empty or given twice",
+            f"--classes {given}",
+            "give one name for each output, in their order, with commas between",
+        )  # fmt: skip
+    return names
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "convert")

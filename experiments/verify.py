@@ -1,0 +1,194 @@
+"""Ours against theirs, block by block, to the last bit.
+
+    python -m experiments.verify resnet50                          against torchvision
+    python -m experiments.verify resnet50 --against transformers
+    python -m experiments.verify                                   all networks, all libraries
+
+Their network gets shaken random weights (or ours gets `--weights`), the key map carries them over
+and back, and both compute one pass in eval mode, one in train mode, and its gradients.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import zoo
+from experiments import cli
+from experiments.checks import Block, Difference, compare, difference, shake
+from experiments.cli import UsageError
+from experiments.device import make_deterministic
+from experiments.oracles import MODELS, ORACLES, Oracle, the_oracle
+from experiments.report import fill_in
+from zoo.weights.atomic import write_atomic
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare our networks with other libraries', block by block, to the last bit."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = "all"
+    """resnet18, 34, 50, 101 or 152."""
+    weights: str | None = None
+    """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL; random without it."""
+    against: Literal["torchvision", "transformers", "timm"] | None = None
+    """The library to compare with (torchvision; with all models, every one installed)."""
+    publish: bool = False
+    """Put the summary of all models into README.md."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What one comparison found."""
+
+    model: str
+    oracle: Oracle
+    blocks: list[Block]
+    round_trip: Difference  # of their state dict, loaded into ours and exported again
+
+    @property
+    def equal(self) -> bool:
+        return self.round_trip.equal and all(block.equal for block in self.blocks)
+
+    @property
+    def largest(self) -> float:
+        parts = [self.round_trip]
+        for block in self.blocks:
+            parts += [block.evaluation, block.training, block.gradients, block.buffers]
+        return max(part.largest for part in parts)
+
+
+def prove(
+    model: str, oracle: Oracle, weights: str | None = None, dtype: torch.dtype = torch.float32
+) -> Proof:
+    """Carry weights over the key map in both directions and compare every block."""
+    theirs = oracle.build(model)
+    if weights is None:
+        shake(theirs)
+        ours = zoo.load(zoo.build(model), theirs.state_dict(), oracle.dialect.name)
+    else:
+        ours = zoo.build(model, weights=weights)
+        theirs.load_state_dict(zoo.export(ours, oracle.dialect.name), strict=True)
+    exported, wanted = zoo.export(ours, oracle.dialect.name), theirs.state_dict()
+    round_trip = Difference()
+    for key in {*exported, *wanted}:
+        round_trip |= difference(exported.get(key), wanted.get(key))
+    return Proof(model, oracle, compare(ours, theirs, oracle, dtype), round_trip)
+
+
+def main(options: Options) -> int:
+    if options.model not in ("all", *MODELS):
+        zoo.build(options.model)  # an unknown name is refused there
+        raise UsageError(
+            f"no other library has {options.model}, so there is nothing to compare it with",
+            f"compared are {', '.join(MODELS)}",
+            "choose one of these, or leave the name out for all",
+        )
+    make_deterministic(torch.device("cpu"))
+    if options.model == "all":
+        return verify_all(options)
+    if options.publish:
+        raise UsageError(
+            "one model is no summary", f"{options.model} --publish", "leave the model's name out"
+        )
+    proof = prove(options.model, the_oracle(options.against or "torchvision"), options.weights)
+    show(proof, Console())
+    return 0 if proof.equal else 1
+
+
+def verify_all(options: Options) -> int:
+    if options.weights:
+        raise UsageError(
+            "weights are for one model", f"--weights {options.weights}", "name the model before it"
+        )
+    chosen = [the_oracle(options.against)] if options.against else list(ORACLES.values())
+    oracles = [oracle for oracle in chosen if oracle.installed]
+    pairs = [(model, oracle) for model in MODELS for oracle in oracles]
+    proofs = [prove(*pair) for pair in tqdm(pairs, unit="network", leave=False)]
+    header, lines = summary(proofs)
+    table = Table(*header, box=box.SIMPLE_HEAD)
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+    print(CAPTION)
+    for oracle in chosen:
+        if not oracle.installed:
+            print(f"skipped: {oracle.library} is not installed (pip install {oracle.library})")
+    if options.publish:
+        publish(header, lines)
+    return 0 if all(proof.equal for proof in proofs) else 1
+
+
+def show(proof: Proof, console: Console) -> None:
+    title = f"{proof.model}: zoo against {proof.oracle.title}, largest differences"
+    table = Table(
+        "ours",
+        "theirs",
+        "output",
+        "eval",
+        "train",
+        "gradients",
+        "buffers",
+        "",
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
+        pad_edge=False,
+    )
+    table.columns[1].overflow = "fold"
+    for block in proof.blocks:
+        parts = (block.evaluation, block.training, block.gradients, block.buffers)
+        table.add_row(
+            block.ours, block.theirs, "x".join(map(str, block.shape)),
+            *(number(part) for part in parts), verdict(block.equal),
+        )  # fmt: skip
+    console.print(table)
+    trip = f"state dict there and back: largest difference {number(proof.round_trip)}"
+    console.print(f"{trip}; {len(proof.blocks)} blocks: {verdict(proof.equal)}")
+
+
+def number(part: Difference) -> str:
+    return "0" if part.equal else f"{part.largest:.1e}"
+
+
+def verdict(equal: bool) -> str:
+    return "[green]equal[/]" if equal else "[red]DIFFERENT[/]"
+
+
+CAPTION = (
+    "Largest difference, over every block, of outputs (eval and train mode), gradients, buffers "
+    "and the state dict there and back; fp32, shaken random weights; 0: equal to the last bit."
+)
+
+
+def summary(proofs: Sequence[Proof]) -> tuple[list[str], list[list[str]]]:
+    """A line a model, a column a library."""
+    titles = list(dict.fromkeys(proof.oracle.title for proof in proofs))
+    lines = []
+    for model in dict.fromkeys(proof.model for proof in proofs):
+        mine = [proof for proof in proofs if proof.model == model]
+        cells = {
+            proof.oracle.title: "0" if proof.equal else f"{proof.largest:.1e}" for proof in mine
+        }
+        lines.append([model, str(len(mine[0].blocks)), *(cells[title] for title in titles)])
+    return ["network", "blocks", *titles], lines
+
+
+def publish(header: list[str], lines: list[list[str]]) -> None:
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+    drawn = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    readme = Path("README.md")
+    text = fill_in(readme.read_text(encoding="utf-8"), "verify", f"{drawn}\n\n{CAPTION}")
+    write_atomic(readme, text.encode())
+    print("README.md is up to date")
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "verify")

@@ -1,0 +1,107 @@
+"""Key maps are total and bijective: every name has one translation, and it leads back."""
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zoo
+from experiments.oracles import MODELS, ORACLES
+from zoo.weights.dialects import DIALECTS, TORCHVISION, TRANSFORMERS, compiled
+
+LIBRARIES = [*ORACLES.values()]
+DIALECT = st.sampled_from(list(DIALECTS.values()))
+
+
+def without_prefix(dialect, key: str) -> str:
+    assert key.startswith(dialect.prefix)
+    return key.removeprefix(dialect.prefix)
+
+
+@pytest.mark.parametrize("oracle", LIBRARIES, ids=lambda oracle: oracle.library)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_map_is_a_bijection_between_their_entries_and_ours(name, oracle):
+    pytest.importorskip(oracle.library)
+    with torch.device("meta"):
+        theirs = {key: v.shape for key, v in oracle.build(name).state_dict().items()}
+        ours = {key: v.shape for key, v in zoo.build(name).state_dict().items()}
+    assert {oracle.dialect.to_zoo(key): shape for key, shape in theirs.items()} == ours
+    assert {oracle.dialect.from_zoo(key): shape for key, shape in ours.items()} == theirs
+
+
+@given(name=st.sampled_from(zoo.list_models()), dialect=DIALECT, option=st.booleans())
+def test_every_entry_of_every_model_goes_there_and_back(name, dialect, option):
+    settings = {"shortcut": "projection"} if option and name.startswith("resnet") else {}
+    with torch.device("meta"):
+        keys = list(zoo.build(name, 2, width=1, **settings).state_dict())
+    theirs = [dialect.from_zoo(key) for key in keys]
+    assert None not in theirs
+    assert len(set(theirs)) == len(keys)
+    assert [dialect.to_zoo(without_prefix(dialect, key)) for key in theirs] == keys
+
+
+NUMBER = st.integers(0, 12).map(str)
+WORDS = """stem conv norm conv1 conv2 norm1 stages shortcut head weight bias layer1 layer0 bn1 fc
+    linear downsample module classifier encoder resnet embedder layers layer convolution
+    normalization layer01 01 running_var"""
+WORD = st.sampled_from(WORDS.split())
+
+
+@given(dialect=DIALECT, key=st.lists(WORD | NUMBER, min_size=1, max_size=9).map(".".join))
+def test_any_name_that_is_translated_comes_back_as_it_was(dialect, key):
+    ours = dialect.to_zoo(key)
+    if ours is not None:
+        assert without_prefix(dialect, dialect.from_zoo(ours)) == key
+    theirs = dialect.from_zoo(key)
+    if theirs is not None:
+        assert dialect.to_zoo(without_prefix(dialect, theirs)) == key
+
+
+@given(
+    dialect=DIALECT, rule=st.integers(0, 6),
+    stage=st.integers(0, 12), block=st.integers(0, 40), n=st.integers(1, 3),
+    leaf=st.sampled_from(["weight", "bias", "running_mean", "num_batches_tracked"]),
+)  # fmt: skip
+def test_every_rule_counts_right(dialect, rule, stage, block, n, leaf):
+    """Both sides of a rule, filled in by hand with numbers as each counts them."""
+    theirs, ours = dialect.rules[rule]
+    values = {"{stage}": stage, "{stage+1}": stage + 1, "{block}": block, "{n}": n,
+              "{n-1}": n - 1, "{leaf}": leaf}  # fmt: skip
+    for place, value in values.items():
+        theirs, ours = theirs.replace(place, str(value)), ours.replace(place, str(value))
+    assert dialect.to_zoo(theirs) == ours
+    assert dialect.from_zoo(ours) == dialect.prefix + theirs
+
+
+@pytest.mark.parametrize(
+    ("dialect", "key"),
+    [(TORCHVISION, "layer0.0.conv1.weight"), (TORCHVISION, "layer01.0.conv1.weight"),
+     (TORCHVISION, "layer1.00.conv1.weight"), (TORCHVISION, "layer1.0.conv1"),
+     (TORCHVISION, "xlayer1.0.conv1.weight"), (TORCHVISION, "layer1.0.conv1.weight.x"),
+     (TORCHVISION, "layer1x0.conv1.weight"), (TORCHVISION, "layer1.0.conv0.weight"),
+     (TORCHVISION, "layer1.0.downsample.2.weight"), (TORCHVISION, "fc1weight"),
+     (TORCHVISION, "layer" + "9" * 5000 + ".0.conv1.weight"), (TORCHVISION, "fc.weight\n"),
+     (TRANSFORMERS, "resnet.encoder.stages.0.layers.0.layer.-1.convolution.weight")],
+    ids=lambda value: value.name if hasattr(value, "name") else value[:40],
+)  # fmt: skip
+def test_names_that_only_look_right_are_unknown(dialect, key):
+    assert dialect.to_zoo(key) is None
+
+
+def test_conv_numbers_start_at_one_on_our_side_too():
+    assert TRANSFORMERS.from_zoo("stages.0.0.conv0.weight") is None
+    assert TRANSFORMERS.from_zoo("stages.0.0.conv1.weight").endswith("layer.0.convolution.weight")
+
+
+def test_text_between_places_is_literal():
+    assert compiled("a.b{n}").fullmatch("a.b1")
+    assert not compiled("a.b{n}").fullmatch("axb1")
+
+
+def test_dialects_name_the_settings_that_their_networks_have():
+    """Torchvision's are v1.5 with projections, akamaster's zeros are split; read off the models."""
+    assert DIALECTS["torchvision"].requires["stride_in"] == ("conv2",)
+    assert torchvision.models.resnet50().layer2[0].conv1.stride == (1, 1)
+    assert set(DIALECTS["cifar"].requires["shortcut"]) == {"pad", "projection"}
+    assert not DIALECTS["zoo"].requires
