@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 READY := .venv/.ready
 
-.PHONY: help setup ablation samples shapes report bench test check
+.PHONY: help setup ablation verify bugs samples shapes report bench test check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -13,6 +13,12 @@ setup: $(READY)  ## make .venv from requirements.lock, and nothing else
 
 ablation: $(READY)  ## plain against residual networks (PRESET=quick|cifar10|paper|imagenet-nets, DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation $(PRESET) $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
+
+verify: $(READY)  ## all networks against torchvision, transformers and timm (or MODEL=resnet50, block by block)
+	@$(RUN) experiments.verify $(MODEL) $(ARGS)
+
+bugs: $(READY)  ## famous bugs, and which check catches each
+	@$(RUN) experiments.bugs $(ARGS)
 
 samples: $(READY)  ## a contact sheet of the embedded pictures
 	@$(RUN) experiments.samples $(ARGS)

@@ -6,10 +6,15 @@ Seconds differ from machine to machine and from minute to minute; the ratio of t
 turns does so far less. Each comparison first checks that both sides compute the same.
 """
 
+import atexit
+import hashlib
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -148,6 +153,33 @@ def compare_network(model_name: str, batch_size: int) -> Comparison:
     )  # fmt: skip
 
 
+def compare_loading(hashed: bool) -> Comparison:
+    """A resnet50 from a file on the disk; with a hash in the file's name, ours compares it."""
+    folder = Path(tempfile.mkdtemp(prefix="skipzoo-bench-"))
+    atexit.register(shutil.rmtree, folder)
+    path = folder / "resnet50.pth"
+    torch.save(torchvision.models.resnet50().state_dict(), path)
+    if hashed:
+        digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        path = path.rename(folder / f"resnet50-{digits}.pth")
+
+    def usual() -> nn.Module:
+        model = torchvision.models.resnet50()
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return model
+
+    def ours() -> nn.Module:
+        return zoo.build("resnet50", weights=path)
+
+    theirs, loaded = usual().state_dict(), zoo.export(zoo.build("resnet50", weights=path))
+    equal = [torch.equal(value, loaded[key]) for key, value in theirs.items()]
+    same(sum(equal), len(loaded), 0)
+    return Comparison(
+        "resnet50 from a file: torchvision / ours" + (" with its SHA-256 checked" * hashed),
+        usual, ours, f"{len(theirs)} equal entries",
+    )  # fmt: skip
+
+
 def same(a: float, b: float, tolerance: float) -> None:
     if not abs(a - b) <= tolerance * max(1.0, abs(a)):
         raise AssertionError(f"the two sides do not compute the same: {a} and {b}")
@@ -175,6 +207,8 @@ COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     compare_augmentation,
     lambda: compare_network("resnet18", 8),
     lambda: compare_network("resnet50", 4),
+    lambda: compare_loading(hashed=False),
+    lambda: compare_loading(hashed=True),
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
-    "zoo": {"torch"},
+    "zoo": {"torch", "torchvision", "safetensors", "tqdm"},
     "data": {"torch", "torchvision", "numpy", "PIL", "tqdm"},
     "experiments": {
         "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro",
@@ -33,6 +33,11 @@ def imported(source: str) -> set[str]:
 @pytest.mark.parametrize(("room", "path"), FILES, ids=lambda v: getattr(v, "name", v))
 def test_imports_follow_the_arrows(room, path):
     assert imported(path.read_text(encoding="utf-8")) <= ALLOWED[room] | {room}
+
+
+def test_readers_of_the_networks_need_nothing_but_torch():
+    for path in sorted((ROOT / "zoo").glob("*.py")):
+        assert imported(path.read_text(encoding="utf-8")) <= {"torch", "zoo"}
 
 
 def test_an_arrow_the_wrong_way_would_be_seen():

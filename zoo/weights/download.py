@@ -37,12 +37,15 @@ def fetch(url: str) -> Weights:
 
 def place_of(url: str) -> Path:
     """Where `url` is kept: under its file's name, with the URL's hash if the name has none."""
-    parts = urlsplit(url)
-    name = re.sub(r"[^\w.+-]", "_", PurePosixPath(parts.path).name).lstrip(".")
-    if parts.scheme not in ("http", "https") or not parts.netloc or not name:
+    try:
+        parts = urlsplit(url)
+        name = re.sub(r"[^\w.+-]", "_", PurePosixPath(parts.path).name).lstrip(".")
+        if parts.scheme not in ("http", "https") or not parts.hostname or not name:
+            raise ValueError("it has no host or no file")
+    except ValueError as error:
         raise WeightsError(
-            "this is not the URL of a file", url, "give one that begins with https:// or http://"
-        )
+            f"this is not the URL of a file: {error}", url, "give one like https://host/file.pth"
+        ) from error
     if not hash_in(name):  # many files are called model.safetensors
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
     return Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -110,9 +113,9 @@ def keep(content: bytes, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
-    except PermissionError as error:
+    except OSError as error:
         raise WeightsError(
             f"cannot write {path.name}: {error.strerror}",
             path.parent,
-            "set TORCH_HOME to a folder that you may write to, or pass the PATH of a file",
+            "set TORCH_HOME to another folder, or pass the PATH of a file",
         ) from error

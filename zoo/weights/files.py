@@ -11,6 +11,7 @@ import io
 import json
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,10 +56,11 @@ def read_weights(path: Path) -> Weights:
     Where the name holds a hash, as in resnet50-11ad3fa6.pth, it must be the content's.
     """
     content = read_bytes(path)
-    named, found = hash_in(path.name), hashlib.sha256(content).hexdigest()
-    if not found.startswith(named):
+    named = hash_in(path.name)
+    found = hashlib.sha256(content).hexdigest()[: len(named)] if named else ""
+    if found != named:
         raise WeightsError(
-            f"the file is not what its name says: its SHA-256 begins with {found[: len(named)]}",
+            f"the file is not what its name says: its SHA-256 begins with {found}",
             path.absolute(),
             f"get the file again; if {named} is no hash, rename the file",
         )
@@ -142,7 +144,9 @@ def decode_pickle(content: bytes, source: str) -> Any:
             AGAIN,
         )  # fmt: skip
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is about to be refused
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     # A pickle is a program; a broken or hostile one can end in any exception at all.
     except Exception as error:
         raise WeightsError(*cause_of(error, source)) from error
@@ -182,9 +186,11 @@ def cause_of(error: Exception, source: str) -> tuple[str, str, str]:
         return "this is a TorchScript program, not weights", source, (
             "load it with torch.jit.load and save its state_dict()"
         )  # fmt: skip
-    said = re.search(r"WeightsUnpickler error: (.+)", text)
-    why = said[1][:160] if said else first_line(error)
-    return f"the file is incomplete or damaged: {why}", source, AGAIN
+    if text.startswith("Weights only load failed"):
+        said = re.search(r"WeightsUnpickler error: (.+)|(Unsupported operand \d+)", text)
+        why = (said[1] or said[2])[:160] if said else "it holds more than weights"
+        return f"the pickle is more than weights, or damaged: {why}", source, AGAIN
+    return f"the file is incomplete or damaged: {first_line(error)}", source, AGAIN
 
 
 def first_line(error: Exception) -> str:
@@ -205,8 +211,11 @@ def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
         )
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
+            kind = type(value).__name__ + " and not a tensor"
             raise WeightsError(
-                f"the entry {str(key)[:80]!r} is {type(value).__name__} and not a tensor",
+                f"the entry {key[:80]!r} is {kind}"
+                if isinstance(key, str)
+                else f"an entry is named by {type(key).__name__} and not by text",
                 source,
                 "give a state dict, or a checkpoint that holds one as 'state_dict' or 'model'",
             )

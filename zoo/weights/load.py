@@ -57,9 +57,9 @@ def fill(
     """load(), once the weights are in memory."""
     spoken = recognise(weights, dialect)
     check_settings(model, spoken, weights.metadata, drop, weights.source)
-    named = {key: spoken.to_zoo(key) for key in weights.tensors}
-    unknown = [key for key, ours in named.items() if ours is None]
-    found = {ours: weights.tensors[key] for key, ours in named.items() if ours is not None}
+    named = {key: spoken.to_zoo(key) or "" for key in weights.tensors}  # "": unknown
+    unknown = [key for key, ours in named.items() if not ours]
+    found = {ours: weights.tensors[key] for key, ours in named.items() if ours}
     tensors = {key: v for key, v in found.items() if not (drop and is_part(key, drop))}
     places = model.state_dict()
     if any(place.is_meta for place in places.values()):
@@ -78,8 +78,9 @@ def fill(
             f"{weights.source}, in {spoken.name}'s names",
             likely_cause(model, found, unknown, spoken),
         )
-    for key, tensor in tensors.items():
-        check_values(their(key, spoken), tensor, places[key], weights.source)
+    for key, ours in named.items():
+        if ours in tensors:
+            check_values(key, tensors[ours], places[ours], weights.source)
 
     with torch.no_grad():
         for key, place in places.items():
@@ -122,10 +123,10 @@ def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
 
 def classes_of(weights: Weights) -> int | None:
     """How many outputs the head in the file has, if it has one."""
-    spoken = recognise(weights)
-    for key, tensor in weights.tensors.items():
-        if spoken.to_zoo(key) == "head.weight" and tensor.dim() == 2:
-            return tensor.shape[0]
+    for dialect in DIALECTS.values():
+        head = weights.tensors.get((dialect.from_zoo("head.weight") or "")[len(dialect.prefix) :])
+        if head is not None and head.dim() == 2:
+            return head.shape[0]
     return None
 
 
@@ -145,10 +146,11 @@ def recognise(weights: Weights, dialect: str | None = None) -> Dialect:
     """The dialect that knows the most names."""
     if dialect is not None:
         return by_name(dialect)
-    known = {
-        name: sum(table.to_zoo(key) is not None for key in weights.tensors)
-        for name, table in DIALECTS.items()
-    }
+    known = {}
+    for name, table in DIALECTS.items():
+        known[name] = sum(table.to_zoo(key) is not None for key in weights.tensors)
+        if known[name] == len(weights.tensors):
+            return table
     best = max(known, key=lambda name: known[name])
     if not known[best]:
         raise WeightsError(

@@ -35,8 +35,14 @@ class Published:
 
 def published(model: str, weights: str = "DEFAULT") -> Published:
     """What torchvision publishes for `model`; "DEFAULT" is its best."""
-    from torchvision.models import get_model_weights  # slow to import, so only here
-
+    try:
+        from torchvision.models import get_model_weights  # slow to import, so only here
+    except ImportError as error:
+        raise WeightsError(
+            f"torchvision, which knows the published weights, cannot be imported: {error}",
+            f"weights={weights!r}",
+            "pip install torchvision, or pass the PATH or URL of a file",
+        ) from error
     try:
         entries = get_model_weights(model)
     except ValueError:

@@ -1,0 +1,254 @@
+"""Broken and hostile files through every way in: nothing runs, each is refused in three lines."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import struct
+import sys
+import threading
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import assert_three_lines
+
+import zoo
+from experiments.checks import shake
+from zoo.weights.download import place_of
+
+
+class Run:
+    """A pickle of this calls `function` when it is loaded."""
+
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def state(**changes) -> dict:
+    torch.manual_seed(0)
+    model = zoo.build("resnet18", 3, width=2)
+    shake(model)
+    return {**zoo.export(model), **changes}
+
+
+def torch_save(content: object, zipped: bool = True) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+def archive(changes: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED) -> bytes:
+    """A good .pth file with files in it exchanged or added, and compressed by `method`."""
+    buffer = io.BytesIO()
+    good = zipfile.ZipFile(io.BytesIO(torch_save(state())))
+    with good, zipfile.ZipFile(buffer, "w", method) as bad:
+        for entry in good.infolist():
+            name = entry.filename.split("/", 1)[1]
+            bad.writestr(entry.filename, (changes or {}).get(name, good.read(entry)))
+    return buffer.getvalue()
+
+
+def safe(header: dict | bytes, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def touch(folder: Path) -> Run:
+    return Run(os.system, f"touch {folder}/RAN")
+
+
+def overlapping() -> bytes:
+    """Two entries of an archive's directory that are the same megabyte: small file, large sum."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as bad:
+        bad.writestr("archive/data.pkl", bytes(2**20))
+        bad.filelist.extend(bad.filelist * 50)
+    return buffer.getvalue()
+
+
+GOOD = safetensors.torch.save(state())
+(LENGTH,) = struct.unpack("<Q", GOOD[:8])
+NAN = torch.full((2,), float("nan"))
+STATE = OrderedDict(state())
+Made = Callable[[Path], bytes]
+FILES: dict[str, Made] = {
+    # pickles that run code
+    "os.system": lambda folder: torch_save(touch(folder)),
+    "os.system, bare": lambda folder: torch_save(touch(folder), zipped=False),
+    "os.system in a plain pickle": lambda folder: pickle.dumps(touch(folder)),
+    "os.system beside the weights": lambda folder: torch_save({**state(), "x": touch(folder)}),
+    "os.system in a key": lambda folder: torch_save({touch(folder): 1}),
+    "eval": lambda folder: torch_save(Run(eval, f"open({str(folder / 'RAN')!r}, 'w')")),
+    "exec in a list": lambda folder: torch_save([Run(exec, f"open({str(folder / 'RAN')!r}, 'w')")]),
+    "a file opened": lambda folder: torch_save(Run(open, str(folder / "RAN"), "w")),
+    "an exit": lambda folder: torch_save(Run(sys.exit, 0)),
+    "torch.load in torch.load": lambda folder: torch_save(Run(torch.load, "x", None)),
+    "data.pkl exchanged": lambda folder: archive({"data.pkl": pickle.dumps(touch(folder))}),
+    "a whole model": lambda folder: torch_save(zoo.build("resnet18", 3, width=2)),
+    # archives that grow, or are none
+    "a zip bomb": lambda folder: archive({"data/0": bytes(2**28)}, zipfile.ZIP_DEFLATED),
+    "compressed weights": lambda folder: archive(method=zipfile.ZIP_DEFLATED),
+    "overlapping entries": lambda folder: overlapping(),
+    "a tenth of a file": lambda folder: torch_save(state())[:9999],
+    "the last byte missing": lambda folder: torch_save(state())[:-1],
+    "the middle missing": lambda folder: torch_save(state())[:9000] + torch_save(state())[19000:],
+    "a bare pickle cut": lambda folder: torch_save(state(), zipped=False)[:-999],
+    "an empty file": lambda folder: b"",
+    "zeros": lambda folder: bytes(5000),
+    "a web page": lambda folder: b"<!DOCTYPE html><title>404</title>",
+    "a Git LFS pointer": lambda folder: b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    "an empty archive": lambda folder: b"PK\x05\x06" + bytes(18),
+    "a storage cut short": lambda folder: archive({"data/0": b"1234"}),
+    # safetensors
+    "a header of 2^63 bytes": lambda folder: struct.pack("<Q", 2**63) + b"{}" + bytes(99),
+    "a header of 1 GB": lambda folder: struct.pack("<Q", 2**30) + b'{"a"' + bytes(99),
+    "a header of 90 MB": lambda folder: safe(b'{"a":"' + b"x" * 90 * 2**20 + b'"}'),
+    "a deep header": lambda folder: safe(b'{"a":' + b"[" * 100_000),
+    "offsets past the end": lambda folder: safe(
+        {"a": {"dtype": "F32", "shape": [9999], "data_offsets": [0, 39996]}}, bytes(16)
+    ),
+    "overlapping offsets": lambda folder: safe(
+        {k: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for k in "ab"}, bytes(8)
+    ),
+    "a shape that overflows": lambda folder: safe(
+        {"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}}, bytes(8)
+    ),
+    "safetensors cut": lambda folder: GOOD[:-1],
+    "only a header": lambda folder: GOOD[: 8 + LENGTH],
+    "metadata that is no JSON": lambda folder: safetensors.torch.save(state(), {"skipzoo": "{"}),
+    "metadata of other types": lambda folder: safetensors.torch.save(
+        state(), {"skipzoo": '{"classes": [[1]], "settings": 3}'}
+    ),
+    # tensors that are none, or make nonsense
+    "NaN": lambda folder: torch_save(state(**{"bn1.bias": NAN})),
+    "NaN in safetensors": lambda folder: safetensors.torch.save(state(**{"bn1.bias": NAN})),
+    "infinity": lambda folder: torch_save(state(**{"bn1.bias": NAN.nan_to_num(torch.inf)})),
+    "negative variances": lambda folder: torch_save(state(**{"bn1.running_var": -torch.ones(2)})),
+    "int8 weights": lambda folder: torch_save({k: v.to(torch.int8) for k, v in state().items()}),
+    "fp64 weights": lambda folder: torch_save({k: v.double() for k, v in state().items()}),
+    "a sparse tensor": lambda folder: torch_save(state(**{"bn1.bias": torch.ones(2).to_sparse()})),
+    "a meta tensor": lambda folder: torch_save(state(**{"bn1.bias": torch.ones(2, device="meta")})),
+    "a terabyte of one number": lambda folder: torch_save(
+        state(**{"bn1.bias": torch.ones(1).expand(2**38)})
+    ),
+    "a number for a tensor": lambda folder: torch_save(state(**{"bn1.bias": 1.0})),
+    "numbers for keys": lambda folder: torch_save(dict(enumerate(state().values()))),
+    "a list": lambda folder: torch_save(list(state().values())),
+    "a state dict in itself": lambda folder: torch_save(itself()),
+    "keys that write to the terminal": lambda folder: torch_save(
+        {"\x1b[2J\n\n\r" + k: v for k, v in state().items()}
+    ),
+}
+
+
+def itself() -> dict:
+    content: dict = {"epoch": 1}
+    content["state_dict"] = content
+    content["model"] = content
+    return content
+
+
+def test_there_are_enough_of_them():
+    assert len(FILES) >= 25
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_file_that_they_are_made_from_is_good(tmp_path, suffix):
+    (tmp_path / f"w{suffix}").write_bytes(archive() if suffix == ".pth" else GOOD)
+    zoo.build("resnet18", 3, width=2, weights=tmp_path / f"w{suffix}")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_runs_and_every_file_is_refused_by_every_way_in(
+    name, tmp_path, monkeypatch, invoke
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    content = FILES[name](tmp_path)
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    digits = hashlib.sha256(content).hexdigest()[:8]
+    url = f"http://127.0.0.1:1/planted-{digits}.pth"  # in the cache already, under its true hash
+    place_of(url).parent.mkdir(parents=True)
+    place_of(url).write_bytes(content)
+    model = zoo.build("resnet18", 3, width=2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    for source in (path, str(path), url):
+        ways = [lambda s=source: zoo.load(model, s),
+                lambda s=source: zoo.build("resnet18", 3, width=2, weights=s)]  # fmt: skip
+        for way in ways:
+            with pytest.raises(zoo.WeightsError) as error:
+                way()
+            lines = str(error.value).split("\n")
+            assert len(lines) == 3
+            assert all(line.strip() and line.isprintable() for line in lines), lines
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    for arguments in (
+        ("experiments.convert", path, tmp_path / "out.pth", "--to", "zoo"),
+        ("experiments.verify", "resnet18", "--weights", url),
+    ):
+        assert_three_lines(invoke(*arguments), 4)
+    assert not (tmp_path / "out.pth").exists()
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_the_pickles_do_run_where_they_are_trusted(tmp_path):
+    """Or the test above could not fail."""
+    for name in ("os.system", "os.system, bare", "eval", "a file opened"):
+        content = FILES[name](tmp_path)
+        torch.load(io.BytesIO(content), weights_only=False)
+        assert (tmp_path / "RAN").exists(), name
+        (tmp_path / "RAN").unlink()
+    pickle.loads(FILES["os.system in a plain pickle"](tmp_path))
+    assert (tmp_path / "RAN").exists()
+
+
+def test_no_variable_of_the_environment_makes_it_trust(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    (tmp_path / "w.pth").write_bytes(FILES["os.system"](tmp_path))
+    with pytest.raises(zoo.WeightsError, match=r"call posix\.system; nothing of it was run"):
+        zoo.build("resnet18", 3, width=2, weights=tmp_path / "w.pth")
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_what_is_not_a_file_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
+    (tmp_path / "gone.pth").symlink_to(tmp_path / "nowhere")
+    sparse = tmp_path / "huge.pth"
+    with sparse.open("wb") as file:
+        file.truncate(2**40)
+    ways = [tmp_path, tmp_path / "pipe.pth", tmp_path / "loop.pth", tmp_path / "gone.pth", sparse,
+            "/dev/zero", "nowhere/w.pth", "", "x" * 5000, "a\0b.pth"]  # fmt: skip
+    for path in ways:
+        with pytest.raises(zoo.WeightsError) as error:
+            zoo.load(zoo.build("resnet18", 3, width=2), path)
+        assert len(str(error.value).splitlines()) == 3, path
+
+
+def test_flipped_bits_never_end_in_another_error(tmp_path):
+    """Of numbers they change the value, of all else they are refused; never a crash."""
+    good = torch_save(state())
+    draw = torch.Generator().manual_seed(0)
+    path = tmp_path / "w.pth"
+    refused = 0
+    for _ in range(150):
+        content = bytearray(good)
+        at = int(torch.randint(len(good), (1,), generator=draw))
+        content[at] ^= 1 << int(torch.randint(8, (1,), generator=draw))
+        path.write_bytes(content)
+        try:
+            zoo.build("resnet18", 3, width=2, weights=path)
+        except zoo.WeightsError:
+            refused += 1
+    assert refused > 0
+    assert threading.active_count() < 20

@@ -1,0 +1,235 @@
+"""Our networks are torchvision's, transformers' and timm's: to the last bit, block by block.
+
+The checks are those of experiments.verify and the bug gallery.
+"""
+
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import zoo
+from experiments import checks, oracles, verify
+from experiments.checks import Difference, compare, difference, seeded_init, shake
+from experiments.oracles import MODELS, ORACLES
+from experiments.verify import Options, prove
+
+TORCHVISION = ORACLES["torchvision"]
+BLOCKS = {"resnet18": 8, "resnet34": 16, "resnet50": 16, "resnet101": 33, "resnet152": 50}
+
+
+@pytest.mark.parametrize("library", ORACLES)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_block_is_theirs_to_the_last_bit(name, library):
+    """Activations in eval and train mode, gradients, buffers, and the key map both ways."""
+    pytest.importorskip(library)
+    proof = prove(name, ORACLES[library])
+    assert [block.ours for block in proof.blocks if not block.equal] == []
+    assert len(proof.blocks) == BLOCKS[name] + 2  # stem and head
+    assert proof.round_trip == (0.0, True)
+    assert proof.equal
+    assert proof.largest == 0
+    assert all(block.shape[0] == 2 for block in proof.blocks)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_block_is_torchvisions_in_double_precision_too(name):
+    assert prove(name, TORCHVISION, dtype=torch.float64).equal
+
+
+@pytest.mark.torchvision_order
+@pytest.mark.parametrize("name", MODELS)
+def test_seeded_alike_training_starts_from_torchvisions_weights(name):
+    assert (
+        seeded_init(partial(zoo.build, name), partial(TORCHVISION.build, name), TORCHVISION) == ""
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_whole_training_step_gives_torchvisions_weights(name):
+    theirs = TORCHVISION.build(name)
+    shake(theirs)
+    ours = zoo.load(zoo.build(name), theirs.state_dict())
+    images, labels = torch.randn(2, 3, 64, 64), torch.tensor([3, 999])
+    for model in (ours, theirs):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+        cross_entropy(model.train()(images), labels).backward()
+        optimizer.step()
+    after = zoo.export(ours)
+    assert all(torch.equal(value, after[key]) for key, value in theirs.state_dict().items())
+
+
+def changed(change):
+    """zoo.load, and then a change to what it filled."""
+    real = zoo.load
+
+    def load(*arguments, **options):
+        model = real(*arguments, **options)
+        change(model)
+        return model
+
+    return load
+
+
+def spoil_eps(model):
+    model.stages[1][0].norm2.eps = 1e-3
+
+
+def spoil_momentum(model):
+    model.stages[1][0].norm2.momentum = 0.01
+
+
+def spoil_weight(model):
+    with torch.no_grad():
+        model.stages[1][0].conv2.weight[3, 2, 1, 1] += 1e-5
+
+
+class NoGradient(torch.nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+def spoil_gradient(model):
+    model.stages[1][1].shortcut = NoGradient()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "evaluation", "training", "buffers"),
+    [(spoil_eps, True, True, False), (spoil_weight, True, True, True),
+     (spoil_momentum, False, False, True), (spoil_gradient, False, False, False)],
+)  # fmt: skip
+def test_verify_says_no_and_where(spoil, evaluation, training, buffers, monkeypatch, capsys):
+    monkeypatch.setattr(zoo, "load", changed(spoil))
+    proof = prove("resnet18", TORCHVISION)
+    assert not proof.equal
+    by_name = {block.ours: block for block in proof.blocks}
+    spoilt = by_name["stages.1.0"]
+    assert by_name["stem"].evaluation.equal
+    assert by_name["stages.0.1"].training.equal
+    assert spoilt.evaluation.equal != evaluation
+    assert spoilt.training.equal != training
+    assert spoilt.buffers.equal != buffers
+    if spoil is not spoil_momentum:
+        assert not spoilt.gradients.equal
+    assert verify.main(Options("resnet18")) == 1
+    assert "DIFFERENT" in capsys.readouterr().out
+
+
+def test_differences_that_are_no_numbers_are_infinite():
+    one, nan = torch.ones(2), torch.tensor([1.0, float("nan")])
+    assert difference(one, one.clone()) == (0, True)
+    assert difference(one, one + 0.5) == (0.5, False)
+    for other in (nan, None, torch.ones(3), torch.ones(2).double()):
+        assert difference(one, other) == (float("inf"), False)
+        assert difference(other, one) == (float("inf"), False)
+    assert Difference(1.0, False) | Difference(2.0, True) == (2.0, False)
+    assert Difference() == (0.0, True)
+
+
+def test_a_block_or_parameter_that_is_not_there_is_no_equal():
+    theirs = TORCHVISION.build("resnet34")
+    ours = zoo.build("resnet18")
+    blocks = {block.ours: block for block in compare(ours, theirs, TORCHVISION)}
+    assert not blocks["stages.0.2"].equal
+    assert blocks["stages.0.2"].evaluation.largest == float("inf")
+    assert blocks["stages.0.2"].gradients.largest == float("inf")
+
+
+def test_shaking_moves_every_number():
+    for name in ("resnet18", "resnet50"):
+        model = zoo.build(name)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        shake(model)
+        for key, value in model.state_dict().items():
+            assert (value != before[key]).float().mean() > 0.99, key
+
+
+def test_the_command_prints_a_row_a_block(invoke):
+    done = invoke("experiments.verify", "resnet18", "--against", "timm")
+    pytest.importorskip("timm")
+    assert done.returncode == 0
+    for word in ("stages.3.1", "layer4.1", "2x512x2x2", "maxpool", "10 blocks: equal"):
+        assert word in done.stdout
+
+
+def test_real_weights_can_be_verified(invoke, tmp_path, monkeypatch):
+    from zoo.weights.files import Metadata, write_weights
+
+    model = zoo.build("resnet18")
+    shake(model)
+    write_weights(tmp_path / "w.safetensors", zoo.export(model, "transformers"), Metadata())
+    done = invoke("experiments.verify", "resnet18", "--weights", tmp_path / "w.safetensors")
+    assert done.returncode == 0
+    assert "10 blocks: equal" in done.stdout
+    monkeypatch.setattr(checks, "difference", lambda a, b: Difference(1e-7, False))
+    done = invoke("experiments.verify", "resnet18", "--weights", tmp_path / "w.safetensors")
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("resnet20",), ("no other library has resnet20",)), (("resnet19",), ("no model 'resnet19'",)),
+     (("resnet18", "--against", "keras"), ()), (("--weights", "x.pth"), ("weights are for one",)),
+     (("resnet18", "--publish"), ("one model is no summary",))],
+)  # fmt: skip
+def test_wrong_calls_are_refused(arguments, words, invoke):
+    done = invoke("experiments.verify", *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 3
+    assert all(word in done.stderr for word in words)
+
+
+def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypatch):
+    real = oracles.importlib.util.find_spec
+    monkeypatch.setattr(
+        oracles.importlib.util,
+        "find_spec",
+        lambda n: None if n in ("timm", "transformers") else real(n),
+    )
+    monkeypatch.setattr(verify, "MODELS", ("resnet18",))
+    done = invoke("experiments.verify")
+    assert done.returncode == 0
+    assert "skipped: timm is not installed" in done.stdout
+    done = invoke("experiments.verify", "resnet18", "--against", "timm")
+    assert done.returncode == 2
+    assert "pip install timm" in done.stderr
+
+
+def test_the_summary_says_no_in_the_row_and_the_exit_code(invoke, monkeypatch):
+    monkeypatch.setattr(zoo, "load", changed(spoil_weight))
+    monkeypatch.setattr(verify, "MODELS", ("resnet18",))
+    done = invoke("experiments.verify", "--against", "torchvision")
+    assert done.returncode == 1
+    assert "e-0" in done.stdout or "e+0" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "resnet50", "plain50"])
+def test_exported_and_compiled_networks_give_the_same_outputs(name):
+    """torch.export's program, and what torch.compile captures, to the last bit."""
+    model = zoo.build(name, 5, width=8).eval()
+    shake(model)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        logits = model(images)
+        assert torch.equal(torch.export.export(model, (images,)).module()(images), logits)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(images), logits)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_by_inductor_the_outputs_are_the_same_within_rounding():
+    model = zoo.build("resnet20", width=8).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True)(images)
+        torch.testing.assert_close(compiled, model(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_gets_a_gradient(name):
+    proof_model = zoo.build(name, width=8)
+    cross_entropy(proof_model(torch.randn(2, 3, 64, 64)), torch.tensor([3, 999])).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in proof_model.parameters())
