@@ -25,6 +25,7 @@ from experiments import cli
 from experiments.checks import CHECKS, NEEDS_WEIGHTS
 from experiments.device import make_deterministic
 from experiments.oracles import the_oracle
+from experiments.report import markdown_table, put_into_readme
 from zoo.blocks import BasicBlock
 from zoo.resnet import BASIC_DEPTHS, ImageNetStem, ResNet
 
@@ -175,6 +176,9 @@ def examine(build: Callable[[], nn.Module], model: str) -> dict[str, str | None]
 class Options:
     """Show which checks catch which famous bugs."""
 
+    publish: bool = False
+    """Put the table into README.md."""
+
 
 def main(options: Options) -> int:
     """0 if every bug is caught and the correct network passes every check."""
@@ -198,12 +202,20 @@ def main(options: Options) -> int:
         reason = next((f"{check}: {text}" for check, text in said[bug].items() if text), "")
         seen = f" ({bug.seen})" if bug.seen else ""
         print(f"{bug.name}{seen}: {reason or 'NOT CAUGHT'}")
+    if options.publish:
+        lines = [[bug.name, bug.seen, *marks(said[bug])] for bug in BUGS]
+        lines.append([f"caught of {len(BUGS)}", "", *map(str, counts)])
+        put_into_readme("bugs", markdown_table(["bug", "seen in", *CHECKS], lines, "---", "---"))
     escaped = [bug for bug in BUGS if not any(said[bug].values())]
     return 1 if escaped or any(said[correct].values()) else 0
 
 
 def word(text: str | None, passed: str) -> str:
     return "-" if text is None else "[green]caught[/]" if text else passed
+
+
+def marks(said: dict[str, str | None]) -> list[str]:
+    return ["-" if text is None else "caught" if text else "" for text in said.values()]
 
 
 if __name__ == "__main__":

@@ -237,8 +237,7 @@ def show(results: Sequence[dict], console: Console) -> None:
 
 def markdown(results: Sequence[dict]) -> str:
     header, lines = table(results)
-    rows = [header, ["---"] + ["---:"] * 5 + ["---"] * (len(header) - 6), *lines]
-    drawn = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    drawn = markdown_table(header, lines, "---", *["---:"] * 5, "---")
     return f"{drawn}\n\n{caption(results)}.\n\n**{verdict(results).sentence}**"
 
 
@@ -252,6 +251,17 @@ def fill_in(text: str, name: str, content: str) -> str:
             "add the two lines where the table belongs",
         )
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+def put_into_readme(name: str, content: str) -> None:
+    readme = Path("README.md")
+    write_atomic(readme, fill_in(readme.read_text(encoding="utf-8"), name, content).encode())
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], *align: str) -> str:
+    """`align` of the columns, the last one for all that follow: "---" left, "---:" right."""
+    aligned = [*align, *[align[-1]] * (len(header) - len(align))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, aligned, *lines))
 
 
 def histories_csv(folder: Path) -> str:
@@ -271,9 +281,7 @@ def publish(folder: Path, results: Sequence[dict]) -> None:
     write_atomic(docs / "histories.csv", histories_csv(folder).encode())
     for figure in folder.glob("*.png"):
         shutil.copy(figure, docs / figure.name)
-    readme = Path("README.md")
-    text = fill_in(readme.read_text(encoding="utf-8"), folder.name, markdown(results))
-    write_atomic(readme, text.encode())
+    put_into_readme(folder.name, markdown(results))
     print(f"README.md and {docs} are up to date")
 
 

@@ -10,7 +10,6 @@ and back, and both compute one pass in eval mode, one in train mode, and its gra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -26,8 +25,7 @@ from experiments.checks import Block, Difference, compare, difference, shake
 from experiments.cli import UsageError
 from experiments.device import make_deterministic
 from experiments.oracles import MODELS, ORACLES, Oracle, the_oracle
-from experiments.report import fill_in
-from zoo.weights.atomic import write_atomic
+from experiments.report import markdown_table, put_into_readme
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,8 @@ def verify_all(options: Options) -> int:
         if not oracle.installed:
             print(f"skipped: {oracle.library} is not installed (pip install {oracle.library})")
     if options.publish:
-        publish(header, lines)
+        put_into_readme("verify", f"{markdown_table(header, lines, '---', '---:')}\n\n{CAPTION}")
+        print("README.md is up to date")
     return 0 if all(proof.equal for proof in proofs) else 1
 
 
@@ -179,15 +178,6 @@ def summary(proofs: Sequence[Proof]) -> tuple[list[str], list[list[str]]]:
         }
         lines.append([model, str(len(mine[0].blocks)), *(cells[title] for title in titles)])
     return ["network", "blocks", *titles], lines
-
-
-def publish(header: list[str], lines: list[list[str]]) -> None:
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
-    drawn = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    readme = Path("README.md")
-    text = fill_in(readme.read_text(encoding="utf-8"), "verify", f"{drawn}\n\n{CAPTION}")
-    write_atomic(readme, text.encode())
-    print("README.md is up to date")
 
 
 if __name__ == "__main__":

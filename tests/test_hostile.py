@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import sys
 import threading
@@ -66,6 +67,57 @@ def touch(folder: Path) -> Run:
     return Run(os.system, f"touch {folder}/RAN")
 
 
+def directory_entry() -> bytes:
+    """A storage that is said to be a folder: torch leaves its tensor as the memory was."""
+    buffer = io.BytesIO()
+    good = zipfile.ZipFile(io.BytesIO(torch_save(state())))
+    with good, zipfile.ZipFile(buffer, "w") as bad:
+        for entry in good.infolist():
+            copy = zipfile.ZipInfo(entry.filename)
+            copy.external_attr = 0x10 if entry.filename.endswith("/data/7") else 0
+            bad.writestr(copy, good.read(entry))
+    return buffer.getvalue()
+
+
+def two_directories() -> bytes:
+    """A list of entries where Python looks, and another of the same length where torch does."""
+    body = archive(method=zipfile.ZIP_STORED)
+    count, length, begin = struct.unpack("<HII", body[-12:-2])
+    plain = body[begin : begin + length]
+    end = body[-22:-12] + struct.pack("<HII", count, length, begin) + b"\0\0"
+    return body[:begin] + plain.replace(b"data/1", b"data/2") + plain + end
+
+
+def legacy_without_a_storage() -> bytes:
+    """The list of storages that follow lacks one, whose tensor would be what the memory was."""
+    stream = io.BytesIO(torch_save(state(), zipped=False))
+    pickles = []
+    for _ in range(5):
+        begin = stream.tell()
+        list(pickletools.genops(stream))
+        pickles.append(stream.getvalue()[begin : stream.tell()])
+    keys = pickle.loads(pickles[4])
+    rest = stream.read()
+    first = 8 + struct.unpack("<q", rest[:8])[0] * 4
+    return b"".join(pickles[:4]) + pickle.dumps(keys[1:], 2) + rest[first:]
+
+
+def pickled(*operations: bytes) -> bytes:
+    return archive({"data.pkl": b"\x80\x02" + b"".join(operations) + b"."})
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
+
+
+def safe_zip(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return buffer.getvalue()
+
+
 def overlapping() -> bytes:
     """Two entries of an archive's directory that are the same megabyte: small file, large sum."""
     buffer = io.BytesIO()
@@ -107,6 +159,46 @@ FILES: dict[str, Made] = {
     "a web page": lambda folder: b"<!DOCTYPE html><title>404</title>",
     "a Git LFS pointer": lambda folder: b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
     "an empty archive": lambda folder: b"PK\x05\x06" + bytes(18),
+    # what torch.load itself takes
+    "a storage that is a folder": lambda folder: directory_entry(),
+    "two lists of entries": lambda folder: two_directories(),
+    "two archives": lambda folder: archive() + archive(),
+    "an archive and a tail": lambda folder: archive() + bytes(9),
+    "a bit of a number flipped": lambda folder: flipped(archive(), len(archive()) // 2),
+    "storages that are not filled": lambda folder: legacy_without_a_storage(),
+    "an uninitialised tensor": lambda folder: torch_save(
+        state(**{"fc.weight": Run(torch.Tensor, 3, 16)})
+    ),
+    "a tensor with methods of its own": lambda folder: torch_save(
+        state(
+            **{
+                "fc.bias": Run(
+                    torch._utils._rebuild_parameter_with_state,
+                    torch.full((3,), torch.nan),
+                    False,
+                    OrderedDict(),
+                    {"isfinite": torch.Tensor},
+                )
+            }
+        )
+    ),
+    "a dict with methods of its own": lambda folder: pickled(
+        b"ccollections\nOrderedDict\n)R}X\x04\0\0\0keysccollections\nOrderedDict\nsb"
+    ),
+    "150,000 tuples as a key": lambda folder: pickled(b"})", b"\x85" * 150_000, b"Ns"),
+    "2^60 tuples as a key": lambda folder: pickled(b"})", b"q\x05h\x05\x86" * 60, b"Ns"),
+    "a name of 100,000 letters": lambda folder: pickled(b"c" + b"a" * 100_000, b"\nb\n"),
+    "a prefix 200,000 times": lambda folder: torch_save({"module." * 200_000 + "x": torch.ones(1)}),
+    "10 GB of zeros": lambda folder: torch_save(Run(bytearray, 10**10)),
+    "two million dicts": lambda folder: pickled(b"}" * 2_000_000),
+    "a value that is missing": lambda folder: pickled(b"}s"),
+    "a mark that is missing": lambda folder: pickled(b"}u"),
+    "a memo that is missing": lambda folder: pickled(b"h\x07"),
+    "a number called": lambda folder: pickled(b"K\x01)R"),
+    "a storage called": lambda folder: pickled(b"ctorch\nFloatStorage\nK\x09\x85R"),
+    "no end": lambda folder: archive({"data.pkl": b"\x80\x02}"}),
+    "no data.pkl": lambda folder: safe_zip({"archive/data/0": b"1234"}),
+    "TorchScript": lambda folder: safe_zip({"a/data.pkl": b".", "a/constants.pkl": b"."}),
     "a storage cut short": lambda folder: archive({"data/0": b"1234"}),
     # safetensors
     "a header of 2^63 bytes": lambda folder: struct.pack("<Q", 2**63) + b"{}" + bytes(99),
@@ -128,12 +220,29 @@ FILES: dict[str, Made] = {
     "metadata of other types": lambda folder: safetensors.torch.save(
         state(), {"skipzoo": '{"classes": [[1]], "settings": 3}'}
     ),
+    "metadata that is null": lambda folder: safe(
+        {"__metadata__": None, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+        bytes(4),
+    ),
+    "a side of 2^63": lambda folder: safe(
+        {"a": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}
+    ),
+    "metadata with classes 0": lambda folder: safetensors.torch.save(
+        state(), {"skipzoo": '{"classes": 0}'}
+    ),
+    "metadata of 30 MB": lambda folder: safetensors.torch.save(
+        state(), {"skipzoo": "[" + "[]," * 10_000_000 + "[]]"}
+    ),
+    "a tail of zeros": lambda folder: GOOD[: len(GOOD) // 2] + bytes(len(GOOD) - len(GOOD) // 2),
     # tensors that are none, or make nonsense
     "NaN": lambda folder: torch_save(state(**{"bn1.bias": NAN})),
     "NaN in safetensors": lambda folder: safetensors.torch.save(state(**{"bn1.bias": NAN})),
     "infinity": lambda folder: torch_save(state(**{"bn1.bias": NAN.nan_to_num(torch.inf)})),
     "negative variances": lambda folder: torch_save(state(**{"bn1.running_var": -torch.ones(2)})),
     "int8 weights": lambda folder: torch_save({k: v.to(torch.int8) for k, v in state().items()}),
+    "fp8 weights": lambda folder: safetensors.torch.save(
+        {k: v.to(torch.float8_e4m3fn) for k, v in state().items()}
+    ),
     "fp64 weights": lambda folder: torch_save({k: v.double() for k, v in state().items()}),
     "a sparse tensor": lambda folder: torch_save(state(**{"bn1.bias": torch.ones(2).to_sparse()})),
     "a meta tensor": lambda folder: torch_save(state(**{"bn1.bias": torch.ones(2, device="meta")})),

@@ -8,9 +8,12 @@ import tomllib
 
 import pytest
 import torch
+import torchvision
 from conftest import ROOT
 
 import zoo
+from zoo.weights import load
+from zoo.weights.files import Metadata, Weights
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -22,6 +25,8 @@ TARGETS = sorted(
 TINY = {
     "experiments.ablation": "--depths 8 20 --seeds 2 --epochs 1 --train-images 128 "
     "--precision fp32 --output-dir {tmp}/out",
+    "experiments.verify": "resnet18",
+    "experiments.bugs": "",
     "experiments.samples": "--output {tmp}/sheet.png",
     "experiments.shapes": "",
     "experiments.report": "",
@@ -89,9 +94,17 @@ def test_files_that_readme_links_exist():
         assert (ROOT / path).is_file(), path
 
 
-def test_readmes_python_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    with torch.device("meta"):
+def test_readmes_python_runs(tmp_path, monkeypatch):
+    """With random weights where README has published ones."""
+    state = torchvision.models.resnet50().state_dict()
+    monkeypatch.setattr(load, "fetch", lambda url: Weights(state, Metadata(), url))
+    monkeypatch.chdir(tmp_path)
+    for name in ("resnet50.pth", "resnet50_model.pth"):
+        torch.save(torchvision.models.resnet50(num_classes=1000 if name[8] == "." else 4)
+                   .state_dict(), name)  # fmt: skip
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
         exec(code, {})
     assert zoo.list_models()[0] == "plain8"
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import zipfile
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -142,7 +143,7 @@ def test_another_head_is_refused_or_left_out(caplog):
     head = model.head.weight.clone()
     with caplog.at_level(logging.WARNING, "zoo"):
         zoo.load(model, state, drop="head")
-    assert "keeps its own head, for 6 classes" in caplog.text
+    assert "keeps its own, for 6 classes" in caplog.text
     assert torch.equal(model.head.weight, head)
     assert torch.equal(model.stem.conv.weight, state["conv1.weight"])
 
@@ -175,12 +176,22 @@ T = torch.ones
         ({"bn1__bias": T(4) * float("inf")}, ("infinite",)),
         ({"bn1__bias": torch.tensor([float("inf"), -float("inf"), 0, 0])}, ("infinite",)),
         ({"bn1__bias": T(4).double()}, ("torch.float64", "cannot hold")),
-        ({"bn1__bias": T(4).int()}, ("torch.int32 for torch.float32",)),
-        ({"bn1__bias": T(4) > 0}, ("torch.bool for torch.float32",)),
+        ({"bn1__bias": T(4).int()}, ("torch.int32, which torch.float32 cannot hold",)),
+        ({"bn1__bias": T(4) > 0}, ("torch.bool, which",)),
         ({"bn1__bias": T(4) * 1j}, ("torch.complex64",)),
-        ({"bn1__num_batches_tracked": torch.tensor(1.0)}, ("torch.float32 for torch.int64",)),
+        ({"bn1__num_batches_tracked": torch.tensor(1.0)}, ("torch.float32, which torch.int64",)),
         ({"bn1__bias": T(4).to_sparse()}, ("torch.sparse_coo",)),
         ({"bn1__bias": T(4, device="meta")}, ("no numbers",)),
+        ({"bn1__bias": T(4).to(torch.float8_e4m3fn)}, ("torch.float8_e4m3fn",)),
+        ({"bn1__bias": torch.nested.nested_tensor([T(4)])}, ("bn1.bias", "layout")),
+        ({"bn1__bias": nn.UninitializedParameter()}, ("'bn1.bias' is UninitializedParameter",)),
+        ({"bn1__num_batches_tracked": T((), dtype=torch.uint16)}, ("torch.uint16",)),
+        ({"bn1__running_var": 0 * T(4)}, ("bn1.running_var is nothing but zeros",)),
+        ({"conv1__weight": 0 * T(4, 3, 7, 7)}, ("conv1.weight is nothing but zeros",)),
+        ({"fc__bias": T(())}, ("fc.bias is () in the file and (5,) in the model",)),
+        ({"fc__weight": T(())}, ("fc.weight is () in the file",)),
+        ({"conv1__weight": T(())}, ("conv1.weight is () in the file",)),
+        ({"x" * 501: T(1)}, ("name has 501 letters",)),
         ({"bn1__bias": [1.0] * 4}, ("'bn1.bias' is list and not a tensor",)),
         ({"epoch": 3}, ("'epoch' is int and not a tensor",)),
     ],
@@ -265,9 +276,20 @@ def test_wrong_calls_are_refused():
     refused(model, state, "no dialect 'keras'", dialect="keras")
     refused(model, state, "no drop='stem'", drop="stem")
     refused(model, state, "for plain networks", drop="shortcut")
-    refused(model, {}, "not a state dict with entries")
+    refused(model, {}, "no state dict with entries")
     refused(model, {"a.b": T(1)}, "a.b", "no network of the zoo")
     refused(nn.DataParallel(model), state, "DataParallel")
+    for source in (None, 3, b"w.pth", [state], torch.ones(2), Path):
+        refused(model, source, "a path, a URL or a state dict")
+    refused(model, "~nobody-of-this-name/w.pth", "no such file")
+    for odd in ([], {}, 3):
+        refused(model, state, "no dialect", dialect=odd)
+        refused(model, state, "no drop", drop=odd)
+    with pytest.raises(zoo.WeightsError, match="no dialect"):
+        zoo.export(model, "keras")
+    for number in (0, -1, True, "10", 10.0):
+        with pytest.raises(zoo.ModelError, match="whole number"):
+            zoo.build("resnet18", number)
     with torch.device("meta"):
         model = zoo.build("resnet18", 2, width=2)
     with pytest.raises(zoo.WeightsError, match="meta device"):
@@ -276,6 +298,41 @@ def test_wrong_calls_are_refused():
         name = "resnet50" if key == "stride_in" else "resnet18"
         with pytest.raises(zoo.ModelError, match=f"no {key}='{value}'"):
             zoo.build(name, **{key: value})
+
+
+def test_models_that_were_changed_are_refused_or_filled():
+    state = zoo.export(shaken("resnet18", 2, width=2))
+    for head in (nn.Sequential(nn.Dropout(), nn.Linear(16, 5)), nn.Identity(), None):
+        model = zoo.build("resnet18", 2, width=2)
+        model.head = head
+        refused(model, state, "fc.weight")
+        assert zoo.load(model, state, drop="head").head is head
+        assert torch.equal(model.stem.conv.weight, state["conv1.weight"])
+    model.head = nn.Sequential(nn.Linear(16, 5))
+    with pytest.raises(zoo.WeightsError, match=r"head\.0\.weight has no name"):
+        zoo.export(model)
+    tied = zoo.build("resnet18", 2, width=2)
+    tied.stages[0][0].conv1.weight = tied.stages[0][0].conv2.weight
+    refused(tied, state, "share their memory")
+
+
+def test_a_state_dict_of_the_models_own_tensors_may_be_rearranged():
+    model = shaken("resnet18", 2, width=2)
+    before = {key: value.clone() for key, value in zoo.export(model).items()}
+    state = zoo.export(model)
+    a, b = "layer1.0.conv1.weight", "layer1.0.conv2.weight"
+    state[a], state[b] = state[b], state[a]
+    after = zoo.export(zoo.load(model, state))
+    assert torch.equal(after[a], before[b])
+    assert torch.equal(after[b], before[a])
+
+
+def test_what_torch_load_returns_of_our_own_file_still_says_its_settings(tmp_path):
+    model = shaken("resnet20", shortcut="pad-append", width=2)
+    write_weights(tmp_path / "w.pth", zoo.export(model, "zoo"), Metadata("x", settings_of(model)))
+    loaded = torch.load(tmp_path / "w.pth", weights_only=True)
+    refused(zoo.build("resnet20", width=2), loaded, "pad-append")
+    zoo.load(zoo.build("resnet20", shortcut="pad-append", width=2), loaded)
 
 
 def test_build_takes_a_file_and_makes_a_fresh_head_only_when_asked(tmp_path, caplog):
@@ -289,7 +346,7 @@ def test_build_takes_a_file_and_makes_a_fresh_head_only_when_asked(tmp_path, cap
     torch.manual_seed(3)
     with caplog.at_level(logging.WARNING, "zoo"):
         fresh = zoo.build("resnet18", 7, weights=path)
-    assert "keeps its own head, for 7 classes" in caplog.text
+    assert "keeps its own, for 7 classes" in caplog.text
     torch.manual_seed(3)
     assert torch.equal(fresh.head.weight, nn.Linear(512, 7).weight)
     assert torch.equal(fresh.stages[3][1].conv2.weight, model.stages[3][1].conv2.weight)

@@ -10,6 +10,7 @@ import inspect
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,8 +82,10 @@ def build(
             f"the zoo has {', '.join(MODELS)}\n"
             + (f"did you mean {' or '.join(near)}?" if near else "choose one of these names")
         )
-    given = {"num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
-             "norm": norm, "width": width}  # fmt: skip
+    given: dict[str, Any] = {
+        "num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
+        "norm": norm, "width": width,
+    }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
     allowed = list(inspect.signature(MODELS[name]).parameters)
     for key in settings:
@@ -91,6 +94,13 @@ def build(
                 f"{name} has no setting {key!r}\n"
                 f"its settings are {', '.join(allowed)}\n"
                 f"leave {key} out, or choose another model"
+            )
+        number = key in ("num_classes", "width")
+        if number and (type(settings[key]) is not int or settings[key] < 1):
+            raise ModelError(
+                f"{key} is {settings[key]!r}\n"
+                f"zoo.build({name!r}, {key}=...)\n"
+                "give a whole number, 1 or more"
             )
         if settings[key] not in CHOICES.get(key, (settings[key],)):
             raise ModelError(

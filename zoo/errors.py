@@ -12,6 +12,10 @@ class WeightsError(ValueError):
         super().__init__(what, where, fix)
 
     def __str__(self) -> str:
-        # Names in a hostile file may hold line breaks and escape codes; none reach the terminal.
-        lines = (" ".join(str(line).split()) for line in self.args)
-        return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+        return "\n".join(map(printable, self.args))
+
+
+def printable(line: object) -> str:
+    """One line that is not empty: names in a hostile file hold line breaks and escape codes."""
+    text = " ".join(str(line).split()) or repr(line)
+    return "".join(c if c.isprintable() else "?" for c in text)[:1000]

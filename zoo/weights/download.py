@@ -28,11 +28,24 @@ TIMEOUT = 30.0  # seconds without a byte
 def fetch(url: str) -> Weights:
     """The weights at `url`: from the cache if they are there, downloaded into it if not."""
     path = place_of(url)
-    if not path.exists():
-        download(url, path)
-    content = read_bytes(path)
-    check(content, path, url)
-    return decode(content, str(path))
+    try:
+        if path.exists():
+            content = read_bytes(path)
+            check(content, path, url)
+            weights = decode(content, str(path), hashed=record_of(path).exists())
+        else:
+            content = download(url, path)
+            weights = decode(content, url)  # what cannot be read is not kept
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+        keep_record(content, path)
+    except OSError as error:
+        raise WeightsError(
+            f"cannot use the folder that keeps downloads: {error.strerror or error}",
+            path.parent,
+            "set TORCH_HOME to another folder, or pass the PATH of a file",
+        ) from error
+    return weights
 
 
 def place_of(url: str) -> Path:
@@ -40,8 +53,10 @@ def place_of(url: str) -> Path:
     try:
         parts = urlsplit(url)
         name = re.sub(r"[^\w.+-]", "_", PurePosixPath(parts.path).name).lstrip(".")
-        if parts.scheme not in ("http", "https") or not parts.hostname or not name:
-            raise ValueError("it has no host or no file")
+        if not parts.hostname or not name or len(name) > 200:
+            raise ValueError("it has no host, or no file with a name of 200 letters at most")
+        if not url.isascii() or not url.isprintable():
+            raise ValueError("it has letters that a URL spells as %XX")
     except ValueError as error:
         raise WeightsError(
             f"this is not the URL of a file: {error}", url, "give one like https://host/file.pth"
@@ -54,8 +69,11 @@ def place_of(url: str) -> Path:
 def check(content: bytes, path: Path, url: str) -> None:
     """Compare the hash in the name and the one kept beside; delete what differs from either."""
     found, named = hashlib.sha256(content).hexdigest(), hash_in(path.name)
-    record = path.with_name(path.name + ".sha256")
-    kept = record.read_text(encoding="utf-8").split(" ")[0] if record.is_file() else found
+    record = record_of(path)
+    kept = found
+    if record.exists():
+        with record.open("rb") as file:
+            kept = file.read(64).decode("ascii", "replace")
     if not found.startswith(named) or kept != found:
         deleted = "cannot be deleted"
         with contextlib.suppress(OSError):
@@ -69,22 +87,33 @@ def check(content: bytes, path: Path, url: str) -> None:
             path,
             f"the same command downloads it again from {url}",
         )
-    if not record.is_file():
-        with contextlib.suppress(OSError):  # a cache that others own; its name was checked
-            write_atomic(record, f"{found}  {path.name}\n".encode())
 
 
-def download(url: str, path: Path) -> None:
-    """Download into memory, check, then write: neither Ctrl-C nor a crash leaves half a file."""
+def record_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def keep_record(content: bytes, path: Path) -> None:
+    """Write the SHA-256 beside the file, as `sha256sum -c` reads it, if it is not there."""
+    if not record_of(path).exists():
+        line = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
+        with contextlib.suppress(PermissionError):  # a cache that others own; its name was checked
+            write_atomic(record_of(path), line.encode())
+
+
+def download(url: str, path: Path) -> bytes:
+    """Download into memory and check: neither Ctrl-C nor a crash leaves half a file."""
     by_hand = f"connect and try again, or put {path.name} into {path.parent}, or pass its PATH"
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "skipzoo"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            if not response.geturl().startswith(("http://", "https://")):
+                raise OSError("it is led to another kind of address")
             content, length = receive(response, path.name)
     except urllib.error.HTTPError as error:
         why = f"the server answers {error.code} {error.reason}"
         raise WeightsError(f"cannot download {path.name}: {why}", url, by_hand) from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # also of a redirect
         why = str(getattr(error, "reason", error)) or type(error).__name__
         raise WeightsError(f"cannot download {path.name}: {why}", url, by_hand) from error
     found, named = hashlib.sha256(content).hexdigest(), hash_in(path.name)
@@ -93,7 +122,7 @@ def download(url: str, path: Path) -> None:
     elif not found.startswith(named):
         problem = f"its SHA-256 begins with {found[: len(named)]} and not with {named}"
     else:
-        return keep(content, path)
+        return content
     raise WeightsError(f"{path.name} was not kept: {problem}", url, by_hand)
 
 
@@ -107,15 +136,3 @@ def receive(response: http.client.HTTPResponse, name: str) -> tuple[bytes, int |
             if len(content) > LARGEST:
                 raise OSError(f"it has more than {LARGEST:,} bytes")
     return bytes(content), length
-
-
-def keep(content: bytes, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
-    except OSError as error:
-        raise WeightsError(
-            f"cannot write {path.name}: {error.strerror}",
-            path.parent,
-            "set TORCH_HOME to another folder, or pass the PATH of a file",
-        ) from error

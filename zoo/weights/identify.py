@@ -61,8 +61,10 @@ def likely_cause(
     places = model.state_dict()
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
     missing = {key for key in places if key not in tensors and is_shaped(key)}
-    if not unknown and not missing and wrong <= {"head.weight", "head.bias"}:
-        theirs, ours = len(tensors["head.bias"]), len(places["head.bias"])
+    heads = [state.get("head.bias") for state in (tensors, places)]
+    head_only = wrong <= {"head.weight", "head.bias"} and not unknown and not missing
+    if head_only and all(head is not None and head.dim() == 1 for head in heads):
+        theirs, ours = (len(head) for head in heads if head is not None)
         return (
             f"the file's head has {theirs} classes, the model {ours}: pass num_classes={theirs}, "
             "or drop='head' for a fresh head"

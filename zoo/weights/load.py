@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.resnet import ResNet
 from zoo.weights.dialects import DIALECTS, Dialect
 from zoo.weights.download import fetch
-from zoo.weights.files import Metadata, Weights, read_weights, unwrap
+from zoo.weights.files import Metadata, Weights, from_loaded, read_weights
 from zoo.weights.identify import is_shaped, likely_cause
 from zoo.weights.settings import check_settings
 
 log = logging.getLogger("zoo")
+
+STATE_DICT = "the state dict"  # where messages look for what is wrong with one
 
 DROPS = ("shortcut", "head")
 
@@ -38,17 +40,28 @@ def load(
     twin's weights; `drop="head"` leaves the head's out, and the model keeps its own. Both say so.
     Raises WeightsError, with the model as it was, if anything does not fit.
     """
-    if not isinstance(model, ResNet):
-        raise WeightsError(
-            f"the weights are for networks of the zoo, and this is {type(model).__name__}",
-            "zoo.load(model, ...)",
-            "give what zoo.build returned, without DataParallel or torch.compile around it",
-        )
-    if drop not in (None, *DROPS):
+    check_model(model)
+    if not isinstance(drop, str | None) or drop not in (None, *DROPS):
         raise WeightsError(
             f"there is no drop={drop!r}", "zoo.load(..., drop=...)", f"one of {', '.join(DROPS)}"
         )
     return fill(model, open_weights(source), dialect, drop)
+
+
+def check_model(model: object) -> None:
+    if not isinstance(model, ResNet):
+        raise WeightsError(
+            f"the weights are for networks of the zoo, and this is {type(model).__name__}",
+            "zoo.load(model, ...), zoo.export(model, ...)",
+            "give what zoo.build returned, without DataParallel or torch.compile around it",
+        )
+    tensors = list(model.state_dict().values())
+    if any(tensor.is_meta for tensor in tensors):
+        raise WeightsError(
+            "the model is on the meta device: it has shapes and no memory for weights",
+            "zoo.load(model, ...), zoo.export(model, ...)",
+            "call model.to_empty(device='cpu') first, or build it on another device",
+        )
 
 
 def fill(
@@ -62,14 +75,14 @@ def fill(
     found = {ours: weights.tensors[key] for key, ours in named.items() if ours}
     tensors = {key: v for key, v in found.items() if not (drop and is_part(key, drop))}
     places = model.state_dict()
-    if any(place.is_meta for place in places.values()):
-        raise WeightsError(
-            "the model is on the meta device: it has shapes and no memory for weights",
-            weights.source,
-            "call model.to_empty(device='cpu') first, or build it on another device",
-        )
     if drop == "head":
         places = {key: place for key, place in places.items() if not is_part(key, "head")}
+    if len({place.data_ptr() for place in places.values()}) < len(places):
+        raise WeightsError(
+            "two parts of the model share their memory, so they cannot hold two tensors",
+            weights.source,
+            "give what zoo.build returned, and tie its parts afterwards",
+        )
     problems = misfits(places, tensors, unknown, spoken)
     if problems:
         more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
@@ -82,6 +95,8 @@ def fill(
         if ours in tensors:
             check_values(key, tensors[ours], places[ours], weights.source)
 
+    if weights.source == STATE_DICT:  # whose tensors may be the model's own
+        tensors = {key: tensor.clone() for key, tensor in tensors.items()}
     with torch.no_grad():
         for key, place in places.items():
             place.copy_(tensors[key]) if key in tensors else place.zero_()
@@ -90,10 +105,11 @@ def fill(
             "dropped %d entries of shortcuts: a plain network has none", len(found) - len(tensors)
         )
     if drop == "head":
+        classes = getattr(model.head, "out_features", "other")
+        count = len(found) - len(tensors)
         log.warning(
-            "dropped the head's %d entries: the model keeps its own head, for %d classes",
-            len(found) - len(tensors), model.head.out_features,
-        )  # fmt: skip
+            "dropped the head's %s entries: the model keeps its own, for %s classes", count, classes
+        )
     return model
 
 
@@ -103,22 +119,35 @@ def export(model: ResNet, dialect: str = "torchvision") -> dict[str, Tensor]:
     The tensors are the model's own, as in model.state_dict(). Raises WeightsError if the library
     has no such network.
     """
+    check_model(model)
     spoken = by_name(dialect)
     check_settings(
         model, spoken, Metadata(), None, f"zoo.export(model, {dialect!r})",
         fix="no network of theirs computes this; dialect='zoo' exports any model",
     )  # fmt: skip
-    exported = {spoken.from_zoo(key): tensor for key, tensor in model.state_dict().items()}
-    assert None not in exported
-    return {key: tensor for key, tensor in exported.items() if key is not None}
+    exported = {}
+    for key, tensor in model.state_dict().items():
+        name = spoken.from_zoo(key)
+        if name is None:
+            raise WeightsError(
+                f"{key} has no name in {dialect}", "zoo.export", "a part of the model was exchanged"
+            )
+        exported[name] = tensor
+    return exported
 
 
 def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
     if isinstance(source, Mapping):
-        return Weights(unwrap(source, "the state dict"), Metadata(), "the state dict")
+        return from_loaded(dict(source), STATE_DICT)
+    if not isinstance(source, str | Path):
+        raise WeightsError(
+            f"weights are a path, a URL or a state dict, and not {type(source).__name__}",
+            "zoo.load, zoo.build",
+            "give the PATH or URL of a file, or what model.state_dict() returns",
+        )
     if str(source).startswith(("http://", "https://")):
         return fetch(str(source))
-    return read_weights(Path(source).expanduser())
+    return read_weights(Path(source))
 
 
 def classes_of(weights: Weights) -> int | None:
@@ -135,7 +164,7 @@ def is_part(key: str, part: str) -> bool:
 
 
 def by_name(dialect: str) -> Dialect:
-    if dialect not in DIALECTS:
+    if not isinstance(dialect, str) or dialect not in DIALECTS:
         raise WeightsError(
             f"there is no dialect {dialect!r}", "dialect=...", f"one of {', '.join(DIALECTS)}"
         )
@@ -192,22 +221,29 @@ def show(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
+# What each dtype holds without loss.
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+HOLDS = {
+    torch.float64: FLOATS,
+    torch.float32: FLOATS - {torch.float64},
+    torch.int64: {torch.int64, torch.int32},
+}
+
+
 def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
     """Refuse what would load and then compute nonsense."""
     problem = None
-    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
-        problem = f"is {type(tensor).__name__} of layout {tensor.layout}"
-    elif tensor.is_meta:
-        problem = "holds a shape and no numbers"
-    elif tensor.is_floating_point() != place.is_floating_point() or tensor.is_complex():
-        problem = f"has dtype {tensor.dtype} for {place.dtype}"
-    elif torch.promote_types(tensor.dtype, place.dtype) != place.dtype:
+    total = tensor.sum() if tensor.dtype in FLOATS else torch.ones(())
+    if tensor.dtype not in HOLDS.get(place.dtype, {place.dtype}):
         problem = f"has dtype {tensor.dtype}, which {place.dtype} cannot hold"
     # The sum of a tensor with a NaN or an infinity is not finite; the reverse needs a look.
-    elif not tensor.sum().isfinite() and not tensor.isfinite().all():
+    elif not total.isfinite() and not tensor.isfinite().all():
         problem = "has values that are NaN or infinite"
     elif key.endswith("running_var") and (tensor < 0).any():
         problem = "has negative variances"
+    # A download that was cut may be filled up with zeros.
+    elif not total and (tensor.dim() == 4 or key.endswith("running_var")) and not tensor.any():
+        problem = "is nothing but zeros"
     if problem:
         raise WeightsError(
             f"{key} {problem}",
