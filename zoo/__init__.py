@@ -75,39 +75,10 @@ def build(
     `stride_in`: "conv2" or "conv1"; `norm`: "batch" or "none". Raises ModelError for a name or
     setting that does not exist, WeightsError for weights that do not fit or cannot be trusted.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
-        raise ModelError(
-            f"there is no model {name!r} in the zoo\n"
-            f"the zoo has {', '.join(MODELS)}\n"
-            + (f"did you mean {' or '.join(near)}?" if near else "choose one of these names")
-        )
-    given: dict[str, Any] = {
-        "num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
-        "norm": norm, "width": width,
-    }  # fmt: skip
+    given = {"num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
+             "norm": norm, "width": width}  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
-    allowed = list(inspect.signature(MODELS[name]).parameters)
-    for key in settings:
-        if key not in allowed:
-            raise ModelError(
-                f"{name} has no setting {key!r}\n"
-                f"its settings are {', '.join(allowed)}\n"
-                f"leave {key} out, or choose another model"
-            )
-        number = key in ("num_classes", "width")
-        if number and (type(settings[key]) is not int or settings[key] < 1):
-            raise ModelError(
-                f"{key} is {settings[key]!r}\n"
-                f"zoo.build({name!r}, {key}=...)\n"
-                "give a whole number, 1 or more"
-            )
-        if settings[key] not in CHOICES.get(key, (settings[key],)):
-            raise ModelError(
-                f"{name} has no {key}={settings[key]!r}\n"
-                f"there are {', '.join(CHOICES[key])}\n"
-                f"choose one of these, or leave {key} out"
-            )
+    check(name, settings)
     if weights is None:
         return MODELS[name](**settings)
     if re.fullmatch("[A-Z0-9_]+", str(weights)):
@@ -121,3 +92,34 @@ def build(
         return fill(model, loaded)
     model.head.reset_parameters()
     return fill(model, loaded, drop="head")
+
+
+def check(name: str, settings: dict[str, Any]) -> None:
+    """Refuse a name or setting that does not exist, with what does."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
+        raise ModelError(
+            f"there is no model {name!r} in the zoo\n"
+            f"the zoo has {', '.join(MODELS)}\n"
+            + (f"did you mean {' or '.join(near)}?" if near else "choose one of these names")
+        )
+    allowed = list(inspect.signature(MODELS[name]).parameters)
+    for key, value in settings.items():
+        if key not in allowed:
+            raise ModelError(
+                f"{name} has no setting {key!r}\n"
+                f"its settings are {', '.join(allowed)}\n"
+                f"leave {key} out, or choose another model"
+            )
+        if key in CHOICES and value not in CHOICES[key]:
+            raise ModelError(
+                f"{name} has no {key}={value!r}\n"
+                f"there are {', '.join(CHOICES[key])}\n"
+                f"choose one of these, or leave {key} out"
+            )
+        if key not in CHOICES and (type(value) is not int or value < 1):
+            raise ModelError(
+                f"{key} is {value!r}\n"
+                f"zoo.build({name!r}, {key}=...)\n"
+                "give a whole number, 1 or more"
+            )
