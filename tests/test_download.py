@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -159,7 +160,7 @@ def test_without_a_server_the_message_names_the_file_and_the_folder(server):
     assert str(place_of(url_of(server)).parent) in said
 
 
-def test_published_weights_come_through_the_same_door(server, monkeypatch):
+def test_published_weights_come_through_the_same_door(server, monkeypatch, caplog):
     """The URL is torchvision's; here its host is loopback."""
     url = url_of(server)
     entries = torchvision.models.ResNet18_Weights
@@ -170,6 +171,12 @@ def test_published_weights_come_through_the_same_door(server, monkeypatch):
     assert model.head.out_features == 7
     with pytest.raises(zoo.WeightsError, match="pass num_classes=7"):
         zoo.build("resnet18", weights="IMAGENET1K_V1")
+    with caplog.at_level(logging.WARNING, "zoo"):
+        fresh = zoo.build("resnet18", num_classes=4, weights="IMAGENET1K_V1")
+    assert "dropped the head's 2 entries: the model keeps its own, for 4 classes" in caplog.text
+    assert torch.equal(fresh.stages[3][1].conv2.weight, model.stages[3][1].conv2.weight)
+    assert fresh.head.weight.shape == (4, 512)
+    assert server.requests == 1
 
 
 def test_by_hand_a_file_can_be_put_into_the_cache(server):

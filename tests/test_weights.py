@@ -2,6 +2,7 @@
 
 import io
 import logging
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -121,6 +122,26 @@ def test_files_of_torch_and_of_before_pytorch_1_6(tmp_path):
         assert same(zoo.export(ours), dict(theirs.state_dict()))
 
 
+def test_tensors_saved_on_a_gpu_load_on_a_cpu(tmp_path):
+    """Such a file says so of every storage."""
+    model = shaken("resnet18", 2, width=2)
+    torch.save(zoo.export(model), tmp_path / "cpu.pth")
+    cpu, cuda = b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"
+    with (
+        zipfile.ZipFile(tmp_path / "cpu.pth") as there,
+        zipfile.ZipFile(tmp_path / "gpu.pth", "w") as here,
+    ):
+        for entry in there.infolist():
+            content = there.read(entry)
+            assert (cpu in content) == entry.filename.endswith("data.pkl")
+            here.writestr(entry.filename, content.replace(cpu, cuda))
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(tmp_path / "gpu.pth", weights_only=True)
+    back = zoo.load(zoo.build("resnet18", 2, width=2), tmp_path / "gpu.pth")
+    assert same(back.state_dict(), model.state_dict())
+
+
 @pytest.mark.parametrize(("model", "twin", "count"), [("plain18", "resnet18", 18),
                                                       ("plain50", "resnet50", 24),
                                                       ("plain20", "resnet20", 0)])  # fmt: skip
@@ -183,7 +204,6 @@ T = torch.ones
         ({"bn1__bias": T(4).to_sparse()}, ("torch.sparse_coo",)),
         ({"bn1__bias": T(4, device="meta")}, ("no numbers",)),
         ({"bn1__bias": T(4).to(torch.float8_e4m3fn)}, ("torch.float8_e4m3fn",)),
-        ({"bn1__bias": torch.nested.nested_tensor([T(4)])}, ("bn1.bias", "layout")),
         ({"bn1__bias": nn.UninitializedParameter()}, ("'bn1.bias' is UninitializedParameter",)),
         ({"bn1__num_batches_tracked": T((), dtype=torch.uint16)}, ("torch.uint16",)),
         ({"bn1__running_var": 0 * T(4)}, ("bn1.running_var is nothing but zeros",)),
@@ -200,6 +220,15 @@ T = torch.ones
 def test_every_entry_that_does_not_fit_is_refused_by_name(changes, words):
     state = changed(zoo.export(shaken("resnet18", 5, width=4)), **changes)
     refused(zoo.build("resnet18", 5, width=4), state, *words)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused(layout):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are a prototype
+        nested = torch.nested.nested_tensor([T(4)], layout=layout)
+    state = changed(zoo.export(shaken("resnet18", 5, width=4)), bn1__bias=nested)
+    refused(zoo.build("resnet18", 5, width=4), state, "the entry 'bn1.bias' is")
 
 
 def test_precisions_that_the_model_holds_exactly_are_taken():
