@@ -2,8 +2,9 @@
 
     python -m experiments.bugs
 
-Each is a few lines away from zoo/, was found in a real repository, and returns logits of the right
-shape. The table shows which checks catch it; the checks are those of experiments.verify and pytest.
+Each is a few lines away from zoo/ and returns logits of the right shape; most were found in
+repositories that many people learn from. The table shows which checks catch it; the checks are
+those that experiments.verify and pytest run.
 """
 
 import copy
@@ -39,15 +40,19 @@ def resnet18(
 
 
 def stride_only_in_the_first_stage() -> ResNet:
+    """Every later stage keeps the large maps: the same logits' shape, many times the work."""
     strides = iter([2])  # then 1 for every block
     return resnet18(lambda inputs, outputs, stride: BasicBlock(inputs, outputs, next(strides, 1)))
 
 
 def stride_on_the_1x1() -> ResNet:
+    """The paper's own v1, in the name of v1.5: three of four pixels are never looked at."""
     return zoo.build("resnet50", stride_in="conv1")
 
 
 class ReluBeforeAddition(BasicBlock):
+    """Nothing negative is ever added, and nothing cuts the sum: the stream can only grow."""
+
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))
         residual = relu(self.norm2(self.conv2(residual)))
@@ -55,6 +60,8 @@ class ReluBeforeAddition(BasicBlock):
 
 
 class SecondRelu(BasicBlock):
+    """The correction F(x) can no longer be negative."""
+
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))
         residual = relu(self.norm2(self.conv2(residual)))
@@ -62,6 +69,8 @@ class SecondRelu(BasicBlock):
 
 
 class SkipForgotten(BasicBlock):
+    """A plain block that still owns a shortcut."""
+
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))
         residual = self.norm2(self.conv2(residual))
@@ -69,6 +78,8 @@ class SkipForgotten(BasicBlock):
 
 
 class SkipAddedTwice(BasicBlock):
+    """The stream doubles with every block."""
+
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))
         residual = self.norm2(self.conv2(residual)) + self.shortcut(x)
@@ -76,12 +87,16 @@ class SkipAddedTwice(BasicBlock):
 
 
 class NoNormInTheBlock(BasicBlock):
+    """The branch is no longer scaled before the addition."""
+
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__(in_channels, channels, stride)
         self.norm2 = nn.Identity()
 
 
 class NoNormOnTheProjection(BasicBlock):
+    """The two arms of the addition have different scales."""
+
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__(in_channels, channels, stride)
         if stride == 2:
@@ -89,6 +104,8 @@ class NoNormOnTheProjection(BasicBlock):
 
 
 class BiasBeforeNorm(BasicBlock):
+    """Parameters without effect: the norm subtracts the mean, and the bias with it."""
+
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__(in_channels, channels, stride)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
@@ -96,15 +113,19 @@ class BiasBeforeNorm(BasicBlock):
 
 
 def an_extra_block() -> ResNet:
+    """Another network: 20 layers."""
     return resnet18(depths=(2, 2, 2, 3))
 
 
 class PoolWithoutPadding(ImageNetStem):
+    """Maps of 55 instead of 56 pixels a side; later strides round the difference away."""
+
     def forward(self, images: Tensor) -> Tensor:
         return max_pool2d(relu(self.norm(self.conv(images))), 3, stride=2)
 
 
 def with_norms(**settings: float) -> ResNet:
+    """Another library's defaults: no shape, count or name shows them."""
     model = resnet18()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -113,6 +134,8 @@ def with_norms(**settings: float) -> ResNet:
 
 
 class FanIn(ResNet):
+    """Where a convolution doubles the channels, weights start too large by sqrt(2)."""
+
     def init_weights(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -124,6 +147,7 @@ def fan_in() -> ResNet:
 
 
 def blocks_that_start_as_copies() -> ResNet:
+    """A block built once and copied: equal weights, and only the start shows it."""
     model = resnet18()
     stage: Any = model.stages[0]
     stage[1] = copy.deepcopy(stage[0])

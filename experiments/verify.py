@@ -127,20 +127,8 @@ def verify_all(options: Options) -> int:
 
 def show(proof: Proof, console: Console) -> None:
     title = f"{proof.model}: zoo against {proof.oracle.title}, largest differences"
-    table = Table(
-        "ours",
-        "theirs",
-        "output",
-        "eval",
-        "train",
-        "gradients",
-        "buffers",
-        "",
-        title=title,
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0),
-        pad_edge=False,
-    )
+    columns = "ours", "theirs", "output", "eval", "train", "gradients", "buffers", ""
+    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     table.columns[1].overflow = "fold"
     for block in proof.blocks:
         parts = (block.evaluation, block.training, block.gradients, block.buffers)

@@ -145,6 +145,9 @@ def test_the_block_builds_its_own_shortcut():
     assert isinstance(BasicBlock(8, 8, 2, shortcut="pad").shortcut, ZeroPad)
     assert isinstance(Bottleneck(8, 8).shortcut, Projection)
     assert isinstance(Bottleneck(32, 8).shortcut, Identity)
+    for kind, zeros in (("pad", (3, 3)), ("pad-append", (0, 6))):
+        shortcut = make_shortcut(kind, 4, 10, 2)
+        assert (shortcut.before, shortcut.after) == zeros
     with pytest.raises(ValueError, match="unknown shortcut 'maze'"):
         make_shortcut("maze", 1, 2, 1)
     with pytest.raises(ValueError, match="unknown stride_in"):
