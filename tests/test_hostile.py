@@ -21,6 +21,7 @@ from conftest import assert_three_lines
 
 import zoo
 from experiments.checks import shake
+from zoo.weights import files
 from zoo.weights.download import place_of
 
 
@@ -39,6 +40,12 @@ def state(**changes) -> dict:
     model = zoo.build("resnet18", 3, width=2)
     shake(model)
     return {**zoo.export(model), **changes}
+
+
+def torch_save_as(protocol: int) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state(), buffer, pickle_protocol=protocol)
+    return buffer.getvalue()
 
 
 def torch_save(content: object, zipped: bool = True) -> bytes:
@@ -104,6 +111,51 @@ def legacy_without_a_storage() -> bytes:
 
 def pickled(*operations: bytes) -> bytes:
     return archive({"data.pkl": b"\x80\x02" + b"".join(operations) + b"."})
+
+
+def text(words: str) -> bytes:
+    return b"X" + struct.pack("<I", len(words)) + words.encode()
+
+
+def called(name: str) -> bytes:
+    return b"c" + name.replace(" ", "\n").encode() + b"\n"
+
+
+ORDERED = called("collections OrderedDict") + b")R"
+
+
+def storage(key: str = "1", length: int = 2, kind: str = "Float", view: bytes = b"") -> bytes:
+    head = b"(" + text("storage") + called(f"torch {kind}Storage") + text(key) + text("cpu")
+    return head + b"J" + struct.pack("<i", length) + view + b"tQ"
+
+
+def tensor(numbers: bytes, size: bytes = b"K\x02\x85", stride: bytes = b"K\x01\x85") -> bytes:
+    """_rebuild_tensor_v2(numbers, 0, size, stride, False, OrderedDict())"""
+    name = called("torch._utils _rebuild_tensor_v2")
+    return name + b"(" + numbers + b"K\0" + size + stride + b"\x89" + ORDERED + b"tR"
+
+
+def two_pickles() -> bytes:
+    """A harmless data.pkl deeper in the archive, before the one that torch.load takes."""
+    buffer = io.BytesIO()
+    good = zipfile.ZipFile(io.BytesIO(torch_save(state())))
+    with good, zipfile.ZipFile(buffer, "w") as bad:
+        bad.writestr("archive/x/data.pkl", good.read("archive/data.pkl"))
+        for entry in good.infolist():
+            bad.writestr(entry.filename, good.read(entry))
+    return buffer.getvalue()
+
+
+def old(*pickles: bytes, numbers: bytes = b"") -> bytes:
+    """The format before PyTorch 1.6: `pickles` are what was saved, and the storages' keys."""
+    begin = torch_save({}, zipped=False)
+    stream = io.BytesIO(begin)
+    for _ in range(3):
+        list(pickletools.genops(stream))
+    return begin[: stream.tell()] + b"".join(b"\x80\x02" + p + b"." for p in pickles) + numbers
+
+
+EIGHT = struct.pack("<q", 2) + struct.pack("<ff", 1, 2)
 
 
 def flipped(content: bytes, at: int) -> bytes:
@@ -185,6 +237,51 @@ FILES: dict[str, Made] = {
     "a dict with methods of its own": lambda folder: pickled(
         b"ccollections\nOrderedDict\n)R}X\x04\0\0\0keysccollections\nOrderedDict\nsb"
     ),
+    "a pickle beside the pickle": lambda folder: two_pickles(),
+    "a tensor that is changed": lambda folder: pickled(tensor(storage()), b")b"),
+    "a storage that is changed": lambda folder: pickled(storage(), b"}b"),
+    "a dict for a storage": lambda folder: pickled(tensor(ORDERED)),
+    "a parameter of nothing": lambda folder: pickled(
+        called("torch._utils _rebuild_parameter"), b"(N\x89", ORDERED, b"tR"
+    ),
+    "a tensor beyond its storage": lambda folder: pickled(tensor(storage(), b"K\x03\x85")),
+    "a tensor of nine sides": lambda folder: pickled(
+        tensor(storage(), b"(" + b"K\x01" * 9 + b"t", b"(" + b"K\x01" * 9 + b"t")
+    ),
+    "a negative stride": lambda folder: pickled(tensor(storage(), stride=b"J\xff\xff\xff\xff\x85")),
+    "a storage of two kinds": lambda folder: pickled(
+        b"]", tensor(storage()), b"a", tensor(storage(kind="Half")), b"a"
+    ),
+    "a storage of another length": lambda folder: pickled(tensor(storage(length=99999))),
+    "a storage that is not there": lambda folder: pickled(tensor(storage("nowhere"))),
+    "a storage named by a number": lambda folder: pickled(
+        b"(", text("storage"), called("torch FloatStorage"), b"K\x01", text("cpu"), b"K\x02tQ"
+    ),
+    "numbers that collide as keys": lambda folder: pickled(b"}\x8a\x09", b"\xff" * 8 + b"\0Ns"),
+    "a million sizes": lambda folder: pickled(called("torch Size"), b"]\x85R"),
+    "a thousand counters": lambda folder: pickled(
+        b"}q\0", (called("collections Counter") + b"h\0\x85R") * 1000
+    ),
+    "an entry for a number": lambda folder: pickled(b"K\x01", text("a"), b"Ns"),
+    "an item for a number": lambda folder: pickled(b"K\x01Na"),
+    "a value from under the mark": lambda folder: pickled(b"N(\x85"),
+    "protocol 4": lambda folder: torch_save_as(4),
+    "old: numbers that are missing": lambda folder: old(tensor(storage("1", view=b"N")), b"]"),
+    "old: keys that are not returned": lambda folder: old(
+        tensor(storage("1", view=b"N")), text("1") + b"]", numbers=EIGHT
+    ),
+    "old: a view of a storage": lambda folder: old(
+        tensor(storage("1", view=text("v") + b"K\0K\x02\x87")),
+        b"]" + text("1") + b"a",
+        numbers=EIGHT,
+    ),
+    "old: more numbers than said": lambda folder: old(
+        tensor(storage("1", view=b"N")),
+        b"]" + text("1") + b"a",
+        numbers=struct.pack("<q", 3) + bytes(12),
+    ),
+    "old: a tail": lambda folder: torch_save(state(), zipped=False) + b"1",
+    "old: no pickles": lambda folder: b"\x80\x02}.",
     "150,000 tuples as a key": lambda folder: pickled(b"})", b"\x85" * 150_000, b"Ns"),
     "2^60 tuples as a key": lambda folder: pickled(b"})", b"q\x05h\x05\x86" * 60, b"Ns"),
     "a name of 100,000 letters": lambda folder: pickled(b"c" + b"a" * 100_000, b"\nb\n"),
@@ -308,6 +405,19 @@ def test_nothing_runs_and_every_file_is_refused_by_every_way_in(
         assert_three_lines(invoke(*arguments), 4)
     assert not (tmp_path / "out.pth").exists()
     assert not (tmp_path / "RAN").exists()
+
+
+def test_pickles_made_by_hand_are_good_where_nothing_is_wrong_with_them(tmp_path):
+    """Or the tests above would refuse them for another reason."""
+    good = old(
+        b"}" + text("x") + tensor(storage("1", view=b"N")) + b"s", b"]" + text("1") + b"a",
+        numbers=EIGHT,
+    )  # fmt: skip
+    assert torch.equal(files.decode(good, "").tensors["x"], torch.tensor([1.0, 2.0]))
+    with zipfile.ZipFile(io.BytesIO(archive())) as there:
+        size = there.getinfo("archive/data/1").file_size // 4
+    good = pickled(b"}", text("x"), tensor(storage("1", size)), b"s")
+    assert files.decode(good, "").tensors["x"].shape == (2,)
 
 
 def test_the_pickles_do_run_where_they_are_trusted(tmp_path):

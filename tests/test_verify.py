@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
 import zoo
@@ -59,6 +60,43 @@ def test_a_whole_training_step_gives_torchvisions_weights(name):
         optimizer.step()
     after = zoo.export(ours)
     assert all(torch.equal(value, after[key]) for key, value in theirs.state_dict().items())
+
+
+def cifar_reference(state: dict, images: torch.Tensor, n: int, plain: bool) -> torch.Tensor:
+    """Section 4.2 of the paper in functions alone, by the names of akamaster's state dict."""
+
+    def conv_norm(x, conv, norm, stride=1):
+        x = functional.conv2d(x, state[f"module.{conv}.weight"], None, stride, padding=1)
+        parts = (state[f"module.{norm}.{p}"]
+                 for p in ("running_mean", "running_var", "weight", "bias"))  # fmt: skip
+        return functional.batch_norm(x, *parts)
+
+    x = conv_norm(images, "conv1", "bn1").relu()
+    for stage in (1, 2, 3):
+        for j in range(n):
+            name, stride = f"layer{stage}.{j}", 2 if stage > 1 and j == 0 else 1
+            y = conv_norm(x, f"{name}.conv1", f"{name}.bn1", stride).relu()
+            y = conv_norm(y, f"{name}.conv2", f"{name}.bn2")
+            if stride == 2:
+                quarter = x.shape[1] // 2
+                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
+            x = (y if plain else y + x).relu()
+    x = x.mean((2, 3))
+    return functional.linear(x, state["module.linear.weight"], state["module.linear.bias"])
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_the_cifar_networks_are_section_4_2(n):
+    """No library has them, so they are written down once more; real weights: see test_weights."""
+    residual, plain = zoo.build(f"resnet{6 * n + 2}"), zoo.build(f"plain{6 * n + 2}")
+    shake(residual)
+    state = zoo.export(residual, "cifar")
+    zoo.load(plain, state, drop="shortcut")
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        for model, is_plain in ((residual, False), (plain, True)):
+            wanted = cifar_reference(state, images, n, is_plain)
+            assert torch.equal(model.eval()(images), wanted)
 
 
 def changed(change):

@@ -122,6 +122,61 @@ def test_files_of_torch_and_of_before_pytorch_1_6(tmp_path):
         assert same(zoo.export(ours), dict(theirs.state_dict()))
 
 
+def optimizer_of(model: nn.Module, kind: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    optimizer = kind(model.parameters(), lr=0.1)
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+CHECKPOINTS = {
+    "weights": lambda model: model.state_dict(),
+    "parameters": lambda model: model.state_dict(keep_vars=True),
+    "SGD and MultiStepLR": lambda model: {
+        "model": model.state_dict(),
+        "optimizer": (sgd := optimizer_of(model, torch.optim.SGD)).state_dict(),
+        "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(sgd, [3, 5]).state_dict(),
+        "epoch": 3,
+    },
+    "AdamW, CosineAnnealingLR, DataParallel": lambda model: {
+        "state_dict": nn.DataParallel(model).state_dict(),
+        "optimizer": (adam := optimizer_of(model, torch.optim.AdamW)).state_dict(),
+        "scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(adam, 9).state_dict(),
+        "rng": torch.get_rng_state(), "history": [(i, i / 2) for i in range(2000)],
+        "best_acc": 91.5, "dtype": torch.float16,
+    },
+    "channels_last": lambda model: model.to(memory_format=torch.channels_last).state_dict(),
+    "compiled": lambda model: torch.compile(model).state_dict(),
+    "views of one storage": lambda model: views(model.state_dict()),
+}  # fmt: skip
+
+
+def views(state: dict) -> dict:
+    flat = torch.cat([v.flatten() for v in state.values() if v.is_floating_point()])
+    result, at = {}, 0
+    for key, value in state.items():
+        if value.is_floating_point():
+            result[key] = flat[at : at + value.numel()].view(value.shape)
+            at += value.numel()
+    return result
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 3}],
+    ids=["zip", "old", "protocol 3"],
+)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_what_people_save_while_training_loads(name, how, tmp_path):
+    model = torchvision.models.resnet18(num_classes=3)
+    torch.save(CHECKPOINTS[name](model), tmp_path / "w.pth", **how)
+    ours = zoo.build("resnet18", 3, weights=tmp_path / "w.pth")
+    theirs = model.state_dict()
+    for key, value in zoo.export(ours).items():
+        if "views" not in name or value.is_floating_point():
+            assert torch.equal(value, theirs[key]), key
+
+
 def test_tensors_saved_on_a_gpu_load_on_a_cpu(tmp_path):
     """Such a file says so of every storage."""
     model = shaken("resnet18", 2, width=2)

@@ -46,6 +46,7 @@ MODELS = {
 }
 
 
+LARGEST = 1_000_000  # of num_classes and width
 CHOICES = {"shortcut": SHORTCUTS, "stride_in": ("conv2", "conv1"), "norm": tuple(NORMS)}
 
 
@@ -96,8 +97,8 @@ def build(
 
 def check(name: str, settings: dict[str, Any]) -> None:
     """Refuse a name or setting that does not exist, with what does."""
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
+    if not isinstance(name, str) or name not in MODELS:
+        near = difflib.get_close_matches(str(name), MODELS, n=3, cutoff=0.5)
         raise ModelError(
             f"there is no model {name!r} in the zoo\n"
             f"the zoo has {', '.join(MODELS)}\n"
@@ -117,9 +118,9 @@ def check(name: str, settings: dict[str, Any]) -> None:
                 f"there are {', '.join(CHOICES[key])}\n"
                 f"choose one of these, or leave {key} out"
             )
-        if key not in CHOICES and (type(value) is not int or value < 1):
+        if key not in CHOICES and (type(value) is not int or not 1 <= value <= LARGEST):
             raise ModelError(
-                f"{key} is {value!r}\n"
+                f"{key} is {str(value)[:80]!r}\n"
                 f"zoo.build({name!r}, {key}=...)\n"
-                "give a whole number, 1 or more"
+                f"give a whole number from 1 to {LARGEST:,}"
             )

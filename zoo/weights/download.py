@@ -71,7 +71,7 @@ def check(content: bytes, path: Path, url: str) -> None:
     found, named = hashlib.sha256(content).hexdigest(), hash_in(path.name)
     record = record_of(path)
     kept = found
-    if record.exists():
+    if record.is_file():
         with record.open("rb") as file:
             kept = file.read(64).decode("ascii", "replace")
     if not found.startswith(named) or kept != found:

@@ -30,6 +30,7 @@ from zoo.weights.screen import AGAIN, Suspicious, screen
 LARGEST = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, with an optimizer's state three times that
 WRAPPERS = ("state_dict", "model")  # entries of a checkpoint that hold the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,000
 LONGEST = 500  # letters of an entry's name
 MOST_SAID = 2**20  # letters of metadata; the 1,000 classes of ImageNet take 20,000
 METADATA = "skipzoo"  # the entry of a file that holds its Metadata, as JSON
@@ -119,8 +120,10 @@ def from_loaded(loaded: Any, source: str) -> Weights:
 
 def decode_safetensors(content: bytes, source: str) -> tuple[dict[str, Tensor], str | None]:
     try:
-        tensors = safetensors.torch.load(content)
         (length,) = struct.unpack("<Q", content[:8])
+        if length > LONGEST_HEADER:
+            raise ValueError(f"its header has {length:,} bytes")
+        tensors = safetensors.torch.load(content)
         said = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     # The library checks most of it; what is left ends in many kinds of exceptions.
     except Exception as error:

@@ -105,7 +105,7 @@ def fill(
             "dropped %d entries of shortcuts: a plain network has none", len(found) - len(tensors)
         )
     if drop == "head":
-        classes = getattr(model.head, "out_features", "other")
+        classes = getattr(getattr(model, "head", None), "out_features", "other")
         count = len(found) - len(tensors)
         log.warning(
             "dropped the head's %s entries: the model keeps its own, for %s classes", count, classes

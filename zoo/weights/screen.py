@@ -1,10 +1,10 @@
 """What a file of torch.save must look like before torch.load may have it.
 
-`torch.load(weights_only=True)` calls nothing that a file names, but for a few functions of its
-own; with these a hostile file can still leave weights uninitialised, hang, or fill the memory, and
-torch.load does not look at an archive's checksums. So the file is read once without building
-anything: it must be one plain archive whose checksums fit, and its pickle must do what the pickle
-of a state dict does, and no more.
+`torch.load(weights_only=True)` calls nothing that a file names, but for some functions of its own;
+with these a hostile file can still leave weights uninitialised, crash, hang or fill the memory, and
+torch.load does not look at an archive's checksums. So the file is followed once with stand-ins for
+what it would build: it must be one plain archive whose checksums fit, its pickle may hold dicts,
+lists, tuples, numbers, text and tensors, and every tensor must lie within numbers that are there.
 """
 
 import io
@@ -12,34 +12,30 @@ import pickletools
 import re
 import struct
 import zipfile
-import zlib
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 MOST_OPERATIONS = 1_000_000  # resnet152 with an optimizer's state takes about 100,000
-MOST_NESTED = 5_000  # tuples in a tuple, counted as often as a dict would hash them
+MOST_COUNTERS = 100  # of learning-rate schedules
 
-# All that torch.save writes for dicts, lists, tuples, numbers, text and tensors (protocol 2).
-OPERATIONS = """PROTO MARK STOP EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM
-    SETITEMS APPEND APPENDS BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT
-    BININT1 BININT2 LONG1 BINFLOAT BINUNICODE BINSTRING SHORT_BINSTRING GLOBAL REDUCE BUILD
-    BINPERSID"""
-ALLOWED = frozenset(OPERATIONS.split())
+AGAIN = "get the file again, or have whoever made it save it again"
+SAVE_AGAIN = "if it is yours, load it where you trust it, and torch.save(model.state_dict(), PATH)"
+
+BYTES = {  # of a number, by the class of its storage
+    "torch DoubleStorage": 8, "torch FloatStorage": 4, "torch HalfStorage": 2,
+    "torch BFloat16Storage": 2, "torch LongStorage": 8, "torch IntStorage": 4,
+    "torch ShortStorage": 2, "torch CharStorage": 1, "torch ByteStorage": 1,
+    "torch BoolStorage": 1,
+}  # fmt: skip
+DTYPE = re.compile(r"torch (b?float\d+|u?int\d+|bool)")
 CALLED = frozenset(
     {
         "collections Counter",
         "collections OrderedDict",
-        "torch Size",
-        "torch device",
         "torch._utils _rebuild_parameter",
         "torch._utils _rebuild_tensor",
         "torch._utils _rebuild_tensor_v2",
     }
 )
-NAMED = re.compile(r"torch (\w+Storage|b?float\d+|u?int\d+|bool)")  # never called
-
-
-AGAIN = "get the file again, or have whoever made it save it again"
-WEIGHTS_ONLY = "if it is yours, save weights only: torch.save(model.state_dict(), PATH)"
 
 
 class Suspicious(ValueError):
@@ -50,11 +46,29 @@ class Suspicious(ValueError):
         self.fix = fix
 
 
-class Item(NamedTuple):
-    """What is known of a value on the pickle's stack."""
+# Stand-ins for what a pickle builds; numbers, text, tuples and lists stand for themselves.
+DICT, ORDERED, TENSOR = object(), object(), object()
+VALUES = frozenset(
+    ("BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINFLOAT", "BININT", "BININT1", "BININT2",
+     "LONG1")
+)  # fmt: skip
+CONSTANTS = {
+    "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "EMPTY_DICT": DICT,
+}  # fmt: skip
 
-    text: str = ""  # of a string or a global; of a description of a tensor's storage, its key
-    nested: int = 0  # tuples in it, and itself
+
+class Global(NamedTuple):
+    """A function or class that the pickle names."""
+
+    name: str
+
+
+class Storage(NamedTuple):
+    """The numbers of a tensor, which the file holds elsewhere."""
+
+    kind: str  # a key of BYTES
+    key: str
+    length: int
 
 
 def screen(content: bytes, hashed: bool = False) -> None:
@@ -62,148 +76,232 @@ def screen(content: bytes, hashed: bool = False) -> None:
 
     `hashed`: its SHA-256 has been compared, so an archive's checksums need not be.
     """
-    if content[:4] == b"PK\x03\x04":
-        screen_pickle(io.BytesIO(screen_archive(content, hashed)))
-        return
-    # Before PyTorch 1.6: five pickles (magic, version, machine, the object, the storages' keys).
-    stream = io.BytesIO(content)
-    for _ in range(3):
-        screen_pickle(stream)
-    used = screen_pickle(stream)
-    # A storage that is used and not filled would hold what was in memory before.
-    if used.storages != screen_pickle(stream).strings:
-        raise Suspicious("the tensors' numbers are not all in the file")
-
-
-def screen_archive(content: bytes, hashed: bool) -> bytes:
-    """The pickle in a zip archive that has one reading only, and whose checksums fit."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            size = sum(entry.file_size for entry in entries)
-            if size > len(content) or any(entry.compress_type for entry in entries):
-                raise Suspicious(
-                    f"the archive unpacks {len(content):,} bytes to {size:,}, and torch.save does "
-                    "not compress"
-                )
-            if not has_one_directory(content, len(entries)):
-                raise Suspicious("the archive is incomplete, or more than one in one file")
-            names = {entry.filename.lower() for entry in entries}
-            roots = {name.split("/")[0] for name in names}
-            folders = any(entry.is_dir() or entry.external_attr & 0x10 for entry in entries)
-            if any(name.endswith("/constants.pkl") for name in names):
-                raise Suspicious(
-                    "this is a TorchScript program, not weights",
-                    "load it with torch.jit.load and save its state_dict()",
-                )
-            if len(names) < len(entries) or len(roots) != 1 or folders:
-                raise Suspicious("the archive's entries are not those of one torch.save")
-            damaged = None if hashed else archive.testzip()
-            if damaged is not None:
-                raise Suspicious(f"the checksum of {damaged} does not fit")
-            return archive.read(next(e for e in entries if e.filename.endswith("/data.pkl")))
-    except StopIteration:
-        raise Suspicious("the archive holds no data.pkl, so torch.save did not write it") from None
+        if content[:4] == b"PK\x03\x04":
+            screen_archive(content, hashed)
+        else:
+            screen_stream(content)
     except Suspicious:
         raise
-    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, RuntimeError,
-            struct.error, EOFError, OSError) as error:  # fmt: skip
-        raise Suspicious(f"the archive is incomplete or damaged: {error}") from error
+    # Two readers of hostile input, which end in many kinds of exceptions.
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise Suspicious(f"the file is incomplete or damaged: {why}") from error
 
 
-def has_one_directory(content: bytes, entries: int) -> bool:
-    """Whether the list of entries is where its end says, so that no reader finds another one."""
+def screen_stream(content: bytes) -> None:
+    """The format before PyTorch 1.6: five pickles, then the storages in the last one's order.
+
+    The pickles are a magic number, a version, a machine, what was saved, and the storages' keys.
+    """
+    stream, reader = io.BytesIO(content), Reader()
+    for _ in range(4):
+        reader.follow(stream)
+    keys = reader.follow(stream)
+    # A storage that is used and not filled would hold what was in memory before.
+    if not isinstance(keys, list) or sorted(keys) != sorted(reader.storages):
+        raise Suspicious("the tensors' numbers are not all in the file")
+    for key in keys:
+        storage = reader.storages[key]
+        if struct.unpack("<q", stream.read(8)) != (storage.length,):
+            raise Suspicious("a tensor's numbers are more or fewer than it needs")
+        stream.seek(storage.length * BYTES[storage.kind], io.SEEK_CUR)
+    if stream.tell() != len(content):
+        raise Suspicious(f"the file has {len(content):,} bytes, and should have {stream.tell():,}")
+
+
+def screen_archive(content: bytes, hashed: bool) -> None:
+    """The format since PyTorch 1.6: a zip archive of one pickle and a file for each storage."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        root = next(iter(entries)).split("/")[0]
+        if f"{root}/constants.pkl" in entries:
+            raise Suspicious(
+                "this is a TorchScript program, not weights",
+                "load it with torch.jit.load and save its state_dict()",
+            )
+        size = sum(entry.file_size for entry in entries.values())
+        if size > len(content) or any(entry.compress_type for entry in entries.values()):
+            raise Suspicious(
+                f"the archive unpacks {len(content):,} bytes to {size:,}, and torch.save does not "
+                "compress"
+            )
+        check_directory(content, len(entries))
+        names = {name.lower() for name in entries}  # torch.load takes data.pkl for DATA.PKL
+        folders = any(e.is_dir() or e.external_attr & 0x10 for e in entries.values())
+        roots = {name.split("/")[0] for name in names}
+        pickle = f"{root}/data.pkl"
+        if len(names) < len(archive.infolist()) or len(roots) != 1 or folders:
+            raise Suspicious("the archive's entries are not those of one torch.save")
+        if pickle not in entries or sum(name.endswith("data.pkl") for name in names) != 1:
+            raise Suspicious("the archive has no data.pkl, or two, so torch.save did not write it")
+        damaged = None if hashed else archive.testzip()
+        if damaged is not None:
+            raise Suspicious(
+                f"the checksum of {damaged} does not fit: the file is damaged, or was saved without"
+            )
+        reader = Reader()
+        reader.follow(io.BytesIO(archive.read(pickle)))
+        for storage in reader.storages.values():
+            entry = entries.get(f"{root}/data/{storage.key}")
+            if entry is None or entry.file_size != storage.length * BYTES[storage.kind]:
+                raise Suspicious("a tensor's numbers are not in the file, or more or fewer")
+
+
+def check_directory(content: bytes, entries: int) -> None:
+    """The list of entries must be where its end says, so that no reader finds another one."""
     end, place = content[-22:], len(content) - 22
-    if not end.startswith(b"PK\x05\x06") or end[-2:] != b"\0\0":
-        return False
     count, length, begin = struct.unpack("<HII", end[10:20])
+    plain = end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")
     if content[-42:-38] == b"PK\x06\x07":  # the 64-bit form stands before it
         place = len(content) - 98
+        plain = plain and content[place : place + 4] == b"PK\x06\x06"
         (pointer,) = struct.unpack("<Q", content[-34:-26])
         count64, length64, begin64 = struct.unpack("<QQQ", content[-66:-42])
-        if (pointer, count64, length64, begin64) != (place, count, length, begin):
-            return False
-    return count == entries and begin + length == place
+        plain = plain and (pointer, count64, length64, begin64) == (place, count, length, begin)
+    if not plain or count != entries or begin + length != place:
+        raise Suspicious("the archive is incomplete, or more than one in one file")
 
 
-class Used(NamedTuple):
-    """What a pickle refers to."""
+class Reader:
+    """Follows a pickle's operations with stand-ins, and refuses all that a state dict never needs.
 
-    strings: set[str]
-    storages: set[str]
+    A dict's keys may only be text and small numbers, so nothing is ever hashed that takes long.
+    """
+
+    def __init__(self) -> None:
+        self.operations = 0
+        self.counters = 0
+        self.storages: dict[str, Storage] = {}
+
+    def follow(self, stream: IO[bytes]) -> Any:
+        """What the pickle would build; leaves the stream after its end."""
+        stack: list[Any] = []
+        below: list[list[Any]] = []  # the stacks under each mark
+        memo: dict[Any, Any] = {}
+        for operation, argument, _ in pickletools.genops(stream):
+            self.operations += 1
+            if self.operations > MOST_OPERATIONS:
+                raise Suspicious(f"the pickle has more than {MOST_OPERATIONS:,} operations")
+            name, above = operation.name, []
+            if pickletools.markobject in operation.stack_before:
+                above, stack = stack, below.pop()
+            if name in VALUES:
+                stack.append(argument)
+            elif name in CONSTANTS:
+                stack.append(CONSTANTS[name])
+            elif name == "EMPTY_LIST":
+                stack.append([])
+            elif name in ("BINPUT", "LONG_BINPUT"):
+                memo[argument] = stack[-1]
+            elif name in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[argument])
+            elif name == "MARK":
+                below.append(stack)
+                stack = []
+            elif name == "TUPLE":
+                stack.append(tuple(above))
+            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+                stack.append(tuple(pop(stack, int(name[-1]))))
+            elif name in ("APPEND", "APPENDS"):
+                append(above or pop(stack, 1 if name == "APPEND" else 0), stack[-1])
+            elif name in ("SETITEM", "SETITEMS"):
+                set_items(above or pop(stack, 2 if name == "SETITEM" else 0), stack[-1])
+            elif name == "BUILD":
+                (state,) = pop(stack, 1)
+                build(state, stack[-1])
+            elif name == "GLOBAL":
+                stack.append(Global(allowed(str(argument))))
+            elif name == "REDUCE":
+                stack.append(self.call(*pop(stack, 2)))
+            elif name == "BINPERSID":
+                stack.append(self.storage(*pop(stack, 1)))
+            elif name == "STOP":
+                return stack.pop()
+            elif name != "PROTO":
+                raise Suspicious(f"the pickle is no state dict's: it has {name}", SAVE_AGAIN)
+        raise Suspicious("the pickle has no end")
+
+    def call(self, called: Any, arguments: Any) -> object:
+        """What one of CALLED returns, if it may have these arguments."""
+        name = called.name if isinstance(called, Global) else "something"
+        match name, arguments:
+            case "collections OrderedDict", ():
+                return ORDERED
+            case "collections Counter", (counts,) if counts is DICT:
+                self.counters += 1
+                if self.counters <= MOST_COUNTERS:
+                    return DICT
+            case "torch._utils _rebuild_parameter", (tensor, bool(), hooks):
+                if tensor is TENSOR and hooks is ORDERED:
+                    return TENSOR
+            case "torch._utils _rebuild_tensor", (Storage() as storage, offset, size, stride):
+                if lies_within(storage, offset, size, stride):
+                    return TENSOR
+            case "torch._utils _rebuild_tensor_v2", (
+                Storage() as storage, offset, size, stride, bool(), hooks,
+            ):  # fmt: skip
+                if hooks is ORDERED and lies_within(storage, offset, size, stride):
+                    return TENSOR
+        raise Suspicious(unsafe(name), SAVE_AGAIN)
+
+    def storage(self, description: Any) -> Storage:
+        """("storage", class, key, device, length), and before PyTorch 1.6 a view, which is None."""
+        match description:
+            case ("storage", Global(kind), str(key), str(), int(length), *view):
+                storage = Storage(kind, key, length)
+                same = self.storages.setdefault(key, storage) == storage
+                if kind in BYTES and length >= 0 and view in ([], [None]) and same:
+                    return storage
+        raise Suspicious("a tensor's storage is described as torch.save does not")
 
 
-def screen_pickle(stream: IO[bytes]) -> Used:
-    """Follow a pickle's operations, building nothing; leaves the stream after its end."""
-    try:
-        return follow(stream)
-    except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
-        if isinstance(error, Suspicious):
-            raise
-        raise Suspicious(f"the pickle is incomplete or damaged: {error}") from error
+def pop(stack: list[Any], count: int) -> list[Any]:
+    """The last `count` values, taken off the stack."""
+    if count > len(stack):
+        raise Suspicious("the pickle takes more values than it has")
+    taken = stack[len(stack) - count :]
+    del stack[len(stack) - count :]
+    return taken
 
 
-def follow(stream: IO[bytes]) -> Used:
-    stack: list[Item] = []
-    marks: list[int] = []
-    memo: dict[int, Item] = {}
-    used = Used(set(), set())
-    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-        name = operation.name
-        if name not in ALLOWED or count > MOST_OPERATIONS:
-            raise Suspicious(f"the pickle is no state dict's: operation {count} is {name}")
-        if name == "MARK":
-            marks.append(len(stack))
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[int(argument or 0)] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument or 0)])
-        else:
-            taken = take(operation, stack, marks)
-            stack.extend(result(name, argument, taken, used) for _ in operation.stack_after)
-    return used
+def append(items: list[Any], target: object) -> None:
+    if not isinstance(target, list):
+        raise Suspicious("the pickle appends to what is no list")
+    target.extend(items)
 
 
-def take(operation: pickletools.OpcodeInfo, stack: list[Item], marks: list[int]) -> list[Item]:
-    """Take off the stack what the operation works on: so many values, then all above a mark."""
-    before, above = operation.stack_before, []
-    fixed = len(before)
-    if pickletools.markobject in before:
-        fixed, mark = before.index(pickletools.markobject), marks.pop()
-        above = stack[mark:]
-        del stack[mark:]
-    if len(stack) < fixed:
-        raise ValueError("a value is missing")
-    below = stack[len(stack) - fixed :]
-    del stack[len(stack) - fixed :]
-    return below + above
+def set_items(items: list[Any], target: object) -> None:
+    if target is not DICT and target is not ORDERED:
+        raise Suspicious("the pickle puts entries into what is no dict")
+    for key in items[::2]:
+        if type(key) is not str and not (type(key) is int and abs(key) < 2**60):
+            raise Suspicious("a dict of the pickle is keyed by more than text and numbers")
 
 
-def result(name: str, argument: object, taken: list[Item], used: Used) -> Item:
-    """What an operation leaves on the stack, if a state dict may need it."""
-    text, nested = "", 0
-    if name == "GLOBAL":
-        text = str(argument)
-        if text not in CALLED and not NAMED.fullmatch(text):
-            raise Suspicious(unsafe(text), WEIGHTS_ONLY)
-    elif name == "REDUCE" and taken[0].text not in CALLED:
-        raise Suspicious(unsafe(taken[0].text), WEIGHTS_ONLY)
-    elif name.startswith("TUPLE"):
-        nested = 1 + sum(item.nested for item in taken)
-        if nested > MOST_NESTED:
-            raise Suspicious("the pickle is no state dict's: it has too many tuples in a tuple")
-        if len(taken) >= 5 and taken[0].text == "storage":
-            text = taken[2].text  # ("storage", type, key, device, length)
-    elif name == "BINPERSID":
-        used.storages.add(taken[0].text)
-    elif isinstance(argument, str):
-        text = argument
-        used.strings.add(text)
-    return Item(text, nested)
+def build(state: object, target: object) -> None:
+    """Only an OrderedDict has a state: model.state_dict() keeps versions of its modules there."""
+    if state is not DICT or target is not ORDERED:
+        raise Suspicious("the pickle changes what it has built", SAVE_AGAIN)
+
+
+def lies_within(storage: Storage, offset: Any, size: Any, stride: Any) -> bool:
+    """Whether a tensor of this size and stride uses numbers of its storage only."""
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
+        return False
+    if len(size) > 8 or any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
+        return False
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    return 0 in size or last < storage.length
+
+
+def allowed(name: str) -> str:
+    if name not in CALLED and name not in BYTES and not DTYPE.fullmatch(name):
+        raise Suspicious(unsafe(name), SAVE_AGAIN)
+    return name
 
 
 def unsafe(name: str) -> str:
-    if name.startswith(("torch.nn.", "torchvision.", "timm.", "zoo.")):
+    if name.startswith(("torch.nn.modules", "torchvision.models", "timm.models", "zoo.")):
         return "this is a whole pickled model, which is a program; nothing of it was run"
-    called = name.replace(" ", ".")[:100] or "a value"
-    return f"the file wants to call {called}; nothing of it was run"
+    return f"the file wants to call {name.replace(' ', '.')[:100]}; nothing of it was run"
