@@ -105,3 +105,5 @@ def test_dialects_name_the_settings_that_their_networks_have():
     assert torchvision.models.resnet50().layer2[0].conv1.stride == (1, 1)
     assert set(DIALECTS["cifar"].requires["shortcut"]) == {"pad", "projection"}
     assert not DIALECTS["zoo"].requires
+    with pytest.raises(AttributeError):
+        DIALECTS["zoo"].prefix = "module."

@@ -1,5 +1,7 @@
 """What the networks are: names, parameters, shapes, receptive fields, twins, errors."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 import zoo
 from experiments.shapes import parts, receptive_fields
 from zoo.blocks import BasicBlock, Bottleneck
+from zoo.plain import PlainBasicBlock, PlainBottleneck
 from zoo.shortcuts import Identity, Projection, ZeroPad, make_shortcut
 
 # He et al. 2015, table 6 gives millions; torchvision's documentation gives the ImageNet ones.
@@ -152,6 +155,17 @@ def test_the_block_builds_its_own_shortcut():
         make_shortcut("maze", 1, 2, 1)
     with pytest.raises(ValueError, match="unknown stride_in"):
         Bottleneck(8, 8, stride_in="conv3")
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual"), [(PlainBasicBlock, BasicBlock), (PlainBottleneck, Bottleneck)]
+)
+def test_plain_blocks_have_their_twins_defaults(plain, residual):
+    mine, twins = (inspect.signature(block).parameters for block in (plain, residual))
+    assert list(mine) == [name for name in twins if name != "shortcut"]
+    assert all(mine[name].default == twins[name].default for name in mine)
+    x = torch.randn(2, 8, 6, 6)
+    assert plain(8, 4)(x).shape == residual(8, 4)(x).shape
 
 
 def test_option_b_is_available_to_the_cifar_networks():

@@ -321,6 +321,7 @@ def test_the_cause_names_option_b_and_other_widths():
      ("resnet20", {"shortcut": "pad-append"}, "cifar", ("has pad-append", "shortcut='pad'")),
      ("resnet20", {}, "torchvision", ("stem=imagenet", "has cifar")),
      ("resnet18", {}, "cifar", ("stem=cifar", "has imagenet")),
+     ("resnet20", {"norm": "none"}, "cifar", ("norm=batch", "has none")),
      ("resnet18", {"norm": "none"}, "torchvision", ("norm=batch", "has none"))],
 )  # fmt: skip
 def test_settings_that_a_state_dict_does_not_show_are_compared(name, settings, dialect, words):
