@@ -97,7 +97,7 @@ def keep_record(content: bytes, path: Path) -> None:
     """Write the SHA-256 beside the file, as `sha256sum -c` reads it, if it is not there."""
     if not record_of(path).exists():
         line = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
-        with contextlib.suppress(PermissionError):  # a cache that others own; its name was checked
+        with contextlib.suppress(OSError):  # a cache that others own; its name was checked
             write_atomic(record_of(path), line.encode())
 
 
