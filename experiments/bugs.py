@@ -219,13 +219,14 @@ def main(options: Options) -> int:
     table.add_row(f"caught of {len(BUGS)}", *map(str, counts))
     console = Console()
     console.print(table)
+    say = partial(console.print, highlight=False, markup=False)
     for name, check in CHECKS.items():
-        print(f"{name:7}{(check.__doc__ or '').splitlines()[0]}")
-    print("      - cannot run: their weights do not load\n")
+        say(f"{name:7}{(check.__doc__ or '').splitlines()[0]}")
+    say("-      It cannot run: their weights do not load.\n")
     for bug in BUGS:
         reason = next((f"{check}: {text}" for check, text in said[bug].items() if text), "")
         seen = f" ({bug.seen})" if bug.seen else ""
-        print(f"{bug.name}{seen}: {reason or 'NOT CAUGHT'}")
+        say(f"{bug.name}{seen}: {reason or 'NOT CAUGHT'}")
     if options.publish:
         lines = [[bug.name, bug.seen, *marks(said[bug])] for bug in BUGS]
         lines.append([f"caught of {len(BUGS)}", "", *map(str, counts)])

@@ -185,8 +185,8 @@ def test_shaking_moves_every_number():
 
 
 def test_the_command_prints_a_row_a_block(invoke):
-    done = invoke("experiments.verify", "resnet18", "--against", "timm")
     pytest.importorskip("timm")
+    done = invoke("experiments.verify", "resnet18", "--against", "timm")
     assert done.returncode == 0
     for word in ("stages.3.1", "layer4.1", "2x512x2x2", "maxpool", "10 blocks: equal"):
         assert word in done.stdout
