@@ -89,6 +89,14 @@ def test_names_that_only_look_right_are_unknown(dialect, key):
     assert dialect.to_zoo(key) is None
 
 
+def test_akamasters_names_of_option_b_are_those_of_his_code():
+    """No published file has them: nn.Sequential(conv, norm) in an attribute `shortcut`."""
+    cifar = DIALECTS["cifar"]
+    for ours, theirs in (("conv", "0"), ("norm", "1")):
+        wanted = f"module.layer2.0.shortcut.{theirs}.weight"
+        assert cifar.from_zoo(f"stages.1.0.shortcut.{ours}.weight") == wanted
+
+
 def test_conv_numbers_start_at_one_on_our_side_too():
     assert TRANSFORMERS.from_zoo("stages.0.0.conv0.weight") is None
     assert TRANSFORMERS.from_zoo("stages.0.0.conv1.weight").endswith("layer.0.convolution.weight")

@@ -71,7 +71,7 @@ def fill(
     spoken = recognise(weights, dialect)
     check_settings(model, spoken, weights.metadata, drop, weights.source)
     named = {key: spoken.to_zoo(key) or "" for key in weights.tensors}  # "": unknown
-    unknown = [key for key, ours in named.items() if not ours]
+    unknown = {key: weights.tensors[key] for key, ours in named.items() if not ours}
     found = {ours: weights.tensors[key] for key, ours in named.items() if ours}
     tensors = {key: v for key, v in found.items() if not (drop and is_part(key, drop))}
     places = model.state_dict()
@@ -89,7 +89,7 @@ def fill(
         raise WeightsError(
             f"{problems[0]}{more}",
             f"{weights.source}, in {spoken.name}'s names",
-            likely_cause(model, found, unknown, spoken),
+            likely_cause(model, found, list(unknown), spoken),
         )
     for key, ours in named.items():
         if ours in tensors:
@@ -193,14 +193,14 @@ def recognise(weights: Weights, dialect: str | None = None) -> Dialect:
 def misfits(
     places: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
-    unknown: list[str],
+    unknown: Mapping[str, Tensor],
     dialect: Dialect,
 ) -> list[str]:
     """What keeps every tensor from having a place of its shape, and every place a tensor.
 
     Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.
     """
-    problems = [f"{key} is unknown" for key in unknown]
+    problems = [f"{key} of shape {show(tensor)} is unknown" for key, tensor in unknown.items()]
     for key, tensor in tensors.items():
         if key not in places:
             problems.append(f"{their(key, dialect)} has shape {show(tensor)} and no place")
