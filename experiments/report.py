@@ -260,7 +260,7 @@ def put_into_readme(name: str, content: str) -> None:
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], *align: str) -> str:
     """`align` of the columns, the last one for all that follow: "---" left, "---:" right."""
-    aligned = [*align, *[align[-1]] * (len(header) - len(align))]
+    aligned = [*align, *[align[-1]] * len(header)][: len(header)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, aligned, *lines))
 
 
