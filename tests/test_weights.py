@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 import torchvision
@@ -103,6 +104,23 @@ def test_files_come_back_to_the_last_bit_with_what_they_say(tmp_path_factory, sp
     assert same(back.state_dict(), model.state_dict())
     write_weights(path, zoo.export(model, dialect), Metadata())
     assert same(zoo.load(zoo.build(name, 2, width=2), str(path)).state_dict(), model.state_dict())
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    model = shaken("resnet20", 2, width=2)
+    metadata = Metadata("resnet20", settings_of(model), ("a", "b"))
+    for suffix in (".safetensors", ".pth"):
+        path = tmp_path / f"w{suffix}"
+        written = set()
+        for _ in range(8):
+            write_weights(path, zoo.export(model, "zoo"), metadata)
+            written.add(path.read_bytes())
+        assert len(written) == 1
+    content = (tmp_path / "w.safetensors").read_bytes()
+    assert int.from_bytes(content[:8], "little") % 8 == 0
+    with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert torch.equal(file.get_tensor("head.bias"), model.head.bias)
 
 
 def test_a_bare_pth_is_an_ordinary_state_dict(tmp_path):

@@ -239,10 +239,20 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata)
     said = {key: value for key, value in vars(metadata).items() if value is not None}
     if path.suffix == ".safetensors":
         notes = {"format": "pt"} | ({METADATA: json.dumps(said)} if said else {})
-        content = safetensors.torch.save(tensors, notes)
+        content = in_order(safetensors.torch.save(tensors, notes))
     else:
         buffer = io.BytesIO()
         whole = {"state_dict": tensors, METADATA: json.dumps(said)}
         torch.save(whole if said else tensors, buffer)
         content = buffer.getvalue()
     write_atomic(path, content)
+
+
+def in_order(content: bytes) -> bytes:
+    """The same .safetensors file with its notes sorted: the library shuffles them at each save."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the numbers stay aligned
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
