@@ -259,7 +259,7 @@ def test_exported_and_compiled_networks_give_the_same_outputs(name):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_by_inductor_the_outputs_are_the_same_within_rounding():
-    model = zoo.build("resnet20", width=8).eval()
+    model = zoo.build("resnet8", width=8).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True)(images)
