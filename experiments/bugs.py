@@ -192,7 +192,7 @@ def examine(build: Callable[[], nn.Module], model: str) -> dict[str, str | None]
         if name in NEEDS_WEIGHTS and said["load"]:
             said[name] = None
         else:
-            said[name] = check(build, partial(oracle.build, model), oracle)
+            said[name] = check(build, partial(oracle.build, model, 1000), oracle)
     return said
 
 

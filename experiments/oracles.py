@@ -22,7 +22,7 @@ class Oracle:
 
     library: str
     dialect: Dialect
-    build: Callable[[str], nn.Module]
+    build: Callable[[str, int], nn.Module]  # from a name and a number of classes
     blocks: Rules  # (their module, ours)
 
     @property
@@ -45,15 +45,16 @@ def logits_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
-def torchvision_network(name: str) -> nn.Module:
-    return importlib.import_module("torchvision").models.get_model(name)
+def torchvision_network(name: str, num_classes: int) -> nn.Module:
+    models = importlib.import_module("torchvision").models
+    return models.get_model(name, num_classes=num_classes)
 
 
-def timm_network(name: str) -> nn.Module:
-    return importlib.import_module("timm").create_model(name)
+def timm_network(name: str, num_classes: int) -> nn.Module:
+    return importlib.import_module("timm").create_model(name, num_classes=num_classes)
 
 
-def transformers_network(name: str) -> nn.Module:
+def transformers_network(name: str, num_classes: int) -> nn.Module:
     """From a configuration like that of microsoft/resnet-50: nothing is downloaded."""
     transformers = importlib.import_module("transformers")
     depth = int(name.removeprefix("resnet"))
@@ -63,7 +64,7 @@ def transformers_network(name: str) -> nn.Module:
         hidden_sizes=[64 * 2**i * (1 if basic else 4) for i in range(4)],
         layer_type="basic" if basic else "bottleneck",
         embedding_size=64,
-        num_labels=1000,
+        num_labels=num_classes,
     )
     return transformers.ResNetForImageClassification(config)
 

@@ -26,6 +26,7 @@ from experiments.cli import UsageError
 from experiments.device import make_deterministic
 from experiments.oracles import MODELS, ORACLES, Oracle, the_oracle
 from experiments.report import markdown_table, put_into_readme
+from zoo.weights.load import classes_of, open_weights
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,15 @@ def prove(
     model: str, oracle: Oracle, weights: str | None = None, dtype: torch.dtype = torch.float32
 ) -> Proof:
     """Carry weights over the key map in both directions and compare every block."""
-    theirs = oracle.build(model)
     if weights is None:
+        theirs = oracle.build(model, 1000)
         shake(theirs)
         ours = zoo.load(zoo.build(model), theirs.state_dict(), oracle.dialect.name)
     else:
-        ours = zoo.build(model, weights=weights)
+        published = zoo.is_published_name(weights)
+        classes = None if published else classes_of(open_weights(weights))
+        ours = zoo.build(model, classes, weights=weights)
+        theirs = oracle.build(model, ours.head.out_features)
         theirs.load_state_dict(zoo.export(ours, oracle.dialect.name), strict=True)
     exported, wanted = zoo.export(ours, oracle.dialect.name), theirs.state_dict()
     round_trip = Difference()

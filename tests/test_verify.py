@@ -16,6 +16,7 @@ from experiments import checks, oracles, verify
 from experiments.checks import Difference, compare, difference, seeded_init, shake
 from experiments.oracles import MODELS, ORACLES
 from experiments.verify import Options, prove
+from zoo.weights.files import Metadata, write_weights
 
 TORCHVISION = ORACLES["torchvision"]
 BLOCKS = {"resnet18": 8, "resnet34": 16, "resnet50": 16, "resnet101": 33, "resnet152": 50}
@@ -44,13 +45,14 @@ def test_every_block_is_torchvisions_in_double_precision_too(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_seeded_alike_training_starts_from_torchvisions_weights(name):
     assert (
-        seeded_init(partial(zoo.build, name), partial(TORCHVISION.build, name), TORCHVISION) == ""
+        seeded_init(partial(zoo.build, name), partial(TORCHVISION.build, name, 1000), TORCHVISION)
+        == ""
     )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_a_whole_training_step_gives_torchvisions_weights(name):
-    theirs = TORCHVISION.build(name)
+    theirs = TORCHVISION.build(name, 1000)
     shake(theirs)
     ours = zoo.load(zoo.build(name), theirs.state_dict())
     images, labels = torch.randn(2, 3, 64, 64), torch.tensor([3, 999])
@@ -167,7 +169,7 @@ def test_differences_that_are_no_numbers_are_infinite():
 
 
 def test_a_block_or_parameter_that_is_not_there_is_no_equal():
-    theirs = TORCHVISION.build("resnet34")
+    theirs = TORCHVISION.build("resnet34", 1000)
     ours = zoo.build("resnet18")
     blocks = {block.ours: block for block in compare(ours, theirs, TORCHVISION)}
     assert not blocks["stages.0.2"].equal
@@ -192,10 +194,9 @@ def test_the_command_prints_a_row_a_block(invoke):
         assert word in done.stdout
 
 
-def test_real_weights_can_be_verified(invoke, tmp_path, monkeypatch):
-    from zoo.weights.files import Metadata, write_weights
-
-    model = zoo.build("resnet18")
+@pytest.mark.parametrize("classes", [1000, 3])
+def test_anyones_weights_can_be_verified(classes, invoke, tmp_path, monkeypatch):
+    model = zoo.build("resnet18", classes)
     shake(model)
     write_weights(tmp_path / "w.safetensors", zoo.export(model, "transformers"), Metadata())
     done = invoke("experiments.verify", "resnet18", "--weights", tmp_path / "w.safetensors")

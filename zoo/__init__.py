@@ -82,7 +82,7 @@ def build(
     check(name, settings)
     if weights is None:
         return MODELS[name](**settings)
-    if re.fullmatch("[A-Z0-9_]+", str(weights)):
+    if is_published_name(weights):
         weights = published(name, str(weights)).url
     loaded = open_weights(weights)
     # On the meta device nothing is drawn, only to be overwritten: loading is faster by that.
@@ -93,6 +93,11 @@ def build(
         return fill(model, loaded)
     model.head.reset_parameters()
     return fill(model, loaded, drop="head")
+
+
+def is_published_name(weights: str | Path) -> bool:
+    """Whether `weights` is a name like IMAGENET1K_V2 or DEFAULT, and not a path or a URL."""
+    return re.fullmatch("[A-Z0-9_]+", str(weights)) is not None
 
 
 def check(name: str, settings: dict[str, Any]) -> None:
