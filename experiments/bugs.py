@@ -230,9 +230,13 @@ def main(options: Options) -> int:
     if options.publish:
         lines = [[bug.name, bug.seen, *marks(said[bug])] for bug in BUGS]
         lines.append([f"caught of {len(BUGS)}", "", *map(str, counts)])
-        put_into_readme("bugs", markdown_table(["bug", "seen in", *CHECKS], lines, "---", "---"))
+        drawn = markdown_table(["bug", "seen in", *CHECKS], lines, "---", "---")
+        put_into_readme("bugs", f"{drawn}\n\n{CAPTION}")
     escaped = [bug for bug in BUGS if not any(said[bug].values())]
     return 1 if escaped or any(said[correct].values()) else 0
+
+
+CAPTION = "Empty: missed. -: cannot run, because their weights do not load. `make bugs` says more."
 
 
 def word(text: str | None, passed: str) -> str:

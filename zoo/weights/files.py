@@ -41,7 +41,7 @@ class Metadata:
     """What a file says of its weights beyond their numbers; files of other libraries say less."""
 
     model: str | None = None  # a name of zoo.list_models()
-    settings: dict[str, str] | None = None  # load.settings_of(model)
+    settings: dict[str, str] | None = None  # settings.settings_of(model)
     classes: tuple[str, ...] | None = None  # in the order of the head's outputs
 
 
