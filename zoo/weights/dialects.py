@@ -22,9 +22,7 @@ class Dialect:
 
     name: str
     rules: Rules  # (theirs, ours)
-    requires: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # see settings.settings_of
+    requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see settings.py
     prefix: str = ""  # in front of every name, in the library's files
 
     def to_zoo(self, key: str) -> str | None:

@@ -243,7 +243,8 @@ class Reader:
             ):  # fmt: skip
                 if hooks is ORDERED and lies_within(storage, offset, size, stride):
                     return TENSOR
-        raise Suspicious(unsafe(name), SAVE_AGAIN)
+        odd = f"the file calls {name} as torch.save does not; nothing of it was run"
+        raise Suspicious(odd if name in CALLED else unsafe(name), SAVE_AGAIN)
 
     def storage(self, description: Any) -> Storage:
         """("storage", class, key, device, length), and before PyTorch 1.6 a view, which is None."""
