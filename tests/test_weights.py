@@ -325,6 +325,8 @@ def test_the_cause_names_the_network_that_it_is(file, model, cause):
 
 
 def test_the_cause_names_option_b_and_other_widths():
+    state = zoo.export(shaken("resnet20"), "cifar")  # plain20 has the same entries
+    refused(zoo.build("resnet32"), state, "this is resnet20's")
     state = zoo.export(shaken("resnet20", shortcut="projection"), "cifar")
     refused(zoo.build("resnet20"), state, "zoo.build('resnet20', shortcut='projection')")
     state = zoo.export(shaken("resnet18", width=8))
@@ -397,6 +399,9 @@ def test_wrong_calls_are_refused():
         model = zoo.build("resnet18", 2, width=2)
     with pytest.raises(zoo.WeightsError, match="meta device"):
         zoo.load(model, state)
+    with pytest.raises(zoo.WeightsError) as error:
+        zoo.load(zoo.build("resnet18", 2, width=2), changed(state, bn1__bias=None))
+    assert "more do not fit" not in str(error.value)
     for key, value in (("shortcut", "loop"), ("norm", "layer"), ("stride_in", "conv3")):
         name = "resnet50" if key == "stride_in" else "resnet18"
         with pytest.raises(zoo.ModelError, match=f"no {key}='{value}'"):
