@@ -27,6 +27,7 @@ from experiments.device import make_deterministic
 from experiments.oracles import MODELS, ORACLES, Oracle, the_oracle
 from experiments.report import markdown_table, put_into_readme
 from zoo.weights.load import classes_of, open_weights
+from zoo.weights.published import is_published_name
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def prove(
         shake(theirs)
         ours = zoo.load(zoo.build(model), theirs.state_dict(), oracle.dialect.name)
     else:
-        published = zoo.is_published_name(weights)
+        published = is_published_name(weights)
         classes = None if published else classes_of(open_weights(weights))
         ours = zoo.build(model, classes, weights=weights)
         theirs = oracle.build(model, ours.head.out_features)

@@ -188,6 +188,15 @@ def test_by_hand_a_file_can_be_put_into_the_cache(server):
     assert cached() == [path.name, f"{path.name}.sha256"]
 
 
+def test_a_file_planted_in_the_cache_is_deleted_and_named(server):
+    """There is no record of it yet: the digits in its name must do."""
+    path = place_of(url_of(server))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(saved(num_classes=7))  # good weights, but not these
+    fails(server, f"{path.name} is damaged or was exchanged, and was deleted")
+    assert cached() == []
+
+
 def flip(path, at: int = 5000) -> None:
     body = bytearray(path.read_bytes())
     body[at] ^= 1

@@ -7,7 +7,6 @@ Read first: blocks.py.
 
 import difflib
 import inspect
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from zoo.resnet import (
 )
 from zoo.shortcuts import SHORTCUTS
 from zoo.weights.load import classes_of, export, fill, load, open_weights
-from zoo.weights.published import published
+from zoo.weights.published import is_published_name, published
 
 __all__ = [
     "MODELS", "ModelError", "WeightsError", "build", "export", "list_models", "load", "published",
@@ -93,11 +92,6 @@ def build(
         return fill(model, loaded)
     model.head.reset_parameters()
     return fill(model, loaded, drop="head")
-
-
-def is_published_name(weights: str | Path) -> bool:
-    """Whether `weights` is a name like IMAGENET1K_V2 or DEFAULT, and not a path or a URL."""
-    return re.fullmatch("[A-Z0-9_]+", str(weights)) is not None
 
 
 def check(name: str, settings: dict[str, Any]) -> None:

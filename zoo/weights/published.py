@@ -4,7 +4,9 @@ The URLs, accuracies and preprocessing are read from torchvision itself, so they
 date here. It is imported only when they are asked for.
 """
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from zoo.errors import WeightsError
 
@@ -31,6 +33,11 @@ class Published:
     top1: float  # per cent of ImageNet's validation set, single crop
     top5: float
     preprocess: Preprocess
+
+
+def is_published_name(weights: str | Path) -> bool:
+    """Whether `weights` is a name like IMAGENET1K_V2 or DEFAULT, and not a path or a URL."""
+    return re.fullmatch("[A-Z0-9_]+", str(weights)) is not None
 
 
 def published(model: str, weights: str = "DEFAULT") -> Published:

@@ -203,10 +203,14 @@ class Reader:
                 stack.append(tuple(above))
             elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
                 stack.append(tuple(pop(stack, int(name[-1]))))
-            elif name in ("APPEND", "APPENDS"):
-                append(above or pop(stack, 1 if name == "APPEND" else 0), stack[-1])
-            elif name in ("SETITEM", "SETITEMS"):
-                set_items(above or pop(stack, 2 if name == "SETITEM" else 0), stack[-1])
+            elif name == "APPEND":
+                append(pop(stack, 1), stack[-1])
+            elif name == "APPENDS":
+                append(above, stack[-1])
+            elif name == "SETITEM":
+                set_items(pop(stack, 2), stack[-1])
+            elif name == "SETITEMS":
+                set_items(above, stack[-1])
             elif name == "BUILD":
                 (state,) = pop(stack, 1)
                 build(state, stack[-1])
