@@ -192,7 +192,7 @@ def test_a_file_planted_in_the_cache_is_deleted_and_named(server):
     """There is no record of it yet: the digits in its name must do."""
     path = place_of(url_of(server))
     path.parent.mkdir(parents=True)
-    path.write_bytes(saved(num_classes=7))  # good weights, but not these
+    path.write_bytes(saved(num_classes=5))  # good weights, but not these
     fails(server, f"{path.name} is damaged or was exchanged, and was deleted")
     assert cached() == []
 
