@@ -21,7 +21,7 @@ from conftest import assert_three_lines
 
 import zoo
 from experiments.checks import shake
-from zoo.weights import files
+from zoo.weights import files, screen
 from zoo.weights.download import place_of
 
 
@@ -437,6 +437,26 @@ def test_no_variable_of_the_environment_makes_it_trust(tmp_path, monkeypatch):
     with pytest.raises(zoo.WeightsError, match=r"call posix\.system; nothing of it was run"):
         zoo.build("resnet18", 3, width=2, weights=tmp_path / "w.pth")
     assert not (tmp_path / "RAN").exists()
+
+
+def test_behind_the_screen_torch_load_trusts_nothing_either(tmp_path, monkeypatch):
+    """The screen is not the only wall: without it code is still not run."""
+    monkeypatch.setattr(files, "screen", lambda *_: None)
+    for name in ("os.system", "os.system, bare", "eval"):
+        with pytest.raises(zoo.WeightsError):
+            files.decode(FILES[name](tmp_path), "")
+        assert not (tmp_path / "RAN").exists()
+
+
+def test_a_tensor_may_use_its_last_number_and_none_after_it():
+    numbers = screen.Storage("torch FloatStorage", "0", 6)
+    for offset, size, stride, within in [
+        (0, (2, 3), (3, 1), True), (0, (6,), (1,), True), (1, (6,), (1,), False),
+        (5, (), (), True), (6, (), (), False), (0, (7,), (1,), False), (0, (2, 3), (4, 1), False),
+        (0, (9,), (0,), True), (9, (0,), (1,), True), (0, (True,), (1,), False),
+        (-1, (2,), (1,), False), (0, (2,), (1, 1), False), (0, [2], [1], False),
+    ]:  # fmt: skip
+        assert screen.lies_within(numbers, offset, size, stride) == within, (offset, size, stride)
 
 
 def test_what_is_not_a_file_does_not_hang(tmp_path):
