@@ -12,7 +12,6 @@ import io
 import json
 import platform
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -27,17 +26,16 @@ from data.cifar import cifar10
 from data.dataset import Dataset
 from data.folder import read_folder
 from data.synthetic import SIZE, synthetic
-from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from experiments.cli import ResultsError
 from experiments.device import make_deterministic, to_layout
-from experiments.train import Diverged, Settings, State, evaluate, start, starts_epoch, train
+from experiments.resumable import Clock, train_resumably
+from experiments.train import Diverged, Settings, State, evaluate, start
 from zoo.resnet import ResNet
 from zoo.weights.atomic import write_atomic
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of
 
 TEST_BATCH = 500
-SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints
 
 
 @dataclass(frozen=True)
@@ -135,35 +133,25 @@ def run_one(
     folder.mkdir(parents=True, exist_ok=True)
     make_deterministic(device)
     dataset, batches = load_data(run.data), make_batches(run, device)
-    state = start(build_model(run).to(device), run.settings)
-    seconds = resume(state, run, folder)
-    began, saved, status = time.perf_counter() - seconds, time.perf_counter(), "finished"
+    state, clock = start(build_model(run).to(device), run.settings), Clock()
 
-    def save() -> float:
-        spent = time.perf_counter()
-        content = {"run": json.dumps(asdict(run)), "seconds": spent - began, **state.state_dict()}
-        save_checkpoint(folder / "checkpoint.pt", content)
-        return time.perf_counter() - spent
+    def end_epoch() -> None:
+        add_history(state, run, dataset, batches, device)
+        write_atomic(folder / "history.csv", history_csv(state).encode())
 
-    save_cost = 0.0
-    progress(state.step)
+    status, owner = "finished", json.dumps(asdict(run))
     try:
-        for _ in train(batches, run.settings, state):
-            steps = run.settings.steps
-            if state.step == steps or starts_epoch(state.step, len(batches), steps):
-                add_history(state, run, dataset, batches, device)
-                write_atomic(folder / "history.csv", history_csv(state).encode())
-            progress(state.step)
-            if should_stop():
-                save()
-                return None
-            if time.perf_counter() - saved > max(save_every, save_cost / SAVE_SHARE):
-                save_cost, saved = save(), time.perf_counter()
+        finished = train_resumably(
+            state, batches, run.settings, folder / "checkpoint.pt", owner, clock,
+            end_epoch=end_epoch, progress=progress, should_stop=should_stop, save_every=save_every,
+        )  # fmt: skip
+        if not finished:
+            return None
     except Diverged as error:
         status = str(error)
         write_atomic(folder / "history.csv", history_csv(state).encode())
 
-    row = make_row(run, state, status, time.perf_counter() - began, device)
+    row = make_row(run, state, status, clock.total, device)
     finish(folder, run, state, row)
     return row
 
@@ -175,22 +163,6 @@ def finish(folder: Path, run: Run, state: State, row: dict) -> None:
     write_weights(folder / "final.safetensors", state.model.state_dict(), metadata)
     write_atomic(folder / "row.json", (json.dumps(row, indent=1) + "\n").encode())
     (folder / "checkpoint.pt").unlink(missing_ok=True)
-
-
-def resume(state: State, run: Run, folder: Path) -> float:
-    """Put the checkpoint of `folder` into `state`, if there is one; the seconds spent before it."""
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        return 0.0
-    saved = load_checkpoint(path)
-    if saved.get("run") != json.dumps(asdict(run)):
-        raise CheckpointError(
-            "the checkpoint belongs to a run with other settings",
-            path,
-            "choose another --output-dir, or delete this file",
-        )
-    state.load_state_dict(saved)
-    return saved["seconds"]
 
 
 def add_history(

@@ -25,13 +25,16 @@ class Settings:
 
     steps: int = 64_000
     batch_size: int = 128
-    schedule: str = "steps"  # "steps" as in the paper, or "one-cycle" for short runs
-    lr: float = 0.1  # the highest rate of either schedule
+    schedule: str = "steps"  # as in the paper; "one-cycle" or "cosine" for short runs
+    lr: float = 0.1  # the highest rate of any schedule
     milestones: tuple[int, ...] = (32_000, 48_000)  # "steps": divide by 10 at each
     warmup_steps: int = 0  # "steps": 400 for ResNet-110, which does not start at 0.1
-    warmup_lr: float = 0.01
+    warmup_lr: float = 0.01  # "steps" only; "cosine" rises to `lr` in a straight line
+    opt: str = "sgd"  # or "adam", "adamw", with PyTorch's betas
     momentum: float = 0.9
     weight_decay: float = 1e-4  # on everything, norms and biases too: the paper excludes nothing
+    label_smoothing: float = 0.0  # Szegedy et al. 2015 (arXiv 1512.00567), section 7
+    class_weights: tuple[float, ...] | None = None  # one a class, of its losses
     precision: str = "fp32"  # "bf16": convolutions and the head under autocast, weights in fp32
     channels_last: bool = True
 
@@ -43,6 +46,11 @@ def lr_at(step: int, settings: Settings) -> float:
         done, peak = step + 1, settings.steps / 4
         down = (settings.steps + 1 - done) / (settings.steps + 1 - peak)
         return settings.lr * min(done / peak, down)
+    if settings.schedule == "cosine":  # Loshchilov and Hutter 2016 (arXiv 1608.03983), equation 5
+        if step < settings.warmup_steps:
+            return settings.lr * (step + 1) / (settings.warmup_steps + 1)
+        done = (step - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
+        return settings.lr * (1 + math.cos(math.pi * done)) / 2
     if step < settings.warmup_steps:
         return settings.warmup_lr
     passed = sum(step >= milestone for milestone in settings.milestones)
@@ -98,13 +106,15 @@ class State:
 
 
 def start(model: nn.Module, settings: Settings) -> State:
-    """Before the first step: SGD with momentum over every parameter."""
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    """Before the first step: an optimiser over every parameter that is to learn."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    lr, decay = settings.lr, settings.weight_decay
+    optimizer: torch.optim.Optimizer
+    if settings.opt == "sgd":
+        optimizer = torch.optim.SGD(learning, lr, settings.momentum, weight_decay=decay)
+    else:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.opt]
+        optimizer = kind(learning, lr, weight_decay=decay)
     return State(model, optimizer)
 
 
@@ -121,7 +131,9 @@ def forward(model: nn.Module, images: Tensor, settings: Settings) -> Tensor:
 
 def train(batches: BatchSource, settings: Settings, state: State) -> Iterator[State]:
     """Train from state.step to settings.steps, yielding after every step; raises Diverged."""
-    model, optimizer = state.model, state.optimizer
+    model, optimizer, weights = state.model, state.optimizer, None
+    if settings.class_weights:
+        weights = torch.tensor(settings.class_weights, device=next(model.parameters()).device)
     while state.step < settings.steps:
         for group in optimizer.param_groups:
             group["lr"] = lr_at(state.step, settings)
@@ -131,7 +143,7 @@ def train(batches: BatchSource, settings: Settings, state: State) -> Iterator[St
         model.train()
         images, labels = batches.batch(state.step)
         logits = forward(model, images, settings)  # (N, classes)
-        loss = cross_entropy(logits, labels)
+        loss = cross_entropy(logits, labels, weights, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         loss_value = loss.item()

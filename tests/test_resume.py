@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from experiments import run as run_module
+from experiments import resumable
 from experiments.checkpoint import CheckpointError
 from experiments.run import Data, Run, run_one
 from experiments.train import Settings
@@ -27,7 +27,7 @@ forked.set_forkserver_preload(["experiments.run", "torch._dynamo"])
 
 def child(folder, steps, stop_at, run=RUN) -> None:
     """One attempt: tells its steps, saves about every second step, stops by itself if asked."""
-    run_module.SAVE_SHARE = 1.0
+    resumable.SAVE_SHARE = 1.0
     run_one(
         run, folder, torch.device("cpu"), save_every=0,
         progress=lambda step: note(steps, step),

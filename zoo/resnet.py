@@ -86,11 +86,13 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         x = self.stem(images)  # (N, 3, H, W) -> (N, C, H/4, W/4), or (N, C, H, W) for CIFAR
         x = self.stages(x)  # -> (N, C', H/32, W/32), or (N, C', H/4, W/4)
-        x = x.mean((2, 3))  # global average pool -> (N, C')
-        return self.head(x)  # -> (N, num_classes)
+        return x.mean((2, 3))  # global average pool -> (N, C')
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))  # (N, 3, H, W) -> (N, C') -> (N, num_classes)
 
 
 NORMS = {"batch": nn.BatchNorm2d, "none": nn.Identity}

@@ -1,0 +1,139 @@
+"""Training batches of random views, and evaluation batches, from pictures of any size.
+
+The same contract as data/batches.py: `batch(step)` is a pure function of (seed, step). What an
+epoch needs is drawn from (seed, epoch); a worker process that prefetches draws the same.
+Dimension key: N pictures of a batch, S side of the square that the network sees.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data.batches import Normalize, enlarge
+from data.errors import DataError
+from data.store import Pictures
+from data.views import NUMBERS, RandomView, View
+
+
+def normalize_as(view: View) -> Normalize:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (view.mean, view.std))
+    return Normalize(mean, std)
+
+
+@dataclass
+class Epochs:
+    """What worker processes make, by step: uint8 (N, 3, S, S) and labels int64 (N,)."""
+
+    pictures: Pictures
+    labels: Tensor
+    view: RandomView
+    batch_size: int
+    seed: int
+    part: tuple[int, int] = (0, 1)  # (i, n): the i-th of n equal shares of every batch
+    drawn_epoch: int = -1
+
+    def __len__(self) -> int:
+        """Steps an epoch; the last partial batch is dropped, as in data/batches.py."""
+        return len(self.labels) // self.batch_size
+
+    def draw_epoch(self, epoch: int) -> None:
+        rng = np.random.default_rng((self.seed, epoch))
+        self.order = rng.permutation(len(self.labels))
+        self.drawn_epoch = epoch
+
+    def random_view(self, epoch: int, index: int) -> Tensor:
+        # Drawn picture by picture: numbers for the whole of ImageNet would fill every worker.
+        numbers = np.random.default_rng((self.seed, epoch, index)).random(NUMBERS)
+        return self.view(self.pictures[index], numbers.tolist())
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(step, len(self))
+        if epoch != self.drawn_epoch:
+            self.draw_epoch(epoch)
+        share = self.batch_size // self.part[1]
+        first = place * self.batch_size + self.part[0] * share
+        here = self.order[first : first + share].tolist()
+        return torch.stack([self.random_view(epoch, i) for i in here]), self.labels[here]
+
+
+class RandomBatches:
+    """Training batches of one seed: shuffled every epoch, cropped and turned, normalised."""
+
+    def __init__(self, epochs: Epochs, device: torch.device, workers: int = 0) -> None:
+        count, size, shares = len(epochs.labels), epochs.batch_size, epochs.part[1]
+        if not 2 * shares <= size <= count or size % shares:
+            raise DataError(
+                f"no training batch of {size} can be made",
+                f"{count} training pictures, {shares} processes; batch norm needs 2 in each",
+                f"choose a --batch-size from {2 * shares} to {count}"
+                + (f", a multiple of {shares}" if shares > 1 else ""),
+            )
+        self.epochs, self.device, self.workers = epochs, device, workers
+        self.normalize = normalize_as(epochs.view.view).to(device)
+        self.coming: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self.next_step = -1
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images float32 (N, 3, S, S) and labels int64 (N,) of one step."""
+        if not self.workers:
+            return self.finish(self.epochs[step])
+        if step != self.next_step:  # the first, or a resumed one: workers go on from here
+            self.coming, self.next_step = self.prefetch(step), step
+        self.next_step += 1
+        return self.finish(next(self.coming))
+
+    def prefetch(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            self.epochs,  # type: ignore[arg-type]  # a map from steps to batches
+            batch_size=None,
+            sampler=range(step, step + 2**40),  # without an end: whoever asks knows when to stop
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        return iter(loader)
+
+    def finish(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        return enlarge(self.normalize(images), self.epochs.view.view.input_size), labels
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Evaluation batches by number, uint8 on the CPU."""
+
+    pictures: Pictures
+    labels: Tensor
+    places: Sequence[range]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor]:
+        here = list(self.places[chunk])
+        return torch.stack([self.pictures[i] for i in here]), self.labels[here]
+
+
+def every_picture(
+    pictures: Pictures,
+    labels: Tensor,
+    view: View,
+    batch_size: int,
+    device: torch.device,
+    workers: int = 0,
+    part: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every picture once, in order: (N, 3, S, S) and labels; `part` (i, n): every n-th from i."""
+    mine = range(part[0], len(labels), part[1])
+    places = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    normalize = normalize_as(view).to(device)
+    chunks: Any = Chunks(pictures, labels, places)
+    for images, answers in DataLoader(chunks, batch_size=None, num_workers=workers):
+        yield enlarge(normalize(images.to(device)), view.input_size), answers.to(device)

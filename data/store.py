@@ -1,0 +1,154 @@
+"""Decoded pictures: from the files at every use, or once into a file of raw pixels.
+
+`pictures[i]` is a uint8 tensor (3, H, W), the same from both; a tensor (N, 3, H, W) is a third way
+to keep the promise. The file is mapped, not read: processes share it and memory stays free.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.errors import DataError
+from data.images import load_image
+
+VERSION = 1  # of what load_image and views make of a file: a higher one forgets every cache
+
+Form = Callable[[Tensor], Tensor]  # of a decoded picture, uint8 (3, H, W) -> (3, h, w)
+
+
+class Pictures(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Pictures that are decoded when they are asked for."""
+
+    files: tuple[str, ...]
+    form: Form
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.form(load_image(self.files[index], self.files[index]))
+
+
+class Stored:
+    """Pictures in a file of raw pixels, one after the other."""
+
+    def __init__(self, path: Path, shapes: Sequence[Sequence[int]]) -> None:
+        self.path, self.shapes = path, [tuple(shape) for shape in shapes]  # (H, W) of each
+        sizes = [3 * height * width for height, width in self.shapes]
+        self.places = np.cumsum([0, *sizes])
+        self.pixels: np.memmap | None = None
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.pixels is None:  # opened by whoever reads, so that workers can be given it
+            self.pixels = np.memmap(self.path, np.uint8, "c")
+        here = self.pixels[self.places[index] : self.places[index + 1]]
+        return torch.from_numpy(here).view(3, *self.shapes[index])
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"pixels": None}
+
+
+def estimated_bytes(files: Sequence[str], form: Form) -> int:
+    """About how much store() would write: `form` of up to 200 of the pictures, decoded."""
+    chosen = files[:: max(1, len(files) // 200)]
+    sizes = []
+    for file in chosen:
+        try:
+            sizes.append(form(load_image(file, file)).numel())
+        except DataError:
+            continue
+    return round(np.mean(sizes) * len(files)) if sizes else 0
+
+
+@dataclass(frozen=True)
+class Trying:
+    """Streamed for workers: an undecodable picture is a DataError that is returned, not raised."""
+
+    pictures: Streamed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        try:
+            return self.pictures[index]
+        except DataError as error:
+            return error
+
+
+def decode_all(pictures: Streamed, workers: int, title: str) -> Iterator[Tensor | DataError]:
+    """Every picture, or why it cannot be decoded, in order and with a bar."""
+    loader = DataLoader(Trying(pictures), batch_size=None, num_workers=workers)
+    return iter(tqdm(loader, title, total=len(pictures), leave=False, delay=1, disable=None))
+
+
+def store(
+    files: Sequence[str], form: Form, folder: Path, *, workers: int = 0, title: str = "decoding"
+) -> tuple[Stored, dict[int, DataError]]:
+    """The decoded pictures, from `folder` or made there, and why some are missing from them.
+
+    The file's name is a hash of every picture's content and of `form`, so it never goes stale.
+    Written beside and renamed: an interruption leaves nothing that would be taken for the whole.
+    Missing are the pictures that cannot be decoded, by their place in `files`.
+    """
+    path = folder / f"{key_of(files, form)}.pixels"
+    index = path.with_suffix(".json")
+    if not index.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes: list[tuple[int, int]] = []
+        bad: dict[int, tuple] = {}
+        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with beside.open("wb") as out:
+                decoded = decode_all(Streamed(tuple(files), form), workers, title)
+                for place, image in enumerate(decoded):
+                    if isinstance(image, DataError):
+                        bad[place] = image.args
+                        continue
+                    shapes.append(tuple(image.shape[1:]))
+                    out.write(image.contiguous().numpy())
+                if not shapes or max(map(max, shapes)) == 0:
+                    out.write(b"\0")  # an empty file cannot be mapped
+                out.flush()
+                os.fsync(out.fileno())
+            beside.replace(path)
+            beside.write_text(json.dumps({"shapes": shapes, "bad": bad}), encoding="utf-8")
+            beside.replace(index)  # last: where it is, the pixels are whole
+        finally:
+            beside.unlink(missing_ok=True)
+    said = json.loads(index.read_text(encoding="utf-8"))
+    # Two pictures of the same content share an entry, so messages name the files as they are now.
+    errors = {int(i): DataError(args[0], files[int(i)], args[2]) for i, args in said["bad"].items()}
+    return Stored(path, said["shapes"]), errors
+
+
+def key_of(files: Sequence[str], form: Form) -> str:
+    whole = hashlib.sha256(f"{VERSION} {form!r}".encode())
+    for file in files:
+        try:
+            with open(file, "rb") as content:  # noqa: PTH123  a str, as load_image takes it
+                whole.update(hashlib.file_digest(content, "sha256").digest())
+        except OSError as error:
+            raise DataError(
+                f"cannot read a picture: {error.strerror or error}", file, "check the file"
+            ) from error
+    return whole.hexdigest()[:32]

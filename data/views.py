@@ -1,0 +1,133 @@
+"""From a decoded picture to the square that a network sees: as evaluation does it, and at random.
+
+A random view is a pure function of the picture and of a row of uniform numbers, so it is the same
+in every process and after every resume. Equal to torchvision's transforms once the numbers are
+(tests compare).
+Dimension key: C channels, H W height and width of a picture, S side of the square.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TRIES = 10  # of RandomResizedCrop, before it takes the middle
+NUMBERS = 2 * TRIES + 4  # uniform numbers that one random view takes
+SPARE = 1.75  # a crop of a third of the picture still has the pixels that the network sees
+
+
+@dataclass(frozen=True)
+class View:
+    """What evaluation and prediction show the network of a picture."""
+
+    resize: int = 256  # pixels of the shorter side
+    crop: int = 224  # pixels a side of the middle that is kept
+    interpolation: str = "bilinear"  # or "bicubic"
+    squash: bool = False  # both sides to `crop` instead, so that nothing is cut off
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of R, G, B in [0, 1], subtracted
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)  # then divided by
+    input_size: int = 224  # a smaller crop is enlarged to it, in its batch
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 (3, H, W) -> (3, crop, crop)."""
+        if self.squash:
+            return resized(image, (self.crop, self.crop), self.interpolation)
+        side = shorter_side(image, self.resize)
+        return center_crop(resized(image, side, self.interpolation), self.crop)
+
+
+@dataclass(frozen=True)
+class RandomView:
+    """What training shows of a picture: another crop of it every time."""
+
+    crop: str = "resized"  # RandomResizedCrop; "random": RandomCrop; "none": all of `view`
+    size: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)  # "resized": the crop's share of the area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # "resized": its width by its height
+    padding: int = 0  # "random": black pixels added on every side of `view` first
+    hflip_prob: float = 0.5
+    rotation: float = 0.0  # degrees, to either side
+    view: View = View()
+
+    def stored(self, image: Tensor) -> Tensor:
+        """The picture as small as random views allow: uint8 (3, H, W) -> (3, h, w)."""
+        if self.crop == "none" or (self.crop == "random" and self.view.squash):
+            return self.view(image)
+        if self.crop == "random":
+            side = shorter_side(image, self.view.resize)
+            return resized(image, side, self.view.interpolation)
+        most = math.ceil(SPARE * self.size)
+        if min(image.shape[1:]) <= most:
+            return image
+        return resized(image, shorter_side(image, most), self.view.interpolation)
+
+    def __call__(self, image: Tensor, numbers: list[float]) -> Tensor:
+        """A stored picture and NUMBERS `numbers` in [0, 1) -> uint8 (3, S, S)."""
+        *boxes, y, x, flip, turn = numbers
+        if self.crop == "resized":
+            top, left, height, width = self.box(image, boxes, y, x)
+            image = image[:, top : top + height, left : left + width]
+            image = resized(image, (self.size, self.size), self.view.interpolation)
+        elif self.crop == "random":
+            image = torch.nn.functional.pad(image, (self.padding,) * 4)
+            top, left = (
+                int(u * (side - self.size + 1))
+                for u, side in zip((y, x), image.shape[1:], strict=True)
+            )
+            image = image[:, top : top + self.size, left : left + self.size]
+        if flip < self.hflip_prob:
+            image = image.flip(2)
+        if self.rotation:
+            image = rotated(image, (2 * turn - 1) * self.rotation)
+        return image
+
+    def box(
+        self, image: Tensor, numbers: list[float], y: float, x: float
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a RandomResizedCrop (torchvision's get_params)."""
+        rows, columns = image.shape[1:]
+        low, high = (math.log(r) for r in self.ratio)
+        for share, form in zip(numbers[::2], numbers[1::2], strict=True):
+            area = rows * columns * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
+            ratio = math.exp(low + form * (high - low))
+            width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < width <= columns and 0 < height <= rows:
+                return int(y * (rows - height + 1)), int(x * (columns - width + 1)), height, width
+        # None of the tries fits into a long picture: its middle, as far as the ratios allow.
+        width, height = columns, rows
+        if columns / rows < self.ratio[0]:
+            height = round(columns / self.ratio[0])
+        elif columns / rows > self.ratio[1]:
+            width = round(rows * self.ratio[1])
+        return (rows - height) // 2, (columns - width) // 2, height, width
+
+
+def shorter_side(image: Tensor, side: int) -> tuple[int, int]:
+    """Height and width with `side` pixels on the shorter side, as torchvision's Resize cuts it."""
+    height, width = image.shape[1:]
+    if height <= width:
+        return side, int(side * width / height)
+    return int(side * height / width), side
+
+
+def resized(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """uint8 (3, H, W) -> (3, *size), antialiased."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    from torchvision.transforms.v2 import InterpolationMode, functional  # slow to import
+
+    size = (max(1, size[0]), max(1, size[1]))
+    return functional.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
+
+
+def center_crop(image: Tensor, size: int) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    return functional.center_crop(image, [size, size])
+
+
+def rotated(image: Tensor, degrees: float) -> Tensor:
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    return functional.rotate(image, degrees, InterpolationMode.BILINEAR)
