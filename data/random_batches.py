@@ -91,8 +91,9 @@ class RandomBatches:
         return self.finish(next(self.coming))
 
     def prefetch(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            self.epochs,  # type: ignore[arg-type]  # a map from steps to batches
+        epochs: Any = self.epochs  # a map from steps to batches
+        loader: Any = DataLoader(
+            epochs,
             batch_size=None,
             sampler=range(step, step + 2**40),  # without an end: whoever asks knows when to stop
             num_workers=self.workers,

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,6 +43,20 @@ class Streamed:
 
     def __getitem__(self, index: int) -> Tensor:
         return self.form(load_image(self.files[index], self.files[index]))
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """Other pictures, in another form."""
+
+    pictures: Pictures
+    form: Form
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.form(self.pictures[index])
 
 
 class Stored:
@@ -97,8 +111,27 @@ class Trying:
 
 def decode_all(pictures: Streamed, workers: int, title: str) -> Iterator[Tensor | DataError]:
     """Every picture, or why it cannot be decoded, in order and with a bar."""
-    loader = DataLoader(Trying(pictures), batch_size=None, num_workers=workers)
+    trying: Any = Trying(pictures)
+    loader: Any = DataLoader(trying, batch_size=None, num_workers=workers)
     return iter(tqdm(loader, title, total=len(pictures), leave=False, delay=1, disable=None))
+
+
+def undecodable(
+    files: Sequence[str], form: Form, folder: Path, workers: int, title: str
+) -> dict[int, DataError]:
+    """Look at every picture once before they are streamed; remembered until a file changes."""
+    stats = [Path(file).stat() for file in files]
+    state = [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]
+    key = hashlib.sha256(json.dumps([VERSION, state]).encode()).hexdigest()[:32]
+    stamp = folder / f"{key}.checked.json"
+    if not stamp.exists():
+        decoded = enumerate(decode_all(Streamed(tuple(files), form), workers, title))
+        bad = {place: image.args for place, image in decoded if isinstance(image, DataError)}
+        beside = stamp.with_name(f"{stamp.name}.{os.getpid()}.tmp")
+        beside.write_text(json.dumps(bad), encoding="utf-8")
+        beside.replace(stamp)
+    said = json.loads(stamp.read_text(encoding="utf-8"))
+    return {int(place): DataError(*args) for place, args in said.items()}
 
 
 def store(
@@ -124,8 +157,8 @@ def store(
                     if isinstance(image, DataError):
                         bad[place] = image.args
                         continue
-                    shapes.append(tuple(image.shape[1:]))
-                    out.write(image.contiguous().numpy())
+                    shapes.append((image.shape[1], image.shape[2]))
+                    out.write(image.contiguous().numpy().data)
                 if not shapes or max(map(max, shapes)) == 0:
                     out.write(b"\0")  # an empty file cannot be mapped
                 out.flush()

@@ -33,8 +33,26 @@ class View:
         """uint8 (3, H, W) -> (3, crop, crop)."""
         if self.squash:
             return resized(image, (self.crop, self.crop), self.interpolation)
-        side = shorter_side(image, self.resize)
-        return center_crop(resized(image, side, self.interpolation), self.crop)
+        return center_crop(ShorterSide(self.resize, self.interpolation)(image), self.crop)
+
+
+@dataclass(frozen=True)
+class ShorterSide:
+    """The shorter side scaled to `side` pixels: uint8 (3, H, W) -> (3, h, w)."""
+
+    side: int
+    interpolation: str
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return resized(image, shorter_side(image, self.side), self.interpolation)
+
+
+@dataclass(frozen=True)
+class AtMost(ShorterSide):
+    """The same, and smaller pictures left as they are."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image if min(image.shape[1:]) <= self.side else super().__call__(image)
 
 
 @dataclass(frozen=True)
@@ -50,20 +68,17 @@ class RandomView:
     rotation: float = 0.0  # degrees, to either side
     view: View = View()
 
-    def stored(self, image: Tensor) -> Tensor:
-        """The picture as small as random views allow: uint8 (3, H, W) -> (3, h, w)."""
-        if self.crop == "none" or (self.crop == "random" and self.view.squash):
-            return self.view(image)
-        if self.crop == "random":
-            side = shorter_side(image, self.view.resize)
-            return resized(image, side, self.view.interpolation)
-        most = math.ceil(SPARE * self.size)
-        if min(image.shape[1:]) <= most:
-            return image
-        return resized(image, shorter_side(image, most), self.view.interpolation)
+    @property
+    def stored(self) -> "View | AtMost | ShorterSide":
+        """What makes a picture as small as random views of it allow."""
+        if self.crop == "resized":
+            return AtMost(math.ceil(SPARE * self.size), self.view.interpolation)
+        if self.crop == "random" and not self.view.squash:
+            return ShorterSide(self.view.resize, self.view.interpolation)
+        return self.view
 
     def __call__(self, image: Tensor, numbers: list[float]) -> Tensor:
-        """A stored picture and NUMBERS `numbers` in [0, 1) -> uint8 (3, S, S)."""
+        """A picture as `stored` left it and NUMBERS `numbers` in [0, 1) -> uint8 (3, S, S)."""
         *boxes, y, x, flip, turn = numbers
         if self.crop == "resized":
             top, left, height, width = self.box(image, boxes, y, x)

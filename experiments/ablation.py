@@ -25,8 +25,7 @@ from experiments import cli, report
 from experiments.campaign import default_jobs, run_campaign
 from experiments.cli import NumericError, ResultsError, UsageError
 from experiments.device import choose_device, choose_precision, make_deterministic
-from experiments.memory import telling_what_fits
-from experiments.run import Data, Run, build_model, load_data, make_batches
+from experiments.run import Data, Run, build_model, load_data, make_batches, within_memory
 from experiments.train import Settings
 from zoo.weights.atomic import write_atomic
 
@@ -207,7 +206,7 @@ def settle_precision(
         return replace(ablation.base.settings, precision=precision, channels_last=channels_last)
     run = replace(ablation.base, network="resnet", depth=max(ablation.axes["depth"]))
     make_deterministic(device)
-    settings, reason = telling_what_fits(
+    settings, reason = within_memory(
         run,
         device,
         lambda: choose_precision(

@@ -23,8 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from experiments.cli import ResultsError, Terminated, UsageError
-from experiments.memory import telling_what_fits
-from experiments.run import Run, read_row, run_one
+from experiments.run import Run, read_row, run_one, within_memory
 
 MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
 
@@ -171,4 +170,4 @@ def work(run: Run, folder: Path, device_name: str, place: int) -> None:
 
     with training:
         if not should_stop():
-            telling_what_fits(run, device, train)
+            within_memory(run, device, train)

@@ -3,6 +3,7 @@
 import copy
 import time
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from experiments.cli import UsageError
 from experiments.train import BatchSource, Settings, forward
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
@@ -30,10 +33,13 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
     return device, f"{asked}: as asked"
 
 
-def make_deterministic(device: torch.device) -> None:
-    """One thread on the CPU, and no nondeterministic convolution on a GPU: runs can be repeated."""
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
+    """No nondeterministic convolution, and `threads` on the CPU (None: as many as there are).
+
+    Runs can be repeated: bit for bit with the same number of threads.
+    """
+    if device.type == "cpu" and threads:
+        torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
@@ -82,7 +88,7 @@ def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> flo
     return time.perf_counter() - start
 
 
-def to_layout(model: nn.Module, settings: Settings) -> nn.Module:
+def to_layout(model: Model, settings: Settings) -> Model:
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     return model.to(memory_format=layout)
 

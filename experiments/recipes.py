@@ -72,7 +72,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def evaluation_view(recipe: Recipe, asked: View) -> View:
-    """How pictures are shown in evaluation: as the weights `asked`, but for what the recipe sets."""
+    """How evaluation shows pictures: as the weights `asked`, but for what the recipe sets."""
     size = recipe.size or asked.crop
     view = replace(
         asked,

@@ -5,7 +5,6 @@ python -m experiments.report runs/quick --publish    and into README.md and docs
 """
 
 import csv
-import io
 import math
 import re
 import shutil
@@ -22,7 +21,7 @@ from rich.table import Table
 
 from experiments import cli, published
 from experiments.cli import ResultsError
-from experiments.run import read_row
+from experiments.run import csv_of, read_row
 from zoo.weights.atomic import write_atomic
 
 # 97.5 % quantiles of Student's t with 1 to 30 degrees of freedom; a test integrates the density.
@@ -142,11 +141,7 @@ def flatten(row: dict) -> dict:
 
 
 def results_csv(results: Sequence[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results)
-    return text.getvalue()
+    return csv_of(results, tuple(FIELDS))
 
 
 def read_results(path: Path) -> list[dict]:
@@ -221,8 +216,8 @@ def caption(results: Sequence[dict]) -> str:
     )
 
 
-def show(results: Sequence[dict], console: Console) -> None:
-    header, lines = table(results)
+def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], console: Console) -> None:
+    """The first column to the left, the others to the right; only those after six may wrap."""
     drawn = Table(*header, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     for column in drawn.columns[:6]:  # without published figures it fits 80 columns
         column.no_wrap = True
@@ -231,6 +226,10 @@ def show(results: Sequence[dict], console: Console) -> None:
     for line in lines:
         drawn.add_row(*line)
     console.print(drawn)
+
+
+def show(results: Sequence[dict], console: Console) -> None:
+    print_table(*table(results), console)
     console.print(caption(results) + "\n")
     console.print(f"Do plain networks degrade more with depth? {verdict(results).sentence}")
 

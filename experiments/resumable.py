@@ -5,7 +5,7 @@ the clock. State is all that changes, so a checkpoint is State, the clock, and w
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from experiments.train import BatchSource, Settings, State, starts_epoch, train
+
+Batch = tuple[Tensor, Tensor]
 
 SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints
 
@@ -41,6 +43,15 @@ class Timed:
         batch = self.batches.batch(step)
         self.clock.waiting += time.perf_counter() - begin
         return batch
+
+
+def timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
+    """The same for batches that come one after the other."""
+    mark = time.perf_counter()
+    for batch in batches:
+        clock.waiting += time.perf_counter() - mark
+        yield batch
+        mark = time.perf_counter()
 
 
 def train_resumably(
@@ -89,7 +100,7 @@ def train_resumably(
                 save()
                 return False
             late = time.perf_counter() - saved > max(save_every, save_cost / SAVE_SHARE)
-            if late and mid_epoch or ended and not mid_epoch:
+            if (late and mid_epoch) or (ended and not mid_epoch):
                 save_cost, saved = save(), time.perf_counter()
             mark = time.perf_counter()
     finally:

@@ -12,10 +12,11 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ from data.dataset import Dataset
 from data.folder import read_folder
 from data.synthetic import SIZE, synthetic
 from experiments.cli import ResultsError
-from experiments.device import make_deterministic, to_layout
+from experiments.device import make_deterministic, time_step, to_layout
+from experiments.memory import Result, telling_what_fits
 from experiments.resumable import Clock, train_resumably
 from experiments.train import Diverged, Settings, State, evaluate, start
 from zoo.resnet import ResNet
@@ -113,6 +115,18 @@ def build_model(run: Run) -> nn.Module:
     return to_layout(model, run.settings)
 
 
+def within_memory(run: Run, device: torch.device, action: Callable[[], Result]) -> Result:
+    """action(), but running out of memory becomes a UsageError with a batch size that works."""
+
+    def take_step(batch_size: int) -> None:
+        settings = replace(run.settings, batch_size=batch_size)
+        smaller = replace(run, settings=settings)
+        time_step(build_model(smaller).to(device), make_batches(smaller, device), settings)
+
+    what = f"{run.model}, pictures of {run.data.size} pixels a side"
+    return telling_what_fits(what, run.settings.batch_size, device, take_step, action)
+
+
 def run_one(
     run: Run,
     folder: Path,
@@ -137,7 +151,7 @@ def run_one(
 
     def end_epoch() -> None:
         add_history(state, run, dataset, batches, device)
-        write_atomic(folder / "history.csv", history_csv(state).encode())
+        write_atomic(folder / "history.csv", csv_of(state.history, HISTORY_FIELDS).encode())
 
     status, owner = "finished", json.dumps(asdict(run))
     try:
@@ -149,7 +163,7 @@ def run_one(
             return None
     except Diverged as error:
         status = str(error)
-        write_atomic(folder / "history.csv", history_csv(state).encode())
+        write_atomic(folder / "history.csv", csv_of(state.history, HISTORY_FIELDS).encode())
 
     row = make_row(run, state, status, clock.total, device)
     finish(folder, run, state, row)
@@ -189,18 +203,17 @@ def add_history(
 HISTORY_FIELDS = ("epoch", "step", "lr", "train_loss", "train_error", "test_loss", "test_error")
 
 
-def history_csv(state: State) -> str:
+def csv_of(rows: Iterable[Mapping], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY_FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(state.history)
+    writer.writerows(rows)
     return text.getvalue()
 
 
 def make_row(run: Run, state: State, status: str, seconds: float, device: torch.device) -> dict:
     """The results are those of the last epoch, never of the best one."""
     dataset = load_data(run.data)
-    on_gpu = device.type == "cuda"
     last = state.history[-1] if status == "finished" else {}
     return {
         "run": json.loads(json.dumps(asdict(run))),
@@ -209,6 +222,14 @@ def make_row(run: Run, state: State, status: str, seconds: float, device: torch.
         "parameters": sum(p.numel() for p in state.model.parameters()),
         **{name: last.get(name) for name in HISTORY_FIELDS[3:]},
         "seconds": round(seconds, 1),
+        **machine(device),
+    }
+
+
+def machine(device: torch.device) -> dict:
+    """What computed, for a row of results."""
+    on_gpu = device.type == "cuda"
+    return {
         "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         "threads": torch.get_num_threads(),
         "versions": {
@@ -247,15 +268,21 @@ def commit() -> str:
         return "unknown"
 
 
-def read_row(folder: Path, run: Run | None = None) -> dict | None:
-    """The row of a finished run, None if there is none; refuses a damaged or foreign one."""
+NEEDS = ("status", "train_loss", "test_error")
+
+
+def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dict | None:
+    """The row of a finished run, None if there is none; refuses a damaged or foreign one.
+
+    `run`: the dataclass that says how it was made; `needs`: what every row has.
+    """
     path = folder / "row.json"
     if not path.exists():
         return None
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
         made_with = row["run"]
-        row["status"], row["train_loss"], row["test_error"]
+        [row[name] for name in needs]
     except (ValueError, TypeError, KeyError) as error:
         raise ResultsError(
             f"a results file is damaged: {error}",

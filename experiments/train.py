@@ -10,7 +10,7 @@ Dimension key: N batch.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,8 +49,8 @@ def lr_at(step: int, settings: Settings) -> float:
     if settings.schedule == "cosine":  # Loshchilov and Hutter 2016 (arXiv 1608.03983), equation 5
         if step < settings.warmup_steps:
             return settings.lr * (step + 1) / (settings.warmup_steps + 1)
-        done = (step - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
-        return settings.lr * (1 + math.cos(math.pi * done)) / 2
+        share = (step - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
+        return settings.lr * (1 + math.cos(math.pi * share)) / 2
     if step < settings.warmup_steps:
         return settings.warmup_lr
     passed = sum(step >= milestone for milestone in settings.milestones)
@@ -95,14 +95,20 @@ class State:
 
     def state_dict(self) -> dict[str, object]:
         numbers = {name: getattr(self, name) for name in self.counters}
-        modules = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        model = unwrapped(self.model)
+        modules = {"model": model.state_dict(), "optimizer": self.optimizer.state_dict()}
         return modules | numbers
 
     def load_state_dict(self, saved: dict) -> None:
-        self.model.load_state_dict(saved["model"])
+        unwrapped(self.model).load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         for name in self.counters:
             setattr(self, name, saved[name])
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel, or as it is."""
+    return getattr(model, "module", model)
 
 
 def start(model: nn.Module, settings: Settings) -> State:
@@ -118,7 +124,7 @@ def start(model: nn.Module, settings: Settings) -> State:
     return State(model, optimizer)
 
 
-def forward(model: nn.Module, images: Tensor, settings: Settings) -> Tensor:
+def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Settings) -> Tensor:
     """Logits in fp32, computed with the precision and memory layout of `settings`."""
     if settings.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -160,10 +166,10 @@ def train(batches: BatchSource, settings: Settings, state: State) -> Iterator[St
 
 
 @torch.no_grad()
-def evaluate(
+def totals(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
-) -> tuple[float, float]:
-    """Mean loss and error (0 to 1) over every picture: sums divided by their number."""
+) -> tuple[float, int, int]:
+    """Sum of losses, wrong answers and pictures, of every picture."""
     model.eval()
     loss_sum, wrong, seen = 0.0, 0, 0
     for images, labels in batches:
@@ -171,4 +177,12 @@ def evaluate(
         loss_sum += cross_entropy(logits, labels, reduction="sum").item()
         wrong += int((logits.argmax(1) != labels).sum())
         seen += len(labels)
+    return loss_sum, wrong, seen
+
+
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
+) -> tuple[float, float]:
+    """Mean loss and error (0 to 1) over every picture: sums divided by their number."""
+    loss_sum, wrong, seen = totals(model, batches, settings)
     return loss_sum / seen, wrong / seen

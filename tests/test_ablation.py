@@ -314,7 +314,8 @@ def test_out_of_memory_names_a_batch_size_that_then_works(tmp_path):
     script = (
         "import resource, sys, torch; torch.set_num_threads(1)\n"
         "from dataclasses import replace; from pathlib import Path\n"
-        "from experiments import cli, memory; from experiments.run import Data, Run, run_one\n"
+        "from experiments import cli\n"
+        "from experiments.run import Data, Run, run_one, within_memory\n"
         "from experiments.train import Settings\n"
         "size = int(sys.argv[1])\n"
         "run = Run(depth=20, data=Data(size=32, train_images=2048, test_images=10),\n"
@@ -324,7 +325,7 @@ def test_out_of_memory_names_a_batch_size_that_then_works(tmp_path):
         "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (now + (700 << 20),) * 2)\n"
         "try:\n"
-        "    memory.telling_what_fits(run, torch.device('cpu'),\n"
+        "    within_memory(run, torch.device('cpu'),\n"
         "        lambda: run_one(run, Path(sys.argv[2]), torch.device('cpu')))\n"
         "except cli.UsageError as error:\n"
         "    print(error); sys.exit(2)\n"
@@ -339,7 +340,7 @@ def test_out_of_memory_names_a_batch_size_that_then_works(tmp_path):
     done = attempt(2048)
     assert done.returncode == 2, done.stderr
     what, _, fix = done.stdout.strip().splitlines()
-    assert what == "out of memory: resnet20, batch size 2048, pictures of 32 pixels a side"
+    assert what == "out of memory: resnet20, pictures of 32 pixels a side, batch size 2048"
     fits = int(fix.split()[1])
     assert 2 <= fits < 2048
     assert attempt(fits).returncode == 0

@@ -34,6 +34,9 @@ LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,
 LONGEST = 500  # letters of an entry's name
 MOST_SAID = 2**20  # letters of metadata; the 1,000 classes of ImageNet take 20,000
 METADATA = "skipzoo"  # the entry of a file that holds its Metadata, as JSON
+DIGEST = "skipzoo.sha256"  # the entry with the file's hash, made with NO_DIGEST in its place
+NO_DIGEST = "0" * 64
+DIGEST_BEFORE = f'"{DIGEST}":"'.encode()  # quotes inside of a header's text are escaped
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Metadata:
     model: str | None = None  # a name of zoo.list_models()
     settings: dict[str, str] | None = None  # settings.settings_of(model)
     classes: tuple[str, ...] | None = None  # in the order of the head's outputs
+    preprocess: dict[str, Any] | None = None  # how pictures are to be shown to it
+    metrics: dict[str, Any] | None = None  # what it scored, and on what
+    versions: dict[str, Any] | None = None  # of the libraries that trained it
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ def decode_safetensors(content: bytes, source: str) -> tuple[dict[str, Tensor], 
             raise ValueError(f"its header has {length:,} bytes")
         tensors = safetensors.torch.load(content)
         said = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+        if DIGEST in said and said[DIGEST] != digest_of(content):
+            raise ValueError("its SHA-256 does not fit its content")
     # The library checks most of it; what is left ends in many kinds of exceptions.
     except Exception as error:
         raise WeightsError(
@@ -210,6 +218,14 @@ def what_is_wrong(key: object, value: object) -> str:
     return ""
 
 
+def digest_of(content: bytes) -> str:
+    """The SHA-256 of a .safetensors file, with zeros where its own digest stands."""
+    place = content.index(DIGEST_BEFORE) + len(DIGEST_BEFORE)
+    whole = hashlib.sha256(content[:place] + NO_DIGEST.encode())
+    whole.update(memoryview(content)[place + len(NO_DIGEST) :])
+    return whole.hexdigest()
+
+
 def read_metadata(text: Any, source: str) -> Metadata:
     """Metadata from its JSON; WeightsError if it is of other types."""
     if text is None:
@@ -223,11 +239,14 @@ def read_metadata(text: Any, source: str) -> Metadata:
         words = [*(classes or []), *(settings or {}).values()] if lists else [None]
         if not isinstance(model, str | None) or not all(isinstance(w, str) for w in words):
             raise TypeError
+        more = [said.get(name) for name in ("preprocess", "metrics", "versions")]
+        if not all(isinstance(entry, dict | None) for entry in more):
+            raise TypeError
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             "what the file says of its weights cannot be read", f"{source}, {METADATA!r}", AGAIN
         ) from error
-    return Metadata(model, settings, None if classes is None else tuple(classes))
+    return Metadata(model, settings, None if classes is None else tuple(classes), *more)
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
@@ -238,8 +257,13 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata)
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     said = {key: value for key, value in vars(metadata).items() if value is not None}
     if path.suffix == ".safetensors":
-        notes = {"format": "pt"} | ({METADATA: json.dumps(said)} if said else {})
+        notes = {"format": "pt"}
+        if said:
+            notes |= {METADATA: json.dumps(said), DIGEST: NO_DIGEST}
         content = in_order(safetensors.torch.save(tensors, notes))
+        if said:
+            digest = DIGEST_BEFORE + digest_of(content).encode()
+            content = content.replace(DIGEST_BEFORE + NO_DIGEST.encode(), digest, 1)
     else:
         buffer = io.BytesIO()
         whole = {"state_dict": tensors, METADATA: json.dumps(said)}

@@ -1,0 +1,192 @@
+"""A network with all that it takes to use it: class names, and how pictures are shown to it.
+
+    from experiments.classifier import load_model, predict
+
+    model = load_model("runs/transfer/best.safetensors")
+    predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
+
+Names and preprocessing come from the checkpoint, never from a folder found later.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import zoo
+from data.batches import enlarge
+from data.images import load_image
+from data.random_batches import normalize_as
+from data.views import View
+from experiments.cli import UsageError
+from experiments.train import Settings, forward
+from zoo import WeightsError
+from zoo.resnet import CifarStem, ResNet
+from zoo.weights.files import Metadata, Weights, read_weights, write_weights
+from zoo.weights.load import classes_of, fill, open_weights
+from zoo.weights.published import is_published_name
+from zoo.weights.settings import settings_of
+
+FP32 = Settings(precision="fp32", channels_last=True)  # evaluation and prediction, everywhere
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What load_model returns and predict takes."""
+
+    model: ResNet
+    classes: tuple[str, ...]  # in the order of the head's outputs
+    view: View
+    metrics: Mapping[str, Any]  # what it scored when it was saved
+    source: str  # the file, or the name of published weights
+
+    def logits(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, crop, crop), as `view` made them -> float32 (N, K), in eval mode."""
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        with torch.no_grad():
+            shown = enlarge(normalize_as(self.view).to(device)(images.to(device)),
+                            self.view.input_size)  # fmt: skip
+            return forward(self.model, shown, FP32)
+
+
+def predict(
+    model: Classifier, picture: str | Path | Tensor, k: int = 5
+) -> list[dict[str, str | float]]:
+    """The k most probable classes (all, if they are fewer), best first, with probabilities.
+
+    `picture`: a file, or what data.images.load_image returns, uint8 (3, H, W). Raises
+    data.DataError for a file that is no picture, UsageError for k below 1.
+    """
+    if k < 1:
+        raise UsageError(f"there is no top {k}", "predict(..., k=...)", "give 1 or more")
+    image = picture if isinstance(picture, Tensor) else load_image(str(picture), str(picture))
+    return top_k(model, model.logits(model.view(image)[None]), k)[0]
+
+
+def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str | float]]]:
+    """For each row of logits (N, K) the k most probable classes."""
+    scores, places = logits.double().softmax(1).topk(min(k, len(model.classes)))
+    return [
+        [{"label": model.classes[place], "score": score}
+         for place, score in zip(*pair, strict=True)]
+        for pair in zip(places.tolist(), scores.tolist(), strict=True)
+    ]  # fmt: skip
+
+
+def load_model(path: str | Path) -> Classifier:
+    """What save_classifier wrote; WeightsError for any file that says less than it needs."""
+    weights = read_weights(Path(path))
+    said = weights.metadata
+    if said.model is None or said.classes is None or said.preprocess is None:
+        raise WeightsError(
+            "the file does not say which network it is for, its classes and its preprocessing",
+            path,
+            "give a best or last .safetensors of experiments.transfer, or pass --model and "
+            "--weights for published weights",
+        )
+    model = fill(built_for(said.model, weights), weights, "zoo")
+    if len(said.classes) != model.head.out_features:
+        raise WeightsError(
+            f"the file names {len(said.classes)} classes and its head has "
+            f"{model.head.out_features} outputs",
+            path,
+            "get the file again",
+        )
+    model.to(memory_format=torch.channels_last)
+    view = view_from(said.preprocess, weights.source)
+    return Classifier(model.eval(), said.classes, view, said.metrics or {}, weights.source)
+
+
+KNOWN = {"shortcut": ("projection", "pad", "pad-append"), "norm": ("batch", "none"),
+         "stride_in": ("conv1", "conv2")}  # fmt: skip
+
+
+def built_for(name: str, weights: Weights) -> ResNet:
+    """The network `name`, with the settings and the number of classes of a file."""
+    said = weights.metadata.settings or {}
+    settings: dict[str, Any] = {
+        key: said[key] for key, values in KNOWN.items() if said.get(key) in values
+    }
+    if name != twin(name):
+        settings.pop("shortcut", None)
+    return zoo.build(name, classes_of(weights), **settings)
+
+
+def view_from(said: Mapping[str, Any], source: object) -> View:
+    """The View that a file describes, if every number in it is of its kind."""
+    try:
+        values = {field.name: said[field.name] for field in fields(View)}
+        values |= {name: tuple(float(v) for v in said[name]) for name in ("mean", "std")}
+        view = View(**values)
+        sizes = (view.resize, view.crop, view.input_size)
+        if not all(type(size) is int and 1 <= size <= 4096 for size in sizes):
+            raise ValueError(f"sizes {sizes}")
+        if view.interpolation not in ("bilinear", "bicubic") or type(view.squash) is not bool:
+            raise ValueError(f"interpolation {view.interpolation!r}")
+        if len(view.mean) != 3 or len(view.std) != 3 or not all(s > 0 for s in view.std):
+            raise ValueError(f"mean {view.mean}, std {view.std}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"the file's preprocessing cannot be followed: {error}", source, "get the file again"
+        ) from error
+    return view
+
+
+def save_classifier(
+    path: Path, name: str, model: ResNet, classes: tuple[str, ...], view: View, metrics: dict
+) -> None:
+    """Everything that load_model needs, with a SHA-256, whole or not at all."""
+    versions = {package: version(package) for package in ("torch", "torchvision", "pillow")}
+    metadata = Metadata(name, settings_of(model), classes, asdict(view), metrics, versions)
+    write_weights(path, model.state_dict(), metadata)
+
+
+def published_classifier(name: str, weights: str) -> Classifier:
+    """A model with ImageNet's published weights and classes."""
+    model, view = pretrained(name, weights, 0)
+    said = zoo.published(twin(name), weights)
+    return Classifier(
+        model.eval(), said.preprocess.classes, view, {"top1": said.top1}, f"{name} {said.name}"
+    )
+
+
+def pretrained(name: str, weights: str | None, seed: int) -> tuple[ResNet, View]:
+    """A network with weights, and how they want pictures to be shown.
+
+    `weights`: a published name, a file, a URL, or None for random ones of `seed`. A plain network
+    takes its residual twin's and says what it dropped. Files of other libraries do not say how
+    pictures were shown: then as ImageNet's V1 weights want it, at 32x32 for the CIFAR networks.
+    """
+    torch.manual_seed(seed)
+    if weights is None:
+        model = zoo.build(name)
+        return model, default_view(model)
+    if is_published_name(weights):
+        said = zoo.published(twin(name), weights)
+        loaded, asked = open_weights(said.url), said.preprocess
+        view = View(asked.resize, asked.crop, asked.interpolation, False, asked.mean, asked.std,
+                    asked.crop)  # fmt: skip
+    else:
+        loaded, view = open_weights(weights), None
+    plain_already = (loaded.metadata.settings or {}).get("shortcut") == "none"
+    drop = "shortcut" if name != twin(name) and not plain_already else None
+    model = fill(built_for(name, loaded), loaded, drop=drop)
+    if view is None and loaded.metadata.preprocess:
+        view = view_from(loaded.metadata.preprocess, loaded.source)
+    return model.to(memory_format=torch.channels_last), view or default_view(model)
+
+
+def twin(name: str) -> str:
+    """The residual network of the same depth."""
+    return name.replace("plain", "resnet")
+
+
+def default_view(model: ResNet) -> View:
+    if isinstance(model.stem, CifarStem):
+        return View(resize=32, crop=32, input_size=32)
+    return View()

@@ -1,0 +1,84 @@
+"""Several processes that train one network: torch's DistributedDataParallel, started by torchrun.
+
+Every process takes its share of every batch, and their gradients are averaged. One process alone
+is the same code with a group of one.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+PATIENCE = timedelta(seconds=25)  # how long a process waits for one that may have died
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those of its job."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def part(self) -> tuple[int, int]:
+        return self.rank, self.size
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model if self.size == 1 else DistributedDataParallel(model)
+
+    def sum(self, *values: float) -> list[float]:
+        """Of every process's numbers, the sums."""
+        if self.size == 1:
+            return list(values)
+        gathered: list[Sequence[float]] = [()] * self.size
+        dist.all_gather_object(gathered, values)
+        return [sum(column) for column in zip(*gathered, strict=True)]
+
+    def together(self, tensor: Tensor) -> Tensor:
+        """The rows of every process, in the order in which parts were dealt out."""
+        if self.size == 1:
+            return tensor
+        gathered: list[Tensor] = [tensor] * self.size
+        dist.all_gather_object(gathered, tensor.cpu())
+        rows = torch.empty(sum(map(len, gathered)), *tensor.shape[1:], dtype=tensor.dtype)
+        for rank, part in enumerate(gathered):
+            rows[rank :: self.size] = part
+        return rows.to(tensor.device)
+
+    def agree(self, model: nn.Module) -> None:
+        """The first process's running statistics in all: each has seen its own share."""
+        for buffer in model.buffers() if self.size > 1 else ():
+            dist.broadcast(buffer, 0)
+
+    def same(self, value: object) -> object:
+        """The first process's value, in every process."""
+        said = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(said, 0)
+        return said[0]
+
+
+def join_group() -> Group:
+    """The processes that torchrun started, or this one alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        return Group()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    return Group(dist.get_rank(), size)
+
+
+def leave_group(group: Group) -> None:
+    if group.size > 1:
+        dist.destroy_process_group()

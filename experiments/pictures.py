@@ -1,0 +1,159 @@
+"""A person's pictures made ready for training: found, split, decoded once if they fit.
+
+Whether they are kept as raw pixels or decoded at every use changes the time and not one pixel.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from data.cifar import cifar10, is_cifar10
+from data.dataset import balanced_order
+from data.errors import DataError
+from data.scan import scan, split_csv
+from data.store import (
+    Form,
+    Pictures,
+    Shaped,
+    Streamed,
+    estimated_bytes,
+    store,
+    undecodable,
+)
+from data.views import RandomView, View
+
+CACHE = Path("cache/pictures")
+CIFAR10 = "cifar10"  # in place of a folder: download it
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which pictures, and how many of them."""
+
+    data: str  # a folder, or CIFAR10
+    train_images: int | None = None  # at most, the classes in equal shares
+    test_images: int | None = None  # at most, of val and of test
+    skip_bad: bool = False
+    cache_gb: float = 4.0  # more than so much is decoded at every use
+
+
+@dataclass
+class Split:
+    """The pictures of one part, before they are given a form."""
+
+    labels: Tensor  # int64 (N,)
+    files: tuple[str, ...] = ()
+    images: Tensor | None = None  # uint8 (N, 3, H, W): pictures that are in memory already
+
+    def limited(self, most: int | None) -> "Split":
+        if most is None or most >= len(self.labels):
+            return self
+        return self.chosen(balanced_order(self.labels)[:most].sort().values)
+
+    def chosen(self, kept: Tensor) -> "Split":
+        files = tuple(self.files[i] for i in kept.tolist()) if self.files else ()
+        images = self.images[kept] if self.images is not None else None
+        return Split(self.labels[kept], files, images)
+
+
+@dataclass
+class PictureSet:
+    """Classes and splits of a data set, in any form that is asked for."""
+
+    source: Source
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]  # "train", "val" and maybe "test"
+    notes: list[str]
+    table: str  # the split, written down
+    workers: int  # processes that decode before the first epoch
+    loaders: int  # processes that load while training
+    formed: dict[tuple[str, Form], Pictures] = field(default_factory=dict)
+
+    @property
+    def tested_on(self) -> str:
+        """The split that accuracy is reported on; without a test set, also the one chosen by."""
+        return "test" if "test" in self.splits else "val"
+
+    def labels(self, split: str) -> Tensor:
+        return self.splits[split].labels
+
+    def pictures(self, split: str, form: View | RandomView) -> Pictures:
+        """Pictures of one split as evaluation sees them, or as random views are cut from them."""
+        small = form.stored if isinstance(form, RandomView) else form
+        if (split, small) not in self.formed:
+            self.formed[split, small] = self.make(split, small)
+        return self.formed[split, small]
+
+    def make(self, split: str, form: Form) -> Pictures:
+        part = self.splits[split]
+        if part.images is not None:
+            as_they_are = isinstance(form, View) and form.crop == part.images.shape[-1]
+            return part.images if as_they_are else Shaped(part.images, form)
+        title = f"decoding {split}"
+        # Of several processes one decodes and the others wait.
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with FileLock(CACHE / ".lock"):
+            if self.fits(part.files, form):
+                stored, missing = store(part.files, form, CACHE, workers=self.workers, title=title)
+                self.leave_out(split, missing)
+                return stored
+            self.leave_out(split, undecodable(part.files, form, CACHE, self.workers, title))
+            return Streamed(self.splits[split].files, form)
+
+    def fits(self, files: Sequence[str], form: Form) -> bool:
+        free = 0.9 * shutil.disk_usage(CACHE).free
+        return estimated_bytes(files, form) < min(free, self.source.cache_gb * 1e9)
+
+    def leave_out(self, split: str, bad: dict[int, DataError]) -> None:
+        """Go on without pictures that cannot be decoded, or stop."""
+        if not bad:
+            return
+        if not self.source.skip_bad:
+            what, where, _ = next(iter(bad.values())).args
+            raise DataError(
+                f"{what} ({len(bad)} of {len(self.labels(split)):,} in {split})",
+                where,
+                "replace or delete the file, or go on without it: --skip-bad",
+            )
+        part = self.splits[split]
+        kept = torch.tensor([i for i in range(len(part.labels)) if i not in bad])
+        self.splits[split] = part.chosen(kept)
+        names = ", ".join(str(error.args[1]) for error in bad.values())
+        self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
+
+
+def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
+    """Find and split the pictures; DataError says what is missing."""
+    if source.data == CIFAR10 or (Path(source.data).is_dir() and is_cifar10(Path(source.data))):
+        whole = cifar10(None if source.data == CIFAR10 else Path(source.data))
+        chosen = whole.holding_out()
+        splits = {
+            "train": Split(chosen.train_labels, images=chosen.train_images),
+            "val": Split(chosen.test_labels, images=chosen.test_images),
+            "test": Split(whole.test_labels, images=whole.test_images),
+        }
+        notes = ["val is a tenth of the training pictures, the same every time"]
+        found = PictureSet(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
+    else:
+        scanned = scan(Path(source.data))
+        splits = {
+            name: Split(
+                torch.tensor([picture.label for picture in part]),
+                tuple(str(picture.path) for picture in part),
+            )
+            for name, part in scanned.splits.items()
+        }
+        found = PictureSet(
+            source, Path(source.data).resolve().name, scanned.classes, splits,
+            list(scanned.notes), split_csv(scanned), workers, loaders,
+        )  # fmt: skip
+    found.splits["train"] = found.splits["train"].limited(source.train_images)
+    for name in found.splits.keys() - {"train"}:
+        found.splits[name] = found.splits[name].limited(source.test_images)
+    return found

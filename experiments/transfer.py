@@ -1,0 +1,274 @@
+"""Five ways of transferring a pretrained network to your pictures, compared honestly.
+
+    python -m experiments.transfer DIR                          all of them, resnet18, 3 seeds
+    python -m experiments.transfer DIR --strategy finetune      one
+    torchrun --nproc-per-node 2 -m experiments.transfer DIR     with two processes
+
+DIR: train/CLASS/*.jpg and val/ (and test/), or one folder of classes, or `cifar10`.
+Then: python -m experiments.predict CHECKPOINT PICTURES
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from tqdm import tqdm
+
+from experiments import cli, transfer_report
+from experiments.campaign import lock
+from experiments.cli import NumericError, ResultsError, Terminated, UsageError
+from experiments.device import choose_device, choose_precision, make_deterministic, time_step
+from experiments.memory import telling_what_fits
+from experiments.parallel import Group, join_group, leave_group
+from experiments.pictures import CIFAR10, PictureSet, Source, open_pictures
+from experiments.run import read_row
+from experiments.strategies import to_train
+from experiments.train import Settings
+from experiments.transfer_plan import Options, check, plan, recipe_of
+from experiments.transfer_run import NEEDS, Transfer, Transferring, run_transfer
+from zoo.weights.atomic import write_atomic
+
+MOST_WORKERS = 8
+
+
+def settle(
+    options: Options, pictures: PictureSet, device: torch.device, folder: Path, group: Group
+) -> dict[str, Settings]:
+    """Precision and layout of every model: chosen once for the folder, and remembered there."""
+    path, wanted = folder / "transfer.json", {"device": device.type, "asked": options.precision}
+    said: Any = {"models": {}} | wanted
+    if path.exists():
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            found = {key: said[key] for key in wanted}
+            for entry in said["models"].values():
+                entry["precision"], entry["channels_last"], entry["reason"]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ResultsError(
+                f"the file is damaged: {error!r}", path, "delete this file"
+            ) from error
+        if found != wanted:
+            raise UsageError(
+                f"these results were made with --device {found['device']} --precision "
+                f"{found['asked']}, and runs are not mixed",
+                path, "the same options again, or another --output-dir",
+            )  # fmt: skip
+    for name in options.model:
+        if name in said["models"]:
+            continue
+        recipe = replace(recipe_of(options), batch_size=8)  # few pictures: ratios are the same
+        run = Transfer("scratch", name, None, 0, recipe, Settings())
+        job = Transferring(run, pictures, folder, device, Group())
+        chosen, reason = choose_precision(options.precision, job.model, job.batches(), Settings())
+        said["models"][name] = {"precision": chosen.precision, "reason": reason,
+                                "channels_last": chosen.channels_last}  # fmt: skip
+    said = group.same(said)
+    for name in options.model:
+        print_first(group, f"Precision of {name} {said['models'][name]['reason']}")
+    if group.first:
+        write_atomic(path, (json.dumps(said, indent=1) + "\n").encode())
+    return {
+        name: Settings(precision=entry["precision"], channels_last=entry["channels_last"])
+        for name, entry in said["models"].items()
+    }
+
+
+def print_first(group: Group, text: str) -> None:
+    if group.first:
+        print(text)
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and `kill` ask the run under way to save and end; a second one ends it at once."""
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        tqdm.write("stopping: saving after this step (once more: at once)")
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise Terminated if asked[0] == signal.SIGTERM else KeyboardInterrupt
+
+
+def run_all(
+    runs: list[Transfer], pictures: PictureSet, folder: Path, device: torch.device, group: Group,
+    options: Options,
+) -> list[dict]:  # fmt: skip
+    """The row of every run; those already in `folder` are not made again."""
+    rows = []
+    bar = tqdm(total=0, disable=None if group.first else True, leave=False, unit=" steps")
+    with stoppable() as should_stop, bar:
+        for i, run in enumerate(runs):
+            row = read_row(folder / run.name, run, NEEDS)
+            if row is None:
+                bar.reset(steps_of(run, pictures))
+                bar.set_description(f"run {i + 1} of {len(runs)}: {run.name}")
+                row = one(run, pictures, folder, device, group, options, bar, should_stop)
+                if row is None:
+                    break
+                bar.clear()
+                if group.first:
+                    tqdm.write(describe(run, row))
+            rows.append(row)
+    return rows
+
+
+def steps_of(run: Transfer, pictures: PictureSet) -> int:
+    if run.strategy == "linear-probe":
+        return 1
+    return run.recipe.epochs * (len(pictures.labels("train")) // run.recipe.batch_size)
+
+
+def one(
+    run: Transfer, pictures: PictureSet, folder: Path, device: torch.device, group: Group,
+    options: Options, bar: tqdm, should_stop: Callable[[], bool],
+) -> dict | None:  # fmt: skip
+    def progress(step: int) -> None:
+        bar.initial = bar.initial or step
+        bar.n = step
+        bar.refresh() if step == bar.total else bar.update(0)
+
+    def take_step(batch_size: int) -> None:
+        smaller = replace(run, recipe=replace(run.recipe, batch_size=batch_size))
+        job = Transferring(smaller, pictures, folder, device, group)
+        time_step(to_train(run.strategy, job.model), job.batches(), run.base)
+
+    def action() -> dict | None:
+        with board(folder / run.name, options.tensorboard and group.first) as on_epoch:
+            return run_transfer(
+                run, pictures, folder / run.name, device, group,
+                progress=progress, should_stop=should_stop, on_epoch=on_epoch,
+            )  # fmt: skip
+
+    what = f"{run.model}, {run.strategy}"
+    return telling_what_fits(what, run.recipe.batch_size, device, take_step, action)
+
+
+@contextmanager
+def board(folder: Path, wanted: bool) -> Iterator[Callable[[dict], None]]:
+    """What gets every row of the history, and writes it for TensorBoard if that is wanted."""
+    if not wanted:
+        yield lambda row: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            f"TensorBoard is not here: {error}", "--tensorboard", "pip install tensorboard"
+        ) from error
+    with SummaryWriter(str(folder)) as writer:
+
+        def on_epoch(row: dict) -> None:
+            for name in row.keys() - {"epoch", "step"}:
+                writer.add_scalar(name, row[name], int(row["epoch"]))
+            writer.flush()
+
+        yield on_epoch
+
+
+def describe(run: Transfer, row: dict) -> str:
+    if row["status"] != "finished":
+        return f"{run.name}: {row['status']}"
+    return (
+        f"{run.name}: {100 * row['accuracy']:.1f} % on {row['tested_on']} (epoch "
+        f"{row['best_epoch']}), {row['seconds']:.1f} s, {transfer_report.bound_by(row)}"
+    )
+
+
+def main(options: Options) -> None:
+    check(options)
+    device, why = choose_device(options.device)
+    group = join_group()
+    try:
+        compare(options, device, why, group)
+    except RuntimeError as error:
+        if group.size == 1 or not is_lost(error):
+            raise
+        raise ResultsError(
+            f"another process of this job is gone: {str(error).splitlines()[0]}",
+            f"process {group.rank} of {group.size}",
+            "the same torchrun command goes on from the last checkpoint",
+        ) from error
+    finally:
+        leave_group(group)
+
+
+def compare(options: Options, device: torch.device, why: str, group: Group) -> None:
+    make_deterministic(device, threads=None)
+    cores = min(os.cpu_count() or 1, MOST_WORKERS)
+    loaders = cores if device.type == "cuda" else 0
+    source = Source(options.data, options.train_images, options.test_images, options.skip_bad,
+                    options.cache_gb)  # fmt: skip
+    pictures = open_pictures(source, cores, loaders if options.workers is None else options.workers)
+    name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
+    folder = options.output_dir or Path("runs") / f"transfer-{name}"
+    if options.resume and not (folder / "transfer.json").exists():
+        raise UsageError(
+            "there is nothing to go on with", folder, "leave --resume out, or correct --output-dir"
+        )
+    say_what(options, pictures, why, group)
+    with lock(folder) if group.first else nullcontext():
+        base = settle(options, pictures, device, folder, group)
+        if pictures.table and group.first:
+            write_atomic(folder / "split.csv", pictures.table.encode())
+        runs = plan(options, base)
+        rows = run_all(runs, pictures, folder, device, group, options)
+        if group.first:
+            conclude(rows, folder)
+
+
+def say_what(options: Options, pictures: PictureSet, why: str, group: Group) -> None:
+    counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in pictures.splits.items())
+    print_first(group, f"Device {why}" + f", {group.size} processes" * (group.size > 1))
+    print_first(group, f"Data {pictures.name}: {counts} pictures, {len(pictures.classes)} classes")
+    for note in pictures.notes:
+        print_first(group, f"  {note}")
+    recipe = ", ".join(f"{key} {value}" for key, value in asdict(recipe_of(options)).items())
+    print_first(group, f"Recipe {options.recipe}: {recipe}")
+
+
+def conclude(rows: list[dict], folder: Path) -> None:
+    if not any(row["status"] == "finished" for row in rows):
+        raise NumericError("every run diverged", folder, "a lower --lr in a new --output-dir")
+    figures = transfer_report.write_all(rows, folder)
+    transfer_report.print_report(rows, Console())
+    for path in figures:
+        print(f"figure: {path}")
+    best = max((row for row in rows if row["accuracy"] is not None), key=chosen_by)
+    print(f"rows, histories and checkpoints: {folder}")
+    print(
+        f"use it: python -m experiments.predict {folder / best['name']}/best.safetensors PICTURES"
+    )
+
+
+def chosen_by(row: dict) -> float:
+    """Among runs, too, val chooses and not test."""
+    return row["best_val_accuracy"]
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether the error is what gloo or NCCL say of a process that is gone."""
+    words = ("closed by peer", "reset by peer", "timed out", "gloo", "nccl", "broken pipe")
+    return any(word in str(error).lower() for word in words)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "transfer")
