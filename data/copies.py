@@ -50,7 +50,7 @@ def without_copies(found: Found, root: Path, drawn: bool, notes: Notes) -> Found
         for name in set(group) - set(here):
             notes.add(SEEN, f"{name} (as {here[0]})")
             left.add(name)
-        if reason == CONTRADICTING:
+        if reason in (CONTRADICTING, TWICE):
             left |= set(odd)
     return {
         split: {label: [n for n in names if n not in left] for label, names in classes.items()}

@@ -3,6 +3,7 @@
 Whether they are kept as raw pixels or decoded at every use changes the time and not one pixel.
 """
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class PictureSet:
     splits: dict[str, Split]  # "train", "val" and maybe "test"
     notes: list[str]
     table: str  # the split, written down
+    test_is_drawn: bool  # here, from a folder without splits
     workers: int  # processes that decode before the first epoch
     loaders: int  # processes that load while training
     formed: dict[tuple[str, Form], Pictures] = field(default_factory=dict)
@@ -139,7 +141,9 @@ def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
             "test": Split(whole.test_labels, images=whole.test_images),
         }
         notes = ["val is a tenth of the training pictures, the same every time"]
-        found = PictureSet(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
+        found = PictureSet(
+            source, whole.name, whole.classes, splits, notes, "", False, workers, loaders
+        )
     else:
         scanned = scan(Path(source.data))
         splits = {
@@ -149,11 +153,18 @@ def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
             )
             for name, part in scanned.splits.items()
         }
+        flat = {path.relative_to(scanned.root).parts[0] for path, _ in scanned.splits["train"]}
+        test_is_drawn = scanned.drawn and flat == set(scanned.classes)
         found = PictureSet(
             source, Path(source.data).resolve().name, scanned.classes, splits,
-            list(scanned.notes), split_csv(scanned), workers, loaders,
+            list(scanned.notes), split_csv(scanned), test_is_drawn, workers, loaders,
         )  # fmt: skip
     found.splits["train"] = found.splits["train"].limited(source.train_images)
     for name in found.splits.keys() - {"train"}:
         found.splits[name] = found.splits[name].limited(source.test_images)
     return found
+
+
+def fingerprint(table: str) -> str:
+    """Of a split that is written down, so that it is known again."""
+    return hashlib.sha256(table.encode()).hexdigest()[:16]

@@ -114,19 +114,15 @@ def run_all(
 ) -> list[dict]:  # fmt: skip
     """The row of every run; those already in `folder` are not made again."""
     rows = []
-    bar = tqdm(total=0, disable=None if group.first else True, leave=False, unit=" steps")
-    with stoppable() as should_stop, bar:
+    with stoppable() as should_stop:
         for i, run in enumerate(runs):
             row = read_row(folder / run.name, run, NEEDS)
             if row is None:
-                bar.reset(steps_of(run, pictures))
-                bar.set_description(f"run {i + 1} of {len(runs)}: {run.name}")
-                row = one(run, pictures, folder, device, group, options, bar, should_stop)
+                title = f"run {i + 1} of {len(runs)}: {run.strategy}"
+                row = one(run, pictures, folder, device, group, options, title, should_stop)
                 if row is None:
                     break
-                bar.clear()
-                if group.first:
-                    tqdm.write(describe(run, row))
+                print_first(group, describe(run, row))
             rows.append(row)
     return rows
 
@@ -139,12 +135,17 @@ def steps_of(run: Transfer, pictures: PictureSet) -> int:
 
 def one(
     run: Transfer, pictures: PictureSet, folder: Path, device: torch.device, group: Group,
-    options: Options, bar: tqdm, should_stop: Callable[[], bool],
+    options: Options, title: str, should_stop: Callable[[], bool],
 ) -> dict | None:  # fmt: skip
+    """A run with a bar, that says which batch size fits if memory runs out."""
+    size = run.recipe.batch_size
+    bar = tqdm(
+        desc=title, total=steps_of(run, pictures) * size, unit=" images", unit_scale=True,
+        leave=False, disable=None if group.first else True,
+    )  # fmt: skip
+
     def progress(step: int) -> None:
-        bar.initial = bar.initial or step
-        bar.n = step
-        bar.refresh() if step == bar.total else bar.update(0)
+        bar.update(step * size - bar.n)
 
     def take_step(batch_size: int) -> None:
         smaller = replace(run, recipe=replace(run.recipe, batch_size=batch_size))
@@ -159,7 +160,8 @@ def one(
             )  # fmt: skip
 
     what = f"{run.model}, {run.strategy}"
-    return telling_what_fits(what, run.recipe.batch_size, device, take_step, action)
+    with bar:
+        return telling_what_fits(what, size, device, take_step, action)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -87,7 +88,7 @@ def arms(rows: Sequence[dict]) -> list[Arm]:
 
 
 HEADER = (
-    "strategy", "accuracy %", "last epoch %", "seconds", "learning", "images/s", "loading %", "n",
+    "strategy", "accuracy %", "last epoch", "seconds", "learning", "images/s", "loading", "n",
 )  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def lines(rows: Sequence[dict]) -> list[list[str]]:
                 f"{arm.mean('seconds').mean:.1f}",
                 f"{arm.rows[0]['trainable']:,}",
                 f"{arm.mean('images_per_second').mean:,.0f}",
-                f"{100 * arm.loading:.0f}",
+                f"{100 * arm.loading:.0f} %",
                 n,
             ]
         )
@@ -138,7 +139,7 @@ def caption(rows: Sequence[dict]) -> str:
 def advice(rows: Sequence[dict]) -> str:
     """Which strategy to choose here: the quickest of those that are as good as the best.
 
-    As good as: the 95 % t-interval of the best one's lead, paired by seed, does not exclude 0.
+    As good as: the 95 % interval of the best one's lead does not exclude 0.
     """
     running = [arm for arm in arms(rows) if arm.rows and arm.strategy != "moving-bn"]
     if len(running) < 2:
@@ -172,13 +173,24 @@ def advice(rows: Sequence[dict]) -> str:
 
 
 def lead(best: Arm, other: Arm) -> Estimate:
-    accuracy = {row["run"]["seed"]: row["accuracy"] for row in other.rows}
+    """By how much `best` is more accurate, over the seeds that both have.
+
+    Its half-width allows for both kinds of chance: other seeds, and other pictures.
+    """
     pairs = [
-        (row["accuracy"], accuracy[row["run"]["seed"]])
-        for row in best.rows
-        if row["run"]["seed"] in accuracy
+        (first, second)
+        for first in best.rows
+        for second in other.rows
+        if first["run"]["seed"] == second["run"]["seed"]
     ]
-    return estimate([first - second for first, second in pairs])
+    seeds = estimate([first["accuracy"] - second["accuracy"] for first, second in pairs])
+    if not pairs:
+        return seeds
+    # For every picture, how much more often the one names it right than the other.
+    right = np.array([[[int(r) for r in row["right"]] for row in pair] for pair in pairs])
+    differences = (right[:, 0] - right[:, 1]).mean(0)
+    pictures = 1.96 * differences.std(ddof=1) / math.sqrt(len(differences))
+    return Estimate(seeds.mean, math.hypot(seeds.half, pictures), seeds.n)
 
 
 def show(arm: Arm) -> str:
@@ -186,7 +198,7 @@ def show(arm: Arm) -> str:
 
 
 def points(value: Estimate) -> str:
-    return f"{value.show(1, 100)} points (n = {value.n}, paired by seed, 95 % t-interval)"
+    return f"{value.show(1, 100)} points (n = {value.n}, paired by seed and picture, 95 %)"
 
 
 def bound_by(row: dict) -> str:

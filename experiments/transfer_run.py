@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,13 @@ from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.device import to_layout
 from experiments.parallel import Group
-from experiments.pictures import PictureSet
+from experiments.pictures import PictureSet, fingerprint
 from experiments.probe import FeatureBatches, features_of, logistic_regression, probe_by_sgd
 from experiments.recipes import Recipe, evaluation_view, training_view
 from experiments.resumable import Clock, timed, train_resumably
 from experiments.run import csv_of, machine
 from experiments.strategies import rarity, settings_of, to_train
-from experiments.train import Diverged, Settings, State, start, totals, unwrapped
+from experiments.train import Diverged, Settings, State, forward, start, totals, unwrapped
 from zoo.resnet import ResNet
 from zoo.weights.atomic import write_atomic
 
@@ -81,6 +82,7 @@ class Transferring:
         self.random_view = training_view(run.recipe, self.view)
         self.train_pictures = pictures.pictures("train", self.random_view)
         self.labels = pictures.labels("train")
+        self.split = fingerprint(pictures.table)
         self.model = copy.deepcopy(given)
         torch.manual_seed(run.seed)
         self.model.head = nn.Linear(given.head.in_features, len(pictures.classes))
@@ -105,6 +107,20 @@ class Transferring:
         )
         loss_sum, wrong, seen = self.group.sum(*totals(model, batches, settings))
         return loss_sum / seen, 1 - wrong / seen
+
+    def answers(self, split: str) -> tuple[float, list[int]]:
+        """Mean loss in fp32, and 1 for every picture that is named right, 0 for the others."""
+        batches = every_picture(
+            *self.every(split), self.view, 64, self.device, self.set.loaders, self.group.part
+        )
+        self.model.eval()
+        with torch.no_grad():
+            pairs = [(forward(self.model, images, FP32), labels) for images, labels in batches]
+        logits, labels = (
+            self.group.together(torch.cat(column)) for column in zip(*pairs, strict=True)
+        )
+        loss = nn.functional.cross_entropy(logits, labels).item()
+        return loss, (logits.argmax(1) == labels).int().tolist()
 
     def probe(self) -> tuple[float, float]:
         """Give the model the head that fits its features best; loss and accuracy in training."""
@@ -161,7 +177,7 @@ class Transferring:
 
     def finish(self, state: State, status: str) -> dict:
         """Score what predict would load, in fp32; the row last: where it is, all the rest is."""
-        results: dict[str, float | int | None] = {}
+        results: dict[str, Any] = {}
         epochs = len(state.history)
         if status == "finished":
             self.save("last", {"epoch": epochs})
@@ -170,11 +186,12 @@ class Transferring:
             loaded = load_model(self.folder / f"{name}.safetensors")
             self.model.load_state_dict(loaded.model.state_dict())
             scores = {"epoch": loaded.metrics["epoch"]}
-            for split in ("val", "test"):
-                if split in self.set.splits:
-                    loss, accuracy = self.score(self.model, split, FP32)
-                    scores |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
-            self.save(name, scores | {"chosen_by": "val accuracy" if name == "best" else "nothing"})
+            for split in self.set.splits.keys() - {"train"}:
+                loss, right = self.answers(split)
+                scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
+                if (name, split) == ("best", self.set.tested_on):
+                    results["right"] = "".join(map(str, right))
+            self.save(name, scores | {"chosen_by": CHOSEN_BY[name], "split": self.split})
             results |= {f"{name}_{key}": value for key, value in scores.items()}
         row = self.row(state, status, results)
         if self.group.first:
@@ -213,6 +230,7 @@ class Transferring:
             )  # fmt: skip
 
 
+CHOSEN_BY = {"best": "val accuracy", "last": "nothing"}
 PROBED = ("linear-probe", "lp-ft")  # strategies that begin with a probe
 
 

@@ -1,0 +1,170 @@
+"""What a trained network sees in pictures.
+
+    python -m experiments.predict CHECKPOINT PICTURES ...
+    python -m experiments.predict --model resnet50 --weights IMAGENET1K_V2 PICTURES ...
+
+PICTURES: files, folders or patterns like 'holiday/*.jpg'. In a notebook: experiments/classifier.py.
+"""
+
+import glob
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from data.errors import DataError
+from data.folder import EXTENSIONS
+from data.images import load_image
+from experiments import cli
+from experiments.classifier import Classifier, load_model, published_classifier, top_k
+from experiments.cli import UsageError
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """Name what is in pictures, with probabilities."""
+
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
+    """A checkpoint of experiments.transfer, then pictures; or with --model only pictures."""
+    model: str | None = None
+    """Instead of a checkpoint: an ImageNet model of the zoo."""
+    weights: str = "DEFAULT"
+    """With --model: the name of published weights."""
+    k: int = 5
+    """How many classes to name (at most all)."""
+    json: bool = False
+    """Print a list of {"label", "score"} a picture, and nothing else."""
+    sheet: Path = Path("runs/predictions.png")
+    """Where to draw the pictures with their labels."""
+
+
+def find_pictures(inputs: Sequence[str]) -> list[Path]:
+    """The files that paths, folders and patterns name, each once, in the order given."""
+    found: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            inside = [p for p in sorted(path.rglob("*")) if is_picture(p.relative_to(path))]
+            if not inside:
+                raise DataError(
+                    "there are no pictures in this folder", path, f"looked for {ENDINGS}"
+                )
+            found |= dict.fromkeys(inside)
+        elif path.exists() or not glob.has_magic(text):
+            found[path] = None  # one that does not exist is reported as what it is
+        else:
+            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  also absolute ones
+            if not matches:
+                raise DataError("no file fits this pattern", text, "check its folder and its *")
+            found |= dict.fromkeys(Path(match) for match in matches if Path(match).is_file())
+    return list(found)
+
+
+ENDINGS = ", ".join((*EXTENSIONS, ".gif"))
+
+
+def is_picture(path: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.name.lower().endswith((*EXTENSIONS, ".gif")) and not hidden
+
+
+def predictions(
+    model: Classifier, paths: Sequence[Path]
+) -> Iterator[tuple[Path, Tensor | DataError]]:
+    """For each file its logits (K,), or why it cannot be decoded."""
+    for first in range(0, len(paths), BATCH):
+        seen: dict[Path, Tensor | DataError] = {}
+        for path in paths[first : first + BATCH]:
+            try:
+                seen[path] = model.view(load_image(str(path), str(path)))
+            except DataError as error:
+                seen[path] = error
+        good = [image for image in seen.values() if isinstance(image, Tensor)]
+        logits = iter(model.logits(torch.stack(good)) if good else ())
+        for path, image in seen.items():
+            yield path, next(logits) if isinstance(image, Tensor) else image
+
+
+def main(options: Options) -> int:
+    if options.k < 1:
+        raise UsageError(f"there is no top {options.k}", f"--k {options.k}", "give 1 or more")
+    names = options.inputs if options.model else options.inputs[1:]
+    if not names:
+        raise UsageError(
+            "no pictures are named",
+            "python -m experiments.predict " + " ".join(options.inputs),
+            "CHECKPOINT PICTURES ..., or --model resnet50 PICTURES ...",
+        )
+    if options.model:
+        model = published_classifier(options.model, options.weights)
+    else:
+        model = load_model(options.inputs[0])
+    if not options.json:
+        print(about(model))
+    answers: dict[Path, list[dict] | None] = {}
+    for path, row in predictions(model, find_pictures(names)):
+        answers[path] = top_k(model, row[None], options.k)[0] if isinstance(row, Tensor) else None
+        if isinstance(row, DataError):
+            print(row, file=sys.stderr)
+    if options.json:
+        as_ascii = (sys.stdout.encoding or "ascii").lower() != "utf-8"
+        print(json.dumps(list(answers.values()), ensure_ascii=as_ascii, indent=1))
+    else:
+        show(answers)
+    draw(options, model, answers)
+    return cli.EXIT_CODES[DataError] if None in answers.values() else 0
+
+
+def about(model: Classifier) -> str:
+    epoch, chosen = model.metrics.get("epoch"), model.metrics.get("chosen_by")
+    which = f", epoch {epoch}, chosen by {chosen}" if epoch else ""
+    return f"{model.source}: {len(model.classes)} classes{which}"
+
+
+def show(answers: Mapping[Path, list[dict] | None]) -> None:
+    table = Table("picture", "label", "%")
+    table.columns[2].justify = "right"
+    for path, answer in answers.items():
+        if answer is None:
+            table.add_row(escape(str(path)), "cannot be decoded", "")
+        for place, guess in enumerate(answer or ()):
+            name = "" if place else escape(str(path))
+            table.add_row(name, escape(guess["label"]), f"{100 * guess['score']:.1f}")
+    Console().print(table)
+
+
+def draw(options: Options, model: Classifier, answers: Mapping[Path, list[dict] | None]) -> None:
+    from experiments.sheets import MOST_PICTURES, Shown, draw_sheet  # matplotlib: slow to import
+
+    good = [(path, answer) for path, answer in answers.items() if answer]
+    if not good:
+        return
+    shown = [
+        Shown(
+            load_image(str(path), str(path)),
+            path.name,
+            tuple(guess["label"] for guess in answer),
+            tuple(guess["score"] for guess in answer),
+        )
+        for path, answer in good[:MOST_PICTURES]
+    ]
+    title = f"{Path(model.source).parent.name} {Path(model.source).name}".strip()
+    if len(good) > len(shown):
+        title += f": the first {len(shown)} of {len(good)} pictures"
+    draw_sheet(options.sheet, shown, title)
+    print(f"sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "predict")

@@ -1,0 +1,194 @@
+"""Every picture is decoded before it is relied on, and what cannot be is named."""
+
+import csv
+import io
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_three_lines
+from PIL import Image
+
+from data import check
+from data.check import Verdict, check_pictures
+from data.errors import DataError
+
+SPLITS = ("train", "val")
+TWO = ("ant", "bee")
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 50)) -> bytes:
+    """A PNG of noise; `size` is (width, height)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """Two classes of three in train and in val."""
+    root = tmp_path / "set"
+    for i in range(12):
+        path = root / SPLITS[i // 6] / TWO[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(i))
+    return root
+
+
+def spoil(root: Path) -> list[Path]:
+    """Three bad files, in the order of the scan."""
+    bad = [root / "train/ant/2.png", root / "train/bee/5.png", root / "val/bee/9.png"]
+    bad[0].write_bytes(picture(2)[:2000])
+    bad[1].write_bytes(b"")
+    bad[2].write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    return bad
+
+
+def test_a_good_folder(tree, invoke):
+    (tree / "train" / "ant" / "notes.txt").write_bytes(b"not a picture")
+    done = invoke("experiments.check_data", tree, "--workers", 0)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "left out: 1 file that is not .jpg, .png ...: train/ant/notes.txt"
+    assert lines[-1] == "6 + 6 pictures in 2 classes: all decode"
+    cells = [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+             for line in lines if line[0] in "│┃"]  # fmt: skip
+    assert cells == [["class", "train", "val"], ["ant", "3", "3"], ["bee", "3", "3"],
+                     ["all", "6", "6"]]  # fmt: skip
+    assert "drawn" not in done.stdout
+    assert "bad" not in done.stdout
+    assert "odd" not in done.stdout
+
+
+def test_bad_pictures_are_all_named_and_the_answer_is_no(tree, tmp_path, invoke):
+    bad = spoil(tree)
+    table = tmp_path / "new" / "table.csv"
+    done = invoke("experiments.check_data", tree, "--workers", 0, "--output", table)
+    assert_three_lines(done, 3, "3 of 12 cannot be decoded", str(bad[0]), "--skip-bad")
+    said = [line for line in done.stdout.splitlines() if line.startswith("bad: ")]
+    assert [line.split(": ")[1] for line in said] == [str(path) for path in bad]
+    assert all(len(line.split(": ", 2)[2]) > 10 for line in said)
+    assert done.stdout.splitlines()[-1] == "3 of 12 cannot be decoded"
+    assert "all decode" not in done.stdout
+
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert len(rows) == 12
+    for row in rows:
+        path = tree / row["path"]
+        assert [row["split"], row["class"]] == row["path"].split("/")[:2]
+        assert int(row["bytes"]) == path.stat().st_size
+        assert (row["verdict"] != "fine") == (path in bad)
+        size = ["0", "0"] if path in bad else ["40", "50"]
+        assert [row["width"], row["height"]] == size
+
+
+def test_tiny_pictures_are_counted_and_named_but_fine(tree, invoke):
+    (tree / "val/ant/6.png").write_bytes(picture(6, (31, 200)))
+    (tree / "val/ant/8.png").write_bytes(picture(8, (32, 32)))
+    (tree / "val/bee/7.png").write_bytes(picture(7, (200, 1)))
+    done = invoke("experiments.check_data", tree, "--workers", 0)
+    assert done.returncode == 0
+    assert (
+        "odd: pictures with a side under 32 pixels: 2: val/ant/6.png, val/bee/7.png" in done.stdout
+    )
+
+
+def test_a_folder_of_classes_says_that_its_split_is_drawn(tree, invoke):
+    done = invoke("experiments.check_data", tree / "train", "--workers", 0)
+    assert "what is not given of train, val and test is drawn, with seed 0" in done.stdout
+    assert done.stdout.splitlines()[-1] == "2 + 2 + 2 pictures in 2 classes: all decode"
+
+
+def test_names_with_markup_are_shown_as_they_are(tree, invoke):
+    for split in SPLITS:
+        (tree / split / "ant").rename(tree / split / "[bold]ant[dim]")
+    done = invoke("experiments.check_data", tree, "--workers", 0)
+    assert done.returncode == 0, done.stderr
+    assert "│ [bold]ant[dim] │" in done.stdout
+
+
+def test_what_cannot_be_asked(tree, invoke):
+    assert_three_lines(invoke("experiments.check_data", tree, "--workers", -1), 2, "--workers -1")
+    assert_three_lines(invoke("experiments.check_data"), 2)
+    assert_three_lines(invoke("experiments.check_data", tree / "no"), 3, "no such folder")
+
+
+def test_workers_give_the_same_verdicts_in_the_same_order(tree):
+    bad = spoil(tree)
+    paths = sorted(tree.rglob("*.png")) * 2
+    alone = list(check_pictures(paths, 0))
+    assert [verdict.path for verdict in alone] == paths
+    assert [verdict.path for verdict in alone if verdict.problem] == bad * 2
+    assert alone[0] == Verdict(paths[0], "", 50, 40)
+    assert list(check_pictures(paths, 2)) == alone
+
+
+def test_a_worker_that_is_killed_is_an_error_and_no_wait(tmp_path):
+    os.mkfifo(tmp_path / "never.png")  # opening it waits for ever
+
+    def kill():
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        for child in children:
+            child.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(DataError, match=r"was killed(.|\n)*never\.png(.|\n)*fewer --workers"):
+        list(check_pictures([tmp_path / "never.png"], 1))
+    killer.join()
+
+
+def test_who_stops_listening_stops_the_workers(tree, monkeypatch):
+    paths, flags = sorted(tree.rglob("*.png")), []
+
+    class Pool:
+        def __init__(self, workers, context, initializer, arguments):
+            monkeypatch.setattr(check, "stopping", arguments[0], raising=False)
+
+        def map(self, function, pictures, chunksize):
+            return map(function, pictures)
+
+        def shutdown(self, **_):
+            flags.append(check.stopping[0])
+
+    monkeypatch.setattr(check, "ProcessPoolExecutor", Pool)
+    arriving = check_pictures(paths, 1)
+    assert next(arriving).problem == ""
+    assert flags == []
+    arriving.close()
+    assert flags == [1]
+    assert check.work(paths[1]).problem == "not decoded"
+
+
+def test_ctrl_c_while_the_workers_start_ends_it_at_once(tree):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "experiments.check_data", tree, "--workers", "1"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while "└" not in process.stdout.readline():
+        pass
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the worker too
+    rest, said = process.communicate(timeout=50)  # until no worker holds stderr
+    assert process.returncode == 130, said
+    assert said.startswith("interrupted"), said
+    assert rest == ""
+
+
+def test_the_real_ants_and_bees(real_data, tmp_path, invoke):
+    with zipfile.ZipFile(real_data / "hymenoptera_data.zip") as archive:
+        archive.extractall(tmp_path)
+    done = invoke("experiments.check_data", tmp_path / "hymenoptera_data", "--workers", 0)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "244 + 153 pictures in 2 classes: all decode"

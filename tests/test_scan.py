@@ -1,0 +1,511 @@
+"""A person's folder: what is found, how it is split, and that nothing is lost in silence."""
+
+import csv
+import os
+import random
+import re
+import tempfile
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import copies, walk
+from data.errors import DataError
+from data.scan import Scan, draw, scan, split_csv
+
+TWO = ("ant", "bee")
+
+
+def make(root: Path, *names: str) -> Path:
+    """Files with a content of their own each."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(os.fsencode(name))
+    return root
+
+
+def many(*folders: str, count: int = 4) -> list[str]:
+    return [f"{folder}/{i}.jpg" for folder in folders for i in range(count)]
+
+
+def given_tree(root: Path, *more: str) -> Path:
+    return make(root, *many("train/ant", "train/bee", "val/ant", "val/bee"), *more)
+
+
+def names(found: Scan, split: str) -> list[str]:
+    return [path.relative_to(found.root).as_posix() for path, _ in found.splits[split]]
+
+
+def note(found: Scan, start: str) -> str:
+    """The one note that begins so."""
+    notes = [note for note in found.notes if note.startswith(start)]
+    assert len(notes) == 1, found.notes
+    return notes[0]
+
+
+def refused(root: Path, *words: str) -> None:
+    with pytest.raises(DataError) as error:
+        scan(root)
+    lines = str(error.value).split("\n")
+    assert len(lines) == 3
+    assert all(line.strip() for line in lines)
+    for word in words:
+        assert word in str(error.value), str(error.value)
+
+
+# --- layouts ---
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("test", [(), ("test",)])
+def test_given_splits_are_taken_as_they_are(tmp_path, val, test):
+    for split in ("train", val, *test):
+        make(tmp_path, *many(f"{split}/bee", f"{split}/ant", count=2), f"{split}/ant/deep/er/3.PNG")
+    found = scan(tmp_path)
+    assert found.root == tmp_path
+    assert found.classes == TWO
+    assert list(found.splits) == ["train", "val", *test]
+    assert not found.drawn
+    assert found.notes == ()
+    assert names(found, "val") == [
+        f"{val}/ant/0.jpg", f"{val}/ant/1.jpg", f"{val}/ant/deep/er/3.PNG",
+        f"{val}/bee/0.jpg", f"{val}/bee/1.jpg",
+    ]  # fmt: skip
+    assert [label for _, label in found.splits["val"]] == [0, 0, 0, 1, 1]
+
+
+def test_val_is_drawn_from_train_where_there_is_only_test(tmp_path):
+    make(tmp_path, *many("train/ant", count=20), *many("train/bee", count=2), *many("test/ant"))
+    found = scan(tmp_path)
+    assert found.drawn
+    assert [label for _, label in found.splits["val"]] == [0, 0, 0, 1]
+    assert [label for _, label in found.splits["train"]] == [0] * 17 + [1]
+    assert names(found, "test") == many("test/ant")
+    assert all(name.startswith("train/") for name in names(found, "val"))
+    assert scan(tmp_path) == found
+    assert any(scan(tmp_path, seed).splits != found.splits for seed in (1, 2))
+
+
+def test_a_folder_of_classes_is_drawn_70_15_15(tmp_path):
+    make(tmp_path, *many("ant", count=20), *many("bee", count=3))
+    found = scan(tmp_path)
+    assert found.drawn
+    counts = {split: [label for _, label in found.splits[split]].count for split in found.splits}
+    assert {split: (count(0), count(1)) for split, count in counts.items()} == {
+        "train": (14, 1), "val": (3, 1), "test": (3, 1),
+    }  # fmt: skip
+    everything = [name for split in found.splits for name in names(found, split)]
+    assert sorted(everything) == sorted(many("ant", count=20) + many("bee", count=3))
+    for split in found.splits:
+        assert names(found, split) == sorted(names(found, split))
+
+
+def test_a_class_may_be_named_train(tmp_path):
+    assert scan(make(tmp_path, *many("train", "plane"))).classes == ("plane", "train")
+
+
+def test_names_of_any_script_and_with_spaces(tmp_path):
+    classes = sorted(["개미", "🐝", "red ant", "-x", "a,b", "[b]"])
+    found = scan(make(tmp_path, *many(*classes)))
+    assert found.classes == tuple(classes)
+    rows = list(csv.reader(split_csv(found).splitlines()))
+    assert rows[0] == ["split", "class", "path"]
+    assert sorted(row[2] for row in rows[1:]) == sorted(many(*classes))
+    assert [row[0] for row in rows[1:]] == [s for s in found.splits for _ in found.splits[s]]
+    assert all(row[2].split("/")[0] == row[1] for row in rows[1:])
+
+
+def test_pictures_of_a_class_stay_together_though_a_space_sorts_before_a_slash(tmp_path):
+    found = scan(make(tmp_path, *many("val/ant", "train/ant", "train/ant b", "val/ant b")))
+    assert [label for _, label in found.splits["train"]] == [0] * 4 + [1] * 4
+    deep = given_tree(tmp_path / "deep", "val/ant/0 b/1.jpg", "val/ant/0/2.jpg")
+    assert names(scan(deep), "val")[:2] == ["val/ant/0/2.jpg", "val/ant/0 b/1.jpg"]
+
+
+def test_the_order_of_listing_changes_nothing(tmp_path, monkeypatch):
+    root = make(
+        tmp_path, *many("ant", "bee/x", "bee/y", "wasp", count=5), "ant/note.txt", "bee/.DS_Store"
+    )
+    (root / "ant/copy.jpg").write_bytes(b"ant/1.jpg")
+    (root / "wasp" / "again").symlink_to(root / "wasp", target_is_directory=True)
+    (root / "bee" / "z").symlink_to(root / "bee" / "x", target_is_directory=True)
+    expected, scandir = scan(root), os.scandir
+    assert len(expected.notes) == 5
+
+    class Shuffled(list):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    draws = random.Random(0)
+
+    def shuffled(path):
+        with scandir(path) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        draws.shuffle(listed)
+        return Shuffled(listed)
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    for _ in range(5):
+        assert scan(root) == expected
+
+
+@given(st.lists(st.integers(3, 300), min_size=1, max_size=5), st.integers(0, 2**32),
+       st.sampled_from([("val",), ("val", "test")]))  # fmt: skip
+def test_every_class_has_its_share_of_every_drawn_part(sizes, seed, parts):
+    train = {str(c): [f"{c}/{i}" for i in range(size)] for c, size in enumerate(sizes)}
+    drawn = draw(train, parts, seed)
+    assert list(drawn) == ["train", *parts]
+    for name, all_of_it in train.items():
+        shares = {split: drawn[split][name] for split in drawn}
+        assert sorted(name for share in shares.values() for name in share) == sorted(all_of_it)
+        for split, kept in shares.items():
+            share = 0.15 if split != "train" else 1 - 0.15 * len(parts)
+            assert kept
+            # Of three pictures for three parts each gets one, however far that is from its share.
+            slack = 1 if len(all_of_it) > 3 else 1.2
+            assert abs(len(kept) - share * len(all_of_it)) <= slack
+
+
+def test_a_draw_does_not_favour_early_names():
+    taken = [
+        int(name)
+        for seed in range(40)
+        for name in draw({"ant": [f"{i:03}" for i in range(100)]}, ("val",), seed)["val"]["ant"]
+    ]
+    assert len(taken) == 40 * 15
+    assert 45 < sum(taken) / len(taken) < 54  # mean 49.5, standard error 1.1
+    assert len(set(taken)) > 95
+
+
+# --- what is left out ---
+
+
+def test_what_is_no_picture_is_left_out_by_name(tmp_path):
+    root = given_tree(tmp_path, "train/ant/imageNotFound.gif")
+    assert scan(root).notes == (
+        "left out: 1 file that is not .jpg, .png ...: train/ant/imageNotFound.gif",
+    )
+    make(root, *(f"val/bee/{i}.txt" for i in range(8)))
+    assert note(scan(root), "left out: 9 files that are not .jpg, .png ...: ").endswith(
+        "train/ant/imageNotFound.gif, val/bee/0.txt, val/bee/1.txt, val/bee/2.txt, val/bee/3.txt"
+        " and 4 more"
+    )
+
+
+def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):
+    hidden = ["__MACOSX/train/ant/._0.jpg", ".DS_Store", "train/ant/._1.jpg",
+              "train/.ipynb_checkpoints/0.jpg"]  # fmt: skip
+    stray = ["loose.jpg", "README.md", "val/9.jpg"]
+    root = given_tree(tmp_path, *hidden, *stray, *many("extra/deep"), "train/wasp/x.txt")
+    (root / "val" / "moth").mkdir()
+    found = scan(root)
+    assert found.classes == TWO
+    assert names(found, "train") == many("train/ant", "train/bee")
+    assert note(found, "left out: 4 hidden") == (
+        "left out: 4 hidden files or folders: "
+        ".DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
+    )
+    assert note(found, "left out: 3 files in no").endswith(": README.md, loose.jpg, val/9.jpg")
+    assert note(found, "left out: 1 folder beside").endswith(": extra (files: 4)")
+    assert note(found, "left out: 2 class folders without").endswith(": train/wasp, val/moth")
+
+
+def test_a_test_folder_without_labels_is_left_out(tmp_path):
+    found = scan(given_tree(tmp_path, "test/0.jpg", "test/1.jpg"))
+    assert list(found.splits) == ["train", "val"]
+    assert note(found, "left out: 1 folder without any class").endswith(": test")
+    assert note(found, "left out: 2 files in no class folder").endswith(": test/0.jpg, test/1.jpg")
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    far = make(tmp_path / "far", *many("bees"), "one.jpg")
+    root = make(tmp_path / "root", *many("train/ant", "val/ant", "val/bee"))
+    (root / "train/bee").symlink_to(far / "bees", target_is_directory=True)
+    (root / "train/ant/linked.jpg").symlink_to(far / "one.jpg")
+    (root / "train/ant/again").symlink_to(root / "train/ant", target_is_directory=True)
+    (root / "train/ant/disk").symlink_to("/", target_is_directory=True)
+    (far / "bees/home").symlink_to(root, target_is_directory=True)  # not above it on the disk
+    (root / "val/ant/gone.jpg").symlink_to(root / "nowhere.jpg")
+    (root / "val/ant/self.jpg").symlink_to(root / "val/ant/self.jpg")
+    (root / "val/bee/sub").mkdir()
+    (root / "val/bee/a").symlink_to(root / "val/bee/sub", target_is_directory=True)
+    make(root, "val/bee/sub/5.jpg")
+    os.mkfifo(root / "val/bee/pipe.jpg")
+    found = scan(root)
+    assert names(found, "train") == [
+        *many("train/ant"), "train/ant/linked.jpg", *many("train/bee"),
+    ]  # fmt: skip
+    assert names(found, "val") == [*many("val/ant", "val/bee"), "val/bee/sub/5.jpg"]
+    loops = "train/ant/again, train/ant/disk, train/bee/home"
+    assert note(found, "left out: 3 links to").endswith(f": {loops}")
+    assert note(found, "left out: 2 broken").endswith(": val/ant/gone.jpg, val/ant/self.jpg")
+    assert note(found, "left out: 1 folder already read").endswith(": val/bee/a")
+    assert note(found, "left out: 1 entry that is no file").endswith(": val/bee/pipe.jpg")
+
+
+def test_a_lattice_of_links_is_read_once(tmp_path):
+    """Two links a floor and thirty floors: 2^30 ways down, and no loop."""
+    for floor in range(30):
+        make(tmp_path / "floors", f"{floor}/{floor}.jpg")
+        for link in "ab":
+            way = tmp_path / "floors" / str(floor) / link
+            way.symlink_to(tmp_path / "floors" / str(floor + 1), target_is_directory=True)
+    root = make(tmp_path / "root", *many("bee"))
+    (root / "ant").symlink_to(tmp_path / "floors" / "0", target_is_directory=True)
+    found = scan(root)
+    assert found.classes == TWO
+    assert sum(len(found.splits[split]) for split in found.splits) == 30 + 4
+
+
+def files(*folders: str):
+    """Names of files anywhere below the folders, with contents of which some are the same."""
+    inner = st.lists(st.sampled_from(["sub/", "ant/", ".x/", "__MACOSX/"]), max_size=2).map("".join)
+    name = st.sampled_from(["5.jpg", "6.png", "7.txt", ".8.jpg", "9.JPEG"])
+    contents = st.sampled_from([b"", b"a", b"b", b"c"])
+    paths = st.tuples(st.sampled_from(folders), inner, name).map("".join)
+    return st.dictionaries(paths, contents, max_size=12)
+
+
+SPLIT = ("train/ant", "train/bee", "val/ant", "val/bee")
+
+
+@given(
+    st.tuples(st.just(SPLIT), files("", "extra/", "train/", "train/ant/", "train/bee/", "val/bee/"))
+    | st.tuples(st.just(TWO), files("", "ant/", "bee/"))
+)
+def test_nothing_is_lost(made):
+    """Every file is in exactly one split, or it or a folder that it lies in is in a note."""
+    start, more = made
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walk, "NAMED", 1000)
+        root = make(Path(folder), *many(*start))
+        for name, content in more.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+        try:
+            found = scan(root)
+        except DataError:
+            return
+        left = [note for note in found.notes if note.startswith("left out: ")]
+        said = [name for note in left for name in note.split(": ", 2)[2].split(", ")]
+        said = [re.sub(r" \((as|files:) .*\)$", "", name) for name in said]
+        kept = [name for split in found.splits for name in names(found, split)]
+        assert len(set(kept)) == len(kept)
+        assert len(set(said)) == len(said)
+        for name in {*many(*start), *more}:
+            ways = {name, *map(str, Path(name).parents)}
+            assert (name in kept) != bool(ways & set(said)), (name, found)
+
+
+# --- copies ---
+
+
+def test_a_copy_of_a_later_splits_picture_is_left_out(tmp_path):
+    root = given_tree(tmp_path, *many("test/ant", "test/bee"))
+    (root / "train/ant/0.jpg").write_bytes(b"in train and val")
+    (root / "val/ant/3.jpg").write_bytes(b"in train and val")
+    (root / "train/bee/1.jpg").write_bytes(b"in all three, and under two classes")
+    (root / "val/ant/1.jpg").write_bytes(b"in all three, and under two classes")
+    (root / "test/bee/1.jpg").write_bytes(b"in all three, and under two classes")
+    found = scan(root)
+    assert names(found, "test") == many("test/ant", "test/bee")
+    assert set(many("train/ant", "train/bee")) - set(names(found, "train")) == {
+        "train/ant/0.jpg", "train/bee/1.jpg",
+    }  # fmt: skip
+    assert set(many("val/ant", "val/bee")) - set(names(found, "val")) == {"val/ant/1.jpg"}
+    assert found.notes == (
+        "left out: 3 pictures that val or test hold too: train/ant/0.jpg (as val/ant/3.jpg), "
+        "train/bee/1.jpg (as test/bee/1.jpg), val/ant/1.jpg (as test/bee/1.jpg)",
+    )
+
+
+def test_copies_in_one_class_are_kept_where_the_split_is_given(tmp_path):
+    root = given_tree(tmp_path)
+    for name in ("train/ant/0.jpg", "train/ant/2.jpg"):
+        (root / name).write_bytes(b"twice")
+    found = scan(root)
+    assert names(found, "train") == many("train/ant", "train/bee")
+    assert found.notes == (
+        "odd, but kept: 1 copy of a picture beside it: train/ant/2.jpg (as train/ant/0.jpg)",
+    )
+
+
+@pytest.mark.parametrize("given", [(), ("test/ant", "test/bee")])
+def test_of_copies_in_one_class_one_stays_where_a_part_is_drawn(tmp_path, given):
+    inside = "train/" if given else ""
+    root = make(tmp_path, *many(inside + "ant", inside + "bee", count=8), *many(*given))
+    for i in (3, 5, 6):
+        (root / f"{inside}ant/{i}.jpg").write_bytes(b"thrice")
+    found = scan(root)
+    kept = [name for split in found.splits for name in names(found, split)]
+    left = {f"{inside}ant/5.jpg", f"{inside}ant/6.jpg"}
+    everything = many(inside + "ant", inside + "bee", count=8) + many(*given)
+    assert sorted(kept) == sorted(set(everything) - left)
+    assert note(found, "left out: 2 copies").endswith(
+        f": {inside}ant/5.jpg (as {inside}ant/3.jpg), {inside}ant/6.jpg (as {inside}ant/3.jpg)"
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "val", "drawn"])
+def test_the_same_picture_under_two_classes_teaches_nothing(tmp_path, split):
+    inside = "" if split == "drawn" else f"{split}/"
+    root = make(tmp_path, *many(*TWO, count=5)) if split == "drawn" else given_tree(tmp_path)
+    for name in ("ant/0.jpg", "bee/1.jpg", "bee/2.jpg"):
+        (root / (inside + name)).write_bytes(b"an ant or a bee")
+    found = scan(root)
+    kept = {name for split in found.splits for name in names(found, split)}
+    odd = {inside + name for name in ("ant/0.jpg", "bee/1.jpg", "bee/2.jpg")}
+    assert odd & kept == (odd if split == "val" else set())
+    start = "odd, but kept: 3" if split == "val" else "left out: 3"
+    assert f"{inside}ant/0.jpg (as {inside}bee/1.jpg)" in note(
+        found, f"{start} pictures that lie in two classes"
+    )
+
+
+def test_empty_and_unreadable_files_are_no_copies(tmp_path, monkeypatch):
+    root = given_tree(tmp_path)
+    for name in ("train/ant/0.jpg", "train/bee/0.jpg", "val/ant/0.jpg"):
+        (root / name).write_bytes(b"")
+    open_file = Path.open
+
+    def opened(path, *arguments):
+        if path.name == "1.jpg":
+            raise PermissionError(13, "Permission denied")
+        return open_file(path, *arguments)
+
+    for name in ("train/ant/1.jpg", "val/ant/1.jpg"):
+        (root / name).write_bytes(b"the same, for all we know")
+    monkeypatch.setattr(Path, "open", opened)
+    found = scan(root)
+    assert found.notes == ()
+    assert len(found.splits["train"]) == len(found.splits["val"]) == 8
+
+
+def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
+    root = given_tree(tmp_path)
+    for i, path in enumerate(sorted(root.rglob("*.jpg"))):
+        path.write_bytes(bytes([i]) * (100 + i))
+    (root / "val/bee/3.jpg").write_bytes(b"x" * 100)
+    read = []
+    digest = copies.hashlib.file_digest
+    monkeypatch.setattr(
+        copies.hashlib,
+        "file_digest",
+        lambda file, kind: read.append(file.name) or digest(file, kind),
+    )
+    scan(root)
+    assert {str(Path(name).relative_to(root)) for name in read} == {
+        "train/ant/0.jpg", "val/bee/3.jpg",
+    }  # fmt: skip
+
+
+# --- what looks odd, and what is refused ---
+
+
+def test_classes_that_val_or_test_lack_are_named(tmp_path):
+    root = make(tmp_path, *many("train/ant", "train/bee", "train/wasp", "val/bee", "test/ant"))
+    assert scan(root).notes == (
+        "odd: val has no pictures of a class of train: ant, wasp",
+        "odd: test has no pictures of a class of train: bee, wasp",
+    )
+
+
+def test_class_names_that_look_the_same_are_named(tmp_path):
+    apart, joined = (unicodedata.normalize(form, "개미") for form in ("NFD", "NFC"))
+    found = scan(make(tmp_path, *many("Ant", "ant", "bee", apart, joined)))
+    assert len(found.classes) == 5
+    assert len(found.notes) == 2
+    assert "odd: names of classes that differ only by case or Unicode form: Ant, ant" in found.notes
+    assert found.notes[1].endswith(f": {apart}, {joined}")
+
+
+def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):
+    root = make(tmp_path, *many(*TWO), "ant/\x1b[2J.txt")
+    (root / os.fsdecode(b"ant/\xff.jpg")).write_bytes(b"1")
+    found = scan(root)
+    assert found.notes == ("left out: 1 file that is not .jpg, .png ...: ant/\\x1b[2J.txt",)
+    assert r"ant/\udcff.jpg" in split_csv(found).encode().decode()
+    make(root, *many(os.fsdecode(b"\xff")))
+    refused(root, "not valid Unicode", r"'\udcff'", "rename")
+
+
+def test_a_class_that_train_lacks_is_refused_with_the_nearest_name(tmp_path):
+    refused(given_tree(tmp_path / "a", "val/bees/0.jpg"), "nothing can learn it: 'bees'",
+            "val/bees/0.jpg", "rename it to 'bee', as in train")  # fmt: skip
+    refused(given_tree(tmp_path / "b", "test/zebra/0.jpg"), "test has a class", "move it elsewhere")
+    refused(given_tree(tmp_path / "c", "val/Ant/0.jpg"), "rename it to 'ant'", "only by case")
+    apart, joined = (unicodedata.normalize(form, "개미") for form in ("NFD", "NFC"))
+    root = given_tree(tmp_path / "d", f"train/{joined}/0.jpg", f"val/{apart}/0.jpg")
+    refused(root, f"rename it to '{joined}'", "only by case or Unicode form")
+    (given_tree(tmp_path / "e", "val/wasp/0.jpg") / "train" / "wasp").mkdir()
+    refused(tmp_path / "e", "'wasp'")
+
+
+def test_a_root_that_cannot_be_used_is_refused(tmp_path):
+    refused(tmp_path / "nowhere", "no such folder", "nowhere", "train/<class>/")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("train/ant/0.jpg", b"1")
+    refused(tmp_path / "set.zip", "a file, not a folder", "set.zip", "unzip it")
+    make(tmp_path, "one.jpg")
+    refused(tmp_path / "one.jpg", "a file, not a folder", "name the folder")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "no pictures", "expected is train/<class>/*.jpg")
+    refused(make(tmp_path / "bees", "0.jpg", "1.jpg"), "in no class folder (2)", "expected is")
+    refused(make(tmp_path / "uno", *many("ant"), "bee/x.txt"), "only one class: 'ant'")
+    refused(make(tmp_path / "t", *many("train/ant", "train/bee")), "neither val/ nor test/")
+    refused(make(tmp_path / "v", *many("val/ant", "test/ant")), "no pictures", "train/")
+    refused(make(tmp_path / "f", *many("train"), *many("val/ant")), "no pictures", "of train/")
+    refused(make(tmp_path / "g", *many("train/ant", "val")), "no pictures", "of val/ or test/")
+    refused(given_tree(tmp_path / "w", "valid/ant/0.jpg"), "val/ and valid/ are two folders")
+    refused(given_tree(tmp_path / "out" / "in").parent, "in/ holds splits of its own", "out/in")
+
+
+def test_too_few_pictures_are_refused_by_the_name_of_their_class(tmp_path):
+    refused(make(tmp_path / "a", *many("ant"), *many("bee", count=2)), "'bee'", "2 (needed: 3")
+    root = make(tmp_path / "b", *many("train/ant", "test/ant"), *many("train/bee", count=1))
+    refused(root, "'bee'", "1 (needed: 2")
+    root = make(tmp_path / "c", *many("ant"), *many("bee", count=3))
+    (root / "bee/1.jpg").write_bytes(b"bee/0.jpg")
+    refused(root, "'bee'", "2 (needed: 3", "copies")
+    root = given_tree(tmp_path / "d")
+    for i in range(4):
+        (root / f"train/bee/{i}.jpg").write_bytes(f"val/bee/{i}.jpg".encode())
+    refused(root, "'bee'", "0 (needed: 1")
+    root = make(tmp_path / "e", *many("train/ant", "train/bee", "test/ant"))
+    for i in range(4):
+        make(root, f"val/ant/{i}.jpg")
+        (root / f"val/ant/{i}.jpg").write_bytes(f"test/ant/{i}.jpg".encode())
+    refused(root, "every picture of val is in test too")
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    root, scandir = given_tree(tmp_path), os.scandir
+
+    def denied(path):
+        if Path(path).name == "bee":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    refused(root, "cannot read a folder: Permission denied", "train/bee", "readable")
+
+
+def test_the_real_ants_and_bees(real_data, tmp_path):
+    with zipfile.ZipFile(real_data / "hymenoptera_data.zip") as archive:
+        archive.extractall(tmp_path)
+    found = scan(tmp_path / "hymenoptera_data")
+    assert {split: len(pictures) for split, pictures in found.splits.items()} == {
+        "train": 244, "val": 153,
+    }  # fmt: skip
+    assert found.classes == ("ants", "bees")
+    assert found.notes == (
+        "left out: 1 file that is not .jpg, .png ...: train/ants/imageNotFound.gif",
+    )
+    refused(tmp_path, "holds splits of its own", f"name {tmp_path / 'hymenoptera_data'}")
