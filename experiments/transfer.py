@@ -114,7 +114,8 @@ def run_all(
 ) -> list[dict]:  # fmt: skip
     """The row of every run; those already in `folder` are not made again."""
     rows = []
-    with stoppable() as should_stop:
+    # Several processes do not stop at the same step: their checkpoint is that of the last epoch.
+    with stoppable() if group.size == 1 else nullcontext(lambda: False) as should_stop:
         for i, run in enumerate(runs):
             row = read_row(folder / run.name, run, NEEDS)
             if row is None:
@@ -243,7 +244,10 @@ def say_what(options: Options, pictures: PictureSet, why: str, group: Group) -> 
     print_first(group, f"Data {pictures.name}: {counts} pictures, {len(pictures.classes)} classes")
     for note in pictures.notes:
         print_first(group, f"  {note}")
-    recipe = ", ".join(f"{key} {value}" for key, value in asdict(recipe_of(options)).items())
+    settings = asdict(recipe_of(options))
+    if options.batch_size:
+        settings["batch_size"] = " and ".join(map(str, options.batch_size))
+    recipe = ", ".join(f"{key} {value}" for key, value in settings.items())
     print_first(group, f"Recipe {options.recipe}: {recipe}")
 
 
@@ -254,16 +258,12 @@ def conclude(rows: list[dict], folder: Path) -> None:
     transfer_report.print_report(rows, Console())
     for path in figures:
         print(f"figure: {path}")
-    best = max((row for row in rows if row["accuracy"] is not None), key=chosen_by)
     print(f"rows, histories and checkpoints: {folder}")
-    print(
-        f"use it: python -m experiments.predict {folder / best['name']}/best.safetensors PICTURES"
-    )
-
-
-def chosen_by(row: dict) -> float:
-    """Among runs, too, val chooses and not test."""
-    return row["best_val_accuracy"]
+    _, arm = transfer_report.choose(rows)
+    if arm:
+        best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either
+        checkpoint = folder / best["name"] / "best.safetensors"
+        print(f"use it: python -m experiments.predict {checkpoint} PICTURES")
 
 
 def is_lost(error: RuntimeError) -> bool:

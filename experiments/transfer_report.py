@@ -137,20 +137,27 @@ def caption(rows: Sequence[dict]) -> str:
 
 
 def advice(rows: Sequence[dict]) -> str:
+    """The sentence that says which strategy to choose here."""
+    return choose(rows)[0]
+
+
+def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
     """Which strategy to choose here: the quickest of those that are as good as the best.
 
     As good as: the 95 % interval of the best one's lead does not exclude 0.
     """
     running = [arm for arm in arms(rows) if arm.rows and arm.strategy != "moving-bn"]
-    if len(running) < 2:
-        return "One strategy alone cannot be compared."
+    if not running:
+        return "Nothing to choose from: no run finished.", None
     best = max(running, key=lambda arm: arm.mean("accuracy").mean)
     leads = {arm.label: lead(best, arm) for arm in running if arm is not best}
+    if not leads:
+        return f"{best.label} alone cannot be compared: {show(best)}.", best
     if any(value.n < 2 for value in leads.values()):
         return (
             f"Cannot tell which to choose: {best.label} has the highest accuracy, "
             f"{show(best)}, but two seeds or more are needed."
-        )
+        ), best
     as_good = [
         arm for arm in running if arm is best or leads[arm.label].mean <= leads[arm.label].half
     ]
@@ -164,12 +171,12 @@ def advice(rows: Sequence[dict]) -> str:
         return (
             f"Choose {best.label} here: {show(best)}; next comes {second.label} with "
             f"{show(second)}, {points(value)} less, which {verb} 0."
-        )
+        ), best
     value = leads[chosen.label]
     return (
         f"Choose {chosen.label} here: {show(chosen)}; {best.label} has {show(best)}, but its lead "
         f"of {points(value)} does not exclude 0."
-    )
+    ), chosen
 
 
 def lead(best: Arm, other: Arm) -> Estimate:

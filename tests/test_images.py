@@ -1,0 +1,263 @@
+"""Every way in which a file is a picture or fails to be one: the right pixels, or three lines."""
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import COLOR, HEIGHT, WIDTH, chunk, corpus, save
+from PIL import Image
+
+from data.errors import DataError
+from data.images import FORMATS, MAX_METADATA, load_image
+
+CORPUS = corpus()
+
+
+def refused(file, *words: str, name: str | None = None) -> str:
+    """Three lines, the picture named in the second."""
+    with pytest.raises(DataError) as error:
+        load_image(file, name)
+    what, where, fix = str(error.value).split("\n")
+    assert fix
+    assert where == (name or str(file))
+    assert all(word in what for word in words), what
+    return what
+
+
+def load(content: bytes) -> torch.Tensor:
+    return load_image(io.BytesIO(content), "a test")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_the_corpus_is_large_and_has_every_format():
+    assert len(CORPUS) == len({made.name for made in CORPUS}) > 100
+    kinds = {Image.open(io.BytesIO(m.content)).format for m in CORPUS if m.pixels is not None}
+    assert kinds == {*FORMATS, "MPO"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("made", CORPUS, ids=lambda made: made.name)
+def test_a_file_gives_its_pixels_or_is_refused_by_name(tmp_path, capfd, made):
+    path = tmp_path / made.name
+    path.write_bytes(made.content)
+    if made.pixels is None:
+        what = refused(path, made.word)
+        assert made.word != "none of" or all(kind in what for kind in FORMATS)
+    else:
+        image = load_image(path)
+        assert image.dtype == torch.uint8
+        assert image.is_contiguous()
+        assert image.shape == (3, *made.pixels.shape[:2])
+        difference = image.permute(1, 2, 0).numpy().astype(int) - made.pixels
+        assert np.abs(difference).max() <= made.tolerance
+        with path.open("rb") as file:
+            assert torch.equal(load_image(file), image)
+    if not path.name.startswith("half") or path.suffix != ".tif":  # libtiff's own words
+        assert capfd.readouterr().err == ""
+
+
+def test_postscript_never_starts_a_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(save(Image.fromarray(COLOR), "EPS"))
+    refused(path, "PNG")
+
+
+def test_pillow_alone_would_turn_16_bit_grey_white_and_show_hidden_colors():
+    """Why load_image is not convert("RGB"): when this fails, it may be."""
+    deep = next(made for made in CORPUS if made.name == "32-bit.tif")
+    plain = np.asarray(Image.open(io.BytesIO(deep.content)).convert("RGB"))
+    assert (plain == 255).mean() > 0.9
+    hidden = Image.open(io.BytesIO(save(Image.new("RGBA", (2, 2), (255, 0, 0, 0)), "PNG")))
+    assert hidden.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+def test_all_eight_orientations_of_a_picture_are_the_same(kind):
+    upright = torch.from_numpy(COLOR).permute(2, 0, 1)
+    # How it must be stored to be upright after what EXIF says of 1 to 8.
+    stored = [
+        upright, upright.flip(2), upright.flip(1, 2), upright.flip(1), upright.transpose(1, 2),
+        upright.rot90(1, (1, 2)), upright.rot90(2, (1, 2)).transpose(1, 2),
+        upright.rot90(-1, (1, 2)),
+    ]  # fmt: skip
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
+    for orientation, pixels in enumerate(stored, 1):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        array = np.ascontiguousarray(pixels.permute(1, 2, 0))
+        image = load(save(array, kind, exif=exif, **options))
+        assert image.shape == upright.shape, orientation
+        assert (image.int() - upright).abs().max() <= (4 if kind == "JPEG" else 0), orientation
+
+
+def test_a_large_picture_is_turned_by_what_stands_at_its_end():
+    noise = np.random.default_rng(0).integers(0, 256, (1800, 1900, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    whole = save(noise, "PNG", compress_level=1)
+    assert len(whole) > MAX_METADATA
+    end = whole.index(b"IEND") - 4
+    content = whole[:end] + chunk(b"eXIf", exif.tobytes()[6:]) + whole[end:]
+    assert torch.equal(load(content), torch.from_numpy(noise).permute(2, 0, 1).rot90(1, (1, 2)))
+
+
+def test_what_torchvision_decodes_is_what_pillow_decodes(real_data):
+    with zipfile.ZipFile(real_data / "hymenoptera_data.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg")]
+        assert len(names) > 390
+        for name in random.Random(0).sample(names, 60):
+            content = archive.read(name)
+            pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+            assert np.array_equal(load(content).permute(1, 2, 0).numpy(), pixels), name
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_is_refused_wherever_it_is_cut_off(mode, options):
+    whole = save(Image.fromarray(COLOR).convert(mode), "JPEG", **options)
+    assert load(whole).shape == (3, HEIGHT, WIDTH)
+    for length in range(len(whole)):
+        with pytest.raises(DataError, match="a test"):
+            load(whole[:length])
+
+
+# --- paths ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Ünï cödé 日本.png",
+        "a b.png",
+        "x" * 250 + ".png",
+        os.fsdecode(b"\xff\xfe.png"),
+        "a\x1b[31m\nb",
+    ],
+)
+def test_any_path_works_and_can_be_printed(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(save(Image.fromarray(COLOR), "PNG"))
+    assert torch.equal(load_image(path), load_image(str(path)))
+    path.write_bytes(b"no picture")
+    with pytest.raises(DataError) as error:
+        load_image(path)
+    text = str(error.value)
+    assert text.encode("utf-8")
+    assert len(text.splitlines()) == 3
+    assert all(line.isprintable() for line in text.splitlines())
+    if name.isprintable():
+        assert str(path) in text
+
+
+def test_what_cannot_be_read_is_refused_at_once(tmp_path):
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(5)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "folder.png").mkdir()
+    refused(tmp_path / "pipe.png", "not a file")
+    refused(tmp_path / "folder.png", "not a file")
+    refused("/dev/zero", "not a file")
+    refused(tmp_path / "loop.png", "symbolic links")
+    refused(tmp_path / "none.png", "No such file")
+    refused(tmp_path / ("x" * 5000), "too long")
+    refused(tmp_path / "a.png\0b", "null byte", name="a.png")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(10**11)
+    refused(tmp_path / "sparse.png", "too large")
+    signal.alarm(0)
+
+
+def test_without_permission_it_is_refused(tmp_path):
+    path = tmp_path / "secret.png"
+    path.write_bytes(save(Image.fromarray(COLOR), "PNG"))
+    path.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)  # root may read everything
+        refused(path, "Permission denied")
+    finally:
+        os.seteuid(user)
+
+
+def test_a_file_in_a_damaged_zip_is_refused():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.bmp", save(Image.fromarray(COLOR), "BMP"))
+    content = bytearray(out.getvalue())
+    content[40] ^= 255
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open("a.bmp") as file:
+        refused(file, "cannot read the file", name="a.bmp")
+
+
+# --- damage ---
+
+
+def damaged(content: bytes, draw: random.Random) -> bytes:
+    """The file with bits flipped, an end cut off, a part moved, doubled or set to zero."""
+    data = bytearray(content)
+    start = draw.randrange(len(data))
+    stop = min(len(data), start + draw.randrange(1, 200))
+    way = draw.randrange(5)
+    if way == 0:
+        for _ in range(draw.choice((1, 3, 30))):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    elif way == 1:
+        del data[start:]
+    elif way == 2:
+        data[start:stop] = bytes(stop - start)
+    elif way == 3:
+        place = draw.randrange(len(data))
+        data[place:place] = data[start:stop]
+    else:
+        data[start:stop] = draw.randbytes(stop - start)
+    return bytes(data)
+
+
+def decode_damaged(count: int, report: Path) -> None:
+    draw = random.Random(0)
+    whole = [made for made in CORPUS if made.pixels is not None and len(made.content) < 20_000]
+    with report.open("w", encoding="utf-8") as out:
+        for i in range(count):
+            made = whole[i % len(whole)]
+            content, start = damaged(made.content, draw), time.perf_counter()
+            try:
+                load(content)
+                end = "decoded"
+            except DataError:
+                end = "refused"
+            except BaseException as error:
+                end = repr(error)
+            out.write(json.dumps([made.name, end, time.perf_counter() - start]) + "\n")
+            out.flush()
+
+
+def test_a_thousand_damaged_files_decode_or_are_refused(tmp_path):
+    load(save(Image.fromarray(COLOR), "JPEG"))  # torchvision's import belongs to no file
+    child = multiprocessing.get_context("fork").Process(
+        target=decode_damaged, args=(1000, tmp_path / "report")
+    )
+    child.start()
+    child.join(60)
+    child.kill()
+    ends = [
+        json.loads(line) for line in (tmp_path / "report").read_text(encoding="utf-8").splitlines()
+    ]
+    assert child.exitcode == 0, ends[-1:]
+    assert len(ends) == 1000
+    odd = [end for end in ends if end[1] not in ("decoded", "refused") or end[2] > 2]
+    assert not odd
+    assert sum(end[1] == "refused" for end in ends) > 300
+    assert sum(end[1] == "decoded" for end in ends) > 200

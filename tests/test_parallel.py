@@ -1,0 +1,159 @@
+"""Several processes with torch's DDP: the same training, and an end when one of them dies."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import zoo
+from data.random_batches import Epochs, RandomBatches
+from data.store import Streamed
+from data.views import RandomView, View
+from experiments.classifier import load_model
+
+OPTIONS = (
+    "--model", "resnet8", "--weights", "none", "--size", "16", "--squash", "--precision", "fp32",
+    "--batch-size", "8", "--strategy", "scratch", "--seeds", "1", "--epochs", "8", "--lr", "0.05",
+    "--lr-scheduler", "none", "--lr-warmup-epochs", "0", "--device", "cpu",
+)  # fmt: skip
+RUN = "resnet8-scratch-batch8-seed0"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """26 + 11 pictures, so that the shares of two processes are not equal in val."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for split, count in (("train", 13), ("val", 5)):
+        for name, level in (("dark", 60), ("light", 160)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count + (split == "val" and name == "dark")):
+                pixels = rng.integers(level, level + 90, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures, tmp_path_factory):
+    """What two processes leave, and what they print."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder / RUN, finished(launch(pictures, folder))
+
+
+def launch(pictures, folder):
+    """torchrun on a free port."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "experiments.transfer",
+        str(pictures), *OPTIONS, "--output-dir", str(folder),
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finished(process) -> str:
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+def by_hand(pictures, settings_lr) -> dict:
+    """One process that does what two should: BN per half batch, gradients averaged."""
+    view = View(16, 16, squash=True, input_size=16)
+    classes = ("dark", "light")
+    files = [sorted(map(str, (pictures / "train" / c).iterdir())) for c in classes]
+    labels = torch.tensor([0] * len(files[0]) + [1] * len(files[1]))
+    random_view = RandomView(size=16, scale=(0.35, 1.0), view=view)
+    epochs = Epochs(Streamed((*files[0], *files[1]), random_view.stored), labels, random_view, 8, 0)
+    batches = RandomBatches(epochs, torch.device("cpu"))
+    torch.manual_seed(0)
+    model = zoo.build("resnet8")
+    torch.manual_seed(0)
+    model.head = nn.Linear(64, 2)
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 0, momentum=0.9, weight_decay=1e-4)
+    for step, lr in enumerate(settings_lr):
+        images, answers = batches.batch(step)
+        images = images.contiguous(memory_format=torch.channels_last)
+        model.train()
+        optimizer.zero_grad()
+        buffers = None
+        for half in (slice(0, 4), slice(4, 8)):
+            before = {k: v.clone() for k, v in model.named_buffers()}
+            (cross_entropy(model(images[half]), answers[half]) / 2).backward()
+            if buffers is None:  # the first process's statistics are the ones that count
+                buffers = {k: v.clone() for k, v in model.named_buffers()}
+            for key, value in model.named_buffers():
+                value.copy_(before[key])
+        for key, value in model.named_buffers():
+            value.copy_(buffers[key])
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_half_batches_and_averaged_gradients(pictures, undisturbed):
+    run, said = undisturbed
+    assert said.count("Recipe") == 1  # one of them prints
+    ours = load_model(run / "last.safetensors").model.state_dict()
+    expected = by_hand(pictures, [0.05] * 24)
+    for key, value in expected.items():
+        assert torch.allclose(ours[key].float(), value.float(), rtol=1e-3, atol=1e-4), key
+
+
+@pytest.mark.slow
+def test_each_picture_is_counted_once(undisturbed):
+    run, _ = undisturbed
+    row = json.loads((run / "row.json").read_text(encoding="utf-8"))
+    assert row["processes"] == 2
+    assert row["images"] == {"train": 26, "val": 11}
+    assert len(row["right"]) == 11
+    assert row["accuracy"] == row["right"].count("1") / 11
+    history = (run / "history.csv").read_text(encoding="utf-8").splitlines()[1:]
+    for line in history:
+        train, val = float(line.split(",")[4]), float(line.split(",")[6])
+        assert train * 24 == pytest.approx(round(train * 24))  # three batches of 8
+        assert val * 11 == pytest.approx(round(val * 11))
+
+
+@pytest.mark.slow
+def test_a_dying_process_ends_the_job_with_a_message_and_it_resumes(
+    pictures, undisturbed, tmp_path
+):
+    """SIGKILL to the second process in the middle; the same command then ends like undisturbed."""
+    process = launch(pictures, tmp_path)
+    checkpoint = tmp_path / RUN / "checkpoint.pt"
+    until = time.monotonic() + 60
+    while not checkpoint.exists():
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    )
+    ranks = list(map(int, children.stdout.split()))
+    assert len(ranks) == 2
+    begin = time.monotonic()
+    os.kill(max(ranks), signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 30
+    assert process.returncode != 0
+    assert not (tmp_path / RUN / "row.json").exists()
+    assert re.search("another process of this job is gone|goes on from here", said), said
+    finished(launch(pictures, tmp_path))
+    for name in ("last.safetensors", "best.safetensors", "history.csv"):
+        assert (tmp_path / RUN / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name

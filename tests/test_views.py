@@ -1,0 +1,137 @@
+"""Views: the same pixels as torchvision's transforms, and pure functions of their numbers."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.models import ResNet50_Weights
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from data.views import NUMBERS, AtMost, RandomView, ShorterSide, View
+
+
+def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (256, 256), (90, 700), (33, 20)])
+@pytest.mark.parametrize("weights", list(ResNet50_Weights), ids=lambda w: w.name)
+def test_evaluation_is_what_the_weights_ask(shape, weights):
+    preset = weights.transforms()
+    view = View(preset.resize_size[0], preset.crop_size[0], preset.interpolation.value)
+    image = noise(*shape)
+    expected = functional.resize(image, preset.resize_size, preset.interpolation, antialias=True)
+    expected = functional.center_crop(expected, preset.crop_size)
+    assert torch.equal(view(image), expected)
+
+
+def test_squashed_shows_all_of_the_picture():
+    image = noise(50, 200)
+    squashed = View(crop=64, squash=True)(image)
+    assert torch.equal(squashed, functional.resize(image, [64, 64], antialias=True))
+    image[:, :, :40] = 255  # a middle crop would not see this edge
+    assert squashed[:, :, :8].float().mean() < 200
+    assert View(crop=64, squash=True)(image)[:, :, :8].min() > 200
+
+
+class Numbers:
+    """In place of torch's random numbers: what torchvision draws, from our row."""
+
+    def __init__(self, monkeypatch, boxes, y, x):
+        self.boxes, self.y, self.x = iter(boxes), y, x
+        monkeypatch.setattr(torch, "empty", lambda *_, **__: self)
+        monkeypatch.setattr(torch, "randint", self.randint)
+        self.places = iter((y, x))
+
+    def uniform_(self, low, high):
+        return torch.tensor([low + next(self.boxes) * (high - low)], dtype=torch.float64)
+
+    def randint(self, low, high, size):
+        return torch.tensor([low + int(next(self.places) * (high - low))])
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (64, 64), (20, 500), (500, 20), (7, 3)])
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_are_torchvisions(shape, seed, monkeypatch):
+    """RandomResizedCrop with the same numbers; `ratio` is drawn as a logarithm, both in order."""
+    row = torch.rand(NUMBERS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    *boxes, y, x, _, _ = row.tolist()
+    image, view = noise(*shape), RandomView(scale=(0.08, 1.0))
+    ours = view.box(image, boxes, y, x)
+    theirs = v2.RandomResizedCrop(224)
+    with monkeypatch.context() as patch:
+        Numbers(patch, boxes, y, x)
+        expected = theirs.make_params([image])
+    assert ours == tuple(expected[name] for name in ("top", "left", "height", "width"))
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32))
+def test_a_box_lies_inside(height, width, seed):
+    row = torch.rand(NUMBERS, generator=torch.Generator().manual_seed(seed)).tolist()
+    image = torch.empty(3, height, width)
+    top, left, h, w = RandomView(scale=(0.3, 0.9)).box(image, row[:20], *row[20:22])
+    assert 0 <= top <= top + h <= height
+    assert 0 <= left <= left + w <= width
+    assert h > 0
+    assert w > 0
+
+
+def test_a_random_view_is_a_crop_resized_and_flipped():
+    image = noise(80, 100)
+    row = [0.5] * (NUMBERS - 4) + [0.25, 0.75, 0.0, 0.0]
+    view = RandomView(size=32, hflip_prob=0.5)
+    top, left, height, width = view.box(image, row[:20], 0.25, 0.75)
+    expected = functional.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
+    assert torch.equal(view(image, row), expected.flip(2))
+    row[-2] = 0.5
+    assert torch.equal(view(image, row), expected)
+
+
+def test_random_crops_pad_with_black_and_reach_every_corner():
+    view = RandomView("random", 32, padding=4, hflip_prob=0.0, view=View(32, 32, squash=True))
+    image = torch.full((3, 32, 32), 200, dtype=torch.uint8)
+    corner = view(image, [0.0] * NUMBERS)
+    assert (corner[:, :4] == 0).all()
+    assert (corner[:, 4:, 4:] == 200).all()
+    other = view(image, [1 - 1e-9] * NUMBERS)
+    assert (other[:, -4:] == 0).all()
+    assert (other[:, :-4, :-4] == 200).all()
+    assert view.stored(noise(50, 80)).shape == (3, 32, 32)
+    loose = RandomView("random", 32, view=View(40, 32))
+    assert loose.stored(noise(50, 80)).shape == (3, 40, 64)
+
+
+def test_rotation_turns_by_its_number_and_whole_pictures_stay_whole():
+    image = noise(40, 40)
+    view = RandomView("none", 40, rotation=30.0, hflip_prob=0.0, view=View(40, 40))
+    row = [0.5] * NUMBERS
+    assert torch.equal(view(image, row), image)
+    row[-1] = 1.0
+    turned = functional.rotate(image, 30.0, v2.InterpolationMode.BILINEAR)
+    assert torch.equal(view(image, row), turned)
+
+
+def test_stored_pictures_are_small_but_never_enlarged():
+    view = RandomView(size=224)
+    assert view.stored == AtMost(392, "bilinear")
+    assert view.stored(noise(1000, 2000)).shape == (3, 392, 784)
+    small = noise(300, 200)
+    assert view.stored(small) is small
+    assert ShorterSide(30, "bilinear")(noise(20, 40)).shape == (3, 30, 60)
+
+
+def test_scale_is_the_share_of_the_area():
+    """Over many draws the share of the area is uniform, and the ratio log-uniform."""
+    image, view = torch.empty(3, 1000, 1000), RandomView(scale=(0.2, 0.8))
+    rows = torch.rand(2000, NUMBERS, generator=torch.Generator().manual_seed(1)).tolist()
+    boxes = [view.box(image, row[:20], *row[20:22]) for row in rows]
+    shares = torch.tensor([h * w / 1e6 for _, _, h, w in boxes])
+    ratios = torch.tensor([math.log(w / h) for _, _, h, w in boxes])
+    assert abs(shares.mean() - 0.5) < 0.015
+    assert shares.min() > 0.19
+    assert shares.max() < 0.81
+    assert abs(ratios.mean()) < 0.015
