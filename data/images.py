@@ -34,6 +34,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors go
 def load_image(file: str | Path | IO[bytes], name: str | None = None) -> Tensor:
     """Decode a picture fully: uint8 (3, H, W), sRGB, turned upright as its EXIF says.
 
+    In memory a pixel's three colours lie together, as decoders leave them: resizing is faster so.
+
     What it is goes by its content (FORMATS), never by its name. Of several frames or pages the
     first is taken. See-through pixels are laid over white: `convert("RGB")`, as in many notebooks,
     drops alpha and so shows the colours that were hidden, often black. 16-bit grey is scaled to 8
@@ -65,7 +67,7 @@ def load_image(file: str | Path | IO[bytes], name: str | None = None) -> Tensor:
         line = line.split(".cpp:")[-1].lstrip("0123456789, ")  # torchvision begins with its source
         raise DataError(f"cannot decode a picture: {printable(line)}", name, REPLACE) from error
     # By numpy: torch shares so small a copy out to threads, which can take 20 times as long.
-    return torch.from_numpy(np.ascontiguousarray(turn(pixels, orientation)))
+    return torch.from_numpy(np.ascontiguousarray(turn(pixels, orientation))).permute(2, 0, 1)
 
 
 def printable(text: str) -> str:
@@ -112,7 +114,7 @@ class Metered(io.BytesIO):
 
 
 def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """The pixels as they are stored, uint8 (3, H, W), and how they lie (1 to 8, as in EXIF)."""
+    """The pixels as they are stored, uint8 (H, W, 3), and how they lie (1 to 8, as in EXIF)."""
     file = Metered(data)
     if not data.startswith(b"RIFF"):  # a WEBP, of which Pillow reads everything at once
         file.left = MAX_METADATA
@@ -132,7 +134,7 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     from torchvision.io import ImageReadMode, decode_jpeg  # slow to import, so only here
 
     pixels = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.RGB)
-    return pixels.numpy(), orientation
+    return pixels.permute(1, 2, 0).numpy(), orientation
 
 
 def check_size(picture: Image.Image, name: str) -> None:
@@ -167,24 +169,25 @@ def read_orientation(picture: Image.Image) -> int:
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(3, H, W) as stored -> upright, (3, W, H) if that is a quarter turn; a view."""
-    flips = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ())
+    """(H, W, 3) as stored -> upright, (W, H, 3) if that is a quarter turn; a view."""
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
     if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(1, 2)
+        pixels = pixels.swapaxes(0, 1)
     return np.flip(pixels, flips)
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
-    """A loaded picture of any mode -> uint8 (3, H, W), some rows at a time to save memory."""
+    """A loaded picture of any mode -> uint8 (H, W, 3), some rows at a time to save memory."""
     width, height = picture.size
-    pixels = np.empty((3, height, width), np.uint8)
+    pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, STRIP // width)
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(top + rows, height)))
         if picture.mode.startswith("I"):
-            pixels[:, top : top + rows] = grey_to_8_bits(strip, getattr(picture, "tag_v2", {}))
+            grey = grey_to_8_bits(strip, getattr(picture, "tag_v2", {}))
+            pixels[top : top + rows] = grey[:, :, None]
         else:
-            pixels[:, top : top + rows] = over_white(strip).transpose(2, 0, 1)
+            pixels[top : top + rows] = over_white(strip)
     return pixels
 
 

@@ -7,6 +7,7 @@ to keep the promise. The file is mapped, not read: processes share it and memory
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,9 @@ class Stored:
 
     def __getitem__(self, index: int) -> Tensor:
         if self.pixels is None:  # opened by whoever reads, so that workers can be given it
-            self.pixels = np.memmap(self.path, np.uint8, "c")
+            self.pixels = np.memmap(self.path, np.uint8, "c")  # "c": written to, it stays as it is
         here = self.pixels[self.places[index] : self.places[index + 1]]
-        return torch.from_numpy(here).view(3, *self.shapes[index])
+        return torch.from_numpy(here).view(*self.shapes[index], 3).permute(2, 0, 1)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"pixels": None}
@@ -144,34 +145,54 @@ def store(
     Missing are the pictures that cannot be decoded, by their place in `files`.
     """
     path = folder / f"{key_of(files, form)}.pixels"
-    index = path.with_suffix(".json")
-    if not index.exists():
+    said = read_index(path)
+    if said is None:
         folder.mkdir(parents=True, exist_ok=True)
-        shapes: list[tuple[int, int]] = []
-        bad: dict[int, tuple] = {}
         beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            with beside.open("wb") as out:
-                decoded = decode_all(Streamed(tuple(files), form), workers, title)
-                for place, image in enumerate(decoded):
-                    if isinstance(image, DataError):
-                        bad[place] = image.args
-                        continue
-                    shapes.append((image.shape[1], image.shape[2]))
-                    out.write(image.contiguous().numpy().data)
-                if not shapes or max(map(max, shapes)) == 0:
-                    out.write(b"\0")  # an empty file cannot be mapped
-                out.flush()
-                os.fsync(out.fileno())
+            said = write_pixels(beside, decode_all(Streamed(tuple(files), form), workers, title))
             beside.replace(path)
-            beside.write_text(json.dumps({"shapes": shapes, "bad": bad}), encoding="utf-8")
-            beside.replace(index)  # last: where it is, the pixels are whole
+            beside.write_text(json.dumps(said), encoding="utf-8")
+            beside.replace(path.with_suffix(".json"))  # last: where it is, the pixels are too
         finally:
             beside.unlink(missing_ok=True)
-    said = json.loads(index.read_text(encoding="utf-8"))
     # Two pictures of the same content share an entry, so messages name the files as they are now.
-    errors = {int(i): DataError(args[0], files[int(i)], args[2]) for i, args in said["bad"].items()}
-    return Stored(path, said["shapes"]), errors
+    bad = {int(i): DataError(what, files[int(i)], fix) for i, (what, _, fix) in said["bad"].items()}
+    return Stored(path, said["shapes"]), bad
+
+
+def write_pixels(path: Path, pictures: Iterator[Tensor | DataError]) -> dict:
+    """Raw pixels, one picture after the other; what the index says of them."""
+    shapes: list[tuple[int, int]] = []
+    bad: dict[str, tuple] = {}
+    crc = 0
+    with path.open("wb") as out:
+        for place, image in enumerate(pictures):
+            if isinstance(image, DataError):
+                bad[str(place)] = image.args
+                continue
+            pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+            shapes.append(pixels.shape[:2])
+            crc = zlib.crc32(pixels.data, crc)
+            out.write(pixels.data)
+    return {"shapes": shapes, "bad": bad, "crc": crc}
+
+
+def read_index(path: Path) -> dict | None:
+    """What was said of the file when it was written, if the file still is what it was then.
+
+    A checksum in place of fsync, which costs as much as decoding: after a power cut the file may
+    be there and hold zeros.
+    """
+    try:
+        said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        crc = 0
+        with path.open("rb") as file:
+            while chunk := file.read(2**22):
+                crc = zlib.crc32(chunk, crc)
+        return said if said["crc"] == crc else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def key_of(files: Sequence[str], form: Form) -> str:

@@ -11,18 +11,16 @@ import hashlib
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torchvision
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import transforms
 
@@ -31,9 +29,11 @@ from data.augment import crop_flip
 from data.batches import Batches, channel_normalize
 from data.synthetic import synthetic
 from experiments import cli
+from experiments.bench_kit import Comparison, ratios, same, training_step
+from experiments.bench_transfer import TRANSFER_COMPARISONS
 from experiments.cli import UsageError
 from experiments.device import choose_precision, make_deterministic, name, to_layout
-from experiments.train import Settings, forward
+from experiments.train import Settings
 
 CPU = torch.device("cpu")
 
@@ -44,29 +44,6 @@ class Options:
 
     rounds: int = 7
     """How often each side is timed, in turns (5 or more)."""
-
-
-class Comparison(NamedTuple):
-    """Two functions that do the same work, and how that was checked."""
-
-    title: str
-    usual: Callable[[], object]
-    ours: Callable[[], object]
-    checked: str
-
-
-def training_step(model: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Callable:
-    """A function that takes one whole SGD step and returns its loss."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
-
-    def step() -> float:
-        loss = cross_entropy(forward(model, images, settings), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
 
 
 def compare_training() -> Comparison:
@@ -180,28 +157,6 @@ def compare_loading(hashed: bool) -> Comparison:
     )  # fmt: skip
 
 
-def same(a: float, b: float, tolerance: float) -> None:
-    if not abs(a - b) <= tolerance * max(1.0, abs(a)):
-        raise AssertionError(f"the two sides do not compute the same: {a} and {b}")
-
-
-def ratios(comparison: Comparison, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of the usual way divided by ours, one a round, and our seconds."""
-    sides = comparison.usual, comparison.ours
-    for side in sides:
-        side()  # warm up
-    quotients, seconds = [], []
-    for _ in range(rounds):
-        spent = []
-        for side in sides:
-            begin = time.perf_counter()
-            side()
-            spent.append(time.perf_counter() - begin)
-        quotients.append(spent[0] / spent[1])
-        seconds.append(spent[1])
-    return quotients, seconds
-
-
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     compare_training,
     compare_augmentation,
@@ -209,6 +164,7 @@ COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     lambda: compare_network("resnet50", 4),
     lambda: compare_loading(hashed=False),
     lambda: compare_loading(hashed=True),
+    *TRANSFER_COMPARISONS,
 )
 
 

@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,22 @@ def test_the_cache_is_keyed_by_content_and_form(files, tmp_path):
     for file in files:  # elsewhere, with the same content: found again
         moved.append(str(Path(file).rename(tmp_path / f"moved-{Path(file).name}")))
     assert store(moved, VIEW, cache)[0].path == changed.path
+
+
+@pytest.mark.parametrize("damage", ["flipped", "zeros", "short", "gone", "index"])
+def test_a_damaged_cache_is_made_again(files, tmp_path, damage):
+    """As a power cut leaves it: names that are there, and not their content."""
+    stored, _ = store(files, VIEW, tmp_path / "cache")
+    whole = stored.path.read_bytes()
+    spoiled = {"flipped": whole[:-7] + bytes([whole[-7] ^ 1]) + whole[-6:], "short": whole[:-1],
+               "zeros": bytes(len(whole)), "index": whole}  # fmt: skip
+    stored.path.unlink()
+    if damage in spoiled:
+        stored.path.write_bytes(spoiled[damage])
+    if damage == "index":
+        stored.path.with_suffix(".json").write_text("{", encoding="utf-8")
+    again, _ = store(files, VIEW, tmp_path / "cache")
+    assert again.path.read_bytes() == whole
 
 
 def test_a_bad_picture_is_left_out_and_named(files, tmp_path):
@@ -168,9 +185,8 @@ def test_parts_of_a_batch_are_the_whole(files):
 def test_evaluation_shows_every_picture_once(files, part, workers):
     pictures, labels = Streamed(tuple(files), VIEW), torch.arange(12)
     shown = list(every_picture(pictures, labels, VIEW, 5, CPU, workers, part))
-    assert torch.cat([answers for _, answers in shown]).tolist() == list(
-        range(*part[:1], 12, part[1])
-    )
+    mine = list(range(part[0], 12, part[1]))
+    assert torch.cat([answers for _, answers in shown]).tolist() == mine
     mean, std = (torch.tensor(v)[:, None, None] for v in (VIEW.mean, VIEW.std))
     images = torch.cat([images for images, _ in shown])
     expected = torch.stack([pictures[i] for i in mine])
@@ -196,5 +212,6 @@ def test_pictures_in_memory_can_be_given_a_form():
 def test_the_index_says_what_is_in_the_file(files, tmp_path):
     stored, _ = store(files, VIEW, tmp_path / "cache")
     said = json.loads(stored.path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert said.pop("crc") == zlib.crc32(stored.path.read_bytes())
     assert said == {"shapes": [[16, 16]] * 12, "bad": {}}
     assert os.path.getsize(stored.path) == 12 * 3 * 16 * 16  # noqa: PTH202
