@@ -81,10 +81,12 @@ def read_bytes(file: str | Path | IO[bytes], name: str) -> bytes:
             data = file.read(MAX_BYTES + 1)
         else:
             # Asked before it is opened: opening a pipe would wait for someone to write.
-            if not stat.S_ISREG(Path(file).stat().st_mode):
+            found = Path(file).stat()
+            if not stat.S_ISREG(found.st_mode):
                 raise DataError("not a file, so not a picture", name, "name a picture file")
             with Path(file).open("rb") as opened:
-                data = opened.read(MAX_BYTES + 1)
+                # No more than there is: a buffer of MAX_BYTES costs a tenth of the decoding.
+                data = opened.read(min(found.st_size, MAX_BYTES) + 1)
     except DataError:
         raise
     # A path can hold a zero byte (ValueError), and a file in a zip be damaged.

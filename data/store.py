@@ -9,6 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,7 +114,9 @@ class Trying:
 def decode_all(pictures: Streamed, workers: int, title: str) -> Iterator[Tensor | DataError]:
     """Every picture, or why it cannot be decoded, in order and with a bar."""
     trying: Any = Trying(pictures)
-    loader: Any = DataLoader(trying, batch_size=None, num_workers=workers)
+    loader: Any = map(trying.__getitem__, range(len(pictures)))
+    if workers:
+        loader = DataLoader(trying, batch_size=None, num_workers=workers)
     return iter(tqdm(loader, title, total=len(pictures), leave=False, delay=1, disable=None))
 
 
@@ -165,16 +168,23 @@ def write_pixels(path: Path, pictures: Iterator[Tensor | DataError]) -> dict:
     """Raw pixels, one picture after the other; what the index says of them."""
     shapes: list[tuple[int, int]] = []
     bad: dict[str, tuple] = {}
-    crc = 0
-    with path.open("wb") as out:
+    crc, writing = 0, None
+    # One picture is written while the next is decoded.
+    with path.open("wb") as out, ThreadPoolExecutor(1) as thread:
+
+        def write(pixels: np.ndarray, before: int) -> int:
+            out.write(pixels.data)
+            return zlib.crc32(pixels.data, before)
+
         for place, image in enumerate(pictures):
             if isinstance(image, DataError):
                 bad[str(place)] = image.args
                 continue
             pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-            shapes.append(pixels.shape[:2])
-            crc = zlib.crc32(pixels.data, crc)
-            out.write(pixels.data)
+            shapes.append((pixels.shape[0], pixels.shape[1]))
+            crc = writing.result() if writing else crc
+            writing = thread.submit(write, pixels, crc)
+        crc = writing.result() if writing else crc
     return {"shapes": shapes, "bad": bad, "crc": crc}
 
 
