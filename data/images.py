@@ -117,8 +117,10 @@ class Metered(io.BytesIO):
 
 def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     """The pixels as they are stored, uint8 (H, W, 3), and how they lie (1 to 8, as in EXIF)."""
-    file = Metered(data)
-    if not data.startswith(b"RIFF"):  # a WEBP, of which Pillow reads everything at once
+    # A meter costs time, and a WEBP (RIFF) Pillow reads at once.
+    metered = len(data) > MAX_METADATA and not data.startswith(b"RIFF")
+    file = Metered(data) if metered else io.BytesIO(data)
+    if isinstance(file, Metered):
         file.left = MAX_METADATA
     with Image.open(file, formats=FORMATS) as picture:
         check_size(picture, name)
@@ -126,7 +128,8 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
             exif = picture.getexif()
             for table in (0x8769, 0x8825, 0xA005):  # Exif, GPS: load() would unpack them all
                 exif.pop(table, None)
-        file.left = math.inf
+        if isinstance(file, Metered):
+            file.left = math.inf
         # Only the kind decides who decodes, so the same file always ends the same.
         if picture.format not in ("JPEG", "MPO") or picture.mode not in ("L", "RGB"):
             picture.load()  # turns a TIFF, whose own tag it is, and reads what follows the pixels

@@ -14,7 +14,7 @@ from torch import Tensor
 
 TRIES = 10  # of RandomResizedCrop, before it takes the middle
 NUMBERS = 2 * TRIES + 4  # uniform numbers that one random view takes
-SPARE = 1.75  # a crop of a third of the picture still has the pixels that the network sees
+SPARE = 2.25  # a crop of a fifth of the picture still has the pixels that the network sees
 
 
 @dataclass(frozen=True)

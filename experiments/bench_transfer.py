@@ -25,7 +25,7 @@ from torchvision.datasets import ImageFolder
 import zoo
 from data.images import load_image
 from data.random_batches import Epochs, RandomBatches, every_picture
-from data.store import Stored, store
+from data.store import Pictures, Stored, Streamed, store
 from data.views import RandomView, View
 from experiments.bench_kit import Comparison, same, training_step
 from experiments.classifier import FP32
@@ -86,7 +86,7 @@ def store_of(
     return store(files, form.stored if isinstance(form, RandomView) else form, folder)[0], labels
 
 
-def batches_of(stored: tuple[Stored, Tensor], batch_size: int) -> RandomBatches:
+def batches_of(stored: tuple[Pictures, Tensor], batch_size: int) -> RandomBatches:
     return RandomBatches(Epochs(*stored, RANDOM_VIEW, batch_size, 0), CPU)
 
 
@@ -156,32 +156,43 @@ def compare_step(model_name: str, batch_size: int) -> Comparison:
     )  # fmt: skip
 
 
-def compare_data(first: bool) -> Comparison:
-    """An epoch of random views at 224: the tutorial's loader / ours, decoding or from its store."""
+DATA_PATHS = {
+    "streamed": "decoded at every use",
+    "first": "first epoch, and what the later ones need is stored",
+    "later": "later epochs",
+}
+
+
+def compare_data(way: str) -> Comparison:
+    """An epoch of random views at 224: the tutorial's loader / ours, in one of DATA_PATHS."""
     root = drawn_pictures()
-    files, _ = files_and_labels(root, "train")
+    files, labels = files_and_labels(root, "train")
     for file in files[:8]:
         with Image.open(file) as picture:
             theirs = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
         same(int((theirs.int() - load_image(file, file)).abs().max()), 0, 0)
     loader = tutorial_loaders(root)["train"]
     stored = store_of(root, "train", RANDOM_VIEW, kept())
+    streamed = Streamed(tuple(files), RANDOM_VIEW.stored), labels
 
     def usual() -> None:
         for _ in loader:
             pass
 
-    def epoch(pictures: tuple[Stored, Tensor]) -> None:
+    def epoch(pictures: tuple[Pictures, Tensor]) -> None:
         batches = batches_of(pictures, BATCH)
         for step in range(len(batches)):
             batches.batch(step)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            epoch(store_of(root, "train", RANDOM_VIEW, Path(folder)) if first else stored)
+            if way == "first":
+                epoch(store_of(root, "train", RANDOM_VIEW, Path(folder)))
+            else:
+                epoch(streamed if way == "streamed" else stored)
 
     return Comparison(
-        f"data path, {'first epoch' if first else 'later epochs'}: the tutorial's loader / ours",
+        f"data path, {DATA_PATHS[way]}: the tutorial's loader / ours",
         usual, ours, "same decoded pixels",
     )  # fmt: skip
 
@@ -190,6 +201,7 @@ TRANSFER_COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     compare_probe,
     lambda: compare_step("resnet18", 16),
     lambda: compare_step("resnet50", 8),
-    lambda: compare_data(first=True),
-    lambda: compare_data(first=False),
+    lambda: compare_data("streamed"),
+    lambda: compare_data("first"),
+    lambda: compare_data("later"),
 )

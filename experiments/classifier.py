@@ -128,7 +128,8 @@ def view_from(said: Mapping[str, Any], source: object) -> View:
             raise ValueError(f"sizes {sizes}")
         if view.interpolation not in ("bilinear", "bicubic") or type(view.squash) is not bool:
             raise ValueError(f"interpolation {view.interpolation!r}")
-        if len(view.mean) != 3 or len(view.std) != 3 or not all(s > 0 for s in view.std):
+        usable = all(abs(m) < 1e6 for m in view.mean) and all(0 < s < 1e6 for s in view.std)
+        if not usable or len(view.mean) != 3 or len(view.std) != 3:
             raise ValueError(f"mean {view.mean}, std {view.std}")
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(

@@ -135,8 +135,8 @@ def test_phone_pictures_are_stored_at_the_size_that_training_needs(tmp_path):
     files = [str(path) for path in sorted(tmp_path.glob("*.jpg"))]
     form = RandomView(size=64).stored
     stored, _ = store(files, form, tmp_path / "cache")
-    assert stored[0].shape == (3, 112, 149)
-    assert estimated_bytes(files, form) == 3 * 3 * 112 * 149 == stored.path.stat().st_size
+    assert stored[0].shape == (3, 144, 192)
+    assert estimated_bytes(files, form) == 3 * 3 * 144 * 192 == stored.path.stat().st_size
 
 
 def batches(pictures, workers=0, part=(0, 1), seed=0, size=4) -> RandomBatches:

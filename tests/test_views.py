@@ -117,8 +117,8 @@ def test_rotation_turns_by_its_number_and_whole_pictures_stay_whole():
 
 def test_stored_pictures_are_small_but_never_enlarged():
     view = RandomView(size=224)
-    assert view.stored == AtMost(392, "bilinear")
-    assert view.stored(noise(1000, 2000)).shape == (3, 392, 784)
+    assert view.stored == AtMost(504, "bilinear")
+    assert view.stored(noise(1000, 2000)).shape == (3, 504, 1008)
     small = noise(300, 200)
     assert view.stored(small) is small
     assert ShorterSide(30, "bilinear")(noise(20, 40)).shape == (3, 30, 60)
