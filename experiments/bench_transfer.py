@@ -128,7 +128,7 @@ def compare_probe() -> Comparison:
             )
             features, labels = features_of(ours, train, chosen)
             weight, bias = logistic_regression(features, labels, 2, 1e-3)
-            features, labels = features_of(ours, val, FP32)
+            features, labels = features_of(ours, val, chosen)
             return int(((features @ weight.T + bias).argmax(1) == labels).sum())
 
     return Comparison(
