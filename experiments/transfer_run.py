@@ -178,6 +178,7 @@ class Transferring:
     def finish(self, state: State, status: str) -> dict:
         """Score what predict would load, in fp32; the row last: where it is, all the rest is."""
         results: dict[str, Any] = {}
+        measured: list[str] = []
         epochs = len(state.history)
         if status == "finished":
             self.save("last", {"epoch": epochs})
@@ -186,11 +187,15 @@ class Transferring:
             loaded = load_model(self.folder / f"{name}.safetensors")
             self.model.load_state_dict(loaded.model.state_dict())
             scores = {"epoch": loaded.metrics["epoch"]}
-            for split in self.set.splits.keys() - {"train"}:
-                loss, right = self.answers(split)
-                scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
-                if (name, split) == ("best", self.set.tested_on):
-                    results["right"] = "".join(map(str, right))
+            if name == "last" and scores["epoch"] == results["best_epoch"]:
+                scores = {key: results[f"best_{key}"] for key in measured}
+            else:
+                for split in [split for split in self.set.splits if split != "train"]:
+                    loss, right = self.answers(split)
+                    scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
+                    if (name, split) == ("best", self.set.tested_on):
+                        results["right"] = "".join(map(str, right))
+                measured = list(scores)
             self.save(name, scores | {"chosen_by": CHOSEN_BY[name], "split": self.split})
             results |= {f"{name}_{key}": value for key, value in scores.items()}
         row = self.row(state, status, results)

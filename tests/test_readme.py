@@ -5,13 +5,17 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from conftest import ROOT
+from PIL import Image
 
 import zoo
+from data.views import View
+from experiments.classifier import save_classifier
 from zoo.weights import load
 from zoo.weights.files import Metadata, Weights
 
@@ -19,12 +23,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"`(python -m [a-z.]+[^`]*)`", README)))
 TARGETS = sorted(
-    set(re.findall(r"\bmake ([a-z]+)\b(?! alone)", README))
-    & set(re.findall(r"(?m)^([a-z]+):", MAKEFILE))
+    set(re.findall(r"\bmake ([a-z-]+)\b(?! alone)", README))
+    & set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
 )
 TINY = {
     "experiments.ablation": "--depths 8 20 --seeds 2 --epochs 1 --train-images 128 "
     "--precision fp32 --output-dir {tmp}/out",
+    "experiments.transfer": "--model resnet8 --weights none --size 16 --squash --epochs 1 "
+    "--batch-size 4 --seeds 1 --precision fp32 --output-dir {tmp}/out",
+    "experiments.check_data": "--workers 0",
     "experiments.verify": "resnet18",
     "experiments.bugs": "",
     "experiments.samples": "--output {tmp}/sheet.png",
@@ -50,8 +57,8 @@ def test_makes_targets_exist(target):
 
 def test_make_alone_lists_every_target():
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
-    listed = re.findall(r"(?m)^make ([a-z]+)", done.stdout)
-    assert listed == re.findall(r"(?m)^([a-z]+):.*##", MAKEFILE)
+    listed = re.findall(r"(?m)^make ([a-z-]+)", done.stdout)
+    assert listed == re.findall(r"(?m)^([a-z-]+):.*##", MAKEFILE)
 
 
 @pytest.mark.slow
@@ -60,6 +67,14 @@ def test_python_m_lines_run(line, command, tmp_path):
     words = shlex.split(line)[2:]
     if words[0] == "experiments.report":  # the committed rows stand for a campaign
         words[1] = "docs/quick/results.csv"
+    if "my_pictures" in words:
+        words[1] = str(tmp_path / "my_pictures")
+        for name, colour in (("cat", "red"), ("dog", "blue")):
+            (tmp_path / "my_pictures" / name).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (20 + i, 20), colour).save(
+                    tmp_path / "my_pictures" / name / f"{i}.png"
+                )
     done = command(*words, *TINY[words[0]].format(tmp=tmp_path).split())
     assert done.returncode == 0, done.stderr
 
@@ -103,7 +118,10 @@ def test_readmes_python_runs(tmp_path, monkeypatch):
         torch.save(torchvision.models.resnet50(num_classes=1000 if name[8] == "." else 4)
                    .state_dict(), name)  # fmt: skip
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
+    model = zoo.build("resnet8", 2)
+    save_classifier(Path("best.safetensors"), "resnet8", model, ("cat", "dog"), View(), {})
+    Image.new("RGB", (300, 200), "red").save("cat.jpg")
     for code in blocks:
         exec(code, {})
     assert zoo.list_models()[0] == "plain8"
@@ -125,14 +143,19 @@ def test_the_lock_is_pinned_hashed_and_names_no_registry():
     assert lock.count("--hash=sha256:") >= len(pins)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
-    wanted = [*project["project"]["dependencies"], *extras["experiments"], *extras["dev"]]
+    wanted = [
+        *project["project"]["dependencies"],
+        *extras["experiments"],
+        *extras["tensorboard"],
+        *extras["dev"],
+    ]
     names = {re.split(r"[>=<\[]", name)[0] for name in wanted} - {"skipzoo"}
     assert names <= set(pins)
 
 
 def test_every_dependency_says_why():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    lists = re.findall(r"(?s)(?:dependencies|experiments|dev) = \[\n(.*?)\n\]", text)
+    lists = re.findall(r"(?s)(?:dependencies|experiments|tensorboard|dev) = \[\n(.*?)\n\]", text)
     lines = [line for block in lists for line in block.splitlines() if "skipzoo" not in line]
-    assert len(lists) == 3
+    assert len(lists) == 4
     assert all(re.search(r",  # \w+", line) for line in lines)

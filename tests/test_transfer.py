@@ -215,6 +215,22 @@ def test_killed_runs_end_with_the_same_bits(folder, tmp_path, strategy, opt, thr
 
 
 @pytest.mark.slow
+def test_another_process_writes_the_same_bytes(everything, folder, tmp_path):
+    """Python shuffles its sets anew in every process; nothing that is written may depend on it."""
+    output, _ = everything
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.transfer", str(folder), *map(str, OPTIONS),
+             "--strategy", "linear-probe", "--seeds", "1", "--output-dir", str(tmp_path / seed)],
+            cwd=ROOT, check=False, capture_output=True, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        name = "resnet8-linear-probe-batch8-seed0/best.safetensors"
+        assert (tmp_path / seed / name).read_bytes() == (output / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(folder, tmp_path):
     command = [
         sys.executable, "-m", "experiments.transfer", str(folder), *map(str, OPTIONS), "--seeds",
