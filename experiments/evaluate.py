@@ -1,12 +1,14 @@
 """How good a checkpoint is on a folder of pictures, class by class, and where it is surely wrong.
 
     python -m experiments.evaluate CHECKPOINT DIR
+    python -m experiments.evaluate --model resnet50 --weights IMAGENET1K_V2 imagenet/val
 
-DIR: test/CLASS/ (or val/), or one folder of classes. The folder that a checkpoint's own split was
-drawn from is split the same way again, and only its test part counts.
+DIR: test/CLASS/ (or val/), or one folder of classes, or cifar10. Of the folder that a checkpoint's
+own split was drawn from only the test part counts.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,16 @@ from data.errors import DataError
 from data.images import load_image
 from data.random_batches import every_picture
 from experiments import cli
-from experiments.classifier import FP32, Classifier, load_model
-from experiments.pictures import PictureSet, Source, Split, fingerprint, open_pictures
+from experiments.classifier import FP32, Classifier, load_model, published_classifier
+from experiments.cli import UsageError
+from experiments.pictures import (
+    PictureSet,
+    Source,
+    Split,
+    fingerprint,
+    open_pictures,
+    whole_folder,
+)
 from experiments.predict import about
 from experiments.report import print_table
 from experiments.run import csv_of
@@ -31,16 +41,21 @@ from experiments.train import forward
 from zoo.weights.atomic import write_atomic
 
 SHOWN = 20  # pictures on a sheet
+EVALUATED = "evaluated"  # the name of the split
+WORDNET = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
 class Options:
     """Accuracy, per-class table, confusion matrix and the surest mistakes of a checkpoint."""
 
-    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    """A best.safetensors or last.safetensors of experiments.transfer."""
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """Pictures, or cifar10."""
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
+    """A best.safetensors or last.safetensors of experiments.transfer, then the folder of pictures;
+    or with --model only the folder."""
+    model: str | None = None
+    """Instead of a checkpoint: an ImageNet model of the zoo."""
+    weights: str = "DEFAULT"
+    """With --model: the name of published weights."""
     skip_bad: bool = False
     """Go on without pictures that cannot be decoded."""
     output_dir: Path = Path("runs/evaluation")
@@ -55,23 +70,41 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def choose_split(pictures: PictureSet, model: Classifier) -> tuple[str, Split]:
-    """What to evaluate on, in words, and its pictures with the checkpoint's labels."""
-    name, part = pictures.tested_on, pictures.splits[pictures.tested_on]
-    same = model.metrics.get("split") == fingerprint(pictures.table)
-    if pictures.test_is_drawn and not same:
-        name, parts = "all of it", list(pictures.splits.values())
-        part = Split(torch.cat([p.labels for p in parts]), sum((p.files for p in parts), start=()))
-    unknown = sorted(set(pictures.classes) - set(model.classes))
-    if unknown:
+def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
+    """What to evaluate on, in words, and its pictures: one split, with the checkpoint's labels."""
+    whole = whole_folder(source) if Path(source.data).is_dir() else None
+    if whole is None or model.metrics.get("split") == fingerprint_of(source):
+        pictures = open_pictures(source, 0, 0)
+        name, part = pictures.tested_on, pictures.splits[pictures.tested_on]
+    else:
+        name, pictures, part = "all of it", whole, whole.splits["whole"]
+    places = labels_of(pictures, model)
+    pictures.splits = {EVALUATED: Split(places[part.labels], part.files, part.images)}
+    return name, pictures
+
+
+def fingerprint_of(source: Source) -> str:
+    """Of the split that would be drawn from the folder; "" if none can be."""
+    try:
+        return fingerprint(open_pictures(source, 0, 0).table)
+    except DataError:
+        return ""
+
+
+def labels_of(pictures: PictureSet, model: Classifier) -> Tensor:
+    """The checkpoint's label of each class of the pictures, by name."""
+    known = {name: label for label, name in enumerate(model.classes)}
+    if len(pictures.classes) == len(known) and all(map(WORDNET.fullmatch, pictures.classes)):
+        return torch.arange(len(known))  # ImageNet's n01440764 ... are sorted as its classes are
+    unknown = sorted(set(pictures.classes) - set(known))
+    if unknown or not pictures.classes:
         raise DataError(
-            f"the checkpoint does not know {', '.join(unknown)}; its classes are "
-            f"{', '.join(model.classes[:20])}",
+            f"the checkpoint does not know {', '.join(unknown) or 'any class'}; its classes are "
+            f"{', '.join(model.classes[:20])}" + " ..." * (len(model.classes) > 20),
             pictures.source.data,
             "rename or remove the folder; names come from the checkpoint only",
         )
-    places = torch.tensor([model.classes.index(label) for label in pictures.classes])
-    return name, Split(places[part.labels], part.files, part.images)
+    return torch.tensor([known[name] for name in pictures.classes])
 
 
 def evaluate_on(model: Classifier, pictures: PictureSet, split: str) -> Tensor:
@@ -144,16 +177,25 @@ def draw(
 
 
 def main(options: Options) -> None:
-    model = load_model(options.checkpoint)
+    wanted = 1 if options.model else 2
+    if len(options.inputs) != wanted:
+        raise UsageError(
+            f"{wanted} paths are needed, and {len(options.inputs)} are given",
+            "python -m experiments.evaluate " + " ".join(options.inputs),
+            "CHECKPOINT DIR, or --model resnet50 DIR",
+        )
+    if options.model:
+        model = published_classifier(options.model, options.weights)
+    else:
+        model = load_model(options.inputs[0])
     print(about(model))
-    pictures = open_pictures(Source(options.data, skip_bad=options.skip_bad), 0, 0)
+    source = Source(options.inputs[-1], skip_bad=options.skip_bad)
+    name, pictures = to_evaluate(source, model)
+    pictures.pictures(EVALUATED, model.view)  # decodes, and leaves out what it may
     for note in pictures.notes:
         print(f"  {note}")
-    name, part = choose_split(pictures, model)
-    pictures.splits = {"evaluated": part}
-    pictures.pictures("evaluated", model.view)  # decodes, and leaves out what it may
-    labels = pictures.labels("evaluated")
-    scores = evaluate_on(model, pictures, "evaluated").double().softmax(1)
+    labels = pictures.labels(EVALUATED)
+    scores = evaluate_on(model, pictures, EVALUATED).double().softmax(1)
     guesses = scores.argmax(1)
     right = int((guesses == labels).sum())
     matrix = confusion(labels, guesses, len(model.classes))
@@ -165,7 +207,7 @@ def main(options: Options) -> None:
         f"{len(labels):,}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    files = pictures.splits["evaluated"].files or [str(i) for i in range(len(labels))]
+    files = pictures.splits[EVALUATED].files or [str(i) for i in range(len(labels))]
     rows = [
         {"picture": file, "truth": model.classes[truth], "label": model.classes[guess], "score": s}
         for file, truth, guess, s in zip(
@@ -174,7 +216,7 @@ def main(options: Options) -> None:
     ]
     text = csv_of(rows, ("picture", "truth", "label", "score"))
     write_atomic(options.output_dir / "predictions.csv", text.encode())
-    for path in draw(model, pictures, "evaluated", scores, pictures.name, options.output_dir):
+    for path in draw(model, pictures, EVALUATED, scores, pictures.name, options.output_dir):
         print(f"figure: {path}")
     print(f"every prediction: {options.output_dir / 'predictions.csv'}")
 

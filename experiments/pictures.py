@@ -16,7 +16,7 @@ from torch import Tensor
 from data.cifar import cifar10, is_cifar10
 from data.dataset import balanced_order
 from data.errors import DataError
-from data.scan import scan, split_csv
+from data.scan import SPLITS, scan, split_csv
 from data.store import (
     Form,
     Pictures,
@@ -27,6 +27,7 @@ from data.store import (
     undecodable,
 )
 from data.views import RandomView, View
+from data.walk import Notes, Walk
 
 CACHE = Path("cache/pictures")
 CIFAR10 = "cifar10"  # in place of a folder: download it
@@ -72,7 +73,6 @@ class PictureSet:
     splits: dict[str, Split]  # "train", "val" and maybe "test"
     notes: list[str]
     table: str  # the split, written down
-    test_is_drawn: bool  # here, from a folder without splits
     workers: int  # processes that decode before the first epoch
     loaders: int  # processes that load while training
     formed: dict[tuple[str, Form], Pictures] = field(default_factory=dict)
@@ -141,9 +141,7 @@ def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
             "test": Split(whole.test_labels, images=whole.test_images),
         }
         notes = ["val is a tenth of the training pictures, the same every time"]
-        found = PictureSet(
-            source, whole.name, whole.classes, splits, notes, "", False, workers, loaders
-        )
+        found = PictureSet(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
     else:
         scanned = scan(Path(source.data))
         splits = {
@@ -153,16 +151,33 @@ def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
             )
             for name, part in scanned.splits.items()
         }
-        flat = {path.relative_to(scanned.root).parts[0] for path, _ in scanned.splits["train"]}
-        test_is_drawn = scanned.drawn and flat == set(scanned.classes)
         found = PictureSet(
             source, Path(source.data).resolve().name, scanned.classes, splits,
-            list(scanned.notes), split_csv(scanned), test_is_drawn, workers, loaders,
+            list(scanned.notes), split_csv(scanned), workers, loaders,
         )  # fmt: skip
     found.splits["train"] = found.splits["train"].limited(source.train_images)
     for name in found.splits.keys() - {"train"}:
         found.splits[name] = found.splits[name].limited(source.test_images)
     return found
+
+
+def whole_folder(source: Source) -> PictureSet | None:
+    """Every picture of one folder of classes, as the split "whole"; None if it holds splits."""
+    notes = Notes()
+    walk = Walk(Path(source.data), notes)
+    folders, _ = walk.entries("")
+    if {folder.lower() for folder in folders} & SPLITS.keys():
+        return None
+    found = walk.classes(folders)
+    classes = tuple(sorted(found))
+    labelled = [(label, name) for label, c in enumerate(classes) for name in found[c]]
+    part = Split(
+        torch.tensor([label for label, _ in labelled], dtype=torch.int64),
+        tuple(str(walk.root / name) for _, name in labelled),
+    )
+    said = list(notes.sentences())
+    name = walk.root.resolve().name
+    return PictureSet(source, name, classes, {"whole": part}, said, "", 0, 0)
 
 
 def fingerprint(table: str) -> str:

@@ -12,15 +12,22 @@ from conftest import assert_three_lines
 from PIL import Image
 
 import zoo
+from data.errors import DataError
 from data.images import load_image
 from data.random_batches import every_picture
 from data.store import Streamed, store
 from data.views import View
 from experiments import pictures as pictures_module
 from experiments.checks import shake
-from experiments.classifier import load_model, predict, save_classifier
+from experiments.classifier import (
+    FP32,
+    load_model,
+    predict,
+    published_classifier,
+    save_classifier,
+)
 from experiments.cli import UsageError
-from experiments.evaluate import class_lines, confusion, wilson
+from experiments.evaluate import class_lines, confusion, to_evaluate, wilson
 from experiments.pictures import Source, fingerprint, open_pictures
 from experiments.train import evaluate, forward
 from zoo import WeightsError
@@ -203,7 +210,7 @@ def test_evaluation_counts_what_the_loop_counts(folder, checkpoint, invoke, tmp_
     files = sorted(folder.glob("*/*"), key=lambda p: (CLASSES.index(p.parent.name), p.name))
     labels = torch.tensor([CLASSES.index(path.parent.name) for path in files])
     batches = every_picture(Streamed(tuple(map(str, files)), VIEW), labels, VIEW, 4, CPU)
-    _, error = evaluate(model.model, batches, experiments_fp32())
+    _, error = evaluate(model.model, batches, FP32)
     right = round(12 * (1 - error))
     assert f"{right} of 12" in done.stdout
     low, high = wilson(right, 12)
@@ -213,12 +220,6 @@ def test_evaluation_counts_what_the_loop_counts(folder, checkpoint, invoke, tmp_
         assert Image.open(tmp_path / "out" / name).size[0] > 300
     lines = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 13
-
-
-def experiments_fp32():
-    from experiments.classifier import FP32
-
-    return FP32
 
 
 def test_names_come_from_the_checkpoint(folder, checkpoint, invoke, tmp_path):
@@ -252,6 +253,26 @@ def test_the_split_of_training_is_known_again(folder, tmp_path, invoke):
     assert " of 13;" in done.stdout
 
 
+def test_imagenets_folders_are_its_classes_in_order(tmp_path, invoke, monkeypatch):
+    """1,000 folders n00000000 ..., one picture in each: labels by place, copies counted too."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    monkeypatch.setattr("zoo.weights.load.fetch", lambda _: read_weights(tmp_path / "resnet18.pth"))
+    model = published_classifier("resnet18", "IMAGENET1K_V1")
+    for i in range(1000):
+        (tmp_path / "val" / f"n{7 * i:08}").mkdir(parents=True)
+    places = [tmp_path / "val" / f"n{7 * i:08}" / "x.png" for i in range(1000)]
+    for path in places:
+        Image.new("RGB", (8, 8), "red").save(path)
+    found = to_evaluate(Source(str(tmp_path / "val")), model)[1].splits["evaluated"]
+    assert found.labels.tolist() == list(range(1000))
+    assert list(found.files) == list(map(str, places))
+    places[5].rename(places[6].with_name("y.png"))
+    places[5].parent.rmdir()  # a class is missing: places would be wrong from there on
+    with pytest.raises(DataError, match="does not know n0"):
+        to_evaluate(Source(str(tmp_path / "val")), model)
+
+
 def test_confusion_and_its_table():
     labels, guesses = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 1, 1, 2])
     matrix = confusion(labels, guesses, 3)
@@ -277,7 +298,7 @@ def test_predictions_use_the_precision_of_evaluation(checkpoint):
     model = load_model(checkpoint)
     images = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8)
     assert model.logits(images).dtype == torch.float32
-    bf16 = forward(model.model, torch.randn(1, 3, 32, 32), experiments_fp32())
+    bf16 = forward(model.model, torch.randn(1, 3, 32, 32), FP32)
     assert bf16.dtype == torch.float32
     model.model.train()
     assert torch.equal(model.logits(images), model.logits(images))  # not in training mode
