@@ -48,7 +48,7 @@ class Options:
     recipe: Literal[
         "default", "bootcamp", "two-strategies", "tutorial", "cifar10", "small", "imagenet"
     ] = "default"  # fmt: skip
-    """A known set of settings; the options below change it."""
+    """A known set of settings; the options below change it, and None is the recipe's."""
     seeds: int = 3
     """How many: each draws its own head, order and random views."""
     batch_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
