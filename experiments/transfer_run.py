@@ -75,9 +75,10 @@ class Transferring:
     ) -> None:
         self.run, self.set, self.folder, self.device = run, pictures, folder, device
         self.group, self.clock = group, Clock()
-        weights = None if run.strategy == "scratch" else run.weights
         # Only random weights depend on the seed.
-        given, asked = load_pretrained(run.model, weights, run.seed if weights is None else 0)
+        given, asked = load_pretrained(run.model, run.weights, 0 if run.weights else run.seed)
+        if run.strategy == "scratch" and run.weights:
+            given, _ = load_pretrained(run.model, None, run.seed)  # pictures shown as to the others
         self.view = evaluation_view(run.recipe, asked)
         self.random_view = training_view(run.recipe, self.view)
         self.train_pictures = pictures.pictures("train", self.random_view)

@@ -24,7 +24,7 @@ from data.views import View
 from experiments import pictures as pictures_module
 from experiments import resumable, transfer_run
 from experiments.checkpoint import load_checkpoint
-from experiments.classifier import FP32, load_model, pretrained
+from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.parallel import Group
 from experiments.pictures import Source, open_pictures
 from experiments.recipes import RECIPES
@@ -410,6 +410,20 @@ def test_only_the_head_is_new(folder, tmp_path):
     scratch = Transferring(replace(RUN, weights=str(path), strategy="scratch"), pictures, tmp_path,
                            CPU, Group())  # fmt: skip
     assert not torch.equal(scratch.model.stem.conv.weight, before.stem.conv.weight)
+
+
+def test_scratch_is_shown_the_same_pictures_as_the_others(folder, tmp_path):
+    """What the weights' file asks for, though it takes none of the weights."""
+    path, asked = tmp_path / "ours.safetensors", View(30, 24, "bicubic", mean=(0.1, 0.2, 0.3))
+    save_classifier(path, "resnet8", zoo.build("resnet8", 4), tuple("abcd"), asked, {})
+    pictures = open_pictures(Source(str(folder)), 0, 0)
+    views = [
+        Transferring(replace(RUN, weights=str(path), strategy=strategy), pictures, tmp_path, CPU,
+                     Group()).view
+        for strategy in ("finetune", "scratch")
+    ]  # fmt: skip
+    assert views[0] == views[1]
+    assert views[0].mean == (0.1, 0.2, 0.3)
 
 
 def test_lp_ft_begins_where_the_probe_ends(folder, tmp_path):
