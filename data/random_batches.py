@@ -62,9 +62,14 @@ class Epochs:
 
 
 class RandomBatches:
-    """Training batches of one seed: shuffled every epoch, cropped and turned, normalised."""
+    """Training batches of one seed: shuffled every epoch, cropped and turned, normalised.
 
-    def __init__(self, epochs: Epochs, device: torch.device, workers: int = 0) -> None:
+    `spawn`: worker processes start anew, where a fork would copy locks that threads hold.
+    """
+
+    def __init__(
+        self, epochs: Epochs, device: torch.device, workers: int = 0, *, spawn: bool = False
+    ) -> None:
         count, size, shares = len(epochs.labels), epochs.batch_size, epochs.part[1]
         if not 2 * shares <= size <= count or size % shares:
             raise DataError(
@@ -73,7 +78,7 @@ class RandomBatches:
                 f"choose a --batch-size from {2 * shares} to {count}"
                 + (f", a multiple of {shares}" if shares > 1 else ""),
             )
-        self.epochs, self.device, self.workers = epochs, device, workers
+        self.epochs, self.device, self.workers, self.spawn = epochs, device, workers, spawn
         self.normalize = normalize_as(epochs.view.view).to(device)
         self.coming: Iterator[tuple[Tensor, Tensor]] = iter(())
         self.next_step = -1
@@ -97,6 +102,7 @@ class RandomBatches:
             batch_size=None,
             sampler=range(step, step + 2**40),  # without an end: whoever asks knows when to stop
             num_workers=self.workers,
+            multiprocessing_context="spawn" if self.spawn else None,
             pin_memory=self.device.type == "cuda",
         )
         return iter(loader)

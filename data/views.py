@@ -35,6 +35,10 @@ class View:
             return resized(image, (self.crop, self.crop), self.interpolation)
         return center_crop(ShorterSide(self.resize, self.interpolation)(image), self.crop)
 
+    def leaves(self, side: int) -> bool:
+        """Whether square pictures of `side` pixels are shown as they are."""
+        return self.crop == side and (self.squash or self.resize == side)
+
 
 @dataclass(frozen=True)
 class ShorterSide:

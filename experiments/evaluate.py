@@ -4,10 +4,9 @@
     python -m experiments.evaluate --model resnet50 --weights IMAGENET1K_V2 imagenet/val
 
 DIR: test/CLASS/ (or val/), or one folder of classes, or cifar10. Of the folder that a checkpoint's
-own split was drawn from only the test part counts.
+own split was drawn from only the test part counts: pictures that it has seen are left out.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,12 +29,12 @@ from experiments.pictures import (
     PictureSet,
     Source,
     Split,
-    fingerprint,
+    checksum,
     open_pictures,
     whole_folder,
 )
 from experiments.predict import about
-from experiments.report import print_table
+from experiments.report import print_table, wilson
 from experiments.run import csv_of
 from experiments.train import forward
 from zoo.weights.atomic import write_atomic
@@ -62,33 +61,32 @@ class Options:
     """Where the figures and predictions.csv go."""
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927): holds near 0 and 1, and for small n."""
-    z = 1.959964
-    middle = (right + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(right * (n - right) / n + z * z / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
     """What to evaluate on, in words, and its pictures: one split, with the checkpoint's labels."""
-    whole = whole_folder(source) if Path(source.data).is_dir() else None
-    if whole is None or model.metrics.get("split") == fingerprint_of(source):
+    pictures = whole_folder(source) if Path(source.data).is_dir() else None
+    if pictures is None:
         pictures = open_pictures(source, 0, 0)
         name, part = pictures.tested_on, pictures.splits[pictures.tested_on]
     else:
-        name, pictures, part = "all of it", whole, whole.splits["whole"]
+        name, part = "all of it", pictures.splits["whole"]
+        digits = str(model.metrics.get("seen", ""))
+        seen = {digits[i : i + 8] for i in range(0, len(digits), 8)}
+        new = [i for i, file in enumerate(part.files) if not seen or checksum(file) not in seen]
+        if len(new) < len(part.files):
+            pictures.notes.append(
+                f"left out: {len(part.files) - len(new)} pictures that the checkpoint was trained "
+                "on or chosen by"
+            )
+            name, part = "those it has not seen", part.chosen(torch.tensor(new, dtype=torch.int64))
+    if not len(part.labels):
+        raise DataError(
+            "there are no pictures here that the checkpoint has not seen",
+            source.data,
+            "name a folder of other pictures, one folder a class",
+        )
     places = labels_of(pictures, model)
     pictures.splits = {EVALUATED: Split(places[part.labels], part.files, part.images)}
     return name, pictures
-
-
-def fingerprint_of(source: Source) -> str:
-    """Of the split that would be drawn from the folder; "" if none can be."""
-    try:
-        return fingerprint(open_pictures(source, 0, 0).table)
-    except DataError:
-        return ""
 
 
 def labels_of(pictures: PictureSet, model: Classifier) -> Tensor:
@@ -215,7 +213,8 @@ def main(options: Options) -> None:
         )
     ]
     text = csv_of(rows, ("picture", "truth", "label", "score"))
-    write_atomic(options.output_dir / "predictions.csv", text.encode())
+    content = text.encode("utf-8", "backslashreplace")  # a file's name need not be text
+    write_atomic(options.output_dir / "predictions.csv", content)
     for path in draw(model, pictures, EVALUATED, scores, pictures.name, options.output_dir):
         print(f"figure: {path}")
     print(f"every prediction: {options.output_dir / 'predictions.csv'}")

@@ -5,8 +5,10 @@ Whether they are kept as raw pixels or decoded at every use changes the time and
 
 import hashlib
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -30,6 +32,7 @@ from data.views import RandomView, View
 from data.walk import Notes, Walk
 
 CACHE = Path("cache/pictures")
+MOST_SEEN = 60_000  # pictures whose checksums a checkpoint carries
 CIFAR10 = "cifar10"  # in place of a folder: download it
 
 
@@ -95,12 +98,20 @@ class PictureSet:
     def make(self, split: str, form: Form) -> Pictures:
         part = self.splits[split]
         if part.images is not None:
-            as_they_are = isinstance(form, View) and form.crop == part.images.shape[-1]
-            return part.images if as_they_are else Shaped(part.images, form)
+            size = part.images.shape[-1]
+            if (
+                isinstance(form, View)
+                and form.crop == size
+                and (form.squash or form.resize == size)
+            ):
+                return part.images  # as they are
+            return Shaped(part.images, form)
         title = f"decoding {split}"
         # Of several processes one decodes and the others wait.
         CACHE.mkdir(parents=True, exist_ok=True)
         with FileLock(CACHE / ".lock"):
+            for stale in CACHE.glob("*.tmp"):  # of a process that was killed
+                stale.unlink()
             if self.fits(part.files, form):
                 stored, missing = store(part.files, form, CACHE, workers=self.workers, title=title)
                 self.leave_out(split, missing)
@@ -111,6 +122,14 @@ class PictureSet:
     def fits(self, files: Sequence[str], form: Form) -> bool:
         free = 0.9 * shutil.disk_usage(CACHE).free
         return estimated_bytes(files, form) < min(free, self.source.cache_gb * 1e9)
+
+    @cached_property
+    def seen(self) -> str:
+        """A checksum, 8 digits, of every picture to train on or to choose by; in order."""
+        files = [file for name in ("train", "val") for file in self.splits[name].files]
+        if len(files) > MOST_SEEN:
+            return ""
+        return "".join(sorted({checksum(file) for file in files}))
 
     def leave_out(self, split: str, bad: dict[int, DataError]) -> None:
         """Go on without pictures that cannot be decoded, or stop."""
@@ -124,8 +143,16 @@ class PictureSet:
                 "replace or delete the file, or go on without it: --skip-bad",
             )
         part = self.splits[split]
-        kept = torch.tensor([i for i in range(len(part.labels)) if i not in bad])
-        self.splits[split] = part.chosen(kept)
+        kept = [i for i in range(len(part.labels)) if i not in bad]
+        self.splits[split] = part.chosen(torch.tensor(kept, dtype=torch.int64))
+        gone = set(part.labels.tolist()) - set(self.labels(split).tolist())
+        if not kept or (split == "train" and gone):
+            lost = ", ".join(self.classes[label] for label in sorted(gone))
+            raise DataError(
+                f"no picture that can be decoded is left in {split} of {lost}",
+                self.source.data,
+                "replace the files; experiments.check_data names each",
+            )
         names = ", ".join(str(error.args[1]) for error in bad.values())
         self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
 
@@ -180,6 +207,19 @@ def whole_folder(source: Source) -> PictureSet | None:
     return PictureSet(source, name, classes, {"whole": part}, said, "", 0, 0)
 
 
-def fingerprint(table: str) -> str:
-    """Of a split that is written down, so that it is known again."""
-    return hashlib.sha256(table.encode()).hexdigest()[:16]
+def checksum(file: str) -> str:
+    return f"{zlib.crc32(Path(file).read_bytes()):08x}"
+
+
+def identity(pictures: PictureSet) -> str:
+    """Of classes, pictures and labels as they are used: results of two such are not mixed."""
+    said = hashlib.sha256(repr((pictures.classes, pictures.table)).encode())
+    for name, part in pictures.splits.items():
+        said.update(repr((name, part.labels.tolist(), part.files)).encode("utf-8", "replace"))
+        if part.images is not None:
+            said.update(part.images.numpy().tobytes())
+        for file in part.files:
+            path = Path(file)
+            if path.exists():
+                said.update(b"%d " % path.stat().st_size)
+    return said.hexdigest()[:32]

@@ -79,7 +79,7 @@ def evaluation_view(recipe: Recipe, asked: View) -> View:
         resize=round(asked.resize * size / asked.crop),
         crop=size,
         squash=recipe.squash or asked.squash,
-        input_size=recipe.input_size or size,
+        input_size=recipe.input_size or recipe.size or asked.input_size,
     )
     if recipe.mean_std == "cifar10":
         view = replace(view, mean=CIFAR10_MEAN, std=CIFAR10_STD)

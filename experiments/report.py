@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import cli, published
@@ -56,6 +57,14 @@ def estimate(values: Sequence[float]) -> Estimate:
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     # Beyond 30 degrees of freedom the last entry is a little too wide, never too narrow.
     return Estimate(mean, T_975[min(n - 1, len(T_975)) - 1] * math.sqrt(variance / n), n)
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927): holds near 0 and 1, and for small n."""
+    z = 1.959964
+    middle = (right + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(right * (n - right) / n + z * z / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,7 @@ def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], console: 
     for column in drawn.columns[1:6]:
         column.justify = "right"
     for line in lines:
-        drawn.add_row(*line)
+        drawn.add_row(*map(escape, line))
     console.print(drawn)
 
 

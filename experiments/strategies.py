@@ -56,7 +56,12 @@ def to_train(strategy: str, model: ResNet) -> nn.Module:
 
 
 def settings_of(
-    recipe: Recipe, strategy: str, steps_per_epoch: int, labels: Tensor, base: Settings
+    recipe: Recipe,
+    strategy: str,
+    steps_per_epoch: int,
+    labels: Tensor,
+    classes: int,
+    base: Settings,
 ) -> Settings:
     """The loop's settings, in steps; `base` has the precision and layout."""
     lr = recipe.head_lr if strategy in HEAD_ONLY else recipe.lr
@@ -77,12 +82,15 @@ def settings_of(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         label_smoothing=recipe.label_smoothing,
-        class_weights=rarity(labels) if recipe.class_weights else None,
+        class_weights=rarity(labels, classes) if recipe.class_weights else None,
     )
 
 
-def rarity(labels: Tensor) -> tuple[float, ...]:
-    """A weight a class, inverse to how often it comes, 1 on average over the pictures."""
-    counts = labels.bincount().double()
-    weights = len(labels) / (len(counts) * counts)
-    return tuple(weights.tolist())
+def rarity(labels: Tensor, classes: int) -> tuple[float, ...]:
+    """A weight a class, inverse to how often it comes, 1 on average over the pictures.
+
+    0 for a class without pictures, which has no losses to weigh.
+    """
+    counts = labels.bincount(minlength=classes).double()
+    weights = len(labels) / ((counts > 0).sum() * counts)
+    return tuple(weights.where(counts > 0, 0.0).tolist())

@@ -135,6 +135,14 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Setting
         return model(images).float()
 
 
+def sum_over_processes(loss: Tensor) -> float:
+    """So that processes which train one network give up together, or not at all."""
+    total = loss.detach().clone()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return total.item()
+
+
 def train(batches: BatchSource, settings: Settings, state: State) -> Iterator[State]:
     """Train from state.step to settings.steps, yielding after every step; raises Diverged."""
     model, optimizer, weights = state.model, state.optimizer, None
@@ -153,7 +161,7 @@ def train(batches: BatchSource, settings: Settings, state: State) -> Iterator[St
         optimizer.zero_grad()
         loss.backward()
         loss_value = loss.item()
-        if not math.isfinite(loss_value):
+        if not math.isfinite(sum_over_processes(loss)):
             raise Diverged(state.step)
         optimizer.step()
 

@@ -27,7 +27,7 @@ from experiments.cli import NumericError, ResultsError, Terminated, UsageError
 from experiments.device import choose_device, choose_precision, make_deterministic, time_step
 from experiments.memory import telling_what_fits
 from experiments.parallel import Group, join_group, leave_group
-from experiments.pictures import CIFAR10, PictureSet, Source, open_pictures
+from experiments.pictures import CIFAR10, PictureSet, Source, identity, open_pictures
 from experiments.run import read_row
 from experiments.strategies import to_train
 from experiments.train import Settings
@@ -63,8 +63,10 @@ def settle(
     for name in options.model:
         if name in said["models"]:
             continue
-        recipe = replace(recipe_of(options), batch_size=8)  # few pictures: ratios are the same
-        run = Transfer("scratch", name, None, 0, recipe, Settings())
+        few = min(8, len(pictures.labels("train")))  # ratios are the same
+        recipe = replace(recipe_of(options), batch_size=few)
+        weights = None if options.weights == "none" else options.weights
+        run = Transfer("scratch", name, weights, 0, recipe, Settings())
         job = Transferring(run, pictures, folder, device, Group())
         chosen, reason = choose_precision(options.precision, job.model, job.batches(), Settings())
         said["models"][name] = {"precision": chosen.precision, "reason": reason,
@@ -89,9 +91,12 @@ def print_first(group: Group, text: str) -> None:
 def stoppable() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and `kill` ask the run under way to save and end; a second one ends it at once."""
     asked: list[int] = []
+    here = os.getpid()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, _: object) -> None:
+        if os.getpid() != here:  # a worker process, which is told by this one
+            return
         asked.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -117,6 +122,8 @@ def run_all(
     # Several processes do not stop at the same step: their checkpoint is that of the last epoch.
     with stoppable() if group.size == 1 else nullcontext(lambda: False) as should_stop:
         for i, run in enumerate(runs):
+            if should_stop():
+                break
             row = read_row(folder / run.name, run, NEEDS)
             if row is None:
                 title = f"run {i + 1} of {len(runs)}: {run.strategy}"
@@ -227,12 +234,14 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
         raise UsageError(
             "there is nothing to go on with", folder, "leave --resume out, or correct --output-dir"
         )
-    say_what(options, pictures, why, group)
     with lock(folder) if group.first else nullcontext():
         base = settle(options, pictures, device, folder, group)
+        say_what(options, pictures, why, group)
+        runs = plan(options, base, identity(pictures))
+        for run in runs:
+            read_row(folder / run.name, run, NEEDS)  # refuses other settings before any work
         if pictures.table and group.first:
-            write_atomic(folder / "split.csv", pictures.table.encode())
-        runs = plan(options, base)
+            write_atomic(folder / "split.csv", pictures.table.encode("utf-8", "replace"))
         rows = run_all(runs, pictures, folder, device, group, options)
         if group.first:
             conclude(rows, folder)

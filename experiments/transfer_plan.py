@@ -119,6 +119,8 @@ def recipe_of(options: Options) -> Recipe:
     changes = {name: value for name, value in given.items() if value is not None}
     if options.lr:
         changes["head_lr"] = options.lr * recipe.head_lr / recipe.lr
+        if recipe.probe_lr:
+            changes["probe_lr"] = options.lr * recipe.probe_lr / recipe.lr
     if options.size:
         changes["input_size"] = None
     return replace(
@@ -129,7 +131,7 @@ def recipe_of(options: Options) -> Recipe:
     )
 
 
-def plan(options: Options, base: dict[str, Settings]) -> list[Transfer]:
+def plan(options: Options, base: dict[str, Settings], pictures: str) -> list[Transfer]:
     """Every model, batch size, strategy and seed; one seed of everything first."""
     strategies = STRATEGIES if "all" in options.strategy else options.strategy
     recipe, weights = recipe_of(options), None if options.weights == "none" else options.weights
@@ -139,7 +141,9 @@ def plan(options: Options, base: dict[str, Settings]) -> list[Transfer]:
         dict.fromkeys(strategies),
     )  # fmt: skip
     return [
-        Transfer(strategy, model, weights, seed, replace(recipe, batch_size=size), base[model])
+        Transfer(
+            strategy, model, weights, seed, replace(recipe, batch_size=size), base[model], pictures
+        )
         for seed, model, size, strategy in combinations
     ]
 

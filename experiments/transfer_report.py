@@ -20,7 +20,14 @@ from rich.console import Console
 
 from experiments import cli
 from experiments.cli import ResultsError
-from experiments.report import Estimate, estimate, markdown_table, print_table, put_into_readme
+from experiments.report import (
+    Estimate,
+    estimate,
+    markdown_table,
+    print_table,
+    put_into_readme,
+    wilson,
+)
 from experiments.run import csv_of
 from experiments.sheets import draw_accuracy_time, draw_curves
 from experiments.strategies import STRATEGIES
@@ -88,7 +95,7 @@ def arms(rows: Sequence[dict]) -> list[Arm]:
 
 
 HEADER = (
-    "strategy", "accuracy %", "last epoch", "seconds", "learning", "images/s", "loading", "n",
+    "strategy", "accuracy %", "last epoch", "seconds", "learning", "images/s", "waits", "n",
 )  # fmt: skip
 
 
@@ -119,7 +126,7 @@ def caption(rows: Sequence[dict]) -> str:
     run, images, on = first["run"], first["images"], first["tested_on"]
     counts = ", ".join(f"{count:,} {name}" for name, count in images.items())
     best = max((row["accuracy"] for row in rows if row["accuracy"] is not None), default=0.5)
-    half = 196 * math.sqrt(best * (1 - best) / images[on])
+    low, high = wilson(round(best * images[on]), images[on])
     chosen = (
         "the epoch is chosen on val, the accuracy is that on test"
         if on == "test"
@@ -131,7 +138,7 @@ def caption(rows: Sequence[dict]) -> str:
         f"{counts} pictures; {' and '.join(sorted({row['run']['model'] for row in rows}))} from "
         f"{', '.join(Path(w).name for w in weights)}; {run['recipe']['epochs']} epochs, "
         f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (besides, {images[on]:,} "
-        f"pictures leave ± {half:.1f} points); {run['base']['precision']}, "
+        f"pictures leave ± {50 * (high - low):.1f} points); {run['base']['precision']}, "
         f"{first['threads']} threads, {first['device']}"
     )
 
@@ -148,15 +155,15 @@ def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
     """
     running = [arm for arm in arms(rows) if arm.rows and arm.strategy != "moving-bn"]
     if not running:
-        return "Nothing to choose from: no run finished.", None
+        return "Nothing to choose from: no run of these strategies finished.", None
     best = max(running, key=lambda arm: arm.mean("accuracy").mean)
     leads = {arm.label: lead(best, arm) for arm in running if arm is not best}
     if not leads:
         return f"{best.label} alone cannot be compared: {show(best)}.", best
     if any(value.n < 2 for value in leads.values()):
         return (
-            f"Cannot tell which to choose: {best.label} has the highest accuracy, "
-            f"{show(best)}, but two seeds or more are needed."
+            f"Cannot tell which to choose: of the strategies {best.label} has the highest "
+            f"accuracy, {show(best)}, but two seeds or more are needed."
         ), best
     as_good = [
         arm for arm in running if arm is best or leads[arm.label].mean <= leads[arm.label].half
@@ -196,6 +203,8 @@ def lead(best: Arm, other: Arm) -> Estimate:
     # For every picture, how much more often the one names it right than the other.
     right = np.array([[[int(r) for r in row["right"]] for row in pair] for pair in pairs])
     differences = (right[:, 0] - right[:, 1]).mean(0)
+    if len(differences) < 2:
+        return Estimate(seeds.mean, math.inf, seeds.n)
     pictures = 1.96 * differences.std(ddof=1) / math.sqrt(len(differences))
     return Estimate(seeds.mean, math.hypot(seeds.half, pictures), seeds.n)
 

@@ -25,7 +25,7 @@ from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.device import to_layout
 from experiments.parallel import Group
-from experiments.pictures import PictureSet, fingerprint
+from experiments.pictures import PictureSet
 from experiments.probe import FeatureBatches, features_of, logistic_regression, probe_by_sgd
 from experiments.recipes import Recipe, evaluation_view, training_view
 from experiments.resumable import Clock, timed, train_resumably
@@ -51,6 +51,7 @@ class Transfer:
     seed: int
     recipe: Recipe
     base: Settings  # precision and memory layout
+    pictures: str = ""  # pictures.identity of what it is trained and tested on
 
     @property
     def name(self) -> str:
@@ -81,9 +82,14 @@ class Transferring:
             given, _ = load_pretrained(run.model, None, run.seed)  # pictures shown as to the others
         self.view = evaluation_view(run.recipe, asked)
         self.random_view = training_view(run.recipe, self.view)
+        # All of them now: what cannot be decoded is to be known before the first epoch.
         self.train_pictures = pictures.pictures("train", self.random_view)
+        for split in pictures.splits:
+            if split != "train":
+                pictures.pictures(split, self.view)
         self.labels = pictures.labels("train")
-        self.split = fingerprint(pictures.table)
+        # Forking beside the threads of several processes' group can hang.
+        self.loaders = pictures.loaders if group.size == 1 else 0
         self.model = copy.deepcopy(given)
         torch.manual_seed(run.seed)
         self.model.head = nn.Linear(given.head.in_features, len(pictures.classes))
@@ -96,7 +102,8 @@ class Transferring:
         )  # fmt: skip
 
     def batches(self) -> RandomBatches:
-        return RandomBatches(self.epochs(), self.device, self.set.loaders)
+        several = self.group.size > 1
+        return RandomBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
 
     def every(self, split: str) -> tuple[Pictures, Tensor]:
         return self.set.pictures(split, self.view), self.set.labels(split)
@@ -104,7 +111,7 @@ class Transferring:
     def score(self, model: nn.Module, split: str, settings: Settings) -> tuple[float, float]:
         """Mean loss and accuracy on all of a split, each process its part."""
         batches = every_picture(
-            *self.every(split), self.view, 64, self.device, self.set.loaders, self.group.part
+            *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
         )
         loss_sum, wrong, seen = self.group.sum(*totals(model, batches, settings))
         return loss_sum / seen, 1 - wrong / seen
@@ -112,13 +119,15 @@ class Transferring:
     def answers(self, split: str) -> tuple[float, list[int]]:
         """Mean loss in fp32, and 1 for every picture that is named right, 0 for the others."""
         batches = every_picture(
-            *self.every(split), self.view, 64, self.device, self.set.loaders, self.group.part
+            *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
         )
         self.model.eval()
         with torch.no_grad():
-            pairs = [(forward(self.model, images, FP32), labels) for images, labels in batches]
+            found = [(torch.zeros(0, len(self.set.classes)), torch.zeros(0, dtype=torch.int64))]
+            for images, answers in batches:
+                found.append((forward(self.model, images, FP32).cpu(), answers.cpu()))
         logits, labels = (
-            self.group.together(torch.cat(column)) for column in zip(*pairs, strict=True)
+            self.group.together(torch.cat(column)) for column in zip(*found, strict=True)
         )
         loss = nn.functional.cross_entropy(logits, labels).item()
         return loss, (logits.argmax(1) == labels).int().tolist()
@@ -133,7 +142,7 @@ class Transferring:
         parts, begin = [], time.perf_counter()
         for source in sources:
             batches = every_picture(
-                source, self.labels, self.view, 64, self.device, self.set.loaders, self.group.part
+                source, self.labels, self.view, 64, self.device, self.loaders, self.group.part
             )
             found = features_of(self.model, timed(batches, self.clock), self.run.base)
             parts.append([self.group.together(tensor) for tensor in found])
@@ -142,10 +151,10 @@ class Transferring:
         if recipe.probe_lr is not None:
             rows = FeatureBatches(features, labels, recipe.batch_size, self.run.seed)
             base = replace(self.run.base, precision="fp32", channels_last=False)
-            settings = settings_of(recipe, "linear-probe", len(rows), self.labels, base)
+            settings = settings_of(recipe, "linear-probe", len(rows), self.labels, classes, base)
             probe_by_sgd(head, rows, replace(settings, lr=recipe.probe_lr))
         else:
-            weights = torch.tensor(rarity(self.labels)) if recipe.class_weights else None
+            weights = torch.tensor(rarity(self.labels, classes)) if recipe.class_weights else None
             weight, bias = logistic_regression(features, labels, classes, recipe.probe_l2, weights)
             with torch.no_grad():
                 head.weight.copy_(weight)
@@ -197,7 +206,7 @@ class Transferring:
                     if (name, split) == ("best", self.set.tested_on):
                         results["right"] = "".join(map(str, right))
                 measured = list(scores)
-            self.save(name, scores | {"chosen_by": CHOSEN_BY[name], "split": self.split})
+            self.save(name, scores | {"chosen_by": CHOSEN_BY[name], "seen": self.set.seen})
             results |= {f"{name}_{key}": value for key, value in scores.items()}
         row = self.row(state, status, results)
         if self.group.first:
@@ -274,8 +283,9 @@ def run_transfer(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
     job = Transferring(run, pictures, folder, device, group)
+    steps_per_epoch = len(job.labels) // run.recipe.batch_size
     settings = settings_of(
-        run.recipe, run.strategy, len(job.labels) // run.recipe.batch_size, job.labels, run.base
+        run.recipe, run.strategy, steps_per_epoch, job.labels, len(pictures.classes), run.base
     )
     if run.strategy in PROBED and not path.exists():
         train_scores = job.probe()

@@ -27,8 +27,9 @@ from experiments.classifier import (
     save_classifier,
 )
 from experiments.cli import UsageError
-from experiments.evaluate import class_lines, confusion, to_evaluate, wilson
-from experiments.pictures import Source, fingerprint, open_pictures
+from experiments.evaluate import class_lines, confusion, to_evaluate
+from experiments.pictures import Source, open_pictures
+from experiments.report import wilson
 from experiments.train import evaluate, forward
 from zoo import WeightsError
 from zoo.weights.files import Metadata, read_weights, write_weights
@@ -238,19 +239,25 @@ def test_names_come_from_the_checkpoint(folder, checkpoint, invoke, tmp_path):
     assert_three_lines(done, 3, "does not know wasp", "ant, bee, 개미")
 
 
-def test_the_split_of_training_is_known_again(folder, tmp_path, invoke):
-    """On the very folder that was split, only the test part counts; with one more file, all."""
-    table = open_pictures(Source(str(folder)), 0, 0).table
-    metrics = {"split": fingerprint(table)}
+def test_pictures_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
+    """Of the very folder that was split only the test part is left, also when a picture is new."""
+    pictures = open_pictures(Source(str(folder)), 0, 0)
     path = tmp_path / "best.safetensors"
+    metrics = {"seen": pictures.seen}
     save_classifier(path, "resnet8", zoo.build("resnet8", 3), CLASSES, VIEW, metrics)
-    done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
-    assert "(test)" in done.stdout
-    assert " of 3;" in done.stdout
+    model = load_model(path)
+    _, found = to_evaluate(Source(str(folder)), model)
+    assert sorted(found.splits["evaluated"].files) == sorted(pictures.splits["test"].files)
     Image.new("RGB", (30, 30)).save(folder / "ant" / "new.png")
     done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
-    assert "(all of it)" in done.stdout
-    assert " of 13;" in done.stdout
+    assert "left out: 9 pictures that the checkpoint was trained on or chosen by" in done.stdout
+    assert " of 4;" in done.stdout
+    for split in ("val", "test"):
+        for file in pictures.splits[split].files:
+            Path(file).unlink()
+    (folder / "ant" / "new.png").unlink()
+    done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
+    assert_three_lines(done, 3, "no pictures here that the checkpoint has not seen")
 
 
 def test_imagenets_folders_are_its_classes_in_order(tmp_path, invoke, monkeypatch):

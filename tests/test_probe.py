@@ -34,7 +34,7 @@ def test_it_is_where_the_gradient_vanishes(l2, weighted):
     """The objective written down once more, on standardised features: no direction improves it."""
     features, labels = blobs()
     labels[:30] = 0
-    weights = torch.tensor(rarity(labels)) if weighted else None
+    weights = torch.tensor(rarity(labels, 3)) if weighted else None
     weight, bias = logistic_regression(features, labels, 3, l2, weights)
     x = features.double()
     mean, std = x.mean(0), x.std(0, correction=0)

@@ -78,8 +78,9 @@ def test_frozen_networks_keep_eval_mode_and_give_the_heads_gradient():
 
 def test_rarity_weighs_classes_inversely_and_pictures_to_1():
     labels = torch.tensor([0, 0, 0, 1])
-    weights = rarity(labels)
+    weights = rarity(labels, 2)
     assert weights == pytest.approx((2 / 3, 2.0))
+    assert rarity(labels, 3) == pytest.approx((2 / 3, 2.0, 0.0))
     assert sum(weights[i] for i in labels) == pytest.approx(4)
 
 
@@ -87,7 +88,7 @@ def executed_rates(recipe: Recipe, strategy: str, steps_per_epoch: int = 4) -> l
     """The rate of each step, as the optimiser had it: a schedule can be right and not be used."""
     model = zoo.build("resnet8", 3, width=1)
     labels = torch.arange(9) % 3
-    settings = settings_of(recipe, strategy, steps_per_epoch, labels, Settings())
+    settings = settings_of(recipe, strategy, steps_per_epoch, labels, 3, Settings())
     state = start(to_train(strategy, model), settings)
     return [state.lr for state in train(Noise(), settings, state)]
 

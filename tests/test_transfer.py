@@ -27,7 +27,7 @@ from experiments.checkpoint import load_checkpoint
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.parallel import Group
 from experiments.pictures import Source, open_pictures
-from experiments.recipes import RECIPES
+from experiments.recipes import RECIPES, evaluation_view
 from experiments.strategies import STRATEGIES
 from experiments.train import Settings
 from experiments.transfer_report import read_history
@@ -300,6 +300,12 @@ def test_a_bad_picture_stops_the_run_unless_it_is_skipped(tmp_path, invoke):
                "--output-dir", tmp_path / "out")  # fmt: skip
     for more in ((), ("--cache-gb", 0)):  # stored, and streamed
         assert_three_lines(invoke(*command, *more), 3, str(bad), "1 of 24", "--skip-bad")
+        spare = bad.read_bytes(), (folder / "val" / "dots" / "1.png").read_bytes()
+        bad.write_bytes((folder / "train" / "dots" / "4.png").read_bytes() + b"0")
+        (folder / "val" / "dots" / "1.png").write_bytes(spare[1][:200])
+        assert_three_lines(invoke(*command, *more), 3, "dots/1.png", "1 of 12 in val")
+        bad.write_bytes(spare[0])
+        (folder / "val" / "dots" / "1.png").write_bytes(spare[1])
         assert not list((tmp_path / "out").glob("*/history.csv"))
         done = invoke(*command, *more, "--skip-bad", "--output-dir", tmp_path / f"skip{len(more)}")
         assert done.returncode == 0, done.stderr
@@ -389,6 +395,56 @@ def test_pretrained_weights_and_what_they_ask(tmp_path, monkeypatch):
     first, second = (pretrained("resnet8", None, seed)[0].head.weight for seed in (0, 1))
     assert not torch.equal(first, second)
     assert pretrained("resnet8", None, 0)[1] == View(32, 32, input_size=32)
+
+
+def test_results_of_other_pictures_are_not_taken_for_these(tmp_path, invoke):
+    """Same options, same output folder, one picture more: refused, and the split stays written."""
+    folder = make_folder(tmp_path / "flat", **{".": 12})
+    command = ("experiments.transfer", folder, *OPTIONS, "--seeds", 1, "--strategy",
+               "linear-probe", "--output-dir", tmp_path / "out")  # fmt: skip
+    assert invoke(*command).returncode == 0
+    split = (tmp_path / "out" / "split.csv").read_bytes()
+    done = invoke(*command, "--train-images", 12)
+    assert_three_lines(done, 3, "other settings", "row.json")
+    Image.new("RGB", (20, 20)).save(folder / "dots" / "new.png")
+    assert_three_lines(invoke(*command), 3, "other settings", "row.json")
+    assert (tmp_path / "out" / "split.csv").read_bytes() == split
+
+
+def test_pictures_in_memory_are_shown_as_predict_shows_them(tmp_path):
+    """32x32 pictures under a view that scales them first: 37 pixels, and 32 of the middle."""
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    part = pictures_module.Split(torch.arange(4), images=images)
+    pictures = pictures_module.PictureSet(Source(""), "", CLASSES, {"val": part}, [], "", 0, 0)
+    for view in (View(37, 32), View(32, 32), View(40, 32, squash=True), View(28, 24)):
+        shown = pictures.pictures("val", view)
+        assert all(torch.equal(shown[i], view(images[i])) for i in range(4)), view
+
+
+def test_what_a_checkpoint_was_trained_at_is_asked_again():
+    """Small pictures that were enlarged to 224: also when its weights are transferred further."""
+    enlarged = View(32, 32, squash=True, input_size=224)
+    assert evaluation_view(RECIPES["default"], enlarged) == enlarged
+    assert evaluation_view(replace(RECIPES["default"], size=96), enlarged).input_size == 96
+
+
+def test_skipping_says_so_and_does_not_lose_a_class(tmp_path, invoke):
+    folder = make_folder(tmp_path / "set", train=8, val=4)
+    for i in range(8):
+        (folder / "train" / "개" / f"{i}.png").write_bytes(b"nothing %d" % i)
+        if i < 3:
+            (folder / "train" / "dots" / f"{i}.png").write_bytes(b"no dots %d" % i)
+    command = ("experiments.transfer", folder, *OPTIONS, "--seeds", 1, "--strategy", "finetune",
+               "--skip-bad", "--class-weights", "--output-dir", tmp_path / "out")  # fmt: skip
+    assert_three_lines(invoke(*command), 3, "is left in train of 개")
+    rng = np.random.default_rng(1)
+    for i in range(8):
+        pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "train" / "개" / f"{i}.png")
+    done = invoke(*command)
+    assert done.returncode == 0, done.stderr
+    assert "train: 3 left out that cannot be decoded" in done.stdout
+    assert "21 train" in done.stdout
 
 
 def test_only_the_head_is_new(folder, tmp_path):
