@@ -14,6 +14,7 @@ from experiments.strategies import STRATEGIES
 from experiments.train import Settings
 from experiments.transfer_run import Transfer
 
+LARGEST_SIZE = 2048
 Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
 Real = Annotated[float | None, tyro.conf.arg(metavar="X")]
 OVERRIDES = (
@@ -172,6 +173,12 @@ def check(options: Options) -> None:
             raise UsageError(
                 f"--{name} is not a range", f"--{name} {low} {high}", "the smaller number first"
             )
+    if options.size and options.size > LARGEST_SIZE:
+        raise UsageError(
+            "pictures that large are not trained on",
+            f"--size {options.size}",
+            f"give {LARGEST_SIZE} pixels or fewer",
+        )
     for name in options.model:
         zoo.build(name, 2, width=1)  # small: only to see whether there is such a model
     for size in options.batch_size:

@@ -1,5 +1,6 @@
 """The loop: the schedule that is really executed, the arithmetic, the stop before a bad step."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -182,6 +183,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step():
     assert state.step == 5
     assert all(torch.equal(before[name], p) for name, p in state.model.named_parameters())
     assert all(p.isfinite().all() for p in state.model.parameters())
+
+
+def test_processes_give_up_together(monkeypatch):
+    """Another process's loss is not finite at its third step: this one stops there too."""
+    sums = iter([1.0, 1.0, math.nan])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.fill_(next(sums)))
+    settings = Settings(steps=6, batch_size=8, lr=0.01)
+    state = start(zoo.build("resnet8", width=4), settings)
+    with pytest.raises(Diverged, match="diverged at step 2"):
+        for _ in train(Random(), settings, state):
+            pass
+    assert state.step == 2
+
+
+def test_label_smoothing_and_class_weights_are_pytorchs():
+    """The loss of the first step, by its definition (Szegedy et al. 2015, section 7)."""
+    weights = tuple(0.5 + 0.1 * i for i in range(10))
+    settings = Settings(steps=1, batch_size=8, label_smoothing=0.1, class_weights=weights,
+                        channels_last=False)  # fmt: skip
+    torch.manual_seed(0)
+    model = zoo.build("resnet8", width=4)
+    images, labels = Random().batch(0)
+    log = copy.deepcopy(model).train()(images).log_softmax(1)
+    w = torch.tensor(weights)
+    smooth = 0.9 * torch.eye(10)[labels] + 0.1 / 10
+    expected = -(smooth * w * log).sum() / w[labels].sum()
+    (state,) = train(Random(), settings, start(model, settings))
+    assert state.loss_sum / 8 == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_evaluation_sums_over_pictures_not_batches():

@@ -345,6 +345,7 @@ def test_running_out_of_memory_says_what_fits(folder, tmp_path, invoke, monkeypa
         (("--scale", 0.5, 0.2), "--scale is not a range"),
         (("--hflip-prob", 2), "is a share"),
         (("--recipe", "secret"), "invalid choice"),
+        (("--size", 5000), "give 2048 pixels or fewer"),
         (("--workers", -1), "below 0"),
         (("--weights", "nowhere.pth"), "there is no such file"),
     ],
