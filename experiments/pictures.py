@@ -98,14 +98,8 @@ class PictureSet:
     def make(self, split: str, form: Form) -> Pictures:
         part = self.splits[split]
         if part.images is not None:
-            size = part.images.shape[-1]
-            if (
-                isinstance(form, View)
-                and form.crop == size
-                and (form.squash or form.resize == size)
-            ):
-                return part.images  # as they are
-            return Shaped(part.images, form)
+            as_they_are = isinstance(form, View) and form.leaves(part.images.shape[-1])
+            return part.images if as_they_are else Shaped(part.images, form)
         title = f"decoding {split}"
         # Of several processes one decodes and the others wait.
         CACHE.mkdir(parents=True, exist_ok=True)
