@@ -81,10 +81,11 @@ def test_python_m_lines_run(line, command, tmp_path):
 
 @pytest.mark.slow
 def test_bench_checks_both_sides_and_prints_ratios():
-    """One comparison whole; timing all of them is `make bench`'s work."""
+    """Two comparisons whole; timing all of them is `make bench`'s work."""
     script = (
-        "from experiments import bench\n"
-        "bench.COMPARISONS = (bench.compare_augmentation,)\n"
+        "from experiments import bench, bench_transfer\n"
+        "later = lambda: bench_transfer.compare_data('later')\n"
+        "bench.COMPARISONS = (bench.compare_augmentation, later)\n"
         "bench.main(bench.Options(rounds=5))\n"
     )
     done = subprocess.run(
@@ -92,6 +93,7 @@ def test_bench_checks_both_sides_and_prints_ratios():
     )
     assert done.returncode == 0, done.stderr
     assert "5 rounds in turns" in done.stdout
+    assert "same decoded pixels" in " ".join(done.stdout.split())
 
 
 def test_bench_refuses_sides_that_differ_and_too_few_rounds(command):
