@@ -156,6 +156,11 @@ def published_classifier(name: str, weights: str) -> Classifier:
     )
 
 
+def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifier:
+    """Published weights of the model `name`, if one is named, or else what is in a checkpoint."""
+    return published_classifier(name, weights) if name else load_model(checkpoint)
+
+
 def pretrained(name: str, weights: str | None, seed: int) -> tuple[ResNet, View]:
     """A network with weights, and how they want pictures to be shown.
 

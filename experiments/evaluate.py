@@ -23,7 +23,7 @@ from data.errors import DataError
 from data.images import load_image
 from data.random_batches import every_picture
 from experiments import cli
-from experiments.classifier import FP32, Classifier, load_model, published_classifier
+from experiments.classifier import FP32, Classifier, open_classifier
 from experiments.cli import UsageError
 from experiments.pictures import (
     PictureSet,
@@ -182,10 +182,7 @@ def main(options: Options) -> None:
             "python -m experiments.evaluate " + " ".join(options.inputs),
             "CHECKPOINT DIR, or --model resnet50 DIR",
         )
-    if options.model:
-        model = published_classifier(options.model, options.weights)
-    else:
-        model = load_model(options.inputs[0])
+    model = open_classifier(options.inputs[0], options.model, options.weights)
     print(about(model))
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)
     name, pictures = to_evaluate(source, model)

@@ -25,7 +25,7 @@ from data.errors import DataError
 from data.folder import EXTENSIONS
 from data.images import load_image
 from experiments import cli
-from experiments.classifier import Classifier, load_model, published_classifier, top_k
+from experiments.classifier import Classifier, open_classifier, top_k
 from experiments.cli import UsageError
 
 BATCH = 32
@@ -106,10 +106,7 @@ def main(options: Options) -> int:
             "python -m experiments.predict " + " ".join(options.inputs),
             "CHECKPOINT PICTURES ..., or --model resnet50 PICTURES ...",
         )
-    if options.model:
-        model = published_classifier(options.model, options.weights)
-    else:
-        model = load_model(options.inputs[0])
+    model = open_classifier(options.inputs[0], options.model, options.weights)
     if not options.json:
         print(about(model))
     answers: dict[Path, list[dict] | None] = {}

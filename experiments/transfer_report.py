@@ -4,7 +4,6 @@ python -m experiments.transfer_report runs/transfer-FOLDER             all of it
 python -m experiments.transfer_report runs/transfer-FOLDER --publish   and into README.md
 """
 
-import csv
 import json
 import math
 import shutil
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from experiments import cli
 from experiments.cli import ResultsError
+from experiments.figures import read_history
 from experiments.report import (
     Estimate,
     estimate,
@@ -223,12 +223,6 @@ def bound_by(row: dict) -> str:
     share = waiting / training if training else 0.0
     what = "loading pictures" if share > 0.5 else "computing"
     return f"bounded by {what} ({100 * share:.0f} % of its training time went into loading)"
-
-
-def read_history(folder: Path) -> dict[str, list[float]]:
-    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file))
-    return {name: [float(line[name]) for line in found] for name in (found[0] if found else ())}
 
 
 def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:

@@ -409,6 +409,10 @@ def test_results_of_other_pictures_are_not_taken_for_these(tmp_path, invoke):
     Image.new("RGB", (20, 20)).save(folder / "dots" / "new.png")
     assert_three_lines(invoke(*command), 3, "other settings", "row.json")
     assert (tmp_path / "out" / "split.csv").read_bytes() == split
+    (folder / "dots" / "new.png").unlink()
+    assert invoke(*command).returncode == 0
+    Image.new("RGB", (20, 20)).save(folder / "dots" / "0.png")  # another picture of that name
+    assert_three_lines(invoke(*command), 3, "other settings", "row.json")
 
 
 def test_pictures_in_memory_are_shown_as_predict_shows_them(tmp_path):
