@@ -25,7 +25,8 @@ from data.views import View
 from experiments.cli import UsageError
 from experiments.train import Settings, forward
 from zoo import WeightsError
-from zoo.resnet import CifarStem, ResNet
+from zoo.networks import Network
+from zoo.resnet import CifarStem
 from zoo.weights.files import Metadata, Weights, read_weights, write_weights
 from zoo.weights.load import classes_of, fill, open_weights
 from zoo.weights.published import is_published_name
@@ -38,7 +39,7 @@ FP32 = Settings(precision="fp32", channels_last=True)  # evaluation and predicti
 class Classifier:
     """What load_model returns and predict takes."""
 
-    model: ResNet
+    model: Network
     classes: tuple[str, ...]  # in the order of the head's outputs
     view: View
     metrics: Mapping[str, Any]  # what it scored when it was saved
@@ -106,7 +107,7 @@ KNOWN = {"shortcut": ("projection", "pad", "pad-append"), "norm": ("batch", "non
          "stride_in": ("conv1", "conv2")}  # fmt: skip
 
 
-def built_for(name: str, weights: Weights) -> ResNet:
+def built_for(name: str, weights: Weights) -> Network:
     """The network `name`, with the settings and the number of classes of a file."""
     said = weights.metadata.settings or {}
     settings: dict[str, Any] = {
@@ -139,7 +140,7 @@ def view_from(said: Mapping[str, Any], source: object) -> View:
 
 
 def save_classifier(
-    path: Path, name: str, model: ResNet, classes: tuple[str, ...], view: View, metrics: dict
+    path: Path, name: str, model: Network, classes: tuple[str, ...], view: View, metrics: dict
 ) -> None:
     """Everything that load_model needs, with a SHA-256, whole or not at all."""
     versions = {package: version(package) for package in ("torch", "torchvision", "pillow")}
@@ -161,7 +162,7 @@ def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifi
     return published_classifier(name, weights) if name else load_model(checkpoint)
 
 
-def pretrained(name: str, weights: str | None, seed: int) -> tuple[ResNet, View]:
+def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
     """A network with weights, and how they want pictures to be shown.
 
     `weights`: a published name, a file, a URL, or None for random ones of `seed`. A plain network
@@ -189,10 +190,10 @@ def pretrained(name: str, weights: str | None, seed: int) -> tuple[ResNet, View]
 
 def twin(name: str) -> str:
     """The residual network of the same depth."""
-    return name.replace("plain", "resnet")
+    return name.removeprefix("plain") if "vit" in name else name.replace("plain", "resnet")
 
 
-def default_view(model: ResNet) -> View:
+def default_view(model: Network) -> View:
     if isinstance(model.stem, CifarStem):
         return View(resize=32, crop=32, input_size=32)
     return View()

@@ -16,7 +16,7 @@ import zoo
 from experiments import cli
 from experiments.cli import UsageError
 from zoo import WeightsError
-from zoo.resnet import ResNet
+from zoo.networks import Network
 from zoo.weights.files import Metadata, Weights, write_weights
 from zoo.weights.identify import identify
 from zoo.weights.load import fill, open_weights, recognise
@@ -74,7 +74,7 @@ def main(options: Options) -> None:
     )
 
 
-def network_of(weights: Weights) -> tuple[str, ResNet]:
+def network_of(weights: Weights) -> tuple[str, Network]:
     """The name and network that the weights are of, filled with them."""
     dialect = recognise(weights)
     ours = {dialect.to_zoo(key) or key: tensor for key, tensor in weights.tensors.items()}

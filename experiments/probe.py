@@ -16,14 +16,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from experiments.device import to_layout
 from experiments.train import Settings, forward, start, train
-from zoo.resnet import ResNet
+from zoo.networks import Network
 
 STEPS = 500  # of L-BFGS, at most; it stops by itself where the gradient vanishes
 
 
 @torch.no_grad()
 def features_of(
-    model: ResNet, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
+    model: Network, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Features float32 (N, C) and labels (N,) of every picture, computed in eval mode."""
     model = to_layout(fused(model), settings)
@@ -34,7 +34,7 @@ def features_of(
     return torch.cat(features), torch.cat(labels)
 
 
-def fused(model: ResNet) -> ResNet:
+def fused(model: Network) -> Network:
     """A copy that computes the same in eval mode, its norms multiplied into their convolutions."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():

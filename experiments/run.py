@@ -32,7 +32,7 @@ from experiments.device import make_deterministic, time_step, to_layout
 from experiments.memory import Result, telling_what_fits
 from experiments.resumable import Clock, train_resumably
 from experiments.train import Diverged, Settings, State, evaluate, start
-from zoo.resnet import ResNet
+from zoo.networks import Network
 from zoo.weights.atomic import write_atomic
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of
@@ -172,7 +172,7 @@ def run_one(
 
 def finish(folder: Path, run: Run, state: State, row: dict) -> None:
     """The weights first and the row last: where there is a row, everything is there."""
-    assert isinstance(state.model, ResNet)
+    assert isinstance(state.model, Network)
     metadata = Metadata(run.model, settings_of(state.model), load_data(run.data).classes)
     write_weights(folder / "final.safetensors", state.model.state_dict(), metadata)
     write_atomic(folder / "row.json", (json.dumps(row, indent=1) + "\n").encode())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from experiments.recipes import Recipe
 from experiments.train import Settings
-from zoo.resnet import ResNet
+from zoo.networks import Network
 
 STRATEGIES = ("finetune", "feature-extraction", "linear-probe", "lp-ft", "scratch", "moving-bn")
 HEAD_ONLY = ("feature-extraction", "linear-probe", "moving-bn")
@@ -30,7 +30,7 @@ class Frozen(nn.Module):
     leave them alone. `moving` is the mistake of leaving them in train mode.
     """
 
-    def __init__(self, model: ResNet, moving: bool = False) -> None:
+    def __init__(self, model: Network, moving: bool = False) -> None:
         super().__init__()
         self.model, self.moving = model, moving
         model.requires_grad_(False)
@@ -48,7 +48,7 @@ class Frozen(nn.Module):
         return self.model.head(features)  # -> (N, classes)
 
 
-def to_train(strategy: str, model: ResNet) -> nn.Module:
+def to_train(strategy: str, model: Network) -> nn.Module:
     """What the loop trains: the network, or the network with all but its head frozen."""
     if strategy in HEAD_ONLY:
         return Frozen(model, moving=strategy == "moving-bn")

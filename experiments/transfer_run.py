@@ -32,7 +32,7 @@ from experiments.resumable import Clock, timed, train_resumably
 from experiments.run import csv_of, machine
 from experiments.strategies import rarity, settings_of, to_train
 from experiments.train import Diverged, Settings, State, forward, start, totals, unwrapped
-from zoo.resnet import ResNet
+from zoo.networks import Network
 from zoo.weights.atomic import write_atomic
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # of row.json, by whoever reads it
@@ -64,7 +64,7 @@ class Transfer:
 
 
 @functools.lru_cache(maxsize=2)
-def load_pretrained(name: str, weights: str | None, seed: int) -> tuple[ResNet, View]:
+def load_pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
     return pretrained(name, weights, seed)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.resnet import ResNet
+from zoo.networks import Network
 from zoo.weights.dialects import Dialect
 from zoo.weights.settings import settings_of
 
@@ -55,7 +55,7 @@ def is_shaped(key: str) -> bool:
 
 
 def likely_cause(
-    model: ResNet, tensors: Mapping[str, Tensor], unknown: list[str], dialect: Dialect
+    model: Network, tensors: Mapping[str, Tensor], unknown: list[str], dialect: Dialect
 ) -> str:
     """One line on why `tensors`, in our names, do not fit the model, and what to do."""
     places = model.state_dict()

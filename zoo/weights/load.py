@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
-from zoo.resnet import ResNet
+from zoo.networks import Network
 from zoo.weights.dialects import DIALECTS, Dialect
 from zoo.weights.download import fetch
 from zoo.weights.files import Metadata, Weights, from_loaded, read_weights
@@ -28,11 +28,11 @@ DROPS = ("shortcut", "head")
 
 
 def load(
-    model: ResNet,
+    model: Network,
     source: str | Path | Mapping[str, object],
     dialect: str | None = None,
     drop: str | None = None,
-) -> ResNet:
+) -> Network:
     """Fill `model` with the weights of a file, a URL or a state dict, and return it.
 
     `dialect`: whose names the weights have, one of DIALECTS; None recognises it from the names.
@@ -49,7 +49,7 @@ def load(
 
 
 def check_model(model: object) -> None:
-    if not isinstance(model, ResNet):
+    if not isinstance(model, Network):
         raise WeightsError(
             f"the weights are for networks of the zoo, and this is {type(model).__name__}",
             "zoo.load(model, ...), zoo.export(model, ...)",
@@ -65,8 +65,8 @@ def check_model(model: object) -> None:
 
 
 def fill(
-    model: ResNet, weights: Weights, dialect: str | None = None, drop: str | None = None
-) -> ResNet:
+    model: Network, weights: Weights, dialect: str | None = None, drop: str | None = None
+) -> Network:
     """load(), once the weights are in memory."""
     spoken = recognise(weights, dialect)
     check_settings(model, spoken, weights.metadata, drop, weights.source)
@@ -113,7 +113,7 @@ def fill(
     return model
 
 
-def export(model: ResNet, dialect: str = "torchvision") -> dict[str, Tensor]:
+def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
     """The model's state dict in another library's names, which loads it with strict=True there.
 
     The tensors are the model's own, as in model.state_dict(). Raises WeightsError if the library

@@ -4,21 +4,42 @@ A ResNet-20 whose option-A shortcuts put the zero channels on the other side tak
 without a word, and gets 22 % of CIFAR-10 right instead of 92 %.
 """
 
+from typing import Any
+
 from torch import nn
 
 from zoo.blocks import Bottleneck
 from zoo.errors import WeightsError
+from zoo.networks import Network
+from zoo.plainvit import BLOCKS
 from zoo.resnet import CifarStem, ResNet
 from zoo.shortcuts import Projection, ZeroPad
+from zoo.vit import EncoderBlock, ViT
 from zoo.weights.dialects import Dialect
 from zoo.weights.files import Metadata
 
 
-def settings_of(model: ResNet) -> dict[str, str]:
-    """The settings that change a network's outputs, read off its modules.
+def settings_of(model: Network) -> dict[str, str]:
+    """The settings that change a network's outputs, read off its modules."""
+    return vit_settings(model) if isinstance(model, ViT) else resnet_settings(model)
 
-    Shapes show some of them; ZeroPad's side and the strided convolution they do not.
-    """
+
+BLOCK_NAMES = {EncoderBlock: "residual"} | {kind: name for name, kind in BLOCKS.items()}
+
+
+def vit_settings(model: ViT) -> dict[str, str]:
+    """Shapes show none of them but a missing MLP."""
+    block: Any = model.blocks[0]
+    return {
+        "block": BLOCK_NAMES[type(block)],
+        "heads": str(block.attention.heads),
+        "eps": f"{model.norm.eps:g}",
+        "resizing": model.stem.resizing,
+    }
+
+
+def resnet_settings(model: ResNet) -> dict[str, str]:
+    """Shapes show some of them; ZeroPad's side and the strided convolution they do not."""
     blocks = [block for stage in model.stages.children() for block in stage.children()]
     shortcuts = [block.shortcut for block in blocks if hasattr(block, "shortcut")]
     kind = "identity" if shortcuts else "none"
@@ -41,7 +62,7 @@ def settings_of(model: ResNet) -> dict[str, str]:
 
 
 def check_settings(
-    model: ResNet,
+    model: Network,
     dialect: Dialect,
     metadata: Metadata,
     drop: str | None,

@@ -1,0 +1,35 @@
+"""Where each patch was: a table of embeddings for one size of image, stretched to others.
+
+The table is learned for a square grid of patches. For another grid, libraries stretch it, each in
+its own way: all bicubic, and up to 1.05 apart on unit noise. Weights belong to the way of the
+library that they come from.
+
+Paper: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.2 "Fine-tuning and higher resolution".
+Dimension key: N batch, L tokens, D width, S side of the square grid.
+Read next: vit.py, which adds them to the patches.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+RESIZINGS: dict[str, dict[str, bool]] = {
+    "align-corners": {"align_corners": True},  # torchvision
+    "antialias": {"antialias": True},  # timm
+    "bicubic": {},  # transformers
+}
+
+
+def resize_positions(position: Tensor, rows: int, columns: int, resizing: str) -> Tensor:
+    """(1, 1 + S*S, D) -> (1, 1 + rows*columns, D); the class token's embedding stays.
+
+    `resizing` is a key of RESIZINGS. A grid that fits is returned as it is.
+    """
+    side = math.isqrt(position.shape[1] - 1)
+    if (rows, columns) == (side, side):
+        return position
+    grid = position[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # -> (1, D, S, S)
+    grid = interpolate(grid, (rows, columns), mode="bicubic", **RESIZINGS[resizing])
+    return torch.cat([position[:, :1], grid.flatten(2).transpose(1, 2)], 1)

@@ -1,0 +1,164 @@
+"""A picture as a row of patches, and blocks that add to each what it learns from all the others.
+
+The stream is BasicBlock's: `x = x + F(x)`, twice a block, with attention and a small network in
+place of convolutions. Nothing is applied to the sum, so that the stream runs untouched from the
+patches to the last norm.
+
+Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929), section 3.1,
+equations 1 to 4, figure 1.
+Dimension key: N batch, H W height and width of an image, P side of a patch, L tokens (the patches
+and one for the class), D width, h heads, K = D/h.
+Read next: plainvit.py (the same blocks without the additions).
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from zoo.positions import resize_positions
+
+
+class Patches(nn.Module):
+    """An image cut into P x P patches, each one token: (N, 3, H, W) -> (N, L, D). Equation 1.
+
+    Raises ValueError for images that do not divide into patches. Those of another size than
+    `image_size` have the position embeddings stretched: see positions.py.
+    """
+
+    def __init__(self, patch_size: int, width: int, image_size: int, resizing: str) -> None:
+        super().__init__()
+        self.resizing = resizing
+        self.conv = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        length = 1 + (image_size // patch_size) ** 2
+        self.position = nn.Parameter(torch.empty(1, length, width).normal_(std=0.02))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv(images)  # (N, 3, H, W) -> (N, D, H/P, W/P)
+        rows, columns = x.shape[2:]
+        if images.shape[2:] != (rows * self.conv.stride[0], columns * self.conv.stride[1]):
+            size = "x".join(map(str, images.shape[2:]))
+            raise ValueError(f"images of {size} pixels are no whole number of patches")
+        x = x.flatten(2).transpose(1, 2)  # -> (N, D, L-1) -> (N, L-1, D)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)  # -> (N, L, D)
+        return x + resize_positions(self.position, rows, columns, self.resizing)
+
+
+class Attention(nn.Module):
+    """Every token asks all tokens, h times side by side: `softmax(q k^T / sqrt(K)) v`.
+
+    (N, L, D) -> (N, L, D). Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.proj = nn.Linear(width, width)  # before qkv: torchvision draws it first
+        self.qkv = XavierLinear(width, 3 * width)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = scaled_dot_product_attention(*self.split(x))  # (N, L, D) -> (N, h, L, K)
+        return self.proj(x.transpose(1, 2).flatten(2))  # -> (N, L, h, K) -> (N, L, D)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (N, h, L, K)."""
+        x = self.qkv(x).unflatten(2, (3, self.heads, -1))  # (N, L, D) -> (N, L, 3, h, K)
+        q, k, v = x.permute(2, 0, 3, 1, 4)  # -> (3, N, h, L, K)
+        return q, k, v
+
+    def spelled_out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same output, and the weights (N, h, L, L): row i is what token i takes of each."""
+        q, k, v = self.split(x)
+        weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(3)  # -> (N, h, L, L)
+        x = weights @ v  # -> (N, h, L, K)
+        return self.proj(x.transpose(1, 2).flatten(2)), weights
+
+
+class XavierLinear(nn.Linear):
+    """Starts as Glorot and Bengio 2010 propose, for q, k and v as one matrix; no bias."""
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class MLP(nn.Module):
+    """What a token makes of itself: widen, GELU (the exact one), narrow. (N, L, D) -> (N, L, D)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        for linear in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.normal_(linear.bias, std=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(x)))  # (N, L, D) -> (N, L, 4D) -> (N, L, D)
+
+
+class EncoderBlock(nn.Module):
+    """`x = x + attention(norm(x))`, then `x = x + mlp(norm(x))`. (N, L, D) -> (N, L, D).
+
+    Equations 2 and 3. The norm stands inside of the branch ("pre-norm"), not on the sum.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.mlp = MLP(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ViT(nn.Module):
+    """(N, 3, H, W) images -> (N, num_classes) logits; `make_block()` builds one of the blocks."""
+
+    def __init__(
+        self, stem: Patches, make_block: Callable[[], nn.Module], depth: int, num_classes: int,
+        eps: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        width = stem.conv.out_channels
+        self.stem = stem
+        self.blocks = nn.Sequential(*(make_block() for _ in range(depth)))
+        self.norm = nn.LayerNorm(width, eps)
+        self.head = nn.Linear(width, num_classes)
+        # Last, as in torchvision: seeded alike, a network starts as theirs does.
+        nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / stem.conv.weight[0].numel()))
+        for name in ("stem.conv.bias", "head.weight", "head.bias"):  # heads: section 3.2
+            nn.init.zeros_(self.get_parameter(name))
+
+    def features(self, images: Tensor) -> Tensor:
+        x = self.blocks(self.stem(images))  # (N, 3, H, W) -> (N, L, D)
+        return self.norm(x)[:, 0]  # the class token -> (N, D)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))  # (N, 3, H, W) -> (N, D) -> (N, num_classes)
+
+
+TABLE = {  # side of a patch, blocks, heads, width, hidden; table 1, and small ones for small images
+    "vit_b_16": (16, 12, 12, 768, 3072),
+    "vit_b_32": (32, 12, 12, 768, 3072),
+    "vit_l_16": (16, 24, 16, 1024, 4096),
+    **{f"vit{depth}": (4, depth, 4, 64, 256) for depth in (1, 2, 4, 6, 8, 12)},
+}
+
+
+def vit(
+    name: str, num_classes: int = 1000, *, image_size: int = 224, eps: float = 1e-6,
+    resizing: str = "align-corners", block: type[EncoderBlock] = EncoderBlock,
+) -> ViT:  # fmt: skip
+    """A row of TABLE. `eps` and `resizing` are torchvision's; other weights need their own."""
+    patch_size, depth, heads, width, hidden = TABLE[name]
+    stem = Patches(patch_size, width, image_size, resizing)
+    return ViT(stem, partial(block, width, heads, hidden, eps), depth, num_classes, eps)
