@@ -32,7 +32,7 @@ from zoo.resnet import (
 )
 from zoo.shortcuts import SHORTCUTS
 from zoo.vit import TABLE, vit
-from zoo.weights.load import classes_of, export, fill, load, open_weights
+from zoo.weights.load import brought_by, classes_of, export, fill, load, open_weights
 from zoo.weights.published import is_published_name, published
 
 __all__ = [
@@ -111,7 +111,7 @@ def build(
     loaded = open_weights(weights)
     # On the meta device nothing is drawn, only to be overwritten: loading is faster by that.
     with torch.device("meta"):
-        model = MODELS[name](**settings)
+        model = MODELS[name](**(brought_by(loaded, settings_allowed(name)) | settings))
     model.to_empty(device=torch.get_default_device())
     if num_classes in (None, classes_of(loaded)):
         return fill(model, loaded)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,16 +22,20 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
     """
     from zoo import MODELS  # zoo imports this file
 
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items() if is_shaped(key)}
+    shapes = joined({k: tuple(tensor.shape) for k, tensor in tensors.items() if is_shaped(k)})
     stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", ())
     if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
         return []
+    image_size = side_of_image(shapes)
     found = []
     for name, builder in MODELS.items():
         allowed = inspect.signature(builder).parameters
+        if ("image_size" in allowed) != (image_size > 0):
+            continue
         default = allowed["shortcut"].default if "shortcut" in allowed else None
         for shortcut in dict.fromkeys([default, "projection" if default else None]):
-            settings = {"num_classes": head[0], "width": stem[0], "shortcut": shortcut}
+            settings = {"num_classes": head[0], "width": stem[0], "shortcut": shortcut,
+                        "image_size": image_size}  # fmt: skip
             changed = {
                 key: value
                 for key, value in settings.items()
@@ -39,6 +44,31 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
             if shapes == shapes_of(name, **changed):
                 found.append((name, changed))
     return found
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def joined(shapes: Shapes) -> Shapes:
+    """Queries, keys and values that are apart, as one layer."""
+    whole: Shapes = {}
+    for key, shape in shapes.items():
+        for letter in "qkv":
+            if f".attention.{letter}." in key:
+                key = key.replace(f".attention.{letter}.", ".attention.qkv.")
+                rows = whole.get(key, (0,))[0] + (shape[0] if shape else 0)
+                shape = (rows, *shape[1:])
+                break
+        whole[key] = shape
+    return whole
+
+
+def side_of_image(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Of a transformer's images, in pixels, by its position embeddings; 0 if it has none."""
+    stem, position = shapes.get("stem.conv.weight", ()), shapes.get("stem.position", ())
+    if len(stem) != 4 or len(position) != 3 or not 1 < position[1] < 2**16:
+        return 0
+    return math.isqrt(position[1] - 1) * stem[2]
 
 
 @functools.cache
@@ -69,7 +99,7 @@ def likely_cause(
             f"the file's head has {theirs} classes, the model {ours}: pass num_classes={theirs}, "
             "or drop='head' for a fresh head"
         )
-    plain = settings_of(model)["shortcut"] == "none"
+    plain = settings_of(model).get("shortcut") == "none"
     if plain and not unknown and not missing and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
     for name, settings in identify(tensors)[-1:]:  # of twins, the residual one

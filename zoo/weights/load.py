@@ -5,19 +5,25 @@ every entry of the file must find its place and every place its entry, in the ri
 settings that a state dict does not show must be the ones that the weights were trained with.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.networks import Network
-from zoo.weights.dialects import DIALECTS, Dialect
+from zoo.plainvit import BLOCKS
+from zoo.positions import resize_positions
+from zoo.vit import ViT
+from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.download import fetch
 from zoo.weights.files import Metadata, Weights, from_loaded, read_weights
-from zoo.weights.identify import is_shaped, likely_cause
+from zoo.weights.identify import is_shaped, likely_cause, side_of_image
 from zoo.weights.settings import check_settings
 
 log = logging.getLogger("zoo")
@@ -35,7 +41,9 @@ def load(
 ) -> Network:
     """Fill `model` with the weights of a file, a URL or a state dict, and return it.
 
-    `dialect`: whose names the weights have, one of DIALECTS; None recognises it from the names.
+    `source` may also be "hf:OWNER/NAME" of the Hugging Face Hub, or a folder in that layout.
+    `dialect`: whose names the weights have; None recognises it from the names. A transformer for
+    another size of image has the position embeddings resized as that library does, and says so.
     `drop="shortcut"` leaves the shortcuts' entries out, so that a plain network takes its residual
     twin's weights; `drop="head"` leaves the head's out, and the model keeps its own. Both say so.
     Raises WeightsError, with the model as it was, if anything does not fit.
@@ -68,13 +76,17 @@ def fill(
     model: Network, weights: Weights, dialect: str | None = None, drop: str | None = None
 ) -> Network:
     """load(), once the weights are in memory."""
-    spoken = recognise(weights, dialect)
+    spoken = by_name(dialect, model) if dialect else recognise(weights)
     check_settings(model, spoken, weights.metadata, drop, weights.source)
     named = {key: spoken.to_zoo(key) or "" for key in weights.tensors}  # "": unknown
+    refuse_twins(named, weights.source)
     unknown = {key: weights.tensors[key] for key, ours in named.items() if not ours}
     found = {ours: weights.tensors[key] for key, ours in named.items() if ours}
     tensors = {key: v for key, v in found.items() if not (drop and is_part(key, drop))}
-    places = model.state_dict()
+    resizing = (weights.metadata.settings or {}).get("resizing") or spoken.resizing
+    if isinstance(model, ViT) and resizing:
+        fit_positions(model, tensors, resizing)
+    places = spoken.divided(model.state_dict())
     if drop == "head":
         places = {key: place for key, place in places.items() if not is_part(key, "head")}
     if len({place.data_ptr() for place in places.values()}) < len(places):
@@ -100,6 +112,8 @@ def fill(
     with torch.no_grad():
         for key, place in places.items():
             place.copy_(tensors[key]) if key in tensors else place.zero_()
+    if isinstance(model, ViT) and resizing:
+        model.stem.resizing = resizing
     if drop == "shortcut":
         log.warning(
             "dropped %d entries of shortcuts: a plain network has none", len(found) - len(tensors)
@@ -113,6 +127,33 @@ def fill(
     return model
 
 
+def refuse_twins(named: Mapping[str, str], source: str) -> None:
+    """Some parts have two spellings, and a file should have one of them."""
+    places: dict[str, str] = {}
+    for key, ours in named.items():
+        if ours and places.setdefault(ours, key) != key:
+            raise WeightsError(
+                f"{places[ours]} and {key} are the same part", source, "leave one of them out"
+            )
+
+
+def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None:
+    """Position embeddings of a square grid stretched to the model's, in `tensors`."""
+    theirs, place = tensors.get("stem.position"), model.stem.position
+    if theirs is None or theirs.dim() != 3 or theirs.shape == place.shape:
+        return
+    here, there = (math.isqrt(length - 1) for length in (place.shape[1], max(theirs.shape[1], 2)))
+    whole = theirs.shape[1] == there**2 + 1 and theirs.is_floating_point()
+    if whole and theirs.shape[::2] == place.shape[::2]:
+        tensors["stem.position"] = resize_positions(
+            theirs.to(place.dtype), here, here, resizing
+        ).detach()
+        log.warning(
+            "resized the position embeddings from %dx%d to %dx%d patches (%s)",
+            there, there, here, here, resizing,
+        )  # fmt: skip
+
+
 def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
     """The model's state dict in another library's names, which loads it with strict=True there.
 
@@ -120,13 +161,13 @@ def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
     has no such network.
     """
     check_model(model)
-    spoken = by_name(dialect)
+    spoken = by_name(dialect, model)
     check_settings(
         model, spoken, Metadata(), None, f"zoo.export(model, {dialect!r})",
         fix="no network of theirs computes this; dialect='zoo' exports any model",
     )  # fmt: skip
     exported = {}
-    for key, tensor in model.state_dict().items():
+    for key, tensor in spoken.divided(model.state_dict()).items():
         name = spoken.from_zoo(key)
         if name is None:
             raise WeightsError(
@@ -152,42 +193,70 @@ def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
 
 def classes_of(weights: Weights) -> int | None:
     """How many outputs the head in the file has, if it has one."""
-    for dialect in DIALECTS.values():
+    for dialect in DIALECTS:
         head = weights.tensors.get((dialect.from_zoo("head.weight") or "")[len(dialect.prefix) :])
         if head is not None and head.dim() == 2:
             return head.shape[0]
     return None
 
 
+def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
+    """Settings of the builder that the weights say or imply: of a transformer's, not of a ResNet's.
+
+    A ResNet's (strides, zeros) change what the network is, so whoever builds it says them.
+    """
+    spoken = recognise(weights)
+    said = {key: values[0] for key, values in spoken.requires.items()}
+    said |= weights.metadata.settings or {}
+    position, conv = (
+        weights.tensors.get((spoken.from_zoo(key) or "").removeprefix(spoken.prefix))
+        for key in ("stem.position", "stem.conv.weight")
+    )
+    settings: dict[str, Any] = {}
+    if said.get("block") in BLOCKS:
+        settings["block"] = said["block"]
+    with contextlib.suppress(ValueError):
+        settings["eps"] = float(said.get("eps", ""))
+    if position is not None and conv is not None:
+        shapes = {"stem.position": tuple(position.shape), "stem.conv.weight": tuple(conv.shape)}
+        settings["image_size"] = side_of_image(shapes) or None
+    return {key: value for key, value in settings.items() if key in allowed and value}
+
+
 def is_part(key: str, part: str) -> bool:
     return part in key.split(".")
 
 
-def by_name(dialect: str) -> Dialect:
-    if not isinstance(dialect, str) or dialect not in DIALECTS:
+def by_name(dialect: str, model: Network) -> Dialect:
+    """The dialect of that name for the model's family."""
+    tables = VIT_DIALECTS if isinstance(model, ViT) else RESNET_DIALECTS
+    if not isinstance(dialect, str) or dialect not in tables:
         raise WeightsError(
-            f"there is no dialect {dialect!r}", "dialect=...", f"one of {', '.join(DIALECTS)}"
+            f"there is no dialect {dialect!r} of these networks",
+            "dialect=...",
+            f"one of {', '.join(tables)}",
         )
-    return DIALECTS[dialect]
+    return tables[dialect]
 
 
-def recognise(weights: Weights, dialect: str | None = None) -> Dialect:
+def recognise(weights: Weights) -> Dialect:
     """The dialect that knows the most names."""
-    if dialect is not None:
-        return by_name(dialect)
-    known = {}
-    for name, table in DIALECTS.items():
-        known[name] = sum(table.to_zoo(key) is not None for key in weights.tensors)
-        if known[name] == len(weights.tensors):
+
+    best, most = DIALECTS[0], 0
+    for table in DIALECTS:
+        known = sum(table.to_zoo(key) is not None for key in weights.tensors)
+        if known == len(weights.tensors):
             return table
-    best = max(known, key=lambda name: known[name])
-    if not known[best]:
+        if known > most:
+            best, most = table, known
+    if not most:
         raise WeightsError(
             f"these names belong to no network of the zoo: {', '.join(list(weights.tensors)[:3])}",
             weights.source,
-            f"give a ResNet's weights in one of these libraries' names: {', '.join(DIALECTS)}",
+            "give a ResNet's or ViT's weights in the names of "
+            + ", ".join(dict.fromkeys(table.name for table in DIALECTS)),
         )
-    return DIALECTS[best]
+    return best
 
 
 def misfits(

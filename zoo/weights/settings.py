@@ -74,8 +74,10 @@ def check_settings(
     if metadata.settings:
         required |= {key: (value,) for key, value in metadata.settings.items()}
     for key, value in settings_of(model).items():
-        if drop == "shortcut" and key == "shortcut":
-            if value != "none":
+        if key == "resizing":
+            continue  # computes nothing at the weights' own size, and load takes theirs
+        if drop == "shortcut" and key in ("shortcut", "block"):
+            if value in ("residual", "identity", "pad", "pad-append", "projection"):
                 raise WeightsError(
                     f"drop='shortcut' is for plain networks, and this one's shortcuts are {value}",
                     source,
@@ -95,6 +97,14 @@ def how_to_fit(key: str, value: str, wanted: str) -> str:
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
     if key == "shortcut" and wanted == "none":
         return "these are a plain network's weights: build the plain twin"
+    if key == "block":
+        if wanted == "residual":
+            return "the model is plain: pass drop='shortcut' to give it its twin's weights"
+        return f"these are a plain network's weights: build the plain twin with block={wanted!r}"
+    if key == "eps":
+        return f"build the model with eps={wanted}"
+    if key == "heads":
+        return "no network of the zoo has this width with so many heads"
     if key == "stem":
         return f"choose a model with the {wanted} stem"
     return f"build the model with {key}={wanted!r}"
