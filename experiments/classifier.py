@@ -8,6 +8,7 @@
 Names and preprocessing come from the checkpoint, never from a folder found later.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -26,9 +27,12 @@ from experiments.cli import UsageError
 from experiments.train import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
+from zoo.plainvit import BLOCKS
 from zoo.resnet import CifarStem
-from zoo.weights.files import Metadata, Weights, read_weights, write_weights
-from zoo.weights.load import classes_of, fill, open_weights
+from zoo.vit import ViT
+from zoo.weights.dialects import IMAGENET_MEAN_STD, Dialect
+from zoo.weights.files import Metadata, Weights, write_weights
+from zoo.weights.load import brought_by, classes_of, fill, open_weights, recognise
 from zoo.weights.published import is_published_name
 from zoo.weights.settings import settings_of
 
@@ -79,9 +83,12 @@ def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str 
     ]  # fmt: skip
 
 
-def load_model(path: str | Path) -> Classifier:
-    """What save_classifier wrote; WeightsError for any file that says less than it needs."""
-    weights = read_weights(Path(path))
+def load_model(path: str | Path, name: str | None = None) -> Classifier:
+    """What save_classifier wrote, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
+
+    WeightsError for anything that says less than it needs, or is of another network than `name`.
+    """
+    weights = open_weights(path)
     said = weights.metadata
     if said.model is None or said.classes is None or said.preprocess is None:
         raise WeightsError(
@@ -90,7 +97,9 @@ def load_model(path: str | Path) -> Classifier:
             "give a best or last .safetensors of experiments.transfer, or pass --model and "
             "--weights for published weights",
         )
-    model = fill(built_for(said.model, weights), weights, "zoo")
+    if name not in (None, said.model):
+        raise WeightsError(f"these are {said.model}'s weights", path, f"--model {said.model}")
+    model = fill(built_for(said.model, weights), weights)
     if len(said.classes) != model.head.out_features:
         raise WeightsError(
             f"the file names {len(said.classes)} classes and its head has "
@@ -115,6 +124,7 @@ def built_for(name: str, weights: Weights) -> Network:
     }
     if name != twin(name):
         settings.pop("shortcut", None)
+    settings |= brought_by(weights, zoo.settings_allowed(name))
     return zoo.build(name, classes_of(weights), **settings)
 
 
@@ -158,16 +168,19 @@ def published_classifier(name: str, weights: str) -> Classifier:
 
 
 def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifier:
-    """Published weights of the model `name`, if one is named, or else what is in a checkpoint."""
-    return published_classifier(name, weights) if name else load_model(checkpoint)
+    """Weights of the model `name`, if one is named, or else what is in a checkpoint."""
+    if name and is_published_name(weights):
+        return published_classifier(name, weights)
+    return load_model(weights if name else checkpoint, name)
 
 
 def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
     """A network with weights, and how they want pictures to be shown.
 
-    `weights`: a published name, a file, a URL, or None for random ones of `seed`. A plain network
-    takes its residual twin's and says what it dropped. Files of other libraries do not say how
-    pictures were shown: then as ImageNet's V1 weights want it, at 32x32 for the CIFAR networks.
+    `weights`: what zoo.load takes, a published name, or None for random ones of `seed`. A plain
+    network takes its residual twin's and says what it dropped. Files of other libraries do not say
+    how pictures were shown: then as ImageNet's V1 weights want it, at 32x32 for the CIFAR networks,
+    and whole for the transformers.
     """
     torch.manual_seed(seed)
     if weights is None:
@@ -180,12 +193,14 @@ def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View
                     asked.crop)  # fmt: skip
     else:
         loaded, view = open_weights(weights), None
-    plain_already = (loaded.metadata.settings or {}).get("shortcut") == "none"
+    said_settings = loaded.metadata.settings or {}
+    plain_already = said_settings.get("shortcut") == "none" or said_settings.get("block") in BLOCKS
     drop = "shortcut" if name != twin(name) and not plain_already else None
     model = fill(built_for(name, loaded), loaded, drop=drop)
     if view is None and loaded.metadata.preprocess:
         view = view_from(loaded.metadata.preprocess, loaded.source)
-    return model.to(memory_format=torch.channels_last), view or default_view(model)
+    view = view or default_view(model, recognise(loaded))
+    return model.to(memory_format=torch.channels_last), view
 
 
 def twin(name: str) -> str:
@@ -193,7 +208,12 @@ def twin(name: str) -> str:
     return name.removeprefix("plain") if "vit" in name else name.replace("plain", "resnet")
 
 
-def default_view(model: Network) -> View:
+def default_view(model: Network, dialect: Dialect | None = None) -> View:
+    """For files that do not say: the model's size, and the normalisation of the library."""
+    mean, std = dialect.normalize if dialect else IMAGENET_MEAN_STD
+    if isinstance(model, ViT):
+        side = math.isqrt(model.stem.position.shape[1] - 1) * model.stem.conv.kernel_size[0]
+        return View(side, side, squash=True, mean=mean, std=std, input_size=side)
     if isinstance(model.stem, CifarStem):
         return View(resize=32, crop=32, input_size=32)
     return View()

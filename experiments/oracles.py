@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from experiments.cli import UsageError
 from zoo.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS
-from zoo.weights.dialects import RESNET_DIALECTS, Dialect, Rules, rename
+from zoo.weights.dialects import TORCHVISION, TRANSFORMERS, Dialect, Rules, rename
 
 MODELS = tuple(f"resnet{depth}" for depth in (*BASIC_DEPTHS, *BOTTLENECK_DEPTHS))
 
@@ -82,9 +82,9 @@ TRANSFORMERS_BLOCKS = (
 ORACLES = {
     oracle.library: oracle
     for oracle in (
-        Oracle("torchvision", RESNET_DIALECTS["torchvision"], torchvision_network, TORCHVISION_BLOCKS),
-        Oracle("transformers", RESNET_DIALECTS["transformers"], transformers_network, TRANSFORMERS_BLOCKS),
-        Oracle("timm", RESNET_DIALECTS["torchvision"], timm_network, TORCHVISION_BLOCKS),
+        Oracle("torchvision", TORCHVISION, torchvision_network, TORCHVISION_BLOCKS),
+        Oracle("transformers", TRANSFORMERS, transformers_network, TRANSFORMERS_BLOCKS),
+        Oracle("timm", TORCHVISION, timm_network, TORCHVISION_BLOCKS),
     )
 }
 

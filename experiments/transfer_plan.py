@@ -45,7 +45,7 @@ class Options:
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("resnet18",)
     """Any model of the zoo, plain ones too; several are compared."""
     weights: str = "DEFAULT"
-    """A published name, a FILE, a URL, or none. A plain network takes its residual twin's."""
+    """A published name, a FILE, a URL, hf:OWNER/NAME, or none. A plain network takes its twin's."""
     recipe: Literal[
         "default", "bootcamp", "two-strategies", "tutorial", "cifar10", "small", "imagenet"
     ] = "default"  # fmt: skip
@@ -135,6 +135,7 @@ def recipe_of(options: Options) -> Recipe:
 def plan(options: Options, base: dict[str, Settings], pictures: str) -> list[Transfer]:
     """Every model, batch size, strategy and seed; one seed of everything first."""
     strategies = STRATEGIES if "all" in options.strategy else options.strategy
+    without_bn = {name for name in options.model if "vit" in name}
     recipe, weights = recipe_of(options), None if options.weights == "none" else options.weights
     sizes = options.batch_size or (recipe.batch_size,)
     combinations = itertools.product(
@@ -146,6 +147,7 @@ def plan(options: Options, base: dict[str, Settings], pictures: str) -> list[Tra
             strategy, model, weights, seed, replace(recipe, batch_size=size), base[model], pictures
         )
         for seed, model, size, strategy in combinations
+        if strategy != "moving-bn" or model not in without_bn
     ]
 
 
@@ -180,7 +182,13 @@ def check(options: Options) -> None:
             f"give {LARGEST_SIZE} pixels or fewer",
         )
     for name in options.model:
-        zoo.build(name, 2, width=1)  # small: only to see whether there is such a model
+        zoo.check(name, {"image_size": options.size} if "vit" in name and options.size else {})
+        if "vit" in name and set(options.strategy) == {"moving-bn"}:
+            raise UsageError(
+                f"{name} has no batch norms whose statistics could move",
+                "--strategy moving-bn",
+                "choose a ResNet, or feature-extraction",
+            )
     for size in options.batch_size:
         if size < 2:
             raise UsageError("batch norm needs 2 pictures", f"--batch-size {size}", "2 or more")

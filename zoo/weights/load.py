@@ -23,6 +23,7 @@ from zoo.vit import ViT
 from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.download import fetch
 from zoo.weights.files import Metadata, Weights, from_loaded, read_weights
+from zoo.weights.hub import PREFIX, from_hub, read_folder
 from zoo.weights.identify import is_shaped, likely_cause, side_of_image
 from zoo.weights.settings import check_settings
 
@@ -186,9 +187,18 @@ def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
             "zoo.load, zoo.build",
             "give the PATH or URL of a file, or what model.state_dict() returns",
         )
+    if str(source).startswith(PREFIX):
+        return from_hub(str(source))
     if str(source).startswith(("http://", "https://")):
         return fetch(str(source))
-    return read_weights(Path(source))
+    return read_folder(Path(source)) if is_folder(source) else read_weights(Path(source))
+
+
+def is_folder(source: str | Path) -> bool:
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def classes_of(weights: Weights) -> int | None:

@@ -55,7 +55,7 @@ def published(model: str, weights: str = "DEFAULT") -> Published:
     except ValueError:
         raise WeightsError(
             f"there are no published weights for {model}",
-            f"torchvision publishes {weights} for the ImageNet ResNets only",
+            f"torchvision publishes {weights} for ImageNet's ResNets and ViTs",
             "pass the PATH or URL of a file; a plain network takes its twin's weights by "
             f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')",
         ) from None
