@@ -1,12 +1,15 @@
 """Weights from one library's names into another's, with the class names that go with them.
 
     python -m experiments.convert resnet50_model.pth animals.safetensors --to zoo --classes cat,dog
+    python -m experiments.convert best.safetensors FOLDER --to transformers
 
+A transformer for transformers can become a folder, as the Hugging Face Hub has them: its files say
+what a state dict does not, the norms' eps, the class names and how pictures are shown.
 Whose names the file has, and of which network it is, is recognised from its entries. The weights
 are loaded into that network and exported again, so everything that zoo.load refuses is refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,12 +17,15 @@ import tyro
 
 import zoo
 from experiments import cli
+from experiments.classifier import default_view
 from experiments.cli import UsageError
 from zoo import WeightsError
 from zoo.networks import Network
+from zoo.vit import ViT
 from zoo.weights.files import Metadata, Weights, write_weights
+from zoo.weights.hub import write_folder
 from zoo.weights.identify import identify
-from zoo.weights.load import fill, open_weights, recognise
+from zoo.weights.load import brought_by, fill, open_weights, recognise
 from zoo.weights.settings import settings_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -30,17 +36,18 @@ class Options:
     """Convert a file of weights from one library's names into another's."""
 
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
-    """A .pth or .safetensors file, or the URL of one."""
+    """A .pth or .safetensors file, the URL of one, hf:OWNER/NAME or a folder in its layout."""
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """Where to write: .safetensors or .pth."""
-    to: Literal["torchvision", "transformers", "cifar", "zoo"]
+    """Where to write: .safetensors or .pth; or a folder, for a ViT of transformers."""
+    to: Literal["torchvision", "transformers", "timm", "cifar", "zoo"]
     """Whose names the output has."""
     classes: str | None = None
     """Class names in the order of the head's outputs: a,b,c."""
 
 
 def main(options: Options) -> None:
-    if options.output.suffix not in SUFFIXES:
+    folder = not options.output.suffix and options.to == "transformers"
+    if options.output.suffix not in SUFFIXES and not folder:
         raise UsageError(
             f"cannot write {options.output.suffix or 'a file without a suffix'}",
             options.output,
@@ -53,9 +60,12 @@ def main(options: Options) -> None:
     weights = open_weights(options.input)
     name, model = network_of(weights)
     classes = class_names(options.classes, weights.metadata.classes, model.head.out_features)
+    if folder:
+        write_as_folder(options.output, name, model, classes, weights)
+        return
     metadata = Metadata()
     if options.output.suffix == ".safetensors" or options.to == "zoo":
-        metadata = Metadata(name, settings_of(model), classes)
+        metadata = Metadata(name, settings_of(model), classes, weights.metadata.preprocess)
     elif options.classes:
         raise UsageError(
             f"a .pth file in {options.to}'s names has no place for class names",
@@ -74,6 +84,21 @@ def main(options: Options) -> None:
     )
 
 
+def write_as_folder(
+    folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, weights: Weights
+) -> None:
+    if not isinstance(model, ViT) or settings_of(model)["block"] != "residual":
+        raise UsageError(
+            f"folders are written of transformers, and this is {name}",
+            folder,
+            "name the output .safetensors or .pth",
+        )
+    classes = classes or tuple(f"LABEL_{place}" for place in range(model.head.out_features))
+    view = weights.metadata.preprocess or asdict(default_view(model, recognise(weights)))
+    write_folder(folder, name, model, classes, view)
+    print(f"{name}: {folder} is what transformers' from_pretrained and pipeline take")
+
+
 def network_of(weights: Weights) -> tuple[str, Network]:
     """The name and network that the weights are of, filled with them."""
     dialect = recognise(weights)
@@ -82,7 +107,7 @@ def network_of(weights: Weights) -> tuple[str, Network]:
     if weights.metadata.model:
         found = [(name, settings) for name, settings in found if name == weights.metadata.model]
     elif dialect.requires:  # other libraries have no plain networks
-        found = [(name, settings) for name, settings in found if name.startswith("resnet")]
+        found = [(name, settings) for name, settings in found if not name.startswith("plain")]
     if len(found) != 1:
         names = " and ".join(name for name, _ in found)
         raise WeightsError(
@@ -96,6 +121,7 @@ def network_of(weights: Weights) -> tuple[str, Network]:
     hidden = {
         key: said[key] for key in ("shortcut", "stride_in") if said.get(key, "none") != "none"
     }
+    hidden |= brought_by(weights, zoo.settings_allowed(name))
     return name, fill(zoo.build(name, **settings | hidden), weights)
 
 

@@ -150,14 +150,14 @@ def labels_of(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     """The class names, in the order of the head's outputs."""
     labels = config.get("id2label")
     labels = labels if isinstance(labels, dict) else {}
-    names = [labels.get(str(place)) for place in range(len(labels))]
-    if not names or not all(isinstance(name, str) for name in names):
+    names = tuple(labels.get(str(place), "") for place in range(len(labels)))
+    if not names or not all(isinstance(name, str) and name for name in names):
         raise WeightsError(
             "the names of the classes are not there, or not numbered from 0",
             folder / CONFIG,
             'its id2label is like {"0": "airplane", "1": "automobile"}',
         )
-    return tuple(names)
+    return names
 
 
 def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
