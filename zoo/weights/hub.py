@@ -24,7 +24,7 @@ CONFIG, PICTURES = "config.json", "preprocessor_config.json"
 FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 
 # ViTConfig's and ViTImageProcessor's own, for files that leave something out.
-CONFIG_DEFAULTS = {
+CONFIG_DEFAULTS: dict[str, Any] = {
     "model_type": "", "patch_size": 16, "num_hidden_layers": 12, "num_attention_heads": 12,
     "hidden_size": 768, "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
     "qkv_bias": True, "image_size": 224, "num_channels": 3,
