@@ -31,6 +31,7 @@ from data.synthetic import synthetic
 from experiments import cli
 from experiments.bench_kit import Comparison, ratios, same, training_step
 from experiments.bench_transfer import TRANSFER_COMPARISONS
+from experiments.bench_vit import VIT_COMPARISONS, images_per_second
 from experiments.cli import UsageError
 from experiments.device import choose_precision, make_deterministic, name, to_layout
 from experiments.train import Settings
@@ -165,6 +166,7 @@ COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     lambda: compare_loading(hashed=False),
     lambda: compare_loading(hashed=True),
     *TRANSFER_COMPARISONS,
+    *VIT_COMPARISONS,
 )
 
 
@@ -186,6 +188,9 @@ def main(options: Options) -> None:
             comparison.checked,
         )
     Console().print(table)
+    if torch.cuda.is_available():
+        print(f"on {torch.cuda.get_device_name()}:")
+        print("\n".join(images_per_second(torch.device("cuda"))))
 
 
 if __name__ == "__main__":

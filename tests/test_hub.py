@@ -280,8 +280,9 @@ def test_a_name_of_the_hub_is_downloaded_once_and_then_used_offline(theirs, hub,
 
 def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(theirs, tmp_path):
     done = in_a_process(
-        tmp_path, "http://127.0.0.1:9", "-m", "experiments.predict", "hf:nateraw/cifar10", theirs[2]
-    )
+        tmp_path, "http://127.0.0.1:9", "-m", "experiments.predict", "hf:nateraw/cifar10",
+        theirs[2], HF_HUB_OFFLINE="1",
+    )  # fmt: skip
     assert_three_lines(done, 4, "hf:nateraw/cifar10", "config.json", "model.safetensors", "PATH")
 
 
