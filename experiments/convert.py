@@ -25,7 +25,8 @@ from zoo.vit import ViT
 from zoo.weights.files import Metadata, Weights, write_weights
 from zoo.weights.hub import write_folder
 from zoo.weights.identify import identify
-from zoo.weights.load import brought_by, fill, open_weights, recognise
+from zoo.weights.load import fill, open_weights
+from zoo.weights.recognise import brought_by, recognise
 from zoo.weights.settings import settings_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt")

@@ -26,8 +26,9 @@ from experiments.cli import UsageError
 from experiments.device import make_deterministic
 from experiments.oracles import MODELS, ORACLES, Oracle, the_oracle
 from experiments.report import markdown_table, put_into_readme
-from zoo.weights.load import classes_of, open_weights
+from zoo.weights.load import open_weights
 from zoo.weights.published import is_published_name
+from zoo.weights.recognise import classes_of
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def test_nothing_to_predict_is_said(folder, checkpoint, invoke, tmp_path):
     (tmp_path / "empty").mkdir()
     done = invoke("experiments.predict", checkpoint, tmp_path / "empty")
     assert_three_lines(done, 3, "no pictures in this folder")
-    assert_three_lines(invoke("experiments.predict", folder, folder), 4, "this is not a file")
+    assert_three_lines(invoke("experiments.predict", folder, folder), 4, "this is a folder")
 
 
 def test_published_weights_name_imagenets_classes(folder, invoke, tmp_path, monkeypatch):

@@ -32,8 +32,9 @@ from zoo.resnet import (
 )
 from zoo.shortcuts import SHORTCUTS
 from zoo.vit import TABLE, vit
-from zoo.weights.load import brought_by, classes_of, export, fill, load, open_weights
+from zoo.weights.load import export, fill, load, open_weights
 from zoo.weights.published import is_published_name, published
+from zoo.weights.recognise import brought_by, classes_of
 
 __all__ = [
     "MODELS", "ModelError", "WeightsError", "build", "export", "list_models", "load", "published",

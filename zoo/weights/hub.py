@@ -90,6 +90,12 @@ def by_hand(repository: str) -> str:
 
 def read_folder(folder: Path) -> Weights:
     """A folder in the Hub's layout: the weights, and what goes with them."""
+    if not (folder / CONFIG).is_file():
+        raise WeightsError(
+            f"this is a folder, and not of the Hub's layout: it has no {CONFIG}",
+            folder,
+            f"give a .pth or .safetensors file, or a folder with {CONFIG} and {FILES[0]}",
+        )
     config = CONFIG_DEFAULTS | read_json(folder / CONFIG)
     file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is None:
@@ -118,7 +124,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"cannot read {path.name}: {why}",
             path,
-            f"a folder of the Hub's layout has {CONFIG} beside {FILES[0]}; get it again",
+            "get it again",
         ) from error
     return said
 

@@ -5,26 +5,24 @@ every entry of the file must find its place and every place its entry, in the ri
 settings that a state dict does not show must be the ones that the weights were trained with.
 """
 
-import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.networks import Network
-from zoo.plainvit import BLOCKS
 from zoo.positions import resize_positions
 from zoo.vit import ViT
-from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, Dialect
+from zoo.weights.dialects import Dialect
 from zoo.weights.download import fetch
 from zoo.weights.files import Metadata, Weights, from_loaded, read_weights
 from zoo.weights.hub import PREFIX, from_hub, read_folder
-from zoo.weights.identify import is_shaped, likely_cause, side_of_image
+from zoo.weights.identify import is_shaped, likely_cause
+from zoo.weights.recognise import by_name, recognise
 from zoo.weights.settings import check_settings
 
 log = logging.getLogger("zoo")
@@ -201,72 +199,8 @@ def is_folder(source: str | Path) -> bool:
         return False
 
 
-def classes_of(weights: Weights) -> int | None:
-    """How many outputs the head in the file has, if it has one."""
-    for dialect in DIALECTS:
-        head = weights.tensors.get((dialect.from_zoo("head.weight") or "")[len(dialect.prefix) :])
-        if head is not None and head.dim() == 2:
-            return head.shape[0]
-    return None
-
-
-def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
-    """Settings of the builder that the weights say or imply: of a transformer's, not of a ResNet's.
-
-    A ResNet's (strides, zeros) change what the network is, so whoever builds it says them.
-    """
-    spoken = recognise(weights)
-    said = {key: values[0] for key, values in spoken.requires.items()}
-    said |= weights.metadata.settings or {}
-    position, conv = (
-        weights.tensors.get((spoken.from_zoo(key) or "").removeprefix(spoken.prefix))
-        for key in ("stem.position", "stem.conv.weight")
-    )
-    settings: dict[str, Any] = {}
-    if said.get("block") in BLOCKS:
-        settings["block"] = said["block"]
-    with contextlib.suppress(ValueError):
-        settings["eps"] = float(said.get("eps", ""))
-    if position is not None and conv is not None:
-        shapes = {"stem.position": tuple(position.shape), "stem.conv.weight": tuple(conv.shape)}
-        settings["image_size"] = side_of_image(shapes) or None
-    return {key: value for key, value in settings.items() if key in allowed and value}
-
-
 def is_part(key: str, part: str) -> bool:
     return part in key.split(".")
-
-
-def by_name(dialect: str, model: Network) -> Dialect:
-    """The dialect of that name for the model's family."""
-    tables = VIT_DIALECTS if isinstance(model, ViT) else RESNET_DIALECTS
-    if not isinstance(dialect, str) or dialect not in tables:
-        raise WeightsError(
-            f"there is no dialect {dialect!r} of these networks",
-            "dialect=...",
-            f"one of {', '.join(tables)}",
-        )
-    return tables[dialect]
-
-
-def recognise(weights: Weights) -> Dialect:
-    """The dialect that knows the most names."""
-
-    best, most = DIALECTS[0], 0
-    for table in DIALECTS:
-        known = sum(table.to_zoo(key) is not None for key in weights.tensors)
-        if known == len(weights.tensors):
-            return table
-        if known > most:
-            best, most = table, known
-    if not most:
-        raise WeightsError(
-            f"these names belong to no network of the zoo: {', '.join(list(weights.tensors)[:3])}",
-            weights.source,
-            "give a ResNet's or ViT's weights in the names of "
-            + ", ".join(dict.fromkeys(table.name for table in DIALECTS)),
-        )
-    return best
 
 
 def misfits(
