@@ -1,0 +1,129 @@
+"""Where a vision transformer looks: attention of every head, and its roll-out, over a picture.
+
+    python -m experiments.attention CHECKPOINT PICTURE
+
+Papers: Vaswani et al. 2017 (arXiv 1706.03762), section 3.2, for attention; Abnar and Zuidema 2020,
+"Quantifying Attention Flow in Transformers" (arXiv 2005.00928), section 4, for its roll-out.
+Dimension key: N batch, L tokens (one for the class, then the patches, row by row), h heads.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from data.images import load_image
+from experiments import cli
+from experiments.classifier import load_model, top_k
+from experiments.cli import UsageError
+from zoo.plainvit import MlpSkipOnly, PlainAttentionBlock, PlainEncoderBlock
+from zoo.vit import ViT
+
+NOTHING_ADDED = (PlainEncoderBlock, MlpSkipOnly, PlainAttentionBlock)  # to what attention returns
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw the attention of every head, and its roll-out, over a picture."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A vision transformer: the best or last .safetensors of experiments.transfer."""
+    picture: tyro.conf.Positional[Path]
+    """Any picture."""
+    block: int | None = None
+    """Whose heads to show, counted from 0 (the last)."""
+    output: Path = Path("runs/attention.png")
+    """The PNG to write."""
+
+
+@contextmanager
+def watched(model: ViT) -> Iterator[list[Tensor]]:
+    """Collects the attention (N, h, L, L) of every block, in order, of what the model computes."""
+    seen: list[Tensor] = []
+
+    def spell_out(attention: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        seen.append(attention.spelled_out(*inputs)[1].detach().cpu())
+
+    blocks: Any = model.blocks
+    hooks = [block.attention.register_forward_hook(spell_out) for block in blocks]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def skips_of(model: ViT) -> list[bool]:
+    """For every block, whether it adds its attention to the stream."""
+    return [not isinstance(block, NOTHING_ADDED) for block in model.blocks]
+
+
+def rollout(weights: Sequence[Tensor], skips: Sequence[bool]) -> Tensor:
+    """How much of each input is in each token after the last block: float64 (N, L, L), rows of 1.
+
+    `weights`: of every block the attention (N, h, L, L). Section 4: A = 0.5 W + 0.5 I, where W is
+    the mean over heads and I the skip, and blocks multiply. Rows need not be normalised again:
+    those of W and I have the sum 1. A block without the addition keeps nothing of a token but
+    what attention takes of it, so there A = W.
+    """
+    length = weights[0].shape[-1]
+    same = torch.eye(length, dtype=torch.float64)
+    rolled = same.expand(len(weights[0]), length, length)
+    for attention, skip in zip(weights, skips, strict=True):
+        mean = attention.double().mean(1)  # (N, h, L, L) -> (N, L, L)
+        rolled = (0.5 * mean + 0.5 * same if skip else mean) @ rolled
+    return rolled
+
+
+def patches_of(attention: Tensor) -> Tensor:
+    """What the class token takes of each patch: (..., L, L) -> (..., rows, columns), a square."""
+    row = attention[..., 0, 1:]  # -> (..., L-1)
+    side = math.isqrt(row.shape[-1])
+    return row.unflatten(-1, (side, side))
+
+
+def main(options: Options) -> None:
+    from experiments.heatmaps import Looked, draw_attention  # matplotlib: slow to import
+
+    model = load_model(options.checkpoint)
+    if not isinstance(model.model, ViT):
+        raise UsageError(
+            "this network has no attention to show: it is no vision transformer",
+            options.checkpoint,
+            "give a checkpoint of one, such as vit_b_16",
+        )
+    block = chosen_block(options.block, len(model.model.blocks))
+    image = model.view(load_image(str(options.picture), str(options.picture)))
+    with watched(model.model) as weights:
+        logits = model.logits(image[None])
+    best = top_k(model, logits, 1)[0][0]
+    skips = skips_of(model.model)
+    last = ", the last" if block + 1 == len(skips) else f" of {len(skips)}"
+    looked = Looked(
+        image, options.picture.name, str(best["label"]), float(best["score"]),
+        patches_of(weights[block])[0], patches_of(rollout(weights, skips))[0],
+        f"blocks.{block}{last}", all(skips),
+    )  # fmt: skip
+    draw_attention(options.output, looked)
+    print(f"{options.picture}: {best['label']}, {100 * best['score']:.1f} %")
+    print(f"attention: {options.output}")
+
+
+def chosen_block(asked: int | None, count: int) -> int:
+    if asked is not None and not 0 <= asked < count:
+        raise UsageError(
+            f"there is no block {asked}: the network has {count}",
+            f"--block {asked}",
+            f"give 0 to {count - 1}, or leave it out for the last",
+        )
+    return count - 1 if asked is None else asked
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "attention")
