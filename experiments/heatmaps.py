@@ -130,7 +130,8 @@ def draw_map(page: Page, looked: Looked, heat: Tensor, panel: Panel, name: str) 
     grey = fitted(looked.image, panel.side) @ np.array([0.299, 0.587, 0.114]) / 255
     page.picture(panel.x, panel.y, laid_over(grey, enlarged(heat / highest, panel.side)))
     words = f"{name}: up to {percent(float(heat.max()))}"
-    page.text(panel.x, panel.y + panel.side + LINE / 2, words, panel.side, 14)
+    room = panel.side + GAP / 2
+    page.text(panel.x, panel.y + panel.side + LINE / 2, words, room, min(14, panel.side / 15))
 
 
 def enlarged(heat: Tensor, side: int) -> Grey:

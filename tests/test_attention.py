@@ -12,9 +12,9 @@ from data.views import View
 from experiments import attention
 from experiments.attention import patches_of, rollout, skips_of, watched
 from experiments.checks import shake
-from experiments.classifier import Classifier, save_classifier
+from experiments.classifier import save_classifier
 from experiments.heatmaps import lay_out
-from zoo.plainvit import BLOCKS, PlainAttentionBlock
+from zoo.plainvit import BLOCKS
 from zoo.vit import Attention, EncoderBlock
 
 AS_IT_IS = View(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3, input_size=32)
@@ -51,14 +51,20 @@ def looks_at_colours() -> zoo.networks.Network:
 
 
 @pytest.fixture
-def opened(monkeypatch):
-    """load_model returns the classifier around this network."""
+def saved(tmp_path):
+    """A checkpoint of this network."""
 
-    def use(model):
-        classifier = Classifier(model, ("a", "b", "c"), AS_IT_IS, {}, "model.safetensors")
-        monkeypatch.setattr(attention, "load_model", lambda _: classifier)
+    def save(name, model):
+        path = tmp_path / f"{name}.safetensors"
+        save_classifier(path, name, model, ("a", "b", "c"), AS_IT_IS, {})
+        return path
 
-    return use
+    return save
+
+
+def pixels_of(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
 
 
 def test_spelled_out_attention_is_forwards():
@@ -159,15 +165,13 @@ def brightest(pixels, panel):
     return tuple(int(i) for i in np.unravel_index(place, (8, 8)))
 
 
-def test_a_planted_look_is_drawn_over_its_patch(picture, opened, invoke, tmp_path):
-    opened(looks_at_colours())
+def test_a_planted_look_is_drawn_over_its_patch(picture, saved, invoke, tmp_path):
     output = tmp_path / "deep" / "heads.png"
-    done = invoke("experiments.attention", "x", picture, "--output", output)
+    checkpoint = saved("vit2", looks_at_colours())
+    done = invoke("experiments.attention", checkpoint, picture, "--output", output)
     assert done.returncode == 0, done.stderr
     assert f"{picture}: a, 33.3 %\nattention: {output}\n" == done.stdout
-    with Image.open(output) as drawn:
-        pixels = np.asarray(drawn.convert("RGB")).astype(int)
-    layout = lay_out(4)
+    pixels, layout = pixels_of(output), lay_out(4)
     assert pixels.shape == (layout.height, layout.width, 3)
     for panel, patch in zip(layout.heads, PLANTED.values(), strict=False):
         assert brightest(pixels, panel) == patch
@@ -178,9 +182,9 @@ def test_a_planted_look_is_drawn_over_its_patch(picture, opened, invoke, tmp_pat
         assert shown[y, x].tolist() == [255 * (channel == c) for c in range(3)]
 
 
-def test_planted_looks_by_numbers(opened, picture):
+def test_planted_looks_by_numbers(picture):
     model = looks_at_colours()
-    pixels = torch.from_numpy(np.array(Image.open(picture))).permute(2, 0, 1) / 255
+    pixels = torch.tensor(pixels_of(picture)).permute(2, 0, 1) / 255
     with watched(model) as weights:
         model(pixels[None])
     for of_block in weights:
@@ -195,40 +199,35 @@ def test_planted_looks_by_numbers(opened, picture):
     assert rolled[0, 0].item() == pytest.approx(0.75 / 4 / 65, rel=1e-3)
 
 
-def test_another_block_can_be_asked_for(picture, opened, invoke, tmp_path):
+def test_another_block_can_be_asked_for(picture, saved, invoke, tmp_path):
     model = looks_at_colours()
     with torch.no_grad():  # in the last one, heads 0 and 1 change places
         keys = model.blocks[1].attention.qkv.weight[64:96]
         keys.copy_(keys.roll(16, 0))
-    opened(model)
-    found = []
+    checkpoint, found = saved("vit2", model), []
     for block in (0, 1):
-        output = tmp_path / f"{block}.png"
-        done = invoke("experiments.attention", "x", picture, "--block", block, "--output", output)
+        done = invoke("experiments.attention", checkpoint, picture, "--block", block,
+                      "--output", tmp_path / "out.png")  # fmt: skip
         assert done.returncode == 0, done.stderr
-        with Image.open(output) as drawn:
-            pixels = np.asarray(drawn.convert("RGB")).astype(int)
-        found.append(brightest(pixels, lay_out(4).heads[1]))
+        found.append(brightest(pixels_of(tmp_path / "out.png"), lay_out(4).heads[1]))
     assert found == [PLANTED["green"], PLANTED["red"]]
     for block in (-1, 2):
-        done = invoke("experiments.attention", "x", picture, f"--block={block}")
+        done = invoke("experiments.attention", checkpoint, picture, f"--block={block}")
         assert_three_lines(done, 2, f"there is no block {block}", "give 0 to 1")
 
 
-@pytest.mark.parametrize("block", [PlainAttentionBlock, BLOCKS["plain"]])
-def test_plain_networks_are_drawn_too(block, picture, opened, invoke, tmp_path):
-    name = next(name for name, kind in BLOCKS.items() if kind is block)
-    opened(zoo.build("plainvit2", 3, block=name))
+@pytest.mark.parametrize("block", BLOCKS)
+def test_plain_networks_are_drawn_too(block, picture, saved, invoke, tmp_path):
+    checkpoint = saved("plainvit2", zoo.build("plainvit2", 3, block=block))
     output = tmp_path / "plain.png"
-    assert invoke("experiments.attention", "x", picture, "--output", output).returncode == 0
-    assert output.is_file()
+    done = invoke("experiments.attention", checkpoint, picture, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert pixels_of(output).shape == (lay_out(4).height, lay_out(4).width, 3)
 
 
-def test_what_cannot_be_drawn_is_refused_in_three_lines(picture, opened, invoke, tmp_path):
-    path = tmp_path / "resnet8.safetensors"
-    save_classifier(path, "resnet8", zoo.build("resnet8", 3), ("a", "b", "c"), AS_IT_IS, {})
-    done = invoke("experiments.attention", path, picture)
+def test_what_cannot_be_drawn_is_refused_in_three_lines(picture, saved, invoke, tmp_path):
+    done = invoke("experiments.attention", saved("resnet8", zoo.build("resnet8", 3)), picture)
     assert_three_lines(done, 2, "no attention to show", "resnet8.safetensors", "vit_b_16")
-    opened(zoo.build("vit1", 3))
-    done = invoke("experiments.attention", "x", tmp_path / "none.png")
+    checkpoint = saved("vit1", zoo.build("vit1", 3))
+    done = invoke("experiments.attention", checkpoint, tmp_path / "none.png")
     assert_three_lines(done, 3, "none.png")

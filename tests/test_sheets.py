@@ -15,8 +15,9 @@ from matplotlib.font_manager import fontManager
 from PIL import Image
 
 from data.errors import DataError
-from experiments import fonts, page, sheets
+from experiments import fonts, heatmaps, page, sheets
 from experiments.fonts import Typeface
+from experiments.heatmaps import Looked, draw_attention
 from experiments.sheets import (
     Shown,
     draw_accuracy_time,
@@ -51,7 +52,8 @@ def figure(monkeypatch):
 
     original = plt.Text.draw
     monkeypatch.setattr(plt.Text, "draw", draw_text)
-    monkeypatch.setattr(sheets, "save", save)
+    for module in (sheets, heatmaps):
+        monkeypatch.setattr(module, "save", save)
 
     def draw(function, *arguments):
         function(*arguments)
@@ -267,12 +269,38 @@ def test_times_from_nothing_to_days_and_one_point_alone(figure, tmp_path):
     assert max(drawn.axes[0].get_yticks()) <= 100
 
 
+def looked(maps, name="a.png", label="cat", skips=True):
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    return Looked(image, name, label, 0.5, maps, maps[0].double(), "blocks.11, the last", skips)
+
+
+@pytest.mark.parametrize(("heads", "side"), [(1, 1), (2, 3), (3, 14), (4, 8), (12, 14), (16, 14)])
+def test_a_page_of_attention_is_readable(heads, side, figure, tmp_path):
+    for i, skips in enumerate((True, False)):
+        page = looked(torch.rand(heads, side, side), NASTY[heads % 10], NASTY[i], skips)
+        drawn = figure(draw_attention, tmp_path / "deep" / "a.png", page)
+        assert_readable(drawn)
+        said = [text for text in words(drawn) if "…" not in text]
+        assert sum(text.startswith("head ") for text in said) == heads, "whole"
+        assert any("no skips" in text for text in said) == (not skips)
+        assert sum(text.startswith(("Roll-out", "Every map", "Attention of")) for text in said) == 4
+
+
+def test_a_map_of_nothing_is_as_dark_as_the_scales_end(tmp_path):
+    """All of the class token's attention on itself."""
+    draw_attention(tmp_path / "a.png", looked(torch.zeros(4, 8, 8)))
+    panel = heatmaps.lay_out(4).heads[3]
+    inside = pixels(tmp_path / "a.png")[panel.y :, panel.x :][: panel.side, : panel.side]
+    assert inside.max() < 5
+
+
 def test_the_same_bytes_twice_and_no_pyplot_figure_left(tmp_path):
     draws = {
         "sheet": lambda path: draw_sheet(path, [shown(truth="dog")] * 3, "title"),
         "confusion": lambda path: draw_confusion(path, torch.eye(3).int(), ["a", "b", "c"]),
         "curves": lambda path: draw_curves(path, {"a": [history(3, 0.5)]}),
         "time": lambda path: draw_accuracy_time(path, [("a", 3.0, 1.0, 0.5, 0.1)]),
+        "attention": lambda path: draw_attention(path, looked(torch.ones(4, 8, 8))),
     }
     before = plt.rcParams.copy()
     for draw in draws.values():
