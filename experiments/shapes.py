@@ -1,9 +1,11 @@
-"""Shapes, parameters, FLOPs and receptive field of a network, stage by stage. Nothing is computed:
-the network is built on the meta device, where tensors have shapes but no numbers.
+"""Shapes, parameters, FLOPs and receptive field of a network, stage by stage or block by block.
+Nothing is computed: the network is built on the meta device, where tensors have shapes but no
+numbers.
 
     python -m experiments.shapes resnet50
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
 from experiments import cli
+from experiments.cli import UsageError
+from zoo.networks import Network
 from zoo.resnet import CifarStem, ResNet
+from zoo.vit import ViT
 
 
 class Part(NamedTuple):
@@ -26,12 +31,12 @@ class Part(NamedTuple):
     shape: tuple[int, ...]  # of the output
     parameters: int
     flops: int  # of a forward pass; a multiplication and its addition are two
-    receptive_field: int | None  # pixels of the input that one output pixel sees, a side
+    receptive_field: str  # pixels of the input that one output pixel or token sees, a side
 
 
 @dataclass(frozen=True)
 class Options:
-    """Print a network stage by stage."""
+    """Print a network stage by stage, or block by block."""
 
     model: tyro.conf.Positional[str] = "resnet50"
     """A name of zoo.list_models()."""
@@ -39,14 +44,20 @@ class Options:
     """Side of the picture (224; 32 for the CIFAR networks)."""
 
 
-def default_size(model: ResNet) -> int:
+def default_size(model: Network) -> int:
+    if isinstance(model, ViT):  # as many patches as it has position embeddings
+        return math.isqrt(model.stem.position.shape[1] - 1) * model.stem.conv.stride[0]
     return 32 if isinstance(model.stem, CifarStem) else 224
 
 
-def parts(model: ResNet, size: int) -> list[Part]:
-    """Stem, every stage, head, for a batch of one picture (1, 3, size, size)."""
-    named = [("stem", model.stem), *model.stages.named_children(), ("head", model.head)]
-    named = [(f"stages.{name}" if name.isdigit() else name, module) for name, module in named]
+def parts(model: Network, size: int) -> list[Part]:
+    """The parts in their order, for a batch of one picture (1, 3, size, size)."""
+    named: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_children():
+        if isinstance(module, nn.Sequential):  # the stages of a ResNet, the blocks of a ViT
+            named += [(f"{name}.{number}", part) for number, part in module.named_children()]
+        else:
+            named.append((name, module))
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in named:
         module.register_forward_hook(
@@ -56,17 +67,26 @@ def parts(model: ResNet, size: int) -> list[Part]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, size, size, device="meta"))
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    fields = receptive_fields(model)
+    fields = reaches(model)
     return [
         Part(
             name,
             shapes[name],
             sum(p.numel() for p in module.parameters()),
             flops.get(f"{type(model).__name__}.{name}", 0),
-            fields.get(name),
+            fields.get(name, ""),
         )
         for name, module in named
     ]
+
+
+def reaches(model: Network) -> dict[str, str]:
+    """The receptive fields as words: of a ViT a patch at first, then at once all of the picture."""
+    if isinstance(model, ViT):
+        blocks = [f"blocks.{name}" for name, _ in model.blocks.named_children()]
+        first = {"stem": str(model.stem.conv.kernel_size[0])}
+        return first | dict.fromkeys([*blocks, "norm"], "all")
+    return {name: str(field) for name, field in receptive_fields(model).items()}
 
 
 def receptive_fields(model: ResNet) -> dict[str, int]:
@@ -94,17 +114,24 @@ def receptive_fields(model: ResNet) -> dict[str, int]:
 
 
 def main(options: Options) -> None:
-    model = zoo.build(options.model)
+    with torch.device("meta"):
+        model = zoo.build(options.model)
     size = options.size or default_size(model)
+    if isinstance(model, ViT) and size % (patch := model.stem.conv.stride[0]):
+        raise UsageError(
+            f"pictures of {size} pixels a side are no whole number of patches",
+            f"--size {size}",
+            f"give a multiple of {patch}",
+        )
     lines = parts(model, size)
     title = f"{options.model}, one picture (1, 3, {size}, {size})"
     table = Table("part", "output shape", "parameters", "GFLOPs", "receptive field", title=title)
     for column in table.columns[2:]:
         column.justify = "right"
     for part in lines:
-        field = f"{part.receptive_field}" if part.receptive_field else ""
         shape = f"({', '.join(map(str, part.shape))})"
-        table.add_row(part.name, shape, f"{part.parameters:,}", f"{part.flops / 1e9:.3f}", field)
+        table.add_row(part.name, shape, f"{part.parameters:,}", f"{part.flops / 1e9:.3f}",
+                      part.receptive_field)  # fmt: skip
     table.add_section()
     total = sum(part.parameters for part in lines), sum(part.flops for part in lines)
     table.add_row("total", "", f"{total[0]:,}", f"{total[1] / 1e9:.3f}", "")

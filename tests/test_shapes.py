@@ -1,0 +1,72 @@
+"""What experiments.shapes says of transformers: torchvision's numbers, and what gradients reach."""
+
+import pytest
+import torch
+import torchvision
+from conftest import assert_three_lines
+
+import zoo
+from experiments.shapes import default_size, parts
+
+
+def on_meta(name, **settings):
+    with torch.device("meta"):
+        return zoo.build(name, **settings)
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16"])
+def test_parameters_and_flops_are_torchvisions(name):
+    meta = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta  # nothing is downloaded
+    model = on_meta(name)
+    found = parts(model, default_size(model))
+    assert sum(part.parameters for part in found) == meta["num_params"]
+    assert sum(part.flops for part in found) / 2e9 == pytest.approx(meta["_ops"], abs=0.0006)
+
+
+def test_more_patches_cost_what_torchvision_says():
+    meta = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1.meta
+    assert meta["min_size"] == (384, 384)
+    model = on_meta("vit_b_16", image_size=384)
+    assert default_size(model) == 384
+    found = parts(model, 384)
+    assert sum(part.parameters for part in found) == meta["num_params"]
+    assert sum(part.flops for part in found) / 2e9 == pytest.approx(meta["_ops"], abs=0.0006)
+    stretched = parts(on_meta("vit_b_16"), 384)
+    assert [part.flops for part in stretched] == [part.flops for part in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "length", "width", "depth"),
+    [("vit_b_16", 224, 197, 768, 12), ("plainvit_b_32", 224, 50, 768, 12), ("vit4", 32, 65, 64, 4)],
+)
+def test_a_transformers_parts(name, side, length, width, depth):
+    model = on_meta(name)
+    assert default_size(model) == side
+    found = parts(model, side)
+    blocks = [f"blocks.{i}" for i in range(depth)]
+    assert [part.name for part in found] == ["stem", *blocks, "norm", "head"]
+    assert {part.shape for part in found[:-1]} == {(1, length, width)}
+    assert found[-1].shape == (1, model.head.out_features)
+    patch = str(model.stem.conv.kernel_size[0])
+    assert [part.receptive_field for part in found] == [patch, *["all"] * (depth + 1), ""]
+
+
+def test_a_token_sees_its_patch_and_after_one_block_all():
+    model = zoo.build("vit1")
+    image = torch.randn(1, 3, 32, 32, requires_grad=True)
+    tokens = model.stem(image)
+    tokens[0, 1 + 8 * 2 + 5].sum().backward(retain_graph=True)
+    seen = (image.grad[0] != 0).any(0).nonzero()
+    assert (seen.min(0).values.tolist(), seen.max(0).values.tolist()) == ([8, 20], [11, 23])
+    image.grad = None
+    model.blocks[0](tokens)[0, 0, 0].backward()
+    assert (image.grad != 0).all()
+
+
+def test_the_command_prints_every_part(invoke):
+    done = invoke("experiments.shapes", "vit_b_32")
+    assert done.returncode == 0, done.stderr
+    for word in ("stem", "blocks.11", "norm", "head", "(1, 50, 768)", "88,224,232", "all"):
+        assert word in done.stdout
+    done = invoke("experiments.shapes", "vit_b_32", "--size", 100)
+    assert_three_lines(done, 2, "100 pixels", "give a multiple of 32")
