@@ -286,6 +286,17 @@ def test_a_page_of_attention_is_readable(heads, side, figure, tmp_path):
         assert sum(text.startswith(("Roll-out", "Every map", "Attention of")) for text in said) == 4
 
 
+def test_twelve_heads_stand_in_three_rows_of_four_beside_the_picture():
+    layout = heatmaps.lay_out(12)
+    places = [(panel.y, panel.x) for panel in layout.heads]
+    assert places == sorted(places), "row by row"
+    assert (len({y for y, _ in places}), len({x for _, x in places})) == (3, 4)
+    assert layout.heads[0].y == layout.picture.y
+    assert layout.heads[-1].y + layout.heads[-1].side == pytest.approx(
+        layout.rollout.y + layout.rollout.side, abs=2
+    )
+
+
 def test_a_map_of_nothing_is_as_dark_as_the_scales_end(tmp_path):
     """All of the class token's attention on itself."""
     draw_attention(tmp_path / "a.png", looked(torch.zeros(4, 8, 8)))
