@@ -3,7 +3,7 @@
     python -m experiments.attention CHECKPOINT PICTURE
 
 Papers: Vaswani et al. 2017 (arXiv 1706.03762), section 3.2, for attention; Abnar and Zuidema 2020,
-"Quantifying Attention Flow in Transformers" (arXiv 2005.00928), section 4, for its roll-out.
+"Quantifying Attention Flow in Transformers" (arXiv 2005.00928), section 3, for its roll-out.
 Dimension key: N batch, L tokens (one for the class, then the patches, row by row), h heads.
 """
 
@@ -33,7 +33,7 @@ class Options:
     """Draw the attention of every head, and its roll-out, over a picture."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A vision transformer: the best or last .safetensors of experiments.transfer."""
+    """A vision transformer: a .safetensors of experiments.transfer, a folder, or hf:OWNER/NAME."""
     picture: tyro.conf.Positional[Path]
     """Any picture."""
     block: int | None = None
@@ -67,7 +67,7 @@ def skips_of(model: ViT) -> list[bool]:
 def rollout(weights: Sequence[Tensor], skips: Sequence[bool]) -> Tensor:
     """How much of each input is in each token after the last block: float64 (N, L, L), rows of 1.
 
-    `weights`: of every block the attention (N, h, L, L). Section 4: A = 0.5 W + 0.5 I, where W is
+    `weights`: of every block the attention (N, h, L, L). Section 3: A = 0.5 W + 0.5 I, where W is
     the mean over heads and I the skip, and blocks multiply. Rows need not be normalised again:
     those of W and I have the sum 1. A block without the addition keeps nothing of a token but
     what attention takes of it, so there A = W.
