@@ -1,10 +1,10 @@
 """What makes a network another one's equal: the checks that verify, the bug gallery and pytest run.
 
 Each check takes two functions that build a network, ours and theirs, and says what is different,
-or "". Everything is compared to the last bit, but with oracles that calculate in another order:
-with those in fp64, where rounding is small enough for no error to hide in it. A LayerNorm's eps of
-1e-12 for 1e-6 does in fp32. Weights are shaken first: in a fresh network every norm is 1, 0, 0, 1,
-and a forgotten or exchanged one would not show.
+or "". Everything is compared to the last bit, but with oracles that sum in another order: with
+those in fp64, since in fp32 an eps of 1e-12 for 1e-6 in ViT's last norm hides in the rounding.
+Weights are shaken first: in a fresh network every norm is 1, 0, 0, 1, and a forgotten or exchanged
+one would not show.
 """
 
 from collections.abc import Callable, Mapping

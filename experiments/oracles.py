@@ -29,7 +29,7 @@ class Oracle:
     """A library, how to build networks of one family, and which of its modules are our blocks.
 
     `rounding` is 0 where its networks are ours to the last bit. Where they do the same arithmetic
-    in another order, so many roundings of a tensor's largest value may be between the two.
+    in another order, so many machine epsilons of a tensor's largest value may be between the two.
     """
 
     library: str
