@@ -75,7 +75,7 @@ def fill(
     model: Network, weights: Weights, dialect: str | None = None, drop: str | None = None
 ) -> Network:
     """load(), once the weights are in memory."""
-    spoken = by_name(dialect, model) if dialect else recognise(weights)
+    spoken = recognise(weights) if dialect is None else by_name(dialect, model)
     check_settings(model, spoken, weights.metadata, drop, weights.source)
     named = {key: spoken.to_zoo(key) or "" for key in weights.tensors}  # "": unknown
     refuse_twins(named, weights.source)

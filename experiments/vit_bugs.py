@@ -1,0 +1,110 @@
+"""The gallery's vision transformers that are not ViT: bugs.py lists and examines them.
+
+All are of vit2's size, which shows every one of them in a second; nothing in them knows the size.
+"""
+
+import copy
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear, unfold
+
+from zoo.vit import MLP, TABLE, Attention, EncoderBlock, Patches, ViT
+
+SIZE = "vit2"
+
+
+def vit(
+    block: type[EncoderBlock] = EncoderBlock,
+    stem: type[Patches] = Patches,
+    network: type[ViT] = ViT,
+    eps: float = 1e-6,
+) -> ViT:
+    patch_size, depth, heads, width, hidden = TABLE[SIZE]
+    patches = stem(patch_size, width, 32, "align-corners")
+    return network(patches, partial(block, width, heads, hidden, eps), depth, 1000, eps)
+
+
+class NoBiasOnQkv(EncoderBlock):
+    """Parameters that every published file has, and that find no place."""
+
+    def __init__(self, width: int, heads: int, hidden: int, eps: float) -> None:
+        super().__init__(width, heads, hidden, eps)
+        self.attention.qkv.register_parameter("bias", None)
+
+
+class NormsAroundThePatches(Patches):
+    """Every patch has the same brightness and contrast before anything looks at it."""
+
+    def __init__(self, patch_size: int, width: int, image_size: int, resizing: str) -> None:
+        super().__init__(patch_size, width, image_size, resizing)
+        self.norm1 = nn.LayerNorm(3 * patch_size**2)
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        side = self.conv.kernel_size
+        x = self.norm1(unfold(images, side, stride=side).transpose(1, 2))
+        x = self.norm2(linear(x, self.conv.weight.flatten(1), self.conv.bias))
+        return torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.position
+
+
+class PostNorm(EncoderBlock):
+    """The norm of Vaswani et al. 2017, on the sum: no stream runs through untouched."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.attention(x))
+        return self.norm2(x + self.mlp(x))
+
+
+def with_forward_of(kind: type[nn.Module], part: str) -> ViT:
+    """The same parameters and draws, but this part of each block computes as `kind` does."""
+    model = vit()
+    for block in model.blocks:
+        block.get_submodule(part).__class__ = kind
+    return model
+
+
+class KeysForQueries(Attention):
+    """q, k, v read as k, q, v: every token takes where it should give."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, q, v = super().split(x)
+        return q, k, v
+
+
+class HeadsForK(Attention):
+    """K heads of h numbers each, not h heads of K."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.qkv(x).unflatten(2, (3, -1, self.heads))
+        q, k, v = x.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+
+class TanhGelu(MLP):
+    """The approximation that GPT-2 uses: right to three digits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(x), approximate="tanh"))
+
+
+class ClassTokenLast(Patches):
+    """Every patch has its neighbour's position."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv(images).flatten(2).transpose(1, 2)
+        return torch.cat([x, self.class_token.expand(len(x), -1, -1)], 1) + self.position
+
+
+class ReadsTheLastToken(ViT):
+    def features(self, images: Tensor) -> Tensor:
+        return self.norm(self.blocks(self.stem(images)))[:, -1]
+
+
+def blocks_that_start_as_copies() -> ViT:
+    """One block built, and copied for every other."""
+    model = vit()
+    for i in range(1, len(model.blocks)):
+        model.blocks[i] = copy.deepcopy(model.blocks[0])
+    return model
