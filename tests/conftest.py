@@ -1,6 +1,8 @@
-"""Shared by all tests: one thread, real data where there is some, commands as a user types them."""
+"""Shared by all tests: one thread, real data where there is some, commands as a user types them.
 
-import functools
+Nothing of ours is imported up here: a child that imports this file shall import ours itself.
+"""
+
 import importlib
 import multiprocessing
 import os
@@ -8,15 +10,12 @@ import runpy
 import signal
 import subprocess
 import sys
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
-
-from data.cifar import cifar10
-from data.dataset import Dataset
-from experiments import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,37 +48,47 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_cifar10(real_data) -> Dataset:
+def real_cifar10(real_data):
     """Its 60,000 files decoded, in about 10 s."""
+    from data.cifar import cifar10
+
     return cifar10(real_data / "cifar10")
+
+
+def in_a_child(action, folder: Path, timeout: float = 120) -> subprocess.CompletedProcess:
+    """action() at the root in a process of its own, which need not import torch."""
+    said = [folder / f".said{number}" for number in (1, 2)]
+    process = forked.Process(target=acting, args=(action, said))
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        pytest.fail(f"{action} takes more than {timeout} s")
+    texts = [path.read_text(encoding="utf-8") for path in said]
+    return subprocess.CompletedProcess([], process.exitcode, *texts)
+
+
+def acting(action, said: list[Path]) -> None:
+    for number, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(ROOT)
+    action()
 
 
 @pytest.fixture
 def command(tmp_path):
     """Run `python -m ARGUMENTS` from the root; the finished process, output as text.
 
-    In a child that has not seen our code, but need not import torch. `before()` runs in it first.
+    In a child that has not seen our code. `before()` runs in it first.
     """
 
-    def run(*arguments: object, timeout: float = 120, before=None) -> subprocess.CompletedProcess:
-        said = [tmp_path / f".said{number}" for number in (1, 2)]
-        words = [str(argument) for argument in arguments]
-        process = forked.Process(target=as_main, args=(words, said, before))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            pytest.fail(f"{words} takes more than {timeout} s")
-        texts = [path.read_text(encoding="utf-8") for path in said]
-        return subprocess.CompletedProcess(words, process.exitcode, *texts)
+    def run(*arguments: object, before=None) -> subprocess.CompletedProcess:
+        return in_a_child(partial(as_main, list(map(str, arguments)), before), tmp_path)
 
     return run
 
 
-def as_main(words: list[str], said: list[Path], before) -> None:
-    for number, path in enumerate(said, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.chdir(ROOT)
+def as_main(words: list[str], before) -> None:
     if before is not None:
         before()
     sys.argv = words
@@ -107,7 +116,7 @@ def examined():
     """bugs.examine, which remembers: sixteen networks in seven checks are half a minute."""
     from experiments import bugs
 
-    return functools.cache(bugs.examine)
+    return cache(bugs.examine)
 
 
 @pytest.fixture
@@ -121,6 +130,8 @@ def invoke(capfd, monkeypatch):
     """The same command inside this process: for all that signals and start-up do not matter to."""
 
     def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
+        from experiments import cli
+
         program = importlib.import_module(module)
         monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
         monkeypatch.setattr(signal, "signal", lambda *_: None)
