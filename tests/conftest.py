@@ -1,22 +1,34 @@
-"""Shared by all tests: one thread, real data where there is some, commands as a user types them."""
+"""Shared by all tests: one thread, real data where there is some, commands as a user types them.
+
+Nothing of ours is imported up here: a child that imports this file shall import ours itself.
+"""
 
 import importlib
+import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-from experiments import cli
-
 ROOT = Path(__file__).parent.parent
 
 settings.register_profile("zoo", deadline=None, max_examples=25, print_blob=True)
 settings.load_profile("zoo")
+
+# A clean process that forks: children start at once, with the libraries that we use but with
+# nothing of ours, and inherit no threads of pytest's.
+forked = multiprocessing.get_context("forkserver")
+forked.set_forkserver_preload([
+    "torch._dynamo", "torchvision.transforms.v2", "safetensors.torch", "matplotlib.pyplot",
+    "tyro", "rich.console", "rich.table", "tqdm", "filelock", "pytest", "hypothesis",
+])  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -35,24 +47,91 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_cifar10(real_data):
+    """Its 60,000 files decoded, in about 10 s."""
+    from data.cifar import cifar10
+
+    return cifar10(real_data / "cifar10")
+
+
+def in_a_child(action, folder: Path, timeout: float = 120) -> subprocess.CompletedProcess:
+    """action() at the root in a process of its own, which need not import torch."""
+    said = [folder / f".said{number}" for number in (1, 2)]
+    process = forked.Process(target=acting, args=(action, said))
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        pytest.fail(f"{action} takes more than {timeout} s")
+    texts = [path.read_text(encoding="utf-8") for path in said]
+    return subprocess.CompletedProcess([], process.exitcode, *texts)
+
+
+def acting(action, said: list[Path]) -> None:
+    for number, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(ROOT)
+    action()
+
+
 @pytest.fixture
 def command(tmp_path):
-    """Run `python -m ARGUMENTS` from the root; the finished process, output as text."""
+    """Run `python -m ARGUMENTS` from the root; the finished process, output as text.
 
-    def run(*arguments: object, timeout: float = 120, **options) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", *map(str, arguments)],
-            cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False, **options,
-        )  # fmt: skip
+    In a child that has not seen our code. `before()` runs in it first.
+    """
+
+    def run(*arguments: object, before=None) -> subprocess.CompletedProcess:
+        return in_a_child(partial(as_main, list(map(str, arguments)), before), tmp_path)
 
     return run
 
 
+def as_main(words: list[str], before) -> None:
+    if before is not None:
+        before()
+    sys.argv = words
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture(scope="session")
+def campaign(tmp_path_factory):
+    """README's own command, made tiny, as a user types it; its folder, and what it said."""
+    folder = tmp_path_factory.mktemp("campaign") / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.ablation", *TINY, "--output-dir", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+TINY = ("--depths", "8", "20", "--seeds", "2", "--epochs", "1", "--train-images", "128",
+        "--precision", "fp32")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def examined():
+    """bugs.examine, which remembers: sixteen networks in seven checks are half a minute."""
+    from experiments import bugs
+
+    return cache(bugs.examine)
+
+
+@pytest.fixture
+def quick_workers(monkeypatch):
+    """A campaign's workers import nothing; where how they start is the point, it is spawned."""
+    monkeypatch.setattr("experiments.campaign.get_context", lambda _: forked)
+
+
 @pytest.fixture
 def invoke(capfd, monkeypatch):
-    """The same command inside this process: for commands that end before any worker starts."""
+    """The same command inside this process: for all that signals and start-up do not matter to."""
 
     def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
+        from experiments import cli
+
         program = importlib.import_module(module)
         monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
         monkeypatch.setattr(signal, "signal", lambda *_: None)

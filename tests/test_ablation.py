@@ -4,24 +4,27 @@ import contextlib
 import csv
 import dataclasses
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, assert_three_lines
+from conftest import ROOT, TINY, assert_three_lines, forked
+from PIL import Image
 
 from experiments import ablation as module
+from experiments import cli
 from experiments.ablation import ABLATIONS, Options, explain_parameters, plan, rows
 from experiments.device import choose_device, choose_precision
+from experiments.run import Data, Run, run_one, within_memory
 from experiments.train import Settings
-
-TINY = ("--depths", "8", "20", "--seeds", "2", "--epochs", "1", "--train-images", "128",
-        "--precision", "fp32")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -104,25 +107,13 @@ def test_precision_is_what_the_clock_says(monkeypatch, bf16, fp32):
 # --- the command itself ---
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole tiny campaign, and what it said."""
-    folder = tmp_path_factory.mktemp("campaign") / "out"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.ablation", *TINY, "--output-dir", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder, done
-
-
 def snapshot(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*"))
             if p.is_file() and p.suffix in (".json", ".csv", ".safetensors")}  # fmt: skip
 
 
-def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(finished):
-    folder, done = finished
+def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(campaign):
+    folder, done = campaign
     assert "Device " in done.stdout
     assert "Precision fp32" in done.stdout
     assert "Do plain networks degrade more with depth?" in done.stdout
@@ -142,8 +133,8 @@ def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(finished
     assert not list(folder.glob("*/checkpoint.pt"))
 
 
-def test_a_finished_campaign_is_not_run_again(finished, invoke):
-    folder, _ = finished
+def test_a_finished_campaign_is_not_run_again(campaign, invoke):
+    folder, _ = campaign
     before = snapshot(folder)
     done = invoke("experiments.ablation", *TINY, "--output-dir", folder)
     assert done.returncode == 0
@@ -151,16 +142,16 @@ def test_a_finished_campaign_is_not_run_again(finished, invoke):
     assert snapshot(folder) == before
 
 
-def test_the_report_says_the_same_again(finished, invoke):
-    folder, done = finished
+def test_the_report_says_the_same_again(campaign, invoke):
+    folder, done = campaign
     again = invoke("experiments.report", folder)
     assert again.returncode == 0
     last = done.stdout[done.stdout.index("Do plain networks degrade") :].split("figure:")[0]
     assert last.split() == again.stdout[again.stdout.index("Do plain") :].split()
 
 
-def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(finished, invoke):
-    folder, _ = finished
+def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(campaign, invoke):
+    folder, _ = campaign
     before = snapshot(folder)
     changed = [*TINY, "--lr", "0.2", "--output-dir", folder]
     assert_three_lines(
@@ -179,8 +170,8 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(finis
         ("campaign.json", b"{"),
     ],
 )
-def test_a_damaged_results_file_is_refused_by_name_and_kept(finished, invoke, path, content):
-    folder, _ = finished
+def test_a_damaged_results_file_is_refused_by_name_and_kept(campaign, invoke, path, content):
+    folder, _ = campaign
     good = (folder / path).read_bytes()
     try:
         (folder / path).write_bytes(content)
@@ -191,29 +182,47 @@ def test_a_damaged_results_file_is_refused_by_name_and_kept(finished, invoke, pa
         (folder / path).write_bytes(good)
 
 
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> tuple:
+    """Four runs of a hundred steps, with next to nothing to read or to test in between."""
+    folder = make_pets(tmp_path_factory.mktemp("long"), train=160, val=4)
+    return ("--data-dir", folder, "--size", 16, "--depths", 8, "--seeds", 1, "--epochs", 20,
+            "--precision", "fp32")  # fmt: skip
+
+
+def make_pets(root: Path, **splits: int) -> Path:
+    """Two classes, as many pictures of each as asked."""
+    for split, count in splits.items():
+        for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+            (root / "pets" / split / name).mkdir(parents=True)
+            for i in range(count):
+                path = root / "pets" / split / name / f"{i}.jpg"
+                Image.new("RGB", (50 + i, 40), colour).save(path)
+    return root / "pets"
+
+
 def begin(folder, *arguments) -> subprocess.Popen:
     """A campaign of its own process group, once at least one run is well under way."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.ablation", *arguments, "--output-dir", str(folder)],
+        [sys.executable, "-m", "experiments.ablation", *map(str, arguments),
+         "--output-dir", str(folder)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 90
     while not list(folder.glob("*/history.csv")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        time.sleep(0.01)
     return process
-
-
-LONG = ("--depths", "8", "20", "--seeds", "1", "--epochs", "6", "--train-images", "1000",
-        "--precision", "fp32")  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "group", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)]
 )
-def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(tmp_path, command, number, group, code):
-    process = begin(tmp_path / "a", *LONG)
+def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(
+    tmp_path, long, invoke, quick_workers, number, group, code
+):
+    process = begin(tmp_path / "a", *long)
     os.killpg(process.pid, number) if group else process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
@@ -221,19 +230,18 @@ def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(tmp_path, command, nu
     assert "Traceback" not in errors
     saved = list((tmp_path / "a").glob("*/checkpoint.pt"))
     assert saved
+    again = ("experiments.ablation", *long, "--output-dir")
     if number == signal.SIGTERM:  # one flipped bit: refused by name, kept, and mended as it says
         good = saved[0].read_bytes()
         bad = good[:9000] + bytes([good[9000] ^ 1]) + good[9001:]
         saved[0].write_bytes(bad)
-        done = command("experiments.ablation", *LONG, "--output-dir", tmp_path / "a")
+        done = invoke(*again, tmp_path / "a")
         assert_three_lines(done, 4, "the checkpoint is damaged", str(saved[0]), "delete this file")
         assert saved[0].read_bytes() == bad
         saved[0].unlink()
-    assert command("experiments.ablation", *LONG, "--output-dir", tmp_path / "a").returncode == 0
+    assert invoke(*again, tmp_path / "a").returncode == 0
     if number == signal.SIGINT:  # once is enough: the files are those of an undisturbed campaign
-        assert (
-            command("experiments.ablation", *LONG, "--output-dir", tmp_path / "b").returncode == 0
-        )
+        assert invoke(*again, tmp_path / "b").returncode == 0
         for run in (tmp_path / "b").glob("*/"):
             for name in ("history.csv", "final.safetensors"):
                 assert (tmp_path / "a" / run.name / name).read_bytes() == (run / name).read_bytes()
@@ -251,15 +259,23 @@ def workers_of(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_said_and_a_killed_parent_takes_its_workers_along(tmp_path):
-    process = begin(tmp_path / "a", *LONG, "--jobs", "1")
-    (worker,) = workers_of(process.pid)
-    os.kill(worker, signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    done = subprocess.CompletedProcess([], process.returncode, "", errors)
+def test_a_killed_worker_is_said(tmp_path, long, invoke, quick_workers):
+    def kill() -> None:
+        while not list(tmp_path.glob("*/history.csv")):
+            time.sleep(0.01)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    done = invoke("experiments.ablation", *long, "--jobs", 1, "--output-dir", tmp_path)
+    killer.join(10)
     assert_three_lines(done, 3, "killed from outside", "--batch-size 32")
 
-    process = begin(tmp_path / "b", *LONG)
+
+@pytest.mark.slow
+def test_a_killed_parent_takes_its_workers_along(tmp_path, long):
+    process = begin(tmp_path, *long)
     workers = [Path(f"/proc/{pid}") for pid in workers_of(process.pid)]
     assert workers
     process.kill()
@@ -308,71 +324,65 @@ def test_a_second_campaign_in_the_same_folder_is_refused(tmp_path, invoke):
     assert_three_lines(done, 2, "another process", str(tmp_path))
 
 
+def with_700_mb(size: int, folder: Path) -> None:
+    """A run of one step in a process whose address space is limited."""
+    torch.set_num_threads(1)
+    torch.ones(1, 3, 8, 8, requires_grad=True).sum().backward()
+    now = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+    limit = now * resource.getpagesize() + (700 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    data, cpu = Data(size=32, train_images=2048, test_images=10), torch.device("cpu")
+    run = Run(depth=20, data=data, settings=Settings(steps=1, batch_size=size))
+    try:
+        within_memory(run, cpu, lambda: run_one(run, folder, cpu))
+    except cli.UsageError as error:
+        (folder / "error").write_text(str(error), encoding="utf-8")
+        sys.exit(2)
+
+
 @pytest.mark.slow
 def test_out_of_memory_names_a_batch_size_that_then_works(tmp_path):
     """A real shortage: the address space of the processes is limited."""
-    script = (
-        "import resource, sys, torch; torch.set_num_threads(1)\n"
-        "from dataclasses import replace; from pathlib import Path\n"
-        "from experiments import cli\n"
-        "from experiments.run import Data, Run, run_one, within_memory\n"
-        "from experiments.train import Settings\n"
-        "size = int(sys.argv[1])\n"
-        "run = Run(depth=20, data=Data(size=32, train_images=2048, test_images=10),\n"
-        "          settings=Settings(steps=1, batch_size=size))\n"
-        "import torch._dynamo\n"
-        "torch.ones(1, 3, 8, 8, requires_grad=True).sum().backward()\n"
-        "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (now + (700 << 20),) * 2)\n"
-        "try:\n"
-        "    within_memory(run, torch.device('cpu'),\n"
-        "        lambda: run_one(run, Path(sys.argv[2]), torch.device('cpu')))\n"
-        "except cli.UsageError as error:\n"
-        "    print(error); sys.exit(2)\n"
-    )
 
     def attempt(size):
-        return subprocess.run(
-            [sys.executable, "-c", script, str(size), str(tmp_path / str(size))],
-            cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        process = forked.Process(target=with_700_mb, args=(size, tmp_path))
+        process.start()
+        process.join(120)
+        return process.exitcode
 
-    done = attempt(2048)
-    assert done.returncode == 2, done.stderr
-    what, _, fix = done.stdout.strip().splitlines()
+    assert attempt(2048) == 2
+    what, _, fix = (tmp_path / "error").read_text(encoding="utf-8").splitlines()
     assert what == "out of memory: resnet20, pictures of 32 pixels a side, batch size 2048"
     fits = int(fix.split()[1])
     assert 2 <= fits < 2048
-    assert attempt(fits).returncode == 0
+    assert attempt(fits) == 0
+
+
+def small_files() -> None:
+    """Larger ones cannot be written: the kernel refuses them as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_what_was_saved_stays_whole(finished, tmp_path, command):
-    """Files larger than the limit cannot be written: the kernel refuses them as on a full disk."""
-    limit = (
-        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2); "
-    )
-    limit += (
-        "sys.argv[0] = 'ablation'; runpy.run_module('experiments.ablation', run_name='__main__')"
-    )
+def test_a_full_disk_is_said_and_what_was_saved_stays_whole(
+    campaign, tmp_path, command, invoke, quick_workers
+):
     folder = tmp_path / "out"
-    done = subprocess.run(
-        [sys.executable, "-c", limit, *TINY, "--output-dir", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    arguments = ("experiments.ablation", *TINY, "--output-dir", folder)
+    done = command(*arguments, "--jobs", 1, before=small_files)
     assert_three_lines(done, 3, "the disk is full", "make room")
     assert not list(folder.rglob("*.tmp"))
-    done = command("experiments.ablation", *TINY, "--output-dir", folder)
+    done = invoke(*arguments)
     assert done.returncode == 0, done.stderr
-    whole, _ = finished
+    whole, _ = campaign
     for name in ("history.csv", "final.safetensors"):
         again = (folder / "resnet20-seed0" / name).read_bytes()
         assert again == (whole / "resnet20-seed0" / name).read_bytes()
 
 
 @pytest.mark.slow
-def test_every_run_diverged_is_exit_code_5(tmp_path, command):
-    done = command("experiments.ablation", *TINY, "--lr", "1e30", "--output-dir", tmp_path / "out")
+def test_every_run_diverged_is_exit_code_5(tmp_path, invoke, quick_workers):
+    done = invoke("experiments.ablation", *TINY, "--lr", "1e30", "--output-dir", tmp_path / "out")
     assert_three_lines(done, 5, "every run diverged", "--lr")
     statuses = {
         json.loads(p.read_text(encoding="utf-8"))["status"] for p in tmp_path.glob("out/*/row.json")
@@ -382,17 +392,9 @@ def test_every_run_diverged_is_exit_code_5(tmp_path, command):
 
 
 @pytest.mark.slow
-def test_an_own_folder_of_pictures_works(tmp_path, command):
-    from PIL import Image
-
-    for split, count in (("train", 12), ("val", 4)):
-        for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
-            (tmp_path / "pets" / split / name).mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (50 + i, 40), colour).save(
-                    tmp_path / "pets" / split / name / f"{i}.jpg"
-                )
-    done = command(
+def test_an_own_folder_of_pictures_works(tmp_path, invoke, quick_workers):
+    make_pets(tmp_path, train=12, val=4)
+    done = invoke(
         "experiments.ablation", "--data-dir", tmp_path / "pets", "--depths", "8", "--seeds", "1",
         "--epochs", "2", "--batch-size", "8", "--output-dir", tmp_path / "out",
     )  # fmt: skip
@@ -402,10 +404,15 @@ def test_an_own_folder_of_pictures_works(tmp_path, command):
 
 
 @pytest.mark.slow
-def test_the_cifar10_preset_runs_on_the_real_data(real_data, tmp_path, command):
-    done = command(
-        "experiments.ablation", "cifar10", "--data-dir", real_data / "cifar10", "--depths", "8",
-        "--seeds", "1", "--epochs", "1", "--train-images", "1000", "--precision", "fp32",
+def test_the_cifar10_preset_runs_on_the_real_data(
+    real_data, real_cifar10, tmp_path, invoke, quick_workers, monkeypatch
+):
+    """Here the pictures are those decoded once for all tests; the worker decodes them itself."""
+    folder = real_data / "cifar10"
+    monkeypatch.setattr("experiments.run.cifar10", {folder: real_cifar10}.get)
+    done = invoke(
+        "experiments.ablation", "cifar10", "--data-dir", folder, "--depths", 8, "--seeds", 1,
+        "--epochs", 1, "--train-images", 1000, "--precision", "fp32", "--jobs", 1,
         "--output-dir", tmp_path / "out",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -29,8 +29,8 @@ CAUGHT_BY = {  # at least
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_each_bug_is_caught(bug):
-    said = examine(bug.build, bug.model)
+def test_each_bug_is_caught(bug, examined):
+    said = examined(bug.build, bug.model)
     caught = {name for name, text in said.items() if text}
     assert caught >= CAUGHT_BY[bug.name]
     assert not said["shape"], "a gallery of bugs that the output's shape does not show"

@@ -76,7 +76,7 @@ def server(content, monkeypatch, tmp_path):
         running.daemon_threads = True
         running.content, running.mode, running.requests = content, "good", 0
         running.release = threading.Event()
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield running
         running.release.set()
         running.shutdown()

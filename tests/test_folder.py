@@ -226,8 +226,8 @@ def test_a_part_of_cifar_is_refused_with_its_counts(tmp_path):
     assert is_cifar10(tmp_path)
 
 
-def test_the_real_cifar10(real_data):
-    data = cifar10(real_data / "cifar10")
+def test_the_real_cifar10(real_cifar10):
+    data = real_cifar10
     assert data.train_images.shape == (50_000, 3, 32, 32)
     assert data.test_images.shape == (10_000, 3, 32, 32)
     # The means that everyone uses for CIFAR-10's training set.

@@ -3,18 +3,19 @@
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
+from conftest import ROOT, in_a_child
 from PIL import Image
 
 import zoo
 from data.views import View
+from experiments import bugs
 from experiments.classifier import save_classifier
 from zoo.weights import load
 from zoo.weights.files import Metadata, Weights
@@ -27,17 +28,15 @@ TARGETS = sorted(
     & set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
 )
 TINY = {
-    "experiments.ablation": "--depths 8 20 --seeds 2 --epochs 1 --train-images 128 "
-    "--precision fp32 --output-dir {tmp}/out",
     "experiments.transfer": "--model resnet8 --weights none --size 16 --squash --epochs 1 "
     "--batch-size 4 --seeds 1 --precision fp32 --output-dir {tmp}/out",
     "experiments.check_data": "--workers 0",
     "experiments.verify": "resnet18",
-    "experiments.bugs": "",
+    "experiments.bugs": "--help",
     "experiments.samples": "--output {tmp}/sheet.png",
     "experiments.shapes": "",
     "experiments.report": "",
-    "pytest": "--collect-only -q tests/test_readme.py",
+    "pytest": "--collect-only -q tests/test_arrows.py",
 }
 
 
@@ -62,7 +61,9 @@ def test_make_alone_lists_every_target():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [c for c in COMMANDS if "PRESET" not in c and "bench" not in c])
+@pytest.mark.parametrize(
+    "line", [c for c in COMMANDS if not c.endswith(("...", "ablation", "bench"))]
+)
 def test_python_m_lines_run(line, command, tmp_path):
     words = shlex.split(line)[2:]
     if words[0] == "experiments.report":  # the committed rows stand for a campaign
@@ -79,18 +80,31 @@ def test_python_m_lines_run(line, command, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_ablation_line_runs(campaign):
+    """The fixture types it."""
+    assert "python -m experiments.ablation" in COMMANDS
+    assert shlex.split("python -m experiments.ablation")[1:] == campaign[1].args[1:3]
+
+
 @pytest.mark.slow
-def test_bench_checks_both_sides_and_prints_ratios():
+def test_the_bugs_line_shows_the_whole_gallery(invoke, examined, monkeypatch):
+    monkeypatch.setattr(bugs, "examine", examined)
+    done = invoke("experiments.bugs")
+    assert done.returncode == 0, done.stderr
+    assert f"caught of {len(bugs.BUGS)}" in done.stdout
+
+
+def two_comparisons() -> None:
+    from experiments import bench, bench_transfer
+
+    bench.COMPARISONS = (bench.compare_augmentation, partial(bench_transfer.compare_data, "later"))
+    bench.main(bench.Options(rounds=5))
+
+
+@pytest.mark.slow
+def test_bench_checks_both_sides_and_prints_ratios(tmp_path):
     """Two comparisons whole; timing all of them is `make bench`'s work."""
-    script = (
-        "from experiments import bench, bench_transfer\n"
-        "later = lambda: bench_transfer.compare_data('later')\n"
-        "bench.COMPARISONS = (bench.compare_augmentation, later)\n"
-        "bench.main(bench.Options(rounds=5))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = in_a_child(two_comparisons, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "5 rounds in turns" in done.stdout
     assert "same decoded pixels" in " ".join(done.stdout.split())

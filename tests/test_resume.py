@@ -1,6 +1,5 @@
 """An interrupted run ends bit for bit as if nothing had happened, whatever interrupted it."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -8,6 +7,7 @@ import time
 
 import pytest
 import torch
+from conftest import forked
 
 from experiments import resumable
 from experiments.checkpoint import CheckpointError
@@ -16,13 +16,10 @@ from experiments.train import Settings
 
 STEPS = 60
 RUN = Run(
-    depth=8, seed=1, data=Data(size=16, train_images=320, test_images=40),
-    settings=Settings(steps=STEPS, batch_size=32, schedule="one-cycle"),
+    depth=8, seed=1, data=Data(size=16, train_images=160, test_images=20),
+    settings=Settings(steps=STEPS, batch_size=16, schedule="one-cycle"),
 )  # fmt: skip
 FILES = ("history.csv", "final.safetensors")
-# A clean process that forks: children start at once, and inherit no threads of pytest's.
-forked = multiprocessing.get_context("forkserver")
-forked.set_forkserver_preload(["experiments.run", "torch._dynamo"])
 
 
 def child(folder, steps, stop_at, run=RUN) -> None:
