@@ -5,9 +5,10 @@ from functools import partial
 import pytest
 
 import zoo
-from experiments import bugs
+from experiments import bugs, vit_bugs
 from experiments.bugs import BUGS, Bug, examine
 from experiments.checks import CHECKS
+from zoo.vit import MLP, Attention
 
 CAUGHT_BY = {  # at least
     "stride 2 in stage 1 only": {"stages"},
@@ -25,6 +26,15 @@ CAUGHT_BY = {  # at least
     "norm with momentum 0.01": {"train"},
     "fan_in for fan_out": {"init"},
     "blocks that start as copies": {"init"},
+    "no bias on q, k, v": {"load", "count"},
+    "norms around the patches": {"load", "count"},
+    "LayerNorm with eps 1e-12": {"eval", "train"},
+    "norm after the addition": {"eval", "train"},
+    "keys for queries": {"eval", "train"},
+    "heads and K exchanged": {"eval", "train"},
+    "GELU by tanh": {"eval", "train"},
+    "class token at the end": {"eval", "train"},
+    "encoder blocks as copies": {"init"},
 }
 
 
@@ -42,9 +52,25 @@ def test_the_gallery_is_whole():
     assert set(CHECKS) == {"shape", "count", "stages", "load", "eval", "train", "init"}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vit1", "vit2"])
 def test_the_correct_network_passes_every_check(name):
-    assert set(examine(partial(zoo.build, name), name).values()) == {""}
+    assert set(examine(partial(zoo.build, name, 1000), name).values()) == {""}
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.model == vit_bugs.SIZE])
+def test_a_bug_of_vits_is_in_what_it_computes_or_in_its_names(bug):
+    """With the same names it starts from the same weights, unless the start is the bug."""
+    said = examine(bug.build, bug.model)
+    if not said["load"]:
+        assert bool(said["init"]) == (bug.name == "encoder blocks as copies")
+        assert bool(said["eval"]) != bool(said["init"])
+
+
+def test_the_gallerys_vit_without_a_bug_is_vit():
+    assert set(examine(vit_bugs.vit, vit_bugs.SIZE).values()) == {""}
+    for kind, part in ((Attention, "attention"), (MLP, "mlp")):
+        right = partial(vit_bugs.with_forward_of, kind, part)
+        assert set(examine(right, vit_bugs.SIZE).values()) == {""}
 
 
 def test_the_extra_block_has_the_parameters_that_were_reported():
@@ -52,7 +78,8 @@ def test_the_extra_block_has_the_parameters_that_were_reported():
 
 
 def test_the_command_shows_the_matrix_and_fails_if_a_bug_escapes(invoke, monkeypatch):
-    monkeypatch.setattr(bugs, "BUGS", BUGS[-2:-1])
+    fan_in = [bug for bug in BUGS if bug.name == "fan_in for fan_out"]
+    monkeypatch.setattr(bugs, "BUGS", fan_in)
     done = invoke("experiments.bugs")
     assert done.returncode == 0
     assert "caught of 1" in done.stdout
@@ -67,5 +94,10 @@ def test_the_command_shows_the_matrix_and_fails_if_a_bug_escapes(invoke, monkeyp
 
 def test_the_command_fails_if_the_correct_network_does(invoke, monkeypatch):
     monkeypatch.setattr(bugs, "BUGS", BUGS[-1:])
-    monkeypatch.setattr(bugs.zoo, "build", lambda name: bugs.fan_in())
+    right = zoo.build
+    monkeypatch.setattr(
+        bugs.zoo,
+        "build",
+        lambda name, classes: bugs.fan_in() if name[0] == "r" else right(name, classes),
+    )
     assert invoke("experiments.bugs").returncode == 1

@@ -1,6 +1,6 @@
-"""Our networks are torchvision's, transformers' and timm's: to the last bit, block by block.
+"""Our ResNets are torchvision's, transformers' and timm's: to the last bit, block by block.
 
-The checks are those of experiments.verify and the bug gallery.
+The checks are those of experiments.verify and the bug gallery. test_vit_parity.py has the ViTs.
 """
 
 import shutil
@@ -14,20 +14,20 @@ from torch.nn.functional import cross_entropy
 import zoo
 from experiments import checks, oracles, verify
 from experiments.checks import Difference, compare, difference, seeded_init, shake
-from experiments.oracles import MODELS, ORACLES
+from experiments.oracles import LIBRARIES, RESNET_ORACLES, RESNETS
 from experiments.verify import Options, prove
 from zoo.weights.files import Metadata, write_weights
 
-TORCHVISION = ORACLES["torchvision"]
+TORCHVISION = RESNET_ORACLES["torchvision"]
 BLOCKS = {"resnet18": 8, "resnet34": 16, "resnet50": 16, "resnet101": 33, "resnet152": 50}
 
 
-@pytest.mark.parametrize("library", ORACLES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", RESNETS)
 def test_every_block_is_theirs_to_the_last_bit(name, library):
     """Activations in eval and train mode, gradients, buffers, and the key map both ways."""
     pytest.importorskip(library)
-    proof = prove(name, ORACLES[library])
+    proof = prove(name, RESNET_ORACLES[library])
     assert [block.ours for block in proof.blocks if not block.equal] == []
     assert len(proof.blocks) == BLOCKS[name] + 2  # stem and head
     assert proof.round_trip == (0.0, True)
@@ -36,13 +36,13 @@ def test_every_block_is_theirs_to_the_last_bit(name, library):
     assert all(block.shape[0] == 2 for block in proof.blocks)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RESNETS)
 def test_every_block_is_torchvisions_in_double_precision_too(name):
     assert prove(name, TORCHVISION, dtype=torch.float64).equal
 
 
 @pytest.mark.torchvision_order
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RESNETS)
 def test_seeded_alike_training_starts_from_torchvisions_weights(name):
     assert (
         seeded_init(partial(zoo.build, name), partial(TORCHVISION.build, name, 1000), TORCHVISION)
@@ -164,6 +164,10 @@ def test_differences_that_are_no_numbers_are_infinite():
     for other in (nan, None, torch.ones(3), torch.ones(2).double()):
         assert difference(one, other) == (float("inf"), False)
         assert difference(other, one) == (float("inf"), False)
+    assert difference(one, one + 1e-6, 256) == (pytest.approx(1e-6, rel=0.1), True)
+    for other in (one + 1e-4, nan, one / 0, None):
+        assert not difference(one, other, 256).equal
+        assert not difference(other, one, 256).equal
     assert Difference(1.0, False) | Difference(2.0, True) == (2.0, False)
     assert Difference() == (0.0, True)
 
@@ -202,7 +206,7 @@ def test_anyones_weights_can_be_verified(classes, invoke, tmp_path, monkeypatch)
     done = invoke("experiments.verify", "resnet18", "--weights", tmp_path / "w.safetensors")
     assert done.returncode == 0
     assert "10 blocks: equal" in done.stdout
-    monkeypatch.setattr(checks, "difference", lambda a, b: Difference(1e-7, False))
+    monkeypatch.setattr(checks, "difference", lambda *_, **__: Difference(1e-7, False))
     done = invoke("experiments.verify", "resnet18", "--weights", tmp_path / "w.safetensors")
     assert done.returncode == 1
 
@@ -227,7 +231,7 @@ def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypat
         "find_spec",
         lambda n: None if n in ("timm", "transformers") else real(n),
     )
-    monkeypatch.setattr(verify, "MODELS", ("resnet18",))
+    monkeypatch.setattr(verify, "SUMMARY", ("resnet18",))
     done = invoke("experiments.verify")
     assert done.returncode == 0
     assert "skipped: timm is not installed" in done.stdout
@@ -238,9 +242,10 @@ def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypat
 
 def test_the_summary_says_no_in_the_row_and_the_exit_code(invoke, monkeypatch):
     monkeypatch.setattr(zoo, "load", changed(spoil_weight))
-    monkeypatch.setattr(verify, "MODELS", ("resnet18",))
+    monkeypatch.setattr(verify, "SUMMARY", ("resnet18",))
     done = invoke("experiments.verify", "--against", "torchvision")
     assert done.returncode == 1
+    assert "DIFFERENT" in done.stdout
     assert "e-0" in done.stdout or "e+0" in done.stdout
 
 
@@ -267,7 +272,7 @@ def test_compiled_by_inductor_the_outputs_are_the_same_within_rounding():
         torch.testing.assert_close(compiled, model(images), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RESNETS)
 def test_every_parameter_gets_a_gradient(name):
     proof_model = zoo.build(name, width=8)
     cross_entropy(proof_model(torch.randn(2, 3, 64, 64)), torch.tensor([3, 999])).backward()
