@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.networks import Network
+from zoo.vit import TABLE
 from zoo.weights.dialects import Dialect
 from zoo.weights.settings import settings_of
 
@@ -32,6 +33,8 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
         allowed = inspect.signature(builder).parameters
         if ("image_size" in allowed) != (image_size > 0):
             continue
+        if image_size and stem[2] != TABLE[name.removeprefix("plain")][0]:
+            continue  # the size may be no whole number of this one's patches
         default = allowed["shortcut"].default if "shortcut" in allowed else None
         for shortcut in dict.fromkeys([default, "projection" if default else None]):
             settings = {"num_classes": head[0], "width": stem[0], "shortcut": shortcut,
