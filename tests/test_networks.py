@@ -21,6 +21,8 @@ PARAMETERS = {
     "resnet110": 1_727_962,
     "plain20": 269_722, "plain32": 464_154, "plain44": 658_586, "plain56": 853_018,
     "plain110": 1_727_962,
+    "vit_b_16": 86_567_656, "vit_b_32": 88_224_232, "vit_l_16": 304_326_632,
+    "plainvit_b_16": 86_567_656, "plainvit_l_16": 304_326_632,
 }  # fmt: skip
 
 
@@ -177,10 +179,10 @@ def test_option_b_is_available_to_the_cifar_networks():
     assert count(b) - count(a) == extra
 
 
-@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet50", "vit2", "plainvit2"])
 def test_nothing_works_in_place(name):
     """What a hook saw during the forward pass is still there after it."""
-    model = zoo.build(name, 3, width=4)
+    model = zoo.build(name, 3, **({} if "vit" in name else {"width": 4}))
     seen = []
     for module in model.modules():
         module.register_forward_hook(

@@ -249,10 +249,12 @@ def test_the_summary_says_no_in_the_row_and_the_exit_code(invoke, monkeypatch):
     assert "e-0" in done.stdout or "e+0" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "resnet50", "plain50"])
+@pytest.mark.parametrize(
+    "name", ["resnet20", "plain20", "resnet18", "resnet50", "plain50", "vit2", "plainvit2"]
+)
 def test_exported_and_compiled_networks_give_the_same_outputs(name):
     """torch.export's program, and what torch.compile captures, to the last bit."""
-    model = zoo.build(name, 5, width=8).eval()
+    model = zoo.build(name, 5, **({"image_size": 64} if "vit" in name else {"width": 8})).eval()
     shake(model)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
