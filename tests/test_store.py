@@ -4,17 +4,17 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import in_a_child
 from PIL import Image
 
+from data import store as module
 from data.errors import DataError
 from data.random_batches import Epochs, RandomBatches, every_picture
 from data.store import Shaped, Streamed, estimated_bytes, store, undecodable
@@ -105,25 +105,23 @@ def test_a_bad_picture_is_left_out_and_named(files, tmp_path):
     assert list(undecodable(files, VIEW, tmp_path / "cache", 0, "")) == [4]
 
 
+def store_and_die(files: list[str], at: int, cache: Path) -> None:
+    real = module.load_image
+
+    def dying(file, name):
+        if file == files[at]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(file, name)
+
+    module.load_image = dying
+    store(files, VIEW, cache)
+
+
 @pytest.mark.parametrize("at", [0, 5, 11])
 def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_whole(files, tmp_path, at):
     """SIGKILL from inside, at one picture; then the next attempt decodes everything."""
     cache = tmp_path / "cache"
-    script = (
-        "import os, signal, sys\n"
-        "from data import store\n"
-        "from data.views import View\n"
-        "files, at, real = sys.argv[3:], int(sys.argv[1]), store.load_image\n"
-        "def dying(file, name):\n"
-        "    if file == files[at]: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(file, name)\n"
-        "store.load_image = dying\n"
-        "from pathlib import Path\n"
-        "store.store(files, View(20, 16, input_size=16), Path(sys.argv[2]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(at), str(cache), *files], cwd=ROOT, check=False
-    )
+    done = in_a_child(partial(store_and_die, files, at, cache), tmp_path)
     assert done.returncode == -signal.SIGKILL
     assert not list(cache.glob("*.json"))
     assert same(store(files, VIEW, cache)[0], Streamed(tuple(files), VIEW))
