@@ -53,7 +53,7 @@ class Options(Changes):
 def plan(options: Options, device: torch.device) -> Ablation:
     """The ablation with what the command line changes, and the parts at its largest depth."""
     check(options)
-    for depth in options.depths:
+    for depth in options.depths or ABLATION.axes["depth"]:
         zoo.build(f"vit{depth}", 2, image_size=options.size)
     own = options.data_dir is not None and not is_cifar10(options.data_dir)
     ablation = changed(ABLATION, options, device, own)

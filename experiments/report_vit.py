@@ -62,10 +62,8 @@ def slowed(found: Curves, with_it: str, without: str, state: str) -> tuple[Estim
     """
     one, other = found[with_it, state], found[without, state]
     seeds = sorted(set(one) & set(other))
-    seen = [
-        min(logs) for logs in zip(*(arm[s] for arm in (one, other) for s in seeds), strict=True)
-    ]
-    block = max((b for b, log in enumerate(seen) if log > math.log10(VISIBLE)), default=0)
+    logs = zip(*(arm[seed] for arm in (one, other) for seed in seeds), strict=True)
+    block = max((b for b, log in enumerate(logs) if min(log) > math.log10(VISIBLE)), default=0)
     return estimate([one[seed][block] - other[seed][block] for seed in seeds]), block
 
 
@@ -91,33 +89,34 @@ def slowing_table(residuals: Sequence[dict]) -> tuple[list[str], list[list[str]]
     found = curves(residuals, deepest(residuals))
     lines = []
     for what, with_it, without in SLOWING:
-        line = [what, f"{with_it} - {without}"]
+        line = [what, f"{with_it} / {without}"]
         for state in STATES:
             difference, block = slowed(found, with_it, without, state)
             said = f"{judge(difference)[0]}: {signed(difference)}"
             line.append(f"{said} (block {block}, n = {difference.n})" if difference.n else "-")
         lines.append(line)
-    return ["does it slow the collapse?", "difference", *WHEN.values()], lines
+    return ["does it slow the collapse?", "log10 of", *WHEN.values()], lines
 
 
 def networks_table(
     results: Sequence[dict], residuals: Sequence[dict]
 ) -> tuple[list[str], list[list[str]]]:
-    """A line a network, as of the other campaigns, and log10 of its last block's residual."""
+    """A line a network, mean ± 95 % CI over its seeds."""
     lines = []
     for network in ORDER:
-        header, drawn = table([result for result in results if result["network"] == network])
+        _, drawn = table([result for result in results if result["network"] == network])
         depths = sorted({r["depth"] for r in results if r["network"] == network})
         for line, depth in zip(drawn, depths, strict=True):
             found = curves(residuals, depth)
             ends = [[logs[-1] for logs in found[network, state].values()] for state in STATES]
-            lines.append([*line, *(estimate(logs).show(1) for logs in ends)])
-    return [*header, "residual, initial", "trained"], lines
+            drawn_ends = [estimate(logs).show(1) for logs in ends]
+            lines.append([*line[:3], line[4], *drawn_ends, line[5]])
+    return ["network", "parameters", "train loss", "test error %", *STATES, "n"], lines
 
 
 NOTE = (
-    "residual: log10 of the relative residual after the last block, in fp64, where rounding leaves "
-    "about -15.4"
+    f"{' and '.join(STATES)}: log10 of the relative residual after the last block, in fp64, where "
+    "rounding leaves about -15.4"
 )
 
 
@@ -138,8 +137,11 @@ def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
 def show(results: Sequence[dict], residuals: Sequence[dict], console: Console) -> None:
     print_table(*networks_table(results, residuals), console)
     console.print(f"{caption(results)}; {NOTE}\n")
-    print_table(*slowing_table(residuals), console)
-    console.print("\n".join(verdicts(results, residuals)))
+    console.print("\n".join(verdicts(results, residuals)) + "\n")
+    console.print("What slows the collapse? log10 of the ratio of relative residuals:")
+    for what, ratio, *answers in slowing_table(residuals)[1]:
+        said = "; ".join(map(" ".join, zip(WHEN.values(), answers, strict=True)))
+        console.print(f"{what}, {ratio}: {said}")
 
 
 def markdown(results: Sequence[dict], residuals: Sequence[dict]) -> str:
