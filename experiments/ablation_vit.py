@@ -41,7 +41,7 @@ ABLATION = Ablation(
         ),
     ),
     axes={"seed": SEEDS, "depth": (6, 2, 1), "network": NETWORKS},
-    epochs=8,
+    epochs=7,
 )
 
 

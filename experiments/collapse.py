@@ -10,7 +10,8 @@ Paper: Dong et al. 2021 (arXiv 2103.03404), section 2, figure 2.
 Dimension key: N batch, L tokens, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -25,6 +26,7 @@ from zoo.weights.atomic import write_atomic
 PICTURES = 100  # of the test set, the first ones: the same for every run
 COLUMNS = ("network", "depth", "seed", "state", "block", "residual")
 STATES = ("initial", "trained")
+INITIAL_SEEDS = 20  # nothing is trained for them, so that they cost next to nothing
 
 
 def composite_norm(x: Tensor) -> Tensor:
@@ -55,31 +57,30 @@ def residuals(model: ViT, images: Tensor) -> list[float]:
 
 
 def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
-    """A row for every run, state and block, which are also in collapse.csv."""
-    rows = [
-        {"network": run.network, "depth": run.depth, "seed": run.seed, "state": state,
-         "block": block, "residual": residual}
-        for run in runs
-        for state, model in states(run, output_dir / run.name)
-        for block, residual in enumerate(residuals(model, pictures(run)))
-    ]  # fmt: skip
+    """A row for every network, seed, state and block, which are also in collapse.csv."""
+    rows = []
+    for run in {(run.network, run.depth): run for run in runs}.values():
+        for seed in range(INITIAL_SEEDS):
+            start = replace(run, seed=seed)
+            rows += rows_of(start, STATES[0], build_model(start))
+    for run in runs:
+        folder = output_dir / run.name
+        row = read_row(folder, run)
+        if row is not None and row["status"] == "finished":
+            model = build_model(run)
+            model.load_state_dict(safetensors.torch.load_file(folder / "final.safetensors"))
+            rows += rows_of(run, STATES[1], model)
     write_atomic(output_dir / "collapse.csv", csv_of(rows, COLUMNS).encode())
     return rows
 
 
-def states(run: Run, folder: Path) -> Iterator[tuple[str, ViT]]:
-    """The network before the first step and, if it did not diverge, after the last."""
-    yield STATES[0], transformer(build_model(run))
-    row = read_row(folder, run)
-    if row is not None and row["status"] == "finished":
-        model = build_model(run)
-        model.load_state_dict(safetensors.torch.load_file(folder / "final.safetensors"))
-        yield STATES[1], transformer(model)
-
-
-def transformer(model: nn.Module) -> ViT:
+def rows_of(run: Run, state: str, model: nn.Module) -> list[dict]:
     assert isinstance(model, ViT)
-    return model
+    return [
+        {"network": run.network, "depth": run.depth, "seed": run.seed, "state": state,
+         "block": block, "residual": residual}
+        for block, residual in enumerate(residuals(model, pictures(run)))
+    ]  # fmt: skip
 
 
 def pictures(run: Run) -> Tensor:

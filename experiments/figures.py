@@ -140,7 +140,7 @@ def draw_collapse(residuals: Sequence[dict], output_dir: Path) -> Path:
     panels[0].text(0, 2e-16, "rounding errors of fp64", fontsize=10)
     panels[0].set_ylabel("relative residual")
     panels[0].legend(loc="lower left", bbox_to_anchor=(0, 0.06), frameon=False, fontsize=10)
-    figure.savefig(output_dir / "collapse.png")
+    figure.savefig(output_dir / "collapse.png", dpi=100)
     return output_dir / "collapse.png"
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from experiments import report, report_vit
 from experiments.ablation import rows
 from experiments.ablation_vit import ABLATION, PARTS, Options, plan
-from experiments.collapse import STATES, composite_norm, relative_residual, residuals
+from experiments.collapse import INITIAL_SEEDS, STATES, composite_norm, relative_residual, residuals
 from experiments.report import FIELDS
 from experiments.report_vit import SLOWING, collapse_verdict, curves, slowed, stalling
 from experiments.run import Data, VitRun, build_model
@@ -238,7 +238,8 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(finished):
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * (2 * 2 + 4)
     measured = report_vit.read_residuals(folder)
-    assert len(measured) == 2 * 2 * ((2 + 3) * 2 + 3 * 4)  # seeds, states, blocks of the networks
+    blocks = 2 * (2 + 3) + 4 * 3  # of all networks, with the patches
+    assert len(measured) == (INITIAL_SEEDS + 2) * blocks
     assert all(0 < row["residual"] < 2 for row in measured)
     for figure in ("curves.png", "collapse.png"):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
@@ -289,5 +290,7 @@ def test_readme_says_what_the_result_files_say():
     said = report_vit.markdown(results_, report_vit.read_residuals(docs))
     assert report.fill_in(readme, "ablation-vit", said) == readme
     settings = ABLATION.base.settings
-    assert {(row["lr"], row["steps"]) for row in results_} == {(settings.lr, 8 * (4000 // 64))}
+    assert {(row["lr"], row["steps"]) for row in results_} == {
+        (settings.lr, ABLATION.epochs * (4000 // 64))
+    }
     assert len({row["seed"] for row in results_}) >= 3
