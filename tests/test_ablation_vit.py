@@ -4,8 +4,6 @@ import csv
 import dataclasses
 import itertools
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -23,8 +21,6 @@ from experiments.run import Data, VitRun, build_model
 from zoo.plainvit import BLOCKS
 from zoo.vit import EncoderBlock
 
-TINY = ("--depths", "1", "2", "--seeds", "2", "--epochs", "1", "--train-images", "64",
-        "--precision", "fp32")  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -219,20 +215,8 @@ def test_every_diverged_run_is_named():
 # --- the command ---
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole tiny campaign, and what it said."""
-    folder = tmp_path_factory.mktemp("vit") / "ablation-vit"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.ablation_vit", *TINY, "--output-dir", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder, done
-
-
-def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(finished):
-    folder, done = finished
+def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
+    folder, done = vit_campaign
     assert "Does training stall without additions?" in done.stdout
     assert "What slows the collapse?" in done.stdout
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
@@ -245,8 +229,8 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(finished):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_report_says_the_same_again_and_publishes(finished, invoke, tmp_path, monkeypatch):
-    folder, done = finished
+def test_the_report_says_the_same_again_and_publishes(vit_campaign, invoke, tmp_path, monkeypatch):
+    folder, done = vit_campaign
     again = invoke("experiments.report", folder)
     assert again.returncode == 0, again.stderr
     said = again.stdout.strip()
@@ -264,8 +248,8 @@ def test_the_report_says_the_same_again_and_publishes(finished, invoke, tmp_path
     assert "| plainvit2 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
-def test_missing_residuals_are_said_in_three_lines(finished, invoke, tmp_path):
-    folder, _ = finished
+def test_missing_residuals_are_said_in_three_lines(vit_campaign, invoke, tmp_path):
+    folder, _ = vit_campaign
     (tmp_path / "results.csv").write_bytes((folder / "results.csv").read_bytes())
     done = invoke("experiments.report", tmp_path / "results.csv")
     assert_three_lines(done, 3, "residuals are missing", "make ablation-vit")
