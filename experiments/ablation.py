@@ -104,7 +104,7 @@ class Changes:
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
     """Layers of the networks, or blocks of the transformers (the preset's)."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """How many seeds (3)."""
+    """How many seeds (the preset's: 3 or more)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Epochs of every run; the schedule is shortened in proportion."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None

@@ -101,7 +101,7 @@ def test_with_its_additions_back_every_arm_is_vit(network):
 
 def test_rows_differ_from_the_base_in_network_depth_and_seed_only():
     made = rows(plan(Options(train_images=64), CPU))
-    assert len({run.name for run in made}) == len(made) == 3 * (2 * 3 + 4)
+    assert len({run.name for run in made}) == len(made) == 5 * 2 * 3 + 3 * 4
     assert {run.network for run in made} == {"vit", "plainvit", *BLOCKS} - {"plain"}
     for run in made:
         same = dataclasses.replace(run, network="vit", depth=6, seed=0)
