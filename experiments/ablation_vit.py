@@ -41,7 +41,7 @@ ABLATION = Ablation(
         ),
     ),
     # Five, since residuals after training differ by powers of ten from seed to seed.
-    axes={"seed": (0, 1, 2, 3, 4), "depth": (6, 2, 1), "network": NETWORKS},
+    axes={"seed": (0, 1, 2, 3, 4), "depth": (4, 2, 1), "network": NETWORKS},
     epochs=6,
 )
 

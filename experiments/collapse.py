@@ -6,27 +6,33 @@ It is 0 where all tokens are equal, so that X has rank one. The norm is the pape
 sqrt(||.||_1 ||.||_inf). It is measured in fp64: without additions it falls so fast that fp32 would
 see three blocks of it.
 
-Paper: Dong et al. 2021 (arXiv 2103.03404), section 2, figure 2.
+Paper: Dong et al. 2021 (arXiv 2103.03404), section 2; figure 2, whose networks lost their parts
+after training ("removed"): how they do when trained without ("trained"), it leaves open.
 Dimension key: N batch, L tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from tqdm import tqdm
 
 from data.batches import in_order
 from experiments.run import Run, build_model, csv_of, load_data, normalize_of, read_row
 from zoo.vit import ViT
 from zoo.weights.atomic import write_atomic
 
-PICTURES = 100  # of the test set, the first ones: the same for every run
+STATES = {  # the weights of a network, and where its parts went
+    "initial": "at initialisation",
+    "removed": "removed after training",
+    "trained": "trained without",
+}
+PICTURES = 25  # of the test set, the first ones: the same for every network
+INITIAL_SEEDS = 100  # nothing is trained for them
 COLUMNS = ("network", "depth", "seed", "state", "block", "residual")
-STATES = ("initial", "trained")
-INITIAL_SEEDS = 20  # nothing is trained for them, so that they cost next to nothing
 
 
 def composite_norm(x: Tensor) -> Tensor:
@@ -57,30 +63,40 @@ def residuals(model: ViT, images: Tensor) -> list[float]:
 
 
 def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
-    """A row for every network, seed, state and block, which are also in collapse.csv."""
+    """A row for every deepest network, seed, state and block, which are also in collapse.csv."""
+    depth = max(run.depth for run in runs)
+    networks = [run for run in runs if run.depth == depth]
+    images = pictures(networks[0])
     rows = []
-    for run in {(run.network, run.depth): run for run in runs}.values():
-        for seed in range(INITIAL_SEEDS):
-            start = replace(run, seed=seed)
-            rows += rows_of(start, STATES[0], build_model(start))
-    for run in runs:
-        folder = output_dir / run.name
-        row = read_row(folder, run)
-        if row is not None and row["status"] == "finished":
-            model = build_model(run)
-            model.load_state_dict(safetensors.torch.load_file(folder / "final.safetensors"))
-            rows += rows_of(run, STATES[1], model)
+    found = list(conditions(networks, output_dir))
+    for state, run, weights in tqdm(found, "residuals", leave=False, disable=None):
+        model = build_model(run)
+        assert isinstance(model, ViT)
+        if weights is not None:
+            file = safetensors.torch.load_file(weights)
+            model.load_state_dict({key: file[key] for key in model.state_dict()})
+        for block, residual in enumerate(residuals(model, images)):
+            values = (run.network, run.depth, run.seed, state, block, residual)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
     write_atomic(output_dir / "collapse.csv", csv_of(rows, COLUMNS).encode())
     return rows
 
 
-def rows_of(run: Run, state: str, model: nn.Module) -> list[dict]:
-    assert isinstance(model, ViT)
-    return [
-        {"network": run.network, "depth": run.depth, "seed": run.seed, "state": state,
-         "block": block, "residual": residual}
-        for block, residual in enumerate(residuals(model, pictures(run)))
-    ]  # fmt: skip
+def conditions(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[str, Run, Path | None]]:
+    """State, network and seed, and the file of the weights; None: those that the seed gives."""
+    arms = {run.network: run for run in runs}
+    for run in arms.values():
+        for seed in range(INITIAL_SEEDS):
+            yield "initial", replace(run, seed=seed), None
+    for run in runs:
+        row = read_row(output_dir / run.name, run)
+        if row is None or row["status"] != "finished":
+            continue
+        weights = output_dir / run.name / "final.safetensors"
+        yield "trained", run, weights
+        if run.network == "vit":
+            for network in arms:
+                yield "removed", replace(run, network=network), weights
 
 
 def pictures(run: Run) -> Tensor:

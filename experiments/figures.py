@@ -19,7 +19,9 @@ from matplotlib.axes import Axes
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from experiments.collapse import STATES
 from experiments.device import make_deterministic
+from experiments.report_vit import VISIBLE
 from experiments.run import Run, build_model, make_batches, read_row
 
 # Okabe and Ito's colours, told apart by colour-blind people too; shades of depth by order.
@@ -118,15 +120,13 @@ LABELS = {  # dashed: without MLPs
 
 
 def draw_collapse(residuals: Sequence[dict], output_dir: Path) -> Path:
-    """The deepest networks: geometric mean over the seeds, and a band from min to max."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
-    depth = max(row["depth"] for row in residuals)
-    titles = ("at initialisation", "after training")
-    for state, title, panel in zip(("initial", "trained"), titles, panels, strict=True):
+    """Geometric mean over the seeds, and a band from min to max; a panel for every state."""
+    figure, panels = plt.subplots(1, 3, figsize=(13, 4.4), sharey=True, layout="constrained")
+    for (state, title), panel in zip(STATES.items(), panels, strict=True):
         for network, (label, colour, style) in LABELS.items():
             seeds: dict[int, list[float]] = {}
             for row in residuals:
-                if (row["network"], row["depth"], row["state"]) == (network, depth, state):
+                if (row["network"], row["state"]) == (network, state):
                     seeds.setdefault(row["seed"], []).append(max(row["residual"], 1e-16))
             if not seeds:
                 continue
@@ -134,12 +134,13 @@ def draw_collapse(residuals: Sequence[dict], output_dir: Path) -> Path:
             blocks = range(found.shape[1])
             middle = np.exp(np.log(found).mean(0))
             panel.plot(blocks, middle, style, color=colour, linewidth=2, label=label)
-            panel.fill_between(blocks, found.min(0), found.max(0), color=colour, alpha=0.15, lw=0)
-        panel.axhspan(1e-16, 1e-15, color="#000000", alpha=0.12, lw=0)
+            panel.fill_between(blocks, found.min(0), found.max(0), color=colour, alpha=0.12, lw=0)
+        panel.axhspan(1e-16, VISIBLE, color="#000000", alpha=0.12, lw=0)
         panel.set(title=title, xlabel="block (0: the patches)", yscale="log", ylim=(1e-16, 3))
-    panels[0].text(0, 2e-16, "rounding errors of fp64", fontsize=10)
+        panel.set_xticks(range(1 + max(row["block"] for row in residuals)))
+    panels[0].text(0, 5e-16, "rounding errors of fp64", fontsize=11)
     panels[0].set_ylabel("relative residual")
-    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 0.06), frameon=False, fontsize=10)
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 0.14), frameon=False, fontsize=11)
     figure.savefig(output_dir / "collapse.png", dpi=100)
     return output_dir / "collapse.png"
 

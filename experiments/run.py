@@ -84,7 +84,7 @@ class VitRun(Run):
     """One row of the transformers' ablation; `depth` counts blocks."""
 
     network: str = "vit"  # or "plainvit", or a key of zoo.plainvit.BLOCKS
-    depth: int = 6
+    depth: int = 4
     norm: str = "layer"
 
     @property
