@@ -52,14 +52,21 @@ def relative_residual(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def residuals(model: ViT, images: Tensor) -> list[float]:
-    """Mean over the images (N, 3, H, W): of the patches, then after every block."""
+    """Geometric mean over the images (N, 3, H, W): of the patches, then after every block.
+
+    Pictures differ by powers of ten: an arithmetic mean would show the largest residual alone.
+    """
     model = model.double().eval()
     x = model.stem(images.double())  # (N, 3, H, W) -> (N, L, D)
-    found = [relative_residual(x).mean().item()]
+    found = [geometric_mean(relative_residual(x))]
     for block in model.blocks:
         x = block(x)
-        found.append(relative_residual(x).mean().item())
+        found.append(geometric_mean(relative_residual(x)))
     return found
+
+
+def geometric_mean(x: Tensor) -> float:
+    return x.clamp(min=1e-16).log().mean().exp().item()
 
 
 def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:

@@ -88,18 +88,17 @@ def collapse_verdict(residuals: Sequence[dict], state: str) -> Verdict:
     )
 
 
-def slowing_table(residuals: Sequence[dict]) -> tuple[list[str], list[list[tuple[str, str]]]]:
-    """Of everything that may slow the collapse, the answer and its figures in every state."""
+def slowing_table(residuals: Sequence[dict]) -> list[list[tuple[str, ...]]]:
+    """Of everything that may slow the collapse: the answer, the figure and n, in every state."""
     found = curves(residuals)
     lines = []
     for what, with_it, without in SLOWING:
-        line = [(what, f"{with_it} / {without}")]
+        line: list[tuple[str, ...]] = [(what, f"{with_it} / {without}")]
         for state in STATES:
             difference = slowed(found, with_it, without, state)
-            says = f"{signed(difference)} (n = {difference.n})" if difference.n else ""
-            line.append((judge(difference)[0], says))
+            line.append((judge(difference)[0], signed(difference), f"(n = {difference.n})"))
         lines.append(line)
-    return ["does it slow the collapse?", *STATES.values()], lines
+    return lines
 
 
 def networks_table(
@@ -128,6 +127,7 @@ NOTE = (
     f"training (n = {INITIAL_SEEDS}); removed, of a trained vit with its parts removed; trained, "
     "of the network itself"
 )
+SLOWS = "does it slow the collapse?"
 RATIO = "log10 of the ratio of relative residuals, mean over the blocks"
 
 
@@ -152,17 +152,18 @@ def show(results: Sequence[dict], residuals: Sequence[dict], console: Console) -
     print_table(narrow[0], narrow[1:], console)
     console.print(f"{caption(results)}; {NOTE}\n")
     console.print("\n".join(verdicts(results, residuals)) + "\n")
-    header, drawn = slowing_table(residuals)
-    print_table(header, [["\n".join(cell) for cell in line] for line in drawn], console)
+    drawn = [["\n".join(cell[:2]) for cell in line] for line in slowing_table(residuals)]
+    print_table([SLOWS, *STATES], drawn, console)
     console.print(RATIO)
 
 
 def markdown(results: Sequence[dict], residuals: Sequence[dict]) -> str:
     networks = markdown_table(*networks_table(results, residuals), "---", "---:")
-    header, drawn = slowing_table(residuals)
-    slowing = markdown_table(
-        header, [[": ".join(filter(None, cell)) for cell in line] for line in drawn], "---"
-    )
+    lines = [
+        [": ".join(what), *(f"{answer}: {figure} {n}" for answer, figure, n in answers)]
+        for what, *answers in slowing_table(residuals)
+    ]
+    slowing = markdown_table([SLOWS, *STATES.values()], lines, "---")
     said = "\n\n".join(f"**{sentence}**" for sentence in verdicts(results, residuals))
     return f"{networks}\n\n{caption(results)}; {NOTE}.\n\n{said}\n\n{slowing}\n\n{RATIO}."
 

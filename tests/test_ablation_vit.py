@@ -1,5 +1,6 @@
 """Transformers without additions: the measure, the arms, the verdict in all its answers, a run."""
 
+import collections
 import csv
 import dataclasses
 import itertools
@@ -10,13 +11,21 @@ import torch
 from conftest import ROOT, assert_three_lines
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from experiments import report, report_vit
 from experiments.ablation import rows
 from experiments.ablation_vit import ABLATION, PARTS, Options, plan
-from experiments.collapse import INITIAL_SEEDS, STATES, composite_norm, relative_residual, residuals
+from experiments.collapse import (
+    INITIAL_SEEDS,
+    STATES,
+    composite_norm,
+    pictures,
+    relative_residual,
+    residuals,
+)
 from experiments.report import FIELDS
-from experiments.report_vit import SLOWING, collapse_verdict, curves, slowed, stalling
+from experiments.report_vit import SLOWING, VISIBLE, collapse_verdict, curves, slowed, stalling
 from experiments.run import Data, VitRun, build_model
 from zoo.plainvit import BLOCKS
 from zoo.vit import EncoderBlock
@@ -104,9 +113,9 @@ def test_rows_differ_from_the_base_in_network_depth_and_seed_only():
     assert len({run.name for run in made}) == len(made) == 5 * 2 * 3 + 3 * 4
     assert {run.network for run in made} == {"vit", "plainvit", *BLOCKS} - {"plain"}
     for run in made:
-        same = dataclasses.replace(run, network="vit", depth=6, seed=0)
-        assert same == dataclasses.replace(made[0], network="vit", depth=6, seed=0)
-    assert {run.depth for run in made if run.network in PARTS} == {6}
+        same = dataclasses.replace(run, network="vit", depth=4, seed=0)
+        assert same == dataclasses.replace(made[0], network="vit", depth=4, seed=0)
+    assert {run.depth for run in made if run.network in PARTS} == {4}
 
 
 def test_the_parts_follow_the_depths_and_seeds_that_are_asked_for():
@@ -134,22 +143,24 @@ def collapse(changes: dict[tuple[str, str], list[list[float]]]) -> list[dict]:
 LOW = [[0.0, -1.0, -4.0], [0.0, -1.1, -4.5], [0.0, -0.9, -4.2]]
 
 
-def test_collapse_is_said():
-    said = collapse_verdict(collapse({("plainvit", "initial"): LOW}), "initial")
+@pytest.mark.parametrize("state", STATES)
+def test_collapse_is_said(state):
+    said = collapse_verdict(collapse({("plainvit", state): LOW}), state)
     assert said.answer == "yes"
-    assert said.sentence.startswith("Yes at initialisation: log10")
-    assert "after block 2 of 2, vit minus plainvit, +4.033 ± 0.625 (n = 3" in said.sentence
+    assert said.sentence.startswith(f"Yes, {STATES[state]}: the relative residual")
+    assert "0.631 ± 0.000 in vit and 0.000 ± 0.000 in plainvit" in said.sentence
+    assert "+0.631 ± 0.000 (n = 3" in said.sentence
 
 
 def test_the_opposite_is_said_too():
     said = collapse_verdict(collapse({("vit", "trained"): LOW}), "trained")
     assert said.answer == "no"
-    assert said.sentence.startswith("No after training: ")
+    assert said.sentence.startswith("No, trained without: ")
 
 
 @pytest.mark.parametrize(
     ("plain", "words"),
-    [([[0, -1, -5.0], [0, -1, 4.0], [0, -1, -1.0]], "does not exclude 0"),
+    [([[0, -1, -5.0], [0, -1, 0.2], [0, -1, -1.0]], "does not exclude 0"),
      ([[0, -1, -5.0]], "two seeds or more"),
      ([], "two seeds or more")],
 )  # fmt: skip
@@ -160,21 +171,37 @@ def test_collapse_that_cannot_be_told(plain, words):
 
 
 def test_rounding_errors_are_not_compared():
-    """Both at the limit of fp64, one always a little above the other: no slower collapse."""
-    plain = [[0.0, -2.0, -15.40], [0.0, -2.1, -15.41], [0.0, -2.3, -15.40]]
-    pure = [[0.0, -2.1, -15.60], [0.0, -2.0, -15.61], [0.0, -2.2, -15.60]]
-    rows_ = collapse({("plainvit", "initial"): plain, ("pure-attention", "initial"): pure})
-    difference, block = slowed(curves(rows_, 2), "plainvit", "pure-attention", "initial")
-    assert block == 1
-    assert abs(difference.mean) < difference.half
-    line = report_vit.slowing_table(rows_)[1][-1]
-    assert line[2].startswith("cannot tell: ")
-    assert line[2].endswith("(block 1, n = 3)")
+    """Both at the limit of fp64, one always a little above the other: no verdict of it."""
+    plain, vit = [[0.0, -15.1, -15.4]] * 3, [[0.0, -15.0, -15.3]] * 3
+    rows_ = collapse({("plainvit", "initial"): plain, ("vit", "initial"): vit})
+    assert collapse_verdict(rows_, "initial").answer == "cannot tell"
+    assert slowed(curves(rows_), "vit", "plainvit", "initial").mean == 0
+
+
+def test_what_slows_is_the_mean_over_the_blocks_and_the_patches_are_none():
+    """By hand: (-0.1 + 1) / 2 + (-0.2 + 4) / 2 of the first seed; -20 counts as -14."""
+    rows_ = collapse({("plainvit", "removed"): [[0.0, -1.0, -4.0], [0.0, -1.0, -20.0]]})
+    found = slowed(curves(rows_), "vit", "plainvit", "removed")
+    first, second = (0.9 + 3.8) / 2, (0.9 + 13.8) / 2
+    assert math.log10(VISIBLE) == -14
+    assert found.n == 2
+    assert found.mean == pytest.approx((first + second) / 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "answers"),
+    [("plainvit", ["yes", "yes", "yes", "cannot tell", "cannot tell", "no"]),
+     ("no-mlp", ["cannot tell", "cannot tell", "cannot tell", "no", "yes", "cannot tell"])],
+)  # fmt: skip
+def test_every_line_of_the_table_has_its_own_answer(network, answers):
+    lines = report_vit.slowing_table(collapse({(network, "removed"): LOW}))
+    assert [line[2][0] for line in lines] == answers
+    assert {line[1][0] for line in lines} == {"cannot tell"}  # initial: no difference at all
 
 
 def test_seeds_that_one_arm_lacks_are_left_out():
     rows_ = collapse({("plainvit", "trained"): LOW[:2]})
-    assert slowed(curves(rows_, 2), "vit", "plainvit", "trained")[0].n == 2
+    assert slowed(curves(rows_), "vit", "plainvit", "trained").n == 2
 
 
 def results(**losses: list[float | None]) -> list[dict]:
@@ -218,15 +245,30 @@ def test_every_diverged_run_is_named():
 def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
     folder, done = vit_campaign
     assert "Does training stall without additions?" in done.stdout
-    assert "What slows the collapse?" in done.stdout
+    assert "does it slow the collapse?" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * (2 * 2 + 4)
     measured = report_vit.read_residuals(folder)
-    blocks = 2 * (2 + 3) + 4 * 3  # of all networks, with the patches
-    assert len(measured) == (INITIAL_SEEDS + 2) * blocks
+    of_state = collections.Counter(row["state"] for row in measured)
+    a_seed = 6 * 3  # networks, and blocks with the patches
+    assert of_state == {"initial": INITIAL_SEEDS * a_seed, "removed": 2 * a_seed,
+                        "trained": 2 * a_seed}  # fmt: skip
     assert all(0 < row["residual"] < 2 for row in measured)
     for figure in ("curves.png", "collapse.png"):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
+    folder, _ = vit_campaign
+    found = curves(report_vit.read_residuals(folder))
+    assert found["vit", "removed"] == found["vit", "trained"]
+    weights = load_file(folder / "vit2-seed1" / "final.safetensors")
+    run = dataclasses.replace(ABLATION.base, network="no-mlp", depth=2)
+    model = build_model(run)
+    assert model.load_state_dict(weights, strict=False).missing_keys == []
+    assert found["no-mlp", "removed"][1] == residuals(model, pictures(run))
+    assert found["no-mlp", "removed"][1] != found["no-mlp", "trained"][1]
 
 
 def test_the_report_says_the_same_again_and_publishes(vit_campaign, invoke, tmp_path, monkeypatch):
