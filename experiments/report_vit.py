@@ -101,34 +101,33 @@ def slowing_table(residuals: Sequence[dict]) -> list[list[tuple[str, ...]]]:
     return lines
 
 
-def networks_table(
-    results: Sequence[dict], residuals: Sequence[dict]
-) -> tuple[list[str], list[list[str]]]:
-    """A line a network, mean ± 95 % CI over its seeds; residuals are the deepest networks'."""
+def networks_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+    """The table of every ablation, in our order."""
+    of_network = [[r for r in results if r["network"] == network] for network in ORDER]
+    return table(results)[0], [line for group in of_network if group for line in table(group)[1]]
+
+
+def residuals_table(residuals: Sequence[dict]) -> list[list[tuple[str, ...]]]:
+    """Of every network, log10 of the residual after the last block, and n, in every state."""
     found = curves(residuals)
-    deepest = max(row["depth"] for row in residuals)
+    depth = max(row["depth"] for row in residuals)
     lines = []
     for network in ORDER:
-        of_network = [result for result in results if result["network"] == network]
-        depths = sorted({result["depth"] for result in of_network})
-        for line, depth in zip(table(of_network)[1], depths, strict=True):
-            name, parameters, train_loss, _, test_error, n = line[:6]
-            ends = [
-                [log10(by_block[-1]) for by_block in found[network, state].values()]
-                for state in STATES
-            ]
-            shown = [estimate(end).show(1) if depth == deepest else "-" for end in ends]
-            lines.append([name, parameters, train_loss, test_error, *shown, n])
-    return ["network", "parameters", "train loss", "test error %", *STATES, "n"], lines
+        line: list[tuple[str, ...]] = [(f"{network}{depth}",)]
+        for state in STATES:
+            ends = [log10(by_block[-1]) for by_block in found[network, state].values()]
+            line.append((estimate(ends).show(1), f"(n = {len(ends)})"))
+        lines.append(line)
+    return lines
 
 
-NOTE = (
-    "log10 of the relative residual after the last block, in fp64, -14 for less: initial, before "
-    f"training (n = {INITIAL_SEEDS}); removed, of a trained vit with its parts removed; trained, "
-    "of the network itself"
-)
 SLOWS = "does it slow the collapse?"
-RATIO = "log10 of the ratio of relative residuals, mean over the blocks"
+RATIO = "log10 of the ratio of relative residuals, mean over the blocks, paired by seed"
+NOTE = (
+    "log10 of the relative residual after the last block, mean ± 95 % CI, in fp64, -14 for less: "
+    f"before training ({INITIAL_SEEDS} seeds), of the trained vit once the parts are removed, and "
+    "of the network that was trained without them"
+)
 
 
 def stalling(results: Sequence[dict]) -> Verdict:
@@ -146,26 +145,33 @@ def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
 
 
 def show(results: Sequence[dict], residuals: Sequence[dict], console: Console) -> None:
-    header, lines = networks_table(results, residuals)
-    # Without the parameters it fits 80 columns.
-    narrow = [[name, *rest] for name, _, *rest in (header, *lines)]
-    print_table(narrow[0], narrow[1:], console)
-    console.print(f"{caption(results)}; {NOTE}\n")
+    print_table(*networks_table(results), console)
+    console.print(caption(results) + "\n")
+    short = ["\n".join(heading.split(" ", 1)) for heading in STATES.values()]
+    lines = [[cell[0] for cell in line] for line in residuals_table(residuals)]
+    print_table(["network", *short], lines, console)
+    console.print(NOTE + "\n")
     console.print("\n".join(verdicts(results, residuals)) + "\n")
-    drawn = [["\n".join(cell[:2]) for cell in line] for line in slowing_table(residuals)]
-    print_table([SLOWS, *STATES], drawn, console)
+    lines = [["\n".join(cell[:2]) for cell in line] for line in slowing_table(residuals)]
+    print_table([SLOWS, *short], lines, console)
     console.print(RATIO)
 
 
 def markdown(results: Sequence[dict], residuals: Sequence[dict]) -> str:
-    networks = markdown_table(*networks_table(results, residuals), "---", "---:")
-    lines = [
+    ends = [[" ".join(cell) for cell in line] for line in residuals_table(residuals)]
+    slowing = [
         [": ".join(what), *(f"{answer}: {figure} {n}" for answer, figure, n in answers)]
         for what, *answers in slowing_table(residuals)
     ]
-    slowing = markdown_table([SLOWS, *STATES.values()], lines, "---")
-    said = "\n\n".join(f"**{sentence}**" for sentence in verdicts(results, residuals))
-    return f"{networks}\n\n{caption(results)}; {NOTE}.\n\n{said}\n\n{slowing}\n\n{RATIO}."
+    return "\n\n".join([
+        markdown_table(*networks_table(results), "---", "---:"),
+        f"{caption(results)}.",
+        markdown_table(["network", *STATES.values()], ends, "---", "---:"),
+        f"{NOTE[0].upper()}{NOTE[1:]}.",
+        *(f"**{sentence}**" for sentence in verdicts(results, residuals)),
+        markdown_table([SLOWS, *STATES.values()], slowing, "---"),
+        f"{RATIO[0].upper()}{RATIO[1:]}.",
+    ])  # fmt: skip
 
 
 def read_residuals(folder: Path) -> list[dict]:
