@@ -119,7 +119,7 @@ def typed(folder: Path, *arguments: str) -> tuple[Path, subprocess.CompletedProc
 
 TINY = ("--depths", "8", "20", "--seeds", "2", "--epochs", "1", "--train-images", "128",
         "--precision", "fp32")  # fmt: skip
-TINY_VIT = ("--depths", "1", "2", "--seeds", "2", "--epochs", "1", "--train-images", "64",
+TINY_VIT = ("--depths", "1", "2", "--seeds", "2", "--epochs", "1", "--train-images", "128",
             "--precision", "fp32", "--jobs", "1")  # fmt: skip
 
 

@@ -264,7 +264,7 @@ def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
     found = curves(report_vit.read_residuals(folder))
     assert found["vit", "removed"] == found["vit", "trained"]
     weights = load_file(folder / "vit2-seed1" / "final.safetensors")
-    base = plan(Options(epochs=1, train_images=64), CPU).base
+    base = plan(Options(epochs=1, train_images=128), CPU).base
     run = dataclasses.replace(base, network="no-mlp", depth=2)
     model = build_model(run)
     assert model.load_state_dict(weights, strict=False).missing_keys == []
