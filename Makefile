@@ -3,16 +3,19 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 READY := .venv/.ready
 
-.PHONY: help setup ablation transfer check-data verify bugs samples shapes report bench test check
+.PHONY: help setup ablation ablation-vit transfer check-data verify bugs samples shapes report bench test check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv from requirements.lock, and nothing else
 
 ablation: $(READY)  ## plain against residual networks (PRESET=quick|cifar10|paper|imagenet-nets, DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation $(PRESET) $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
+
+ablation-vit: $(READY)  ## vision transformers with and without their skips (DATA=folder, ARGS='--seeds 5')
+	@$(RUN) experiments.ablation_vit $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
 
 transfer: $(READY)  ## a pretrained network on your pictures, five ways (DATA=folder, ARGS='--model resnet50')
 	@$(RUN) experiments.transfer $(if $(DATA),'$(DATA)') $(ARGS)

@@ -95,19 +95,16 @@ def with_warmup(run: Run) -> Run:
 
 
 @dataclass(frozen=True)
-class Options:
-    """Train plain and residual networks of several depths and compare them."""
+class Changes:
+    """What the command line may change in any ablation."""
 
-    preset: tyro.conf.Positional[Literal["quick", "cifar10", "paper", "imagenet-nets"]] = "quick"
-    """quick: embedded pictures, minutes. cifar10: under an hour on 2 cores. paper: section 4.2,
-    64,000 steps a run, for a GPU. imagenet-nets: resnet18 and 50."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Pictures: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with zips of them.
     CIFAR-10 is downloaded without it."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
-    """Layers of the networks (the preset's)."""
+    """Layers of the networks, or blocks of the transformers (the preset's)."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """How many seeds (3)."""
+    """How many seeds (the preset's: 3 or more)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Epochs of every run; the schedule is shortened in proportion."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -127,19 +124,36 @@ class Options:
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Runs at a time, each with one thread (one a core, at most 3; 1 on a GPU)."""
     output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Where results go; the same command there goes on where it stopped (runs/PRESET)."""
+    """Where results go; the same command there goes on where it stopped (below runs/)."""
+
+
+@dataclass(frozen=True)
+class Options(Changes):
+    """Train plain and residual networks of several depths and compare them."""
+
+    preset: tyro.conf.Positional[Literal["quick", "cifar10", "paper", "imagenet-nets"]] = "quick"
+    """quick: embedded pictures, minutes. cifar10: under an hour on 2 cores. paper: section 4.2,
+    64,000 steps a run, for a GPU. imagenet-nets: resnet18 and 50."""
 
 
 def plan(options: Options, device: torch.device) -> Ablation:
     """The preset with what the command line changes."""
     check(options)
-    ablation = ABLATIONS[options.preset]
+    for depth in options.depths:
+        zoo.build(f"resnet{depth}", 2, width=1)  # small: only to see whether there is such a model
+    own = options.preset == "quick" or (
+        options.preset == "imagenet-nets"
+        and options.data_dir is not None
+        and not is_cifar10(options.data_dir)
+    )
+    return changed(ABLATIONS[options.preset], options, device, own)
+
+
+def changed(ablation: Ablation, options: Changes, device: torch.device, own: bool) -> Ablation:
+    """`ablation` as the command line wants it; `own`: --data-dir is any pictures, not CIFAR-10."""
     on_gpu = ablation.on_gpu if device.type == "cuda" else {}
     data, settings = ablation.base.data, ablation.base.settings
     if options.data_dir is not None:
-        own = options.preset == "quick" or (
-            options.preset == "imagenet-nets" and not is_cifar10(options.data_dir)
-        )
         data = replace(data, source="folder" if own else "cifar10", data_dir=str(options.data_dir))
         if own:
             data = replace(data, size=max(data.size, 32), test_images=None)
@@ -171,19 +185,17 @@ def plan(options: Options, device: torch.device) -> Ablation:
     return replace(ablation, base=base, axes=axes, also=also, epochs=epochs)
 
 
-def check(options: Options) -> None:
-    """UsageError or zoo.ModelError for what can be seen to be wrong before any work."""
+def check(options: Changes) -> None:
+    """UsageError for what can be seen to be wrong before any work."""
     for name in ("seeds", "epochs", "batch_size", "size", "train_images", "jobs", "lr"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} must be above 0", f"{flag} {value}", "give a larger number")
-    for depth in options.depths:
-        zoo.build(f"resnet{depth}", 2, width=1)  # small: only to see whether there is such a model
 
 
 def settle_precision(
-    options: Options, ablation: Ablation, device: torch.device, output_dir: Path
+    options: Changes, ablation: Ablation, device: torch.device, output_dir: Path
 ) -> Settings:
     """Choose precision once a campaign, on its deepest residual network, and remember it there."""
     path = output_dir / "campaign.json"
@@ -204,7 +216,7 @@ def settle_precision(
             )
         print(f"Precision {reason} (settled earlier)")
         return replace(ablation.base.settings, precision=precision, channels_last=channels_last)
-    run = replace(ablation.base, network="resnet", depth=max(ablation.axes["depth"]))
+    run = replace(ablation.base, depth=max(ablation.axes["depth"]))
     make_deterministic(device)
     settings, reason = within_memory(
         run,
@@ -242,6 +254,32 @@ def explain_parameters(ablation: Ablation) -> list[str]:
     return lines
 
 
+def carry_out(
+    ablation: Ablation, options: Changes, device: torch.device, output_dir: Path
+) -> tuple[list[Run], list[dict]]:
+    """Every run of the ablation, trained, and their results, which are also in results.csv."""
+    settings = settle_precision(options, ablation, device, output_dir)
+    ablation = replace(ablation, base=replace(ablation.base, settings=settings))
+    runs = [with_warmup(run) for run in rows(ablation)]
+    made = run_campaign(runs, output_dir, device, options.jobs or default_jobs(device))
+    results = [report.flatten(row) for row in made]
+    write_atomic(output_dir / "results.csv", report.results_csv(results).encode())
+    if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
+        raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
+    return runs, results
+
+
+def introduce(ablation: Ablation, why: str) -> None:
+    """Question, device and data, a line each."""
+    dataset, size = load_data(ablation.base.data), ablation.base.data.size
+    print(ablation.question)
+    print(f"Device {why}")
+    print(
+        f"Data {dataset.name}: {len(dataset.train_labels):,} training and "
+        f"{len(dataset.test_labels):,} test pictures, {len(dataset.classes)} classes, {size}x{size}"
+    )
+
+
 def main(options: Options) -> None:
     from experiments import figures  # matplotlib; here, because every worker imports this file
 
@@ -250,25 +288,10 @@ def main(options: Options) -> None:
     output_dir = options.output_dir or Path("runs") / (
         options.preset + (f"-{options.data_dir.stem}" if options.data_dir else "")
     )
-    dataset = load_data(ablation.base.data)
-    print(ablation.question)
-    print(f"Device {why}")
-    print(
-        f"Data {dataset.name}: {len(dataset.train_labels):,} training and "
-        f"{len(dataset.test_labels):,} test pictures, {len(dataset.classes)} classes, "
-        f"{ablation.base.data.size}x{ablation.base.data.size}"
-    )
+    introduce(ablation, why)
     for line in explain_parameters(ablation):
         print(line)
-    settings = settle_precision(options, ablation, device, output_dir)
-    ablation = replace(ablation, base=replace(ablation.base, settings=settings))
-    runs = [with_warmup(run) for run in rows(ablation)]
-
-    made = run_campaign(runs, output_dir, device, options.jobs or default_jobs(device))
-    results = [report.flatten(row) for row in made]
-    write_atomic(output_dir / "results.csv", report.results_csv(results).encode())
-    if not any(r["status"] == "finished" for r in results if r["norm"] == "batch"):
-        raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
+    runs, results = carry_out(ablation, options, device, output_dir)
     report.show(results, Console())
     for path in figures.draw_all(runs, output_dir, device):
         print(f"figure: {path}")

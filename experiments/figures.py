@@ -1,11 +1,13 @@
-"""The two figures of an ablation, drawn from the files that its runs left.
+"""The figures of an ablation, drawn from the files that its runs left.
 
 curves.png      error by epoch, in the manner of figure 6 of He et al. 2015 (arXiv 1512.03385)
 gradients.png   gradient norm by layer, before and after training, with and without BN
+collapse.png    of transformers, relative residual by block, as in figure 2 of Dong et al. 2021
+                (arXiv 2103.03404)
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from matplotlib.axes import Axes
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from experiments.collapse import STATES
 from experiments.device import make_deterministic
+from experiments.report_vit import VISIBLE
 from experiments.run import Run, build_model, make_batches, read_row
 
 # Okabe and Ito's colours, told apart by colour-blind people too; shades of depth by order.
@@ -44,15 +48,22 @@ def read_history(folder: Path) -> dict[str, list[float]]:
     return {name: [float(line[name]) for line in lines] for name in (lines[0] if lines else ())}
 
 
-def draw_curves(runs: Sequence[Run], output_dir: Path) -> Path:
-    """Training error dashed, test error solid; mean over the seeds, and a band from min to max."""
+ARMS = {"plain": "plain networks", "resnet": "residual networks"}
+
+
+def draw_curves(
+    runs: Sequence[Run], output_dir: Path, arms: Mapping[str, str] = ARMS, unit: str = "layers"
+) -> Path:
+    """Training error dashed, test error solid; mean over the seeds, and a band from min to max.
+
+    `arms`: the network of each of the two panels, and its title; `unit`: what depth counts.
+    """
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
     depths = sorted({run.depth for run in runs})
-    for network, title, panel in zip(
-        ("plain", "resnet"), ("plain networks", "residual networks"), panels, strict=True
-    ):
+    for (network, title), panel in zip(arms.items(), panels, strict=True):
         for depth, colour in zip(depths, COLOURS, strict=False):
-            draw_arm(panel, runs, output_dir, network, depth, colour)
+            label = f"{depth} {unit if depth > 1 else unit.removesuffix('s')}"
+            draw_arm(panel, runs, output_dir, (network, depth), colour, label)
         panel.set(title=title, xlabel="epoch")
     panels[0].set_ylabel("error (%)")
     panels[0].set_ylim(0, 100)
@@ -65,24 +76,73 @@ def draw_curves(runs: Sequence[Run], output_dir: Path) -> Path:
 
 
 def draw_arm(
-    panel: Axes, runs: Sequence[Run], output_dir: Path, network: str, depth: int, colour: str
+    panel: Axes, runs: Sequence[Run], output_dir: Path, arm: tuple[str, int], colour: str, name: str
 ) -> None:
     histories = [
         read_history(output_dir / run.name)
         for run in runs
-        if run.norm == "batch" and run.network == network and run.depth == depth
+        if run.norm != "none" and (run.network, run.depth) == arm
     ]
     longest = max((len(history.get("epoch", ())) for history in histories), default=0)
     whole = [history for history in histories if len(history.get("epoch", ())) == longest]
     if not longest:
         return
     epochs = np.array(whole[0]["epoch"])
-    for name, style, width in (("train_error", "--", 1.2), ("test_error", "-", 2.2)):
-        errors = 100 * np.array([history[name] for history in whole])  # (seeds, epochs)
-        label = f"{depth} layers" if name == "test_error" else None
+    for column, style, width in (("train_error", "--", 1.2), ("test_error", "-", 2.2)):
+        errors = 100 * np.array([history[column] for history in whole])  # (seeds, epochs)
+        label = name if column == "test_error" else None
         panel.plot(epochs, errors.mean(0), style, color=colour, linewidth=width, label=label)
-        if name == "test_error":
+        if column == "test_error":
             panel.fill_between(epochs, errors.min(0), errors.max(0), color=colour, alpha=0.15, lw=0)
+
+
+def draw_transformers(
+    runs: Sequence[Run], residuals: Sequence[dict], output_dir: Path
+) -> list[Path]:
+    """curves.png and collapse.png; `residuals` are the rows of collapse.csv."""
+    plt.switch_backend("Agg")
+    arms = {"plainvit": "plain transformers", "vit": "residual transformers"}
+    with plt.rc_context(STYLE):
+        paths = [draw_curves(runs, output_dir, arms, "blocks")]
+        paths.append(draw_collapse(residuals, output_dir))
+    plt.close("all")
+    return paths
+
+
+LABELS = {  # dashed: without MLPs
+    "vit": ("both additions (vit)", "#0072B2", "-"),
+    "attention-skip": ("attention's addition alone", "#009E73", "-"),
+    "mlp-skip": ("the MLP's addition alone", "#CC79A7", "-"),
+    "plainvit": ("no addition (plainvit)", "#D55E00", "-"),
+    "no-mlp": ("no MLP, with the addition", "#0072B2", "--"),
+    "pure-attention": ("no MLP, no addition", "#D55E00", "--"),
+}
+
+
+def draw_collapse(residuals: Sequence[dict], output_dir: Path) -> Path:
+    """Geometric mean over the seeds, and a band from min to max; a panel for every state."""
+    figure, panels = plt.subplots(1, 3, figsize=(13, 4.4), sharey=True, layout="constrained")
+    for (state, title), panel in zip(STATES.items(), panels, strict=True):
+        for network, (label, colour, style) in LABELS.items():
+            seeds: dict[int, list[float]] = {}
+            for row in residuals:
+                if (row["network"], row["state"]) == (network, state):
+                    seeds.setdefault(row["seed"], []).append(max(row["residual"], 1e-16))
+            if not seeds:
+                continue
+            found = np.array(list(seeds.values()))  # (seeds, 1 + blocks)
+            blocks = range(found.shape[1])
+            middle = np.exp(np.log(found).mean(0))
+            panel.plot(blocks, middle, style, color=colour, linewidth=2, label=label)
+            panel.fill_between(blocks, found.min(0), found.max(0), color=colour, alpha=0.12, lw=0)
+        panel.axhspan(1e-16, VISIBLE, color="#000000", alpha=0.12, lw=0)
+        panel.set(title=title, xlabel="block (0: the patches)", yscale="log", ylim=(1e-16, 3))
+        panel.set_xticks(range(1 + max(row["block"] for row in residuals)))
+    panels[0].text(0, 5e-16, "rounding errors of fp64", fontsize=11)
+    panels[0].set_ylabel("relative residual")
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 0.14), frameon=False, fontsize=11)
+    figure.savefig(output_dir / "collapse.png", dpi=100)
+    return output_dir / "collapse.png"
 
 
 def gradient_norms(model: nn.Module, run: Run, device: torch.device) -> list[float]:

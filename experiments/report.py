@@ -73,14 +73,16 @@ class Verdict:
     sentence: str
 
 
-def verdict(results: Sequence[dict]) -> Verdict:
+def verdict(
+    results: Sequence[dict], plain: str = "plain", residual: str = "resnet", unit: str = "layers"
+) -> Verdict:
     """Do plain networks degrade more with depth than residual ones?
 
     Degradation is the final training loss of the deepest minus that of the shallowest network,
     paired by seed. The answer is yes or no if the t-interval of plain minus residual excludes 0.
     """
-    results = [result for result in results if result["norm"] == "batch"]
-    diverged = [result for result in results if result["status"] != "finished"]
+    arms = (plain, residual)
+    results = [r for r in results if r["norm"] != "none" and r["network"] in arms]
     depths = sorted({result["depth"] for result in results})
     if len(depths) < 2:
         return Verdict("cannot tell", "Cannot tell: one depth alone shows no degradation.")
@@ -91,36 +93,40 @@ def verdict(results: Sequence[dict]) -> Verdict:
     }
 
     def degradation(network: str, seed: int) -> float:
-        deepest, shallowest = (
-            losses.get((network, depths[-1], seed)),
-            losses.get((network, depths[0], seed)),
-        )
+        deepest, shallowest = (losses.get((network, depths[end], seed)) for end in (-1, 0))
         return math.nan if deepest is None or shallowest is None else deepest - shallowest
 
     seeds = sorted({result["seed"] for result in results})
-    pairs = [(degradation("plain", seed), degradation("resnet", seed)) for seed in seeds]
+    pairs = [tuple(degradation(network, seed) for network in arms) for seed in seeds]
     pairs = [pair for pair in pairs if not math.isnan(sum(pair))]
-    plain, residual = (estimate([pair[arm] for pair in pairs]) for arm in (0, 1))
+    worse = [estimate([pair[arm] for pair in pairs]) for arm in (0, 1)]
     difference = estimate([pair[0] - pair[1] for pair in pairs])
-
-    if difference.n < 2 or abs(difference.mean) <= difference.half:
-        answer, reason = "cannot tell", "does not exclude 0"
-    else:
-        answer, reason = "yes" if difference.mean > 0 else "no", "excludes 0"
-    if difference.n < 2:
-        reason = "has no interval: two seeds or more are needed"
-    sentence = (
-        f"{answer.capitalize()}: from {depths[0]} to {depths[-1]} layers the final training loss "
-        f"changes by {signed(plain)} in plain networks and by {signed(residual)} in residual ones; "
-        f"plain minus residual, {signed(difference)} (n = {difference.n}, paired by seed, "
-        f"95 % t-interval), {reason}."
+    answer, reason = judge(difference)
+    return Verdict(
+        answer,
+        f"{answer.capitalize()}: from {depths[0]} to {depths[-1]} {unit} the final training loss "
+        f"changes by {signed(worse[0])} in plain networks and by {signed(worse[1])} in residual "
+        f"ones; plain minus residual, {signed(difference)} (n = {difference.n}, paired by seed, "
+        f"95 % t-interval), {reason}." + unfinished(results),
     )
-    if diverged:
-        names = ", ".join(
-            f"{r['network']}{r['depth']} seed {r['seed']} {r['status']}" for r in diverged
-        )
-        sentence += f" {len(diverged)} of {len(results)} runs did not finish: {names}."
-    return Verdict(answer, sentence)
+
+
+def judge(difference: Estimate) -> tuple[str, str]:
+    """Is it above 0? "yes", "no" (it is below) or "cannot tell", and what the interval says."""
+    if difference.n < 2:
+        return "cannot tell", "has no interval: two seeds or more are needed"
+    if abs(difference.mean) <= difference.half:
+        return "cannot tell", "does not exclude 0"
+    return "yes" if difference.mean > 0 else "no", "excludes 0"
+
+
+def unfinished(results: Sequence[dict]) -> str:
+    """A sentence that names the runs that diverged; empty if none did."""
+    diverged = [result for result in results if result["status"] != "finished"]
+    if not diverged:
+        return ""
+    names = (f"{r['network']}{r['depth']} seed {r['seed']} {r['status']}" for r in diverged)
+    return f" {len(diverged)} of {len(results)} runs did not finish: {', '.join(names)}."
 
 
 def signed(value: Estimate) -> str:
@@ -188,7 +194,7 @@ def table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and lines: one line a network, mean ± 95 % CI over its seeds."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for result in results:
-        groups[result["norm"] != "batch", result["network"], result["depth"]].append(result)
+        groups[result["norm"] == "none", result["network"], result["depth"]].append(result)
     paper = all(is_paper_protocol(result) for result in results)
     header = ["network", "parameters", "train loss", "train error %", "test error %", "n"]
     header += ["paper", "replications"] if paper else []
@@ -281,15 +287,15 @@ def histories_csv(folder: Path) -> str:
     return "\n".join([f"run,{header}", *lines]) + "\n"
 
 
-def publish(folder: Path, results: Sequence[dict]) -> None:
-    """Into README.md the table and verdict, into docs/NAME/ the rows, epochs and figures."""
+def publish(folder: Path, results: Sequence[dict], content: str) -> None:
+    """Into README.md `content`, into docs/NAME/ the rows, epochs and figures."""
     docs = Path("docs") / folder.name
     docs.mkdir(parents=True, exist_ok=True)
     write_atomic(docs / "results.csv", results_csv(results).encode())
     write_atomic(docs / "histories.csv", histories_csv(folder).encode())
-    for figure in folder.glob("*.png"):
-        shutil.copy(figure, docs / figure.name)
-    put_into_readme(folder.name, markdown(results))
+    for made in (*folder.glob("*.png"), *folder.glob("collapse.csv")):
+        shutil.copy(made, docs / made.name)
+    put_into_readme(folder.name, content)
     print(f"README.md and {docs} are up to date")
 
 
@@ -305,9 +311,18 @@ class Options:
 
 def main(options: Options) -> None:
     results = read_results(options.folder)
-    show(results, Console())
+    if any(result["norm"] == "layer" for result in results):
+        from experiments import report_vit  # here, because it imports this file
+
+        folder = options.folder if options.folder.is_dir() else options.folder.parent
+        residuals = report_vit.read_residuals(folder)
+        report_vit.show(results, residuals, Console())
+        content = report_vit.markdown(results, residuals)
+    else:
+        show(results, Console())
+        content = markdown(results)
     if options.publish:
-        publish(options.folder, results)
+        publish(options.folder, results, content)
 
 
 if __name__ == "__main__":

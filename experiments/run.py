@@ -33,6 +33,7 @@ from experiments.memory import Result, telling_what_fits
 from experiments.resumable import Clock, train_resumably
 from experiments.train import Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
+from zoo.plainvit import BLOCKS
 from zoo.weights.atomic import write_atomic
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of
@@ -71,6 +72,33 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.model}{'' if self.norm == 'batch' else '-nonorm'}-seed{self.seed}"
+
+    @property
+    def builder(self) -> dict[str, Any]:
+        """What zoo.build is told besides the model's name."""
+        return {"norm": self.norm}
+
+
+@dataclass(frozen=True)
+class VitRun(Run):
+    """One row of the transformers' ablation; `depth` counts blocks."""
+
+    network: str = "vit"  # or "plainvit", or a key of zoo.plainvit.BLOCKS
+    depth: int = 4
+    norm: str = "layer"
+
+    @property
+    def model(self) -> str:
+        return f"{'vit' if self.network == 'vit' else 'plainvit'}{self.depth}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}{self.depth}-seed{self.seed}"
+
+    @property
+    def builder(self) -> dict[str, Any]:
+        size = {"image_size": self.data.size}
+        return size | ({"block": self.network} if self.network in BLOCKS else {})
 
 
 @functools.lru_cache(maxsize=1)
@@ -111,7 +139,7 @@ def make_batches(run: Run, device: torch.device) -> Batches:
 def build_model(run: Run) -> nn.Module:
     """The network of a run with the weights that its seed gives it, on the CPU."""
     torch.manual_seed(run.seed)
-    model = zoo.build(run.model, len(load_data(run.data).classes), norm=run.norm)
+    model = zoo.build(run.model, len(load_data(run.data).classes), **run.builder)
     return to_layout(model, run.settings)
 
 

@@ -98,9 +98,19 @@ def as_main(words: list[str], before) -> None:
 @pytest.fixture(scope="session")
 def campaign(tmp_path_factory):
     """README's own command, made tiny, as a user types it; its folder, and what it said."""
-    folder = tmp_path_factory.mktemp("campaign") / "out"
+    return typed(tmp_path_factory.mktemp("campaign") / "out", "experiments.ablation", *TINY)
+
+
+@pytest.fixture(scope="session")
+def vit_campaign(tmp_path_factory):
+    """The same of transformers."""
+    folder = tmp_path_factory.mktemp("campaign") / "ablation-vit"
+    return typed(folder, "experiments.ablation_vit", *TINY_VIT)
+
+
+def typed(folder: Path, *arguments: str) -> tuple[Path, subprocess.CompletedProcess]:
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.ablation", *TINY, "--output-dir", str(folder)],
+        [sys.executable, "-m", *arguments, "--output-dir", str(folder)],
         cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -109,6 +119,8 @@ def campaign(tmp_path_factory):
 
 TINY = ("--depths", "8", "20", "--seeds", "2", "--epochs", "1", "--train-images", "128",
         "--precision", "fp32")  # fmt: skip
+TINY_VIT = ("--depths", "1", "2", "--seeds", "2", "--epochs", "1", "--train-images", "128",
+            "--precision", "fp32", "--jobs", "1")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ def test_make_alone_lists_every_target():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "line", [c for c in COMMANDS if not c.endswith(("...", "ablation", "bench"))]
+    "line", [c for c in COMMANDS if not c.endswith(("...", "ablation", "ablation_vit", "bench"))]
 )
 def test_python_m_lines_run(line, command, tmp_path):
     words = shlex.split(line)[2:]
@@ -80,10 +80,12 @@ def test_python_m_lines_run(line, command, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_ablation_line_runs(campaign):
-    """The fixture types it."""
-    assert "python -m experiments.ablation" in COMMANDS
-    assert shlex.split("python -m experiments.ablation")[1:] == campaign[1].args[1:3]
+@pytest.mark.parametrize("name", ["ablation", "ablation_vit"])
+def test_the_ablation_lines_run(campaign, vit_campaign, name):
+    """The fixtures type them."""
+    done = {"ablation": campaign, "ablation_vit": vit_campaign}[name][1]
+    assert f"python -m experiments.{name}" in COMMANDS
+    assert shlex.split(f"python -m experiments.{name}")[1:] == done.args[1:3]
 
 
 @pytest.mark.slow

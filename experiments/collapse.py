@@ -1,0 +1,117 @@
+"""How far the tokens of a picture are from being all the same, block by block.
+
+    relative residual of X (L, D) = ||X - 1 x^T|| / ||X||, where x is the mean token
+
+It is 0 where all tokens are equal, so that X has rank one. The norm is the paper's,
+sqrt(||.||_1 ||.||_inf). It is measured in fp64: without additions it falls so fast that fp32 would
+see three blocks of it.
+
+Paper: Dong et al. 2021 (arXiv 2103.03404), section 2; figure 2, whose networks lost their parts
+after training ("removed"): how they do when trained without ("trained"), it leaves open.
+Dimension key: N batch, L tokens, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.batches import in_order
+from experiments.run import Run, build_model, csv_of, load_data, normalize_of, read_row
+from zoo.vit import ViT
+from zoo.weights.atomic import write_atomic
+
+STATES = {  # the weights of a network, and where its parts went
+    "initial": "at initialisation",
+    "removed": "removed after training",
+    "trained": "trained without",
+}
+PICTURES = 25  # of the test set, the first ones: the same for every network
+INITIAL_SEEDS = 100  # nothing is trained for them
+COLUMNS = ("network", "depth", "seed", "state", "block", "residual")
+
+
+def composite_norm(x: Tensor) -> Tensor:
+    """(N, L, D) -> (N,): root of the largest column sum times the largest row sum."""
+    x = x.abs()
+    return (x.sum(1).amax(1) * x.sum(2).amax(1)).sqrt()
+
+
+def relative_residual(x: Tensor) -> Tensor:
+    """(N, L, D) -> (N,).
+
+    The paper subtracts the token that leaves the smallest norm; the mean token is the best in the
+    sum of squares, and leaves less than twice the paper's smallest.
+    """
+    return composite_norm(x - x.mean(1, keepdim=True)) / composite_norm(x)
+
+
+@torch.no_grad()
+def residuals(model: ViT, images: Tensor) -> list[float]:
+    """Geometric mean over the images (N, 3, H, W): of the patches, then after every block.
+
+    Pictures differ by powers of ten: an arithmetic mean would show the largest residual alone.
+    """
+    model = model.double().eval()
+    x = model.stem(images.double())  # (N, 3, H, W) -> (N, L, D)
+    found = [geometric_mean(relative_residual(x))]
+    for block in model.blocks:
+        x = block(x)
+        found.append(geometric_mean(relative_residual(x)))
+    return found
+
+
+def geometric_mean(x: Tensor) -> float:
+    return x.clamp(min=1e-16).log().mean().exp().item()
+
+
+def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
+    """A row for every deepest network, seed, state and block, which are also in collapse.csv."""
+    depth = max(run.depth for run in runs)
+    networks = [run for run in runs if run.depth == depth]
+    images = pictures(networks[0])
+    rows = []
+    found = list(conditions(networks, output_dir))
+    for state, run, weights in tqdm(found, "residuals", leave=False, disable=None):
+        model = build_model(run)
+        assert isinstance(model, ViT)
+        if weights is not None:
+            file = safetensors.torch.load_file(weights)
+            model.load_state_dict({key: file[key] for key in model.state_dict()})
+        for block, residual in enumerate(residuals(model, images)):
+            values = (run.network, run.depth, run.seed, state, block, residual)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    write_atomic(output_dir / "collapse.csv", csv_of(rows, COLUMNS).encode())
+    return rows
+
+
+def conditions(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[str, Run, Path | None]]:
+    """State, network and seed, and the file of the weights; None: those that the seed gives."""
+    arms = {run.network: run for run in runs}
+    for run in arms.values():
+        for seed in range(INITIAL_SEEDS):
+            yield "initial", replace(run, seed=seed), None
+    for run in runs:
+        row = read_row(output_dir / run.name, run)
+        if row is None or row["status"] != "finished":
+            continue
+        weights = output_dir / run.name / "final.safetensors"
+        yield "trained", run, weights
+        if run.network == "vit":
+            for network in arms:
+                yield "removed", replace(run, network=network), weights
+
+
+def pictures(run: Run) -> Tensor:
+    """(N, 3, H, W), whole and normalised, on the CPU: not every other device has fp64."""
+    data = load_data(run.data)
+    images, labels = data.test_images[:PICTURES], data.test_labels[:PICTURES]
+    device = torch.device("cpu")
+    batches = in_order(
+        images, labels, normalize_of(data, run.data), PICTURES, device, run.data.size
+    )
+    return next(batches)[0]
