@@ -75,10 +75,12 @@ VIT_COMPARISONS: tuple[Callable[[], Comparison], ...] = (compare_training, compa
 
 
 def images_per_second(device: torch.device, batch: int = 128, seconds: float = 5.0) -> list[str]:
-    """On a GPU, both networks in one run, in turns: training steps and inference under bf16."""
+    """For a GPU: both networks in one run, in turns, training steps and inference under bf16."""
     images = torch.randn(batch, 3, 224, 224, device=device)
     labels = torch.arange(batch, device=device)
-    pair = {"torchvision": networks()[0].to(device), "ours": networks()[1].to(device)}
+    names = ("torchvision", "ours")
+    pair = {name: model.to(device) for name, model in zip(names, networks(), strict=True)}
+    finish = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def train(model: nn.Module) -> None:
         cross_entropy(forward(model.train(), images, BF16), labels).backward()
@@ -95,10 +97,10 @@ def images_per_second(device: torch.device, batch: int = 128, seconds: float = 5
             action(model)  # warm up
         while min(spent.values()) < seconds:
             for name, model in pair.items():
-                torch.cuda.synchronize(device)
+                finish()
                 begin = time.perf_counter()
                 action(model)
-                torch.cuda.synchronize(device)
+                finish()
                 spent[name] += time.perf_counter() - begin
                 counts[name] += batch
         rates = {name: counts[name] / spent[name] for name in pair}

@@ -1,6 +1,7 @@
 """A vision transformer goes through transfer, predict and evaluate as a ResNet does."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 import zoo
 from data.synthetic import draw
 from data.views import View
+from experiments import bench_vit
 from experiments.checks import shake
 from experiments.classifier import load_model, pretrained, save_classifier
 
@@ -119,3 +121,15 @@ def test_weights_of_another_network_are_named(checkpoint, invoke):
     done = invoke("experiments.predict", "--model", "vit4", "--weights", checkpoint, "x.png")
     assert done.returncode == 4
     assert "vit2" in done.stderr
+
+
+def test_images_per_second_of_both_networks(monkeypatch):
+    """What a GPU's bench prints, with small networks and without a GPU."""
+    pair = (zoo.build("resnet8"), zoo.build("resnet8"))
+    monkeypatch.setattr(bench_vit, "networks", lambda: pair)
+    lines = bench_vit.images_per_second(torch.device("cpu"), batch=2, seconds=0.01)
+    for line, word in zip(lines, ("training", "inference"), strict=True):
+        rates = re.fullmatch(rf"vit_b_16 {word}.*: torchvision ([\d,]+), ours ([\d,]+)", line)
+        assert rates
+        assert all(int(rate.replace(",", "")) > 0 for rate in rates.groups())
+    assert all(p.grad is not None for model in pair for p in model.parameters())
