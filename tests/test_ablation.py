@@ -55,7 +55,7 @@ def test_the_presets_are_what_they_say():
 
 
 def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule():
-    options = Options("quick", epochs=2, train_images=640)
+    options = Options(preset="quick", epochs=2, train_images=640)
     assert plan(options, torch.device("cpu")).base.settings.steps == 2 * 10
     changed = dataclasses.replace(ABLATIONS["quick"], base=ABLATIONS["paper"].base)
     data = dataclasses.replace(changed.base.data, source="embedded")
@@ -63,7 +63,7 @@ def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule():
         changed, base=dataclasses.replace(changed.base, data=data)
     )
     try:
-        made = plan(Options("made", epochs=8, train_images=1280), torch.device("cpu"))
+        made = plan(Options(preset="made", epochs=8, train_images=1280), torch.device("cpu"))
     finally:
         del ABLATIONS["made"]
     assert made.base.settings.steps == 80
