@@ -100,7 +100,7 @@ class Changes:
 
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Pictures: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with zips of them.
-    CIFAR-10 is downloaded without it."""
+    Without it they are drawn, or CIFAR-10 is downloaded, as the preset says."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
     """Layers of the networks, or blocks of the transformers (the preset's)."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
