@@ -42,7 +42,7 @@ bench: $(READY)  ## speed ratios against PyTorch's and torchvision's usual ways
 	@$(RUN) experiments.bench $(ARGS)
 
 test: $(READY)  ## every claim, proven
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)  ## style and types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
