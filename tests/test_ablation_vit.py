@@ -11,9 +11,10 @@ import torch
 from conftest import ROOT, assert_three_lines
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-from experiments import report, report_vit
+from experiments import figures, report, report_vit
 from experiments.ablation import rows
 from experiments.ablation_vit import ABLATION, PARTS, Options, plan
 from experiments.collapse import (
@@ -48,6 +49,16 @@ def test_the_residual_of_a_matrix_by_hand():
     assert composite_norm(x).tolist() == [pytest.approx(math.sqrt(4 * 3))]
     # What is left: (1, -1) and (-1, 1), all sums 2.
     assert relative_residual(x).tolist() == [pytest.approx(2 / math.sqrt(12))]
+
+
+def test_over_pictures_it_is_the_geometric_mean():
+    model = build_model(VitRun("plainvit", 2, data=TINY_DATA))
+    images = torch.randn(3, 3, 16, 16)
+    alone = [residuals(model, image[None]) for image in images]
+    assert len({by_block[-1] for by_block in alone}) == 3
+    for block, together in enumerate(residuals(model, images)):
+        product = math.prod(by_block[block] for by_block in alone)
+        assert together == pytest.approx(product ** (1 / 3), rel=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
@@ -257,6 +268,28 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
     assert all(0 < row["residual"] < 2 for row in measured)
     for figure in ("curves.png", "collapse.png"):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_initial_are_the_weights_of_a_hundred_seeds(vit_campaign):
+    folder, _ = vit_campaign
+    found = curves(report_vit.read_residuals(folder))["plainvit", "initial"]
+    assert list(found) == list(range(INITIAL_SEEDS))
+    assert len({by_block[-1] for by_block in found.values()}) == INITIAL_SEEDS
+
+
+def test_the_curve_of_an_arm_is_of_its_runs_alone(vit_campaign):
+    folder, _ = vit_campaign
+    runs = rows(plan(Options(depths=(1, 2), seeds=2, epochs=1, train_images=128), CPU))
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        results_ = list(csv.DictReader(file))
+    for arm in itertools.product(("vit", "plainvit"), (1, 2)):
+        panel = Figure().subplots()
+        figures.draw_arm(panel, runs, folder, arm, "red", "name")
+        ends = [float(line.get_ydata()[-1]) for line in panel.lines]
+        mine = [r for r in results_ if (r["network"], int(r["depth"])) == arm]
+        assert len(mine) == 2
+        for end, name in zip(ends, ("train_error", "test_error"), strict=True):
+            assert end == pytest.approx(50 * sum(float(r[name]) for r in mine))
 
 
 def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
