@@ -286,6 +286,15 @@ def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(theirs, tmp
     assert_three_lines(done, 4, "hf:nateraw/cifar10", "config.json", "model.safetensors", "PATH")
 
 
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_said_in_three_lines_too(theirs, tmp_path):
+    """Not told that it is offline, the library asks six times, and would say so."""
+    done = in_a_process(
+        tmp_path, "http://127.0.0.1:9", "-m", "experiments.predict", "hf:nateraw/cifar10", theirs[2]
+    )
+    assert_three_lines(done, 4, "hf:nateraw/cifar10", "config.json", "model.safetensors", "PATH")
+
+
 def test_what_is_no_name_is_refused():
     for name in ("hf:", "hf:name", "hf:a/b/c", "hf:a/../b c"):
         with pytest.raises(zoo.WeightsError, match="not the name of a model"):

@@ -8,10 +8,13 @@ Downloads lie in the Hub's own cache: HF_HOME and HF_HUB_OFFLINE mean what they 
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from zoo.errors import WeightsError
 from zoo.vit import TABLE, ViT
@@ -59,14 +62,21 @@ def from_hub(name: str) -> Weights:
         except errors.EntryNotFoundError:
             return None
 
+    said = logging.getLogger("huggingface_hub")
+    level = said.level
+    said.setLevel(logging.ERROR)  # it tries six times, and says so each time
     try:
-        config = get(CONFIG)
+        with tqdm(desc=f"asking {address(repository)}", bar_format="{desc}", leave=False,
+                  disable=None):  # fmt: skip
+            config = get(CONFIG)
         get(PICTURES)
         found = any(get(file) for file in FILES)
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise WeightsError(f"cannot get {name}: {why}", address(repository), by_hand(repository)) \
             from error  # fmt: skip
+    finally:
+        said.setLevel(level)
     if config is None or not found:
         raise WeightsError(
             f"the repository has no {CONFIG if config is None else ' or '.join(FILES)}",
