@@ -21,7 +21,6 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torchvision import transforms
 
 import zoo
@@ -29,7 +28,13 @@ from data.augment import crop_flip
 from data.batches import Batches, channel_normalize
 from data.synthetic import synthetic
 from experiments import cli
-from experiments.bench_kit import Comparison, ratios, same, training_step
+from experiments.bench_kit import (
+    Comparison,
+    forward_and_backward,
+    ratios,
+    same,
+    training_step,
+)
 from experiments.bench_transfer import TRANSFER_COMPARISONS
 from experiments.bench_vit import VIT_COMPARISONS, images_per_second
 from experiments.cli import UsageError
@@ -110,17 +115,9 @@ def compare_network(model_name: str, batch_size: int) -> Comparison:
     """Forward and backward at 224x224, same seed: torchvision's network / ours."""
     images, labels = torch.randn(batch_size, 3, 224, 224), torch.arange(batch_size)
 
-    def passes(build: Callable[[str], nn.Module]) -> Callable:
+    def passes(build: Callable[[str], nn.Module]) -> Callable[[], float]:
         torch.manual_seed(0)
-        model = build(model_name)
-
-        def both() -> float:
-            model.zero_grad()
-            loss = cross_entropy(model(images), labels)
-            loss.backward()
-            return loss.item()
-
-        return both
+        return forward_and_backward(build(model_name), images, labels)
 
     usual, ours = passes(torchvision.models.get_model), passes(zoo.build)
     losses = usual(), ours()

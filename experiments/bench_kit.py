@@ -35,6 +35,18 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor, settings: Se
     return step
 
 
+def forward_and_backward(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], float]:
+    """A function that computes the loss's gradients in fp32 and returns the loss."""
+
+    def both() -> float:
+        model.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        return loss.item()
+
+    return both
+
+
 def same(a: float, b: float, tolerance: float) -> None:
     if not abs(a - b) <= tolerance * max(1.0, abs(a)):
         raise AssertionError(f"the two sides do not compute the same: {a} and {b}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import zoo
-from experiments.bench_kit import Comparison, same
+from experiments.bench_kit import Comparison, forward_and_backward, same
 from experiments.checks import shake
 from experiments.train import Settings, forward
 
@@ -27,17 +27,7 @@ def networks() -> tuple[nn.Module, nn.Module]:
 def compare_training() -> Comparison:
     """Forward and backward at 224x224: torchvision's vit_b_16 / ours."""
     images, labels = torch.randn(BATCH, 3, 224, 224), torch.arange(BATCH)
-
-    def passes(model: nn.Module) -> Callable[[], float]:
-        def both() -> float:
-            model.zero_grad()
-            loss = cross_entropy(model(images), labels)
-            loss.backward()
-            return loss.item()
-
-        return both
-
-    usual, ours = map(passes, networks())
+    usual, ours = (forward_and_backward(model, images, labels) for model in networks())
     losses = usual(), ours()
     same(*losses, 1e-6)
     return Comparison(
