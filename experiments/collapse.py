@@ -4,23 +4,25 @@
 
 It is 0 where all tokens are equal, so that X has rank one. The norm is the paper's,
 sqrt(||.||_1 ||.||_inf). It is measured in fp64: without additions it falls so fast that fp32 would
-see three blocks of it.
+see two blocks of it.
 
-Paper: Dong et al. 2021 (arXiv 2103.03404), section 2; figure 2, whose networks lost their parts
-after training ("removed"): how they do when trained without ("trained"), it leaves open.
-Dimension key: N batch, L tokens, D width.
+Paper: Dong et al. 2021, "Attention is Not All You Need: Pure Attention Loses Rank Doubly
+Exponentially with Depth" (arXiv 2103.03404), section 2 and figure 2.
+Dimension key: N batch, L tokens, D width, B blocks.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from data.batches import in_order
+from experiments.cli import ResultsError
 from experiments.run import Run, build_model, csv_of, load_data, normalize_of, read_row
 from zoo.vit import ViT
 from zoo.weights.atomic import write_atomic
@@ -28,11 +30,14 @@ from zoo.weights.atomic import write_atomic
 STATES = {  # the weights of a network, and where its parts went
     "initial": "at initialisation",
     "removed": "removed after training",
-    "trained": "trained without",
+    "trained": "trained so",
 }
+# Rounding in fp64 leaves about 4e-16 of tokens that are equal, and nothing below this is compared.
+VISIBLE = 1e-14
 PICTURES = 25  # of the test set, the first ones: the same for every network
 INITIAL_SEEDS = 100  # nothing is trained for them
-COLUMNS = ("network", "depth", "seed", "state", "block", "residual")
+# Of the residuals of the pictures: their mean, the mean of their logarithms, two percentiles.
+COLUMNS = ("network", "depth", "seed", "state", "block", "residual", "log10", "p10", "p90")
 
 
 def composite_norm(x: Tensor) -> Tensor:
@@ -51,22 +56,27 @@ def relative_residual(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def residuals(model: ViT, images: Tensor) -> list[float]:
-    """Geometric mean over the images (N, 3, H, W): of the patches, then after every block.
-
-    Pictures differ by powers of ten: an arithmetic mean would show the largest residual alone.
-    """
+def residuals(model: ViT, images: Tensor) -> Tensor:
+    """Of the patches, then after every block: (N, 3, H, W) -> float64 (1 + B, N)."""
     model = model.double().eval()
     x = model.stem(images.double())  # (N, 3, H, W) -> (N, L, D)
-    found = [geometric_mean(relative_residual(x))]
+    found = [relative_residual(x)]
     for block in model.blocks:
         x = block(x)
-        found.append(geometric_mean(relative_residual(x)))
-    return found
+        found.append(relative_residual(x))
+    return torch.stack(found)
 
 
-def geometric_mean(x: Tensor) -> float:
-    return x.clamp(min=1e-16).log().mean().exp().item()
+def summary(found: Tensor) -> dict[str, float]:
+    """The last four of COLUMNS, of the residuals (N,) of the pictures after one block.
+
+    They differ by powers of ten, so no one number says all: the mean shows the largest, the mean of
+    the logarithms all of them, down to where rounding begins.
+    """
+    visible = found.clamp(min=VISIBLE)
+    low, high = visible.quantile(torch.tensor([0.1, 0.9]).to(found)).tolist()
+    return {"residual": found.mean().item(), "log10": visible.log10().mean().item(),
+            "p10": low, "p90": high}  # fmt: skip
 
 
 def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
@@ -75,18 +85,30 @@ def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
     networks = [run for run in runs if run.depth == depth]
     images = pictures(networks[0])
     rows = []
-    found = list(conditions(networks, output_dir))
-    for state, run, weights in tqdm(found, "residuals", leave=False, disable=None):
+    jobs = list(conditions(networks, output_dir))
+    for state, run, weights in tqdm(jobs, "residuals", leave=False, disable=None):
         model = build_model(run)
         assert isinstance(model, ViT)
         if weights is not None:
-            file = safetensors.torch.load_file(weights)
-            model.load_state_dict({key: file[key] for key in model.state_dict()})
-        for block, residual in enumerate(residuals(model, images)):
-            values = (run.network, run.depth, run.seed, state, block, residual)
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
+            fill(model, weights)
+        of_run = {"network": run.network, "depth": run.depth, "seed": run.seed, "state": state}
+        for block, found in enumerate(residuals(model, images)):
+            rows.append({**of_run, "block": block, **summary(found)})
     write_atomic(output_dir / "collapse.csv", csv_of(rows, COLUMNS).encode())
     return rows
+
+
+def fill(model: ViT, path: Path) -> None:
+    """With the weights of a finished run; those of parts that the model has not are left out."""
+    try:
+        file = safetensors.torch.load_file(path)
+        model.load_state_dict({key: file[key] for key in model.state_dict()})
+    except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ResultsError(
+            f"the weights of a finished run cannot be read: {' '.join(str(error).split())[:200]}",
+            path,
+            f"delete {path.parent} and give the same command again",
+        ) from error
 
 
 def conditions(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[str, Run, Path | None]]:

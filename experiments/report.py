@@ -115,7 +115,7 @@ def judge(difference: Estimate) -> tuple[str, str]:
     """Is it above 0? "yes", "no" (it is below) or "cannot tell", and what the interval says."""
     if difference.n < 2:
         return "cannot tell", "has no interval: two seeds or more are needed"
-    if abs(difference.mean) <= difference.half:
+    if not abs(difference.mean) > difference.half:  # nor if one of them is not a number
         return "cannot tell", "does not exclude 0"
     return "yes" if difference.mean > 0 else "no", "excludes 0"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.cli import ResultsError
-from experiments.collapse import INITIAL_SEEDS, STATES
+from experiments.collapse import INITIAL_SEEDS, STATES, VISIBLE
 from experiments.report import (
     Estimate,
     Verdict,
@@ -29,8 +29,6 @@ from experiments.report import (
 )
 
 ORDER = ("vit", "plainvit", "attention-skip", "mlp-skip", "no-mlp", "pure-attention")
-# Rounding in fp64 leaves about 4e-16 of tokens that are equal, and nothing below this is compared.
-VISIBLE = 1e-14
 SLOWING = (  # what may slow the collapse: the network that has it, the one that has not
     ("both additions", "vit", "plainvit"),
     ("attention's addition alone", "attention-skip", "plainvit"),
@@ -43,39 +41,34 @@ SLOWING = (  # what may slow the collapse: the network that has it, the one that
 Curves = dict[tuple[str, str], dict[int, list[float]]]  # (network, state) -> seed -> by block
 
 
-def curves(residuals: Sequence[dict]) -> Curves:
+def curves(residuals: Sequence[dict], column: str) -> Curves:
     found: Curves = defaultdict(lambda: defaultdict(list))
     for row in sorted(residuals, key=lambda row: row["block"]):
-        found[row["network"], row["state"]][row["seed"]].append(row["residual"])
+        found[row["network"], row["state"]][row["seed"]].append(row[column])
     return found
 
 
 def paired(found: Curves, one: str, other: str, state: str) -> list[tuple[list[float], ...]]:
-    """The residuals by block of two networks, of every seed that both have."""
+    """What two networks have by block, of every seed that both have."""
     a, b = found[one, state], found[other, state]
     return [(a[seed], b[seed]) for seed in sorted(set(a) & set(b))]
 
 
-def log10(residual: float) -> float:
-    return math.log10(max(residual, VISIBLE))
+def slowed(residuals: Sequence[dict], with_it: str, without: str, state: str) -> Estimate:
+    """By how many powers of ten residuals are larger with it, mean over the blocks and pictures.
 
-
-def slowed(found: Curves, with_it: str, without: str, state: str) -> Estimate:
-    """By how many powers of ten residuals are larger with it, a block; paired by seed.
-
-    Where both are below VISIBLE a block counts as no difference, so that the mean over the blocks
-    says too little rather than too much.
+    Paired by seed. Below VISIBLE nothing is compared: where both are there, they count as equal.
     """
-    pairs = paired(found, with_it, without, state)
+    pairs = paired(curves(residuals, "log10"), with_it, without, state)
     return estimate([
-        math.fsum(log10(a) - log10(b) for a, b in zip(*pair, strict=True)) / (len(pair[0]) - 1)
-        for pair in pairs  # the patches, which are the same, are no block
+        math.fsum(a - b for a, b in zip(one[1:], other[1:], strict=True)) / len(one[1:])
+        for one, other in pairs  # [0] is of the patches
     ])  # fmt: skip
 
 
 def collapse_verdict(residuals: Sequence[dict], state: str) -> Verdict:
     """Do the additions keep tokens apart? Yes or no if the t-interval excludes 0."""
-    pairs = paired(curves(residuals), "vit", "plainvit", state)
+    pairs = paired(curves(residuals, "residual"), "vit", "plainvit", state)
     ends = [[end if end > VISIBLE else 0.0 for end in (a[-1], b[-1])] for a, b in pairs]
     vit, plain = (estimate([pair[arm] for pair in ends]) for arm in (0, 1))
     difference = estimate([a - b for a, b in ends])
@@ -90,12 +83,11 @@ def collapse_verdict(residuals: Sequence[dict], state: str) -> Verdict:
 
 def slowing_table(residuals: Sequence[dict]) -> list[list[tuple[str, ...]]]:
     """Of everything that may slow the collapse: the answer, the figure and n, in every state."""
-    found = curves(residuals)
     lines = []
     for what, with_it, without in SLOWING:
         line: list[tuple[str, ...]] = [(what, f"{with_it} / {without}")]
         for state in STATES:
-            difference = slowed(found, with_it, without, state)
+            difference = slowed(residuals, with_it, without, state)
             line.append((judge(difference)[0], signed(difference), f"(n = {difference.n})"))
         lines.append(line)
     return lines
@@ -108,25 +100,25 @@ def networks_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]
 
 
 def residuals_table(residuals: Sequence[dict]) -> list[list[tuple[str, ...]]]:
-    """Of every network, log10 of the residual after the last block, and n, in every state."""
-    found = curves(residuals)
+    """Of every network, the residual after the last block, and n, in every state."""
+    found = curves(residuals, "residual")
     depth = max(row["depth"] for row in residuals)
     lines = []
     for network in ORDER:
         line: list[tuple[str, ...]] = [(f"{network}{depth}",)]
         for state in STATES:
-            ends = [log10(by_block[-1]) for by_block in found[network, state].values()]
-            line.append((estimate(ends).show(1), f"(n = {len(ends)})"))
+            ends = [by_block[-1] for by_block in found[network, state].values()]
+            line.append((estimate(ends).show(3), f"(n = {len(ends)})"))
         lines.append(line)
     return lines
 
 
 SLOWS = "does it slow the collapse?"
-RATIO = "log10 of the ratio of relative residuals, mean over the blocks, paired by seed"
+RATIO = "log10 of the ratio of relative residuals, mean over pictures and blocks, paired by seed"
 NOTE = (
-    "log10 of the relative residual after the last block, mean ± 95 % CI, in fp64, -14 for less: "
-    f"before training ({INITIAL_SEEDS} seeds), of the trained vit once the parts are removed, and "
-    "of the network that was trained without them"
+    "relative residual after the last block, mean over pictures, ± 95 % CI: before training "
+    f"({INITIAL_SEEDS} seeds), of the trained vit once the parts are removed, and of the network "
+    "as it was trained; 0: all tokens of a picture are the same"
 )
 
 
@@ -138,7 +130,9 @@ def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
     """The sentences of the two questions."""
     parts = [result for result in results if result["network"] not in ("vit", "plainvit")]
     return [
-        f"Does training stall without additions? {stalling(results).sentence}{unfinished(parts)}",
+        "Does depth hurt training more without additions? "
+        + stalling(results).sentence
+        + unfinished(parts),
         "Do additions keep the tokens apart? "
         + " ".join(collapse_verdict(residuals, state).sentence for state in STATES),
     ]
@@ -175,13 +169,38 @@ def markdown(results: Sequence[dict], residuals: Sequence[dict]) -> str:
 
 
 def read_residuals(folder: Path) -> list[dict]:
-    """The rows of collapse.csv."""
+    """The rows of collapse.csv, whole: every block of every network in every state."""
     path = folder / "collapse.csv"
+    again = "run `make ablation-vit` again; what is trained stays"
     if not path.is_file():
-        raise ResultsError("the residuals are missing", path, "run `make ablation-vit` again")
-    kinds = {"depth": int, "seed": int, "block": int, "residual": float}
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {name: kinds.get(name, str)(value) for name, value in line.items()}
-            for line in csv.DictReader(file)
-        ]
+        raise ResultsError("the residuals are missing", path, again)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [parsed(line) for line in csv.DictReader(file)]
+        refuse_gaps(rows)
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ResultsError(f"the residuals are damaged: {error}", path, again) from error
+    return rows
+
+
+def parsed(line: dict[str, str]) -> dict:
+    row: dict = {name: line[name] for name in ("network", "state")}
+    row |= {name: int(line[name]) for name in ("depth", "seed", "block")}
+    row |= {name: float(line[name]) for name in ("residual", "log10", "p10", "p90")}
+    if not all(0 <= row[name] < math.inf for name in ("residual", "p10", "p90")):
+        raise ValueError(f"no such residuals: {line}"[:200])
+    return row
+
+
+def refuse_gaps(rows: Sequence[dict]) -> None:
+    depths = {row["depth"] for row in rows}
+    blocks = defaultdict(list)
+    for row in rows:
+        blocks[row["network"], row["state"], row["seed"]].append(row["block"])
+    for arm, found in blocks.items():
+        if len(depths) != 1 or sorted(found) != list(range(max(depths) + 1)):
+            raise ValueError(f"blocks {found} of {arm}")
+    missing = {(n, "initial") for n in ORDER} - {arm[:2] for arm in blocks}
+    strange = {arm[:2] for arm in blocks} - {(n, state) for n in ORDER for state in STATES}
+    if missing or strange:
+        raise ValueError(f"missing {sorted(missing)}, unknown {sorted(strange)}")

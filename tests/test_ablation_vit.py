@@ -5,6 +5,8 @@ import csv
 import dataclasses
 import itertools
 import math
+import re
+import shutil
 
 import pytest
 import torch
@@ -17,16 +19,20 @@ from safetensors.torch import load_file
 from experiments import figures, report, report_vit
 from experiments.ablation import rows
 from experiments.ablation_vit import ABLATION, PARTS, Options, plan
+from experiments.cli import ResultsError
 from experiments.collapse import (
     INITIAL_SEEDS,
     STATES,
+    VISIBLE,
     composite_norm,
+    fill,
     pictures,
     relative_residual,
     residuals,
+    summary,
 )
 from experiments.report import FIELDS
-from experiments.report_vit import SLOWING, VISIBLE, collapse_verdict, curves, slowed, stalling
+from experiments.report_vit import SLOWING, collapse_verdict, curves, slowed, stalling
 from experiments.run import Data, VitRun, build_model
 from zoo.plainvit import BLOCKS
 from zoo.vit import EncoderBlock
@@ -51,14 +57,21 @@ def test_the_residual_of_a_matrix_by_hand():
     assert relative_residual(x).tolist() == [pytest.approx(2 / math.sqrt(12))]
 
 
-def test_over_pictures_it_is_the_geometric_mean():
+def test_a_row_says_the_mean_and_the_mean_logarithm_of_its_pictures():
+    found = torch.tensor([1e-20, 1e-3, 1e-1, 1e-1], dtype=torch.float64)  # the first: rounding
+    row = summary(found)
+    assert row["residual"] == pytest.approx((1e-3 + 2e-1) / 4)
+    assert row["log10"] == pytest.approx((-14 - 3 - 1 - 1) / 4)
+    assert VISIBLE < row["p10"] < 1e-3 < row["p90"] == 0.1
+
+
+def test_every_picture_has_a_residual_of_its_own():
     model = build_model(VitRun("plainvit", 2, data=TINY_DATA))
     images = torch.randn(3, 3, 16, 16)
-    alone = [residuals(model, image[None]) for image in images]
-    assert len({by_block[-1] for by_block in alone}) == 3
-    for block, together in enumerate(residuals(model, images)):
-        product = math.prod(by_block[block] for by_block in alone)
-        assert together == pytest.approx(product ** (1 / 3), rel=1e-6)
+    together = residuals(model, images)
+    assert together.shape == (3, 3)  # the patches and two blocks, three pictures
+    for number, image in enumerate(images):
+        assert residuals(model, image[None])[:, 0].allclose(together[:, number], rtol=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
@@ -83,10 +96,10 @@ def test_without_additions_tokens_collapse_faster_than_by_a_constant_factor():
     """Theorem 2.2 and corollary 3.2: the exponent itself grows with every block."""
     images = torch.randn(4, 3, 16, 16)
     for network in ("plainvit", "pure-attention"):
-        found = residuals(build_model(VitRun(network, 4, data=TINY_DATA)), images)
+        found = residuals(build_model(VitRun(network, 4, data=TINY_DATA)), images).mean(1).tolist()
         falls = [after / before for before, after in itertools.pairwise(found)]
         assert falls[0] > 3 * falls[1] > 9 * falls[2]
-    assert residuals(build_model(VitRun("vit", 4, data=TINY_DATA)), images)[-1] > 0.1
+    assert residuals(build_model(VitRun("vit", 4, data=TINY_DATA)), images)[-1].min() > 0.1
 
 
 # --- the arms ---
@@ -121,7 +134,7 @@ def test_with_its_additions_back_every_arm_is_vit(network):
 
 def test_rows_differ_from_the_base_in_network_depth_and_seed_only():
     made = rows(plan(Options(train_images=64), CPU))
-    assert len({run.name for run in made}) == len(made) == 5 * 2 * 3 + 3 * 4
+    assert len({run.name for run in made}) == len(made) == 5 * (2 * 3 + 4)
     assert {run.network for run in made} == {"vit", "plainvit", *BLOCKS} - {"plain"}
     for run in made:
         same = dataclasses.replace(run, network="vit", depth=4, seed=0)
@@ -141,10 +154,10 @@ def test_the_parts_follow_the_depths_and_seeds_that_are_asked_for():
 def collapse(changes: dict[tuple[str, str], list[list[float]]]) -> list[dict]:
     """Rows of collapse.csv from log10 by block, of every seed; other networks: no collapse."""
     networks = {name for _, *pair in SLOWING for name in pair}
-    logs = {(network, state): [[0.0, -0.1, -0.2]] * 3 for network in networks for state in STATES}
+    logs = {(network, state): [[-0.3, -0.1, -0.2]] * 3 for network in networks for state in STATES}
     return [
         {"network": network, "depth": 2, "seed": seed, "state": state, "block": block,
-         "residual": 10**log}
+         "residual": 10**log, "log10": max(log, -14.0), "p10": 10**log, "p90": 10**log}
         for (network, state), seeds in (logs | changes).items()
         for seed, by_block in enumerate(seeds)
         for block, log in enumerate(by_block)
@@ -166,7 +179,7 @@ def test_collapse_is_said(state):
 def test_the_opposite_is_said_too():
     said = collapse_verdict(collapse({("vit", "trained"): LOW}), "trained")
     assert said.answer == "no"
-    assert said.sentence.startswith("No, trained without: ")
+    assert said.sentence.startswith("No, trained so: ")
 
 
 @pytest.mark.parametrize(
@@ -186,17 +199,21 @@ def test_rounding_errors_are_not_compared():
     plain, vit = [[0.0, -15.1, -15.4]] * 3, [[0.0, -15.0, -15.3]] * 3
     rows_ = collapse({("plainvit", "initial"): plain, ("vit", "initial"): vit})
     assert collapse_verdict(rows_, "initial").answer == "cannot tell"
-    assert slowed(curves(rows_), "vit", "plainvit", "initial").mean == 0
+    assert slowed(rows_, "vit", "plainvit", "initial").mean == 0
 
 
 def test_what_slows_is_the_mean_over_the_blocks_and_the_patches_are_none():
-    """By hand: (-0.1 + 1) / 2 + (-0.2 + 4) / 2 of the first seed; -20 counts as -14."""
-    rows_ = collapse({("plainvit", "removed"): [[0.0, -1.0, -4.0], [0.0, -1.0, -20.0]]})
-    found = slowed(curves(rows_), "vit", "plainvit", "removed")
+    """By hand: -0.1 + 1 and -0.2 + 4 of the first seed; the patches' -0.3 + 9 does not count."""
+    rows_ = collapse({("plainvit", "removed"): [[-9.0, -1.0, -4.0], [-9.0, -1.0, -20.0]]})
+    found = slowed(rows_, "vit", "plainvit", "removed")
     first, second = (0.9 + 3.8) / 2, (0.9 + 13.8) / 2
-    assert math.log10(VISIBLE) == -14
     assert found.n == 2
     assert found.mean == pytest.approx((first + second) / 2)
+
+
+def test_what_is_no_number_gives_no_answer():
+    for values in ([math.nan, 1.0], [math.inf, 1.0], [math.inf, math.inf]):
+        assert report.judge(report.estimate(values))[0] == "cannot tell"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +229,7 @@ def test_every_line_of_the_table_has_its_own_answer(network, answers):
 
 def test_seeds_that_one_arm_lacks_are_left_out():
     rows_ = collapse({("plainvit", "trained"): LOW[:2]})
-    assert slowed(curves(rows_), "vit", "plainvit", "trained").n == 2
+    assert slowed(rows_, "vit", "plainvit", "trained").n == 2
 
 
 def results(**losses: list[float | None]) -> list[dict]:
@@ -255,7 +272,7 @@ def test_every_diverged_run_is_named():
 
 def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
     folder, done = vit_campaign
-    assert "Does training stall without additions?" in done.stdout
+    assert "Does depth hurt training more without additions?" in done.stdout
     assert "does it slow the collapse?" in done.stdout
     assert "…" not in done.stdout, "a column does not fit 80 columns"
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
@@ -265,14 +282,15 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
     a_seed = 6 * 3  # networks, and blocks with the patches
     assert of_state == {"initial": INITIAL_SEEDS * a_seed, "removed": 2 * a_seed,
                         "trained": 2 * a_seed}  # fmt: skip
-    assert all(0 < row["residual"] < 2 for row in measured)
+    assert all(0 < row["p10"] <= row["p90"] < 2 for row in measured)
+    assert all(row["p10"] < row["residual"] for row in measured)
     for figure in ("curves.png", "collapse.png"):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
 
 
 def test_initial_are_the_weights_of_a_hundred_seeds(vit_campaign):
     folder, _ = vit_campaign
-    found = curves(report_vit.read_residuals(folder))["plainvit", "initial"]
+    found = curves(report_vit.read_residuals(folder), "log10")["plainvit", "initial"]
     assert list(found) == list(range(INITIAL_SEEDS))
     assert len({by_block[-1] for by_block in found.values()}) == INITIAL_SEEDS
 
@@ -294,14 +312,14 @@ def test_the_curve_of_an_arm_is_of_its_runs_alone(vit_campaign):
 
 def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
     folder, _ = vit_campaign
-    found = curves(report_vit.read_residuals(folder))
+    found = curves(report_vit.read_residuals(folder), "residual")
     assert found["vit", "removed"] == found["vit", "trained"]
     weights = load_file(folder / "vit2-seed1" / "final.safetensors")
     base = plan(Options(epochs=1, train_images=128), CPU).base
     run = dataclasses.replace(base, network="no-mlp", depth=2)
     model = build_model(run)
     assert model.load_state_dict(weights, strict=False).missing_keys == []
-    assert found["no-mlp", "removed"][1] == residuals(model, pictures(run))
+    assert found["no-mlp", "removed"][1] == residuals(model, pictures(run)).mean(1).tolist()
     assert found["no-mlp", "removed"][1] != found["no-mlp", "trained"][1]
 
 
@@ -329,6 +347,40 @@ def test_missing_residuals_are_said_in_three_lines(vit_campaign, invoke, tmp_pat
     (tmp_path / "results.csv").write_bytes((folder / "results.csv").read_bytes())
     done = invoke("experiments.report", tmp_path / "results.csv")
     assert_three_lines(done, 3, "residuals are missing", "make ablation-vit")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: "", lambda text: text[:500], lambda text: text.replace("p10", "p11"),
+     lambda text: text.replace("trained", "banana"), lambda text: text + "\udcff",
+     lambda text: "".join(text.splitlines(True)[:6] + text.splitlines(True)[60:]),
+     lambda text: text + text.splitlines(True)[-1],
+     lambda text: re.sub(r"(\nvit,2,1,initial,2),[^,]+", r"\1,nan", text),
+     lambda text: re.sub(r"(\nvit,2,1,initial,2),", r"\1,-", text),
+     lambda text: re.sub(r"\nvit,2(,1,initial,2),", r"\nvit,3\1,", text),
+     lambda text: re.sub(r"\nvit,.*", "", text)],
+)  # fmt: skip
+def test_damaged_residuals_are_said_in_three_lines(vit_campaign, invoke, tmp_path, damage):
+    folder, _ = vit_campaign
+    for name in ("results.csv", "collapse.csv"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    good = (folder / "collapse.csv").read_text(encoding="utf-8")
+    assert damage(good) != good
+    (tmp_path / "collapse.csv").write_bytes(damage(good).encode(errors="surrogateescape"))
+    done = invoke("experiments.report", tmp_path / "results.csv")
+    assert_three_lines(done, 3, "residuals are damaged", "make ablation-vit")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_lost_weights_are_said_in_three_lines(vit_campaign, tmp_path, content):
+    shutil.copytree(vit_campaign[0], tmp_path / "out")
+    path = tmp_path / "out" / "vit2-seed1" / "final.safetensors"
+    path.unlink() if content is None else path.write_bytes(content)
+    base = plan(Options(epochs=1, train_images=128), CPU).base
+    with pytest.raises(ResultsError) as error:
+        fill(build_model(dataclasses.replace(base, depth=2)), path)
+    assert "vit2-seed1" in str(error.value)
+    assert len(str(error.value).split("\n")) == 3
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,20 @@ def test_our_checkpoint_becomes_a_folder_with_its_own_eps_and_view(theirs, invok
         ("config.json", {"qkv_bias": False}, "qkv_bias"),
         ("config.json", {"num_attention_heads": 8}, "num_attention_heads 8"),
         ("config.json", {"layer_norm_eps": "tiny"}, "layer_norm_eps"),
-        ("config.json", {"id2label": {"0": "cat", "2": "dog"}}, "names of the classes"),
-        ("config.json", {"id2label": None}, "names of the classes"),
-        ("config.json", {"id2label": {"0": "cat"}}, "1 classes and its head has 10"),
+        ("config.json", {"image_size": 30}, "whole number of patches"),
+        ("config.json", {"problem_type": "multi_label_classification"}, "multi_label"),
+        ("config.json", {"id2label": {"0": "cat", "2": "dog"}}, "names of two classes"),
+        ("config.json", {"id2label": {"0": "cat"}}, "names of two classes"),
+        ("config.json", {"id2label": None}, "2 classes and its head has 10"),
+        ("config.json", {"id2label": {"0": "cat", "1": "dog"}}, "2 classes and its head has 10"),
+        ("config.json", {"image_size": 48}, "32 pixels a side, and the network is for 48"),
+        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, "not ViT's"),
+        ("preprocessor_config.json", {"do_pad": True}, "not ViT's"),
+        ("preprocessor_config.json", {"resample": [2]}, "other steps"),
+        ("preprocessor_config.json", {"rescale_factor": float("nan")}, "other steps"),
+        ("preprocessor_config.json", {"size": {"height": [32], "width": [32]}}, "not understood"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 32}}, "not cut to a square"),
+        ("preprocessor_config.json", {"size": {"height": 64, "width": 64}}, "64 pixels a side"),
         ("preprocessor_config.json", {"resample": 1}, "other steps"),
         ("preprocessor_config.json", {"rescale_factor": 1 / 127.5}, "other steps"),
         ("preprocessor_config.json", {"do_resize": False}, "other steps"),
@@ -184,6 +195,43 @@ def test_what_we_would_compute_otherwise_is_refused(copied, file, changes, words
         load_model(copied)
     assert words in str(error.value)
     assert len(str(error.value).split("\n")) == 3
+
+
+def test_two_classes_without_names_have_those_of_transformers(tmp_path, theirs):
+    config = transformers.ViTConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=256,
+        image_size=32, patch_size=4, num_labels=2,
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    assert "id2label" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    mine = predict(load_model(tmp_path), theirs[2])
+    wanted = transformers.pipeline("image-classification", str(tmp_path))(str(theirs[2]))
+    assert [guess["label"] for guess in mine] == [guess["label"] for guess in wanted]
+
+
+def test_processor_config_wins_as_in_transformers(theirs, copied):
+    """It says other numbers than preprocessor_config.json beside it."""
+    said = json.loads((copied / "preprocessor_config.json").read_text(encoding="utf-8"))
+    said["image_mean"] = [0.1, 0.2, 0.3]
+    path = copied / "processor_config.json"
+    path.write_text(json.dumps({"image_processor": said}), encoding="utf-8")
+    mine = predict(load_model(copied), theirs[2])
+    assert mine != predict(load_model(theirs[0]), theirs[2])
+    wanted = transformers.pipeline("image-classification", str(copied))(str(theirs[2]))
+    for guess, right in zip(mine, wanted, strict=True):
+        assert abs(guess["score"] - right["score"]) < 1e-5
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(zoo.WeightsError, match="no image_processor"):
+        load_model(copied)
+
+
+def test_no_folder_is_written_that_transformers_would_refuse(theirs, tmp_path):
+    ours = load_model(theirs[0])
+    view = asdict(ours.view) | {"resize": 48, "crop": 48}
+    with pytest.raises(zoo.WeightsError, match="48 pixels a side, and the network is for 32"):
+        write_folder(tmp_path / "out", "vit2", ours.model, ours.classes, view)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
@@ -284,6 +332,18 @@ def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(theirs, tmp
         theirs[2], HF_HUB_OFFLINE="1",
     )  # fmt: skip
     assert_three_lines(done, 4, "hf:nateraw/cifar10", "config.json", "model.safetensors", "PATH")
+
+
+def test_a_pickle_of_the_hub_is_used_offline_too(theirs, copied, hub, tmp_path):
+    """That there is no .safetensors beside it has to be remembered."""
+    (copied / "model.safetensors").unlink()
+    torch.save(theirs[1].state_dict(), copied / "pytorch_model.bin")
+    first = in_a_process(tmp_path, hub[0], "-c", OPEN, "hf:owner/name")
+    assert first.returncode == 0, first.stderr
+    again = in_a_process(
+        tmp_path, "http://127.0.0.1:9", "-c", OPEN, "hf:owner/name", HF_HUB_OFFLINE="1"
+    )
+    assert again.stdout == first.stdout, again.stderr
 
 
 @pytest.mark.slow

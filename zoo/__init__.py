@@ -58,6 +58,7 @@ MODELS: dict[str, Callable[..., Network]] = {
 
 
 LARGEST = 1_000_000  # of num_classes and width
+LARGEST_IMAGE = 4096
 CHOICES = {
     "shortcut": SHORTCUTS,
     "stride_in": ("conv2", "conv1"),
@@ -156,11 +157,13 @@ def check(name: str, settings: dict[str, Any]) -> None:
                     f"zoo.build({name!r}, eps=...)\n"
                     "give a number between 0 and 1, like 1e-6"
                 )
-        elif key not in CHOICES and (type(value) is not int or not 1 <= value <= LARGEST):
+            continue
+        largest = LARGEST_IMAGE if key == "image_size" else LARGEST
+        if key not in CHOICES and (type(value) is not int or not 1 <= value <= largest):
             raise ModelError(
                 f"{key} is {str(value)[:80]!r}\n"
                 f"zoo.build({name!r}, {key}=...)\n"
-                f"give a whole number from 1 to {LARGEST:,}"
+                f"give a whole number from 1 to {largest:,}"
             )
     if settings.get("image_size", 0) % (patch := TABLE.get(name.removeprefix("plain"), (1,))[0]):
         raise ModelError(

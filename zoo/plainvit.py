@@ -1,7 +1,8 @@
 """The transformer with its additions removed, both or one: what the skips of ViT are compared with.
 
 Without them every block replaces each token by a mixture of all, and block by block the tokens
-become the same. The networks keep every parameter and every initial weight of their residual twins.
+become the same. The networks start with the weights of their residual twins, and have as many but
+where the MLPs are gone.
 
 Paper: Dong et al. 2021, "Attention is Not All You Need: Pure Attention Loses Rank Doubly
 Exponentially with Depth" (arXiv 2103.03404), sections 2 and 3.

@@ -1,7 +1,7 @@
 """Vision transformers in the layout of the Hugging Face Hub, from there or from a folder.
 
 config.json                what the network is, and the names of its classes
-preprocessor_config.json   how pictures are shown to it
+preprocessor_config.json   how pictures are shown to it (processor_config.json, where there is one)
 model.safetensors          its weights, or pytorch_model.bin, a pickle that is read like any other
 
 Downloads lie in the Hub's own cache: HF_HOME and HF_HUB_OFFLINE mean what they mean there.
@@ -23,7 +23,7 @@ from zoo.weights.dialects import TRANSFORMERS_VIT
 from zoo.weights.files import MOST_SAID, Metadata, Weights, read_weights, write_weights
 
 PREFIX = "hf:"
-CONFIG, PICTURES = "config.json", "preprocessor_config.json"
+CONFIG, PICTURES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 
 # ViTConfig's and ViTImageProcessor's own, for files that leave something out.
@@ -31,7 +31,11 @@ CONFIG_DEFAULTS: dict[str, Any] = {
     "model_type": "", "patch_size": 16, "num_hidden_layers": 12, "num_attention_heads": 12,
     "hidden_size": 768, "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
     "qkv_bias": True, "image_size": 224, "num_channels": 3,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
 }  # fmt: skip
+# Whose preprocessing is resize, crop, divide, normalise, with the defaults that preprocess_of has.
+PROCESSORS = (None, "ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil",
+              "ViTFeatureExtractor")  # fmt: skip
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
@@ -46,7 +50,8 @@ def from_hub(name: str) -> Weights:
         )
     repository, revision = match[1], match[2]
     try:
-        from huggingface_hub import errors, hf_hub_download  # slow to import, so only here
+        import huggingface_hub  # slow to import, so only here
+        from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
         raise WeightsError(
             f"huggingface_hub, which downloads from the Hub, cannot be imported: {error}",
@@ -55,6 +60,9 @@ def from_hub(name: str) -> Weights:
         ) from error
 
     def get(file: str) -> Path | None:
+        known = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
+        if file != CONFIG and known is huggingface_hub._CACHED_NO_EXIST:
+            return None  # in the commit that CONFIG is of; offline it could not be asked again
         try:
             return Path(hf_hub_download(repository, file, revision=revision))
         except errors.LocalEntryNotFoundError:
@@ -70,6 +78,7 @@ def from_hub(name: str) -> Weights:
                   disable=None):  # fmt: skip
             config = get(CONFIG)
         get(PICTURES)
+        get(PROCESSOR)
         found = any(get(file) for file in FILES)
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
@@ -153,6 +162,10 @@ def name_of(config: Mapping[str, Any], folder: Path) -> str:
         problem = ", ".join(f"{size} {value!r}" for size, value in zip(sizes, row, strict=True))
     elif type(config["layer_norm_eps"]) is not float or type(config["image_size"]) is not int:
         problem = "its layer_norm_eps or image_size is no such number"
+    elif config["image_size"] % config["patch_size"]:
+        problem = f"images of {config['image_size']} pixels are no whole number of patches"
+    elif config.get("problem_type") not in (None, "single_label_classification"):
+        problem = f"problem_type {config['problem_type']!r} asks for no one class of several"
     if problem:
         raise WeightsError(
             f"this is no transformer of the zoo: {problem}"[:300],
@@ -164,12 +177,12 @@ def name_of(config: Mapping[str, Any], folder: Path) -> str:
 
 def labels_of(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     """The class names, in the order of the head's outputs."""
-    labels = config.get("id2label")
+    labels = config["id2label"]
     labels = labels if isinstance(labels, dict) else {}
     names = tuple(labels.get(str(place), "") for place in range(len(labels)))
-    if not names or not all(isinstance(name, str) and name for name in names):
+    if len(names) < 2 or not all(isinstance(name, str) and name for name in names):
         raise WeightsError(
-            "the names of the classes are not there, or not numbered from 0",
+            "the names of two classes or more are not there, or not numbered from 0",
             folder / CONFIG,
             'its id2label is like {"0": "airplane", "1": "automobile"}',
         )
@@ -178,8 +191,16 @@ def labels_of(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
     """How pictures are shown, as data.views.View has it; without a file, as ViTImageProcessor."""
-    path = folder / PICTURES
-    said = read_json(path) if path.exists() else {}
+    path: Path = folder / PICTURES
+    said: Any = {}
+    if (folder / PROCESSOR).exists():
+        path = folder / PROCESSOR
+        said = read_json(path).get("image_processor")
+    elif path.exists():
+        said = read_json(path)
+    if not isinstance(said, dict):
+        raise WeightsError("it has no image_processor", path, "get it again, or leave it out")
+    kind = said.get("image_processor_type", said.get("feature_extractor_type"))
     size = said.get("size", image_size)
     crop = said.get("crop_size", size) if said.get("do_center_crop") else size
     mean, std = TRANSFORMERS_VIT.normalize
@@ -187,21 +208,30 @@ def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
         mean, std = said.get("image_mean", mean), said.get("image_std", std)
     else:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    interpolation = INTERPOLATIONS.get(said.get("resample", 2))
-    usual = said.get("do_resize", True) and said.get("do_rescale", True)
-    factor = said.get("rescale_factor", 1 / 255)
-    if not usual or interpolation is None or not is_number(factor) or abs(255 * factor - 1) > 1e-6:
+    resample, factor = said.get("resample", 2), said.get("rescale_factor", 1 / 255)
+    interpolation = INTERPOLATIONS.get(resample) if is_number(resample) else None
+    usual = kind in PROCESSORS and not said.get("do_pad")
+    usual &= bool(said.get("do_resize", True) and said.get("do_rescale", True))
+    usual &= is_number(factor) and abs(255 * factor - 1) < 1e-6
+    if not usual or interpolation is None:
         raise WeightsError(
-            "the preprocessing has other steps than resize (bilinear or bicubic), crop, divide by "
-            "255, normalise",
+            "the preprocessing is not ViT's, or has other steps than resize (bilinear or bicubic), "
+            "crop, divide by 255, normalise",
             path,
             "prepare pictures with transformers, and use the model from Python: zoo.load",
         )
     resize, square = side_of(size, path)
     crop, _ = side_of(crop, path)
+    problem = ""
     if square and crop != resize:
+        problem = f"squeezed to {resize} pixels and then cut to {crop}"
+    elif not square and not said.get("do_center_crop"):
+        problem = f"{resize} pixels on the shorter side, and not cut to a square"
+    elif crop != image_size:
+        problem = f"{crop} pixels a side, and the network is for {image_size}"
+    if problem:
         raise WeightsError(
-            f"pictures are squeezed to {resize} pixels and then cut to {crop}: not done here",
+            f"pictures are {problem}: not done here",
             path,
             "prepare pictures with transformers, and use the model from Python: zoo.load",
         )
@@ -220,12 +250,11 @@ def side_of(size: Any, path: Path) -> tuple[int, bool]:
     if type(size) is int:
         return size, True
     if isinstance(size, dict):
-        sides = set(size.values())
-        if len(sides) == 1 and type(next(iter(sides))) is int:
-            if set(size) == {"height", "width"}:
-                return sides.pop(), True
-            if set(size) == {"shortest_edge"}:
-                return sides.pop(), False
+        side, *others = *size.values(), None
+        if type(side) is int and set(size) == {"height", "width"} and others[0] == side:
+            return side, True
+        if type(side) is int and set(size) == {"shortest_edge"}:
+            return side, False
     raise WeightsError(
         f"this size of pictures is not understood: {str(size)[:80]}",
         path,
@@ -244,6 +273,13 @@ def write_folder(
     patch_size, depth, heads, width, hidden = TABLE[name]
     labels = dict(enumerate(classes))
     side = preprocess["crop"]
+    image_size = round((model.stem.position.shape[1] - 1) ** 0.5) * patch_size
+    if side != image_size:
+        raise WeightsError(
+            f"pictures are shown with {side} pixels a side, and the network is for {image_size}",
+            folder,
+            "transformers would refuse them: write a .safetensors file instead",
+        )
     size = {"height": side, "width": side} if preprocess["squash"] else {
         "shortest_edge": preprocess["resize"]}  # fmt: skip
     config = {
@@ -251,7 +287,7 @@ def write_folder(
         "model_type": "vit", "patch_size": patch_size, "num_hidden_layers": depth,
         "num_attention_heads": heads, "hidden_size": width, "intermediate_size": hidden,
         "hidden_act": "gelu", "layer_norm_eps": model.norm.eps, "qkv_bias": True,
-        "image_size": round((model.stem.position.shape[1] - 1) ** 0.5) * patch_size,
+        "image_size": image_size,
         "num_channels": 3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
         "id2label": labels, "label2id": {label: place for place, label in labels.items()},
     }  # fmt: skip

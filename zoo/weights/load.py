@@ -154,7 +154,9 @@ def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None
 
 
 def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
-    """The model's state dict in another library's names, which loads it with strict=True there.
+    """The model's state dict in the names of another library's files.
+
+    They load with strict=True; transformers 5 renames a ViT's in from_pretrained.
 
     The tensors are the model's own, as in model.state_dict(). Raises WeightsError if the library
     has no such network.
