@@ -123,9 +123,12 @@ def explain(error: Exception) -> tuple[str, int]:
             "make room and run the same command again, or choose another --output-dir"
         ), 3
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError
-                  ) or (isinstance(error, OSError) and error.errno == errno.EROFS):  # fmt: skip
+                  | FileNotFoundError) or (isinstance(error, OSError)
+                                           and error.errno == errno.EROFS):  # fmt: skip
+        missing = isinstance(error, FileNotFoundError)
         return (
-            f"cannot write here: {error.strerror}\n{error.filename}\n"
-            "choose a folder that you may write to with --output-dir"
+            f"{'cannot find or make this' if missing else 'cannot write here'}: {error.strerror}\n"
+            f"{error.filename}\n"
+            "choose a place that you may write to with --output-dir or --output"
         ), 2
     return "", 1

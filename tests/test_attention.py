@@ -231,3 +231,5 @@ def test_what_cannot_be_drawn_is_refused_in_three_lines(picture, saved, invoke, 
     checkpoint = saved("vit1", zoo.build("vit1", 3))
     done = invoke("experiments.attention", checkpoint, tmp_path / "none.png")
     assert_three_lines(done, 3, "none.png")
+    done = invoke("experiments.attention", checkpoint, picture, "--output", "/proc/none/a.png")
+    assert_three_lines(done, 2, "cannot find or make this", "/proc/none", "--output")
