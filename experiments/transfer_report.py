@@ -50,6 +50,8 @@ def flatten(row: dict) -> dict:
     flat = {**run["base"], **recipe, **run, **row["versions"], **row}
     flat |= {f"{name}_images": count for name, count in row["images"].items()}
     flat |= {"recipe_opt": recipe["opt"], "recipe_lr": recipe["lr"]}
+    if run["weights"] and "://" not in run["weights"] and not run["weights"].startswith("hf:"):
+        flat["weights"] = Path(run["weights"]).name  # what is published names no one's folders
     return {key: flat.get(key) for key in FIELDS}
 
 

@@ -138,3 +138,17 @@ def test_every_status_can_be_flattened(status):
     flat = flatten(each)
     assert list(flat) == list(FIELDS)
     assert (flat["strategy"], flat["test_images"], flat["recipe_lr"]) == ("finetune", 1000, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("/home/me/w.pth", "w.pth"), ("hf:owner/name", "hf:owner/name"), ("DEFAULT", "DEFAULT"),
+     ("https://host.org/w.pth", "https://host.org/w.pth"), (None, None)],
+)  # fmt: skip
+def test_what_is_published_names_no_folder(given, shown):
+    from experiments.transfer_report import flatten
+
+    each = row("finetune", 0, 50)
+    each |= {"versions": {}, "images": {}}
+    each["run"]["weights"] = given
+    assert flatten(each)["weights"] == shown
