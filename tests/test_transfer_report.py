@@ -149,6 +149,7 @@ def test_what_is_published_names_no_folder(given, shown):
     from experiments.transfer_report import flatten
 
     each = row("finetune", 0, 50)
-    each |= {"versions": {}, "images": {}}
+    each |= {"versions": {}}
+    each["run"]["recipe"]["lr"] = 0.1
     each["run"]["weights"] = given
     assert flatten(each)["weights"] == shown
