@@ -54,7 +54,7 @@ def plan(options: Options, device: torch.device) -> Ablation:
     """The ablation with what the command line changes, and the parts at its largest depth."""
     check(options)
     for depth in options.depths or ABLATION.axes["depth"]:
-        zoo.build(f"vit{depth}", 2, image_size=options.size)
+        zoo.check(f"vit{depth}", {"image_size": options.size} if options.size else {})
     own = options.data_dir is not None and not is_cifar10(options.data_dir)
     ablation = changed(ABLATION, options, device, own)
     also = tuple(

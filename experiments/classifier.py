@@ -8,7 +8,6 @@
 Names and preprocessing come from the checkpoint, never from a folder found later.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -213,7 +212,7 @@ def default_view(model: Network, dialect: Dialect | None = None) -> View:
     """For files that do not say: the model's size, and the normalisation of the library."""
     mean, std = dialect.normalize if dialect else IMAGENET_MEAN_STD
     if isinstance(model, ViT):
-        side = math.isqrt(model.stem.position.shape[1] - 1) * model.stem.conv.kernel_size[0]
+        side = model.stem.image_size
         return View(side, side, squash=True, mean=mean, std=std, input_size=side)
     if isinstance(model.stem, CifarStem):
         return View(resize=32, crop=32, input_size=32)

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.cli import ResultsError
-from experiments.collapse import INITIAL_SEEDS, STATES, VISIBLE
+from experiments.collapse import COLUMNS, INITIAL_SEEDS, STATES, VISIBLE
 from experiments.report import (
     Estimate,
     Verdict,
@@ -186,10 +186,10 @@ def read_residuals(folder: Path) -> list[dict]:
 def parsed(line: dict[str, str]) -> dict:
     row: dict = {name: line[name] for name in ("network", "state")}
     row |= {name: int(line[name]) for name in ("depth", "seed", "block")}
-    row |= {name: float(line[name]) for name in ("residual", "log10", "p10", "p90")}
-    if not all(0 <= row[name] < math.inf for name in ("residual", "p10", "p90")):
+    values = {name: float(line[name]) for name in COLUMNS[-4:]}
+    if not all(map(math.isfinite, values.values())) or min(values["residual"], values["p10"]) < 0:
         raise ValueError(f"no such residuals: {line}"[:200])
-    return row
+    return row | values
 
 
 def refuse_gaps(rows: Sequence[dict]) -> None:

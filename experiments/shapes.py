@@ -5,7 +5,6 @@ numbers.
     python -m experiments.shapes resnet50
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,8 +44,8 @@ class Options:
 
 
 def default_size(model: Network) -> int:
-    if isinstance(model, ViT):  # as many patches as it has position embeddings
-        return math.isqrt(model.stem.position.shape[1] - 1) * model.stem.conv.stride[0]
+    if isinstance(model, ViT):
+        return model.stem.image_size
     return 32 if isinstance(model.stem, CifarStem) else 224
 
 

@@ -37,7 +37,7 @@ from experiments.oracles import (
 )
 from experiments.report import markdown_table, put_into_readme
 from zoo.networks import Network
-from zoo.weights.identify import side_of_image
+from zoo.vit import ViT
 from zoo.weights.load import open_weights
 from zoo.weights.published import is_published_name
 from zoo.weights.recognise import classes_of
@@ -101,8 +101,7 @@ def prove(
 
 def theirs_of(ours: Network, model: str, oracle: Oracle) -> nn.Module:
     """Their network for images of the same size, with our weights."""
-    side = side_of_image({name: tuple(v.shape) for name, v in ours.state_dict().items()})
-    sizes = {"image_size": side} if side else {}
+    sizes = {"image_size": ours.stem.image_size} if isinstance(ours, ViT) else {}
     theirs = oracle.build(model, ours.head.out_features, **sizes)
     names = {oracle.in_files(name): name for name in theirs.state_dict()}
     exported = zoo.export(ours, oracle.dialect.name)

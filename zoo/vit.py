@@ -31,7 +31,7 @@ class Patches(nn.Module):
 
     def __init__(self, patch_size: int, width: int, image_size: int, resizing: str) -> None:
         super().__init__()
-        self.resizing = resizing
+        self.image_size, self.resizing = image_size, resizing
         self.conv = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         length = 1 + (image_size // patch_size) ** 2

@@ -50,8 +50,12 @@ def from_hub(name: str) -> Weights:
         )
     repository, revision = match[1], match[2]
     try:
-        import huggingface_hub  # slow to import, so only here
-        from huggingface_hub import errors, hf_hub_download
+        from huggingface_hub import (  # slow to import, so only here
+            _CACHED_NO_EXIST,
+            errors,
+            hf_hub_download,
+            try_to_load_from_cache,
+        )
     except ImportError as error:
         raise WeightsError(
             f"huggingface_hub, which downloads from the Hub, cannot be imported: {error}",
@@ -60,8 +64,8 @@ def from_hub(name: str) -> Weights:
         ) from error
 
     def get(file: str) -> Path | None:
-        known = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
-        if file != CONFIG and known is huggingface_hub._CACHED_NO_EXIST:
+        known = try_to_load_from_cache(repository, file, revision=revision)
+        if file != CONFIG and known is _CACHED_NO_EXIST:
             return None  # in the commit that CONFIG is of; offline it could not be asked again
         try:
             return Path(hf_hub_download(repository, file, revision=revision))
@@ -249,12 +253,10 @@ def side_of(size: Any, path: Path) -> tuple[int, bool]:
     """Pixels of the side that is named, and whether both sides become that long."""
     if type(size) is int:
         return size, True
-    if isinstance(size, dict):
-        side, *others = *size.values(), None
-        if type(side) is int and set(size) == {"height", "width"} and others[0] == side:
-            return side, True
-        if type(side) is int and set(size) == {"shortest_edge"}:
-            return side, False
+    if isinstance(size, dict) and set(size) in ({"height", "width"}, {"shortest_edge"}):
+        sides = list(size.values())
+        if type(sides[0]) is int and sides[0] == sides[-1]:
+            return sides[0], "height" in size
     raise WeightsError(
         f"this size of pictures is not understood: {str(size)[:80]}",
         path,
@@ -273,10 +275,10 @@ def write_folder(
     patch_size, depth, heads, width, hidden = TABLE[name]
     labels = dict(enumerate(classes))
     side = preprocess["crop"]
-    image_size = round((model.stem.position.shape[1] - 1) ** 0.5) * patch_size
-    if side != image_size:
+    if side != model.stem.image_size:
         raise WeightsError(
-            f"pictures are shown with {side} pixels a side, and the network is for {image_size}",
+            f"pictures are shown with {side} pixels a side, and the network is for "
+            f"{model.stem.image_size}",
             folder,
             "transformers would refuse them: write a .safetensors file instead",
         )
@@ -287,7 +289,7 @@ def write_folder(
         "model_type": "vit", "patch_size": patch_size, "num_hidden_layers": depth,
         "num_attention_heads": heads, "hidden_size": width, "intermediate_size": hidden,
         "hidden_act": "gelu", "layer_norm_eps": model.norm.eps, "qkv_bias": True,
-        "image_size": image_size,
+        "image_size": side,
         "num_channels": 3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
         "id2label": labels, "label2id": {label: place for place, label in labels.items()},
     }  # fmt: skip
