@@ -76,7 +76,7 @@ def summary(found: Tensor) -> dict[str, float]:
     visible = found.clamp(min=VISIBLE)
     low, high = visible.quantile(torch.tensor([0.1, 0.9]).to(found))
     values = (found.mean(), visible.log10().mean(), low, high)
-    # Six digits: the rest depends on the number of threads.
+    # Six digits: the rest is rounding, and of residuals near VISIBLE all but the first.
     return {name: float(f"{v:.6g}") for name, v in zip(COLUMNS[-4:], values, strict=True)}
 
 
