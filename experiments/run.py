@@ -78,6 +78,11 @@ class Run:
         """What zoo.build is told besides the model's name."""
         return {"norm": self.norm}
 
+    @property
+    def reference(self) -> "Run":
+        """The residual network that every arm of this depth and seed has its first weights from."""
+        return Run("resnet", self.depth, self.seed, data=self.data)
+
 
 @dataclass(frozen=True)
 class VitRun(Run):
@@ -99,6 +104,10 @@ class VitRun(Run):
     def builder(self) -> dict[str, Any]:
         size = {"image_size": self.data.size}
         return size | ({"block": self.network} if self.network in BLOCKS else {})
+
+    @property
+    def reference(self) -> Run:
+        return VitRun("vit", self.depth, self.seed, data=self.data)
 
 
 @functools.lru_cache(maxsize=1)
@@ -137,10 +146,21 @@ def make_batches(run: Run, device: torch.device) -> Batches:
 
 
 def build_model(run: Run) -> nn.Module:
-    """The network of a run with the weights that its seed gives it, on the CPU."""
-    torch.manual_seed(run.seed)
-    model = zoo.build(run.model, len(load_data(run.data).classes), **run.builder)
+    """The network of a run with the weights that its seed gives it, on the CPU.
+
+    What it shares with the reference network starts equal, so that arms differ in one thing only.
+    """
+    classes = len(load_data(run.data).classes)
+    model, reference = seeded(run, classes), seeded(run.reference, classes)
+    mine, theirs = model.state_dict(), reference.state_dict()
+    shared = {key for key in mine.keys() & theirs.keys() if mine[key].shape == theirs[key].shape}
+    model.load_state_dict({key: theirs[key] for key in shared}, strict=False)
     return to_layout(model, run.settings)
+
+
+def seeded(run: Run, classes: int) -> nn.Module:
+    torch.manual_seed(run.seed)
+    return zoo.build(run.model, classes, **run.builder)
 
 
 def within_memory(run: Run, device: torch.device, action: Callable[[], Result]) -> Result:

@@ -19,11 +19,12 @@ import torch
 from conftest import ROOT, TINY, assert_three_lines, forked
 from PIL import Image
 
+import zoo
 from experiments import ablation as module
 from experiments import cli
 from experiments.ablation import ABLATIONS, Options, explain_parameters, plan, rows
 from experiments.device import choose_device, choose_precision
-from experiments.run import Data, Run, run_one, within_memory
+from experiments.run import Data, Run, build_model, run_one, within_memory
 from experiments.train import Settings
 
 
@@ -39,6 +40,34 @@ def test_rows_differ_from_the_base_in_the_axes_fields_only(name):
         assert changed <= allowed
     plain = [dataclasses.replace(run, network="resnet") for run in made if run.network == "plain"]
     assert plain == [run for run in made if run.network == "resnet"]  # both arms, equal settings
+
+
+class OptionB(Run):
+    """An arm with parameters that the reference does not have."""
+
+    builder = {"shortcut": "projection"}
+
+
+SMALL = Data(size=8, train_images=20, test_images=10)
+ARMS = [Run("plain", 20, 3, data=SMALL), Run("plain", 20, 3, "none", SMALL),
+        Run("resnet", 20, 3, "none", SMALL), OptionB("resnet", 20, 3, data=SMALL)]  # fmt: skip
+
+
+@pytest.mark.parametrize("run", ARMS)
+def test_every_arm_starts_as_the_reference_network_of_its_seed(run):
+    mine, reference = build_model(run).state_dict(), build_model(run.reference).state_dict()
+    shared = mine.keys() & reference.keys()
+    assert len(shared) >= 19 + 2  # convolutions and the head, and norms where there are some
+    assert all(torch.equal(mine[key], reference[key]) for key in shared)
+    other = build_model(dataclasses.replace(run, seed=4)).state_dict()
+    assert not torch.equal(mine["head.weight"], other["head.weight"])
+
+
+def test_seeding_alone_would_not_do_it():
+    torch.manual_seed(3)
+    b = zoo.build("resnet20", shortcut="projection").state_dict()
+    torch.manual_seed(3)
+    assert not torch.equal(b["head.weight"], zoo.build("resnet20").state_dict()["head.weight"])
 
 
 def test_the_presets_are_what_they_say():

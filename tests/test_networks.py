@@ -1,7 +1,5 @@
 """What the networks are: names, parameters, shapes, receptive fields, twins, errors."""
 
-import inspect
-
 import pytest
 import torch
 from torch import nn
@@ -11,6 +9,7 @@ from experiments.shapes import parts, receptive_fields
 from zoo.blocks import BasicBlock, Bottleneck
 from zoo.plain import PlainBasicBlock, PlainBottleneck
 from zoo.shortcuts import Identity, Projection, ZeroPad, make_shortcut
+from zoo.vit import TABLE
 
 # He et al. 2015, table 6 gives millions; torchvision's documentation gives the ImageNet ones.
 PARAMETERS = {
@@ -165,12 +164,48 @@ def test_the_block_builds_its_own_shortcut():
 @pytest.mark.parametrize(
     ("plain", "residual"), [(PlainBasicBlock, BasicBlock), (PlainBottleneck, Bottleneck)]
 )
-def test_plain_blocks_have_their_twins_defaults(plain, residual):
-    mine, twins = (inspect.signature(block).parameters for block in (plain, residual))
-    assert list(mine) == [name for name in twins if name != "shortcut"]
-    assert all(mine[name].default == twins[name].default for name in mine)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_plain_block_is_its_twin_without_the_last_term(plain, residual, stride):
+    twin = residual(8, 4, stride)
     x = torch.randn(2, 8, 6, 6)
-    assert plain(8, 4)(x).shape == residual(8, 4)(x).shape
+    mine = plain(twin)
+    assert mine.out_channels == twin.out_channels
+    assert not any("shortcut" in key for key in mine.state_dict())
+    without = plain(twin)(x)
+    twin.shortcut = nn.Identity()
+    twin.shortcut.forward = lambda x: torch.zeros(())
+    assert torch.equal(without, twin(x))
+
+
+PAIRS = [(name, {}) for name in zoo.list_models() if not name.startswith("plain")]
+PAIRS += [("resnet20", {"norm": "none"}), ("resnet18", {"num_classes": 7, "width": 8}),
+          ("resnet50", {"stride_in": "conv1", "width": 8})]  # fmt: skip
+NARROW = {"resnet101": {"width": 8}, "resnet152": {"width": 8}}  # as deep, and quick to draw
+
+
+@pytest.mark.parametrize(("name", "settings"), PAIRS)
+def test_twins_of_one_seed_start_from_the_same_weights(name, settings, monkeypatch):
+    """Every entry that both have, to the last bit; and what is drawn afterwards is the same too."""
+    settings = settings | NARROW.get(name, {})
+    if name in TABLE:
+        patch_size, blocks, *_ = TABLE[name]
+        monkeypatch.setitem(TABLE, name, (patch_size, blocks, 4, 64, 128))
+    states, later = [], []
+    for twin in (name, plain_name(name)):
+        torch.manual_seed(5)
+        states.append(zoo.build(twin, **settings).state_dict())
+        later.append(torch.rand(3))
+    residual, plain = states
+    assert plain.keys() == {key for key in residual if ".shortcut." not in key}
+    assert all(torch.equal(plain[key], residual[key]) for key in plain)
+    assert torch.equal(*later)
+    torch.manual_seed(6)
+    other = zoo.build(plain_name(name), **settings).state_dict()
+    assert any(not torch.equal(other[key], plain[key]) for key in plain)
+
+
+def plain_name(name: str) -> str:
+    return f"plain{name}" if "vit" in name else name.replace("resnet", "plain")
 
 
 def test_option_b_is_available_to_the_cifar_networks():

@@ -1,12 +1,14 @@
 """The same networks with the addition removed: what ResNets are compared with.
 
-A plain block is its residual twin with one term gone from the last line. The twins share names,
-so a plain network's parameters are its twin's minus those of the shortcuts. Only networks with
-option-A shortcuts (the CIFAR ones) have exactly as many as their plain twins; taking the skips out
-of resnet18 or resnet50 also takes the projections, and their parameters.
+A plain block is its residual twin with one term gone from the last line. It takes over the twin's
+layers and leaves the shortcut out. So the twins share names, and seeded alike they start from the
+same weights: whatever differs after training is due to the skips.
+
+Only networks with option-A shortcuts (the CIFAR ones) have exactly as many parameters as their
+plain twins. Taking the skips out of resnet18 or resnet50 also takes their projections.
 
 Paper: He et al. 2015 (arXiv 1512.03385), section 3.3 "Plain Network" and figure 3, middle.
-Read next: resnet.py, which assembles these blocks too.
+Read next: resnet.py, which assembles the blocks.
 """
 
 from torch import Tensor, nn
@@ -15,43 +17,41 @@ from torch.nn.functional import relu
 from zoo.blocks import BasicBlock, Bottleneck
 
 
-class PlainBasicBlock(BasicBlock):
-    """New since BasicBlock: no shortcut, so `y = relu(F(x))`. The shapes are BasicBlock's."""
+class PlainBasicBlock(nn.Module):
+    """New since BasicBlock: no shortcut, so `y = relu(F(x))`. Layers and shapes are the twin's."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        *,
-        norm: type[nn.Module] = nn.BatchNorm2d,
-    ) -> None:
-        super().__init__(in_channels, channels, stride, norm=norm)
-        del self.shortcut
+    def __init__(self, twin: BasicBlock) -> None:
+        super().__init__()
+        self.out_channels = twin.out_channels
+        self.conv1, self.norm1 = twin.conv1, twin.norm1
+        self.conv2, self.norm2 = twin.conv2, twin.norm2
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = relu(self.norm1(self.conv1(x)))
-        residual = self.norm2(self.conv2(residual))
-        return relu(residual)
+        x = relu(self.norm1(self.conv1(x)))  # (N, C_in, H, W) -> (N, C, H/stride, W/stride)
+        x = self.norm2(self.conv2(x))
+        return relu(x)
 
 
-class PlainBottleneck(Bottleneck):
-    """New since Bottleneck: no shortcut, so `y = relu(F(x))`. The shapes are Bottleneck's."""
+class PlainBottleneck(nn.Module):
+    """New since Bottleneck: no shortcut, so `y = relu(F(x))`. Layers and shapes are the twin's."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        *,
-        norm: type[nn.Module] = nn.BatchNorm2d,
-        stride_in: str = "conv2",
-    ) -> None:
-        super().__init__(in_channels, channels, stride, norm=norm, stride_in=stride_in)
-        del self.shortcut
+    def __init__(self, twin: Bottleneck) -> None:
+        super().__init__()
+        self.out_channels = twin.out_channels
+        self.conv1, self.norm1 = twin.conv1, twin.norm1
+        self.conv2, self.norm2 = twin.conv2, twin.norm2
+        self.conv3, self.norm3 = twin.conv3, twin.norm3
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = relu(self.norm1(self.conv1(x)))
-        residual = relu(self.norm2(self.conv2(residual)))
-        residual = self.norm3(self.conv3(residual))
-        return relu(residual)
+        x = relu(self.norm1(self.conv1(x)))  # (N, C_in, H, W) -> (N, C, H, W)
+        x = relu(self.norm2(self.conv2(x)))  # -> (N, C, H/stride, W/stride)
+        x = self.norm3(self.conv3(x))  # -> (N, 4C, H/stride, W/stride)
+        return relu(x)
+
+
+def without_skips(stages: nn.Sequential) -> nn.Sequential:
+    """The stages of a residual network with each block replaced by its plain twin."""
+    plain = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}
+    return nn.Sequential(
+        *(nn.Sequential(*(plain[type(block)](block) for block in stage)) for stage in stages)
+    )

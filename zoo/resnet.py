@@ -1,8 +1,7 @@
 """Stem, stages, head: blocks assembled into the networks of the paper, and their plain twins.
 
 Every stage after the first halves the map and doubles the channels, so that each block costs about
-the same. Nothing here knows whether a block has a shortcut: the plain networks are the same
-assembly of other blocks.
+the same. A plain network is assembled as its residual twin; then each block loses its shortcut.
 
 Paper: He et al. 2015 (arXiv 1512.03385), table 1 (ImageNet) and section 4.2 (CIFAR-10).
 Dimension key: N batch, C channels, H W height and width of the image.
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
 from zoo.blocks import BasicBlock, Bottleneck
-from zoo.plain import PlainBasicBlock, PlainBottleneck
+from zoo.plain import without_skips
 
 
 class ImageNetStem(nn.Module):
@@ -120,9 +119,7 @@ def basic_plain(
     depth: int, num_classes: int = 1000, *, norm: str = "batch", width: int = 64
 ) -> ResNet:
     """The plain twin of ResNet-18 or 34: table 2 of the paper has both."""
-    make_block = partial(PlainBasicBlock, norm=NORMS[norm])
-    stem = ImageNetStem(width, NORMS[norm])
-    return ResNet(stem, make_block, BASIC_DEPTHS[depth], width, num_classes)
+    return plain_twin(basic_resnet(depth, num_classes, norm=norm, width=width))
 
 
 def bottleneck_resnet(
@@ -149,9 +146,9 @@ def bottleneck_plain(
     width: int = 64,
 ) -> ResNet:
     """The plain twin of ResNet-50, 101 or 152; the paper has none of these."""
-    make_block = partial(PlainBottleneck, norm=NORMS[norm], stride_in=stride_in)
-    stem = ImageNetStem(width, NORMS[norm])
-    return ResNet(stem, make_block, BOTTLENECK_DEPTHS[depth], width, num_classes)
+    return plain_twin(
+        bottleneck_resnet(depth, num_classes, stride_in=stride_in, norm=norm, width=width)
+    )
 
 
 def cifar_resnet(
@@ -172,6 +169,10 @@ def cifar_plain(
     depth: int, num_classes: int = 10, *, norm: str = "batch", width: int = 16
 ) -> ResNet:
     """The plain twin of ResNet-8, 20 ... 110: the same parameters, to the last one."""
-    make_block = partial(PlainBasicBlock, norm=NORMS[norm])
-    stem = CifarStem(width, NORMS[norm])
-    return ResNet(stem, make_block, CIFAR_DEPTHS[depth], width, num_classes)
+    return plain_twin(cifar_resnet(depth, num_classes, norm=norm, width=width))
+
+
+def plain_twin(model: ResNet) -> ResNet:
+    """`model` without its skips; its weights, drawn before, stay as they are."""
+    model.stages = without_skips(model.stages)
+    return model

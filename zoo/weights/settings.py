@@ -11,6 +11,7 @@ from torch import nn
 from zoo.blocks import Bottleneck
 from zoo.errors import WeightsError
 from zoo.networks import Network
+from zoo.plain import PlainBottleneck
 from zoo.plainvit import BLOCKS
 from zoo.resnet import CifarStem, ResNet
 from zoo.shortcuts import Projection, ZeroPad
@@ -54,7 +55,7 @@ def resnet_settings(model: ResNet) -> dict[str, str]:
         "shortcut": kind,
         "norm": "batch" if isinstance(model.stem.norm, nn.BatchNorm2d) else "none",
     }
-    strided = [b for b in blocks if isinstance(b, Bottleneck) and b is not blocks[0]]
+    strided = [b for b in blocks[1:] if isinstance(b, Bottleneck | PlainBottleneck)]
     if strided:
         in_conv1 = any(block.conv1.stride != (1, 1) for block in strided)
         settings["stride_in"] = "conv1" if in_conv1 else "conv2"
