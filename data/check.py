@@ -1,22 +1,17 @@
 """Decodes every picture before an experiment relies on them: better now than in its third hour."""
 
-import os
-import signal
-import threading
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from ctypes import Array
-from multiprocessing import get_context, parent_process
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from signal import SIGINT
+from typing import Any, NamedTuple
 
-import torch
+from torch.utils.data import DataLoader
 
 from data.errors import DataError
 from data.images import load_image
-
-CHUNK = 8  # pictures sent to a worker at once
+from data.processes import shielded_from
 
 
 class Verdict(NamedTuple):
@@ -26,70 +21,49 @@ class Verdict(NamedTuple):
     width: int
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """The verdict on each picture, by number: what worker processes look up."""
+
+    pictures: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Verdict:
+        path = self.pictures[index]
+        try:
+            _, height, width = load_image(str(path), str(path)).shape
+        except DataError as error:
+            return Verdict(path, " ".join(str(error.args[0]).split()), 0, 0)
+        return Verdict(path, "", height, width)
+
+
 def check_pictures(pictures: Sequence[Path], workers: int) -> Generator[Verdict]:
     """A verdict on each picture, in order, after decoding all of it.
 
-    In `workers` processes, started from the main thread, or in this one for 0. DataError if a
-    worker is killed from outside.
+    In `workers` processes, or in this one for 0. DataError if a worker is killed from outside.
     """
-    if workers == 0:
-        yield from map(check_picture, pictures)
+    verdicts: Any = Verdicts(pictures)
+    if not workers or not pictures:
+        yield from map(verdicts.__getitem__, range(len(pictures)))
         return
-    context = get_context("spawn")  # a fork of a process with threads may hang
-    stop = context.Array("b", 1, lock=False)  # nothing to hold for a worker that is killed
-    pool = ProcessPoolExecutor(workers, context, init_worker, (stop,))
+    # A fork of a process with threads may hang.
+    loader: Any = DataLoader(
+        verdicts, batch_size=None, num_workers=workers, multiprocessing_context=get_context("spawn")
+    )
     done = 0
     try:
-        # All workers start here. They inherit what is ignored, or Ctrl-C would fill the screen with
-        # tracebacks of those that have not come to init_worker.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            verdicts = pool.map(work, pictures, chunksize=CHUNK)
-        finally:
-            signal.signal(signal.SIGINT, before)
-        for verdict in verdicts:
+        with shielded_from(SIGINT):
+            arriving = iter(loader)
+        for verdict in arriving:
             yield verdict
             done += 1
-    except BrokenProcessPool as error:
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
         raise DataError(
             "a process that decodes pictures was killed, most often because memory ran out",
-            f"at one of the {workers * CHUNK} pictures from {pictures[done]}",
+            f"at one of the {2 * workers} pictures from {pictures[done]}",
             "make room, or use fewer --workers",
         ) from error
-    finally:
-        stop[0] = 1
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def check_picture(path: Path) -> Verdict:
-    try:
-        _, height, width = load_image(str(path), str(path)).shape
-    except DataError as error:
-        return Verdict(path, " ".join(str(error.args[0]).split()), 0, 0)
-    return Verdict(path, "", height, width)
-
-
-# What follows runs in a worker.
-
-stopping: Array  # one flag
-
-
-def init_worker(stop: Array) -> None:
-    global stopping
-    stopping = stop
-    torch.set_num_threads(1)
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited
-
-
-def work(path: Path) -> Verdict:
-    # Once the parent stops nobody waits for the rest of a chunk.
-    return Verdict(path, "not decoded", 0, 0) if stopping[0] else check_picture(path)
-
-
-def leave_with_parent() -> None:
-    """End when the parent has, even if it was killed."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import Array
@@ -22,7 +22,9 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from experiments.cli import ResultsError, Terminated, UsageError
+from data.processes import shielded_from
+from experiments import signals
+from experiments.cli import ResultsError, UsageError
 from experiments.run import Run, read_row, run_one, within_memory
 
 MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
@@ -73,31 +75,35 @@ def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: i
         resumed_at=context.Array("q", len(runs), lock=False),
         stop=context.Array("b", 1, lock=False),
     )
-    pool = ProcessPoolExecutor(jobs, context, init_worker, (shared,))
-    try:
-        futures = [
-            pool.submit(work, run, output_dir / run.name, str(device), place)
-            for place, run in enumerate(runs)
-        ]
-        watch(runs, futures, shared)
-    except (KeyboardInterrupt, Terminated):
-        print("\nstopping: saving the runs under way", flush=True)
-        raise
-    except BrokenProcessPool as error:
-        batch_size = max(run.settings.batch_size for run in runs)
-        raise ResultsError(
-            "a worker process was killed from outside, most often because memory ran out",
-            output_dir,
-            "the same command goes on from here; for less memory: --jobs 1, or "
-            f"--batch-size {max(2, batch_size // 2)} in a new --output-dir",
-        ) from error
-    finally:
-        shared.stop[0] = 1  # the workers save and end after their current step
-        pool.shutdown(wait=True, cancel_futures=True)
+    with signals.deferred() as should_stop:
+        pool = ProcessPoolExecutor(jobs, context, init_worker, (shared,))
+        try:
+            with shielded_from(*signals.STOPS):
+                futures = [
+                    pool.submit(work, run, output_dir / run.name, str(device), place)
+                    for place, run in enumerate(runs)
+                ]
+            watch(runs, futures, shared, should_stop)
+        except BrokenProcessPool as error:
+            batch_size = max(run.settings.batch_size for run in runs)
+            raise ResultsError(
+                "a worker process was killed from outside, most often because memory ran out",
+                output_dir,
+                "the same command goes on from here; for less memory: --jobs 1, or "
+                f"--batch-size {max(2, batch_size // 2)} in a new --output-dir",
+            ) from error
+        finally:
+            shared.stop[0] = 1  # the workers save and end after their current step
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def watch(runs: Sequence[Run], futures: Sequence[Future], shared: Shared) -> None:
-    """Show one bar for all runs until they are done; raise what a worker raised."""
+def watch(
+    runs: Sequence[Run],
+    futures: Sequence[Future],
+    shared: Shared,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Show one bar for all runs until all are done or should_stop(); raise what a worker raised."""
     batch_sizes = [run.settings.batch_size for run in runs]
     # A picture costs about as much as the network is deep, so depth weighs the bar.
     weights = [run.depth * run.settings.batch_size for run in runs]
@@ -105,7 +111,7 @@ def watch(runs: Sequence[Run], futures: Sequence[Future], shared: Shared) -> Non
     recent: deque[tuple[float, int]] = deque(maxlen=25)  # (time, pictures seen) of 5 seconds
     layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=weighted(weights, totals), bar_format=layout) as bar:
-        while True:
+        while not should_stop():
             done = [future.done() for future in futures]
             for future, is_done in zip(futures, done, strict=True):
                 if is_done:
@@ -131,7 +137,7 @@ def weighted(weights: Sequence[int], counts: Sequence[int]) -> int:
 # What follows runs in a worker.
 
 in_worker: Shared
-training = threading.Lock()  # held while a run is under way
+in_steps = threading.Event()  # set while a run has something to save
 
 
 def init_worker(shared: Shared) -> None:
@@ -139,8 +145,8 @@ def init_worker(shared: Shared) -> None:
     in_worker = shared
     threading.Thread(target=leave_with_parent, daemon=True).start()
     # Ctrl-C and `kill` reach the parent, which asks the workers to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in signals.STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def leave_with_parent() -> None:
@@ -149,17 +155,18 @@ def leave_with_parent() -> None:
     assert parent is not None
     parent.join()
     in_worker.stop[0] = 1
-    training.acquire()
+    while in_steps.is_set():
+        time.sleep(0.05)
     os._exit(1)
 
 
 def work(run: Run, folder: Path, device_name: str, place: int) -> None:
-    device, shared, started = torch.device(device_name), in_worker, False
+    device, shared = torch.device(device_name), in_worker
 
     def progress(step: int) -> None:
-        nonlocal started
-        if not started:
-            shared.resumed_at[place], started = step, True
+        if not in_steps.is_set():
+            shared.resumed_at[place] = step
+            in_steps.set()
         shared.steps[place] = step
 
     def should_stop() -> bool:
@@ -168,6 +175,8 @@ def work(run: Run, folder: Path, device_name: str, place: int) -> None:
     def train() -> None:
         run_one(run, folder, device, progress=progress, should_stop=should_stop)
 
-    with training:
+    try:
         if not should_stop():
             within_memory(run, device, train)
+    finally:
+        in_steps.clear()

@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import errno
 import io
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from data.errors import DataError, Problem
+from experiments import signals
 from experiments.checkpoint import CheckpointError
 from zoo import ModelError, WeightsError
 
@@ -36,10 +36,6 @@ class NumericError(Problem):
     """A result that is not a number."""
 
 
-class Terminated(BaseException):
-    """SIGTERM: like KeyboardInterrupt, not an error, so nothing catches it by accident."""
-
-
 EXIT_CODES: dict[type[Exception], int] = {
     UsageError: 2,
     ModelError: 2,
@@ -56,27 +52,36 @@ def run(main: Callable[[Options], int | None], options: type[Options], module: s
     """Parse the command line into `options`, call `main`, leave with its exit code."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    # Ctrl-C and `kill` both unwind, so that what is running can save itself.
-    signal.signal(signal.SIGTERM, raise_terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # a log file shows each line at once
+    signals.listen()
     try:
-        sys.exit(main(parse(options, arguments, f"python -m experiments.{module}")) or 0)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    except Terminated:
-        print("terminated; the same command goes on from here", file=sys.stderr)
-        sys.exit(143)
-    except Exception as error:
+        code = main(parse(options, arguments, f"python -m experiments.{module}")) or 0
+    except SystemExit:  # --help
+        raise
+    except BaseException as error:
+        code = leave(error, debug)
+    signals.asked.deferring = True  # there is nothing left to interrupt
+    sys.exit(code)
+
+
+def leave(error: BaseException, debug: bool) -> int:
+    """Say in a few lines what ended the command; its exit code."""
+    stopped = signals.asked.exit_code if signals.asked.first else 0
+    if isinstance(error, KeyboardInterrupt):
+        stopped = stopped or 130
+    lines, code = "", stopped
+    if stopped:  # other errors are a consequence: a worker has gone, a pipe is closed
+        word = "terminated" if stopped == 143 else "interrupted"
+        lines = f"{word}; the same command goes on from here"
+    elif isinstance(error, Exception):
         lines, code = explain(error)
-        if debug or not lines:
-            traceback.print_exc()
-        if lines:
-            print(lines, file=sys.stderr)
-        sys.exit(code)
-
-
-def raise_terminated(*_: object) -> None:
-    raise Terminated
+    if debug or not lines:
+        traceback.print_exception(error)
+    if lines:
+        print(lines, file=sys.stderr)
+    return code
 
 
 def parse(options: type[Options], arguments: list[str], command: str) -> Options:

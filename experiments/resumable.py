@@ -45,6 +45,18 @@ class Timed:
         return batch
 
 
+class Stopped(Exception):
+    """Asked to stop in the middle of an evaluation, which leaves nothing to save."""
+
+
+def until_stopped(batches: Iterable[Batch], should_stop: Callable[[], bool]) -> Iterator[Batch]:
+    """The same batches; raises Stopped before the next one once should_stop()."""
+    for batch in batches:
+        if should_stop():
+            raise Stopped
+        yield batch
+
+
 def timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
     """The same for batches that come one after the other."""
     mark = time.perf_counter()
@@ -71,6 +83,7 @@ def train_resumably(
 ) -> bool:
     """Train to the last step: True; or until should_stop(), with a checkpoint: False.
 
+    `end_epoch` may raise Stopped. Then the last checkpoint counts, and what came after is repeated.
     Goes on from the checkpoint at `path` if there is one; it must be `owner`'s. `save_every`:
     seconds between checkpoints. One process of several `saves`, and then only between epochs
     (`mid_epoch=False`), when all of them are at the same step. Raises train.Diverged.
@@ -103,6 +116,8 @@ def train_resumably(
             if (late and mid_epoch) or (ended and not mid_epoch):
                 save_cost, saved = save(), time.perf_counter()
             mark = time.perf_counter()
+    except Stopped:
+        return False
     finally:
         clock.total = before + time.perf_counter() - began
     return True

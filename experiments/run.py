@@ -30,7 +30,7 @@ from data.synthetic import SIZE, synthetic
 from experiments.cli import ResultsError
 from experiments.device import make_deterministic, time_step, to_layout
 from experiments.memory import Result, telling_what_fits
-from experiments.resumable import Clock, train_resumably
+from experiments.resumable import Clock, train_resumably, until_stopped
 from experiments.train import Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
 from zoo.plainvit import BLOCKS
@@ -198,7 +198,7 @@ def run_one(
     state, clock = start(build_model(run).to(device), run.settings), Clock()
 
     def end_epoch() -> None:
-        add_history(state, run, dataset, batches, device)
+        add_history(state, run, dataset, batches, device, should_stop)
         write_atomic(folder / "history.csv", csv_of(state.history, HISTORY_FIELDS).encode())
 
     status, owner = "finished", json.dumps(asdict(run))
@@ -228,13 +228,14 @@ def finish(folder: Path, run: Run, state: State, row: dict) -> None:
 
 
 def add_history(
-    state: State, run: Run, dataset: Dataset, batches: Batches, device: torch.device
-) -> None:
+    state: State, run: Run, dataset: Dataset, batches: Batches, device: torch.device,
+    should_stop: Callable[[], bool],
+) -> None:  # fmt: skip
     test = in_order(
         dataset.test_images, dataset.test_labels, batches.normalize, TEST_BATCH, device,
         run.data.size,
     )  # fmt: skip
-    test_loss, test_error = evaluate(state.model, test, run.settings)
+    test_loss, test_error = evaluate(state.model, until_stopped(test, should_stop), run.settings)
     state.history.append(
         {
             "epoch": len(state.history) + 1,

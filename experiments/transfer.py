@@ -10,7 +10,6 @@ Then: python -m experiments.predict CHECKPOINT PICTURES
 
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from experiments import cli, transfer_report
 from experiments.campaign import lock
-from experiments.cli import NumericError, ResultsError, Terminated, UsageError
+from experiments.cli import NumericError, ResultsError, UsageError
 from experiments.device import choose_device, choose_precision, make_deterministic, time_step
 from experiments.memory import telling_what_fits
 from experiments.parallel import Group, join_group, leave_group
@@ -87,51 +86,19 @@ def print_first(group: Group, text: str) -> None:
         print(text)
 
 
-@contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and `kill` ask the run under way to save and end; a second one ends it at once."""
-    asked: list[int] = []
-    here = os.getpid()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, _: object) -> None:
-        if os.getpid() != here:  # a worker process, which is told by this one
-            return
-        asked.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        tqdm.write("stopping: saving after this step (once more: at once)")
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked:
-        raise Terminated if asked[0] == signal.SIGTERM else KeyboardInterrupt
-
-
 def run_all(
     runs: list[Transfer], pictures: PictureSet, folder: Path, device: torch.device, group: Group,
     options: Options,
 ) -> list[dict]:  # fmt: skip
     """The row of every run; those already in `folder` are not made again."""
     rows = []
-    # Several processes do not stop at the same step: their checkpoint is that of the last epoch.
-    with stoppable() if group.size == 1 else nullcontext(lambda: False) as should_stop:
-        for i, run in enumerate(runs):
-            if should_stop():
-                break
-            row = read_row(folder / run.name, run, NEEDS)
-            if row is None:
-                title = f"run {i + 1} of {len(runs)}: {run.strategy}"
-                row = one(run, pictures, folder, device, group, options, title, should_stop)
-                if row is None:
-                    break
-                print_first(group, describe(run, row))
-            rows.append(row)
+    for i, run in enumerate(runs):
+        row = read_row(folder / run.name, run, NEEDS)
+        if row is None:
+            title = f"run {i + 1} of {len(runs)}: {run.strategy}"
+            row = one(run, pictures, folder, device, group, options, title)
+            print_first(group, describe(run, row))
+        rows.append(row)
     return rows
 
 
@@ -143,8 +110,8 @@ def steps_of(run: Transfer, pictures: PictureSet) -> int:
 
 def one(
     run: Transfer, pictures: PictureSet, folder: Path, device: torch.device, group: Group,
-    options: Options, title: str, should_stop: Callable[[], bool],
-) -> dict | None:  # fmt: skip
+    options: Options, title: str,
+) -> dict:  # fmt: skip
     """A run with a bar, that says which batch size fits if memory runs out."""
     size = run.recipe.batch_size
     bar = tqdm(
@@ -160,11 +127,11 @@ def one(
         job = Transferring(smaller, pictures, folder, device, group)
         time_step(to_train(run.strategy, job.model), job.batches(), run.base)
 
-    def action() -> dict | None:
+    def action() -> dict:
         with board(folder / run.name, options.tensorboard and group.first) as on_epoch:
             return run_transfer(
                 run, pictures, folder / run.name, device, group,
-                progress=progress, should_stop=should_stop, on_epoch=on_epoch,
+                progress=progress, on_epoch=on_epoch,
             )  # fmt: skip
 
     what = f"{run.model}, {run.strategy}"

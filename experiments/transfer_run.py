@@ -12,6 +12,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from data.random_batches import Epochs, RandomBatches, every_picture
 from data.store import Pictures
 from data.views import View
+from experiments import signals
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.device import to_layout
 from experiments.parallel import Group
 from experiments.pictures import PictureSet
 from experiments.probe import FeatureBatches, features_of, logistic_regression, probe_by_sgd
 from experiments.recipes import Recipe, evaluation_view, training_view
-from experiments.resumable import Clock, timed, train_resumably
+from experiments.resumable import Clock, timed, train_resumably, until_stopped
 from experiments.run import csv_of, machine
 from experiments.strategies import rarity, settings_of, to_train
 from experiments.train import Diverged, Settings, State, forward, start, totals, unwrapped
@@ -108,11 +110,14 @@ class Transferring:
     def every(self, split: str) -> tuple[Pictures, Tensor]:
         return self.set.pictures(split, self.view), self.set.labels(split)
 
-    def score(self, model: nn.Module, split: str, settings: Settings) -> tuple[float, float]:
-        """Mean loss and accuracy on all of a split, each process its part."""
+    def score(
+        self, model: nn.Module, split: str, settings: Settings, should_stop: Callable[[], bool]
+    ) -> tuple[float, float]:
+        """Mean loss and accuracy on all of a split, each process its part; or raises Stopped."""
         batches = every_picture(
             *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
         )
+        batches = until_stopped(batches, should_stop)
         loss_sum, wrong, seen = self.group.sum(*totals(model, batches, settings))
         return loss_sum / seen, 1 - wrong / seen
 
@@ -166,12 +171,13 @@ class Transferring:
             return loss, float((logits.argmax(1) == labels).float().mean())
 
     def add_row(
-        self, state: State, train_scores: tuple[float, float], on_epoch: Callable[[dict], None]
-    ) -> None:
+        self, state: State, train_scores: tuple[float, float], on_epoch: Callable[[dict], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
         """After an epoch: look at val, keep the best epoch, write the history."""
         model = unwrapped(state.model)
         self.group.agree(model)
-        val_loss, val_accuracy = self.score(model, "val", self.run.base)
+        val_loss, val_accuracy = self.score(model, "val", self.run.base, should_stop)
         best = max((row["val_accuracy"] for row in state.history), default=-1.0)
         values = (
             len(state.history) + 1, state.step, state.lr, *train_scores, val_loss, val_accuracy,
@@ -271,13 +277,12 @@ def run_transfer(
     group: Group,
     *,
     progress: Callable[[int], None] = lambda step: None,
-    should_stop: Callable[[], bool] = lambda: False,
     on_epoch: Callable[[dict], None] = lambda row: None,
     save_every: float = 10,
-) -> dict | None:
-    """Train `run` to its end, or until should_stop(); its row, or None if stopped.
+) -> dict:
+    """Train `run` to its end and return its row.
 
-    A finished run returns the row that it left in `folder`; an interrupted one goes on from its
+    Ctrl-C and SIGTERM save after the current step and raise. The run then continues from its
     checkpoint and ends with the same bits.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -297,20 +302,21 @@ def run_transfer(
 
     batches = job.batches()
     state = start(group.wrap(to_train(run.strategy, job.model)), settings)
-
-    def end_epoch() -> None:
-        loss_sum, wrong, seen = group.sum(state.loss_sum, state.wrong, state.seen)
-        job.add_row(state, (loss_sum / seen, 1 - wrong / seen), on_epoch)
-
     status = "finished"
-    try:
-        finished = train_resumably(
-            state, batches, settings, path, run.owner, job.clock, end_epoch=end_epoch,
-            progress=progress, should_stop=should_stop, save_every=save_every,
-            saves=group.first, mid_epoch=group.size == 1,
-        )  # fmt: skip
-        if not finished:
-            return None
-    except Diverged as error:
-        status = str(error)
+    # Several processes do not stop at the same step: their checkpoint is that of the last epoch.
+    stoppable = signals.deferred() if group.size == 1 else nullcontext(lambda: False)
+    with stoppable as should_stop:
+
+        def end_epoch() -> None:
+            loss_sum, wrong, seen = group.sum(state.loss_sum, state.wrong, state.seen)
+            job.add_row(state, (loss_sum / seen, 1 - wrong / seen), on_epoch, should_stop)
+
+        try:
+            train_resumably(
+                state, batches, settings, path, run.owner, job.clock, end_epoch=end_epoch,
+                progress=progress, should_stop=should_stop, save_every=save_every,
+                saves=group.first, mid_epoch=group.size == 1,
+            )  # fmt: skip
+        except Diverged as error:
+            status = str(error)
     return job.finish(state, status)

@@ -7,7 +7,6 @@ import importlib
 import multiprocessing
 import os
 import runpy
-import signal
 import subprocess
 import sys
 from functools import cache, partial
@@ -146,7 +145,7 @@ def invoke(capfd, monkeypatch):
 
         program = importlib.import_module(module)
         monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
-        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr("experiments.signals.listen", lambda: None)
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.run(program.main, program.Options, module.removeprefix("experiments."))

@@ -45,7 +45,9 @@ def test_rows_differ_from_the_base_in_the_axes_fields_only(name):
 class OptionB(Run):
     """An arm with parameters that the reference does not have."""
 
-    builder = {"shortcut": "projection"}
+    @property
+    def builder(self) -> dict:
+        return {"shortcut": "projection"}
 
 
 SMALL = Data(size=8, train_images=20, test_images=10)

@@ -51,7 +51,8 @@ class PlainBottleneck(nn.Module):
 
 def without_skips(stages: nn.Sequential) -> nn.Sequential:
     """The stages of a residual network with each block replaced by its plain twin."""
-    plain = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}
-    return nn.Sequential(
-        *(nn.Sequential(*(plain[type(block)](block) for block in stage)) for stage in stages)
-    )
+    twins = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}
+    plain = nn.Sequential()
+    for stage in stages.children():
+        plain.append(nn.Sequential(*(twins[type(block)](block) for block in stage.children())))
+    return plain
