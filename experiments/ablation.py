@@ -218,6 +218,7 @@ def settle_precision(
         return replace(ablation.base.settings, precision=precision, channels_last=channels_last)
     run = replace(ablation.base, depth=max(ablation.axes["depth"]))
     make_deterministic(device)
+    print(f"Precision: timing steps of {run.model} ...")
     settings, reason = within_memory(
         run,
         device,
@@ -226,6 +227,7 @@ def settle_precision(
             build_model(run).to(device),
             make_batches(run, device),
             run.settings,
+            device,
         ),
     )
     output_dir.mkdir(parents=True, exist_ok=True)

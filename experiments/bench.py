@@ -59,7 +59,7 @@ def compare_training() -> Comparison:
     batches = Batches(dataset, normalize, 128, 0, CPU, input_size=32, padding=4)
     eager = Settings(precision="fp32", channels_last=False)
     torch.manual_seed(0)
-    chosen, _ = choose_precision("auto", zoo.build("resnet20"), batches, eager)
+    chosen, _ = choose_precision("auto", zoo.build("resnet20"), batches, eager, CPU)
 
     def steps(settings: Settings) -> Callable:
         torch.manual_seed(0)

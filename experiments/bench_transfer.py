@@ -107,7 +107,7 @@ def compare_probe() -> Comparison:
     theirs.fc.requires_grad_(True)
     optimizer = torch.optim.SGD(theirs.fc.parameters(), 0.001, momentum=0.9)
     few = batches_of(store_of(root, "train", RANDOM_VIEW, kept()), 8)
-    chosen, _ = choose_precision("auto", ours, few, Settings())
+    chosen, _ = choose_precision("auto", ours, few, Settings(), CPU)
 
     def one_epoch() -> int:
         theirs.train()
@@ -144,7 +144,7 @@ def compare_step(model_name: str, batch_size: int) -> Comparison:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(model_name, num_classes=2)
     ours = zoo.load(zoo.build(model_name, 2), theirs.state_dict())
-    chosen, _ = choose_precision("auto", ours, batches_of(stored, 8), Settings())
+    chosen, _ = choose_precision("auto", ours, batches_of(stored, 8), Settings(), CPU)
     eager = Settings(precision="fp32", channels_last=False)
     usual = training_step(theirs, *batches.batch(0), eager)
     step = training_step(to_layout(ours, chosen), *batches.batch(0), chosen)

@@ -62,12 +62,15 @@ def settle(
     for name in options.model:
         if name in said["models"]:
             continue
-        few = min(8, len(pictures.labels("train")))  # ratios are the same
+        few = min(4, len(pictures.labels("train")))  # ratios are the same
         recipe = replace(recipe_of(options), batch_size=few)
         weights = None if options.weights == "none" else options.weights
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
         job = Transferring(run, pictures, folder, device, Group())
-        chosen, reason = choose_precision(options.precision, job.model, job.batches(), Settings())
+        print_first(group, f"Precision: timing steps of {name} ...")
+        chosen, reason = choose_precision(
+            options.precision, job.model, job.batches(), Settings(), device
+        )
         said["models"][name] = {"precision": chosen.precision, "reason": reason,
                                 "channels_last": chosen.channels_last}  # fmt: skip
     said = group.same(said)

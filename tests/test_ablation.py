@@ -23,7 +23,8 @@ import zoo
 from experiments import ablation as module
 from experiments import cli
 from experiments.ablation import ABLATIONS, Options, explain_parameters, plan, rows
-from experiments.device import choose_device, choose_precision
+from experiments.device import choose_device, choose_precision, has_bf16
+from experiments.device import name as called
 from experiments.run import Data, Run, build_model, run_one, within_memory
 from experiments.train import Settings
 
@@ -120,19 +121,83 @@ def test_the_device_line_says_what_and_why(monkeypatch):
     assert (device.type, why) == ("cuda", "CUDA: Card 9000 is visible")
 
 
-@pytest.mark.parametrize(("bf16", "fp32"), [(0.2, 1.0), (10.0, 1.0)])
-def test_precision_is_what_the_clock_says(monkeypatch, bf16, fp32):
-    """On a machine where bf16 is emulated it must lose, whatever the processor claims."""
-    cost = {"bf16": bf16, "fp32": fp32}
-    monkeypatch.setattr(
-        "experiments.device.time_step",
-        lambda model, batches, s: cost[s.precision] * (1.5 if s.channels_last else 1),
-    )
-    chosen, reason = choose_precision("auto", None, None, Settings())
-    assert chosen.precision == min(cost, key=cost.get)
-    assert not chosen.channels_last
-    assert "fastest of" in reason
-    assert choose_precision("fp32", None, None, Settings())[0].precision == "fp32"
+CPU = torch.device("cpu")
+
+
+def timed(monkeypatch, costs: dict[str, float]) -> list[str]:
+    """Steps cost what `costs` say; the names of the settings that are timed, in order."""
+    calls = []
+
+    def time_step(model, batches, settings):
+        calls.append(called(settings))
+        return costs[called(settings)]
+
+    monkeypatch.setattr("experiments.device.time_step", time_step)
+    return calls
+
+
+@pytest.mark.parametrize("fastest", ["fp32", "fp32 channels_last", "bf16 channels_last"])
+def test_precision_is_what_the_clock_says(monkeypatch, fastest):
+    monkeypatch.setattr("experiments.device.has_bf16", lambda device: True)
+    costs = {"fp32": 1.0, "fp32 channels_last": 1.1, "bf16 channels_last": 1.2, fastest: 0.9}
+    calls = timed(monkeypatch, costs)
+    chosen, reason = choose_precision("auto", None, None, Settings(), CPU)
+    assert called(chosen) == fastest
+    assert reason.startswith(f"{fastest}: fastest of")
+    assert "900 ms" in reason
+    assert max(map(calls.count, costs)) == 4
+
+
+def test_what_is_clearly_slower_is_timed_once(monkeypatch):
+    """bf16 that a processor claims and emulates."""
+    monkeypatch.setattr("experiments.device.has_bf16", lambda device: True)
+    costs = {"fp32": 0.22, "fp32 channels_last": 0.2, "bf16 channels_last": 2.5}
+    calls = timed(monkeypatch, costs)
+    assert called(choose_precision("auto", None, None, Settings(), CPU)[0]) == "fp32 channels_last"
+    assert [calls.count(option) for option in costs] == [4, 4, 1]
+
+
+def test_timing_ends_after_the_round_in_which_its_time_is_up(monkeypatch):
+    monkeypatch.setattr("experiments.device.has_bf16", lambda device: False)
+    monkeypatch.setattr("experiments.device.TIMING", 0.0)
+    calls = timed(monkeypatch, {"fp32": 0.9, "fp32 channels_last": 1.0})
+    chosen, reason = choose_precision("auto", None, None, Settings(), CPU)
+    assert calls == ["fp32 channels_last", "fp32"]
+    assert called(chosen) == "fp32"
+    assert reason.endswith("bf16 is not tried, this hardware would emulate it")
+
+
+def test_a_precision_that_is_asked_for_is_not_timed(monkeypatch):
+    calls = timed(monkeypatch, {})
+    chosen, reason = choose_precision("bf16", None, None, Settings(), CPU)
+    assert (called(chosen), reason) == ("bf16 channels_last", "bf16, channels_last: as asked")
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("supported", "capabilities", "expected"),
+    [(True, {"avx512_bf16": True}, True), (True, {"amx_bf16": True}, True),
+     (True, {"bf16": True}, True), (True, {"avx2": True, "avx512_bf16": False}, False),
+     (False, {"avx512_bf16": True}, False)],
+)  # fmt: skip
+def test_a_processor_has_bf16_if_both_onednn_and_the_processor_say_so(
+    monkeypatch, supported, capabilities, expected
+):
+    class Ops:
+        _is_mkldnn_bf16_supported = staticmethod(lambda: supported)
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Ops)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_bf16(CPU) == expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True)])
+def test_a_card_has_bf16_from_ampere_on(monkeypatch, capability, expected):
+    """A T4 is 7.5, and torch.cuda.is_bf16_supported() is True on it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    assert has_bf16(torch.device("cuda")) == expected
+    assert not has_bf16(torch.device("meta"))
 
 
 # --- the command itself ---
