@@ -30,6 +30,7 @@ class Oracle:
 
     `rounding` is 0 where its networks are ours to the last bit. Where they do the same arithmetic
     in another order, so many machine epsilons of a tensor's largest value may be between the two.
+    `same_start`: seeded alike, its networks start from our weights. Others initialise differently.
     """
 
     library: str
@@ -37,6 +38,7 @@ class Oracle:
     build: Callable[..., nn.Module]  # from a name, a number of classes, a ViT's size of image
     blocks: Rules  # (their module, ours)
     rounding: int = 0
+    same_start: bool = False
 
     @property
     def installed(self) -> bool:
@@ -158,7 +160,7 @@ TIMM_VIT_BLOCKS = (
     ("head", "head"),
 )
 RESNET_ORACLES = {
-    name: Oracle(name, RESNET_DIALECTS[name], build, blocks)
+    name: Oracle(name, RESNET_DIALECTS[name], build, blocks, same_start=name == "torchvision")
     for name, build, blocks in (
         ("torchvision", torchvision_network, TORCHVISION_BLOCKS),
         ("transformers", transformers_network, TRANSFORMERS_BLOCKS),
@@ -166,7 +168,7 @@ RESNET_ORACLES = {
     )
 }
 VIT_ORACLES = {
-    name: Oracle(name, VIT_DIALECTS[name], build, blocks, rounding)
+    name: Oracle(name, VIT_DIALECTS[name], build, blocks, rounding, name == "torchvision")
     for name, build, blocks, rounding in (
         # It attends in (L, N, D) order.
         ("torchvision", torchvision_vit, TORCHVISION_VIT_BLOCKS, 256),

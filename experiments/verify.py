@@ -6,7 +6,8 @@
 
 Their network gets shaken random weights (or ours gets `--weights`), the key map carries them over
 and back, and both compute one pass in eval mode, one in train mode, and its gradients. The ViTs of
-torchvision and transformers do the same sums in another order: see Oracle.rounding.
+torchvision and transformers do the same sums in another order: see Oracle.rounding. Initial weights
+are compared with torchvision's, and those of plain networks with their twins'.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ from tqdm import tqdm
 
 import zoo
 from experiments import cli
-from experiments.checks import Block, Difference, compare, difference, shake
+from experiments.checks import Block, Difference, compare, difference, seeded_init, shake
+from experiments.classifier import twin
 from experiments.cli import UsageError
 from experiments.device import make_deterministic
 from experiments.oracles import (
@@ -67,10 +69,11 @@ class Proof:
     oracle: Oracle
     blocks: list[Block]
     round_trip: Difference  # of their state dict, loaded into ours and exported again
+    start: str | None = None  # how seeded initial weights differ, "" if not; None: not compared
 
     @property
     def equal(self) -> bool:
-        return self.round_trip.equal and all(block.equal for block in self.blocks)
+        return self.round_trip.equal and all(b.equal for b in self.blocks) and not self.start
 
     @property
     def largest(self) -> float:
@@ -81,8 +84,12 @@ def prove(
     model: str, oracle: Oracle, weights: str | None = None, dtype: torch.dtype | None = None
 ) -> Proof:
     """Carry weights over the key map in both directions and compare every block."""
-    dialect = oracle.dialect.name
+    dialect, start = oracle.dialect.name, None
     if weights is None:
+        if oracle.same_start:
+            start = seeded_init(
+                lambda: zoo.build(model, 1000), lambda: oracle.build(model, 1000), oracle
+            )
         theirs = oracle.build(model, 1000)
         shake(theirs)
         ours = zoo.load(zoo.build(model, 1000, **oracle.settings), theirs.state_dict(), dialect)
@@ -96,7 +103,7 @@ def prove(
     round_trip = Difference()
     for key in {*exported, *wanted}:
         round_trip |= difference(exported.get(key), wanted.get(key))
-    return Proof(model, oracle, compare(ours, theirs, oracle, dtype), round_trip)
+    return Proof(model, oracle, compare(ours, theirs, oracle, dtype), round_trip, start)
 
 
 def theirs_of(ours: Network, model: str, oracle: Oracle) -> nn.Module:
@@ -126,6 +133,7 @@ def main(options: Options) -> int:
             "one model is no summary", f"{options.model} --publish", "leave the model's name out"
         )
     oracle = the_oracle(options.against or "torchvision", options.model)
+    print(f"comparing {options.model} with {oracle.title} ...")
     proof = prove(options.model, oracle, options.weights)
     show(proof, Console())
     return 0 if proof.equal else 1
@@ -148,13 +156,20 @@ def verify_all(options: Options) -> int:
         table.add_row(*line)
     Console().print(table)
     print(CAPTION)
+    names, others = twins()
+    alike = (
+        f"{len(names) - len(others)} of {len(names)} plain networks start from the weights of "
+        "their residual twins, seeded alike."
+    )
+    print(alike + (f" DIFFERENT: {', '.join(others)}" if others else ""))
     for library in chosen:
         if library not in {oracle.library for _, oracle in pairs}:
             print(f"skipped: {library} is not installed (pip install {library})")
     if options.publish:
-        put_into_readme("verify", f"{markdown_table(header, lines, '---', '---:')}\n\n{CAPTION}")
+        content = markdown_table(header, lines, "---", "---:")
+        put_into_readme("verify", f"{content}\n\n{CAPTION} {alike}")
         print("README.md is up to date")
-    return 0 if all(proof.equal for proof in proofs) else 1
+    return 0 if all(proof.equal for proof in proofs) and not others else 1
 
 
 def show(proof: Proof, console: Console) -> None:
@@ -171,6 +186,8 @@ def show(proof: Proof, console: Console) -> None:
     console.print(table)
     trip = f"state dict there and back: largest difference {number(proof.round_trip)}"
     console.print(f"{trip}; {len(proof.blocks)} blocks: {verdict(proof)}")
+    if proof.start is not None:
+        console.print(f"seeded initial weights: {start_of(proof)}")
     if proof.equal and proof.largest:
         console.print(ROUNDING)
 
@@ -185,6 +202,27 @@ def verdict(part: Block | Proof) -> str:
     return "[green]rounding[/]" if part.largest else "[green]equal[/]"
 
 
+def start_of(proof: Proof) -> str:
+    return f"DIFFERENT: {proof.start}" if proof.start else "equal"
+
+
+def twins() -> tuple[list[str], list[str]]:
+    """The plain networks, and those that do not start as their residual twins, seeded alike."""
+    names = [name for name in zoo.list_models() if name.startswith("plain")]
+    names.remove("plainvit_l_16")  # as plainvit_b_16, and slow to draw
+    bar = tqdm(names, "initial weights", unit="network", leave=False)
+    return names, [name for name in bar if not starts_as_its_twin(name)]
+
+
+def starts_as_its_twin(name: str) -> bool:
+    states = []
+    for model in (name, twin(name)):
+        torch.manual_seed(1)
+        states.append(zoo.build(model).state_dict())
+    plain, residual = states
+    return all(torch.equal(plain[key], residual.get(key, torch.empty(0))) for key in plain)
+
+
 ROUNDING = (
     "Rounding: torchvision's and transformers' ViTs do the same sums in another order; in fp64 "
     f"they may differ by {VIT_ORACLES['torchvision'].rounding} times the machine epsilon (2.2e-16) "
@@ -193,7 +231,8 @@ ROUNDING = (
 CAPTION = (
     "Largest difference, over every block, of outputs (eval and train mode), gradients, buffers "
     "and the state dict there and back; fp32, shaken random weights; 0: equal to the last bit. "
-    f"{ROUNDING}"
+    "Start: seeded alike, the initial weights are torchvision's; the other libraries initialise "
+    f"differently. {ROUNDING}"
 )
 
 
@@ -207,8 +246,11 @@ def summary(proofs: Sequence[Proof]) -> tuple[list[str], list[list[str]]]:
             proof.oracle.title: number(proof) + ("" if proof.equal else " DIFFERENT")
             for proof in mine
         }
-        lines.append([model, str(len(mine[0].blocks)), *(cells[title] for title in titles)])
-    return ["network", "blocks", *titles], lines
+        started = [start_of(proof) for proof in mine if proof.start is not None] or ["-"]
+        lines.append(
+            [model, str(len(mine[0].blocks)), *(cells[title] for title in titles), *started]
+        )
+    return ["network", "blocks", *titles, "start"], lines
 
 
 if __name__ == "__main__":

@@ -224,6 +224,38 @@ def test_wrong_calls_are_refused(arguments, words, invoke):
     assert all(word in done.stderr for word in words)
 
 
+def few(monkeypatch) -> None:
+    """Of all networks these, so that the whole summary takes seconds."""
+    monkeypatch.setattr(verify, "SUMMARY", ("resnet18",))
+    monkeypatch.setattr(zoo, "list_models", lambda: ["plain8", "plain18", "plainvit_l_16"])
+
+
+def draw_again(model: zoo.resnet.ResNet) -> zoo.resnet.ResNet:
+    """What was wrong once: the shortcuts were deleted, and then all weights drawn."""
+    model.stages = zoo.plain.without_skips(model.stages)
+    model.init_weights()
+    return model
+
+
+def test_verify_notices_twins_that_start_apart(invoke, monkeypatch):
+    few(monkeypatch)
+    monkeypatch.setattr(zoo.resnet, "plain_twin", draw_again)
+    done = invoke("experiments.verify", "--against", "timm")
+    assert done.returncode == 1
+    assert "0 of 2 plain networks start from" in done.stdout
+    assert "DIFFERENT: plain8, plain18" in done.stdout
+
+
+def test_verify_notices_other_initial_weights(invoke, monkeypatch):
+    """Everything else is equal: the networks are given the same weights."""
+    monkeypatch.setattr(zoo.resnet.ResNet, "init_weights", lambda self: None)
+    done = invoke("experiments.verify", "resnet18")
+    assert done.returncode == 1
+    assert "10 blocks: DIFFERENT" in done.stdout
+    assert "seeded initial weights: DIFFERENT: stem.conv.weight" in done.stdout
+    assert invoke("experiments.verify", "resnet18", "--against", "timm").returncode == 0
+
+
 def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypatch):
     real = oracles.importlib.util.find_spec
     monkeypatch.setattr(
@@ -231,9 +263,10 @@ def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypat
         "find_spec",
         lambda n: None if n in ("timm", "transformers") else real(n),
     )
-    monkeypatch.setattr(verify, "SUMMARY", ("resnet18",))
+    few(monkeypatch)
     done = invoke("experiments.verify")
     assert done.returncode == 0
+    assert "2 of 2 plain networks start from" in done.stdout
     assert "skipped: timm is not installed" in done.stdout
     done = invoke("experiments.verify", "resnet18", "--against", "timm")
     assert done.returncode == 2
@@ -242,7 +275,7 @@ def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypat
 
 def test_the_summary_says_no_in_the_row_and_the_exit_code(invoke, monkeypatch):
     monkeypatch.setattr(zoo, "load", changed(spoil_weight))
-    monkeypatch.setattr(verify, "SUMMARY", ("resnet18",))
+    few(monkeypatch)
     done = invoke("experiments.verify", "--against", "torchvision")
     assert done.returncode == 1
     assert "DIFFERENT" in done.stdout
