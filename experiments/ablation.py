@@ -25,6 +25,7 @@ from experiments import cli, report
 from experiments.campaign import default_jobs, run_campaign
 from experiments.cli import NumericError, ResultsError, UsageError
 from experiments.device import choose_device, choose_precision, make_deterministic
+from experiments.progress import doing
 from experiments.run import Data, Run, build_model, load_data, make_batches, within_memory
 from experiments.train import Settings
 from zoo.weights.atomic import write_atomic
@@ -138,7 +139,6 @@ class Options(Changes):
 
 def plan(options: Options, device: torch.device) -> Ablation:
     """The preset with what the command line changes."""
-    check(options)
     for depth in options.depths:
         zoo.check(f"resnet{depth}", {})
     own = options.preset == "quick" or (
@@ -271,32 +271,40 @@ def carry_out(
     return runs, results
 
 
-def introduce(ablation: Ablation, why: str) -> None:
-    """Question, device and data, a line each."""
-    dataset, size = load_data(ablation.base.data), ablation.base.data.size
-    print(ablation.question)
+def introduce(question: str, why: str) -> None:
+    """Question and device, a line each, before anything that takes time."""
+    print(question)
     print(f"Device {why}")
-    print(
+
+
+def describe_data(data: Data) -> str:
+    dataset = load_data(data)
+    return (
         f"Data {dataset.name}: {len(dataset.train_labels):,} training and "
-        f"{len(dataset.test_labels):,} test pictures, {len(dataset.classes)} classes, {size}x{size}"
+        f"{len(dataset.test_labels):,} test pictures, {len(dataset.classes)} classes, "
+        f"{data.size}x{data.size}"
     )
 
 
 def main(options: Options) -> None:
-    from experiments import figures  # matplotlib; here, because every worker imports this file
-
+    check(options)
     device, why = choose_device(options.device)
-    ablation = plan(options, device)
+    introduce(ABLATIONS[options.preset].question, why)
+    with doing("loading the pictures"):
+        ablation = plan(options, device)
+        print(describe_data(ablation.base.data))
     output_dir = options.output_dir or Path("runs") / (
         options.preset + (f"-{options.data_dir.stem}" if options.data_dir else "")
     )
-    introduce(ablation, why)
     for line in explain_parameters(ablation):
         print(line)
     runs, results = carry_out(ablation, options, device, output_dir)
     report.show(results, Console())
-    for path in figures.draw_all(runs, output_dir, device):
-        print(f"figure: {path}")
+    with doing("drawing the figures"):
+        from experiments import figures  # matplotlib; here, because every worker imports this file
+
+        for path in figures.draw_all(runs, output_dir, device):
+            print(f"figure: {path}")
     print(f"rows and histories: {output_dir}")
 
 

@@ -19,8 +19,17 @@ from rich.console import Console
 import zoo
 from data.cifar import is_cifar10
 from experiments import cli, collapse, report_vit
-from experiments.ablation import Ablation, Changes, carry_out, changed, check, introduce
+from experiments.ablation import (
+    Ablation,
+    Changes,
+    carry_out,
+    changed,
+    check,
+    describe_data,
+    introduce,
+)
 from experiments.device import choose_device
+from experiments.progress import doing
 from experiments.run import Data, VitRun
 from experiments.train import Settings
 
@@ -52,7 +61,6 @@ class Options(Changes):
 
 def plan(options: Options, device: torch.device) -> Ablation:
     """The ablation with what the command line changes, and the parts at its largest depth."""
-    check(options)
     for depth in options.depths or ABLATION.axes["depth"]:
         zoo.check(f"vit{depth}", {"image_size": options.size} if options.size else {})
     own = options.data_dir is not None and not is_cifar10(options.data_dir)
@@ -66,19 +74,24 @@ def plan(options: Options, device: torch.device) -> Ablation:
 
 
 def main(options: Options) -> None:
-    from experiments import figures  # matplotlib; here, because every worker imports this file
-
+    check(options)
     device, why = choose_device(options.device)
-    ablation = plan(options, device)
+    introduce(ABLATION.question, why)
+    with doing("loading the pictures"):
+        ablation = plan(options, device)
+        print(describe_data(ablation.base.data))
     output_dir = options.output_dir or Path("runs") / (
         "ablation-vit" + (f"-{options.data_dir.stem}" if options.data_dir else "")
     )
-    introduce(ablation, why)
     runs, results = carry_out(ablation, options, device, output_dir)
-    residuals = collapse.measure(runs, output_dir)
+    with doing("measuring the tokens of all networks"):
+        residuals = collapse.measure(runs, output_dir)
     report_vit.show(results, residuals, Console())
-    for path in figures.draw_transformers(runs, residuals, output_dir):
-        print(f"figure: {path}")
+    with doing("drawing the figures"):
+        from experiments import figures  # matplotlib; here, because every worker imports this file
+
+        for path in figures.draw_transformers(runs, residuals, output_dir):
+            print(f"figure: {path}")
     print(f"rows, histories and residuals: {output_dir}")
 
 

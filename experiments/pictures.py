@@ -30,6 +30,7 @@ from data.store import (
 )
 from data.views import RandomView, View
 from data.walk import Notes, Walk
+from experiments.progress import doing
 
 CACHE = Path("cache/pictures")
 MOST_SEEN = 60_000  # pictures whose checksums a checkpoint carries
@@ -100,6 +101,10 @@ class PictureSet:
         if part.images is not None:
             as_they_are = isinstance(form, View) and form.leaves(part.images.shape[-1])
             return part.images if as_they_are else Shaped(part.images, form)
+        with doing(f"preparing the pictures of {split}, one process at a time"):
+            return self.decoded(split, part, form)
+
+    def decoded(self, split: str, part: Split, form: Form) -> Pictures:
         title = f"decoding {split}"
         # Of several processes one decodes and the others wait.
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ class Timed:
 
 
 class Stopped(Exception):
-    """Asked to stop in the middle of an evaluation, which leaves nothing to save."""
+    """Asked to stop in the middle of an evaluation."""
 
 
 def until_stopped(batches: Iterable[Batch], should_stop: Callable[[], bool]) -> Iterator[Batch]:
@@ -83,7 +83,7 @@ def train_resumably(
 ) -> bool:
     """Train to the last step: True; or until should_stop(), with a checkpoint: False.
 
-    `end_epoch` may raise Stopped. Then the last checkpoint counts, and what came after is repeated.
+    `end_epoch` adds a row to the history, or raises Stopped; then it is called again on resuming.
     Goes on from the checkpoint at `path` if there is one; it must be `owner`'s. `save_every`:
     seconds between checkpoints. One process of several `saves`, and then only between epochs
     (`mid_epoch=False`), when all of them are at the same step. Raises train.Diverged.
@@ -98,14 +98,18 @@ def train_resumably(
             save_checkpoint(path, {"run": owner, "clock": asdict(clock), **state.state_dict()})
         return time.perf_counter() - start
 
+    def epoch_ended() -> bool:
+        last = state.step == settings.steps
+        return last or starts_epoch(state.step, len(batches), settings.steps)
+
     progress(state.step)
-    mark = time.perf_counter()
     try:
+        if epoch_ended() and noted(state) < state.step:  # it was stopped before it was evaluated
+            end_epoch()
+        mark = time.perf_counter()
         for _ in train(Timed(batches, clock), settings, state):
             clock.training += time.perf_counter() - mark
-            ended = state.step == settings.steps or starts_epoch(
-                state.step, len(batches), settings.steps
-            )
+            ended = epoch_ended()
             if ended:
                 end_epoch()
             progress(state.step)
@@ -117,10 +121,16 @@ def train_resumably(
                 save_cost, saved = save(), time.perf_counter()
             mark = time.perf_counter()
     except Stopped:
+        save()
         return False
     finally:
         clock.total = before + time.perf_counter() - began
     return True
+
+
+def noted(state: State) -> int:
+    """The step of the last row of the history."""
+    return int(state.history[-1]["step"]) if state.history else 0
 
 
 def resume(state: State, path: Path, owner: str, clock: Clock) -> None:

@@ -81,7 +81,7 @@ class Run:
     @property
     def reference(self) -> "Run":
         """The residual network that every arm of this depth and seed has its first weights from."""
-        return Run("resnet", self.depth, self.seed, data=self.data)
+        return type(self)(depth=self.depth, seed=self.seed, data=self.data)
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,6 @@ class VitRun(Run):
     def builder(self) -> dict[str, Any]:
         size = {"image_size": self.data.size}
         return size | ({"block": self.network} if self.network in BLOCKS else {})
-
-    @property
-    def reference(self) -> Run:
-        return VitRun("vit", self.depth, self.seed, data=self.data)
 
 
 @functools.lru_cache(maxsize=1)
@@ -134,15 +130,11 @@ def normalize_of(dataset: Dataset, data: Data) -> Normalize:
 
 def make_batches(run: Run, device: torch.device) -> Batches:
     dataset = load_data(run.data)
+    padding = dataset.train_images.shape[-1] // 8  # 4 pixels of 32, as in section 4.2
     return Batches(
-        dataset,
-        normalize_of(dataset, run.data),
-        run.settings.batch_size,
-        run.seed,
-        device,
-        input_size=run.data.size,
-        padding=dataset.train_images.shape[-1] // 8,  # 4 pixels of 32, as in section 4.2
-    )
+        dataset, normalize_of(dataset, run.data), run.settings.batch_size, run.seed, device,
+        input_size=run.data.size, padding=padding,
+    )  # fmt: skip
 
 
 def build_model(run: Run) -> nn.Module:
@@ -176,14 +168,10 @@ def within_memory(run: Run, device: torch.device, action: Callable[[], Result]) 
 
 
 def run_one(
-    run: Run,
-    folder: Path,
-    device: torch.device,
-    *,
+    run: Run, folder: Path, device: torch.device, *,
     progress: Callable[[int], None] = lambda step: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    save_every: float = 10,
-) -> dict | None:
+    should_stop: Callable[[], bool] = lambda: False, save_every: float = 10,
+) -> dict | None:  # fmt: skip
     """Train `run` to its end, or until should_stop(); returns its row, or None if stopped.
 
     A finished run returns the row it left in `folder`; an interrupted one goes on from its
@@ -302,17 +290,12 @@ def cpu_name() -> str:
 @functools.cache
 def commit() -> str:
     """The commit of this checkout, "-dirty" if it was changed since, or "unknown" without git."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-    ]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    here = Path(__file__).parent
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

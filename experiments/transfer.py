@@ -27,6 +27,7 @@ from experiments.device import choose_device, choose_precision, make_determinist
 from experiments.memory import telling_what_fits
 from experiments.parallel import Group, join_group, leave_group
 from experiments.pictures import CIFAR10, PictureSet, Source, identity, open_pictures
+from experiments.progress import doing
 from experiments.run import read_row
 from experiments.strategies import to_train
 from experiments.train import Settings
@@ -122,6 +123,9 @@ def one(
         leave=False, disable=None if group.first else True,
     )  # fmt: skip
 
+    if bar.disable:  # a log file: no bar, but what is under way
+        print_first(group, f"{title} ...")
+
     def progress(step: int) -> None:
         bar.update(step * size - bar.n)
 
@@ -197,7 +201,12 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
     loaders = cores if device.type == "cuda" else 0
     source = Source(options.data, options.train_images, options.test_images, options.skip_bad,
                     options.cache_gb)  # fmt: skip
-    pictures = open_pictures(source, cores, loaders if options.workers is None else options.workers)
+    print_first(group, f"Device {why}" + f", {group.size} processes" * (group.size > 1))
+    with doing(f"looking at the pictures in {options.data}"):
+        pictures = open_pictures(
+            source, cores, loaders if options.workers is None else options.workers
+        )
+    say_what(options, pictures, group)
     name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
     folder = options.output_dir or Path("runs") / f"transfer-{name}"
     if options.resume and not (folder / "transfer.json").exists():
@@ -206,28 +215,34 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
         )
     with lock(folder) if group.first else nullcontext():
         base = settle(options, pictures, device, folder, group)
-        say_what(options, pictures, why, group)
+        say_notes(pictures, group)  # decoding may have left some out
         runs = plan(options, base, identity(pictures))
         for run in runs:
             read_row(folder / run.name, run, NEEDS)  # refuses other settings before any work
         if pictures.table and group.first:
             write_atomic(folder / "split.csv", pictures.table.encode("utf-8", "replace"))
         rows = run_all(runs, pictures, folder, device, group, options)
+        say_notes(pictures, group)
         if group.first:
             conclude(rows, folder)
 
 
-def say_what(options: Options, pictures: PictureSet, why: str, group: Group) -> None:
+def say_what(options: Options, pictures: PictureSet, group: Group) -> None:
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in pictures.splits.items())
-    print_first(group, f"Device {why}" + f", {group.size} processes" * (group.size > 1))
     print_first(group, f"Data {pictures.name}: {counts} pictures, {len(pictures.classes)} classes")
-    for note in pictures.notes:
-        print_first(group, f"  {note}")
+    say_notes(pictures, group)
     settings = asdict(recipe_of(options))
     if options.batch_size:
         settings["batch_size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())
     print_first(group, f"Recipe {options.recipe}: {recipe}")
+
+
+def say_notes(pictures: PictureSet, group: Group) -> None:
+    """What is odd about the pictures and has not been said yet."""
+    for note in pictures.notes:
+        print_first(group, f"  {note}")
+    pictures.notes.clear()
 
 
 def conclude(rows: list[dict], folder: Path) -> None:

@@ -50,6 +50,10 @@ class OptionB(Run):
     def builder(self) -> dict:
         return {"shortcut": "projection"}
 
+    @property
+    def reference(self) -> Run:
+        return Run("resnet", self.depth, self.seed, data=self.data)
+
 
 SMALL = Data(size=8, train_images=20, test_images=10)
 ARMS = [Run("plain", 20, 3, data=SMALL), Run("plain", 20, 3, "none", SMALL),

@@ -1,5 +1,6 @@
 """An interrupted run ends bit for bit as if nothing had happened, whatever interrupted it."""
 
+import itertools
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ import torch
 from conftest import forked
 
 from experiments import resumable
-from experiments.checkpoint import CheckpointError
+from experiments.checkpoint import CheckpointError, load_checkpoint
 from experiments.run import Data, Run, run_one
 from experiments.train import Settings
 
@@ -98,6 +99,17 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, tmp_path):
     assert (tmp_path / "checkpoint.pt").exists()
     _, (began, _) = attempt(tmp_path)
     assert began == 17
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == undisturbed
+
+
+def test_a_run_that_is_stopped_while_it_is_evaluated_is_evaluated_later(undisturbed, tmp_path):
+    asked = itertools.count(1)  # once after each step, and once for the only batch of test images
+    row = run_one(RUN, tmp_path, torch.device("cpu"), should_stop=lambda: next(asked) == 10)
+    assert row is None
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert (saved["step"], saved["history"]) == (10, [])
+    _, (began, _) = attempt(tmp_path)
+    assert began == 10
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == undisturbed
 
 
