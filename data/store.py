@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from data.errors import DataError
 from data.images import load_image
 
 VERSION = 1  # of what load_image and views make of a file: a higher one forgets every cache
+LIBRARIES = ("pillow", "torch", "torchvision")  # they decode and resize
 
 Form = Callable[[Tensor], Tensor]  # of a decoded picture, uint8 (3, H, W) -> (3, h, w)
 
@@ -84,7 +86,7 @@ class Stored:
 
 
 def estimated_bytes(files: Sequence[str], form: Form) -> int:
-    """About how much store() would write: `form` of up to 200 of the pictures, decoded."""
+    """About how much store() would write: `form` of up to 399 of the pictures, decoded."""
     chosen = files[:: max(1, len(files) // 200)]
     sizes = []
     for file in chosen:
@@ -120,13 +122,22 @@ def decode_all(pictures: Streamed, workers: int, title: str) -> Iterator[Tensor 
     return iter(tqdm(loader, title, total=len(pictures), leave=False, delay=1, disable=None))
 
 
+def versions() -> list[object]:
+    """What the pixels depend on besides a file and its form."""
+    return [VERSION, *map(version, LIBRARIES)]
+
+
 def undecodable(
     files: Sequence[str], form: Form, folder: Path, workers: int, title: str
 ) -> dict[int, DataError]:
-    """Look at every picture once before they are streamed; remembered until a file changes."""
+    """Look at every picture once before they are streamed; the answer is kept in a file.
+
+    That file's name is a hash of the pictures' names, sizes and dates and of versions(): after a
+    change of any of them all are looked at again.
+    """
     stats = [Path(file).stat() for file in files]
     state = [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]
-    key = hashlib.sha256(json.dumps([VERSION, state]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([versions(), state]).encode()).hexdigest()[:32]
     stamp = folder / f"{key}.checked.json"
     if not stamp.exists():
         decoded = enumerate(decode_all(Streamed(tuple(files), form), workers, title))
@@ -143,7 +154,8 @@ def store(
 ) -> tuple[Stored, dict[int, DataError]]:
     """The decoded pictures, from `folder` or made there, and why some are missing from them.
 
-    The file's name is a hash of every picture's content and of `form`, so it never goes stale.
+    The file's name is a hash of every picture's content, of `form` and of versions(): after a
+    change of any of them another file is made.
     Written beside and renamed: an interruption leaves nothing that would be taken for the whole.
     Missing are the pictures that cannot be decoded, by their place in `files`.
     """
@@ -206,7 +218,7 @@ def read_index(path: Path) -> dict | None:
 
 
 def key_of(files: Sequence[str], form: Form) -> str:
-    whole = hashlib.sha256(f"{VERSION} {form!r}".encode())
+    whole = hashlib.sha256(f"{versions()} {form!r}".encode())
     for file in files:
         try:
             with open(file, "rb") as content:  # noqa: PTH123  a str, as load_image takes it

@@ -72,6 +72,20 @@ def test_the_cache_is_keyed_by_content_and_form(files, tmp_path):
     assert store(moved, VIEW, cache)[0].path == changed.path
 
 
+@pytest.mark.parametrize("library", ["pillow", "torch", "torchvision"])
+def test_another_version_of_a_library_makes_another_cache(files, tmp_path, monkeypatch, library):
+    cache = tmp_path / "cache"
+    first, _ = store(files, VIEW, cache)
+    undecodable(files, VIEW, cache, 0, "")
+    stamps = set(cache.glob("*.checked.json"))
+    real = module.version
+    monkeypatch.setattr(module, "version", lambda name: "0" if name == library else real(name))
+    assert store(files, VIEW, cache)[0].path != first.path
+    undecodable(files, VIEW, cache, 0, "")
+    assert len(stamps) == 1
+    assert len(set(cache.glob("*.checked.json")) - stamps) == 1
+
+
 @pytest.mark.parametrize("damage", ["flipped", "zeros", "short", "gone", "index"])
 def test_a_damaged_cache_is_made_again(files, tmp_path, damage):
     """As a power cut leaves it: names that are there, and not their content."""
