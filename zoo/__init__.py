@@ -1,7 +1,8 @@
 """skipzoo: networks with skip connections, to be read, proven and ablated.
 
-The only registry: MODELS, an explicit dict from a name to its builder. Names are torchvision's
-where torchvision has the model; the plain twin of `resnetN` is `plainN`.
+MODELS maps each name to its builder. It is made from the tables of depths in resnet.py and the
+table of vit.py; list_models() gives the names. CHOICES has the words that settings may be.
+Names are torchvision's where torchvision has the model; the plain twin of `resnetN` is `plainN`.
 Read first: blocks.py.
 """
 
@@ -69,7 +70,7 @@ CHOICES = {
 
 
 def list_models() -> list[str]:
-    """The names that build() takes, by family and depth."""
+    """The names that build() takes, family by family."""
     return list(MODELS)
 
 
@@ -90,8 +91,8 @@ def build(
     """Build a network, (N, 3, H, W) images -> (N, num_classes) logits.
 
     Its weights are random, drawn after torch.manual_seed(); or `weights`, which are a published
-    name ("IMAGENET1K_V2", or "DEFAULT" for the best), or a file or URL as zoo.load takes them. With
-    a `num_classes` that is not theirs, the head is random and the log says so.
+    name ("IMAGENET1K_V2", or "DEFAULT" for torchvision's default), or a file or URL as zoo.load
+    takes them. With a `num_classes` that is not theirs, the head is random and the log says so.
 
     None leaves a setting at the builder's default: 1000 classes and width 64 for the ImageNet
     networks, 10 and 16 for the CIFAR ones. `shortcut`: "projection", "pad" or "pad-append";

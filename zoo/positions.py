@@ -1,7 +1,7 @@
 """Where each patch was: a table of embeddings for one size of image, stretched to others.
 
 The table is learned for a square grid of patches. For another grid, libraries stretch it, each in
-its own way: all bicubic, and up to 1.05 apart on unit noise. Weights belong to the way of the
+its own way: all bicubic, and on unit noise more than 1 apart. Weights belong to the way of the
 library that they come from.
 
 Paper: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.2 "Fine-tuning and higher resolution".

@@ -49,7 +49,7 @@ class ResNet(nn.Module):
     """(N, 3, H, W) images -> (N, num_classes) logits.
 
     `make_block(in_channels, channels, stride)` builds one block; `depths` says how many blocks
-    each stage has; the stages' `channels` are 1, 2, 4 and 8 times `width`.
+    each stage has; the stages' `channels` are `width` times 1, 2, 4 and so on.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ NORMS = {"batch": nn.BatchNorm2d, "none": nn.Identity}
 
 BASIC_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # table 1
 BOTTLENECK_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # table 1
-CIFAR_DEPTHS = {6 * n + 2: (n, n, n) for n in (1, 3, 5, 7, 9, 18)}  # section 4.2: 8, 20 ... 110
+CIFAR_DEPTHS = {6 * n + 2: (n, n, n) for n in (1, 3, 5, 7, 9, 18)}  # section 4.2: 20 ... 110, and 8
 
 
 def basic_resnet(
@@ -159,7 +159,7 @@ def cifar_resnet(
     norm: str = "batch",
     width: int = 16,
 ) -> ResNet:
-    """ResNet-8, 20 ... 110 of section 4.2: 6n+2 layers, option A (`shortcut="projection"`: B)."""
+    """ResNet-20 ... 110 of section 4.2, and 8: 6n+2 layers. Option A; "projection" is option B."""
     make_block = partial(BasicBlock, shortcut=shortcut, norm=NORMS[norm])
     stem = CifarStem(width, NORMS[norm])
     return ResNet(stem, make_block, CIFAR_DEPTHS[depth], width, num_classes)

@@ -72,7 +72,10 @@ class Attention(nn.Module):
         return q, k, v
 
     def spelled_out(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same output, and the weights (N, h, L, L): row i is what token i takes of each."""
+        """The same output but for rounding, and the weights (N, h, L, L).
+
+        Row i is what token i takes of each.
+        """
         q, k, v = self.split(x)
         weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(3)  # -> (N, h, L, L)
         x = weights @ v  # -> (N, h, L, K)
@@ -80,7 +83,7 @@ class Attention(nn.Module):
 
 
 class XavierLinear(nn.Linear):
-    """Starts as Glorot and Bengio 2010 propose, for q, k and v as one matrix; no bias."""
+    """For q, k and v as one matrix: starts as Glorot and Bengio 2010 propose, the bias at zero."""
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)

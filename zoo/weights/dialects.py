@@ -142,7 +142,7 @@ TORCHVISION_VIT = Dialect(
         ("heads.head.{leaf}", "head.{leaf}"),
     ),
     RESIDUAL | {"eps": ("1e-06",)},
-    also=(  # before torchvision 0.14, and in the files that it publishes
+    also=(  # before torchvision 0.13, and in the files that it publishes
         ("encoder.layers.encoder_layer_{block}.mlp.linear_{n}.{leaf}",
          "blocks.{block}.mlp.fc{n}.{leaf}"),
     ),

@@ -1,8 +1,8 @@
 """Weights from a URL: downloaded once, checked at every load.
 
 Files lie where PyTorch keeps them, in TORCH_HOME/hub/checkpoints. The digits in a published name
-(resnet50-11ad3fa6.pth) are the first of its SHA-256. PyTorch compares them once, when it downloads;
-here they are compared each time, and so is the whole SHA-256 in a file beside, resnet50-
+(resnet50-11ad3fa6.pth) are the first of its SHA-256. torchvision has them compared once, at the
+download; here they are compared each time, and so is the whole SHA-256 in a file beside, resnet50-
 11ad3fa6.pth.sha256, written when the file is first seen.
 """
 

@@ -3,7 +3,7 @@
 .safetensors files hold numbers and text only. .pth, .pt and .th files are pickles, which can name
 any function to be called; `weights_only=True` calls none but those that make tensors. There is no
 fallback: a file that needs more is refused. What else a hostile file can do (grow a thousandfold
-when unpacked, hold no numbers, or not-a-numbers) is looked for here and in load.py.
+when unpacked, hold no numbers, or not-a-numbers) is looked for here, in screen.py and in load.py.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ WRAPPERS = ("state_dict", "model")  # entries of a checkpoint that hold the weig
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,000
 LONGEST = 500  # letters of an entry's name
-MOST_SAID = 2**20  # letters of metadata; the 1,000 classes of ImageNet take 20,000
+MOST_SAID = 2**20  # letters of metadata; the 1,000 classes of ImageNet take 14,000
 METADATA = "skipzoo"  # the entry of a file that holds its Metadata, as JSON
 DIGEST = "skipzoo.sha256"  # the entry with the file's hash, made with NO_DIGEST in its place
 NO_DIGEST = "0" * 64

@@ -1,8 +1,9 @@
 """Tensors from anyone's state dict into our networks, and back, by name.
 
-Nothing is ever left out in silence. A network takes either everything that it needs, or nothing:
-every entry of the file must find its place and every place its entry, in the right shape, and the
-settings that a state dict does not show must be the ones that the weights were trained with.
+A network takes either everything that it needs, or nothing: every entry of the file must find its
+place and every place its entry, in the right shape, and the settings that a state dict does not
+show must be the ones that the weights were trained with. What `drop` leaves out is logged. Only
+num_batches_tracked, which old files lack, is set to 0 without a word; no output depends on it.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """ImageNet weights that torchvision publishes: where they are, and what goes with them.
 
-The URLs, accuracies and preprocessing are read from torchvision itself, so they are never out of
-date here. It is imported only when they are asked for.
+The URLs, accuracies and preprocessing are those of the torchvision that is installed. It is
+imported only when they are asked for.
 """
 
 import re
@@ -28,7 +28,7 @@ class Published:
     """One set of weights of one model."""
 
     model: str
-    name: str  # "IMAGENET1K_V1" or "IMAGENET1K_V2"
+    name: str  # such as "IMAGENET1K_V1", "IMAGENET1K_V2" or "IMAGENET1K_SWAG_E2E_V1"
     url: str
     top1: float  # per cent of ImageNet's validation set, single crop
     top5: float
@@ -41,7 +41,7 @@ def is_published_name(weights: str | Path) -> bool:
 
 
 def published(model: str, weights: str = "DEFAULT") -> Published:
-    """What torchvision publishes for `model`; "DEFAULT" is its best."""
+    """What torchvision publishes for `model`; "DEFAULT" is its default."""
     try:
         from torchvision.models import get_model_weights  # slow to import, so only here
     except ImportError as error:
