@@ -4,7 +4,7 @@ A plain block is its residual twin with one term gone from the last line. It tak
 layers and leaves the shortcut out. So the twins share names, and seeded alike they start from the
 same weights: whatever differs after training is due to the skips.
 
-Only networks with option-A shortcuts (the CIFAR ones) have exactly as many parameters as their
+Only ResNets with option-A shortcuts (the CIFAR ones) have exactly as many parameters as their
 plain twins. Taking the skips out of resnet18 or resnet50 also takes their projections.
 
 Paper: He et al. 2015 (arXiv 1512.03385), section 3.3 "Plain Network" and figure 3, middle.
