@@ -2,7 +2,8 @@
 
 A pure function of (seed, step): the order, crops and flips of an epoch are drawn on the CPU from
 (seed, epoch) and copied to the device once. So every device and every resumed run sees the same
-batches, no random state needs saving, and nothing waits for the CPU inside an epoch.
+batches, no random state needs saving, and inside an epoch batch() neither draws on the CPU, nor
+copies to the device, nor waits for it. The training loop does wait: it reads every loss.
 Dimension key: N batch, C channels, H W height and width.
 """
 

@@ -1,4 +1,4 @@
-"""What every source of pictures returns: a data set small enough to keep as one tensor."""
+"""What synthetic.py, cifar.py and folder.py return: data sets small enough to keep in memory."""
 
 from dataclasses import dataclass, replace
 

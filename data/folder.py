@@ -27,7 +27,7 @@ Names = dict[str, dict[str, list[tuple[str, Path | zipfile.ZipFile]]]]  # split 
 
 
 def read_folder(root: Path, size: int) -> Dataset:
-    """Every picture below `root`, decoded and fitted to (3, size, size)."""
+    """The pictures of train/ and of test/ (or val/), decoded and fitted to (3, size, size)."""
     found = find_pictures(root)
     test = "test" if "test" in found else "val"
     if "train" not in found or test not in found:

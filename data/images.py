@@ -1,4 +1,4 @@
-"""The one way a picture becomes pixels: training, evaluation and prediction all read with it."""
+"""The one way a picture file becomes pixels: training, evaluation and prediction read with it."""
 
 import io
 import logging

@@ -1,5 +1,6 @@
-"""The embedded data set: ten kinds of object, drawn by code, so that nothing need be downloaded.
+"""Ten kinds of object, drawn by code, so that nothing need be downloaded.
 
+Settings and tables call this data set "embedded".
 Eight classes are shapes, two are textures on a shapeless blob. Colour, place, size, rotation,
 background and clutter vary and say nothing about the class; an object may be lighter or darker
 than its background. So a linear classifier on pixels, or a colour histogram, gets hardly anywhere,
