@@ -1,6 +1,6 @@
-"""What five ways of transferring came to: a table, a sentence, curves, accuracy against time.
+"""What the strategies of transfer came to: a table, a sentence, curves, accuracy against time.
 
-python -m experiments.transfer_report runs/transfer-FOLDER             all of it again
+python -m experiments.transfer_report runs/transfer-FOLDER             table and sentence again
 python -m experiments.transfer_report runs/transfer-FOLDER --publish   and into README.md
 """
 
