@@ -3,5 +3,5 @@
 Read first: batches.py (the contract with the training loop), then synthetic.py (pictures drawn by
 code), cifar.py and folder.py (pictures from files, which fit into one uint8 tensor).
 Pictures of any size: scan.py (what is in a person's folder), views.py (from a picture to the square
-that a network sees), random_batches.py (batches of views); images.py decodes for all.
+that a network sees), random_batches.py (batches of views); images.py decodes every file.
 """

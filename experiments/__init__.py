@@ -1,6 +1,7 @@
-"""Claims that can be checked and results that can be had again; and what they are built from.
+"""What a claim is: experiments that train, compare and report, and the files that they share.
 
-The commands run from the repository's root as `python -m experiments.NAME`.
+Those that end in `cli.run(...)` are commands: run them from the root, as
+`python -m experiments.NAME`. Read first: train.py (the loop), then ablation.py (the questions).
 """
 
 import signal

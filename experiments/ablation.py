@@ -5,7 +5,8 @@
     python -m experiments.ablation --data-dir FOLDER     and on your own pictures
 
 An ablation is data: a question in plain words, a base, and axes. Its rows differ from the base in
-nothing but the axes' fields.
+the axes' fields, and those of `also` in the fields that they name. The paper's one exception is
+ours too: with_warmup gives networks of 110 layers a warm-up.
 Paper: He et al. 2015 (arXiv 1512.03385), sections 4.1 and 4.2, figure 6.
 """
 
@@ -133,7 +134,7 @@ class Options(Changes):
     """Train plain and residual networks of several depths and compare them."""
 
     preset: tyro.conf.Positional[Literal["quick", "cifar10", "paper", "imagenet-nets"]] = "quick"
-    """quick: embedded pictures, minutes. cifar10: under an hour on 2 cores. paper: section 4.2,
+    """quick: drawn pictures, minutes. cifar10: under an hour on 2 cores. paper: section 4.2,
     64,000 steps a run, for a GPU. imagenet-nets: resnet18 and 50."""
 
 

@@ -3,7 +3,8 @@
     python -m experiments.bench
 
 Seconds differ from machine to machine and from minute to minute; the ratio of two things timed in
-turns does so far less. Each comparison first checks that both sides compute the same.
+turns does so far less. Each comparison first checks what both sides must have in common: losses,
+pixels, features or logits.
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""What every speed comparison is made of: two functions, timed in turns, that compute the same."""
+"""What every speed comparison is made of: two functions, timed in turns, and what was checked."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from experiments.train import Settings, forward
 
 
 class Comparison(NamedTuple):
-    """Two functions that do the same work, and how that was checked."""
+    """Two functions for the same task, and what they were found to have in common."""
 
     title: str
     usual: Callable[[], object]

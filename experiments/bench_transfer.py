@@ -1,8 +1,8 @@
 """Transfer learning, timed against the loop of PyTorch's tutorial on the same pictures.
 
 The tutorial ("Transfer Learning for Computer Vision"): ImageFolder, PIL transforms, a DataLoader
-without workers, torchvision's network, fp32; its frozen network is shown every picture again in
-every epoch.
+(here without its four workers: one thread), torchvision's network, fp32; its frozen network is
+shown every picture again in every epoch.
 """
 
 import atexit
@@ -41,7 +41,7 @@ RANDOM_VIEW = RandomView(view=VIEW)
 
 @cache
 def drawn_pictures() -> Path:
-    """48 + 24 JPEGs of two classes, 500 x 375 pixels and about 100 kB, as photographs have."""
+    """48 + 24 JPEGs of two classes, 500 x 375 pixels and about 75 kB, as photographs have."""
     root, rng = kept(), np.random.default_rng(0)
     for split, count in (("train", 24), ("val", 12)):
         for label in ("one", "two"):

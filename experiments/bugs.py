@@ -1,10 +1,10 @@
-"""A gallery of famous bugs: networks that look like ResNets or ViTs and are not, and who notices.
+"""A gallery of bugs: networks that look like ResNets or ViTs and are not, and who notices.
 
     python -m experiments.bugs
 
-Each is a few lines away from zoo/ and returns logits of the right shape; most were found in
-repositories that many people learn from. The table shows which checks catch it; the checks are
-those that experiments.verify and pytest run. The ViTs are in vit_bugs.py.
+Each is a few lines away from zoo/ and returns logits of the right shape; half were found in
+repositories that many people learn from (`seen` names them). The table shows which of checks.CHECKS
+catch it. The ViTs are in vit_bugs.py.
 """
 
 import copy
@@ -156,7 +156,7 @@ def blocks_that_start_as_copies() -> ResNet:
 
 @dataclass(frozen=True)
 class Bug:
-    """A wrong network and where it was seen."""
+    """A wrong network and where it was seen ("": no place is named)."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -217,7 +217,7 @@ def examine(build: Callable[[], nn.Module], model: str) -> dict[str, str | None]
 
 @dataclass(frozen=True)
 class Options:
-    """Show which checks catch which famous bugs."""
+    """Show which checks catch which bugs."""
 
     publish: bool = False
     """Put the table into README.md."""

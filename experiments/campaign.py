@@ -1,8 +1,8 @@
 """Many runs: side by side in processes, one bar for all, stoppable at any moment.
 
-A worker is a process with one thread (on a GPU: the only one). It shares three small arrays with
-the parent: where every run went on from, the steps it has done, and whether to stop. Nothing in
-them is locked, so a worker that is killed cannot leave the others waiting.
+A worker is a process with one thread (on a GPU by default the only one). It shares three small
+arrays with the parent: where every run went on from, the steps it has done, and whether to stop.
+Nothing in them is locked, so a worker that is killed cannot leave the others waiting.
 """
 
 import os

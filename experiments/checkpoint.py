@@ -13,7 +13,7 @@ MAGIC = b"skipzoo checkpoint, sha256 "
 
 
 class CheckpointError(Problem):
-    """A checkpoint or weights file that cannot be trusted."""
+    """A checkpoint that is damaged, or belongs to another run."""
 
 
 def save_checkpoint(path: Path, content: dict) -> None:

@@ -1,7 +1,8 @@
-"""What makes a network another one's equal: the checks that verify, the bug gallery and pytest run.
+"""What makes a network another one's equal.
 
-Each check takes two functions that build a network, ours and theirs, and says what is different,
-or "". Everything is compared to the last bit, but with oracles that sum in another order: with
+The bug gallery runs all of CHECKS; verify and pytest share their comparison of blocks. Each check
+takes two functions that build a network, ours and theirs, and says what is different, or "".
+Everything is compared to the last bit, but with oracles that sum in another order: with
 those in fp64, since in fp32 an eps of 1e-12 for 1e-6 in ViT's last norm hides in the rounding.
 Weights are shaken first: in a fresh network every norm is 1, 0, 0, 1, and a forgotten or exchanged
 one would not show.
@@ -182,7 +183,7 @@ def in_our_names(entries: Mapping[str, Tensor], oracle: Oracle) -> dict[str, Ten
     return named
 
 
-# --- the checks, the weakest first ---
+# --- the checks ---
 
 
 def output_shape(ours: Make, theirs: Make, oracle: Oracle) -> str:

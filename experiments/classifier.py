@@ -2,7 +2,7 @@
 
     from experiments.classifier import load_model, predict
 
-    model = load_model("runs/transfer/best.safetensors")
+    model = load_model("runs/transfer-my_pictures/RUN/best.safetensors")
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
 
 Names and preprocessing come from the checkpoint, never from a folder found later.
@@ -36,7 +36,7 @@ from zoo.weights.published import is_published_name
 from zoo.weights.recognise import brought_by, classes_of, recognise
 from zoo.weights.settings import settings_of
 
-FP32 = Settings(precision="fp32", channels_last=True)  # evaluation and prediction, everywhere
+FP32 = Settings(precision="fp32", channels_last=True)  # predictions, and what transfer reports
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def predict(
     """The k most probable classes (all, if they are fewer), best first, with probabilities.
 
     `picture`: a file, or what data.images.load_image returns, uint8 (3, H, W). Raises
-    data.DataError for a file that is no picture, UsageError for k below 1.
+    data.errors.DataError for a file that is no picture, UsageError for k below 1.
     """
     if k < 1:
         raise UsageError(f"there is no top {k}", "predict(..., k=...)", "give 1 or more")

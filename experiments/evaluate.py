@@ -3,8 +3,9 @@
     python -m experiments.evaluate CHECKPOINT DIR
     python -m experiments.evaluate --model resnet50 --weights IMAGENET1K_V2 imagenet/val
 
-DIR: test/CLASS/ (or val/), or one folder of classes, or cifar10. Of the folder that a checkpoint's
-own split was drawn from only the test part counts: pictures that it has seen are left out.
+DIR: train/CLASS/ and test/CLASS/ (or else val/), which is evaluated on; or one folder of classes;
+or cifar10. Pictures of one folder that the checkpoint was trained on or chosen by are left out,
+unless those were more than 60,000: then it does not list them.
 """
 
 import re

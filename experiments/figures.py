@@ -1,7 +1,7 @@
-"""The figures of an ablation, drawn from the files that its runs left.
+"""The figures of an ablation, drawn from the files that its runs left; gradients are computed here.
 
 curves.png      error by epoch, in the manner of figure 6 of He et al. 2015 (arXiv 1512.03385)
-gradients.png   gradient norm by layer, before and after training, with and without BN
+gradients.png   gradient norm by layer, of initial and of final weights, with and without BN
 collapse.png    of transformers, relative residual by block, as in figure 2 of Dong et al. 2021
                 (arXiv 2103.03404)
 """
@@ -23,7 +23,7 @@ from experiments.collapse import STATES, VISIBLE
 from experiments.device import make_deterministic
 from experiments.run import Run, build_model, make_batches, read_row
 
-# Okabe and Ito's colours, told apart by colour-blind people too; shades of depth by order.
+# Okabe and Ito's colours, told apart by colour-blind people too; one a depth, in order.
 COLOURS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#CC79A7")
 ARM_COLOURS = {"plain": "#D55E00", "resnet": "#0072B2"}
 STYLE: dict[Any, Any] = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 110,
@@ -146,7 +146,7 @@ def draw_collapse(residuals: Sequence[dict], output_dir: Path) -> Path:
 
 
 def gradient_norms(model: nn.Module, run: Run, device: torch.device) -> list[float]:
-    """L2 norm of the loss's gradient in every 3x3 convolution, first layer first, in fp32.
+    """L2 norm of the loss's gradient in every convolution but the shortcuts', first first, in fp32.
 
     One training batch, seed of the run; BN in training mode, as while training.
     """

@@ -45,7 +45,7 @@ class Source:
     train_images: int | None = None  # at most, the classes in equal shares
     test_images: int | None = None  # at most, of val and of test
     skip_bad: bool = False
-    cache_gb: float = 4.0  # more than so much is decoded at every use
+    cache_gb: float = 4.0  # a split that takes more is decoded at every use
 
 
 @dataclass
@@ -124,7 +124,10 @@ class PictureSet:
 
     @cached_property
     def seen(self) -> str:
-        """A checksum, 8 digits, of every picture to train on or to choose by; in order."""
+        """A checksum, 8 digits, of every picture to train on or to choose by; in order.
+
+        "" for more than MOST_SEEN pictures, and for those that are in memory.
+        """
         files = [file for name in ("train", "val") for file in self.splits[name].files]
         if len(files) > MOST_SEEN:
             return ""

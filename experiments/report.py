@@ -1,4 +1,4 @@
-"""From rows to a table, a verdict and README: everything that is said about a campaign.
+"""From rows to a table, a verdict and README; report_vit.py says more of transformers.
 
 python -m experiments.report runs/quick              the table and the verdict again
 python -m experiments.report runs/quick --publish    and into README.md and docs/quick/

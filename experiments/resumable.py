@@ -16,7 +16,7 @@ from experiments.train import BatchSource, Settings, State, starts_epoch, train
 
 Batch = tuple[Tensor, Tensor]
 
-SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints
+SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints inside of epochs
 
 
 @dataclass
@@ -85,8 +85,9 @@ def train_resumably(
 
     `end_epoch` adds a row to the history, or raises Stopped; then it is called again on resuming.
     Goes on from the checkpoint at `path` if there is one; it must be `owner`'s. `save_every`:
-    seconds between checkpoints. One process of several `saves`, and then only between epochs
-    (`mid_epoch=False`), when all of them are at the same step. Raises train.Diverged.
+    seconds between checkpoints, or more where saving would take over SAVE_SHARE of the time. One
+    process of several `saves`, and then only between epochs (`mid_epoch=False`), when all of them
+    are at the same step. Raises train.Diverged.
     """
     resume(state, path, owner, clock)
     before, began, saved, save_cost = clock.total, time.perf_counter(), time.perf_counter(), 0.0

@@ -45,11 +45,11 @@ TEST_BATCH = 500
 class Data:
     """Which pictures, and how they reach the network."""
 
-    source: str = "embedded"  # "embedded", "cifar10" or "folder"
+    source: str = "embedded"  # drawn by data/synthetic.py; or "cifar10" or "folder"
     data_dir: str | None = None  # where "folder" is; for "cifar10": None downloads
     size: int = 32  # of the network's input, in pixels a side
-    train_images: int | None = None  # at most; None: all there are
-    test_images: int | None = None
+    train_images: int | None = None  # at most; None: all there are ("embedded": 4,000)
+    test_images: int | None = None  # the same ("embedded": 1,000)
     normalize: str = "channel"  # mean and std of channels, or "pixel-mean" as in section 4.2
     choose: bool = False  # test on a held-out tenth of the training pictures (45k/5k)
 
@@ -108,7 +108,7 @@ class VitRun(Run):
 
 @functools.lru_cache(maxsize=1)
 def load_data(data: Data) -> Dataset:
-    """The data set, stored at the size that training needs."""
+    """The data set, stored no larger than training needs."""
     if data.source == "folder":
         dataset = read_folder(Path(data.data_dir or "."), data.size)
     elif data.source == "cifar10":
@@ -175,7 +175,7 @@ def run_one(
     """Train `run` to its end, or until should_stop(); returns its row, or None if stopped.
 
     A finished run returns the row it left in `folder`; an interrupted one goes on from its
-    checkpoint and ends with the same bits. `save_every`: seconds between checkpoints.
+    checkpoint and ends with the same bits. `save_every`: seconds between checkpoints, at least.
     """
     row = read_row(folder, run)
     if row is not None:

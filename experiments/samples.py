@@ -1,4 +1,4 @@
-"""A contact sheet of the embedded pictures: one row a class, drawn by data/synthetic.py.
+"""A contact sheet of the pictures that data/synthetic.py draws ("embedded"): one row a class.
 
 python -m experiments.samples
 """
@@ -19,7 +19,7 @@ COLUMNS, SCALE, GAP, MARGIN = 12, 2, 4, 110  # the last three in pixels of the s
 
 @dataclass(frozen=True)
 class Options:
-    """Draw a contact sheet of the embedded pictures."""
+    """Draw a contact sheet of the pictures that data/synthetic.py draws."""
 
     output: Path = Path("runs/samples.png")
     """The PNG to write."""

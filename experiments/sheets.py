@@ -1,9 +1,9 @@
-"""The pictures that `predict` and `evaluate` leave: what was shown, and what the network said.
+"""The figures that `predict`, `evaluate` and `transfer` leave.
 
-draw_sheet            pictures, each with the classes that the network finds likeliest
-draw_confusion        which class is taken for which
-draw_curves           loss and accuracy by epoch, one colour a strategy
-draw_accuracy_time    accuracy against training time, one point a strategy
+draw_sheet            pictures, each with its likeliest classes (predict, evaluate)
+draw_confusion        which class is taken for which (evaluate)
+draw_curves           loss and accuracy by epoch, one colour a strategy (transfer)
+draw_accuracy_time    accuracy against training time, one point a strategy (transfer)
 
 Figures are built without pyplot, so a notebook keeps its own backend and nothing stays open.
 """

@@ -1,9 +1,9 @@
 """The loop: one network, one stream of batches, one schedule.
 
 `train` is a generator. It takes a step, then hands control back, and whoever iterates decides when
-to evaluate, save or stop (run.py does). It knows nothing of where pictures come from; everything
-that a resumed run needs is in State, since batches and learning rates are pure functions of the
-step.
+to evaluate, save or stop (resumable.py does). It knows nothing of where pictures come from;
+everything that a resumed run needs is in State, since batches and learning rates are pure functions
+of the step.
 
 Protocol: He et al. 2015 (arXiv 1512.03385), section 4.2; Settings' defaults are the paper's.
 Dimension key: N batch.
@@ -21,7 +21,11 @@ from torch.nn.functional import cross_entropy
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; names and meanings as in torchvision's references."""
+    """How to train.
+
+    lr, opt, momentum, weight_decay and label_smoothing are torchvision's references' names and mean
+    the same; batch_size counts the pictures of all processes, and theirs those of one GPU.
+    """
 
     steps: int = 64_000
     batch_size: int = 128
@@ -35,7 +39,7 @@ class Settings:
     weight_decay: float = 1e-4  # on everything, norms and biases too: the paper excludes nothing
     label_smoothing: float = 0.0  # Szegedy et al. 2015 (arXiv 1512.00567), section 7
     class_weights: tuple[float, ...] | None = None  # one a class, of its losses
-    precision: str = "fp32"  # "bf16": convolutions and the head under autocast, weights in fp32
+    precision: str = "fp32"  # "bf16": convolutions, matrix products by autocast; weights in fp32
     channels_last: bool = True
 
 

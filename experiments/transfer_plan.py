@@ -55,7 +55,7 @@ class Options:
     batch_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
     """Pictures a step; several are compared."""
     epochs: Number = None
-    """Epochs of every strategy but linear-probe."""
+    """Epochs; linear-probe has them in the recipe cifar10 only."""
     opt: Literal["sgd", "adam", "adamw"] | None = None
     """The optimiser."""
     lr: Real = None
@@ -97,9 +97,9 @@ class Options:
     skip_bad: bool = False
     """Go on without pictures that cannot be decoded."""
     cache_gb: float = 4.0
-    """Decode once what fits into so many gigabytes, and at every use what does not."""
+    """Decode a split once if it fits into so many gigabytes, and at every use if not."""
     workers: Number = None
-    """Processes that load pictures (0 for what is decoded once; on a GPU one a core, up to 8)."""
+    """Processes that load pictures while training (0 on a CPU; on a GPU one a core, up to 8)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto times a few steps of each and takes the faster one."""
     device: str = "auto"

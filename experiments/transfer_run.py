@@ -283,7 +283,7 @@ def run_transfer(
     """Train `run` to its end and return its row.
 
     Ctrl-C and SIGTERM save after the current step and raise. The run then continues from its
-    checkpoint and ends with the same bits.
+    checkpoint and ends with the same bits; a linear probe has none and starts again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"

@@ -2,7 +2,7 @@
 
     python -m experiments.verify resnet50                          against torchvision
     python -m experiments.verify vit_b_16 --against transformers
-    python -m experiments.verify                                   all networks, all libraries
+    python -m experiments.verify                                   seven networks, all libraries
 
 Their network gets shaken random weights (or ours gets `--weights`), the key map carries them over
 and back, and both compute one pass in eval mode, one in train mode, and its gradients. The ViTs of
@@ -52,13 +52,13 @@ class Options:
     """Compare our networks with other libraries', block by block, to the last bit."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = "all"
-    """resnet18, 34, 50, 101 or 152, or a ViT: vit_b_16, vit_b_32, vit_l_16, vit1 to 12."""
+    """resnet18, 34, 50, 101 or 152, or vit_b_16, vit_b_32, vit_l_16, vit1, 2, 4, 6, 8, 12."""
     weights: str | None = None
     """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL; random without it."""
     against: Literal["torchvision", "transformers", "timm"] | None = None
-    """The library to compare with (torchvision; with all models, every one installed)."""
+    """The library to compare with (torchvision; without MODEL, every one installed)."""
     publish: bool = False
-    """Put the summary of all models into README.md."""
+    """Put the summary (without MODEL) into README.md."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ TINY_VIT = ("--depths", "1", "2", "--seeds", "2", "--epochs", "1", "--train-imag
 
 @pytest.fixture(scope="session")
 def examined():
-    """bugs.examine, which remembers: sixteen networks in seven checks are half a minute."""
+    """bugs.examine, which remembers: 26 networks in seven checks are about a minute."""
     from experiments import bugs
 
     return cache(bugs.examine)

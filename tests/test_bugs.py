@@ -1,4 +1,4 @@
-"""Every famous bug is caught by a check, and by the one that should; the right network passes."""
+"""Every bug is caught by a check, and by the one that should; the right network passes."""
 
 from functools import partial
 
