@@ -1,4 +1,4 @@
-# skipzoo: two commands do everything, `make ablation` and `make test`; each sets up what it needs.
+# skipzoo: `make` lists the targets, and each sets up what it needs. Begin with `make ablation`.
 PYTHON ?= python3
 RUN := .venv/bin/python -m
 READY := .venv/.ready
@@ -17,19 +17,19 @@ ablation: $(READY)  ## plain against residual networks (PRESET=quick|cifar10|pap
 ablation-vit: $(READY)  ## vision transformers with and without their skips (DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation_vit $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
 
-transfer: $(READY)  ## a pretrained network on your pictures, five ways (DATA=folder, ARGS='--model resnet50')
+transfer: $(READY)  ## five ways of training on your pictures, four from pretrained weights (DATA=folder, ARGS='--model resnet50')
 	@$(RUN) experiments.transfer $(if $(DATA),'$(DATA)') $(ARGS)
 
 check-data: $(READY)  ## what is in a folder of pictures, and whether all of it decodes (DATA=folder)
 	@$(RUN) experiments.check_data $(if $(DATA),'$(DATA)') $(ARGS)
 
-verify: $(READY)  ## all networks against torchvision, transformers and timm (or MODEL=resnet50, block by block)
+verify: $(READY)  ## seven networks against torchvision, transformers and timm (or MODEL=resnet50, block by block)
 	@$(RUN) experiments.verify $(MODEL) $(ARGS)
 
-bugs: $(READY)  ## famous bugs, and which check catches each
+bugs: $(READY)  ## bugs, and which checks catch them
 	@$(RUN) experiments.bugs $(ARGS)
 
-samples: $(READY)  ## a contact sheet of the embedded pictures
+samples: $(READY)  ## a contact sheet of the pictures that data/synthetic.py draws
 	@$(RUN) experiments.samples $(ARGS)
 
 shapes: $(READY)  ## shapes, parameters and FLOPs of a network, stage by stage (MODEL=resnet50)
@@ -41,7 +41,7 @@ report: $(READY)  ## the table and verdict of a campaign again (FOLDER=runs/quic
 bench: $(READY)  ## speed ratios against PyTorch's and torchvision's usual ways
 	@$(RUN) experiments.bench $(ARGS)
 
-test: $(READY)  ## every claim, proven
+test: $(READY)  ## all tests; README's tables of training are not made again
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)  ## style and types
