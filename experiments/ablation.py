@@ -60,7 +60,7 @@ ABLATIONS = {
         also=tuple({"depth": 56, "network": network, "norm": "none"} for network in NETWORKS),
     ),
     "cifar10": Ablation(
-        question="The same on CIFAR-10, its 50,000 and 10,000 pictures made smaller for a CPU.",
+        question="The same on CIFAR-10, its 50,000 and 10,000 pictures, on a CPU made smaller.",
         base=Run(data=Data("cifar10", size=16), settings=ONE_CYCLE),
         axes={"seed": SEEDS, "depth": (56, 20, 8), "network": NETWORKS},
         epochs=8,

@@ -74,7 +74,7 @@ class BatchSource(Protocol):
 
 
 class Diverged(ArithmeticError):
-    """The loss of a step was not finite. The weights are those from before the step."""
+    """A step's loss was not finite. Parameters are as before it; running statistics moved."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"diverged at step {step}")

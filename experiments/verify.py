@@ -123,7 +123,7 @@ def main(options: Options) -> int:
         raise UsageError(
             f"no other library has {options.model}, so there is nothing to compare it with",
             f"compared are {', '.join(MODELS)}",
-            "choose one of these, or leave the name out for all",
+            "choose one of these, or leave the name out for a summary",
         )
     make_deterministic(torch.device("cpu"))
     if options.model == "all":
