@@ -310,4 +310,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Options, "ablation")
+    cli.run(main, Options, "ablation", resumes=True)

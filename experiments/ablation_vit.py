@@ -96,4 +96,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Options, "ablation_vit")
+    cli.run(main, Options, "ablation_vit", resumes=True)

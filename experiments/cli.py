@@ -48,8 +48,16 @@ EXIT_CODES: dict[type[Exception], int] = {
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def run(main: Callable[[Options], int | None], options: type[Options], module: str) -> NoReturn:
-    """Parse the command line into `options`, call `main`, leave with its exit code."""
+def run(
+    main: Callable[[Options], int | None],
+    options: type[Options],
+    module: str,
+    resumes: bool = False,
+) -> NoReturn:
+    """Parse the command line into `options`, call `main`, leave with its exit code.
+
+    `resumes`: given again after an interruption, the command continues.
+    """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     for stream in (sys.stdout, sys.stderr):
@@ -61,12 +69,12 @@ def run(main: Callable[[Options], int | None], options: type[Options], module: s
     except SystemExit:  # --help
         raise
     except BaseException as error:
-        code = leave(error, debug)
+        code = leave(error, debug, resumes)
     signals.asked.deferring = True  # there is nothing left to interrupt
     sys.exit(code)
 
 
-def leave(error: BaseException, debug: bool) -> int:
+def leave(error: BaseException, debug: bool, resumes: bool) -> int:
     """Say in a few lines what ended the command; its exit code."""
     stopped = signals.asked.exit_code if signals.asked.first else 0
     if isinstance(error, KeyboardInterrupt):
@@ -74,7 +82,7 @@ def leave(error: BaseException, debug: bool) -> int:
     lines, code = "", stopped
     if stopped:  # other errors are a consequence: a worker has gone, a pipe is closed
         word = "terminated" if stopped == 143 else "interrupted"
-        lines = f"{word}; the same command goes on from here"
+        lines = word + ("; the same command goes on from here" if resumes else "")
     elif isinstance(error, Exception):
         lines, code = explain(error)
     if debug or not lines:

@@ -267,4 +267,4 @@ def is_lost(error: RuntimeError) -> bool:
 
 
 if __name__ == "__main__":
-    cli.run(main, Options, "transfer")
+    cli.run(main, Options, "transfer", resumes=True)

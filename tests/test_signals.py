@@ -88,10 +88,11 @@ def pictures(root: Path) -> Path:
 
 
 CAMPAIGN = ("experiments.ablation", "--depths", 8, 20, "--seeds", 1, "--epochs", 4,
-            "--train-images", 512, "--output-dir")  # fmt: skip
+            "--train-images", 512, "--precision", "fp32", "--output-dir")  # fmt: skip
 CAMPAIGN_PHASES = ("", "Device", "Precision", "runs to do", "1/", "3/", "figure")
 TRANSFER = ("--model", "resnet8", "--weights", "none", "--size", 32, "--strategy", "finetune",
-            "lp-ft", "--seeds", 1, "--epochs", 12, "--batch-size", 8, "--output-dir")  # fmt: skip
+            "lp-ft", "--seeds", 1, "--epochs", 12, "--batch-size", 8, "--precision", "fp32",
+            "--output-dir")  # fmt: skip
 TRANSFER_PHASES = ("", "Device", "Recipe", "run 1", "run 2", "figure")
 
 
@@ -156,6 +157,27 @@ def test_a_transfer_is_interrupted_at_random_moments(tmp_path):
     folder = pictures(tmp_path / "pets")
     arguments = ("experiments.transfer", folder, *TRANSFER)
     interrupt_until_done(tmp_path, TRANSFER_PHASES, arguments, seed=2, runs=RUNS // 2)
+
+
+TIMED = {
+    "ablation": ("--depths", 110, "--seeds", 1, "--batch-size", 500),
+    "transfer": ("PETS", "--model", "resnet50", "--weights", "none", "--size", 224),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMED)
+@pytest.mark.parametrize("number", CODES)
+def test_interrupted_while_precision_is_timed(tmp_path, name, number):
+    pets = pictures(tmp_path / "pets")
+    arguments = [pets if word == "PETS" else word for word in TIMED[name]]
+    command = Command(tmp_path, f"experiments.{name}", *arguments, "--output-dir", tmp_path / "out")
+    command.wait_for("timing")
+    time.sleep(random.Random(name + number.name).uniform(0, 2))
+    command.send(number, to_all=True)
+    assert command.ends(within=PATIENCE) == CODES[number]
+    assert "fastest of" not in command.output
+    assert "Traceback" not in command.output
 
 
 LONG = ("experiments.ablation", "--depths", 110, "--seeds", 1, "--batch-size", 2000,
