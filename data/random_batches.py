@@ -7,6 +7,7 @@ Dimension key: N pictures of a batch, S side of the square that the network sees
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from signal import SIGINT
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from data.batches import Normalize, enlarge
 from data.errors import DataError
+from data.processes import shielded_from
 from data.store import Pictures
 from data.views import NUMBERS, RandomView, View
 
@@ -105,7 +107,8 @@ class RandomBatches:
             multiprocessing_context="spawn" if self.spawn else None,
             pin_memory=self.device.type == "cuda",
         )
-        return iter(loader)
+        with shielded_from(SIGINT):
+            return iter(loader)
 
     def finish(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
