@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import zoo
-from experiments.checks import shake
+from experiments.checks import difference, shake
 from experiments.probe import (
     FeatureBatches,
     features_of,
@@ -66,13 +66,15 @@ def test_constant_features_do_no_harm():
 
 @pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "resnet50", "plain50"])
 def test_fused_networks_compute_the_same(name):
-    model = zoo.build(name, 3, width=8)
+    model = zoo.build(name, 3, width=8).double()
     shake(model)
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = model.eval().features(images)
         fewer = fused(model)
-        assert torch.allclose(fewer.features(images), expected, rtol=1e-4, atol=1e-5)
+        # Fused, the same terms are rounded differently: by up to 16 epsilons of the largest feature
+        # in 24 networks. Never by the feature itself: a small one is what large ones left over.
+        assert difference(fewer.features(images), expected, rounding=64).equal
     kinds = [type(module) for module in fewer.modules()]
     assert nn.BatchNorm2d not in kinds
     assert nn.BatchNorm2d in [type(module) for module in model.modules()]  # a copy was fused
