@@ -126,7 +126,7 @@ class Transferring:
         batches = every_picture(
             *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
         )
-        self.model.eval()
+        to_layout(self.model, FP32).eval()  # as predict has it: the layout decides how sums round
         with torch.no_grad():
             found = [(torch.zeros(0, len(self.set.classes)), torch.zeros(0, dtype=torch.int64))]
             for images, answers in batches:

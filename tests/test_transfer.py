@@ -569,5 +569,17 @@ def test_ants_and_bees_with_cifar10s_network(real_data, tmp_path, invoke, monkey
     assert accuracies[1][0] - np.mean(accuracies[2]) >= 0.10
 
 
+def test_scores_are_computed_in_the_layout_that_predict_uses(folder, tmp_path):
+    """Where maps are one pixel a network trained in the other layout would round differently."""
+    pictures = open_pictures(Source(str(folder)), 0, 0)
+    contiguous = replace(RUN, base=Settings(channels_last=False))
+    job = Transferring(contiguous, pictures, tmp_path, CPU, Group())
+    weight = job.model.stem.conv.weight
+    assert weight.is_contiguous()
+    job.answers("val")
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+
+
 def test_fp32_is_what_is_reported():
     assert (FP32.precision, FP32.channels_last) == ("fp32", True)
