@@ -19,7 +19,8 @@ from torch import Tensor
 from data.errors import DataError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # nothing that starts a program
-# So a process stays under 1 GB of which torch takes half, whatever the file (a test measures).
+# So a picture takes at most 512 MiB more than torch and torchvision, whatever the file (a test
+# measures).
 MAX_BYTES = 80_000_000  # of a file; 24 million pixels at three bytes are 72 MB
 MAX_PIXELS = 25_000_000  # a camera's 6000 x 4000 is 24 million
 MAX_WEBP_PIXELS = 12_500_000  # a phone's 4032 x 3024; each takes Pillow 25 bytes, else 7 to 14

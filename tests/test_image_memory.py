@@ -1,4 +1,4 @@
-"""No file, however small, large or odd, takes a process over 1 GB."""
+"""No file, however small, large or odd, takes half a gigabyte of memory."""
 
 import struct
 import subprocess
@@ -76,7 +76,7 @@ def metadata() -> list[Made]:
 
 
 def largest() -> list[Made]:
-    """As many pixels as are allowed, in the ways that take most; JPEG last: it adds torchvision."""
+    """As many pixels as are allowed, in the ways that take most."""
     turned = Image.Exif()
     turned[0x0112] = 6
     seen, side = Image.new("RGBA", (5000, 5000), (9, 99, 200, 77)), 5000
@@ -93,24 +93,31 @@ def largest() -> list[Made]:
             *(Made(name, content) for name, content in files.items())]  # fmt: skip
 
 
+# The peak, less what the process has before the first picture: importing torch and torchvision took
+# from 530 to 790 MiB on two machines, and nothing here can change that.
 # Not getrusage, whose peak is the parent's too: exec hands it on.
 MEASURE = """
 import sys
+import torchvision.io  # else the first JPEG would pay for it
 from data.errors import DataError
 from data.images import load_image
+
+def megabytes(name):
+    with open("/proc/self/status", encoding="utf-8") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) // 1024
+
+before = megabytes("VmRSS")
 for path in sys.argv[1:]:
     try:
         said = str(tuple(load_image(path).shape))
     except DataError as error:
         said = str(error).splitlines()[0]
-    with open("/proc/self/status", encoding="utf-8") as status:
-        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    print(peak // 1024, said)
+    print(megabytes("VmHWM") - before, said)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_picture_takes_a_gigabyte(tmp_path):
+def test_no_picture_takes_half_a_gigabyte(tmp_path):
     files = [*bombs(), *metadata(), *largest()]
     for made in files:
         (tmp_path / made.name).write_bytes(made.content)
@@ -123,6 +130,6 @@ def test_no_picture_takes_a_gigabyte(tmp_path):
     assert len(lines) == len(files)
     for made, line in zip(files, lines, strict=True):
         megabytes, said = line.split(" ", 1)
-        assert int(megabytes) < 1024, (made.name, line)
+        assert int(megabytes) < 512, (made.name, line)
         assert made.word in said, (made.name, line)
         assert made.word or said.startswith("(3, "), (made.name, line)
