@@ -38,8 +38,12 @@ def telling_what_fits(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """CUDA has a class of its own; on the CPU torch raises a RuntimeError with these words."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "bad alloc")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad alloc",
+             "bad_alloc")  # fmt: skip
+    text = str(error).lower()
+    # oneDNN's whole message where there is no room for its machine code.
+    no_room = text == "could not create a primitive"
+    return isinstance(error, MemoryError) or no_room or any(word in text for word in words)
 
 
 def batch_that_fits(batch_size: int, take_step: Callable[[int], object]) -> int | None:
