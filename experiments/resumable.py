@@ -67,20 +67,11 @@ def timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
 
 
 def train_resumably(
-    state: State,
-    batches: BatchSource,
-    settings: Settings,
-    path: Path,
-    owner: str,
-    clock: Clock,
-    *,
-    end_epoch: Callable[[], None],
-    progress: Callable[[int], None] = lambda step: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    save_every: float = 10,
-    saves: bool = True,
+    state: State, batches: BatchSource, settings: Settings, path: Path, owner: str, clock: Clock, *,
+    end_epoch: Callable[[], None], progress: Callable[[int], None] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False, save_every: float = 10, saves: bool = True,
     mid_epoch: bool = True,
-) -> bool:
+) -> bool:  # fmt: skip
     """Train to the last step: True; or until should_stop(), with a checkpoint: False.
 
     `end_epoch` adds a row to the history, or raises Stopped; then it is called again on resuming.
