@@ -1,7 +1,7 @@
 """Command lines: options from a dataclass, errors in three lines, exit codes that never change.
 
 0 done, 1 a check found a mismatch, 2 usage, 3 data, results or disk, 4 weights or checkpoint,
-5 numeric, 130 interrupted (Ctrl-C), 143 terminated.
+5 numeric, 70 a crash (a defect of ours), 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 import contextlib
@@ -45,6 +45,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     WeightsError: 4,
     NumericError: 5,
 }
+CRASH = 70  # EX_SOFTWARE of BSD's sysexits
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -79,16 +80,14 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
     stopped = signals.asked.exit_code if signals.asked.first else 0
     if isinstance(error, KeyboardInterrupt):
         stopped = stopped or 130
-    lines, code = "", stopped
     if stopped:  # other errors are a consequence: a worker has gone, a pipe is closed
         word = "terminated" if stopped == 143 else "interrupted"
-        lines = word + ("; the same command goes on from here" if resumes else "")
-    elif isinstance(error, Exception):
+        lines, code = word + ("; the same command goes on from here" if resumes else ""), stopped
+    else:
         lines, code = explain(error)
-    if debug or not lines:
+    if debug or code == CRASH:
         traceback.print_exception(error)
-    if lines:
-        print(lines, file=sys.stderr)
+    print(lines, file=sys.stderr)
     return code
 
 
@@ -125,7 +124,7 @@ def hint(options: type, arguments: list[str]) -> str:
 
 
 def explain(error: Exception) -> tuple[str, int]:
-    """Three lines and an exit code for an error that we know; ("", 1) for one that we do not."""
+    """Three lines and an exit code for an error that we know; of another that it is our defect."""
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return str(error), code
@@ -144,4 +143,4 @@ def explain(error: Exception) -> tuple[str, int]:
             f"{error.filename}\n"
             "choose a place that you may write to with --output-dir or --output"
         ), 2
-    return "", 1
+    return "this is a defect of skipzoo: please report the command and the lines above", CRASH
