@@ -35,7 +35,7 @@ samples: $(READY)  ## a contact sheet of the pictures that data/synthetic.py dra
 shapes: $(READY)  ## shapes, parameters and FLOPs of a network, stage by stage (MODEL=resnet50)
 	@$(RUN) experiments.shapes $(or $(MODEL),resnet50) $(ARGS)
 
-report: $(READY)  ## the table and verdict of a campaign again (FOLDER=runs/quick)
+report: $(READY)  ## the table and verdict of a campaign again, or a transfer's advice (FOLDER=runs/quick)
 	@$(RUN) experiments.report $(or $(FOLDER),runs/quick) $(ARGS)
 
 bench: $(READY)  ## speed ratios against PyTorch's and torchvision's usual ways

@@ -8,7 +8,7 @@ import torch
 
 from data.dataset import Dataset
 from data.errors import DataError
-from data.folder import check_counts, find_pictures, read_folder
+from data.folder import check_counts, find_pictures, read_folder, readable
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -42,14 +42,18 @@ def read_batches(root: Path, download: bool) -> Dataset:
         raise DataError(
             f"cannot download CIFAR-10: {getattr(error, 'reason', error)}",
             CIFAR10.url,
-            f"connect, or put {CIFAR10.filename} into {root.absolute()}, or pass --data-dir FOLDER",
+            f"connect, or put {CIFAR10.filename} into {root.absolute()}, or name the folder that "
+            "has it, in an ablation with --data-dir FOLDER",
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of the files
+            raise
         raise DataError(
             f"CIFAR-10's files are incomplete or damaged: {str(error).splitlines()[0]}",
             str(root.absolute()),
-            f"delete {root / FOLDER} and start again",
-        ) from error
+            f"move {FOLDER} elsewhere and give the same command again" if download
+            else f"unpack {CIFAR10.filename} there again",
+        ) from error  # fmt: skip
     tensors = []
     for part in (train, test):
         tensors += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
@@ -59,6 +63,6 @@ def read_batches(root: Path, download: bool) -> Dataset:
 
 def is_cifar10(data_dir: Path) -> bool:
     """Whether the folder holds CIFAR-10, in either form, going by the names in it."""
-    if (data_dir / FOLDER).is_dir():
+    if (readable(data_dir) / FOLDER).is_dir():
         return True
     return sorted(find_pictures(data_dir).get("train", {})) == list(CLASSES)

@@ -6,6 +6,7 @@ that is named itself.
 Classes are sorted by name, and so are the files of a class.
 """
 
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -71,21 +72,37 @@ def walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path | zipfile.ZipFile]]
             str(root.absolute()),
             "check --data-dir; without it the data is downloaded or drawn by code",
         )
+    readable(root)
     folders = [root / split for split in SPLITS if (root / split).is_dir()]
     # Zips beside what they were unpacked to would count every picture twice.
     zips = [root] if root.is_file() else [] if folders else sorted(root.glob("*.zip"))
     for folder in folders:
-        for file in folder.glob("*/*"):
-            yield file.relative_to(root).parts, root
+        for place in readable(folder).iterdir():
+            if place.is_dir() and not place.name.startswith("."):
+                for file in readable(place).iterdir():
+                    yield file.relative_to(root).parts, root
     for path in zips:
         try:
             archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(
-                f"cannot read a zip: {error}", str(path), "copy or download the file again"
+                f"cannot read a zip: {getattr(error, 'strerror', None) or error}",
+                str(path),
+                "name a folder or a zip that you may read; if this was one, copy it again",
             ) from error
         for name in archive.namelist():
             yield tuple(name.split("/")), archive
+
+
+def readable(folder: Path) -> Path:
+    """`folder`; DataError if it cannot be listed: its files would be left out without a word."""
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(
+            "cannot read a folder: Permission denied",
+            str(folder),
+            "make it readable (its owner: chmod -R u+rX), or move it elsewhere",
+        )
+    return folder
 
 
 def read_split(found: Names, split: str, classes: list[str], size: int) -> tuple[Tensor, Tensor]:
@@ -128,5 +145,5 @@ def check_counts(dataset: Dataset, train: int, test: int, where: object) -> None
                 f"{name} has {len(labels):,} pictures where {expected:,} belong "
                 f"({dataset.classes[short]}: {counts[short]:,} of {share:,})",
                 str(where),
-                "unzip or download everything again",
+                "if it is CIFAR-10, unzip or download all of it again; if not, choose quick",
             )

@@ -27,7 +27,7 @@ MAX_WEBP_PIXELS = 12_500_000  # a phone's 4032 x 3024; each takes Pillow 25 byte
 MAX_METADATA = 8_000_000  # bytes before the pixels; in a table Pillow makes up to 40 of one
 MAX_EXIF = 1_000_000  # bytes; longer ones are ignored
 STRIP = 1_000_000  # pixels that are converted at a time
-REPLACE = "replace or delete the file"
+REPLACE = "copy the file again, convert it to PNG or JPEG, or move it elsewhere"
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors go to stderr twice
 

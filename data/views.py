@@ -116,9 +116,9 @@ class RandomView:
         # None of the tries fits into a long picture: its middle, as far as the ratios allow.
         width, height = columns, rows
         if columns / rows < self.ratio[0]:
-            height = round(columns / self.ratio[0])
+            height = max(1, round(columns / self.ratio[0]))
         elif columns / rows > self.ratio[1]:
-            width = round(rows * self.ratio[1])
+            width = max(1, round(rows * self.ratio[1]))
         return (rows - height) // 2, (columns - width) // 2, height, width
 
 

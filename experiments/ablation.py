@@ -24,9 +24,10 @@ import zoo
 from data.cifar import is_cifar10
 from experiments import cli, report
 from experiments.campaign import default_jobs, run_campaign
-from experiments.cli import NumericError, ResultsError, UsageError
+from experiments.cli import NumericError, UsageError
 from experiments.device import choose_device, choose_precision, make_deterministic
 from experiments.progress import doing
+from experiments.results import ELSEWHERE, read_object, refuse_folder_with
 from experiments.run import Data, Run, build_model, load_data, make_batches, within_memory
 from experiments.train import Settings
 from zoo.weights.atomic import write_atomic
@@ -79,6 +80,8 @@ ABLATIONS = {
         epochs=10,
     ),
 }
+LARGEST = {"seeds": 1000, "epochs": 100_000, "lr": 1e30, "size": zoo.LARGEST_IMAGE}
+MOST_DRAWN = 100_000  # training pictures; that takes a minute
 WARMUP_DEPTH, WARMUP_STEPS = 110, 400  # section 4.2: 0.1 is too large to start ResNet-110 with
 
 
@@ -164,6 +167,8 @@ def changed(ablation: Ablation, options: Changes, device: torch.device, own: boo
         train_images=options.train_images or data.train_images,
         choose=options.choose,
     )
+    if data.source == "embedded":
+        cli.at_most(options, {"train_images": MOST_DRAWN})
     settings = replace(
         settings,
         batch_size=options.batch_size or settings.batch_size,
@@ -193,6 +198,12 @@ def check(options: Changes) -> None:
         if value is not None and not value > 0:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} must be above 0", f"{flag} {value}", "give a larger number")
+    cli.at_most(options, LARGEST)
+    cli.check_folder(options.output_dir or Path("runs"))
+    for name in ("size", "train_images"):
+        if getattr(options, name) == 1:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} must be above 1", f"{flag} 1", "give 2 or more")
 
 
 def settle_precision(
@@ -200,22 +211,21 @@ def settle_precision(
 ) -> Settings:
     """Choose precision once a campaign, on its deepest residual network, and remember it there."""
     path = output_dir / "campaign.json"
+    refuse_folder_with(output_dir, "transfer.json")
     if path.exists():
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            precision, channels_last = saved["precision"], saved["channels_last"]
-            reason, where = saved["reason"], saved["device"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ResultsError(
-                f"the campaign's file is damaged: {error!r}", path, "delete this file"
-            ) from error
+        saved = read_object(path, ("precision", "channels_last", "reason", "device", "question"))
+        if saved["question"] != ablation.question:
+            raise UsageError("these are results of another ablation", path, ELSEWHERE)
+        precision, channels_last, where = (
+            saved[name] for name in ("precision", "channels_last", "device")
+        )
         if where != device.type or options.precision not in ("auto", precision):
             raise UsageError(
                 f"these results were made on {where} in {precision}, and runs are not mixed",
                 path,
                 f"--device {where} --precision {precision}, or another --output-dir",
             )
-        print(f"Precision {reason} (settled earlier)")
+        print(f"Precision {saved['reason']} (settled earlier)")
         return replace(ablation.base.settings, precision=precision, channels_last=channels_last)
     run = replace(ablation.base, depth=max(ablation.axes["depth"]))
     make_deterministic(device)

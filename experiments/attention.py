@@ -91,6 +91,7 @@ def patches_of(attention: Tensor) -> Tensor:
 def main(options: Options) -> None:
     from experiments.heatmaps import Looked, draw_attention  # matplotlib: slow to import
 
+    cli.check_file("--output", options.output, ".png")
     model = load_model(options.checkpoint)
     if not isinstance(model.model, ViT):
         raise UsageError(

@@ -173,6 +173,7 @@ def main(options: Options) -> None:
         raise UsageError(
             "too few rounds to compare", f"--rounds {options.rounds}", "give 5 or more"
         )
+    cli.at_most(options, {"rounds": 1000})
     make_deterministic(CPU)
     print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1 ours is faster")
     table = Table("comparison", "min", "median", "max", "ours, ms", "equal?", show_lines=True)

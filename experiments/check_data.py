@@ -28,6 +28,7 @@ from zoo.weights.atomic import write_atomic
 
 TINY = 32  # pixels of the short side
 MAX_WORKERS = 4
+MOST_WORKERS = 256  # that are started if somebody asks for them
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ def main(options: Options) -> None:
             f"--workers {workers}",
             "choose 0 (decode in this process) or more",
         )
+    cli.at_most(options, {"workers": MOST_WORKERS})
+    if options.output:
+        cli.check_file("--output", options.output)
     found = scan(options.dir)
     for note in found.notes:
         print(note)
@@ -99,7 +103,7 @@ def judge(found: Scan, verdicts: Sequence[Verdict]) -> None:
         raise DataError(
             f"{said}, such as this one: {shown(bad[0].problem)}",
             shown(str(bad[0].path)),
-            "delete them, or pass --skip-bad to experiments.transfer",
+            "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer",
         )
     sizes = " + ".join(f"{len(pictures):,}" for pictures in found.splits.values())
     print(f"{sizes} pictures in {len(found.classes):,} classes: all decode")

@@ -27,6 +27,12 @@ def save_checkpoint(path: Path, content: dict) -> None:
 def load_checkpoint(path: Path) -> dict:
     """What save_checkpoint wrote, on the CPU; CheckpointError if a single bit is different."""
     head, _, body = path.read_bytes().partition(b"\n")
+    if body and not head.startswith(MAGIC):
+        raise CheckpointError(
+            "the checkpoint is damaged at its start, or of another version or command",
+            path,
+            "choose another --output-dir; or delete this file, and the run starts again",
+        )
     if head != MAGIC + hashlib.sha256(body).hexdigest().encode():
         raise CheckpointError(
             "the checkpoint is damaged: its SHA-256 does not fit its content",

@@ -120,8 +120,9 @@ def built_for(name: str, weights: Weights) -> Network:
     """The network `name`, with the settings and the number of classes of a file."""
     said = weights.metadata.settings or {}
     settings: dict[str, Any] = {
-        key: said[key] for key, values in KNOWN.items() if said.get(key) in values
-    }
+        key: said[key] for key, values in KNOWN.items()
+        if said.get(key) in values and key in zoo.settings_allowed(name)
+    }  # fmt: skip
     if name != twin(name):
         settings.pop("shortcut", None)
     settings |= brought_by(weights, zoo.settings_allowed(name))
@@ -169,6 +170,13 @@ def published_classifier(name: str, weights: str) -> Classifier:
 
 def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifier:
     """Weights of the model `name`, if one is named, or else what is in a checkpoint."""
+    if name:
+        zoo.check(name, {})
+    elif weights != "DEFAULT":
+        raise UsageError(
+            "weights are for a --model, and none is named", f"--weights {weights}",
+            "name it, or leave --weights out",
+        )  # fmt: skip
     if name and is_published_name(weights):
         return published_classifier(name, weights)
     return load_model(weights if name else checkpoint, name)

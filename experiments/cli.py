@@ -9,9 +9,13 @@ import dataclasses
 import difflib
 import errno
 import io
+import os
+import re
+import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -46,6 +50,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     NumericError: 5,
 }
 CRASH = 70  # EX_SOFTWARE of BSD's sysexits
+PIPE = 141  # as a shell reports SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -78,6 +83,9 @@ def run(
 def leave(error: BaseException, debug: bool, resumes: bool) -> int:
     """Say in a few lines what ended the command; its exit code."""
     stopped = signals.asked.exit_code if signals.asked.first else 0
+    if isinstance(error, BrokenPipeError) and not stopped:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
     if isinstance(error, KeyboardInterrupt):
         stopped = stopped or 130
     if stopped:  # other errors are a consequence: a worker has gone, a pipe is closed
@@ -93,6 +101,9 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
 
 def parse(options: type[Options], arguments: list[str], command: str) -> Options:
     """tyro.cli, with its boxed messages turned into three lines."""
+    if any(re.fullmatch("(--[^=]*=)?", argument) for argument in arguments):  # Path("") is "."
+        asked = f"{command} {shlex.join(arguments)}"
+        raise UsageError("an argument is empty", asked, "give it a value, or leave it out")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -123,24 +134,60 @@ def hint(options: type, arguments: list[str]) -> str:
     return "--help lists every option"
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def at_most(options: object, largest: Mapping[str, float]) -> None:
+    """UsageError for an option that is above its largest value, or is not a number."""
+    for name, most in largest.items():
+        value = getattr(options, name)
+        if value is not None and not value <= most:
+            flag = "--" + name.replace("_", "-")
+            limit = f"{most:,}" if isinstance(most, int) else f"{most:g}"
+            raise UsageError(f"{flag} is too large", f"{flag} {value}", f"give {limit} or less")
+
+
+def check_folder(folder: Path) -> None:
+    """OSError for a folder that could not be made or written to: before any work, not after it."""
+    folder = folder.absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
+def check_file(flag: str, path: Path, suffix: str = "") -> None:
+    """UsageError or OSError for a file that could not be written, or would not be of its kind."""
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise UsageError("a folder or device, and no file", f"{flag} {path}", "name a file")
+    if suffix and path.suffix.lower() not in ("", suffix):
+        name = path.with_suffix(suffix)
+        raise UsageError(f"only {suffix} files are written", f"{flag} {path}", f"{flag} {name}")
+    check_folder(path.parent)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
     """Three lines and an exit code for an error that we know; of another that it is our defect."""
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return str(error), code
+    from experiments.memory import is_out_of_memory  # here, because it imports this file
+
+    if is_out_of_memory(error):
+        return (
+            f"out of memory\n{(str(error) or type(error).__name__).splitlines()[0]}\n"
+            "use a smaller --size or --batch-size, or fewer pictures or processes"
+        ), 2
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = error.filename or "the output folder"
         return (
             f"the disk is full ({error.strerror}); what was saved before is whole\n{where}\n"
             "make room and run the same command again, or choose another --output-dir"
         ), 3
-    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError
-                  | FileNotFoundError) or (isinstance(error, OSError)
-                                           and error.errno == errno.EROFS):  # fmt: skip
+    if isinstance(error, OSError) and error.filename is not None:
         missing = isinstance(error, FileNotFoundError)
         return (
             f"{'cannot find or make this' if missing else 'cannot write here'}: {error.strerror}\n"
             f"{error.filename}\n"
-            "choose a place that you may write to with --output-dir or --output"
+            "check this path, or choose another with --output-dir, --output or --sheet; cache/ is "
+            "made where you are"
         ), 2
     return "this is a defect of skipzoo: please report the command and the lines above", CRASH

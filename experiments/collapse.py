@@ -108,7 +108,7 @@ def fill(model: ViT, path: Path) -> None:
         raise ResultsError(
             f"the weights of a finished run cannot be read: {' '.join(str(error).split())[:200]}",
             path,
-            f"delete {path.parent} and give the same command again",
+            f"move {path.parent} elsewhere, and the same command makes this run again",
         ) from error
 
 

@@ -55,9 +55,8 @@ def main(options: Options) -> None:
             f"name it {' or '.join(SUFFIXES)}",
         )
     if options.output.exists():
-        raise UsageError(
-            "the output is already there", options.output, "delete it, or choose another name"
-        )
+        raise UsageError("the output is already there", options.output, "choose another name")
+    cli.check_folder(options.output.parent)
     weights = open_weights(options.input)
     name, model = network_of(weights)
     classes = class_names(options.classes, weights.metadata.classes, model.head.out_features)

@@ -26,8 +26,8 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
         return torch.device("cpu"), "CPU: no CUDA device is visible"
     try:
         device = torch.device(asked)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UsageError(
             f"cannot compute on {asked!r}: {str(error).splitlines()[0]}",
             f"--device {asked}",

@@ -70,6 +70,12 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
         name, part = pictures.tested_on, pictures.splits[pictures.tested_on]
     else:
         name, part = "all of it", pictures.splits["whole"]
+        if not part.files:
+            raise DataError(
+                "no folder in here has pictures, so there are no classes",
+                source.data,
+                "name the folder above the class folders",
+            )
         digits = str(model.metrics.get("seen", ""))
         seen = {digits[i : i + 8] for i in range(0, len(digits), 8)}
         new = [i for i, file in enumerate(part.files) if not seen or checksum(file) not in seen]
@@ -183,6 +189,7 @@ def main(options: Options) -> None:
             "python -m experiments.evaluate " + " ".join(options.inputs),
             "CHECKPOINT DIR, or --model resnet50 DIR",
         )
+    cli.check_folder(options.output_dir)
     model = open_classifier(options.inputs[0], options.model, options.weights)
     print(about(model))
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)

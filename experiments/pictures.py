@@ -142,7 +142,7 @@ class PictureSet:
             raise DataError(
                 f"{what} ({len(bad)} of {len(self.labels(split)):,} in {split})",
                 where,
-                "replace or delete the file, or go on without it: --skip-bad",
+                "repair the file or move it elsewhere, or go on without it: --skip-bad",
             )
         part = self.splits[split]
         kept = [i for i in range(len(part.labels)) if i not in bad]

@@ -8,6 +8,7 @@ PICTURES: files, folders or patterns like 'holiday/*.jpg'. In a notebook: experi
 
 import glob
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from data.errors import DataError
-from data.folder import EXTENSIONS
+from data.folder import EXTENSIONS, readable
 from data.images import load_image
 from experiments import cli
 from experiments.classifier import Classifier, open_classifier, top_k
@@ -55,7 +56,7 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if is_picture(p.relative_to(path))]
+            inside = [p for p in sorted(files_below(path)) if is_picture(p.relative_to(path))]
             if not inside:
                 raise DataError(
                     "there are no pictures in this folder", path, f"looked for {ENDINGS}"
@@ -69,6 +70,15 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
                 raise DataError("no file fits this pattern", text, "check its folder and its *")
             found |= dict.fromkeys(Path(match) for match in matches if Path(match).is_file())
     return list(found)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file but those in hidden folders; DataError for a folder that cannot be read."""
+    for here, folders, files in os.walk(readable(folder)):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            readable(Path(here) / name)
+        yield from (Path(here) / name for name in files)
 
 
 ENDINGS = ", ".join((*EXTENSIONS, ".gif"))
@@ -99,6 +109,7 @@ def predictions(
 def main(options: Options) -> int:
     if options.k < 1:
         raise UsageError(f"there is no top {options.k}", f"--k {options.k}", "give 1 or more")
+    cli.check_file("--sheet", options.sheet, ".png")
     names = options.inputs if options.model else options.inputs[1:]
     if not names:
         raise UsageError(

@@ -1,10 +1,9 @@
 """From rows to a table, a verdict and README; report_vit.py says more of transformers.
 
-python -m experiments.report runs/quick              the table and the verdict again
+python -m experiments.report runs/quick              the table and the verdict again, or advice
 python -m experiments.report runs/quick --publish    and into README.md and docs/quick/
 """
 
-import csv
 import math
 import re
 import shutil
@@ -20,8 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data.folder import readable
 from experiments import cli, published
 from experiments.cli import ResultsError
+from experiments.results import is_of_transfer, no_results, read_csv
 from experiments.run import csv_of, read_row
 from zoo.weights.atomic import write_atomic
 
@@ -160,20 +161,11 @@ def results_csv(results: Sequence[dict]) -> str:
 
 
 def read_results(path: Path) -> list[dict]:
-    """The rows of a results.csv, or of the row.json files below a folder."""
-    if path.is_dir():
-        rows = [read_row(file.parent) for file in sorted(path.glob("*/row.json"))]
-        results = [flatten(row) for row in rows if row is not None]
-    elif path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            results = [
-                {key: kind(line[key]) if line[key] else None for key, kind in FIELDS.items()}
-                for line in csv.DictReader(file)
-            ]
-    else:
-        results = []
+    """The rows of the row.json files below a folder, or else of its results.csv."""
+    rows = [read_row(file.parent) for file in sorted(readable(path).glob("*/row.json"))]
+    results = [flatten(row) for row in rows if row is not None] or read_csv(path, FIELDS)
     if not results:
-        raise ResultsError("there are no finished runs", path, "run `make ablation` first")
+        raise no_results(path)
     return results
 
 
@@ -269,6 +261,8 @@ def fill_in(text: str, name: str, content: str) -> str:
 
 def put_into_readme(name: str, content: str) -> None:
     readme = Path("README.md")
+    if not readme.is_file():
+        raise ResultsError("there is no README.md here", Path.cwd(), "go to skipzoo's own folder")
     write_atomic(readme, fill_in(readme.read_text(encoding="utf-8"), name, content).encode())
 
 
@@ -289,19 +283,21 @@ def histories_csv(folder: Path) -> str:
 
 def publish(folder: Path, results: Sequence[dict], content: str) -> None:
     """Into README.md `content`, into docs/NAME/ the rows, epochs and figures."""
+    if not any(folder.glob("*/history.csv")):
+        raise ResultsError("there are no epochs to publish", folder, "name the folder of the runs")
+    put_into_readme(folder.name, content)
     docs = Path("docs") / folder.name
     docs.mkdir(parents=True, exist_ok=True)
     write_atomic(docs / "results.csv", results_csv(results).encode())
     write_atomic(docs / "histories.csv", histories_csv(folder).encode())
     for made in (*folder.glob("*.png"), *folder.glob("collapse.csv")):
         shutil.copy(made, docs / made.name)
-    put_into_readme(folder.name, content)
     print(f"README.md and {docs} are up to date")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Show the results of a campaign again."""
+    """Show the results of a campaign, or of experiments.transfer, again."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Where the campaign wrote its results."""
@@ -310,9 +306,14 @@ class Options:
 
 
 def main(options: Options) -> None:
+    if is_of_transfer(readable(options.folder)):
+        from experiments import transfer_report  # here, because it imports this file
+
+        transfer_report.main(transfer_report.Options(options.folder, options.publish))
+        return
     results = read_results(options.folder)
     if any(result["norm"] == "layer" for result in results):
-        from experiments import report_vit  # here, because it imports this file
+        from experiments import report_vit  # here, too
 
         folder = options.folder if options.folder.is_dir() else options.folder.parent
         residuals = report_vit.read_residuals(folder)

@@ -134,7 +134,7 @@ def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
         raise CheckpointError(
             "the checkpoint belongs to a run with other settings",
             path,
-            "choose another --output-dir, or delete this file",
+            "choose another --output-dir, or the options that it was made with",
         )
     state.load_state_dict(saved)
     for name, seconds in saved["clock"].items():

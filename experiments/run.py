@@ -30,6 +30,7 @@ from data.synthetic import SIZE, synthetic
 from experiments.cli import ResultsError
 from experiments.device import make_deterministic, time_step, to_layout
 from experiments.memory import Result, telling_what_fits
+from experiments.results import ELSEWHERE, read_object
 from experiments.resumable import Clock, train_resumably, until_stopped
 from experiments.train import Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
@@ -311,20 +312,7 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     path = folder / "row.json"
     if not path.exists():
         return None
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        made_with = row["run"]
-        [row[name] for name in needs]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ResultsError(
-            f"a results file is damaged: {error}",
-            path,
-            "delete this file, and the run is made again",
-        ) from error
-    if run is not None and made_with != json.loads(json.dumps(asdict(run))):
-        raise ResultsError(
-            "a finished run with other settings is in the way",
-            path,
-            "choose another --output-dir, or delete this file",
-        )
+    row = read_object(path, ("run", *needs))
+    if run is not None and row["run"] != json.loads(json.dumps(asdict(run))):
+        raise ResultsError("a finished run with other settings is in the way", path, ELSEWHERE)
     return row

@@ -45,6 +45,7 @@ def contact_sheet(seed: int = 0) -> Image.Image:
 
 
 def main(options: Options) -> None:
+    cli.check_file("--output", options.output, ".png")
     buffer = io.BytesIO()
     contact_sheet().save(buffer, "PNG")
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,13 @@ def receptive_fields(model: ResNet) -> dict[str, int]:
 def main(options: Options) -> None:
     with torch.device("meta"):
         model = zoo.build(options.model)
-    size = options.size or default_size(model)
+    size = default_size(model) if options.size is None else options.size
+    if not 1 <= size <= zoo.LARGEST_IMAGE:
+        raise UsageError(
+            f"pictures of {size} pixels a side cannot be shown to a network",
+            f"--size {size}",
+            f"give 1 to {zoo.LARGEST_IMAGE}",
+        )
     if isinstance(model, ViT) and size % (patch := model.stem.conv.stride[0]):
         raise UsageError(
             f"pictures of {size} pixels a side are no whole number of patches",

@@ -28,6 +28,7 @@ from experiments.memory import telling_what_fits
 from experiments.parallel import Group, join_group, leave_group
 from experiments.pictures import CIFAR10, PictureSet, Source, identity, open_pictures
 from experiments.progress import doing
+from experiments.results import ELSEWHERE, read_object, refuse_folder_with
 from experiments.run import read_row
 from experiments.strategies import to_train
 from experiments.train import Settings
@@ -44,16 +45,15 @@ def settle(
     """Precision and layout of every model: chosen once for the folder, and remembered there."""
     path, wanted = folder / "transfer.json", {"device": device.type, "asked": options.precision}
     said: Any = {"models": {}} | wanted
+    refuse_folder_with(folder, "campaign.json")
     if path.exists():
+        said = read_object(path, ("models", *wanted))
+        found = {key: said[key] for key in wanted}
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            found = {key: said[key] for key in wanted}
             for entry in said["models"].values():
                 entry["precision"], entry["channels_last"], entry["reason"]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ResultsError(
-                f"the file is damaged: {error!r}", path, "delete this file"
-            ) from error
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ResultsError(f"its models cannot be read: {error!r}", path, ELSEWHERE) from error
         if found != wanted:
             raise UsageError(
                 f"these results were made with --device {found['device']} --precision "

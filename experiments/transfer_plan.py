@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 import zoo
+from experiments import cli
 from experiments.cli import UsageError
 from experiments.recipes import RECIPES, Recipe
 from experiments.strategies import STRATEGIES
@@ -15,6 +16,10 @@ from experiments.train import Settings
 from experiments.transfer_run import Transfer
 
 LARGEST_SIZE = 2048
+LARGEST = {
+    "seeds": 1000, "epochs": 100_000, "lr": 1e30, "weight_decay": 1e30, "probe_l2": 1e6,
+    "probe_views": 1000, "rotation": 360, "workers": 256,
+}  # fmt: skip
 Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
 Real = Annotated[float | None, tyro.conf.arg(metavar="X")]
 OVERRIDES = (
@@ -153,6 +158,22 @@ def plan(options: Options, base: dict[str, Settings], pictures: str) -> list[Tra
 
 def check(options: Options) -> None:
     """UsageError or zoo.ModelError for what can be seen to be wrong before any work."""
+    check_numbers(options)
+    for name in ("model", "strategy"):
+        if not getattr(options, name):
+            raise UsageError(f"--{name} names nothing", f"--{name}", "give a name, or leave it out")
+    for name in options.model:
+        zoo.check(name, {"image_size": options.size} if "vit" in name and options.size else {})
+        if "vit" in name and set(options.strategy) == {"moving-bn"}:
+            raise UsageError(
+                f"{name} has no batch norms whose statistics could move",
+                "--strategy moving-bn",
+                "choose a ResNet, or feature-extraction",
+            )
+    cli.check_folder(options.output_dir or Path("runs"))
+
+
+def check_numbers(options: Options) -> None:
     for name in ("seeds", "epochs", "lr", "size", "train_images", "test_images", "lr_step_size"):
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -169,11 +190,13 @@ def check(options: Options) -> None:
         if value is not None and not 0 <= value <= 1:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} is a share", f"{flag} {value}", "give a number from 0 to 1")
-    for name in ("scale", "ratio"):
+    for name, least, most in (("scale", 0, 1), ("ratio", 0.01, 100)):
         low, high = getattr(options, name) or (1, 1)
-        if not 0 < low <= high or (name == "scale" and high > 1):
+        if not least <= low <= high <= most or not low:
             raise UsageError(
-                f"--{name} is not a range", f"--{name} {low} {high}", "the smaller number first"
+                f"--{name} is not a range",
+                f"--{name} {low} {high}",
+                f"the smaller number first, both from {least} to {most}",
             )
     if options.size and options.size > LARGEST_SIZE:
         raise UsageError(
@@ -181,14 +204,9 @@ def check(options: Options) -> None:
             f"--size {options.size}",
             f"give {LARGEST_SIZE} pixels or fewer",
         )
-    for name in options.model:
-        zoo.check(name, {"image_size": options.size} if "vit" in name and options.size else {})
-        if "vit" in name and set(options.strategy) == {"moving-bn"}:
-            raise UsageError(
-                f"{name} has no batch norms whose statistics could move",
-                "--strategy moving-bn",
-                "choose a ResNet, or feature-extraction",
-            )
+    cli.at_most(options, LARGEST)
     for size in options.batch_size:
         if size < 2:
             raise UsageError("batch norm needs 2 pictures", f"--batch-size {size}", "2 or more")
+    if options.train_images == 1:
+        raise UsageError("batch norm needs 2 pictures", "--train-images 1", "2 or more")

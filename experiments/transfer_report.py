@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from data.folder import readable
 from experiments import cli
 from experiments.cli import ResultsError
 from experiments.figures import read_history
@@ -28,9 +29,11 @@ from experiments.report import (
     put_into_readme,
     wilson,
 )
-from experiments.run import csv_of
+from experiments.results import ALL_ROWS, no_results, parsed
+from experiments.run import csv_of, read_row
 from experiments.sheets import draw_accuracy_time, draw_curves
 from experiments.strategies import STRATEGIES
+from experiments.transfer_run import NEEDS
 from zoo.weights.atomic import write_atomic
 
 NOTEBOOKS = "as in most notebooks"  # what the table calls the strategy moving-bn
@@ -231,7 +234,7 @@ def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
     """results.csv, results.jsonl and the figures."""
     write_atomic(folder / "results.csv", csv_of(map(flatten, rows), FIELDS).encode())
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_atomic(folder / "results.jsonl", text.encode())
+    write_atomic(folder / ALL_ROWS, text.encode())
     shown = [arm for arm in arms(rows) if arm.rows]
     curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in shown}
     points = [
@@ -255,16 +258,24 @@ def print_report(rows: Sequence[dict], console: Console) -> None:
 
 
 def read_rows(folder: Path) -> list[dict]:
-    path = folder / "results.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ResultsError(
-            f"there are no results to show: {error}", path, "run experiments.transfer first"
-        ) from error
+    """What the last command compared; of one that was interrupted, the runs that are finished."""
+    path = folder / ALL_ROWS
+    if path.is_file():
+        rows = [parsed(row, path, ("run", *NEEDS)) for row in path.read_bytes().splitlines()]
+    else:
+        files = sorted(readable(folder).glob("*/row.json"))
+        found = [read_row(file.parent, needs=NEEDS) for file in files]
+        rows = sorted((row for row in found if row is not None), key=place_of)
     if not rows:
-        raise ResultsError("there are no finished runs", path, "run experiments.transfer first")
+        raise no_results(folder)
     return rows
+
+
+def place_of(row: dict) -> tuple:
+    """Where experiments.transfer has a run: one seed of everything first."""
+    run = row["run"]
+    size, strategy = run["recipe"]["batch_size"], STRATEGIES.index(run["strategy"])
+    return run["seed"], run["model"], size, strategy
 
 
 @dataclass(frozen=True)
@@ -278,16 +289,22 @@ class Options:
 
 
 def main(options: Options) -> None:
-    rows = read_rows(options.folder)
+    rows, whole = read_rows(options.folder), (options.folder / ALL_ROWS).is_file()
+    if options.publish and not whole:
+        raise ResultsError(
+            "not every run is finished", options.folder, "the command that began them goes on"
+        )
     print_report(rows, Console())
+    if not whole:
+        print(f"{len(rows)} runs are finished; the command that made them makes those that are not")
     if not options.publish:
         return
+    table = markdown_table(HEADER, lines(rows), "---", "---:")
+    put_into_readme("transfer", f"{table}\n\n{caption(rows)}.\n\n**{advice(rows)}**")
     docs = Path("docs") / "transfer"
     docs.mkdir(parents=True, exist_ok=True)
     for name in ("results.csv", "curves.png", "accuracy_time.png"):
         shutil.copy(options.folder / name, docs / name)
-    table = markdown_table(HEADER, lines(rows), "---", "---:")
-    put_into_readme("transfer", f"{table}\n\n{caption(rows)}.\n\n**{advice(rows)}**")
     print(f"README.md and {docs} are up to date")
 
 

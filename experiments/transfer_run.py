@@ -319,4 +319,7 @@ def run_transfer(
             )  # fmt: skip
         except Diverged as error:
             status = str(error)
+    if not all(values.isfinite().all() for values in job.model.state_dict().values()):
+        # The loss of the last step is of the weights before it.
+        status = str(Diverged(state.step))
     return job.finish(state, status)

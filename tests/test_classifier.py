@@ -23,6 +23,7 @@ from experiments.classifier import (
     FP32,
     load_model,
     predict,
+    pretrained,
     published_classifier,
     save_classifier,
 )
@@ -115,6 +116,13 @@ def test_checkpoints_say_all_that_it_takes_to_build_the_network(tmp_path, name, 
     assert (loaded.classes, loaded.view) == (CLASSES, VIEW)
     said = read_weights(path).metadata
     assert set(said.versions) == {"torch", "torchvision", "pillow"}
+
+
+def test_another_kind_of_network_is_named(tmp_path):
+    save_classifier(tmp_path / "r.safetensors", "resnet8", zoo.build("resnet8", 2), ("a", "b"),
+                    VIEW, {})  # fmt: skip
+    with pytest.raises(WeightsError, match="this is resnet8's"):
+        pretrained("vit1", str(tmp_path / "r.safetensors"), 0)
 
 
 def test_any_flipped_byte_is_noticed(checkpoint):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import assert_three_lines
 
 from experiments import report
 from experiments.ablation import ABLATIONS
@@ -14,6 +15,7 @@ from experiments.cli import ResultsError
 from experiments.report import FIELDS, T_975, Estimate, estimate, fill_in, table, verdict
 
 ROOT = Path(__file__).parent.parent
+FILE = "results.csv"
 
 
 def results(plain, residual, shallow=1.0, depths=(8, 56), **changes) -> list[dict]:
@@ -145,6 +147,51 @@ def test_nothing_to_report_is_said_in_three_lines(tmp_path):
     with pytest.raises(ResultsError) as error:
         report.read_results(tmp_path)
     assert len(str(error.value).splitlines()) == 3
+
+
+RUN_FOLDER = "plain8-seed0"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("nowhere", ("no such file or folder",)),
+     ("empty", ("no finished runs",)),
+     (RUN_FOLDER, ("one run of several",)),
+     (f"{RUN_FOLDER}/row.json", ("one run of several",)),
+     (f"{RUN_FOLDER}/history.csv", ("one run of several",)),
+     ("campaign.json", ("no results.csv of an ablation",)),
+     ("other.csv", ("no column 'network'", "other.csv")),
+     ("bytes.csv", ("no results.csv of an ablation", "bytes.csv")),
+     ("numbers.csv", ("no results.csv of an ablation", "numbers.csv"))],
+)  # fmt: skip
+def test_what_is_no_campaign_is_refused_and_nothing_is_to_be_deleted(invoke, tmp_path, path, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / RUN_FOLDER).mkdir()
+    texts = {f"{RUN_FOLDER}/row.json": "{}", f"{RUN_FOLDER}/history.csv": "epoch,step\n1,2\n",
+             "campaign.json": '{\n"question": "?"}\n', "other.csv": "a,b\n1,2\n"}  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    good = report.results_csv(results([2.0], [1.0]))
+    (tmp_path / "numbers.csv").write_text(good.replace("853018", "many"), encoding="utf-8")
+    done = invoke("experiments.report", tmp_path / path)
+    assert_three_lines(done, 3, *words)
+    assert "delete" not in done.stderr
+
+
+@pytest.mark.parametrize("path", ["docs/transfer", "docs/transfer/results.csv"])
+def test_published_rows_of_transfer_lack_what_its_advice_needs(invoke, path):
+    assert_three_lines(invoke("experiments.report", ROOT / path), 3, "runs/transfer-NAME")
+
+
+def test_published_rows_are_shown_and_not_published_again(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = [invoke("experiments.report", ROOT / "docs/quick" / name) for name in ("", FILE)]
+    assert [done.returncode for done in shown] == [0, 0]
+    assert shown[0].stdout == shown[1].stdout
+    for name in ("", FILE):
+        done = invoke("experiments.report", ROOT / "docs/quick" / name, "--publish")
+        assert_three_lines(done, 3, "no epochs to publish")
 
 
 def test_filling_in_replaces_one_block_and_nothing_else():

@@ -514,6 +514,18 @@ def test_a_run_that_diverges_says_so(folder, tmp_path, invoke):
     assert_three_lines(done, 5, "every run diverged", "lower --lr")
 
 
+def test_weights_that_the_last_step_ruins_have_diverged_too(folder, tmp_path, monkeypatch):
+    """No further loss would say so."""
+
+    def ruin(state, *_, **__) -> bool:
+        state.step += 1
+        state.model.head.bias.data[0] = float("nan")
+        return True
+
+    monkeypatch.setattr(transfer_run, "train_resumably", ruin)
+    assert run(folder, tmp_path)["status"] == "diverged at step 1"
+
+
 @pytest.mark.slow
 def test_imagenets_recipe_runs_dry(folder, tmp_path, invoke):
     """torchvision's V1 recipe on a tiny folder: its rate, its views, one epoch of it."""

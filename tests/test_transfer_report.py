@@ -1,7 +1,11 @@
 """The sentence of a comparison says what the numbers say, whatever they are."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from conftest import assert_three_lines
 
 from experiments.transfer_report import NOTEBOOKS, advice, arms, bound_by, caption, choose, lines
 
@@ -153,3 +157,73 @@ def test_what_is_published_names_no_folder(given, shown):
     each["run"]["recipe"]["lr"] = 0.1
     each["run"]["weights"] = given
     assert flatten(each)["weights"] == shown
+
+
+# --- experiments.report shows it again ---
+
+
+def written(folder: Path, data: list[dict], whole: bool = True) -> Path:
+    """What experiments.transfer leaves, as far as a report reads it."""
+    (folder / "transfer.json").write_text("{}", encoding="utf-8")
+    for each in data:
+        (folder / each["name"]).mkdir()
+        (folder / each["name"] / "row.json").write_text(json.dumps(each), encoding="utf-8")
+    if whole:
+        text = "".join(json.dumps(each) + "\n" for each in data)
+        (folder / "results.jsonl").write_text(text, encoding="utf-8")
+        for name in ("results.csv", "curves.png", "accuracy_time.png"):
+            (folder / name).write_bytes(b"made by experiments.transfer")
+    return folder
+
+
+DATA = rows(finetune=(50, 950, 955, 960), linear_probe=(2, 800, 802, 801))
+
+
+@pytest.mark.parametrize("module", ["report", "transfer_report"])
+def test_a_sound_folder_is_shown_again_with_its_advice(tmp_path, invoke, module):
+    done = invoke(f"experiments.{module}", written(tmp_path, DATA))
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert advice(DATA) in said
+    assert caption(DATA) in said
+    assert "runs are finished" not in said
+
+
+def test_of_an_interrupted_one_the_finished_runs_are_shown_and_nothing_is_published(
+    tmp_path, invoke
+):
+    written(tmp_path, DATA, whole=False)
+    done = invoke("experiments.report", tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert advice(DATA) in said
+    assert "6 runs are finished" in said
+    done = invoke("experiments.report", tmp_path, "--publish")
+    assert_three_lines(done, 3, "not every run is finished", str(tmp_path))
+
+
+def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
+    written(tmp_path, DATA)
+    monkeypatch.chdir(tmp_path)
+    done = invoke("experiments.report", tmp_path, "--publish")
+    assert_three_lines(done, 3, "there is no README.md here")
+    assert not (tmp_path / "docs").exists()
+    (tmp_path / "README.md").write_text("<!-- transfer -->\n<!-- /transfer -->\n", encoding="utf-8")
+    done = invoke("experiments.report", tmp_path, "--publish")
+    assert done.returncode == 0, done.stderr
+    assert advice(DATA) in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert len(list((tmp_path / "docs" / "transfer").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", ("no finished runs",)),
+     (b'{"a": 1}\n', ("another command or version", "keep it")),
+     (b'{"run"', ("damaged", "delete this file")),
+     (b"\xff\n", ("damaged", "delete this file"))],
+)  # fmt: skip
+def test_rows_that_are_none_are_refused(tmp_path, invoke, content, words):
+    """results.jsonl can go: the runs have their own row.json."""
+    written(tmp_path, DATA)
+    (tmp_path / "results.jsonl").write_bytes(content)
+    assert_three_lines(invoke("experiments.report", tmp_path), 3, *words)

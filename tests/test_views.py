@@ -80,6 +80,13 @@ def test_a_box_lies_inside(height, width, seed):
     assert w > 0
 
 
+@pytest.mark.parametrize("ratio", [(100.0, 100.0), (0.01, 0.01)])
+def test_ratios_that_no_picture_has_leave_a_pixel(ratio):
+    view = RandomView("resized", 8, ratio=ratio)
+    shown = view(torch.zeros(3, 20, 30, dtype=torch.uint8), [0.5] * NUMBERS)
+    assert shown.shape == (3, 8, 8)
+
+
 def test_a_random_view_is_a_crop_resized_and_flipped():
     image = noise(80, 100)
     row = [0.5] * (NUMBERS - 4) + [0.25, 0.75, 0.0, 0.0]

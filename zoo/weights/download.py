@@ -121,6 +121,7 @@ def download(url: str, path: Path) -> bytes:
         problem = f"only {len(content):,} of {length:,} bytes came"
     elif not found.startswith(named):
         problem = f"its SHA-256 begins with {found[: len(named)]} and not with {named}"
+        by_hand += f"; if {named} is no hash, under another name"
     else:
         return content
     raise WeightsError(f"{path.name} was not kept: {problem}", url, by_hand)

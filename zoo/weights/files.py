@@ -155,7 +155,9 @@ def decode_pickle(content: bytes, source: str, hashed: bool) -> Any:
         kind = next((name for begin, name in KINDS if content.startswith(begin)), None)
         begins = f"it begins with {content[:12]!r}" if content else "it is empty"
         raise WeightsError(
-            f"this is not a file of weights: {f'it is {kind}' if kind else begins}", source, AGAIN
+            f"this is not a file of weights: {f'it is {kind}' if kind else begins}",
+            source,
+            "give a .pth or .safetensors file" if content else AGAIN,
         )
     try:
         screen(content, hashed)

@@ -264,5 +264,6 @@ def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
         raise WeightsError(
             f"{key} {problem}",
             source,
-            "get the weights again; to change a model's precision, load first and convert after",
+            "get the weights again, or train again at a lower rate; to change a model's precision, "
+            "load first and convert after",
         )
