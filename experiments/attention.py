@@ -22,6 +22,7 @@ from data.images import load_image
 from experiments import cli
 from experiments.classifier import load_model, top_k
 from experiments.cli import UsageError
+from experiments.progress import doing
 from zoo.plainvit import MlpSkipOnly, PlainAttentionBlock, PlainEncoderBlock
 from zoo.vit import ViT
 
@@ -92,7 +93,8 @@ def main(options: Options) -> None:
     from experiments.heatmaps import Looked, draw_attention  # matplotlib: slow to import
 
     cli.check_file("--output", options.output, ".png")
-    model = load_model(options.checkpoint)
+    with doing("loading the network"):
+        model = load_model(options.checkpoint)
     if not isinstance(model.model, ViT):
         raise UsageError(
             "this network has no attention to show: it is no vision transformer",
@@ -101,7 +103,7 @@ def main(options: Options) -> None:
         )
     block = chosen_block(options.block, len(model.model.blocks))
     image = model.view(load_image(str(options.picture), str(options.picture)))
-    with watched(model.model) as weights:
+    with doing("looking at the picture"), watched(model.model) as weights:
         logits = model.logits(image[None])
     best = top_k(model, logits, 1)[0][0]
     skips = skips_of(model.model)
@@ -111,7 +113,8 @@ def main(options: Options) -> None:
         patches_of(weights[block])[0], patches_of(rollout(weights, skips))[0],
         f"blocks.{block}{last}", all(skips),
     )  # fmt: skip
-    draw_attention(options.output, looked)
+    with doing("drawing"):
+        draw_attention(options.output, looked)
     print(f"{options.picture}: {best['label']}, {100 * best['score']:.1f} %")
     print(f"attention: {options.output}")
 

@@ -40,6 +40,7 @@ from experiments.bench_transfer import TRANSFER_COMPARISONS
 from experiments.bench_vit import VIT_COMPARISONS, images_per_second
 from experiments.cli import UsageError
 from experiments.device import choose_precision, make_deterministic, name, to_layout
+from experiments.progress import doing
 from experiments.train import Settings
 
 CPU = torch.device("cpu")
@@ -177,9 +178,10 @@ def main(options: Options) -> None:
     make_deterministic(CPU)
     print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1 ours is faster")
     table = Table("comparison", "min", "median", "max", "ours, ms", "equal?", show_lines=True)
-    for make in COMPARISONS:
-        comparison = make()
-        quotients, seconds = ratios(comparison, options.rounds)
+    for number, make in enumerate(COMPARISONS, 1):
+        with doing(f"comparison {number} of {len(COMPARISONS)}"):
+            comparison = make()
+            quotients, seconds = ratios(comparison, options.rounds)
         table.add_row(
             comparison.title,
             *(f"{f(quotients):.2f}" for f in (min, statistics.median, max)),

@@ -230,7 +230,8 @@ def main(options: Options) -> int:
         Bug(f"{name}, correct", partial(zoo.build, name, 1000), "zoo/", name)
         for name in ("resnet18", vit_bugs.SIZE)
     ]
-    said = {bug: examine(bug.build, bug.model) for bug in tqdm((*correct, *BUGS), leave=False)}
+    bar = tqdm((*correct, *BUGS), "networks", leave=False)
+    said = {bug: examine(bug.build, bug.model) for bug in bar}
     table = Table("network", *CHECKS, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     for bug, texts in said.items():
         passed = "passes" if bug in correct else "missed"

@@ -24,6 +24,7 @@ from data.scan import Scan, scan
 from data.walk import shown, some
 from experiments import cli
 from experiments.cli import UsageError
+from experiments.progress import doing
 from zoo.weights.atomic import write_atomic
 
 TINY = 32  # pixels of the short side
@@ -54,13 +55,15 @@ def main(options: Options) -> None:
     cli.at_most(options, {"workers": MOST_WORKERS})
     if options.output:
         cli.check_file("--output", options.output)
-    found = scan(options.dir)
+    with doing(f"looking through {options.dir}"):
+        found = scan(options.dir)
     for note in found.notes:
         print(note)
     print_counts(found)
     paths = [path for pictures in found.splits.values() for path, _ in pictures]
     # Closed at Ctrl-C too, or the pool would first decode all that it was given.
-    with closing(check_pictures(paths, workers)) as arriving:
+    title = f"decoding {len(paths):,} pictures"
+    with doing(title), closing(check_pictures(paths, workers)) as arriving:
         verdicts = list(tqdm(arriving, "decoding", len(paths), leave=False, disable=None))
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)

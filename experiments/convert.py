@@ -19,6 +19,7 @@ import zoo
 from experiments import cli
 from experiments.classifier import default_view
 from experiments.cli import UsageError
+from experiments.progress import doing
 from zoo import WeightsError
 from zoo.networks import Network
 from zoo.vit import ViT
@@ -57,8 +58,9 @@ def main(options: Options) -> None:
     if options.output.exists():
         raise UsageError("the output is already there", options.output, "choose another name")
     cli.check_folder(options.output.parent)
-    weights = open_weights(options.input)
-    name, model = network_of(weights)
+    with doing(f"reading {options.input}"):
+        weights = open_weights(options.input)
+        name, model = network_of(weights)
     classes = class_names(options.classes, weights.metadata.classes, model.head.out_features)
     if folder:
         write_as_folder(options.output, name, model, classes, weights)

@@ -35,6 +35,7 @@ from experiments.pictures import (
     whole_folder,
 )
 from experiments.predict import about
+from experiments.progress import doing
 from experiments.report import print_table, wilson
 from experiments.run import csv_of
 from experiments.train import forward
@@ -190,15 +191,18 @@ def main(options: Options) -> None:
             "CHECKPOINT DIR, or --model resnet50 DIR",
         )
     cli.check_folder(options.output_dir)
-    model = open_classifier(options.inputs[0], options.model, options.weights)
+    with doing("loading the network"):
+        model = open_classifier(options.inputs[0], options.model, options.weights)
     print(about(model))
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)
-    name, pictures = to_evaluate(source, model)
+    with doing(f"looking through {source.data}"):
+        name, pictures = to_evaluate(source, model)
     pictures.pictures(EVALUATED, model.view)  # decodes, and leaves out what it may
     for note in pictures.notes:
         print(f"  {note}")
     labels = pictures.labels(EVALUATED)
-    scores = evaluate_on(model, pictures, EVALUATED).double().softmax(1)
+    with doing(f"evaluating {len(labels):,} pictures"):
+        scores = evaluate_on(model, pictures, EVALUATED).double().softmax(1)
     guesses = scores.argmax(1)
     right = int((guesses == labels).sum())
     matrix = confusion(labels, guesses, len(model.classes))
@@ -220,7 +224,9 @@ def main(options: Options) -> None:
     text = csv_of(rows, ("picture", "truth", "label", "score"))
     content = text.encode("utf-8", "backslashreplace")  # a file's name need not be text
     write_atomic(options.output_dir / "predictions.csv", content)
-    for path in draw(model, pictures, EVALUATED, scores, pictures.name, options.output_dir):
+    with doing("drawing the figures"):
+        figures = draw(model, pictures, EVALUATED, scores, pictures.name, options.output_dir)
+    for path in figures:
         print(f"figure: {path}")
     print(f"every prediction: {options.output_dir / 'predictions.csv'}")
 

@@ -28,6 +28,7 @@ from data.images import load_image
 from experiments import cli
 from experiments.classifier import Classifier, open_classifier, top_k
 from experiments.cli import UsageError
+from experiments.progress import doing
 
 BATCH = 32
 
@@ -117,20 +118,25 @@ def main(options: Options) -> int:
             "python -m experiments.predict " + " ".join(options.inputs),
             "CHECKPOINT PICTURES ..., or --model resnet50 PICTURES ...",
         )
-    model = open_classifier(options.inputs[0], options.model, options.weights)
+    with doing("loading the network"):
+        model = open_classifier(options.inputs[0], options.model, options.weights)
     if not options.json:
         print(about(model))
     answers: dict[Path, list[dict] | None] = {}
-    for path, row in predictions(model, find_pictures(names)):
-        answers[path] = top_k(model, row[None], options.k)[0] if isinstance(row, Tensor) else None
-        if isinstance(row, DataError):
-            print(row, file=sys.stderr)
+    with doing("decoding and classifying"):
+        for path, row in predictions(model, find_pictures(names)):
+            answers[path] = None
+            if isinstance(row, Tensor):
+                answers[path] = top_k(model, row[None], options.k)[0]
+            else:
+                print(row, file=sys.stderr)
     if options.json:
         as_ascii = (sys.stdout.encoding or "ascii").lower() != "utf-8"
         print(json.dumps(list(answers.values()), ensure_ascii=as_ascii, indent=1))
     else:
         show(answers)
-    draw(options, model, answers)
+    with doing("drawing the sheet"):
+        draw(options, model, answers)
     return cli.EXIT_CODES[DataError] if None in answers.values() else 0
 
 

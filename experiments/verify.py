@@ -149,7 +149,7 @@ def verify_all(options: Options) -> int:
     chosen = (options.against,) if options.against else LIBRARIES
     pairs = [(model, oracles_of(model)[library]) for model in SUMMARY for library in chosen]
     pairs = [(model, oracle) for model, oracle in pairs if oracle.installed]
-    proofs = [prove(*pair) for pair in tqdm(pairs, unit="network", leave=False)]
+    proofs = [prove(*pair) for pair in tqdm(pairs, "comparing", unit="network", leave=False)]
     header, lines = summary(proofs)
     table = Table(*header, box=box.SIMPLE_HEAD)
     for line in lines:
