@@ -82,6 +82,8 @@ ABLATIONS = {
 }
 LARGEST = {"seeds": 1000, "epochs": 100_000, "lr": 1e30, "size": zoo.LARGEST_IMAGE}
 MOST_DRAWN = 100_000  # training pictures; that takes a minute
+# What campaign.json has; results from before arms started alike lack the last one.
+CAMPAIGN = ("precision", "channels_last", "reason", "device", "question", "starts")
 WARMUP_DEPTH, WARMUP_STEPS = 110, 400  # section 4.2: 0.1 is too large to start ResNet-110 with
 
 
@@ -213,7 +215,7 @@ def settle_precision(
     path = output_dir / "campaign.json"
     refuse_folder_with(output_dir, "transfer.json")
     if path.exists():
-        saved = read_object(path, ("precision", "channels_last", "reason", "device", "question"))
+        saved = read_object(path, CAMPAIGN)
         if saved["question"] != ablation.question:
             raise UsageError("these are results of another ablation", path, ELSEWHERE)
         precision, channels_last, where = (
@@ -229,7 +231,8 @@ def settle_precision(
         return replace(ablation.base.settings, precision=precision, channels_last=channels_last)
     run = replace(ablation.base, depth=max(ablation.axes["depth"]))
     make_deterministic(device)
-    print(f"Precision: timing steps of {run.model} ...")
+    if options.precision == "auto":
+        print(f"Precision: timing steps of {run.model} ...")
     settings, reason = within_memory(
         run,
         device,
@@ -242,9 +245,11 @@ def settle_precision(
         ),
     )
     output_dir.mkdir(parents=True, exist_ok=True)
-    content = {"question": ablation.question, "device": device.type, "reason": reason,
-               "precision": settings.precision, "channels_last": settings.channels_last,
-               "base": asdict(ablation.base)}  # fmt: skip
+    content = {
+        "question": ablation.question, "device": device.type, "reason": reason,
+        "precision": settings.precision, "channels_last": settings.channels_last,
+        "starts": "as the residual network of the seed", "base": asdict(ablation.base),
+    }  # fmt: skip
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
     print(f"Precision {reason}")
     return settings

@@ -68,7 +68,8 @@ def settle(
         weights = None if options.weights == "none" else options.weights
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
         job = Transferring(run, pictures, folder, device, Group())
-        print_first(group, f"Precision: timing steps of {name} ...")
+        if options.precision == "auto":
+            print_first(group, f"Precision: timing steps of {name} ...")
         chosen, reason = choose_precision(
             options.precision, job.model, job.batches(), Settings(), device
         )

@@ -284,6 +284,20 @@ def test_a_damaged_results_file_is_refused_by_name_and_kept(campaign, invoke, pa
         (folder / path).write_bytes(good)
 
 
+def test_a_campaign_whose_twins_started_apart_is_not_continued(campaign, invoke):
+    """Runs of an older version: other starts must not stand beside ours, nor be deleted."""
+    folder, _ = campaign
+    path = folder / "campaign.json"
+    good = path.read_bytes()
+    try:
+        older = {key: value for key, value in json.loads(good).items() if key != "starts"}
+        path.write_text(json.dumps(older), encoding="utf-8")
+        done = invoke("experiments.ablation", *TINY, "--output-dir", folder)
+        assert_three_lines(done, 3, "version", "'starts'", "keep it, and choose another folder")
+    finally:
+        path.write_bytes(good)
+
+
 @pytest.fixture(scope="module")
 def long(tmp_path_factory) -> tuple:
     """Four runs of a hundred steps, with next to nothing to read or to test in between."""
