@@ -1,20 +1,23 @@
-"""Worker processes that a signal to the whole group does not reach while they start."""
+"""Starts worker processes that Ctrl-C in a terminal does not reach."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 
 @contextmanager
 def shielded_from(*signals: signal.Signals) -> Iterator[None]:
-    """Processes that are started inside never get these signals: they must be told to stop.
+    """Processes that are started inside never get these signals, so tell them to stop yourself.
 
-    Without it, Ctrl-C in a terminal reaches a worker during its imports, which then prints a
-    traceback. This process loses no signal: it comes when the block ends, or to another thread.
+    Without it, Ctrl-C reaches a worker during its imports, which then prints a traceback. This
+    process loses no signal: it arrives when the block ends, or in another thread. On Windows
+    nothing is shielded.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # when it starts, Python unblocks these signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield

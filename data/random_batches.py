@@ -145,5 +145,7 @@ def every_picture(
     places = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
     normalize = normalize_as(view).to(device)
     chunks: Any = Chunks(pictures, labels, places)
-    for images, answers in DataLoader(chunks, batch_size=None, num_workers=workers):
+    with shielded_from(SIGINT):
+        arriving = iter(DataLoader(chunks, batch_size=None, num_workers=workers))
+    for images, answers in arriving:
         yield enlarge(normalize(images.to(device)), view.input_size), answers.to(device)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from signal import SIGINT
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from data.errors import DataError
 from data.images import load_image
+from data.processes import shielded_from
 
 VERSION = 1  # of what load_image and views make of a file: a higher one forgets every cache
 LIBRARIES = ("pillow", "torch", "torchvision")  # they decode and resize
@@ -118,7 +120,8 @@ def decode_all(pictures: Streamed, workers: int, title: str) -> Iterator[Tensor 
     trying: Any = Trying(pictures)
     loader: Any = map(trying.__getitem__, range(len(pictures)))
     if workers:
-        loader = DataLoader(trying, batch_size=None, num_workers=workers)
+        with shielded_from(SIGINT):
+            loader = iter(DataLoader(trying, batch_size=None, num_workers=workers))
     return iter(tqdm(loader, title, total=len(pictures), leave=False, delay=1, disable=None))
 
 

@@ -95,6 +95,16 @@ def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: i
         finally:
             shared.stop[0] = 1  # the workers save and end after their current step
             pool.shutdown(wait=True, cancel_futures=True)
+        raise_failures(futures)
+
+
+def raise_failures(futures: Sequence[Future]) -> None:
+    """What a worker raised after nobody watched any more: that the disk was too full to save."""
+    for future in futures:
+        if not future.cancelled():
+            error = future.exception()
+            if error and not isinstance(error, BrokenProcessPool):
+                raise error
 
 
 def watch(
@@ -143,18 +153,26 @@ in_steps = threading.Event()  # set while a run has something to save
 def init_worker(shared: Shared) -> None:
     global in_worker
     in_worker = shared
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_when_asked, daemon=True).start()
     # Ctrl-C and `kill` reach the parent, which asks the workers to stop.
     for number in signals.STOPS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def leave_with_parent() -> None:
-    """End when the parent has, even if it was killed: the run under way is saved first."""
+def leave_when_asked() -> None:
+    """End once the parent asks, or has ended itself; the run under way is saved first.
+
+    A worker must not wait for the pool: from Python 3.13 on, a pool that lost one process waits
+    for the others to end.
+    """
     parent = parent_process()
     assert parent is not None
-    parent.join()
+    while parent.is_alive() and not in_worker.stop[0]:
+        parent.join(0.2)
     in_worker.stop[0] = 1
+    while in_steps.is_set():
+        time.sleep(0.05)
+    time.sleep(1)  # its last result is on its way, or its first step just began
     while in_steps.is_set():
         time.sleep(0.05)
     os._exit(1)

@@ -61,7 +61,7 @@ def main(options: Options) -> None:
         print(note)
     print_counts(found)
     paths = [path for pictures in found.splits.values() for path, _ in pictures]
-    # Closed at Ctrl-C too, or the pool would first decode all that it was given.
+    # Closed at Ctrl-C too: the workers end with the generator.
     title = f"decoding {len(paths):,} pictures"
     with doing(title), closing(check_pictures(paths, workers)) as arriving:
         verdicts = list(tqdm(arriving, "decoding", len(paths), leave=False, disable=None))

@@ -1,7 +1,8 @@
 """Command lines: options from a dataclass, errors in three lines, exit codes that never change.
 
 0 done, 1 a check found a mismatch, 2 usage, 3 data, results or disk, 4 weights or checkpoint,
-5 numeric, 70 a crash (a defect of ours), 130 interrupted (Ctrl-C), 143 terminated.
+5 numeric, 70 a crash (a defect of ours), 130 interrupted (Ctrl-C), 141 the output's reader has
+gone, 143 terminated.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -77,18 +79,20 @@ def run(
     except BaseException as error:
         code = leave(error, debug, resumes)
     signals.asked.deferring = True  # there is nothing left to interrupt
+    signals.kill_children()
     sys.exit(code)
 
 
 def leave(error: BaseException, debug: bool, resumes: bool) -> int:
     """Say in a few lines what ended the command; its exit code."""
+    signals.asked.deferring = True  # a signal must not interrupt this
     stopped = signals.asked.exit_code if signals.asked.first else 0
     if isinstance(error, BrokenPipeError) and not stopped:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE
     if isinstance(error, KeyboardInterrupt):
         stopped = stopped or 130
-    if stopped:  # other errors are a consequence: a worker has gone, a pipe is closed
+    if stopped and is_consequence(error):
         word = "terminated" if stopped == 143 else "interrupted"
         lines, code = word + ("; the same command goes on from here" if resumes else ""), stopped
     else:
@@ -97,6 +101,12 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
         traceback.print_exception(error)
     print(lines, file=sys.stderr)
     return code
+
+
+def is_consequence(error: BaseException) -> bool:
+    """Whether a signal explains the error: not that of a disk too full to save on."""
+    kinds = (KeyboardInterrupt, signals.Terminated, BrokenExecutor, BrokenPipeError)
+    return isinstance(error, kinds) or "DataLoader worker" in str(error)
 
 
 def parse(options: type[Options], arguments: list[str], command: str) -> Options:
@@ -147,7 +157,7 @@ def at_most(options: object, largest: Mapping[str, float]) -> None:
 def check_folder(folder: Path) -> None:
     """OSError for a folder that could not be made or written to: before any work, not after it."""
     folder = folder.absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
     if not os.access(there, os.W_OK | os.X_OK):
@@ -165,7 +175,7 @@ def check_file(flag: str, path: Path, suffix: str = "") -> None:
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """Three lines and an exit code for an error that we know; of another that it is our defect."""
+    """Three lines and an exit code for an error that we know; for any other, one line and 70."""
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return str(error), code
@@ -176,6 +186,12 @@ def explain(error: BaseException) -> tuple[str, int]:
             f"out of memory\n{(str(error) or type(error).__name__).splitlines()[0]}\n"
             "use a smaller --size or --batch-size, or fewer pictures or processes"
         ), 2
+    if "DataLoader worker" in str(error):
+        return (
+            "a process that loads pictures was killed, most often because memory ran out\n"
+            f"{str(error).splitlines()[0]}\n"
+            "make room, or use fewer --workers; in a container, more shared memory (/dev/shm)"
+        ), 3
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = error.filename or "the output folder"
         return (
@@ -185,9 +201,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename is not None:
         missing = isinstance(error, FileNotFoundError)
         return (
-            f"{'cannot find or make this' if missing else 'cannot write here'}: {error.strerror}\n"
+            f"{'cannot find or make this' if missing else 'cannot use this'}: {error.strerror}\n"
             f"{error.filename}\n"
             "check this path, or choose another with --output-dir, --output or --sheet; cache/ is "
-            "made where you are"
+            "made in the current folder"
         ), 2
     return "this is a defect of skipzoo: please report the command and the lines above", CRASH

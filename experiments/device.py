@@ -50,7 +50,7 @@ def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
 def has_bf16(device: torch.device) -> bool:
     """Whether the hardware computes in bf16. Other hardware emulates it, up to ten times slower.
 
-    Torch does not say which: on a T4 `torch.cuda.is_bf16_supported()` is True.
+    Torch counts emulation too: on a T4 `torch.cuda.is_bf16_supported()` is True.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
@@ -81,7 +81,7 @@ def choose_precision(
         options.append(replace(fp32, precision="bf16", channels_last=True))
         left_out = ""
     else:
-        left_out = "; bf16 is not tried, this hardware would emulate it"
+        left_out = "; bf16 is not tried, since this hardware is not known to compute in it"
     seconds = fastest_of(options, lambda option: time_step(model, batches, option))
     chosen = min(options, key=lambda option: seconds[option])
     timed = ", ".join(f"{name(option)} {1000 * spent:.0f} ms" for option, spent in seconds.items())

@@ -112,6 +112,7 @@ def train_resumably(
             if (late and mid_epoch) or (ended and not mid_epoch):
                 save_cost, saved = save(), time.perf_counter()
             mark = time.perf_counter()
+        save()  # what follows takes time too
     except Stopped:
         save()
         return False

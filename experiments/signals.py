@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, counted. The first one stops, the second says so, the third kills.
+"""Counts Ctrl-C and SIGTERM: the first stops the command, the second says so, the third kills it.
 
 The first signal raises KeyboardInterrupt or Terminated, once. While it is `deferred` it raises
 nothing, and the code inside asks after each step whether to stop. Later signals never raise: an
@@ -89,7 +89,8 @@ def count(reading: socket.socket) -> None:
         if asked.count == 1 and asked.deferring:
             say("stopping: saving what is under way")
         elif asked.count == 2:
-            say("still saving, please wait; a third time kills it, and up to 10 s of work are lost")
+            what = "saving" if asked.deferring else "ending"
+            say(f"still {what}, please wait; a third time kills it without saving")
         elif asked.count == 3:
             say("killed")
             kill()
@@ -103,13 +104,21 @@ def say(text: str) -> None:
 
 def kill() -> None:
     """End now, with all child processes."""
-    for child in multiprocessing.active_children():
-        child.kill()
+    kill_children()
     os._exit(asked.exit_code)
 
 
+def kill_children() -> None:
+    """Forked ones ignore SIGTERM, with which Python would end them when it exits."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 def leave_it_to_the_parent() -> None:
-    """In a forked child, which shares the parent's socket: Ctrl-C reaches both, and one counts."""
+    """In a forked child: a signal to the group reaches both, and only the parent acts on it.
+
+    The child shares the parent's socket, so it would count twice. A DataLoader whose worker dies
+    raises in the middle of a step, which then could not be saved.
+    """
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)

@@ -44,10 +44,11 @@ def settle(
 ) -> dict[str, Settings]:
     """Precision and layout of every model: chosen once for the folder, and remembered there."""
     path, wanted = folder / "transfer.json", {"device": device.type, "asked": options.precision}
-    said: Any = {"models": {}} | wanted
+    # Results from before twins started alike lack the last one.
+    said: Any = {"models": {}, "starts": "as the residual network of the seed"} | wanted
     refuse_folder_with(folder, "campaign.json")
     if path.exists():
-        said = read_object(path, ("models", *wanted))
+        said = read_object(path, ("models", "starts", *wanted))
         found = {key: said[key] for key in wanted}
         try:
             for entry in said["models"].values():
@@ -249,7 +250,8 @@ def say_notes(pictures: PictureSet, group: Group) -> None:
 def conclude(rows: list[dict], folder: Path) -> None:
     if not any(row["status"] == "finished" for row in rows):
         raise NumericError("every run diverged", folder, "a lower --lr in a new --output-dir")
-    figures = transfer_report.write_all(rows, folder)
+    with doing("drawing the figures"):
+        figures = transfer_report.write_all(rows, folder)
     transfer_report.print_report(rows, Console())
     for path in figures:
         print(f"figure: {path}")

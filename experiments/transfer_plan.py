@@ -106,7 +106,7 @@ class Options:
     workers: Number = None
     """Processes that load pictures while training (0 on a CPU; on a GPU one a core, up to 8)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto times a few steps of each and takes the faster one."""
+    """auto times steps of what the hardware has and takes the fastest."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     tensorboard: bool = False

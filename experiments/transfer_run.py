@@ -320,6 +320,6 @@ def run_transfer(
         except Diverged as error:
             status = str(error)
     if not all(values.isfinite().all() for values in job.model.state_dict().values()):
-        # The loss of the last step is of the weights before it.
+        # The last loss was computed before the last update, so it does not show this.
         status = str(Diverged(state.step))
     return job.finish(state, status)

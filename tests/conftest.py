@@ -146,6 +146,7 @@ def invoke(capfd, monkeypatch):
         program = importlib.import_module(module)
         monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
         monkeypatch.setattr("experiments.signals.listen", lambda: None)
+        monkeypatch.setattr("experiments.signals.kill_children", lambda: None)
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.run(program.main, program.Options, module.removeprefix("experiments."))

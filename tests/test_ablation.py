@@ -170,7 +170,7 @@ def test_timing_ends_after_the_round_in_which_its_time_is_up(monkeypatch):
     chosen, reason = choose_precision("auto", None, None, Settings(), CPU)
     assert calls == ["fp32 channels_last", "fp32"]
     assert called(chosen) == "fp32"
-    assert reason.endswith("bf16 is not tried, this hardware would emulate it")
+    assert "bf16 is not tried" in reason
 
 
 def test_a_precision_that_is_asked_for_is_not_timed(monkeypatch):

@@ -235,6 +235,7 @@ except KeyboardInterrupt:
 os.killpg(0, signal.SIGINT)
 time.sleep(0.5)
 print("raised once", signals.asked.count)
+signals.kill_children()
 """
 
 
@@ -249,4 +250,4 @@ def test_a_group_that_is_signalled_counts_as_one(tmp_path):
         "True 1 [True, True, True]", "raised at the end", "raised once 2",
     ]  # fmt: skip
     assert "stopping: saving what is under way" in done.stderr
-    assert "still saving" in done.stderr
+    assert "still ending" in done.stderr
