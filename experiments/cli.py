@@ -78,14 +78,14 @@ def run(
         raise
     except BaseException as error:
         code = leave(error, debug, resumes)
-    signals.asked.deferring = True  # there is nothing left to interrupt
+    signals.asked.raised = True  # there is nothing left to interrupt
     signals.kill_children()
     sys.exit(code)
 
 
 def leave(error: BaseException, debug: bool, resumes: bool) -> int:
     """Say in a few lines what ended the command; its exit code."""
-    signals.asked.deferring = True  # a signal must not interrupt this
+    signals.asked.raised = True  # a signal must not interrupt this
     stopped = signals.asked.exit_code if signals.asked.first else 0
     if isinstance(error, BrokenPipeError) and not stopped:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

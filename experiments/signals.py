@@ -33,7 +33,7 @@ class Asked:
     first: int = 0  # the signal that came first; 0: none
     count: int = 0
     deferring: bool = False
-    raised: bool = False
+    raised: bool = False  # also set where there is nothing left to interrupt
 
     @property
     def exit_code(self) -> int:
@@ -41,6 +41,7 @@ class Asked:
 
 
 asked = Asked()
+masks: list[set] = []  # of signals that were blocked before a fork
 
 
 def listen() -> None:
@@ -53,7 +54,11 @@ def listen() -> None:
     signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
     threading.Thread(target=count, args=(reading,), daemon=True).start()
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=leave_it_to_the_parent)
+        os.register_at_fork(
+            before=lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)),
+            after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop()),
+            after_in_child=leave_it_to_the_parent,
+        )
 
 
 def handle(number: int, _: object) -> None:
@@ -86,10 +91,11 @@ def count(reading: socket.socket) -> None:
             continue
         asked.first = asked.first or numbers[0]
         asked.count += 1
-        if asked.count == 1 and asked.deferring:
+        saving = asked.deferring and not asked.raised
+        if asked.count == 1 and saving:
             say("stopping: saving what is under way")
         elif asked.count == 2:
-            what = "saving" if asked.deferring else "ending"
+            what = "saving" if saving else "ending"
             say(f"still {what}, please wait; a third time kills it without saving")
         elif asked.count == 3:
             say("killed")
@@ -120,5 +126,4 @@ def leave_it_to_the_parent() -> None:
     The child shares the parent's socket, so it would count twice. A DataLoader whose worker dies
     raises in the middle of a step, which then could not be saved.
     """
-    signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    signal.set_wakeup_fd(-1)  # and both signals stay blocked
