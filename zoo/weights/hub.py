@@ -147,7 +147,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"cannot read {path.name}: {why}",
             path,
-            "get it again",
+            "get it again, or make it readable",
         ) from error
     return said
 
