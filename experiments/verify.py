@@ -207,7 +207,7 @@ def start_of(proof: Proof) -> str:
 
 
 def twins() -> tuple[list[str], list[str]]:
-    """The plain networks, and those that do not start as their residual twins, seeded alike."""
+    """Plain networks, all but the largest, and those that do not start as their twins do."""
     names = [name for name in zoo.list_models() if name.startswith("plain")]
     names.remove("plainvit_l_16")  # as plainvit_b_16, and slow to draw
     bar = tqdm(names, "initial weights", unit="network", leave=False)

@@ -414,7 +414,7 @@ BAD = [
     (("--batch-size", "100000"), 3, ("4000 training pictures",)),
     (("--data-dir", "/nowhere/at/all"), 3, ("no such data folder", "/nowhere/at/all")),
     (("cifar10", "--data-dir", "tests"), 3, ("no train pictures",)),
-    ((*TINY, "--output-dir", "/dev/null/out"), 2, ("cannot write here", "--output-dir")),
+    ((*TINY, "--output-dir", "/dev/null/out"), 2, ("cannot use this", "--output-dir")),
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from conftest import TINY, assert_three_lines
 
 from data.errors import DataError
 from experiments import cli
+from experiments.ablation import CAMPAIGN
 from experiments.cli import ResultsError, UsageError
 from experiments.run import Run, read_row
 
@@ -101,9 +102,9 @@ def test_it_is_refused_in_three_lines(invoke, tmp_path, monkeypatch, line, code,
 
 @pytest.mark.parametrize(
     ("line", "code", "word"),
-    [("samples", 2, "cannot write here: Permission denied"),
-     ("evaluate NOWHERE FOLDER", 2, "cannot write here: Permission denied"),
-     ("transfer FOLDER", 2, "cannot write here: Permission denied"),
+    [("samples", 2, "cannot use this: Permission denied"),
+     ("evaluate NOWHERE FOLDER", 2, "cannot use this: Permission denied"),
+     ("transfer FOLDER", 2, "cannot use this: Permission denied"),
      ("report FOLDER", 3, "cannot read a folder: Permission denied")],
 )  # fmt: skip
 def test_what_may_not_be_read_or_written_is_said_before_any_work(
@@ -178,7 +179,7 @@ def test_results_of_another_command_or_version_are_to_be_kept(tmp_path):
     ("name", "content", "word"),
     [("transfer.json", {}, "another command has its results here"),
      ("campaign.json", {"precision": "fp32"}, "another command or version"),
-     ("campaign.json", dict.fromkeys(("precision", "channels_last", "reason", "device"))
+     ("campaign.json", dict.fromkeys(CAMPAIGN)
       | {"question": "Another one?"}, "results of another ablation")],
 )  # fmt: skip
 def test_ablations_do_not_write_over_other_results(invoke, tmp_path, name, content, word):
