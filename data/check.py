@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from data.errors import DataError
 from data.images import load_image
-from data.processes import shielded_from
+from data.processes import is_lost_loader, shielded_from
 
 
 class Verdict(NamedTuple):
@@ -60,7 +60,7 @@ def check_pictures(pictures: Sequence[Path], workers: int) -> Generator[Verdict]
             yield verdict
             done += 1
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not is_lost_loader(error):
             raise
         raise DataError(
             "a process that decodes pictures was killed, most often because memory ran out",

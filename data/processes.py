@@ -1,9 +1,14 @@
-"""Starts worker processes that Ctrl-C in a terminal does not reach."""
+"""Worker processes: how to start them out of reach of Ctrl-C, and how to tell that one is gone."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+
+
+def is_lost_loader(error: BaseException) -> bool:
+    """Whether DataLoader says with `error` that one of its processes is gone."""
+    return "DataLoader worker" in str(error)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from experiments.campaign import default_jobs, run_campaign
 from experiments.cli import NumericError, UsageError
 from experiments.device import choose_device, choose_precision, make_deterministic
 from experiments.progress import doing
-from experiments.results import ELSEWHERE, read_object, refuse_folder_with
+from experiments.results import ELSEWHERE, STARTS, read_object, refuse_folder_with
 from experiments.run import Data, Run, build_model, load_data, make_batches, within_memory
 from experiments.train import Settings
 from zoo.weights.atomic import write_atomic
@@ -82,8 +82,7 @@ ABLATIONS = {
 }
 LARGEST = {"seeds": 1000, "epochs": 100_000, "lr": 1e30, "size": zoo.LARGEST_IMAGE}
 MOST_DRAWN = 100_000  # training pictures; that takes a minute
-# What campaign.json has; results from before arms started alike lack the last one.
-CAMPAIGN = ("precision", "channels_last", "reason", "device", "question", "starts")
+CAMPAIGN = ("precision", "channels_last", "reason", "device", "question", *STARTS)
 WARMUP_DEPTH, WARMUP_STEPS = 110, 400  # section 4.2: 0.1 is too large to start ResNet-110 with
 
 
@@ -198,13 +197,13 @@ def check(options: Changes) -> None:
     for name in ("seeds", "epochs", "batch_size", "size", "train_images", "jobs", "lr"):
         value = getattr(options, name)
         if value is not None and not value > 0:
-            flag = "--" + name.replace("_", "-")
+            flag = cli.flag_of(name)
             raise UsageError(f"{flag} must be above 0", f"{flag} {value}", "give a larger number")
     cli.at_most(options, LARGEST)
     cli.check_folder(options.output_dir or Path("runs"))
     for name in ("size", "train_images"):
         if getattr(options, name) == 1:
-            flag = "--" + name.replace("_", "-")
+            flag = cli.flag_of(name)
             raise UsageError(f"{flag} must be above 1", f"{flag} 1", "give 2 or more")
 
 
@@ -248,7 +247,7 @@ def settle_precision(
     content = {
         "question": ablation.question, "device": device.type, "reason": reason,
         "precision": settings.precision, "channels_last": settings.channels_last,
-        "starts": "as the residual network of the seed", "base": asdict(ablation.base),
+        "base": asdict(ablation.base), **STARTS,
     }  # fmt: skip
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
     print(f"Precision {reason}")

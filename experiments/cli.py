@@ -23,6 +23,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from data.errors import DataError, Problem
+from data.processes import is_lost_loader
 from experiments import signals
 from experiments.checkpoint import CheckpointError
 from zoo import ModelError, WeightsError
@@ -74,8 +75,8 @@ def run(
     signals.listen()
     try:
         code = main(parse(options, arguments, f"python -m experiments.{module}")) or 0
-    except SystemExit:  # --help
-        raise
+    except SystemExit as stop:  # of --help; or, with 1, of rich, whose reader has gone
+        code = PIPE if stop.code else 0
     except BaseException as error:
         code = leave(error, debug, resumes)
     signals.asked.raised = True  # there is nothing left to interrupt
@@ -106,7 +107,7 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
 def is_consequence(error: BaseException) -> bool:
     """Whether a signal explains the error: not that of a disk too full to save on."""
     kinds = (KeyboardInterrupt, signals.Terminated, BrokenExecutor, BrokenPipeError)
-    return isinstance(error, kinds) or "DataLoader worker" in str(error)
+    return isinstance(error, kinds) or is_lost_loader(error)
 
 
 def parse(options: type[Options], arguments: list[str], command: str) -> Options:
@@ -136,7 +137,7 @@ def unboxed(message: str) -> str:
 
 def hint(options: type, arguments: list[str]) -> str:
     names = [field.name for field in dataclasses.fields(options)]
-    flags = ["--" + name.replace("_", "-") for name in [*names, "debug"]]
+    flags = [flag_of(name) for name in [*names, "debug"]]
     for argument in arguments:
         near = difflib.get_close_matches(argument.split("=")[0], flags, n=1)
         if argument.startswith("--") and near and argument.split("=")[0] not in flags:
@@ -144,12 +145,17 @@ def hint(options: type, arguments: list[str]) -> str:
     return "--help lists every option"
 
 
+def flag_of(name: str) -> str:
+    """An option as it is typed: train_images is --train-images."""
+    return "--" + name.replace("_", "-")
+
+
 def at_most(options: object, largest: Mapping[str, float]) -> None:
     """UsageError for an option that is above its largest value, or is not a number."""
     for name, most in largest.items():
         value = getattr(options, name)
         if value is not None and not value <= most:
-            flag = "--" + name.replace("_", "-")
+            flag = flag_of(name)
             limit = f"{most:,}" if isinstance(most, int) else f"{most:g}"
             raise UsageError(f"{flag} is too large", f"{flag} {value}", f"give {limit} or less")
 
@@ -186,7 +192,7 @@ def explain(error: BaseException) -> tuple[str, int]:
             f"out of memory\n{(str(error) or type(error).__name__).splitlines()[0]}\n"
             "use a smaller --size or --batch-size, or fewer pictures or processes"
         ), 2
-    if "DataLoader worker" in str(error):
+    if is_lost_loader(error):
         return (
             "a process that loads pictures was killed, most often because memory ran out\n"
             f"{str(error).splitlines()[0]}\n"

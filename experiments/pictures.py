@@ -101,14 +101,11 @@ class PictureSet:
         if part.images is not None:
             as_they_are = isinstance(form, View) and form.leaves(part.images.shape[-1])
             return part.images if as_they_are else Shaped(part.images, form)
-        with doing(f"preparing the pictures of {split}, one process at a time"):
-            return self.decoded(split, part, form)
-
-    def decoded(self, split: str, part: Split, form: Form) -> Pictures:
         title = f"decoding {split}"
         # Of several processes one decodes and the others wait.
         CACHE.mkdir(parents=True, exist_ok=True)
-        with FileLock(CACHE / ".lock"):
+        waiting = f"preparing the pictures of {split}, one process at a time"
+        with doing(waiting), FileLock(CACHE / ".lock"):
             for stale in CACHE.glob("*.tmp"):  # of a process that was killed
                 stale.unlink()
             if self.fits(part.files, form):

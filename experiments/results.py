@@ -10,6 +10,8 @@ from experiments.cli import ResultsError, UsageError
 
 ELSEWHERE = "choose another --output-dir, or the options that it was made with"
 ALL_ROWS = "results.jsonl"  # of experiments.transfer: a row.json a line
+# In the settings of a folder of results; those from before networks started alike lack it.
+STARTS = {"starts": "as the residual network of the seed"}
 OF_ALL = (ALL_ROWS, "transfer.json", "campaign.json", "collapse.csv")
 OF_ONE_RUN = ("row.json", "history.csv", "final.safetensors", "best.safetensors")
 

@@ -28,7 +28,7 @@ from experiments.memory import telling_what_fits
 from experiments.parallel import Group, join_group, leave_group
 from experiments.pictures import CIFAR10, PictureSet, Source, identity, open_pictures
 from experiments.progress import doing
-from experiments.results import ELSEWHERE, read_object, refuse_folder_with
+from experiments.results import ELSEWHERE, STARTS, read_object, refuse_folder_with
 from experiments.run import read_row
 from experiments.strategies import to_train
 from experiments.train import Settings
@@ -44,11 +44,10 @@ def settle(
 ) -> dict[str, Settings]:
     """Precision and layout of every model: chosen once for the folder, and remembered there."""
     path, wanted = folder / "transfer.json", {"device": device.type, "asked": options.precision}
-    # Results from before twins started alike lack the last one.
-    said: Any = {"models": {}, "starts": "as the residual network of the seed"} | wanted
+    said: Any = {"models": {}} | STARTS | wanted
     refuse_folder_with(folder, "campaign.json")
     if path.exists():
-        said = read_object(path, ("models", "starts", *wanted))
+        said = read_object(path, ("models", *STARTS, *wanted))
         found = {key: said[key] for key in wanted}
         try:
             for entry in said["models"].values():

@@ -177,18 +177,18 @@ def check_numbers(options: Options) -> None:
     for name in ("seeds", "epochs", "lr", "size", "train_images", "test_images", "lr_step_size"):
         value = getattr(options, name)
         if value is not None and not value > 0:
-            flag = "--" + name.replace("_", "-")
+            flag = cli.flag_of(name)
             raise UsageError(f"{flag} must be above 0", f"{flag} {value}", "give a larger number")
     for name in ("workers", "probe_l2", "probe_views", "weight_decay", "lr_warmup_epochs",
                  "rotation", "cache_gb"):  # fmt: skip
         value = getattr(options, name)
         if value is not None and not value >= 0:
-            flag = "--" + name.replace("_", "-")
+            flag = cli.flag_of(name)
             raise UsageError(f"{flag} is below 0", f"{flag} {value}", "give 0 or more")
     for name in ("label_smoothing", "hflip_prob"):
         value = getattr(options, name)
         if value is not None and not 0 <= value <= 1:
-            flag = "--" + name.replace("_", "-")
+            flag = cli.flag_of(name)
             raise UsageError(f"{flag} is a share", f"{flag} {value}", "give a number from 0 to 1")
     for name, least, most in (("scale", 0, 1), ("ratio", 0.01, 100)):
         low, high = getattr(options, name) or (1, 1)

@@ -4,18 +4,23 @@ ZOO_SIGNAL_RUNS is how many runs are interrupted (4 without it).
 """
 
 import contextlib
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+
+from experiments import campaign, cli, signals
 
 RUNS = int(os.environ.get("ZOO_SIGNAL_RUNS", "4"))
 PATIENCE = 10.0 if RUNS > 4 else 60.0  # seconds; the short one on a machine with nothing else to do
@@ -218,9 +223,10 @@ def test_a_worker_whose_parent_was_killed_saves_and_leaves(tmp_path):
 
 
 FORKS = """
-import multiprocessing, os, signal, time
+import multiprocessing, os, signal, sys, time
 from experiments import signals
 
+number = getattr(signal, sys.argv[1])
 signals.listen()
 context = multiprocessing.get_context("fork")
 children = [context.Process(target=time.sleep, args=(60,), daemon=True) for _ in range(3)]
@@ -229,27 +235,76 @@ for child in children:
 try:
     with signals.deferred() as should_stop:
         assert not should_stop()
-        os.killpg(0, signal.SIGINT)
+        os.killpg(0, number)
         time.sleep(0.5)
         print(should_stop(), signals.asked.count, [child.is_alive() for child in children])
-except KeyboardInterrupt:
-    print("raised at the end")
-os.killpg(0, signal.SIGINT)
+except (KeyboardInterrupt, signals.Terminated) as error:
+    print("raised at the end", type(error).__name__)
+os.killpg(0, number)
 time.sleep(0.5)
 print("raised once", signals.asked.count)
 signals.kill_children()
 """
 
 
-def test_a_group_that_is_signalled_counts_as_one(tmp_path):
-    """Forked workers share the parent's socket; each of them would count the same Ctrl-C."""
+@pytest.mark.parametrize(
+    ("number", "name"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")]
+)
+def test_a_group_that_is_signalled_counts_as_one(number, name):
+    """Forked workers share the parent's socket, and each would count the same signal; they live."""
     done = subprocess.run(
-        [sys.executable, "-c", FORKS],
+        [sys.executable, "-c", FORKS, number],
         cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "True 1 [True, True, True]", "raised at the end", "raised once 2",
+        "True 1 [True, True, True]", f"raised at the end {name}", "raised once 2",
     ]  # fmt: skip
     assert "stopping: saving what is under way" in done.stderr
     assert "still ending" in done.stderr
+
+
+LOST = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+ENDS = [  # what ends a command, the signal that came before (0: none), its exit code
+    (KeyboardInterrupt(), 0, 130),
+    (KeyboardInterrupt(), signal.SIGINT, 130),
+    (signals.Terminated(), signal.SIGTERM, 143),
+    (BrokenProcessPool("a child has gone"), signal.SIGTERM, 143),
+    (LOST, signal.SIGINT, 130),
+    (OSError(errno.ENOSPC, "No space left on device", "checkpoint.pt"), signal.SIGINT, 3),
+    (KeyError("a defect"), signal.SIGINT, 70),
+    (LOST, 0, 3),
+]
+
+
+@pytest.mark.parametrize(("error", "first", "code"), ENDS)
+def test_a_signal_explains_its_consequences_and_nothing_else(
+    error, first, code, monkeypatch, capsys
+):
+    monkeypatch.setattr(signals, "asked", signals.Asked(first=first))
+    assert cli.leave(error, debug=False, resumes=True) == code
+    said = capsys.readouterr().err
+    assert ("goes on from here" in said) == (code in (130, 143))
+    assert ("KeyError" in said) == (code == 70)  # its traceback
+    assert ("the disk is full" in said) == isinstance(error, OSError)
+
+
+def test_what_a_worker_could_not_save_is_raised():
+    saved, cancelled, broken, full = (Future() for _ in range(4))
+    saved.set_result(None)
+    cancelled.cancel()
+    broken.set_exception(BrokenProcessPool())
+    campaign.raise_failures([saved, cancelled, broken])
+    full.set_exception(OSError(errno.ENOSPC, "full"))
+    with pytest.raises(OSError, match="full"):
+        campaign.raise_failures([saved, full])
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_quietly():
+    command = [sys.executable, "-m", "experiments.shapes", "resnet18"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # before the first line: the command is still importing
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""
