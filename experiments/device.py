@@ -94,7 +94,8 @@ def fastest_of(
     """The least seconds of each option, in turns, for at most TIMING seconds and a round."""
     seconds = dict.fromkeys(options, math.inf)
     left, begin = list(options), time.perf_counter()
-    for clearly_slower in (3.0, 1.3, 1.3, 1.3):  # times the fastest; the first round warms up
+    seconds_of(options[0])  # the first step of a process starts threads and loads libraries
+    for clearly_slower in (3.0, 1.3, 1.3, 1.3):  # times the fastest; in round 1 caches are cold
         for option in left:
             seconds[option] = min(seconds[option], seconds_of(option))
         limit = clearly_slower * min(seconds.values())

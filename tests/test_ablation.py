@@ -151,7 +151,7 @@ def test_precision_is_what_the_clock_says(monkeypatch, fastest):
     assert called(chosen) == fastest
     assert reason.startswith(f"{fastest}: fastest of")
     assert "900 ms" in reason
-    assert max(map(calls.count, costs)) == 4
+    assert max(map(calls[1:].count, costs)) == 4  # besides the first step of all
 
 
 def test_what_is_clearly_slower_is_timed_once(monkeypatch):
@@ -160,7 +160,19 @@ def test_what_is_clearly_slower_is_timed_once(monkeypatch):
     costs = {"fp32": 0.22, "fp32 channels_last": 0.2, "bf16 channels_last": 2.5}
     calls = timed(monkeypatch, costs)
     assert called(choose_precision("auto", None, None, Settings(), CPU)[0]) == "fp32 channels_last"
-    assert [calls.count(option) for option in costs] == [4, 4, 1]
+    assert [calls.count(option) for option in costs] == [4, 1 + 4, 1]
+
+
+def test_the_first_step_of_a_process_decides_nothing(monkeypatch):
+    """It starts threads and loads libraries: 2,251 ms were seen where a step takes 400."""
+    monkeypatch.setattr("experiments.device.has_bf16", lambda device: False)
+    costs = iter([10.0])
+    usual = {"fp32": 1.0, "fp32 channels_last": 0.9}
+    monkeypatch.setattr(
+        "experiments.device.time_step", lambda m, b, s: next(costs, usual[called(s)])
+    )
+    chosen, _ = choose_precision("auto", None, None, Settings(), CPU)
+    assert called(chosen) == "fp32 channels_last"
 
 
 def test_timing_ends_after_the_round_in_which_its_time_is_up(monkeypatch):
@@ -168,7 +180,7 @@ def test_timing_ends_after_the_round_in_which_its_time_is_up(monkeypatch):
     monkeypatch.setattr("experiments.device.TIMING", 0.0)
     calls = timed(monkeypatch, {"fp32": 0.9, "fp32 channels_last": 1.0})
     chosen, reason = choose_precision("auto", None, None, Settings(), CPU)
-    assert calls == ["fp32 channels_last", "fp32"]
+    assert calls == ["fp32 channels_last", "fp32 channels_last", "fp32"]
     assert called(chosen) == "fp32"
     assert "bf16 is not tried" in reason
 
