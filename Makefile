@@ -15,7 +15,7 @@ ablation: $(READY)  ## plain against residual networks (PRESET=quick|cifar10|pap
 	@$(RUN) experiments.ablation $(PRESET) $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
 
 ablation-vit: $(READY)  ## vision transformers with and without their skips (DATA=folder, ARGS='--seeds 5')
-	@$(RUN) experiments.ablation_vit $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
+	@$(RUN) experiments.ablation vit $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
 
 transfer: $(READY)  ## five ways of training on your pictures, four from pretrained weights (DATA=folder, ARGS='--model resnet50')
 	@$(RUN) experiments.transfer $(if $(DATA),'$(DATA)') $(ARGS)

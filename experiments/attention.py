@@ -19,10 +19,10 @@ import tyro
 from torch import Tensor
 
 from data.images import load_image
-from experiments import cli
 from experiments.classifier import load_model, top_k
-from experiments.cli import UsageError
-from experiments.progress import doing
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.progress import doing
 from zoo.plainvit import MlpSkipOnly, PlainAttentionBlock, PlainEncoderBlock
 from zoo.vit import ViT
 
@@ -90,7 +90,7 @@ def patches_of(attention: Tensor) -> Tensor:
 
 
 def main(options: Options) -> None:
-    from experiments.heatmaps import Looked, draw_attention  # matplotlib: slow to import
+    from experiments.drawing.heatmaps import Looked, draw_attention  # matplotlib: slow to import
 
     cli.check_file("--output", options.output, ".png")
     with doing("loading the network"):

@@ -22,9 +22,9 @@ from data.check import Verdict, check_pictures
 from data.errors import DataError
 from data.scan import Scan, scan
 from data.walk import shown, some
-from experiments import cli
-from experiments.cli import UsageError
-from experiments.progress import doing
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.progress import doing
 from zoo.weights.atomic import write_atomic
 
 TINY = 32  # pixels of the short side

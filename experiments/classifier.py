@@ -22,7 +22,7 @@ from data.batches import enlarge
 from data.images import load_image
 from data.random_batches import normalize_as
 from data.views import View
-from experiments.cli import UsageError
+from experiments.plumbing.cli import UsageError
 from experiments.train import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
@@ -83,6 +83,12 @@ def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str 
     ]  # fmt: skip
 
 
+def about(model: Classifier) -> str:
+    epoch, chosen = model.metrics.get("epoch"), model.metrics.get("chosen_by")
+    which = f", epoch {epoch}, chosen by {chosen}" if epoch else ""
+    return f"{model.source}: {len(model.classes)} classes{which}"
+
+
 def load_model(path: str | Path, name: str | None = None) -> Classifier:
     """What save_classifier wrote, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
 
@@ -123,7 +129,7 @@ def built_for(name: str, weights: Weights) -> Network:
         key: said[key] for key, values in KNOWN.items()
         if said.get(key) in values and key in zoo.settings_allowed(name)
     }  # fmt: skip
-    if name != twin(name):
+    if name != zoo.twin(name):
         settings.pop("shortcut", None)
     settings |= brought_by(weights, zoo.settings_allowed(name))
     return zoo.build(name, classes_of(weights), **settings)
@@ -162,7 +168,7 @@ def save_classifier(
 def published_classifier(name: str, weights: str) -> Classifier:
     """A model with ImageNet's published weights and classes."""
     model, view = pretrained(name, weights, 0)
-    said = zoo.published(twin(name), weights)
+    said = zoo.published(zoo.twin(name), weights)
     return Classifier(
         model.eval(), said.preprocess.classes, view, {"top1": said.top1}, f"{name} {said.name}"
     )
@@ -195,7 +201,7 @@ def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View
         model = zoo.build(name)
         return model, default_view(model)
     if is_published_name(weights):
-        said = zoo.published(twin(name), weights)
+        said = zoo.published(zoo.twin(name), weights)
         loaded, asked = open_weights(said.url), said.preprocess
         view = View(asked.resize, asked.crop, asked.interpolation, False, asked.mean, asked.std,
                     asked.crop)  # fmt: skip
@@ -203,17 +209,12 @@ def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View
         loaded, view = open_weights(weights), None
     said_settings = loaded.metadata.settings or {}
     plain_already = said_settings.get("shortcut") == "none" or said_settings.get("block") in BLOCKS
-    drop = "shortcut" if name != twin(name) and not plain_already else None
+    drop = "shortcut" if name != zoo.twin(name) and not plain_already else None
     model = fill(built_for(name, loaded), loaded, drop=drop)
     if view is None and loaded.metadata.preprocess:
         view = view_from(loaded.metadata.preprocess, loaded.source)
     view = view or default_view(model, recognise(loaded))
     return model.to(memory_format=torch.channels_last), view
-
-
-def twin(name: str) -> str:
-    """The residual network of the same depth."""
-    return name.removeprefix("plain") if "vit" in name else name.replace("plain", "resnet")
 
 
 def default_view(model: Network, dialect: Dialect | None = None) -> View:

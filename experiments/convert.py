@@ -16,10 +16,10 @@ from typing import Annotated, Literal
 import tyro
 
 import zoo
-from experiments import cli
 from experiments.classifier import default_view
-from experiments.cli import UsageError
-from experiments.progress import doing
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.progress import doing
 from zoo import WeightsError
 from zoo.networks import Network
 from zoo.vit import ViT

@@ -23,10 +23,14 @@ from tqdm import tqdm
 from data.errors import DataError
 from data.images import load_image
 from data.random_batches import every_picture
-from experiments import cli
-from experiments.classifier import FP32, Classifier, open_classifier
-from experiments.cli import UsageError
-from experiments.pictures import (
+from experiments.classifier import FP32, Classifier, about, open_classifier
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.progress import doing
+from experiments.plumbing.stats import wilson
+from experiments.plumbing.tables import csv_of, print_table
+from experiments.train import forward
+from experiments.transfer.pictures import (
     PictureSet,
     Source,
     Split,
@@ -34,11 +38,6 @@ from experiments.pictures import (
     open_pictures,
     whole_folder,
 )
-from experiments.predict import about
-from experiments.progress import doing
-from experiments.report import print_table, wilson
-from experiments.run import csv_of
-from experiments.train import forward
 from zoo.weights.atomic import write_atomic
 
 SHOWN = 20  # pictures on a sheet
@@ -150,7 +149,11 @@ def draw(
     model: Classifier, pictures: PictureSet, split: str, scores: Tensor, title: str, folder: Path
 ) -> list[Path]:
     """The confusion matrix, a sheet of pictures, and one of the surest mistakes."""
-    from experiments.sheets import Shown, draw_confusion, draw_sheet  # matplotlib: slow to import
+    from experiments.drawing.sheets import (  # matplotlib: slow to import
+        Shown,
+        draw_confusion,
+        draw_sheet,
+    )
 
     labels, guesses = pictures.labels(split), scores.argmax(1)
     matrix = confusion(labels, guesses, len(model.classes))

@@ -25,10 +25,10 @@ from torch import Tensor
 from data.errors import DataError
 from data.folder import EXTENSIONS, readable
 from data.images import load_image
-from experiments import cli
-from experiments.classifier import Classifier, open_classifier, top_k
-from experiments.cli import UsageError
-from experiments.progress import doing
+from experiments.classifier import Classifier, about, open_classifier, top_k
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.progress import doing
 
 BATCH = 32
 
@@ -140,12 +140,6 @@ def main(options: Options) -> int:
     return cli.EXIT_CODES[DataError] if None in answers.values() else 0
 
 
-def about(model: Classifier) -> str:
-    epoch, chosen = model.metrics.get("epoch"), model.metrics.get("chosen_by")
-    which = f", epoch {epoch}, chosen by {chosen}" if epoch else ""
-    return f"{model.source}: {len(model.classes)} classes{which}"
-
-
 def show(answers: Mapping[Path, list[dict] | None]) -> None:
     table = Table("picture", "label", "%")
     table.columns[2].justify = "right"
@@ -159,7 +153,11 @@ def show(answers: Mapping[Path, list[dict] | None]) -> None:
 
 
 def draw(options: Options, model: Classifier, answers: Mapping[Path, list[dict] | None]) -> None:
-    from experiments.sheets import MOST_PICTURES, Shown, draw_sheet  # matplotlib: slow to import
+    from experiments.drawing.sheets import (  # matplotlib: slow to import
+        MOST_PICTURES,
+        Shown,
+        draw_sheet,
+    )
 
     good = [(path, answer) for path, answer in answers.items() if answer]
     if not good:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.synthetic import CLASSES, SIZE, draw
-from experiments import cli
+from experiments.plumbing import cli
 from zoo.weights.atomic import write_atomic
 
 COLUMNS, SCALE, GAP, MARGIN = 12, 2, 4, 110  # the last three in pixels of the sheet

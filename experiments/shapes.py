@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
-from experiments import cli
-from experiments.cli import UsageError
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
 from zoo.networks import Network
 from zoo.resnet import CifarStem, ResNet
 from zoo.vit import ViT

@@ -104,7 +104,7 @@ def campaign(tmp_path_factory):
 def vit_campaign(tmp_path_factory):
     """The same of transformers."""
     folder = tmp_path_factory.mktemp("campaign") / "ablation-vit"
-    return typed(folder, "experiments.ablation_vit", *TINY_VIT)
+    return typed(folder, "experiments.ablation", "vit", *TINY_VIT)
 
 
 def typed(folder: Path, *arguments: str) -> tuple[Path, subprocess.CompletedProcess]:
@@ -125,15 +125,15 @@ TINY_VIT = ("--depths", "1", "2", "--seeds", "2", "--epochs", "1", "--train-imag
 @pytest.fixture(scope="session")
 def examined():
     """bugs.examine, which remembers: 26 networks in seven checks are about a minute."""
-    from experiments import bugs
+    from experiments.proof import resnet_bugs
 
-    return cache(bugs.examine)
+    return cache(resnet_bugs.examine)
 
 
 @pytest.fixture
 def quick_workers(monkeypatch):
     """A campaign's workers import nothing; where how they start is the point, it is spawned."""
-    monkeypatch.setattr("experiments.campaign.get_context", lambda _: forked)
+    monkeypatch.setattr("experiments.ablation.pool.get_context", lambda _: forked)
 
 
 @pytest.fixture
@@ -141,12 +141,13 @@ def invoke(capfd, monkeypatch):
     """The same command inside this process: for all that signals and start-up do not matter to."""
 
     def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
-        from experiments import cli
+        from experiments.plumbing import cli
 
-        program = importlib.import_module(module)
+        is_package = (ROOT / module.replace(".", "/")).is_dir()
+        program = importlib.import_module(module + ".__main__" * is_package)
         monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
-        monkeypatch.setattr("experiments.signals.listen", lambda: None)
-        monkeypatch.setattr("experiments.signals.kill_children", lambda: None)
+        monkeypatch.setattr("experiments.plumbing.signals.listen", lambda: None)
+        monkeypatch.setattr("experiments.plumbing.signals.kill_children", lambda: None)
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.run(program.main, program.Options, module.removeprefix("experiments."))

@@ -97,7 +97,8 @@ def test_the_bugs_line_shows_the_whole_gallery(invoke, examined, monkeypatch):
 
 
 def two_comparisons() -> None:
-    from experiments import bench, bench_transfer
+    from experiments.bench import __main__ as bench
+    from experiments.bench import transfer as bench_transfer
 
     bench.COMPARISONS = (bench.compare_augmentation, partial(bench_transfer.compare_data, "later"))
     bench.main(bench.Options(rounds=5))
@@ -113,7 +114,7 @@ def test_bench_checks_both_sides_and_prints_ratios(tmp_path):
 
 
 def test_bench_refuses_sides_that_differ_and_too_few_rounds(command):
-    from experiments.bench import same
+    from experiments.bench.__main__ import same
 
     same(1.0, 1.0 + 1e-6, 1e-5)
     for pair in ((1.0, 1.1), (1.0, float("nan"))):
@@ -146,7 +147,7 @@ def test_readmes_python_runs(tmp_path, monkeypatch):
 
 
 def test_presets_in_readme_are_the_presets():
-    from experiments.ablation import ABLATIONS
+    from experiments.ablation.__main__ import ABLATIONS
 
     rows = re.findall(r"(?m)^\| `([a-z0-9-]+)` \|[^|]*\| ([\d, ]+) \|", README)
     assert {name: [int(d) for d in depths.split(",")] for name, depths in rows} == {

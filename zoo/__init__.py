@@ -39,6 +39,7 @@ from zoo.weights.recognise import brought_by, classes_of
 
 __all__ = [
     "MODELS", "ModelError", "WeightsError", "build", "export", "list_models", "load", "published",
+    "twin",
 ]  # fmt: skip
 
 # The ViTs with the smaller patches are for CIFAR's images, as are the ResNets of 6n+2 layers.
@@ -72,6 +73,11 @@ CHOICES = {
 def list_models() -> list[str]:
     """The names that build() takes, family by family."""
     return list(MODELS)
+
+
+def twin(name: str) -> str:
+    """The residual network of the same depth."""
+    return name.removeprefix("plain") if "vit" in name else name.replace("plain", "resnet")
 
 
 def build(

@@ -1,0 +1,1 @@
+"""Ablations: python -m experiments.ablation. Read first: questions.py."""

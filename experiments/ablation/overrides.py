@@ -1,0 +1,121 @@
+"""What the command line may change in an ablation."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+import zoo
+from data.cifar import is_cifar10
+from experiments.ablation.questions import ABLATIONS, Ablation
+from experiments.ablation.runs import make_batches
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
+
+LARGEST = {"seeds": 1000, "epochs": 100_000, "lr": 1e30, "size": zoo.LARGEST_IMAGE}
+MOST_DRAWN = 100_000  # training pictures; that takes a minute
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train networks with and without their skips, of several depths, and compare them."""
+
+    preset: tyro.conf.Positional[Literal["quick", "cifar10", "paper", "imagenet-nets", "vit"]] = (
+        "quick"
+    )
+    """quick: drawn pictures, minutes. cifar10: 40 minutes on 2 cores with bf16. paper: section 4.2,
+    64,000 steps a run, for a GPU. imagenet-nets: resnet18 and 50. vit: transformers, minutes."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Pictures: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with zips of them.
+    Without it they are drawn, or CIFAR-10 is downloaded, as the preset says."""
+    depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
+    """Layers of the networks, or blocks of the transformers (the preset's)."""
+    seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many seeds (the preset's: 3 or more)."""
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Epochs of every run; the schedule is shortened in proportion."""
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Pictures a step."""
+    lr: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
+    """The highest learning rate."""
+    size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    """Side of the pictures that the network sees."""
+    train_images: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Train on at most so many pictures, the classes in equal shares."""
+    choose: bool = False
+    """Test on a tenth held out of the training pictures: for choosing settings, not for a claim."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto times steps of what the hardware has and takes the fastest for every run."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Runs at a time, each with one thread (one a core, at most 3; 1 on a GPU)."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Where results go; the same command there goes on where it stopped (below runs/)."""
+
+
+def plan(options: Options, device: torch.device) -> Ablation:
+    """The preset with what the command line changes."""
+    ablation, vit = ABLATIONS[options.preset], options.preset == "vit"
+    for depth in options.depths or ablation.axes["depth"]:
+        sizes = {"image_size": options.size} if vit and options.size else {}
+        zoo.check(f"{'vit' if vit else 'resnet'}{depth}", sizes)
+    own = options.preset == "quick" or (
+        options.preset in ("imagenet-nets", "vit")
+        and options.data_dir is not None
+        and not is_cifar10(options.data_dir)
+    )
+    return changed(ablation, options, device, own)
+
+
+def changed(ablation: Ablation, options: Options, device: torch.device, own: bool) -> Ablation:
+    """`ablation` as the command line wants it; `own`: --data-dir is any pictures, not CIFAR-10."""
+    on_gpu = ablation.on_gpu if device.type == "cuda" else {}
+    data, settings = ablation.base.data, ablation.base.settings
+    if options.data_dir is not None:
+        data = replace(data, source="folder" if own else "cifar10", data_dir=str(options.data_dir))
+        if own:
+            data = replace(data, size=max(data.size, 32), test_images=None)
+    data = replace(
+        data,
+        size=options.size or on_gpu.get("size", data.size),
+        train_images=options.train_images or data.train_images,
+        choose=options.choose,
+    )
+    if data.source == "embedded":
+        cli.at_most(options, {"train_images": MOST_DRAWN})
+    settings = replace(
+        settings,
+        batch_size=options.batch_size or settings.batch_size,
+        lr=options.lr or settings.lr,
+    )
+    epochs = options.epochs or on_gpu.get("epochs", ablation.epochs)
+    base = replace(ablation.base, data=data, settings=settings)
+    if epochs:
+        steps = epochs * len(make_batches(base, torch.device("cpu")))
+        share = steps / settings.steps
+        milestones = tuple(round(milestone * share) for milestone in settings.milestones)
+        base = replace(base, settings=replace(settings, steps=steps, milestones=milestones))
+    axes = dict(ablation.axes)
+    if options.depths:
+        axes["depth"] = tuple(sorted(set(options.depths), reverse=True))
+    if options.seeds:
+        axes["seed"] = tuple(range(options.seeds))
+    return replace(ablation, base=base, axes=axes, epochs=epochs)
+
+
+def check(options: Options) -> None:
+    """UsageError for what can be seen to be wrong before any work."""
+    for name in ("seeds", "epochs", "batch_size", "size", "train_images", "jobs", "lr"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            flag = cli.flag_of(name)
+            raise UsageError(f"{flag} must be above 0", f"{flag} {value}", "give a larger number")
+    cli.at_most(options, LARGEST)
+    cli.check_folder(options.output_dir or Path("runs"))
+    for name in ("size", "train_images"):
+        if getattr(options, name) == 1:
+            flag = cli.flag_of(name)
+            raise UsageError(f"{flag} must be above 1", f"{flag} 1", "give 2 or more")

@@ -1,0 +1,185 @@
+"""Many runs: side by side in processes, one bar for all, stoppable at any moment.
+
+A worker is a process with one thread (on a GPU by default the only one). It shares three small
+arrays with the parent: where every run went on from, the steps it has done, and whether to stop.
+Nothing in them is locked, so a worker that is killed cannot leave the others waiting.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from ctypes import Array
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from data.processes import shielded_from
+from experiments.ablation.runs import Run, run_one, within_memory
+from experiments.plumbing import signals
+from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.results import lock, read_row
+
+MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
+
+
+class Shared(NamedTuple):
+    steps: Array  # done, of each run
+    resumed_at: Array  # the step that each run went on from
+    stop: Array  # one flag
+
+
+def default_jobs(device: torch.device) -> int:
+    return 1 if device.type == "cuda" else min(os.cpu_count() or 1, MAX_JOBS)
+
+
+def run_campaign(
+    runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int
+) -> list[dict]:
+    """The row of every run, in order; those already in `output_dir` are not made again."""
+    with lock(output_dir):
+        todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
+        if todo:
+            print(f"{len(todo)} of {len(runs)} runs to do, {min(jobs, len(todo))} at a time")
+            run_all(todo, output_dir, device, min(jobs, len(todo)))
+        rows = [read_row(output_dir / run.name, run) for run in runs]
+    return [row for row in rows if row is not None]
+
+
+def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int) -> None:
+    context = get_context("spawn")  # a forked process cannot use CUDA
+    shared = Shared(
+        steps=context.Array("q", len(runs), lock=False),
+        resumed_at=context.Array("q", len(runs), lock=False),
+        stop=context.Array("b", 1, lock=False),
+    )
+    with signals.deferred() as should_stop:
+        pool = ProcessPoolExecutor(jobs, context, init_worker, (shared,))
+        try:
+            with shielded_from(*signals.STOPS):
+                futures = [
+                    pool.submit(work, run, output_dir / run.name, str(device), place)
+                    for place, run in enumerate(runs)
+                ]
+            watch(runs, futures, shared, should_stop)
+        except BrokenProcessPool as error:
+            batch_size = max(run.settings.batch_size for run in runs)
+            raise ResultsError(
+                "a worker process was killed from outside, most often because memory ran out",
+                output_dir,
+                "the same command goes on from here; for less memory: --jobs 1, or "
+                f"--batch-size {max(2, batch_size // 2)} in a new --output-dir",
+            ) from error
+        finally:
+            shared.stop[0] = 1  # the workers save and end after their current step
+            pool.shutdown(wait=True, cancel_futures=True)
+        raise_failures(futures)
+
+
+def raise_failures(futures: Sequence[Future]) -> None:
+    """What a worker raised after nobody watched any more: that the disk was too full to save."""
+    for future in futures:
+        if not future.cancelled():
+            error = future.exception()
+            if error and not isinstance(error, BrokenProcessPool):
+                raise error
+
+
+def watch(
+    runs: Sequence[Run],
+    futures: Sequence[Future],
+    shared: Shared,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Show one bar for all runs until all are done or should_stop(); raise what a worker raised."""
+    batch_sizes = [run.settings.batch_size for run in runs]
+    # A picture costs about as much as the network is deep, so depth weighs the bar.
+    weights = [run.depth * run.settings.batch_size for run in runs]
+    totals = [run.settings.steps for run in runs]
+    recent: deque[tuple[float, int]] = deque(maxlen=25)  # (time, pictures seen) of 5 seconds
+    layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=weighted(weights, totals), bar_format=layout) as bar:
+        while not should_stop():
+            done = [future.done() for future in futures]
+            for future, is_done in zip(futures, done, strict=True):
+                if is_done:
+                    future.result()
+            steps, resumed_at = list(shared.steps), list(shared.resumed_at)
+            steps = [t if d else s for s, t, d in zip(steps, totals, done, strict=True)]
+            trained = [s - r for s, r in zip(steps, resumed_at, strict=True)]
+            recent.append((time.perf_counter(), weighted(batch_sizes, trained)))
+            spent, seen = (recent[-1][i] - recent[0][i] for i in (0, 1))
+            rate = seen / spent if spent else 0
+            bar.initial = weighted(weights, resumed_at)
+            bar.n = weighted(weights, steps)
+            bar.set_postfix_str(f"{sum(done)}/{len(runs)} runs, {rate:,.0f} images/s")
+            if all(done):
+                return
+            time.sleep(0.2)
+
+
+def weighted(weights: Sequence[int], counts: Sequence[int]) -> int:
+    return sum(weight * count for weight, count in zip(weights, counts, strict=True))
+
+
+# What follows runs in a worker.
+
+in_worker: Shared
+in_steps = threading.Event()  # set while a run has something to save
+
+
+def init_worker(shared: Shared) -> None:
+    global in_worker
+    in_worker = shared
+    threading.Thread(target=leave_when_asked, daemon=True).start()
+    # Ctrl-C and `kill` reach the parent, which asks the workers to stop.
+    for number in signals.STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def leave_when_asked() -> None:
+    """End once the parent asks, or has ended itself; the run under way is saved first.
+
+    A worker must not wait for the pool: from Python 3.13 on, a pool that lost one process waits
+    for the others to end.
+    """
+    parent = parent_process()
+    assert parent is not None
+    while parent.is_alive() and not in_worker.stop[0]:
+        parent.join(0.2)
+    in_worker.stop[0] = 1
+    while in_steps.is_set():
+        time.sleep(0.05)
+    time.sleep(1)  # its last result is on its way, or its first step just began
+    while in_steps.is_set():
+        time.sleep(0.05)
+    os._exit(1)
+
+
+def work(run: Run, folder: Path, device_name: str, place: int) -> None:
+    device, shared = torch.device(device_name), in_worker
+
+    def progress(step: int) -> None:
+        if not in_steps.is_set():
+            shared.resumed_at[place] = step
+            in_steps.set()
+        shared.steps[place] = step
+
+    def should_stop() -> bool:
+        return bool(shared.stop[0])
+
+    def train() -> None:
+        run_one(run, folder, device, progress=progress, should_stop=should_stop)
+
+    try:
+        if not should_stop():
+            within_memory(run, device, train)
+    finally:
+        in_steps.clear()

@@ -1,0 +1,98 @@
+"""The questions that are asked, as data: each is a base and what is changed in it.
+
+An ablation is a question in plain words, a base, and axes. Its rows differ from the base in the
+axes' fields, and those of `also` in the fields that they name. The paper's one exception is ours
+too: with_warmup gives networks of 110 layers a warm-up.
+Paper: He et al. 2015 (arXiv 1512.03385), sections 4.1 and 4.2, figure 6.
+"""
+
+import itertools
+from dataclasses import dataclass, field, replace
+
+from experiments.ablation.runs import Data, Run, VitRun
+from experiments.train import Settings
+
+
+@dataclass(frozen=True)
+class Ablation:
+    question: str
+    base: Run
+    axes: dict[str, tuple]  # a field of Run -> the values that it takes
+    epochs: int | None = None  # None: the base's steps
+    also: tuple[dict, ...] = ()  # more rows at the largest depth, the base but for these fields
+    also_of_every_seed: bool = False
+    on_gpu: dict[str, int] = field(default_factory=dict)  # better settings where there is a GPU
+
+
+ONE_CYCLE = Settings(schedule="one-cycle", milestones=())
+NETWORKS = ("plain", "resnet")
+SEEDS = (0, 1, 2)
+PARTS = ("attention-skip", "mlp-skip", "no-mlp", "pure-attention")
+
+ABLATIONS = {
+    "quick": Ablation(
+        question="Do plain networks train worse as they get deeper, and residual ones not?",
+        base=Run(
+            data=Data(size=16, train_images=4000, test_images=1000),
+            # 0.1 is too high for the deepest network of either arm in so few steps.
+            settings=replace(ONE_CYCLE, batch_size=64, lr=0.03),
+        ),
+        axes={"seed": SEEDS, "depth": (56, 20, 8), "network": NETWORKS},
+        epochs=9,
+        # For the figure of gradient norms: the deepest pair without batch normalisation.
+        also=tuple({"network": network, "norm": "none"} for network in NETWORKS),
+    ),
+    "cifar10": Ablation(
+        question="The same on CIFAR-10, its 50,000 and 10,000 pictures, on a CPU reduced to 16x16.",
+        base=Run(data=Data("cifar10", size=16), settings=ONE_CYCLE),
+        axes={"seed": SEEDS, "depth": (56, 20, 8), "network": NETWORKS},
+        epochs=8,
+        also=tuple({"network": network, "norm": "none"} for network in NETWORKS),
+        on_gpu={"size": 32, "epochs": 30},
+    ),
+    "paper": Ablation(
+        question="Section 4.2 to the letter: figure 6 and table 6 of He et al. 2015.",
+        base=Run(data=Data("cifar10", size=32, normalize="pixel-mean"), settings=Settings()),
+        axes={"seed": SEEDS, "depth": (110, 56, 44, 32, 20), "network": NETWORKS},
+    ),
+    "imagenet-nets": Ablation(
+        question="The same with the networks made for ImageNet: 18 and 50 layers, 7x7 stem.",
+        base=Run(data=Data("cifar10", size=64), settings=ONE_CYCLE),
+        axes={"seed": SEEDS, "depth": (50, 18), "network": NETWORKS},
+        epochs=10,
+    ),
+    "vit": Ablation(
+        question="Do transformers without additions lose the difference of their tokens, and "
+        "stall?",
+        base=VitRun(
+            data=Data(size=16, train_images=4000, test_images=1000),
+            # The rate is best for the deepest plain network; residual ones learn more at 2e-3
+            # (LOG.md).
+            settings=replace(ONE_CYCLE, batch_size=64, opt="adamw", lr=5e-4, weight_decay=0.05),
+        ),
+        axes={"seed": (0, 1, 2, 3, 4), "depth": (4, 2, 1), "network": ("plainvit", "vit")},
+        epochs=5,
+        # One addition of the two, and both or none without MLPs.
+        also=tuple({"network": network} for network in PARTS),
+        also_of_every_seed=True,
+    ),
+}
+
+WARMUP_DEPTH, WARMUP_STEPS = 110, 400  # section 4.2: 0.1 is too large to start ResNet-110 with
+
+
+def rows(ablation: Ablation) -> list[Run]:
+    """The base with every combination of the axes' values, the last axis fastest."""
+    combinations = itertools.product(*ablation.axes.values())
+    changes = [dict(zip(ablation.axes, values, strict=True)) for values in combinations]
+    seeds = ablation.axes["seed"] if ablation.also_of_every_seed else (ablation.base.seed,)
+    deepest = {"depth": max(ablation.axes["depth"])}
+    changes += [deepest | {"seed": seed} | change for seed in seeds for change in ablation.also]
+    return [replace(ablation.base, **change) for change in changes]
+
+
+def with_warmup(run: Run) -> Run:
+    """The one exception of section 4.2, in both arms: lr 0.01 for the first 400 steps."""
+    if run.depth == WARMUP_DEPTH and run.settings.schedule == "steps":
+        return replace(run, settings=replace(run.settings, warmup_steps=WARMUP_STEPS))
+    return run

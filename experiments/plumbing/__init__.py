@@ -1,0 +1,1 @@
+"""What every command needs and no claim depends on: options, devices, files, signals."""

@@ -1,0 +1,215 @@
+"""Command lines: options from a dataclass, errors in three lines, exit codes that never change.
+
+0 done, 1 a check found a mismatch, 2 usage, 3 data, results or disk, 4 weights or checkpoint,
+5 numeric, 70 a crash (a defect of ours), 130 interrupted (Ctrl-C), 141 the output's reader has
+gone, 143 terminated.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import errno
+import io
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from data.errors import DataError, Problem
+from data.processes import is_lost_loader
+from experiments.plumbing import signals
+from experiments.plumbing.checkpoint import CheckpointError
+from zoo import ModelError, WeightsError
+
+Options = TypeVar("Options")
+
+
+class UsageError(Problem):
+    """An option that cannot be followed."""
+
+
+class ResultsError(Problem):
+    """Results on disk that are damaged, or that would be overwritten."""
+
+
+class NumericError(Problem):
+    """A result that is not a number."""
+
+
+EXIT_CODES: dict[type[Exception], int] = {
+    UsageError: 2,
+    ModelError: 2,
+    DataError: 3,
+    ResultsError: 3,
+    CheckpointError: 4,
+    WeightsError: 4,
+    NumericError: 5,
+}
+CRASH = 70  # EX_SOFTWARE of BSD's sysexits
+PIPE = 141  # as a shell reports SIGPIPE
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def run(
+    main: Callable[[Options], int | None],
+    options: type[Options],
+    module: str,
+    resumes: bool = False,
+) -> NoReturn:
+    """Parse the command line into `options`, call `main`, leave with its exit code.
+
+    `resumes`: given again after an interruption, the command continues.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # a log file shows each line at once
+    signals.listen()
+    try:
+        code = main(parse(options, arguments, f"python -m experiments.{module}")) or 0
+    except SystemExit as stop:  # of --help; or, with 1, of rich, whose reader has gone
+        code = PIPE if stop.code else 0
+    except BaseException as error:
+        code = leave(error, debug, resumes)
+    signals.asked.raised = True  # there is nothing left to interrupt
+    signals.kill_children()
+    sys.exit(code)
+
+
+def leave(error: BaseException, debug: bool, resumes: bool) -> int:
+    """Say in a few lines what ended the command; its exit code."""
+    signals.asked.raised = True  # a signal must not interrupt this
+    stopped = signals.asked.exit_code if signals.asked.first else 0
+    if isinstance(error, BrokenPipeError) and not stopped:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    if isinstance(error, KeyboardInterrupt):
+        stopped = stopped or 130
+    if stopped and is_consequence(error):
+        word = "terminated" if stopped == 143 else "interrupted"
+        lines, code = word + ("; the same command goes on from here" if resumes else ""), stopped
+    else:
+        lines, code = explain(error)
+    if debug or code == CRASH:
+        traceback.print_exception(error)
+    print(lines, file=sys.stderr)
+    return code
+
+
+def is_consequence(error: BaseException) -> bool:
+    """Whether a signal explains the error: not that of a disk too full to save on."""
+    kinds = (KeyboardInterrupt, signals.Terminated, BrokenExecutor, BrokenPipeError)
+    return isinstance(error, kinds) or is_lost_loader(error)
+
+
+def parse(options: type[Options], arguments: list[str], command: str) -> Options:
+    """tyro.cli, with its boxed messages turned into three lines."""
+    if any(re.fullmatch("(--[^=]*=)?", argument) for argument in arguments):  # Path("") is "."
+        asked = f"{command} {shlex.join(arguments)}"
+        raise UsageError("an argument is empty", asked, "give it a value, or leave it out")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                options, prog=command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        asked = " ".join([command, *arguments])
+        raise UsageError(unboxed(said.getvalue()), asked, hint(options, arguments)) from None
+
+
+def unboxed(message: str) -> str:
+    """The first paragraph of tyro's box, on one line."""
+    lines = [line.strip("│ ").strip() for line in message.splitlines()[1:]]
+    first = next((i for i, line in enumerate(lines) if not line or line[0] in "─╰"), len(lines))
+    return " ".join(lines[:first]) or "the command line cannot be read"
+
+
+def hint(options: type, arguments: list[str]) -> str:
+    names = [field.name for field in dataclasses.fields(options)]
+    flags = [flag_of(name) for name in [*names, "debug"]]
+    for argument in arguments:
+        near = difflib.get_close_matches(argument.split("=")[0], flags, n=1)
+        if argument.startswith("--") and near and argument.split("=")[0] not in flags:
+            return f"did you mean {near[0]}? --help lists every option"
+    return "--help lists every option"
+
+
+def flag_of(name: str) -> str:
+    """An option as it is typed: train_images is --train-images."""
+    return "--" + name.replace("_", "-")
+
+
+def at_most(options: object, largest: Mapping[str, float]) -> None:
+    """UsageError for an option that is above its largest value, or is not a number."""
+    for name, most in largest.items():
+        value = getattr(options, name)
+        if value is not None and not value <= most:
+            flag = flag_of(name)
+            limit = f"{most:,}" if isinstance(most, int) else f"{most:g}"
+            raise UsageError(f"{flag} is too large", f"{flag} {value}", f"give {limit} or less")
+
+
+def check_folder(folder: Path) -> None:
+    """OSError for a folder that could not be made or written to: before any work, not after it."""
+    folder = folder.absolute()
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
+def check_file(flag: str, path: Path, suffix: str = "") -> None:
+    """UsageError or OSError for a file that could not be written, or would not be of its kind."""
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise UsageError("a folder or device, and no file", f"{flag} {path}", "name a file")
+    if suffix and path.suffix.lower() not in ("", suffix):
+        name = path.with_suffix(suffix)
+        raise UsageError(f"only {suffix} files are written", f"{flag} {path}", f"{flag} {name}")
+    check_folder(path.parent)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """Three lines and an exit code for an error that we know; for any other, one line and 70."""
+    for kind, code in EXIT_CODES.items():
+        if isinstance(error, kind):
+            return str(error), code
+    from experiments.plumbing.memory import is_out_of_memory  # here, because it imports this file
+
+    if is_out_of_memory(error):
+        return (
+            f"out of memory\n{(str(error) or type(error).__name__).splitlines()[0]}\n"
+            "use a smaller --size or --batch-size, or fewer pictures or processes"
+        ), 2
+    if is_lost_loader(error):
+        return (
+            "a process that loads pictures was killed, most often because memory ran out\n"
+            f"{str(error).splitlines()[0]}\n"
+            "make room, or use fewer --workers; in a container, more shared memory (/dev/shm)"
+        ), 3
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = error.filename or "the output folder"
+        return (
+            f"the disk is full ({error.strerror}); what was saved before is whole\n{where}\n"
+            "make room and run the same command again, or choose another --output-dir"
+        ), 3
+    if isinstance(error, OSError) and error.filename is not None:
+        missing = isinstance(error, FileNotFoundError)
+        return (
+            f"{'cannot find or make this' if missing else 'cannot use this'}: {error.strerror}\n"
+            f"{error.filename}\n"
+            "check this path, or choose another with --output-dir, --output or --sheet; cache/ is "
+            "made in the current folder"
+        ), 2
+    return "this is a defect of skipzoo: please report the command and the lines above", CRASH

@@ -1,0 +1,142 @@
+"""Training that can be stopped at any moment and ends with the same bits.
+
+The loop is train.py's; here is what happens between its steps: rows of history, checkpoints, and
+the clock. State is all that changes, so a checkpoint is State, the clock, and whose they are.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.train import BatchSource, Settings, State, starts_epoch, train
+
+Batch = tuple[Tensor, Tensor]
+
+SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints inside of epochs
+
+
+@dataclass
+class Clock:
+    """Seconds, over all attempts at a run."""
+
+    total: float = 0.0
+    training: float = 0.0  # in steps, without evaluation and saving
+    waiting: float = 0.0  # of these, for the next batch
+
+
+@dataclass
+class Timed:
+    """A source of batches with a clock on it."""
+
+    batches: BatchSource
+    clock: Clock
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        begin = time.perf_counter()
+        batch = self.batches.batch(step)
+        self.clock.waiting += time.perf_counter() - begin
+        return batch
+
+
+class Stopped(Exception):
+    """Asked to stop in the middle of an evaluation."""
+
+
+def until_stopped(batches: Iterable[Batch], should_stop: Callable[[], bool]) -> Iterator[Batch]:
+    """The same batches; raises Stopped before the next one once should_stop()."""
+    for batch in batches:
+        if should_stop():
+            raise Stopped
+        yield batch
+
+
+def timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
+    """The same for batches that come one after the other."""
+    mark = time.perf_counter()
+    for batch in batches:
+        clock.waiting += time.perf_counter() - mark
+        yield batch
+        mark = time.perf_counter()
+
+
+def train_resumably(
+    state: State, batches: BatchSource, settings: Settings, path: Path, owner: str, clock: Clock, *,
+    end_epoch: Callable[[], None], progress: Callable[[int], None] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False, save_every: float = 10, saves: bool = True,
+    mid_epoch: bool = True,
+) -> bool:  # fmt: skip
+    """Train to the last step: True; or until should_stop(), with a checkpoint: False.
+
+    `end_epoch` adds a row to the history, or raises Stopped; then it is called again on resuming.
+    Goes on from the checkpoint at `path` if there is one; it must be `owner`'s. `save_every`:
+    seconds between checkpoints, or more where saving would take over SAVE_SHARE of the time. One
+    process of several `saves`, and then only between epochs (`mid_epoch=False`), when all of them
+    are at the same step. Raises train.Diverged.
+    """
+    resume(state, path, owner, clock)
+    before, began, saved, save_cost = clock.total, time.perf_counter(), time.perf_counter(), 0.0
+
+    def save() -> float:
+        clock.total = before + time.perf_counter() - began
+        start = time.perf_counter()
+        if saves:
+            save_checkpoint(path, {"run": owner, "clock": asdict(clock), **state.state_dict()})
+        return time.perf_counter() - start
+
+    def epoch_ended() -> bool:
+        last = state.step == settings.steps
+        return last or starts_epoch(state.step, len(batches), settings.steps)
+
+    progress(state.step)
+    try:
+        if epoch_ended() and noted(state) < state.step:  # it was stopped before it was evaluated
+            end_epoch()
+        mark = time.perf_counter()
+        for _ in train(Timed(batches, clock), settings, state):
+            clock.training += time.perf_counter() - mark
+            ended = epoch_ended()
+            if ended:
+                end_epoch()
+            progress(state.step)
+            if should_stop():
+                save()
+                return False
+            late = time.perf_counter() - saved > max(save_every, save_cost / SAVE_SHARE)
+            if (late and mid_epoch) or (ended and not mid_epoch):
+                save_cost, saved = save(), time.perf_counter()
+            mark = time.perf_counter()
+        save()  # what follows takes time too
+    except Stopped:
+        save()
+        return False
+    finally:
+        clock.total = before + time.perf_counter() - began
+    return True
+
+
+def noted(state: State) -> int:
+    """The step of the last row of the history."""
+    return int(state.history[-1]["step"]) if state.history else 0
+
+
+def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
+    """Put the checkpoint at `path`, if there is one, into `state` and `clock`."""
+    if not path.exists():
+        return
+    saved = load_checkpoint(path)
+    if saved.get("run") != owner:
+        raise CheckpointError(
+            "the checkpoint belongs to a run with other settings",
+            path,
+            "choose another --output-dir, or the options that it was made with",
+        )
+    state.load_state_dict(saved)
+    for name, seconds in saved["clock"].items():
+        setattr(clock, name, seconds)

@@ -1,0 +1,1 @@
+"""Proof that our networks equal those of other libraries, and a gallery of bugs."""

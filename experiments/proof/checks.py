@@ -1,0 +1,296 @@
+"""What makes a network another one's equal.
+
+The bug gallery runs all of CHECKS; verify and pytest share their comparison of blocks. Each check
+takes two functions that build a network, ours and theirs, and says what is different, or "".
+Everything is compared to the last bit, but with oracles that sum in another order: with
+those in fp64, since in fp32 an eps of 1e-12 for 1e-6 in ViT's last norm hides in the rounding.
+Weights are shaken first: in a fresh network every norm is 1, 0, 0, 1, and a forgotten or exchanged
+one would not show.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from experiments.proof.oracles import Oracle, logits_of
+from zoo.weights.identify import side_of_image
+
+Make = Callable[[], nn.Module]
+
+
+def shake(model: nn.Module, seed: int = 0) -> None:
+    """Move every parameter and buffer away from its initial value."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if name.endswith("num_batches_tracked"):
+                value += 7
+            elif value.dim() == 1:
+                value += 0.2 * torch.rand(value.shape, generator=generator).to(value)
+            else:
+                scale = max(0.1 * value.std().item(), 1e-3)
+                value += scale * torch.randn(value.shape, generator=generator).to(value)
+
+
+class Difference(NamedTuple):
+    """The largest difference between two tensors or more, and whether it counts as none."""
+
+    largest: float = 0.0
+    equal: bool = True
+
+    def __or__(self, other: "Difference") -> "Difference":  # type: ignore[override]
+        return Difference(max(self.largest, other.largest), self.equal and other.equal)
+
+
+def difference(ours: Tensor | None, theirs: Tensor | None, rounding: int = 0) -> Difference:
+    """A missing tensor, another shape and a NaN are infinitely different; `rounding`: Oracle's."""
+    if ours is None or theirs is None or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return Difference(float("inf"), False)
+    largest = (ours.double() - theirs.double()).abs().max().item()
+    if largest != largest:
+        return Difference(float("inf"), False)
+    allowed = 0.0
+    if rounding:
+        allowed = rounding * torch.finfo(theirs.dtype).eps * theirs.abs().max().item()
+    return Difference(largest, torch.equal(ours, theirs) or largest <= allowed < float("inf"))
+
+
+@dataclass
+class Block:
+    """One block in both networks: what it computed, and how far apart that is."""
+
+    ours: str
+    theirs: str
+    shape: tuple[int, ...]  # of the output
+    evaluation: Difference  # of the output in eval mode
+    training: Difference  # of the output in train mode
+    gradients: Difference  # of the loss, by the output and by every parameter
+    buffers: Difference  # after the pass in train mode
+
+    @property
+    def parts(self) -> tuple[Difference, ...]:
+        return self.evaluation, self.training, self.gradients, self.buffers
+
+    @property
+    def equal(self) -> bool:
+        return all(part.equal for part in self.parts)
+
+    @property
+    def largest(self) -> float:
+        return max(part.largest for part in self.parts)
+
+
+class Trace(NamedTuple):
+    """What a network computed, by the name of the block, parameter or buffer."""
+
+    evaluation: dict[str, Tensor]
+    training: dict[str, Tensor]
+    flowing: dict[str, Tensor]  # gradients by the blocks' outputs
+    gradients: dict[str, Tensor]  # by the parameters
+    buffers: dict[str, Tensor]
+
+
+def trace(model: nn.Module, blocks: list[str], images: Tensor) -> Trace:
+    """One pass in eval mode, one in train mode and back."""
+    outputs: dict[str, Tensor] = {}
+    flowing: dict[str, Tensor] = {}
+
+    def listen(name: str) -> Callable:
+        def hear(module: nn.Module, inputs: object, output: Tensor) -> None:
+            outputs[name] = output.detach().clone()
+            if output.requires_grad:
+                output.register_hook(lambda gradient: flowing.update({name: gradient.clone()}))
+
+        return hear
+
+    modules = dict(model.named_modules())
+    hooks = [modules[b].register_forward_hook(listen(b)) for b in blocks if b in modules]
+    try:
+        # Not under no_grad: torchvision's ViT would take a fused path with other roundings.
+        model.eval()(images)
+        evaluation, outputs = outputs, {}
+        model.zero_grad()
+        logits = logits_of(model.train()(images))
+        cross_entropy(logits, torch.tensor([3, 999]) % logits.shape[1]).backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    return Trace(evaluation, outputs, flowing, gradients, buffers)
+
+
+def compare(
+    ours: nn.Module, theirs: nn.Module, oracle: Oracle, dtype: torch.dtype | None = None
+) -> list[Block]:
+    """Block by block, two networks that have the same weights; in fp64 if rounding is allowed."""
+    dtype = dtype or (torch.float64 if oracle.rounding else torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    side = sides_of(theirs, oracle)[0]
+    images = torch.randn(2, 3, side, side, generator=generator).to(dtype)
+    names = oracle.blocks_of(theirs)
+    a = trace(ours.to(dtype), list(names), images)
+    b = trace(theirs.to(dtype), list(names.values()), images)
+    their_gradients = in_our_names(b.gradients, oracle)
+    their_buffers = in_our_names(b.buffers, oracle)
+    differ = partial(difference, rounding=oracle.rounding)
+    blocks = []
+    for our_name, their_name in names.items():
+        blocks.append(
+            Block(
+                our_name,
+                their_name,
+                tuple(b.training[their_name].shape),
+                differ(a.evaluation.get(our_name), b.evaluation[their_name]),
+                differ(a.training.get(our_name), b.training[their_name]),
+                differ(a.flowing.get(our_name), b.flowing[their_name])
+                | within(our_name, a.gradients, their_gradients, oracle.rounding),
+                within(our_name, a.buffers, their_buffers, oracle.rounding),
+            )
+        )
+    return blocks
+
+
+def sides_of(theirs: nn.Module, oracle: Oracle) -> tuple[int, ...]:
+    """Pixels a side of the images to compare with: a ViT's own, or small ones and large ones."""
+    entries = in_our_names(theirs.state_dict(), oracle)
+    size = side_of_image({name: tuple(value.shape) for name, value in entries.items()})
+    return (size,) if size else (64, 224)
+
+
+def within(
+    block: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rounding: int
+) -> Difference:
+    """The largest difference among the tensors of one block."""
+    result = Difference()
+    for name in sorted({*ours, *theirs}):
+        if name.startswith(block + "."):
+            result |= difference(ours.get(name), theirs.get(name), rounding)
+    return result
+
+
+def in_our_names(entries: Mapping[str, Tensor], oracle: Oracle) -> dict[str, Tensor]:
+    """Their entries as we spell and divide them: q, k and v are one."""
+    named = {oracle.dialect.to_zoo(name) or name: value for name, value in entries.items()}
+    for name in [name for name in named if ".attention.q." in name]:
+        parts = [named.pop(name.replace(".q.", f".{letter}.")) for letter in "qkv"]
+        named[name.replace(".q.", ".qkv.")] = torch.cat(parts)
+    return named
+
+
+# --- the checks ---
+
+
+def output_shape(ours: Make, theirs: Make, oracle: Oracle) -> str:
+    """The logits have the right shape, which is all that many a test asks."""
+    models = [make().eval() for make in (ours, theirs)]
+    side = sides_of(models[1], oracle)[0]
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        a, b = (tuple(logits_of(model(images)).shape) for model in models)
+    return "" if a == b else f"logits {a}, not {b}"
+
+
+def parameter_count(ours: Make, theirs: Make, oracle: Oracle) -> str:
+    """There are as many parameters."""
+    with torch.device("meta"):
+        a, b = (sum(p.numel() for p in make().parameters()) for make in (ours, theirs))
+    return "" if a == b else f"{a:,} parameters, not {b:,}"
+
+
+def stage_shapes(ours: Make, theirs: Make, oracle: Oracle) -> str:
+    """Every block's output has the right shape, a ResNet's for small and for large images."""
+    with torch.device("meta"):
+        a, b = ours(), theirs()
+    names = oracle.blocks_of(b)
+    for side in sides_of(b, oracle):
+        ours_at, theirs_at = shapes_of(a, side), shapes_of(b, side)
+        for our_name, their_name in names.items():
+            found, wanted = ours_at.get(our_name), theirs_at[their_name]
+            if found != wanted:
+                return f"{our_name} {found}, not {wanted}"
+    return ""
+
+
+def shapes_of(model: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
+    """Every module's output shape, by name, for one image; nothing is computed."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> Callable:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                shapes[name] = tuple(output.shape)
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules()]
+    with torch.no_grad():
+        model.eval()(torch.empty(1, 3, side, side, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def strict_load(ours: Make, theirs: Make, oracle: Oracle) -> str:
+    """Every entry of their state dict has its place in ours, and the reverse."""
+    try:
+        with_their_weights(ours, theirs, oracle)
+    except RuntimeError as error:
+        return str(error).splitlines()[1].strip()
+    return ""
+
+
+def with_their_weights(ours: Make, theirs: Make, oracle: Oracle) -> tuple[nn.Module, nn.Module]:
+    """Their network, shaken, and ours with the same weights; RuntimeError if they do not fit."""
+    a, b = ours(), theirs()
+    shake(b)
+    a.load_state_dict(in_our_names(b.state_dict(), oracle), strict=True)
+    return a, b
+
+
+def eval_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
+    """The same weights give the same activations in every block."""
+    for block in compare(*with_their_weights(ours, theirs, oracle), oracle):
+        if not block.evaluation.equal:
+            return f"{block.ours} off by {block.evaluation.largest:.1e}"
+    return ""
+
+
+def train_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
+    """One pass in train mode and back gives the same activations, gradients and buffers."""
+    for block in compare(*with_their_weights(ours, theirs, oracle), oracle):
+        for part in ("training", "gradients", "buffers"):
+            if not getattr(block, part).equal:
+                return f"{block.ours}, {part} off by {getattr(block, part).largest:.1e}"
+    return ""
+
+
+def seeded_init(ours: Make, theirs: Make, oracle: Oracle) -> str:
+    """Seeded alike, training starts from the same weights."""
+    states = []
+    for make in (ours, theirs):
+        torch.manual_seed(1)
+        states.append(make().state_dict())
+    a, b = states[0], in_our_names(states[1], oracle)
+    if a.keys() != b.keys():
+        return "other entries"
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    return f"{different[0]} and {len(different) - 1} others differ" if different else ""
+
+
+Check = Callable[[Make, Make, Oracle], str]
+CHECKS: dict[str, Check] = {
+    "shape": output_shape,
+    "count": parameter_count,
+    "stages": stage_shapes,
+    "load": strict_load,
+    "eval": eval_parity,
+    "train": train_parity,
+    "init": seeded_init,
+}
+NEEDS_WEIGHTS = ("eval", "train")  # cannot run where the strict load fails

@@ -1,0 +1,1 @@
+"""Transfer learning: python -m experiments.transfer. Read first: strategies.py."""

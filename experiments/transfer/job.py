@@ -1,0 +1,331 @@
+"""One transfer: a network, a strategy, a seed, pictures, a recipe; and the files it leaves.
+
+history.csv        a row an epoch, written after each
+checkpoint.pt      everything needed to go on, while the run is not finished
+best.safetensors   the epoch with the highest accuracy on val (the first of equals)
+last.safetensors   the last epoch
+row.json           settings and results; there only when the run is finished
+"""
+
+import copy
+import functools
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.random_batches import Epochs, RandomBatches, every_picture
+from data.store import Pictures
+from data.views import View
+from experiments.classifier import FP32, load_model, pretrained, save_classifier
+from experiments.plumbing import signals
+from experiments.plumbing.device import to_layout
+from experiments.plumbing.processes import Group
+from experiments.plumbing.provenance import machine
+from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
+from experiments.plumbing.tables import csv_of
+from experiments.train import Diverged, Settings, State, forward, start, totals, unwrapped
+from experiments.transfer.pictures import PictureSet
+from experiments.transfer.probe import (
+    FeatureBatches,
+    features_of,
+    logistic_regression,
+    probe_by_sgd,
+)
+from experiments.transfer.recipes import Recipe, evaluation_view, training_view
+from experiments.transfer.strategies import rarity, settings_of, to_train
+from zoo.networks import Network
+from zoo.weights.atomic import write_atomic
+
+NEEDS = ("name", "status", "accuracy", "seconds")  # of row.json, by whoever reads it
+HISTORY_FIELDS = (
+    "epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One row of the comparison."""
+
+    strategy: str
+    model: str
+    weights: str | None
+    seed: int
+    recipe: Recipe
+    base: Settings  # precision and memory layout
+    pictures: str = ""  # pictures.identity of what it is trained and tested on
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}-{self.strategy}-batch{self.recipe.batch_size}-seed{self.seed}"
+
+    @property
+    def owner(self) -> str:
+        """What a checkpoint must have been made with."""
+        return json.dumps(asdict(self))
+
+
+@functools.lru_cache(maxsize=2)
+def load_pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
+    return pretrained(name, weights, seed)
+
+
+class Transferring:
+    """A run under way: what its steps share."""
+
+    def __init__(
+        self, run: Transfer, pictures: PictureSet, folder: Path, device: torch.device, group: Group
+    ) -> None:
+        self.run, self.set, self.folder, self.device = run, pictures, folder, device
+        self.group, self.clock = group, Clock()
+        # Only random weights depend on the seed.
+        given, asked = load_pretrained(run.model, run.weights, 0 if run.weights else run.seed)
+        if run.strategy == "scratch" and run.weights:
+            given, _ = load_pretrained(run.model, None, run.seed)  # pictures shown as to the others
+        self.view = evaluation_view(run.recipe, asked)
+        self.random_view = training_view(run.recipe, self.view)
+        # All of them now: what cannot be decoded is to be known before the first epoch.
+        self.train_pictures = pictures.pictures("train", self.random_view)
+        for split in pictures.splits:
+            if split != "train":
+                pictures.pictures(split, self.view)
+        self.labels = pictures.labels("train")
+        # Forking beside the threads of several processes' group can hang.
+        self.loaders = pictures.loaders if group.size == 1 else 0
+        self.model = copy.deepcopy(given)
+        torch.manual_seed(run.seed)
+        self.model.head = nn.Linear(given.head.in_features, len(pictures.classes))
+        self.model = to_layout(self.model, run.base).to(device)
+
+    def epochs(self) -> Epochs:
+        return Epochs(
+            self.train_pictures, self.labels, self.random_view, self.run.recipe.batch_size,
+            self.run.seed, self.group.part,
+        )  # fmt: skip
+
+    def batches(self) -> RandomBatches:
+        several = self.group.size > 1
+        return RandomBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
+
+    def every(self, split: str) -> tuple[Pictures, Tensor]:
+        return self.set.pictures(split, self.view), self.set.labels(split)
+
+    def score(
+        self, model: nn.Module, split: str, settings: Settings, should_stop: Callable[[], bool]
+    ) -> tuple[float, float]:
+        """Mean loss and accuracy on all of a split, each process its part; or raises Stopped."""
+        batches = every_picture(
+            *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
+        )
+        batches = until_stopped(batches, should_stop)
+        loss_sum, wrong, seen = self.group.sum(*totals(model, batches, settings))
+        return loss_sum / seen, 1 - wrong / seen
+
+    def answers(self, split: str) -> tuple[float, list[int]]:
+        """Mean loss in fp32, and 1 for every picture that is named right, 0 for the others."""
+        batches = every_picture(
+            *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
+        )
+        to_layout(self.model, FP32).eval()  # as predict has it: the layout decides how sums round
+        with torch.no_grad():
+            found = [(torch.zeros(0, len(self.set.classes)), torch.zeros(0, dtype=torch.int64))]
+            for images, answers in batches:
+                found.append((forward(self.model, images, FP32).cpu(), answers.cpu()))
+        logits, labels = (
+            self.group.together(torch.cat(column)) for column in zip(*found, strict=True)
+        )
+        loss = nn.functional.cross_entropy(logits, labels).item()
+        return loss, (logits.argmax(1) == labels).int().tolist()
+
+    def probe(self) -> tuple[float, float]:
+        """Give the model the head that fits its features best; loss and accuracy in training."""
+        recipe, classes = self.run.recipe, len(self.set.classes)
+        epochs = self.epochs()
+        sources: list[Pictures] = [self.set.pictures("train", self.view)]
+        if recipe.probe_views:
+            sources = [Augmented(epochs, k) for k in range(recipe.probe_views)]
+        parts, begin = [], time.perf_counter()
+        for source in sources:
+            batches = every_picture(
+                source, self.labels, self.view, 64, self.device, self.loaders, self.group.part
+            )
+            found = features_of(self.model, timed(batches, self.clock), self.run.base)
+            parts.append([self.group.together(tensor) for tensor in found])
+        features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        head = self.model.head
+        if recipe.probe_lr is not None:
+            rows = FeatureBatches(features, labels, recipe.batch_size, self.run.seed)
+            base = replace(self.run.base, precision="fp32", channels_last=False)
+            settings = settings_of(recipe, "linear-probe", len(rows), self.labels, classes, base)
+            probe_by_sgd(head, rows, replace(settings, lr=recipe.probe_lr))
+        else:
+            weights = torch.tensor(rarity(self.labels, classes)) if recipe.class_weights else None
+            weight, bias = logistic_regression(features, labels, classes, recipe.probe_l2, weights)
+            with torch.no_grad():
+                head.weight.copy_(weight)
+                head.bias.copy_(bias)
+        self.clock.training += time.perf_counter() - begin
+        with torch.no_grad():
+            logits = head(features)
+            loss = nn.functional.cross_entropy(logits, labels).item()
+            return loss, float((logits.argmax(1) == labels).float().mean())
+
+    def add_row(
+        self, state: State, train_scores: tuple[float, float], on_epoch: Callable[[dict], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        """After an epoch: look at val, keep the best epoch, write the history."""
+        model = unwrapped(state.model)
+        self.group.agree(model)
+        val_loss, val_accuracy = self.score(model, "val", self.run.base, should_stop)
+        best = max((row["val_accuracy"] for row in state.history), default=-1.0)
+        values = (
+            len(state.history) + 1, state.step, state.lr, *train_scores, val_loss, val_accuracy,
+        )  # fmt: skip
+        row = dict(zip(HISTORY_FIELDS, values, strict=True))
+        state.history.append(row)
+        if val_accuracy > best:
+            self.save("best", {"epoch": row["epoch"]})
+        if self.group.first:
+            text = csv_of(state.history, HISTORY_FIELDS)
+            write_atomic(self.folder / "history.csv", text.encode())
+            on_epoch(row)
+
+    def finish(self, state: State, status: str) -> dict:
+        """Score what predict would load, in fp32; the row last: where it is, all the rest is."""
+        results: dict[str, Any] = {}
+        measured: list[str] = []
+        epochs = len(state.history)
+        if status == "finished":
+            self.save("last", {"epoch": epochs})
+        self.group.same(None)  # the files are written
+        for name in ("best", "last") if status == "finished" else ():
+            loaded = load_model(self.folder / f"{name}.safetensors")
+            self.model.load_state_dict(loaded.model.state_dict())
+            scores = {"epoch": loaded.metrics["epoch"]}
+            if name == "last" and scores["epoch"] == results["best_epoch"]:
+                scores = {key: results[f"best_{key}"] for key in measured}
+            else:
+                for split in [split for split in self.set.splits if split != "train"]:
+                    loss, right = self.answers(split)
+                    scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
+                    if (name, split) == ("best", self.set.tested_on):
+                        results["right"] = "".join(map(str, right))
+                measured = list(scores)
+            self.save(name, scores | {"chosen_by": CHOSEN_BY[name], "seen": self.set.seen})
+            results |= {f"{name}_{key}": value for key, value in scores.items()}
+        row = self.row(state, status, results)
+        if self.group.first:
+            text = json.dumps(row, indent=1) + "\n"
+            write_atomic(self.folder / "row.json", text.encode())
+            (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        return row
+
+    def row(self, state: State, status: str, results: dict) -> dict:
+        clock, tested_on = self.clock, self.set.tested_on
+        seen = state.step * self.run.recipe.batch_size or len(self.labels)
+        trained = unwrapped(state.model) if state.step else self.model.head
+        return {
+            "name": self.run.name,
+            "run": json.loads(self.run.owner),
+            "status": status,
+            "images": {name: len(part.labels) for name, part in self.set.splits.items()},
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trainable": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+            "tested_on": tested_on,
+            "accuracy": results.get(f"best_{tested_on}_accuracy"),
+            **results,
+            "seconds": round(clock.total, 2),
+            "training_seconds": round(clock.training, 2),
+            "waiting_seconds": round(clock.waiting, 2),
+            "images_per_second": round(seen / clock.training, 1) if clock.training else None,
+            "processes": self.group.size,
+            **machine(self.device),
+        }
+
+    def save(self, name: str, metrics: dict) -> None:
+        if self.group.first:
+            save_classifier(
+                self.folder / f"{name}.safetensors", self.run.model, self.model, self.set.classes,
+                self.view, metrics,
+            )  # fmt: skip
+
+
+CHOSEN_BY = {"best": "val accuracy", "last": "nothing"}
+PROBED = ("linear-probe", "lp-ft")  # strategies that begin with a probe
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Every training picture in the random view of one epoch."""
+
+    epochs: Epochs
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.epochs.labels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.epochs.random_view(self.epoch, index)
+
+
+def run_transfer(
+    run: Transfer,
+    pictures: PictureSet,
+    folder: Path,
+    device: torch.device,
+    group: Group,
+    *,
+    progress: Callable[[int], None] = lambda step: None,
+    on_epoch: Callable[[dict], None] = lambda row: None,
+    save_every: float = 10,
+) -> dict:
+    """Train `run` to its end and return its row.
+
+    Ctrl-C and SIGTERM save after the current step and raise. The run then continues from its
+    checkpoint and ends with the same bits; a linear probe has none and starts again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "checkpoint.pt"
+    job = Transferring(run, pictures, folder, device, group)
+    steps_per_epoch = len(job.labels) // run.recipe.batch_size
+    settings = settings_of(
+        run.recipe, run.strategy, steps_per_epoch, job.labels, len(pictures.classes), run.base
+    )
+    if run.strategy in PROBED and not path.exists():
+        train_scores = job.probe()
+        job.clock.total += job.clock.training
+    if run.strategy == "linear-probe":
+        state = State(job.model, torch.optim.SGD(job.model.head.parameters()))
+        job.add_row(state, train_scores, on_epoch)
+        return job.finish(state, "finished")
+
+    batches = job.batches()
+    state = start(group.wrap(to_train(run.strategy, job.model)), settings)
+    status = "finished"
+    # Several processes do not stop at the same step: their checkpoint is that of the last epoch.
+    stoppable = signals.deferred() if group.size == 1 else nullcontext(lambda: False)
+    with stoppable as should_stop:
+
+        def end_epoch() -> None:
+            loss_sum, wrong, seen = group.sum(state.loss_sum, state.wrong, state.seen)
+            job.add_row(state, (loss_sum / seen, 1 - wrong / seen), on_epoch, should_stop)
+
+        try:
+            train_resumably(
+                state, batches, settings, path, run.owner, job.clock, end_epoch=end_epoch,
+                progress=progress, should_stop=should_stop, save_every=save_every,
+                saves=group.first, mid_epoch=group.size == 1,
+            )  # fmt: skip
+        except Diverged as error:
+            status = str(error)
+    if not all(values.isfinite().all() for values in job.model.state_dict().values()):
+        # The last loss was computed before the last update, so it does not show this.
+        status = str(Diverged(state.step))
+    return job.finish(state, status)

@@ -1,0 +1,224 @@
+"""A person's pictures made ready for training: found, split, decoded once if they fit.
+
+Whether they are kept as raw pixels or decoded at every use changes the time and not one pixel.
+"""
+
+import hashlib
+import shutil
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from data.cifar import cifar10, is_cifar10
+from data.dataset import balanced_order
+from data.errors import DataError
+from data.scan import SPLITS, scan, split_csv
+from data.store import (
+    Form,
+    Pictures,
+    Shaped,
+    Streamed,
+    estimated_bytes,
+    store,
+    undecodable,
+)
+from data.views import RandomView, View
+from data.walk import Notes, Walk
+from experiments.plumbing.progress import doing
+
+CACHE = Path("cache/pictures")
+MOST_SEEN = 60_000  # pictures whose checksums a checkpoint carries
+CIFAR10 = "cifar10"  # in place of a folder: download it
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which pictures, and how many of them."""
+
+    data: str  # a folder, or CIFAR10
+    train_images: int | None = None  # at most, the classes in equal shares
+    test_images: int | None = None  # at most, of val and of test
+    skip_bad: bool = False
+    cache_gb: float = 4.0  # a split that takes more is decoded at every use
+
+
+@dataclass
+class Split:
+    """The pictures of one part, before they are given a form."""
+
+    labels: Tensor  # int64 (N,)
+    files: tuple[str, ...] = ()
+    images: Tensor | None = None  # uint8 (N, 3, H, W): pictures that are in memory already
+
+    def limited(self, most: int | None) -> "Split":
+        if most is None or most >= len(self.labels):
+            return self
+        return self.chosen(balanced_order(self.labels)[:most].sort().values)
+
+    def chosen(self, kept: Tensor) -> "Split":
+        files = tuple(self.files[i] for i in kept.tolist()) if self.files else ()
+        images = self.images[kept] if self.images is not None else None
+        return Split(self.labels[kept], files, images)
+
+
+@dataclass
+class PictureSet:
+    """Classes and splits of a data set, in any form that is asked for."""
+
+    source: Source
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]  # "train", "val" and maybe "test"
+    notes: list[str]
+    table: str  # the split, written down
+    workers: int  # processes that decode before the first epoch
+    loaders: int  # processes that load while training
+    formed: dict[tuple[str, Form], Pictures] = field(default_factory=dict)
+
+    @property
+    def tested_on(self) -> str:
+        """The split that accuracy is reported on; without a test set, also the one chosen by."""
+        return "test" if "test" in self.splits else "val"
+
+    def labels(self, split: str) -> Tensor:
+        return self.splits[split].labels
+
+    def pictures(self, split: str, form: View | RandomView) -> Pictures:
+        """Pictures of one split as evaluation sees them, or as random views are cut from them."""
+        small = form.stored if isinstance(form, RandomView) else form
+        if (split, small) not in self.formed:
+            self.formed[split, small] = self.make(split, small)
+        return self.formed[split, small]
+
+    def make(self, split: str, form: Form) -> Pictures:
+        part = self.splits[split]
+        if part.images is not None:
+            as_they_are = isinstance(form, View) and form.leaves(part.images.shape[-1])
+            return part.images if as_they_are else Shaped(part.images, form)
+        title = f"decoding {split}"
+        # Of several processes one decodes and the others wait.
+        CACHE.mkdir(parents=True, exist_ok=True)
+        waiting = f"preparing the pictures of {split}, one process at a time"
+        with doing(waiting), FileLock(CACHE / ".lock"):
+            for stale in CACHE.glob("*.tmp"):  # of a process that was killed
+                stale.unlink()
+            if self.fits(part.files, form):
+                stored, missing = store(part.files, form, CACHE, workers=self.workers, title=title)
+                self.leave_out(split, missing)
+                return stored
+            self.leave_out(split, undecodable(part.files, form, CACHE, self.workers, title))
+            return Streamed(self.splits[split].files, form)
+
+    def fits(self, files: Sequence[str], form: Form) -> bool:
+        free = 0.9 * shutil.disk_usage(CACHE).free
+        return estimated_bytes(files, form) < min(free, self.source.cache_gb * 1e9)
+
+    @cached_property
+    def seen(self) -> str:
+        """A checksum, 8 digits, of every picture to train on or to choose by; in order.
+
+        "" for more than MOST_SEEN pictures, and for those that are in memory.
+        """
+        files = [file for name in ("train", "val") for file in self.splits[name].files]
+        if len(files) > MOST_SEEN:
+            return ""
+        return "".join(sorted({checksum(file) for file in files}))
+
+    def leave_out(self, split: str, bad: dict[int, DataError]) -> None:
+        """Go on without pictures that cannot be decoded, or stop."""
+        if not bad:
+            return
+        if not self.source.skip_bad:
+            what, where, _ = next(iter(bad.values())).args
+            raise DataError(
+                f"{what} ({len(bad)} of {len(self.labels(split)):,} in {split})",
+                where,
+                "repair the file or move it elsewhere, or go on without it: --skip-bad",
+            )
+        part = self.splits[split]
+        kept = [i for i in range(len(part.labels)) if i not in bad]
+        self.splits[split] = part.chosen(torch.tensor(kept, dtype=torch.int64))
+        gone = set(part.labels.tolist()) - set(self.labels(split).tolist())
+        if not kept or (split == "train" and gone):
+            lost = ", ".join(self.classes[label] for label in sorted(gone))
+            raise DataError(
+                f"no picture that can be decoded is left in {split} of {lost}",
+                self.source.data,
+                "replace the files; experiments.check_data names each",
+            )
+        names = ", ".join(str(error.args[1]) for error in bad.values())
+        self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
+
+
+def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
+    """Find and split the pictures; DataError says what is missing."""
+    if source.data == CIFAR10 or (Path(source.data).is_dir() and is_cifar10(Path(source.data))):
+        whole = cifar10(None if source.data == CIFAR10 else Path(source.data))
+        chosen = whole.holding_out()
+        splits = {
+            "train": Split(chosen.train_labels, images=chosen.train_images),
+            "val": Split(chosen.test_labels, images=chosen.test_images),
+            "test": Split(whole.test_labels, images=whole.test_images),
+        }
+        notes = ["val is a tenth of the training pictures, the same every time"]
+        found = PictureSet(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
+    else:
+        scanned = scan(Path(source.data))
+        splits = {
+            name: Split(
+                torch.tensor([picture.label for picture in part]),
+                tuple(str(picture.path) for picture in part),
+            )
+            for name, part in scanned.splits.items()
+        }
+        found = PictureSet(
+            source, Path(source.data).resolve().name, scanned.classes, splits,
+            list(scanned.notes), split_csv(scanned), workers, loaders,
+        )  # fmt: skip
+    found.splits["train"] = found.splits["train"].limited(source.train_images)
+    for name in found.splits.keys() - {"train"}:
+        found.splits[name] = found.splits[name].limited(source.test_images)
+    return found
+
+
+def whole_folder(source: Source) -> PictureSet | None:
+    """Every picture of one folder of classes, as the split "whole"; None if it holds splits."""
+    notes = Notes()
+    walk = Walk(Path(source.data), notes)
+    folders, _ = walk.entries("")
+    if {folder.lower() for folder in folders} & SPLITS.keys():
+        return None
+    found = walk.classes(folders)
+    classes = tuple(sorted(found))
+    labelled = [(label, name) for label, c in enumerate(classes) for name in found[c]]
+    part = Split(
+        torch.tensor([label for label, _ in labelled], dtype=torch.int64),
+        tuple(str(walk.root / name) for _, name in labelled),
+    )
+    said = list(notes.sentences())
+    name = walk.root.resolve().name
+    return PictureSet(source, name, classes, {"whole": part}, said, "", 0, 0)
+
+
+def checksum(file: str) -> str:
+    return f"{zlib.crc32(Path(file).read_bytes()):08x}"
+
+
+def identity(pictures: PictureSet) -> str:
+    """Of classes, pictures and labels as they are used: results of two such are not mixed."""
+    said = hashlib.sha256(repr((pictures.classes, pictures.table)).encode())
+    for name, part in pictures.splits.items():
+        said.update(repr((name, part.labels.tolist(), part.files)).encode("utf-8", "replace"))
+        if part.images is not None:
+            said.update(part.images.numpy().tobytes())
+        for file in part.files:
+            path = Path(file)
+            if path.exists():
+                said.update(b"%d " % path.stat().st_size)
+    return said.hexdigest()[:32]

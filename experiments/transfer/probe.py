@@ -1,0 +1,104 @@
+"""The linear probe: features once, then logistic regression on them.
+
+A frozen network gives a picture the same features in every epoch, so computing them 25 times, as a
+training loop does, is 24 times too many. What is left is a convex problem with one answer.
+Dimension key: N pictures, C features, K classes.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from experiments.plumbing.device import to_layout
+from experiments.train import Settings, forward, start, train
+from zoo.networks import Network
+
+STEPS = 500  # of L-BFGS, at most; it stops by itself where the gradient vanishes
+
+
+@torch.no_grad()
+def features_of(
+    model: Network, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """Features float32 (N, C) and labels (N,) of every picture, computed in eval mode."""
+    model = to_layout(fused(model), settings)
+    features, labels = [], []
+    for images, answers in batches:
+        features.append(forward(model.features, images, settings))
+        labels.append(answers)
+    return torch.cat(features), torch.cat(labels)
+
+
+def fused(model: Network) -> Network:
+    """A copy that computes the same in eval mode, its norms multiplied into their convolutions."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        for number in ("", "1", "2", "3"):
+            conv = getattr(module, f"conv{number}", None)
+            norm = getattr(module, f"norm{number}", None)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, f"conv{number}", fuse_conv_bn_eval(conv, norm))
+                setattr(module, f"norm{number}", nn.Identity())
+    return model
+
+
+def logistic_regression(
+    features: Tensor, labels: Tensor, classes: int, l2: float, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weight (K, C) and bias (K,) that minimise mean cross-entropy + l2 / 2 * |weight|^2.
+
+    The penalty is on the weights of standardised features, so that it treats all alike; what is
+    returned is for the features as they are. float64, by L-BFGS from zero: no seed, one answer.
+    """
+    x, mean = features.double(), features.double().mean(0)
+    std = x.std(0, correction=0)
+    std[std < 1e-12] = 1.0  # a feature that never changes
+    x = (x - mean) / std
+    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=x.dtype, device=x.device, requires_grad=True)
+    loss_weights = None if weights is None else weights.double().to(x.device)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=STEPS, tolerance_grad=1e-7, tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = cross_entropy(x @ weight.T + bias, labels, loss_weights)
+        value = value + l2 / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        weight = weight / std
+        return weight.float(), (bias - weight @ mean).float()
+
+
+class FeatureBatches:
+    """Shuffled batches of features: the contract of data/batches.py, one row a picture."""
+
+    def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
+        self.features, self.labels = features, labels
+        self.batch_size, self.seed = min(batch_size, len(labels)), seed
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.batch_size
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(step, len(self))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
+        here = torch.from_numpy(order[place * self.batch_size : (place + 1) * self.batch_size])
+        here = here.to(self.features.device)
+        return self.features[here], self.labels[here]
+
+
+def probe_by_sgd(head: nn.Linear, batches: FeatureBatches, settings: Settings) -> None:
+    """Train the head alone with the loop that trains everything else."""
+    for _ in train(batches, settings, start(head, settings)):
+        pass

@@ -1,0 +1,107 @@
+"""The embedded pictures: pure, balanced, and hard in the right way."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+import zoo
+from data.batches import Batches, channel_normalize, in_order
+from data.dataset import Dataset
+from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, draw, synthetic
+from experiments.plumbing.device import to_layout
+from experiments.samples import contact_sheet
+from experiments.train import Settings, evaluate, start, train
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Dataset:
+    return synthetic(train=6000, test=1000)
+
+
+def test_a_picture_is_a_pure_function_of_seed_and_index(pictures):
+    for index in (0, 7, 5999):
+        again, label = draw(0, index)
+        assert np.array_equal(again, pictures.train_images[index].numpy())
+        assert label == pictures.train_labels[index]
+    first_test, _ = draw(0, FIRST_TEST_INDEX)
+    assert np.array_equal(first_test, pictures.test_images[0].numpy())
+    assert not np.array_equal(draw(0, 3)[0], draw(1, 3)[0])
+    assert not np.array_equal(draw(0, 3)[0], draw(0, 13)[0])
+    assert draw(0, 3)[0].shape == (3, SIZE, SIZE)
+    assert draw(0, 3)[0].dtype == np.uint8
+
+
+def test_classes_come_in_equal_shares_and_no_picture_twice(pictures):
+    assert pictures.train_labels.bincount().tolist() == [600] * len(CLASSES)
+    assert pictures.test_labels.bincount().tolist() == [100] * len(CLASSES)
+    everything = torch.cat([pictures.train_images, pictures.test_images]).flatten(1)
+    assert len({row.numpy().tobytes() for row in everything}) == len(everything)
+
+
+def linear_accuracy(features: torch.Tensor, answers, held_features, held_answers) -> float:
+    """The best of linear classifiers (least squares) over a wide range of regularisation."""
+    mean = features.mean(0)
+    features, held_features = features - mean, held_features - mean
+    gram, targets = features.T @ features, one_hot(answers).double() - 0.1
+    best = 0.0
+    for strength in (1e1, 1e2, 1e3, 1e4, 1e5):
+        ridge = gram + strength * torch.eye(len(gram), dtype=torch.float64)
+        weights = torch.cholesky_solve(features.T @ targets, torch.linalg.cholesky(ridge))
+        best = max(
+            best, ((held_features @ weights).argmax(1) == held_answers).double().mean().item()
+        )
+    return best
+
+
+def test_a_linear_classifier_on_pixels_stays_under_40_percent(pictures):
+    normalize = channel_normalize(pictures.train_images)
+    small = pictures.resized(16)
+    for data in (small, pictures):
+        train_x, test_x = (
+            normalize(x).flatten(1).double() for x in (data.train_images, data.test_images)
+        )
+        accuracy = linear_accuracy(train_x, data.train_labels, test_x, data.test_labels)
+        assert 0.1 < accuracy < 0.4
+
+
+def test_a_colour_histogram_stays_under_40_percent(pictures):
+    def histogram(images):  # (N, 512): 8 levels of each colour, jointly
+        levels = (images // 32).long()
+        code = (levels[:, 0] * 8 + levels[:, 1]) * 8 + levels[:, 2]
+        return torch.stack([c.bincount(minlength=512) for c in code.flatten(1)]).double()
+
+    accuracy = linear_accuracy(
+        histogram(pictures.train_images), pictures.train_labels,
+        histogram(pictures.test_images), pictures.test_labels,
+    )  # fmt: skip
+    assert accuracy < 0.4
+
+
+@pytest.mark.slow
+def test_resnet20_reaches_85_percent_in_9_epochs_of_4000_small_pictures(pictures):
+    """The budget of `make ablation`: 16x16 pixels, 558 steps of 64; about 20 s of one thread."""
+    data = replace(  # a picture is a function of its number: these are synthetic(4000, 1000)
+        pictures,
+        train_images=pictures.train_images[:4000],
+        train_labels=pictures.train_labels[:4000],
+    ).resized(16)
+    normalize, cpu = channel_normalize(data.train_images), torch.device("cpu")
+    batches = Batches(data, normalize, 64, 0, cpu, input_size=16, padding=2)
+    settings = Settings(steps=9 * len(batches), batch_size=64, schedule="one-cycle", lr=0.03)
+    torch.manual_seed(0)
+    state = start(to_layout(zoo.build("resnet20"), settings), settings)
+    for _ in train(batches, settings, state):
+        pass
+    test = in_order(data.test_images, data.test_labels, normalize, 500, cpu, 16)
+    _, error = evaluate(state.model, test, settings)
+    assert error <= 0.15
+
+
+def test_the_contact_sheet_shows_every_class():
+    sheet = np.asarray(contact_sheet())
+    assert sheet.shape[2] == 3
+    rows = np.array_split(sheet, len(CLASSES))
+    assert all(row[:, 110:].std() > 30 and (row[:, :110] < 128).any() for row in rows)

@@ -1,0 +1,410 @@
+"""Transformers without additions: the measure, the arms, the verdict in all its answers, a run."""
+
+import collections
+import csv
+import dataclasses
+import itertools
+import math
+import re
+import shutil
+
+import pytest
+import torch
+from conftest import ROOT, assert_three_lines
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+
+from experiments import publish
+from experiments.ablation import figures, report, report_vit
+from experiments.ablation.collapse import (
+    INITIAL_SEEDS,
+    STATES,
+    VISIBLE,
+    composite_norm,
+    fill,
+    pictures,
+    relative_residual,
+    residuals,
+    summary,
+)
+from experiments.ablation.overrides import Options, plan
+from experiments.ablation.questions import ABLATIONS, PARTS, rows
+from experiments.ablation.report import FIELDS
+from experiments.ablation.report_vit import SLOWING, collapse_verdict, curves, slowed, stalling
+from experiments.ablation.runs import Data, VitRun, build_model
+from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.stats import estimate, judge
+from zoo.plainvit import BLOCKS
+from zoo.vit import EncoderBlock
+
+CPU = torch.device("cpu")
+
+
+# --- the measure ---
+
+
+def test_equal_tokens_have_no_residual_and_random_ones_about_1():
+    token = torch.randn(3, 1, 8, dtype=torch.float64)
+    assert relative_residual(token.expand(3, 5, 8)).max() < 1e-15
+    noise = torch.randn(4, 400, 64, dtype=torch.float64)
+    assert relative_residual(noise).allclose(torch.ones(4).double(), atol=0.1)
+
+
+def test_the_residual_of_a_matrix_by_hand():
+    x = torch.tensor([[[3.0, 0.0], [1.0, 2.0]]])  # the mean token is (2, 1)
+    assert composite_norm(x).tolist() == [pytest.approx(math.sqrt(4 * 3))]
+    # What is left: (1, -1) and (-1, 1), all sums 2.
+    assert relative_residual(x).tolist() == [pytest.approx(2 / math.sqrt(12))]
+
+
+def test_a_row_says_the_mean_and_the_mean_logarithm_of_its_pictures():
+    found = torch.tensor([1e-20, 1e-3, 1e-1, 1e-1], dtype=torch.float64)  # the first: rounding
+    row = summary(found)
+    assert row["residual"] == pytest.approx((1e-3 + 2e-1) / 4, rel=1e-5)
+    assert row["log10"] == pytest.approx((-14 - 3 - 1 - 1) / 4, rel=1e-5)
+    assert VISIBLE < row["p10"] < 1e-3 < row["p90"] == 0.1
+
+
+def test_every_picture_has_a_residual_of_its_own():
+    model = build_model(VitRun("plainvit", 2, data=TINY_DATA))
+    images = torch.randn(3, 3, 16, 16)
+    together = residuals(model, images)
+    assert together.shape == (3, 3)  # the patches and two blocks, three pictures
+    for number, image in enumerate(images):
+        assert residuals(model, image[None])[:, 0].allclose(together[:, number], rtol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
+def test_the_residual_knows_no_scale_and_no_order(seed, scale):
+    x = torch.randn(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    expected = relative_residual(x)
+    assert relative_residual(scale * x).allclose(expected)
+    assert relative_residual(-x[:, [3, 1, 4, 0, 2]]).allclose(expected)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_mean_token_leaves_less_than_twice_what_any_other_does(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, 5, 4, dtype=torch.float64, generator=generator)
+    mean = x.mean(1, keepdim=True)
+    others = mean + torch.randn(200, 1, 4, dtype=torch.float64, generator=generator)
+    left = composite_norm(x - torch.cat([others, x.median(1, keepdim=True).values]))
+    assert composite_norm(x - mean) < 2 * left.min()
+
+
+def test_without_additions_tokens_collapse_faster_than_by_a_constant_factor():
+    """Theorem 2.2 and corollary 3.2: the exponent itself grows with every block."""
+    images = torch.randn(4, 3, 16, 16)
+    for network in ("plainvit", "pure-attention"):
+        found = residuals(build_model(VitRun(network, 4, data=TINY_DATA)), images).mean(1).tolist()
+        falls = [after / before for before, after in itertools.pairwise(found)]
+        assert falls[0] > 3 * falls[1] > 9 * falls[2]
+    assert residuals(build_model(VitRun("vit", 4, data=TINY_DATA)), images)[-1].min() > 0.1
+
+
+# --- the arms ---
+
+TINY_DATA = Data(size=16, train_images=20, test_images=10)
+
+
+def test_the_arms_start_with_the_same_weights():
+    vit = build_model(VitRun(depth=2, seed=3, data=TINY_DATA)).state_dict()
+    for network in ("plainvit", *PARTS):
+        twin = build_model(VitRun(network, 2, seed=3, data=TINY_DATA)).state_dict()
+        missing = {key for key in vit if "mlp" in key or "norm2" in key}
+        assert set(vit) - set(twin) == (missing if "skip" not in network and network in PARTS
+                                        else set())  # fmt: skip
+        assert all(torch.equal(vit[key], twin[key]) for key in twin)
+
+
+@pytest.mark.parametrize("network", ["plainvit", "attention-skip", "mlp-skip"])
+def test_with_its_additions_back_every_arm_is_vit(network):
+    images = torch.randn(2, 3, 16, 16)
+    models = [build_model(VitRun(n, 2, data=TINY_DATA)) for n in ("vit", network)]
+    for model in models:
+        torch.nn.init.ones_(model.head.weight)  # zero at first, which would hide everything
+        with torch.no_grad():
+            model.head.weight[0] = torch.arange(64)
+    assert not torch.equal(models[0](images), models[1](images))
+    for block in models[1].blocks:
+        assert type(block) is not EncoderBlock
+        block.__class__ = EncoderBlock
+    assert torch.equal(models[0](images), models[1](images))
+
+
+def test_rows_differ_from_the_base_in_network_depth_and_seed_only():
+    made = rows(plan(Options("vit", train_images=64), CPU))
+    assert len({run.name for run in made}) == len(made) == 5 * (2 * 3 + 4)
+    assert {run.network for run in made} == {"vit", "plainvit", *BLOCKS} - {"plain"}
+    for run in made:
+        same = dataclasses.replace(run, network="vit", depth=4, seed=0)
+        assert same == dataclasses.replace(made[0], network="vit", depth=4, seed=0)
+    assert {run.depth for run in made if run.network in PARTS} == {4}
+
+
+def test_the_parts_follow_the_depths_and_seeds_that_are_asked_for():
+    made = rows(plan(Options("vit", depths=(1, 2), seeds=2, train_images=64), CPU))
+    parts = [(run.depth, run.seed) for run in made if run.network == "mlp-skip"]
+    assert parts == [(2, 0), (2, 1)]
+
+
+# --- what is said ---
+
+
+def collapse(changes: dict[tuple[str, str], list[list[float]]]) -> list[dict]:
+    """Rows of collapse.csv from log10 by block, of every seed; other networks: no collapse."""
+    networks = {name for _, *pair in SLOWING for name in pair}
+    logs = {(network, state): [[-0.3, -0.1, -0.2]] * 3 for network in networks for state in STATES}
+    return [
+        {"network": network, "depth": 2, "seed": seed, "state": state, "block": block,
+         "residual": 10**log, "log10": max(log, -14.0), "p10": 10**log, "p90": 10**log}
+        for (network, state), seeds in (logs | changes).items()
+        for seed, by_block in enumerate(seeds)
+        for block, log in enumerate(by_block)
+    ]  # fmt: skip
+
+
+LOW = [[0.0, -1.0, -4.0], [0.0, -1.1, -4.5], [0.0, -0.9, -4.2]]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_collapse_is_said(state):
+    said = collapse_verdict(collapse({("plainvit", state): LOW}), state)
+    assert said.answer == "yes"
+    assert said.sentence.startswith(f"Yes, {STATES[state]}: the relative residual")
+    assert "0.631 ± 0.000 in vit and 0.000 ± 0.000 in plainvit" in said.sentence
+    assert "+0.631 ± 0.000 (n = 3" in said.sentence
+
+
+def test_the_opposite_is_said_too():
+    said = collapse_verdict(collapse({("vit", "trained"): LOW}), "trained")
+    assert said.answer == "no"
+    assert said.sentence.startswith("No, trained so: ")
+
+
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [([[0, -1, -5.0], [0, -1, 0.2], [0, -1, -1.0]], "does not exclude 0"),
+     ([[0, -1, -5.0]], "two seeds or more"),
+     ([], "two seeds or more")],
+)  # fmt: skip
+def test_collapse_that_cannot_be_told(plain, words):
+    said = collapse_verdict(collapse({("plainvit", "trained"): plain}), "trained")
+    assert said.answer == "cannot tell"
+    assert words in said.sentence
+
+
+def test_rounding_errors_are_not_compared():
+    """Both at the limit of fp64, one always a little above the other: no verdict of it."""
+    plain, vit = [[0.0, -15.1, -15.4]] * 3, [[0.0, -15.0, -15.3]] * 3
+    rows_ = collapse({("plainvit", "initial"): plain, ("vit", "initial"): vit})
+    assert collapse_verdict(rows_, "initial").answer == "cannot tell"
+    assert slowed(rows_, "vit", "plainvit", "initial").mean == 0
+
+
+def test_what_slows_is_the_mean_over_the_blocks_and_the_patches_are_none():
+    """By hand: -0.1 + 1 and -0.2 + 4 of the first seed; the patches' -0.3 + 9 does not count."""
+    rows_ = collapse({("plainvit", "removed"): [[-9.0, -1.0, -4.0], [-9.0, -1.0, -20.0]]})
+    found = slowed(rows_, "vit", "plainvit", "removed")
+    first, second = (0.9 + 3.8) / 2, (0.9 + 13.8) / 2
+    assert found.n == 2
+    assert found.mean == pytest.approx((first + second) / 2)
+
+
+def test_what_is_no_number_gives_no_answer():
+    for values in ([math.nan, 1.0], [math.inf, 1.0], [math.inf, math.inf]):
+        assert judge(estimate(values))[0] == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("network", "answers"),
+    [("plainvit", ["yes", "yes", "yes", "cannot tell", "cannot tell", "no"]),
+     ("no-mlp", ["cannot tell", "cannot tell", "cannot tell", "no", "yes", "cannot tell"])],
+)  # fmt: skip
+def test_every_line_of_the_table_has_its_own_answer(network, answers):
+    lines = report_vit.slowing_table(collapse({(network, "removed"): LOW}))
+    assert [line[2][0] for line in lines] == answers
+    assert {line[1][0] for line in lines} == {"cannot tell"}  # initial: no difference at all
+
+
+def test_seeds_that_one_arm_lacks_are_left_out():
+    rows_ = collapse({("plainvit", "trained"): LOW[:2]})
+    assert slowed(rows_, "vit", "plainvit", "trained").n == 2
+
+
+def results(**losses: list[float | None]) -> list[dict]:
+    """Rows of results.csv: 1 block ends at 1.0, 2 blocks at these training losses, one a seed."""
+    made = []
+    for network, deep in losses.items():
+        for seed, loss in enumerate(deep):
+            for depth, value in ((1, 1.0), (2, loss)):
+                made.append(dict.fromkeys(FIELDS) | {
+                    "network": network.replace("_", "-"), "depth": depth, "norm": "layer",
+                    "seed": seed, "status": "diverged at step 3" if value is None else "finished",
+                    "parameters": 1, "train_loss": value, "train_error": 0.5, "test_error": 0.5,
+                    "seconds": 1.0, "source": "embedded", "size": 16, "train_images": 64,
+                    "test_images": 64, "steps": 1, "batch_size": 64, "precision": "fp32",
+                    "device": "CPU"})  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize(
+    ("plain", "vit", "answer"),
+    [([2.3, 2.2, 2.3], [0.9, 0.8, 0.7], "yes"), ([0.9, 0.8, 0.7], [2.3, 2.2, 2.3], "no"),
+     ([2.3, 0.2, 1.1], [1.0, 1.1, 0.9], "cannot tell"), ([None, 2.3], [1.0, 1.0], "cannot tell")],
+)  # fmt: skip
+def test_stalling_has_three_answers(plain, vit, answer):
+    said = stalling(results(plainvit=plain, vit=vit, mlp_skip=[9.0, 9.0, 9.0]))
+    assert said.answer == answer
+    assert "from 1 to 2 blocks" in said.sentence or answer == "cannot tell"
+    assert ("plainvit2 seed 0 diverged" in said.sentence) == (None in plain)
+
+
+def test_every_diverged_run_is_named():
+    made = results(plainvit=[2.3, None], vit=[1.0, 1.0], mlp_skip=[None, 1.0])
+    said = "\n".join(report_vit.verdicts(made, collapse({})))
+    assert "plainvit2 seed 1 diverged at step 3" in said
+    assert "mlp-skip2 seed 0 diverged at step 3" in said
+
+
+# --- the command ---
+
+
+def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
+    folder, done = vit_campaign
+    assert "Does depth hurt training more without additions?" in done.stdout
+    assert "does it slow the collapse?" in done.stdout
+    assert "…" not in done.stdout, "a column does not fit 80 columns"
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * (2 * 2 + 4)
+    measured = report_vit.read_residuals(folder)
+    of_state = collections.Counter(row["state"] for row in measured)
+    a_seed = 6 * 3  # networks, and blocks with the patches
+    assert of_state == {"initial": INITIAL_SEEDS * a_seed, "removed": 2 * a_seed,
+                        "trained": 2 * a_seed}  # fmt: skip
+    assert all(0 < row["p10"] <= row["p90"] < 2 for row in measured)
+    assert all(row["p10"] < row["residual"] for row in measured)
+    for figure in ("curves.png", "collapse.png"):
+        assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_initial_are_the_weights_of_a_hundred_seeds(vit_campaign):
+    folder, _ = vit_campaign
+    found = curves(report_vit.read_residuals(folder), "log10")["plainvit", "initial"]
+    assert list(found) == list(range(INITIAL_SEEDS))
+    assert len({by_block[-1] for by_block in found.values()}) == INITIAL_SEEDS
+
+
+def test_the_curve_of_an_arm_is_of_its_runs_alone(vit_campaign):
+    folder, _ = vit_campaign
+    runs = rows(plan(Options("vit", depths=(1, 2), seeds=2, epochs=1, train_images=128), CPU))
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        results_ = list(csv.DictReader(file))
+    for arm in itertools.product(("vit", "plainvit"), (1, 2)):
+        panel = Figure().subplots()
+        figures.draw_arm(panel, runs, folder, arm, "red", "name")
+        ends = [float(line.get_ydata()[-1]) for line in panel.lines]
+        mine = [r for r in results_ if (r["network"], int(r["depth"])) == arm]
+        assert len(mine) == 2
+        for end, name in zip(ends, ("train_error", "test_error"), strict=True):
+            assert end == pytest.approx(50 * sum(float(r[name]) for r in mine))
+
+
+def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
+    folder, _ = vit_campaign
+    found = curves(report_vit.read_residuals(folder), "residual")
+    assert found["vit", "removed"] == found["vit", "trained"]
+    weights = load_file(folder / "vit2-seed1" / "final.safetensors")
+    base = plan(Options("vit", epochs=1, train_images=128), CPU).base
+    run = dataclasses.replace(base, network="no-mlp", depth=2)
+    model = build_model(run)
+    assert model.load_state_dict(weights, strict=False).missing_keys == []
+    assert found["no-mlp", "removed"][1] == pytest.approx(
+        residuals(model, pictures(run)).mean(1).tolist(), rel=1e-5
+    )
+    assert found["no-mlp", "removed"][1] != found["no-mlp", "trained"][1]
+
+
+def test_the_report_says_the_same_again_and_publishes(vit_campaign, invoke, tmp_path, monkeypatch):
+    folder, done = vit_campaign
+    again = invoke("experiments.report", folder)
+    assert again.returncode == 0, again.stderr
+    said = again.stdout.strip()
+    assert said.split() == done.stdout[done.stdout.index(said.split("\n")[0]) :].split(
+        "figure:")[0].split()  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text(
+        "<!-- ablation-vit -->\n<!-- /ablation-vit -->\n", encoding="utf-8"
+    )
+    assert invoke("experiments.publish", folder).returncode == 0
+    published = tmp_path / "docs" / "ablation-vit"
+    assert {path.name for path in published.iterdir()} == {
+        "results.csv", "histories.csv", "collapse.csv", "curves.png", "collapse.png"
+    }  # fmt: skip
+    assert "| plainvit2 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_missing_residuals_are_said_in_three_lines(vit_campaign, invoke, tmp_path):
+    folder, _ = vit_campaign
+    (tmp_path / "results.csv").write_bytes((folder / "results.csv").read_bytes())
+    done = invoke("experiments.report", tmp_path / "results.csv")
+    assert_three_lines(done, 3, "residuals are missing", "make ablation-vit")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: "", lambda text: text[:500], lambda text: text.replace("p10", "p11"),
+     lambda text: text.replace("trained", "banana"), lambda text: text + "\udcff",
+     lambda text: "".join(text.splitlines(True)[:6] + text.splitlines(True)[60:]),
+     lambda text: text + text.splitlines(True)[-1],
+     lambda text: re.sub(r"(\nvit,2,1,initial,2),[^,]+", r"\1,nan", text),
+     lambda text: re.sub(r"(\nvit,2,1,initial,2),", r"\1,-", text),
+     lambda text: re.sub(r"\nvit,2(,1,initial,2),", r"\nvit,3\1,", text),
+     lambda text: re.sub(r"\nvit,.*", "", text)],
+)  # fmt: skip
+def test_damaged_residuals_are_said_in_three_lines(vit_campaign, invoke, tmp_path, damage):
+    folder, _ = vit_campaign
+    for name in ("results.csv", "collapse.csv"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    good = (folder / "collapse.csv").read_text(encoding="utf-8")
+    assert damage(good) != good
+    (tmp_path / "collapse.csv").write_bytes(damage(good).encode(errors="surrogateescape"))
+    done = invoke("experiments.report", tmp_path / "results.csv")
+    assert_three_lines(done, 3, "residuals are damaged", "make ablation-vit")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_lost_weights_are_said_in_three_lines(vit_campaign, tmp_path, content):
+    shutil.copytree(vit_campaign[0], tmp_path / "out")
+    path = tmp_path / "out" / "vit2-seed1" / "final.safetensors"
+    path.unlink() if content is None else path.write_bytes(content)
+    base = plan(Options("vit", epochs=1, train_images=128), CPU).base
+    with pytest.raises(ResultsError) as error:
+        fill(build_model(dataclasses.replace(base, depth=2)), path)
+    assert "vit2-seed1" in str(error.value)
+    assert len(str(error.value).split("\n")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("--depths", "3"), "no model 'vit3'"), (("--size", "18"), "multiple of 4"),
+     (("--seeds", "0"), "--seeds must be above 0"), (("quick",), "quick")],
+)  # fmt: skip
+def test_bad_input_is_three_lines(invoke, arguments, words):
+    assert_three_lines(invoke("experiments.ablation.vit", *arguments), 2, words)
+
+
+# --- README ---
+
+
+def test_readme_says_what_the_result_files_say():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    docs = ROOT / "docs" / "ablation-vit"
+    results_ = report.read_results(docs / "results.csv")
+    said = report_vit.markdown(results_, report_vit.read_residuals(docs))
+    assert publish.fill_in(readme, "ablation-vit", said) == readme
+    lr, steps = ABLATIONS["vit"].base.settings.lr, ABLATIONS["vit"].epochs * (4000 // 64)
+    assert {(row["lr"], row["steps"]) for row in results_} == {(lr, steps)}
+    assert len({row["seed"] for row in results_}) >= 3

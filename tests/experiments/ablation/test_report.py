@@ -1,0 +1,220 @@
+"""What is said about results: intervals, the verdict in all its answers, tables, README."""
+
+import csv
+import random
+
+import pytest
+from conftest import ROOT, assert_three_lines
+
+from experiments import publish
+from experiments.ablation import report
+from experiments.ablation.questions import ABLATIONS
+from experiments.ablation.report import FIELDS, table, verdict
+from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.stats import Estimate, estimate
+
+FILE = "results.csv"
+
+
+def results(plain, residual, shallow=1.0, depths=(8, 56), **changes) -> list[dict]:
+    """Rows of a campaign whose deep networks end with these training losses, one a seed."""
+    rows = []
+    for network, deep in (("plain", plain), ("resnet", residual)):
+        for seed, loss in enumerate(deep):
+            for depth, value in ((depths[0], shallow), (depths[1], loss)):
+                row = dict.fromkeys(FIELDS) | {
+                    "network": network, "depth": depth, "norm": "batch", "seed": seed,
+                    "status": "finished" if value is not None else "diverged at step 3",
+                    "parameters": 853_018, "train_loss": value, "train_error": 0.5,
+                    "test_error": 0.25, "seconds": 60.0, "source": "embedded", "size": 16,
+                    "train_images": 4000, "test_images": 1000, "steps": 558, "batch_size": 64,
+                    "precision": "fp32", "device": "CPU",
+                }  # fmt: skip
+                rows.append(row | changes)
+    return rows
+
+
+def test_the_verdict_says_yes():
+    said = verdict(results(plain=[2.0, 2.1, 2.2], residual=[0.7, 0.6, 0.8]))
+    assert said.answer == "yes"
+    assert "+1.100 ± 0.248 in plain networks" in said.sentence
+    assert "-0.300 ± 0.248 in residual ones" in said.sentence
+    assert "+1.400" in said.sentence
+    assert "n = 3" in said.sentence
+    assert "excludes 0" in said.sentence
+
+
+def test_the_verdict_says_no():
+    said = verdict(results(plain=[0.7, 0.6, 0.8], residual=[2.0, 2.1, 2.2]))
+    assert said.answer == "no"
+    assert said.sentence.startswith("No: ")
+    assert "-1.400" in said.sentence
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "words"),
+    [([2.0, 0.5, 1.2], [1.0, 1.1, 1.2], "does not exclude 0"),
+     ([1.3, 1.3, 1.3], [1.3, 1.3, 1.3], "does not exclude 0"),
+     ([2.0], [0.5], "two seeds or more"),
+     ([2.0, None], [0.5, 0.6], "two seeds or more"),
+     ([None, None], [0.5, 0.6], "two seeds or more")],
+)  # fmt: skip
+def test_the_verdict_says_that_it_cannot_tell(plain, residual, words):
+    said = verdict(results(plain, residual))
+    assert said.answer == "cannot tell"
+    assert said.sentence.startswith("Cannot tell: ")
+    assert words in said.sentence
+
+
+def test_one_depth_shows_no_degradation():
+    one = [r for r in results([2.0, 2.1], [1.0, 1.1]) if r["depth"] == 8]
+    assert verdict(one).answer == "cannot tell"
+
+
+def test_the_verdict_pairs_by_seed():
+    """Seeds that differ a lot, but both arms alike: only the pairs show the difference."""
+    said = verdict(results(plain=[1.5, 3.5, 5.5], residual=[1.3, 3.31, 5.3]))
+    assert said.answer == "yes"
+
+
+def test_diverged_runs_are_counted_and_named_and_the_rest_is_judged():
+    said = verdict(results(plain=[2.0, None, 2.1, 2.2], residual=[0.5, 0.6, 0.7, 0.6]))
+    assert said.answer == "yes"
+    assert "n = 3" in said.sentence
+    assert "1 of 16 runs did not finish: plain56 seed 1 diverged at step 3" in said.sentence
+
+
+def test_runs_without_norm_do_not_enter_the_verdict():
+    fair = results([2.0, 2.1, 2.2], [0.7, 0.6, 0.8])
+    odd = results([0.1, 0.1, 0.1], [9.0, 9.0, 9.0], norm="none")
+    assert verdict(fair + odd) == verdict(fair)
+
+
+def test_an_interval_covers_the_truth_95_times_of_100():
+    draw = random.Random(0)
+    hits = 0
+    for _ in range(4000):
+        found = estimate([draw.gauss(5, 2) for _ in range(3)])
+        hits += abs(found.mean - 5) <= found.half
+    assert 0.94 < hits / 4000 < 0.96
+
+
+def test_estimates_of_one_and_none():
+    assert estimate([2.0]).show(2) == "2.00"
+    assert estimate([]).show(2) == "-"
+    assert Estimate(0.123, 0.01, 3).show(1, 100) == "12.3 ± 1.0"
+
+
+def test_published_figures_stand_beside_ours_only_where_the_protocol_is_the_papers():
+    paper = {"source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128,
+             "schedule": "steps", "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000,
+             "choose": False}  # fmt: skip
+    rows = results([2.0, 2.1], [1.0, 1.1], depths=(20, 56), **paper)
+    header, lines = table(rows)
+    assert header[-2:] == ["paper", "replications"]
+    by_name = {line[0]: line for line in lines}
+    assert by_name["resnet20"][-2:] == ["8.75", "8.27 / 8.29 / 8.0"]
+    assert by_name["plain56"][-2:] == ["-", "12.76 / 11.83 / 13.31"]
+    for key, value in (("steps", 6400), ("size", 16), ("choose", True), ("lr", 0.05)):
+        header, _ = table(results([2.0, 2.1], [1.0, 1.1], **(paper | {key: value})))
+        assert header[-1] == "n"
+
+
+def test_the_table_counts_what_finished():
+    _, lines = table(results([2.0, None, 2.2], [1.0, 1.1, 1.2]))
+    assert {line[0]: line[5] for line in lines}["plain56"] == "2 of 3"
+
+
+def test_results_survive_the_way_through_csv(tmp_path):
+    rows = results([2.0, None], [1.0, 1.1])
+    (tmp_path / "results.csv").write_text(report.results_csv(rows), encoding="utf-8")
+    back = report.read_results(tmp_path / "results.csv")
+    assert report.markdown(back) == report.markdown(rows)
+
+
+def test_nothing_to_report_is_said_in_three_lines(tmp_path):
+    with pytest.raises(ResultsError) as error:
+        report.read_results(tmp_path)
+    assert len(str(error.value).splitlines()) == 3
+
+
+RUN_FOLDER = "plain8-seed0"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("nowhere", ("no such file or folder",)),
+     ("empty", ("no finished runs",)),
+     (RUN_FOLDER, ("one run of several",)),
+     (f"{RUN_FOLDER}/row.json", ("one run of several",)),
+     (f"{RUN_FOLDER}/history.csv", ("one run of several",)),
+     ("campaign.json", ("no results.csv of an ablation",)),
+     ("other.csv", ("no column 'network'", "other.csv")),
+     ("bytes.csv", ("no results.csv of an ablation", "bytes.csv")),
+     ("numbers.csv", ("no results.csv of an ablation", "numbers.csv"))],
+)  # fmt: skip
+def test_what_is_no_campaign_is_refused_and_nothing_is_to_be_deleted(invoke, tmp_path, path, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / RUN_FOLDER).mkdir()
+    texts = {f"{RUN_FOLDER}/row.json": "{}", f"{RUN_FOLDER}/history.csv": "epoch,step\n1,2\n",
+             "campaign.json": '{\n"question": "?"}\n', "other.csv": "a,b\n1,2\n"}  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    good = report.results_csv(results([2.0], [1.0]))
+    (tmp_path / "numbers.csv").write_text(good.replace("853018", "many"), encoding="utf-8")
+    done = invoke("experiments.report", tmp_path / path)
+    assert_three_lines(done, 3, *words)
+    assert "delete" not in done.stderr
+
+
+@pytest.mark.parametrize("path", ["docs/transfer", "docs/transfer/results.csv"])
+def test_published_rows_of_transfer_lack_what_its_advice_needs(invoke, path):
+    assert_three_lines(invoke("experiments.report", ROOT / path), 3, "runs/transfer-NAME")
+
+
+def test_published_rows_are_shown_and_not_published_again(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = [invoke("experiments.report", ROOT / "docs/quick" / name) for name in ("", FILE)]
+    assert [done.returncode for done in shown] == [0, 0]
+    assert shown[0].stdout == shown[1].stdout
+    for name in ("", FILE):
+        done = invoke("experiments.publish", ROOT / "docs/quick" / name)
+        assert_three_lines(done, 3, "no epochs to publish")
+
+
+def test_filling_in_replaces_one_block_and_nothing_else():
+    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\nkept\n<!-- /y -->\n"
+    filled = publish.fill_in(text, "x", r"new \1")
+    assert filled == text.replace("old", r"new \1")
+    assert publish.fill_in(filled, "x", r"new \1") == filled
+    with pytest.raises(ResultsError):
+        publish.fill_in(text, "z", "new")
+
+
+@pytest.mark.parametrize("name", ["quick", "cifar10"])
+def test_readmes_table_is_what_the_result_files_say(name):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = report.read_results(ROOT / "docs" / name / "results.csv")
+    assert publish.fill_in(readme, name, report.markdown(rows)) == readme
+
+
+@pytest.mark.parametrize("name", ["quick", "cifar10"])
+def test_results_are_those_of_the_last_epoch_never_of_the_best(name):
+    with (ROOT / "docs" / name / "histories.csv").open(encoding="utf-8", newline="") as file:
+        last = {line["run"]: line for line in csv.DictReader(file)}
+    for row in report.read_results(ROOT / "docs" / name / "results.csv"):
+        if row["status"] == "finished":
+            suffix = "" if row["norm"] == "batch" else "-nonorm"
+            line = last[f"{row['network']}{row['depth']}{suffix}-seed{row['seed']}"]
+            assert float(line["test_error"]) == row["test_error"]
+            assert float(line["train_loss"]) == row["train_loss"]
+            assert int(line["step"]) == row["steps"]
+
+
+def test_readmes_rows_come_from_the_preset_as_it_is_now():
+    rows = report.read_results(ROOT / "docs" / "quick" / "results.csv")
+    base = ABLATIONS["quick"].base
+    assert {row["lr"] for row in rows} == {base.settings.lr}
+    assert {row["steps"] for row in rows} == {ABLATIONS["quick"].epochs * (4000 // 64)}
+    assert {(row["size"], row["train_images"]) for row in rows} == {(16, 4000)}

@@ -1,0 +1,235 @@
+"""Bad command lines and files: three lines and a fixed exit code; of a crash, that it is ours."""
+
+import ast
+import errno
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY, assert_three_lines
+
+from data.errors import DataError
+from experiments.ablation.__main__ import CAMPAIGN
+from experiments.ablation.runs import Run
+from experiments.plumbing import cli
+from experiments.plumbing.cli import ResultsError, UsageError
+from experiments.plumbing.results import read_row
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatch):
+    from experiments import samples
+
+    def crash() -> None:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(samples, "contact_sheet", crash)
+    done = invoke("experiments.samples")
+    assert done.returncode == 70
+    assert done.stderr.startswith("Traceback")
+    assert "KeyError: 'planted'" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("this is a defect of skipzoo: please report")
+
+
+# Command lines; FOLDER, FILE and PIPE are there, NOWHERE is not.
+BAD = [
+    ("shapes resnet50 --size -3", 2, "--size -3"),
+    ("shapes resnet50 --size 0", 2, "--size 0"),
+    ("shapes vit_b_16 --size 100000", 2, "give 1 to 4096"),
+    ("samples --output ''", 2, "an argument is empty"),
+    ("samples --output=", 2, "an argument is empty"),
+    ("samples --output FOLDER", 2, "name a file"),
+    ("samples --output ..", 2, "name a file"),
+    ("samples --output PIPE", 2, "name a file"),
+    ("samples --output FILE/x.png", 2, "Not a directory"),
+    ("samples --output NOWHERE.jpg", 2, "NOWHERE.png"),
+    (f"samples --output {'x' * 300}.png", 2, "File name too long"),
+    ("attention NOWHERE NOWHERE --output FOLDER", 2, "name a file"),
+    ("predict NOWHERE NOWHERE --sheet FOLDER", 2, "name a file"),
+    ("predict '' NOWHERE", 2, "an argument is empty"),
+    ("predict NOWHERE FILE --weights IMAGENET1K_V1", 2, "none is named"),
+    ("predict --model resnet5 FILE", 2, "there is no model 'resnet5'"),
+    ("evaluate NOWHERE FOLDER --output-dir FILE/x", 2, "Not a directory"),
+    ("evaluate --model resnet5 FOLDER", 2, "there is no model 'resnet5'"),
+    ("check_data FOLDER --output FOLDER", 2, "name a file"),
+    ("check_data FOLDER --workers 100000", 2, "give 256 or less"),
+    ("convert NOWHERE FOLDER --to transformers", 2, "choose another name"),
+    ("convert NOWHERE FILE/x.pth --to zoo", 2, "Not a directory"),
+    ("bench --rounds 1000000000", 2, "give 1,000 or less"),
+    ("ablation --seeds 99999999999999", 2, "give 1,000 or less"),
+    ("ablation --epochs 99999999999999999999", 2, "give 100,000 or less"),
+    ("ablation --lr inf", 2, "--lr is too large"),
+    ("ablation --size 1", 2, "--size must be above 1"),
+    ("ablation --size 100000", 2, "give 4,096 or less"),
+    ("ablation --train-images 1", 2, "--train-images must be above 1"),
+    ("ablation --train-images 999999999", 2, "give 100,000 or less"),
+    ("ablation --device meta", 2, "--device auto"),
+    ("ablation --device hpu", 2, "--device auto"),
+    ("ablation --data-dir FILE", 3, "name a folder or a zip"),
+    ("ablation --output-dir FILE/x", 2, "Not a directory"),
+    ("ablation_vit --lr inf", 2, "--lr is too large"),
+    ("transfer FOLDER --model --seeds 1", 2, "--model names nothing"),
+    ("transfer FOLDER --strategy --seeds 1", 2, "--strategy names nothing"),
+    ("transfer FOLDER --seeds 999999999999", 2, "give 1,000 or less"),
+    ("transfer FOLDER --lr inf", 2, "--lr is too large"),
+    ("transfer FOLDER --weight-decay 1e308", 2, "--weight-decay is too large"),
+    ("transfer FOLDER --probe-l2 1e308", 2, "--probe-l2 is too large"),
+    ("transfer FOLDER --ratio 1 inf", 2, "--ratio is not a range"),
+    ("transfer FOLDER --lr 1e308", 2, "give 1e+30 or less"),
+    ("transfer FOLDER --rotation inf", 2, "--rotation is too large"),
+    ("transfer FOLDER --probe-views 99999999999", 2, "--probe-views is too large"),
+    ("transfer FOLDER --workers 3000", 2, "give 256 or less"),
+    ("transfer FOLDER --train-images 1", 2, "batch norm needs 2"),
+    ("transfer FOLDER --output-dir FILE/x", 2, "Not a directory"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "word"), BAD, ids=[line[:60] for line, *_ in BAD])
+def test_it_is_refused_in_three_lines(invoke, tmp_path, monkeypatch, line, code, word):
+    (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "FILE").write_bytes(b"x")
+    os.mkfifo(tmp_path / "PIPE")
+    monkeypatch.chdir(tmp_path)
+    command, *arguments = ["" if part == "''" else part for part in line.split()]
+    assert_three_lines(invoke(f"experiments.{command}", *arguments), code, word)
+    assert {path.name for path in tmp_path.iterdir()} == {"FOLDER", "FILE", "PIPE"}
+    assert (tmp_path / "PIPE").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "word"),
+    [("samples", 2, "cannot use this: Permission denied"),
+     ("evaluate NOWHERE FOLDER", 2, "cannot use this: Permission denied"),
+     ("transfer FOLDER", 2, "cannot use this: Permission denied"),
+     ("report FOLDER", 3, "cannot read a folder: Permission denied")],
+)  # fmt: skip
+def test_what_may_not_be_read_or_written_is_said_before_any_work(
+    invoke, tmp_path, monkeypatch, line, code, word
+):
+    (tmp_path / "FOLDER").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may do everything
+    command, *arguments = line.split()
+    assert_three_lines(invoke(f"experiments.{command}", *arguments), code, word)
+
+
+def test_pictures_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monkeypatch):
+    from data.folder import find_pictures
+    from experiments.predict import find_pictures as named
+
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "ant" / "1.png").write_bytes(b"x")
+    assert len(named([str(tmp_path)])) == 1
+    assert find_pictures(tmp_path) == {"train": {"ant": [("train/ant/1.png", tmp_path)]}}
+    for closed in ("ant", ".hidden"):
+        monkeypatch.setattr(os, "access", lambda path, _, closed=closed: Path(path).name != closed)
+        for search in (lambda: named([str(tmp_path)]), lambda: find_pictures(tmp_path)):
+            if closed == ".hidden":
+                assert search()
+                continue
+            with pytest.raises(DataError, match="cannot read a folder"):
+                search()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [(MemoryError(), 2, "out of memory"),
+     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, "allocate"),
+     (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "File name too long"),
+     (OSError(errno.EIO, "Input/output error", "x"), 2, "Input/output error")],
+)  # fmt: skip
+def test_what_is_not_our_defect_is_not_said_to_be(error, code, word):
+    lines, found = cli.explain(error)
+    assert found == code
+    assert len(lines.splitlines()) == 3
+    assert word in lines
+
+
+def test_a_folder_without_classes_is_not_said_to_be_seen_before(tmp_path):
+    from experiments.evaluate import to_evaluate
+    from experiments.transfer.pictures import Source
+
+    (tmp_path / "1.png").write_bytes(b"x")
+    with pytest.raises(DataError, match="there are no classes"):
+        to_evaluate(Source(str(tmp_path)), SimpleNamespace(metrics={}))
+
+
+# --- Advice that would cost a sound file ---
+
+
+def test_results_of_another_command_or_version_are_to_be_kept(tmp_path):
+    row = {"run": {}, "status": "finished", "accuracy": 0.5}
+    (tmp_path / "row.json").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(ResultsError, match="another command or version") as error:
+        read_row(tmp_path)
+    assert "keep it" in str(error.value)
+    row |= {"train_loss": 1.0, "test_error": 0.5}
+    (tmp_path / "row.json").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(ResultsError, match="other settings") as error:
+        read_row(tmp_path, Run())
+    assert "delete" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [("transfer.json", {}, "another command has its results here"),
+     ("campaign.json", {"precision": "fp32"}, "another command or version"),
+     ("campaign.json", dict.fromkeys(CAMPAIGN)
+      | {"question": "Another one?"}, "results of another ablation")],
+)  # fmt: skip
+def test_ablations_do_not_write_over_other_results(invoke, tmp_path, name, content, word):
+    (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    done = invoke("experiments.ablation", *TINY, "--output-dir", tmp_path)
+    assert done.returncode in (2, 3)
+    assert_three_lines(done, done.returncode, word, "choose another")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
+    from experiments.plumbing.processes import Group
+    from experiments.transfer import __main__ as transfer
+
+    (tmp_path / "campaign.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="another command has its results here"):
+        transfer.settle(
+            transfer.Options("x"), SimpleNamespace(), torch.device("cpu"), tmp_path, Group()
+        )
+
+
+def test_a_checkpoint_of_another_kind_may_be_somebody_elses(tmp_path):
+    from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint
+
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"PK\x03\x04\nwhat torch.save writes")
+    with pytest.raises(CheckpointError, match="another version") as error:
+        load_checkpoint(path)
+    assert "choose another --output-dir" in str(error.value)
+
+
+def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):
+    from zoo import WeightsError
+    from zoo.weights.files import read_weights
+
+    (tmp_path / "results.csv").write_text("model,weights\n", encoding="utf-8")
+    with pytest.raises(WeightsError, match="not a file of weights") as error:
+        read_weights(tmp_path / "results.csv")
+    assert "again" not in str(error.value)
+
+
+def test_only_damaged_files_are_to_be_deleted():
+    """Every text that says so, outside docstrings: of files whose content proves the damage."""
+    found = set()
+    for path in [p for room in ("data", "experiments", "zoo") for p in (ROOT / room).rglob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and id(node) not in statements and "delete " in text:
+                found.add(path.name)
+    assert found == {"results.py", "checkpoint.py"}

@@ -1,0 +1,69 @@
+"""Files are whole or not there, and damage is noticed."""
+
+import errno
+import random
+
+import pytest
+import torch
+
+from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from zoo.weights import atomic
+from zoo.weights.atomic import write_atomic
+
+CONTENT = {"model": {"w": torch.arange(50.0)}, "step": 7, "history": [{"lr": 0.1}], "run": "{}"}
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    save_checkpoint(tmp_path / "c.pt", CONTENT)
+    back = load_checkpoint(tmp_path / "c.pt")
+    assert torch.equal(back["model"]["w"], CONTENT["model"]["w"])
+    assert {k: v for k, v in back.items() if k != "model"} == {
+        k: v for k, v in CONTENT.items() if k != "model"
+    }
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, CONTENT)
+    good = path.read_bytes()
+    draw = random.Random(0)
+    damaged = []
+    for _ in range(300):
+        place, bit = draw.randrange(len(good)), 1 << draw.randrange(8)
+        damaged.append(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
+    damaged += [good[: draw.randrange(len(good))] for _ in range(50)]
+    damaged += [b"", b"\n", good + b"\0", good[:-100] + bytes(100)]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError) as error:
+            load_checkpoint(path)
+        assert len(str(error.value).splitlines()) == 3
+        assert str(path) in str(error.value)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "row.json"
+    write_atomic(path, b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["row.json"]
+
+
+def test_a_drive_that_refuses_to_sync_folders_is_no_obstacle(tmp_path, monkeypatch):
+    real = atomic.os.fsync
+
+    def files_only(handle):
+        if atomic.os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(atomic.os, "fsync", files_only)
+    write_atomic(tmp_path / "row.json", b"new")
+    assert (tmp_path / "row.json").read_bytes() == b"new"

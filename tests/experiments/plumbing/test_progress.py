@@ -1,0 +1,46 @@
+"""No silence: the first line comes before the work, and long steps say what they are."""
+
+import time
+
+import pytest
+
+from experiments.plumbing import progress
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.progress import doing
+
+
+def test_a_long_step_says_once_what_it_is_doing(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SILENCE", 0.05)
+    with doing("counting"):
+        time.sleep(0.3)
+        assert capsys.readouterr().err == "counting ...\n"
+    time.sleep(0.1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SILENCE", 0.1)
+    with pytest.raises(ValueError, match="wrong"), doing("counting"):
+        raise ValueError("wrong")
+    time.sleep(0.2)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "works", "first"),
+    [("ablation", (), "plan", "Do plain networks"),
+     ("ablation_vit", (), "plan", "Do transformers"),
+     ("transfer", ("PETS",), "open_pictures", "Device"),
+     ("verify", ("resnet18",), "prove", "comparing resnet18 with torchvision"),
+     ("bench", (), "ratios", "usual / ours")],
+)  # fmt: skip
+def test_the_first_line_comes_before_any_work(module, arguments, works, first, invoke, monkeypatch):
+    def stop(*_, **__):
+        raise UsageError("work", "begins", "here")
+
+    monkeypatch.setattr(f"experiments.{module}.{works}", stop)
+    if module == "bench":
+        monkeypatch.setattr("experiments.bench.COMPARISONS", (lambda: None,))
+    done = invoke(f"experiments.{module}", *arguments)
+    assert done.stdout.startswith(first)
+    assert done.stderr == "work\nbegins\nhere\n"

@@ -1,0 +1,311 @@
+"""Ctrl-C, SIGTERM and SIGKILL at any moment: the right exit code, nobody left, the same bits.
+
+ZOO_SIGNAL_RUNS is how many runs are interrupted (4 without it).
+"""
+
+import contextlib
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from experiments.ablation import pool as campaign
+from experiments.plumbing import cli, signals
+
+RUNS = int(os.environ.get("ZOO_SIGNAL_RUNS", "4"))
+PATIENCE = 10.0 if RUNS > 4 else 60.0  # seconds; the short one on a machine with nothing else to do
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def alive_in(session: int) -> list[str]:
+    """The command lines of all processes of a session that are not zombies."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            after_name = (folder / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+            if int(after_name[3]) == session and after_name[0] != "Z":
+                found.append((folder / "cmdline").read_text(encoding="utf-8").replace("\0", " "))
+    return found
+
+
+class Command:
+    """`python -m ARGUMENTS` in a session of its own, with its output in a file."""
+
+    def __init__(self, folder: Path, *arguments: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "log.txt"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *map(str, arguments)],
+                cwd=ROOT, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def wait_for(self, words: str) -> None:
+        """Until `words` are printed or the command has ended."""
+        deadline = time.monotonic() + 180
+        while words not in self.output and self.process.poll() is None:
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.01)
+
+    def send(self, number: int, to_all: bool) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if to_all else os.kill)(self.process.pid, number)
+
+    def ends(self, within: float) -> int:
+        """The exit code as a shell reports it, once nobody of the session is left."""
+        try:
+            code = self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            left = alive_in(self.process.pid)
+            self.send(signal.SIGKILL, to_all=True)
+            pytest.fail(f"still there after {within} s: {left}\n{self.output}")
+        deadline = time.monotonic() + 5
+        while (left := alive_in(self.process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left, left
+        return 128 - code if code < 0 else code
+
+
+def pictures(root: Path) -> Path:
+    """Two classes of noise, 48 training pictures and 8 for validation."""
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 24), ("val", 4)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+CAMPAIGN = ("experiments.ablation", "--depths", 8, 20, "--seeds", 1, "--epochs", 4,
+            "--train-images", 512, "--precision", "fp32", "--output-dir")  # fmt: skip
+CAMPAIGN_PHASES = ("", "Device", "Precision", "runs to do", "1/", "3/", "figure")
+TRANSFER = ("--model", "resnet8", "--weights", "none", "--size", 32, "--strategy", "finetune",
+            "lp-ft", "--seeds", 1, "--epochs", 12, "--batch-size", 8, "--precision", "fp32",
+            "--output-dir")  # fmt: skip
+TRANSFER_PHASES = ("", "Device", "Recipe", "run 1", "run 2", "figure")
+
+
+def interrupted(phases: tuple[str, ...], folder: Path, arguments: tuple, rng: random.Random) -> int:
+    """Start a command, signal it at a random moment, check how it ends; its exit code."""
+    command = Command(folder, *arguments)
+    number = rng.choice(tuple(CODES))
+    phase, times = rng.choice(phases), rng.choice((1, 1, 2, 3))
+    command.wait_for(phase)
+    time.sleep(rng.uniform(0, 1.5))
+    running = command.process.poll() is None
+    to_all = rng.random() < 0.5  # a terminal signals the whole group, `kill` one process
+    for _ in range(times):
+        command.send(number, to_all)
+        time.sleep(rng.uniform(0.05, 1))
+    code = command.ends(within=PATIENCE)
+    # It may have been done before, or its last instructions ended it first.
+    assert code == CODES[number] or (code == 0 and (not running or phase == "figure")), (
+        phase, times, number, running, command.output,
+    )  # fmt: skip
+    assert "Traceback" not in command.output, command.output
+    print(f"{phase!r:14} {number.name} x{times} {'group' if to_all else 'one'}: {code}")
+    return code
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What a finished campaign is compared by: everything but clocks and figures."""
+    names = ("history.csv", "final.safetensors", "last.safetensors")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.glob("*/*") if path.name in names
+    }  # fmt: skip
+
+
+def interrupt_until_done(tmp_path, phases, arguments, seed: int, runs: int) -> None:
+    """`runs` interruptions, of as many campaigns as that takes; all end with the same bits."""
+    rng = random.Random(seed)
+    undisturbed = Command(tmp_path / "whole", *arguments, tmp_path / "whole" / "out")
+    assert undisturbed.ends(within=600) == 0, undisturbed.output
+    expected = files_of(tmp_path / "whole" / "out")
+    assert expected
+    done = 0
+    while done < runs:
+        folder = tmp_path / f"broken{done}"
+        for _ in range(12):
+            code = interrupted(phases, folder, (*arguments, folder / "out"), rng)
+            done += 1
+            if code == 0 or done >= runs:
+                break
+        last = Command(folder, *arguments, folder / "out")
+        assert last.ends(within=600) == 0, last.output
+        assert files_of(folder / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_campaign_is_interrupted_at_random_moments(tmp_path):
+    interrupt_until_done(tmp_path, CAMPAIGN_PHASES, CAMPAIGN, seed=1, runs=RUNS)
+
+
+@pytest.mark.slow
+def test_a_transfer_is_interrupted_at_random_moments(tmp_path):
+    folder = pictures(tmp_path / "pets")
+    arguments = ("experiments.transfer", folder, *TRANSFER)
+    interrupt_until_done(tmp_path, TRANSFER_PHASES, arguments, seed=2, runs=RUNS // 2)
+
+
+TIMED = {
+    "ablation": ("--depths", 110, "--seeds", 1, "--batch-size", 500),
+    "transfer": ("PETS", "--model", "resnet50", "--weights", "none", "--size", 224),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMED)
+@pytest.mark.parametrize("number", CODES)
+def test_interrupted_while_precision_is_timed(tmp_path, name, number):
+    pets = pictures(tmp_path / "pets")
+    arguments = [pets if word == "PETS" else word for word in TIMED[name]]
+    command = Command(tmp_path, f"experiments.{name}", *arguments, "--output-dir", tmp_path / "out")
+    command.wait_for("timing")
+    time.sleep(random.Random(name + number.name).uniform(0, 2))
+    command.send(number, to_all=True)
+    assert command.ends(within=PATIENCE) == CODES[number]
+    assert "fastest of" not in command.output
+    assert "Traceback" not in command.output
+
+
+LONG = ("experiments.ablation", "--depths", 110, "--seeds", 1, "--batch-size", 1500,
+        "--precision", "fp32", "--jobs", 1, "--output-dir")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_third_signal_kills_workers_in_the_middle_of_a_long_step(tmp_path):
+    for attempt in range(4):  # a step may end between two signals, and the command with it
+        command = Command(tmp_path / str(attempt), *LONG, tmp_path / str(attempt) / "out")
+        command.wait_for("0/4 runs")
+        time.sleep(12)  # the worker imports and draws, then begins a step of many seconds
+        for words in ("stopping", "still saving", "killed"):
+            command.send(signal.SIGINT, to_all=True)
+            command.wait_for(words)
+            time.sleep(0.3)
+        assert command.ends(within=2) == 130
+        assert "Traceback" not in command.output
+        if "killed" in command.output:
+            return
+    pytest.fail(command.output)
+
+
+@pytest.mark.slow
+def test_a_worker_whose_parent_was_killed_saves_and_leaves(tmp_path):
+    arguments = (*CAMPAIGN[:-1], "--epochs", 40, "--output-dir", tmp_path / "out")
+    command = Command(tmp_path, *arguments)
+    while not list(tmp_path.glob("out/*/history.csv")):
+        assert command.process.poll() is None, command.output
+        time.sleep(0.01)
+    command.send(signal.SIGKILL, to_all=False)
+    command.process.wait()
+    deadline = time.monotonic() + (5 if PATIENCE == 10 else 30)
+    while (left := alive_in(command.process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    assert list(tmp_path.glob("out/*/checkpoint.pt"))
+
+
+FORKS = """
+import multiprocessing, os, signal, sys, time
+from experiments import signals
+
+number = getattr(signal, sys.argv[1])
+signals.listen()
+context = multiprocessing.get_context("fork")
+children = [context.Process(target=time.sleep, args=(60,), daemon=True) for _ in range(3)]
+for child in children:
+    child.start()
+try:
+    with signals.deferred() as should_stop:
+        assert not should_stop()
+        os.killpg(0, number)
+        time.sleep(0.5)
+        print(should_stop(), signals.asked.count, [child.is_alive() for child in children])
+except (KeyboardInterrupt, signals.Terminated) as error:
+    print("raised at the end", type(error).__name__)
+os.killpg(0, number)
+time.sleep(0.5)
+print("raised once", signals.asked.count)
+signals.kill_children()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")]
+)
+def test_a_group_that_is_signalled_counts_as_one(number, name):
+    """Forked workers share the parent's socket, and each would count the same signal; they live."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, number],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "True 1 [True, True, True]", f"raised at the end {name}", "raised once 2",
+    ]  # fmt: skip
+    assert "stopping: saving what is under way" in done.stderr
+    assert "still ending" in done.stderr
+
+
+LOST = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+ENDS = [  # what ends a command, the signal that came before (0: none), its exit code
+    (KeyboardInterrupt(), 0, 130),
+    (KeyboardInterrupt(), signal.SIGINT, 130),
+    (signals.Terminated(), signal.SIGTERM, 143),
+    (BrokenProcessPool("a child has gone"), signal.SIGTERM, 143),
+    (LOST, signal.SIGINT, 130),
+    (OSError(errno.ENOSPC, "No space left on device", "checkpoint.pt"), signal.SIGINT, 3),
+    (KeyError("a defect"), signal.SIGINT, 70),
+    (LOST, 0, 3),
+]
+
+
+@pytest.mark.parametrize(("error", "first", "code"), ENDS)
+def test_a_signal_explains_its_consequences_and_nothing_else(
+    error, first, code, monkeypatch, capsys
+):
+    monkeypatch.setattr(signals, "asked", signals.Asked(first=first))
+    assert cli.leave(error, debug=False, resumes=True) == code
+    said = capsys.readouterr().err
+    assert ("goes on from here" in said) == (code in (130, 143))
+    assert ("KeyError" in said) == (code == 70)  # its traceback
+    assert ("the disk is full" in said) == isinstance(error, OSError)
+
+
+def test_what_a_worker_could_not_save_is_raised():
+    saved, cancelled, broken, full = (Future() for _ in range(4))
+    saved.set_result(None)
+    cancelled.cancel()
+    broken.set_exception(BrokenProcessPool())
+    campaign.raise_failures([saved, cancelled, broken])
+    full.set_exception(OSError(errno.ENOSPC, "full"))
+    with pytest.raises(OSError, match="full"):
+        campaign.raise_failures([saved, full])
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_quietly():
+    command = [sys.executable, "-m", "experiments.shapes", "resnet18"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # before the first line: the command is still importing
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""

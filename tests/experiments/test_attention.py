@@ -1,0 +1,235 @@
+"""Attention maps: the weights are those that the network uses, and lie where the patches are."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_three_lines
+from PIL import Image
+from torch import nn
+
+import zoo
+from data.views import View
+from experiments import attention
+from experiments.attention import patches_of, rollout, skips_of, watched
+from experiments.classifier import save_classifier
+from experiments.drawing.heatmaps import lay_out
+from experiments.proof.checks import shake
+from zoo.plainvit import BLOCKS
+from zoo.vit import Attention, EncoderBlock
+
+AS_IT_IS = View(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3, input_size=32)
+PLANTED = {"red": (1, 6), "green": (5, 2), "blue": (7, 3)}  # the patch's row and column of 8 x 8
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Black, with a red, a green and a blue patch, 4 x 4 pixels each."""
+    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
+    for channel, (row, column) in enumerate(PLANTED.values()):
+        pixels[4 * row : 4 * row + 4, 4 * column : 4 * column + 4, channel] = 255
+    Image.fromarray(pixels).save(tmp_path / "patches.png")
+    return tmp_path / "patches.png"
+
+
+def looks_at_colours() -> zoo.networks.Network:
+    """Head 0 looks at red patches, head 1 at green ones, head 2 at blue ones, head 3 at all."""
+    model = zoo.build("vit2", 3).eval()
+    for parameter in (*model.stem.parameters(), *model.blocks.parameters()):
+        nn.init.zeros_(parameter)
+    with torch.no_grad():
+        for channel in range(3):  # a token's features 2c and 2c + 1: channel c, and its negative
+            model.stem.conv.weight[2 * channel, channel] = 1
+            model.stem.conv.weight[2 * channel + 1, channel] = -1
+        for block in model.blocks:
+            nn.init.ones_(block.norm1.weight)
+            qkv = block.attention.qkv
+            for head in range(3):  # 16 features a head: all of q, then all of k
+                qkv.bias[16 * head] = 5
+                qkv.weight[64 + 16 * head, 2 * head] = 1
+                qkv.weight[64 + 16 * head, 2 * head + 1] = -1
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint of this network."""
+
+    def save(name, model):
+        path = tmp_path / f"{name}.safetensors"
+        save_classifier(path, name, model, ("a", "b", "c"), AS_IT_IS, {})
+        return path
+
+    return save
+
+
+def pixels_of(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def test_spelled_out_attention_is_forwards():
+    module = Attention(64, 4).double()
+    shake(module)
+    x = torch.randn(2, 65, 64, dtype=torch.float64)
+    out, weights = module.spelled_out(x)
+    assert torch.allclose(out, module(x), rtol=1e-12, atol=1e-13)
+    assert weights.shape == (2, 4, 65, 65)
+    assert torch.allclose(weights.sum(3), torch.ones(2, 4, 65, dtype=torch.float64), rtol=1e-12)
+
+
+@pytest.mark.parametrize("block", [None, *BLOCKS])
+def test_what_is_watched_explains_the_output(block):
+    """From the weights of every block and the values alone, the attention's output again."""
+    model = zoo.build("plainvit4", block=block) if block else zoo.build("vit4")
+    model.double().eval()
+    shake(model)
+    outputs, values = [], []
+    for layer in model.blocks:
+        layer.attention.register_forward_hook(lambda module, inputs, out: outputs.append(out))
+        layer.attention.register_forward_pre_hook(
+            lambda module, inputs: values.append((module.proj, module.split(*inputs)[2]))
+        )
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with watched(model) as weights:
+        logits = model(images)
+    assert len(weights) == len(outputs) == 4
+    for attended, (proj, v), out in zip(weights, values, outputs, strict=True):
+        again = proj(torch.einsum("nhij,nhjk->nihk", attended, v).flatten(2))
+        assert torch.allclose(again, out, rtol=1e-10, atol=1e-12)
+    assert torch.equal(model(images), logits)
+    assert len(weights) == 4, "nothing is watched any more"
+
+
+@pytest.mark.parametrize("kind", [EncoderBlock, *BLOCKS.values()])
+def test_a_block_has_a_skip_if_its_input_passes_a_silent_attention(kind):
+    block = kind(64, 4, 256, 1e-6)
+    nn.init.zeros_(block.attention.proj.weight)
+    passes = not torch.allclose(block(torch.randn(1, 5, 64)), block(torch.randn(1, 5, 64)))
+    model = zoo.build("vit1")
+    model.blocks[0] = block
+    assert skips_of(model) == [passes]
+    assert isinstance(block, attention.NOTHING_ADDED) != passes
+
+
+def test_a_rollout_by_hand():
+    """Token 0 takes all of 1, and 1 all of 2, each by one of two heads or by both."""
+    first, second = torch.eye(3).expand(2, 3, 3).clone(), torch.eye(3).expand(2, 3, 3).clone()
+    first[:, 1] = torch.tensor([0.0, 0.0, 1.0])
+    second[0, 0] = torch.tensor([0.0, 1.0, 0.0])
+    rolled = rollout([first[None], second[None]], [True, True])[0]
+    # In the last block 0 is half skip, half attention, of which half itself, half 1: 3/4 and 1/4.
+    assert torch.allclose(rolled, torch.tensor(
+        [[0.75, 0.125, 0.125], [0, 0.5, 0.5], [0, 0, 1]], dtype=torch.float64))  # fmt: skip
+    plain = rollout([first[None], second[None]], [False, False])[0]
+    assert torch.allclose(plain, torch.tensor(
+        [[0.5, 0, 0.5], [0, 0, 1], [0, 0, 1]], dtype=torch.float64))  # fmt: skip
+    mixed = rollout([first[None], second[None]], [False, True])[0]
+    assert torch.allclose(mixed[0], torch.tensor([0.75, 0, 0.25], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("skips", [[True] * 5, [False] * 5, [True, False, True, False, False]])
+def test_rollouts_rows_have_the_sum_one(skips):
+    weights = [torch.randn(2, 3, 17, 17).mul(3).softmax(3) for _ in range(5)]
+    rolled = rollout(weights, skips)
+    assert (rolled >= 0).all()
+    assert torch.allclose(rolled.sum(2), torch.ones(2, 17, dtype=torch.float64), atol=1e-6)
+
+
+def test_a_rollout_of_pure_linear_attention_is_its_jacobian():
+    """Where values are inputs and there is nothing else, roll-out is exact, not a heuristic."""
+    weights = [torch.randn(1, 2, 5, 5, dtype=torch.float64).softmax(3) for _ in range(3)]
+
+    def network(x):
+        for attended in weights:
+            x = attended[0].mean(0) @ x
+        return x
+
+    jacobian = torch.autograd.functional.jacobian(network, torch.randn(5, dtype=torch.float64))
+    assert torch.allclose(rollout(weights, [False] * 3)[0], jacobian)
+
+
+def test_patches_lie_row_by_row_after_the_class_token():
+    weights = torch.zeros(1, 2, 10, 10)
+    weights[0, 1, 0, 1 + 3 * 1 + 2] = 1  # row 1, column 2 of 3 x 3
+    weights[0, 1, 4, 3] = 1  # of another token
+    maps = patches_of(weights)
+    assert maps.shape == (1, 2, 3, 3)
+    assert maps.nonzero().tolist() == [[0, 1, 1, 2]]
+
+
+def brightest(pixels, panel):
+    """Row and column of the patch, of 8 x 8, in whose middle the panel is lightest."""
+    inside = pixels[panel.y : panel.y + panel.side, panel.x : panel.x + panel.side].mean(2)
+    middles = ((np.arange(8) + 0.5) * panel.side / 8).astype(int)
+    place = inside[np.ix_(middles, middles)].argmax()
+    return tuple(int(i) for i in np.unravel_index(place, (8, 8)))
+
+
+def test_a_planted_look_is_drawn_over_its_patch(picture, saved, invoke, tmp_path):
+    output = tmp_path / "deep" / "heads.png"
+    checkpoint = saved("vit2", looks_at_colours())
+    done = invoke("experiments.attention", checkpoint, picture, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert f"{picture}: a, 33.3 %\nattention: {output}\n" == done.stdout
+    pixels, layout = pixels_of(output), lay_out(4)
+    assert pixels.shape == (layout.height, layout.width, 3)
+    for panel, patch in zip(layout.heads, PLANTED.values(), strict=False):
+        assert brightest(pixels, panel) == patch
+    assert brightest(pixels, layout.rollout) in PLANTED.values()
+    shown = pixels[layout.picture.y :, layout.picture.x :][: layout.picture.side]
+    for channel, (row, column) in enumerate(PLANTED.values()):
+        y, x = (int((place + 0.5) * layout.picture.side / 8) for place in (row, column))
+        assert shown[y, x].tolist() == [255 * (channel == c) for c in range(3)]
+
+
+def test_planted_looks_by_numbers(picture):
+    model = looks_at_colours()
+    pixels = torch.tensor(pixels_of(picture)).permute(2, 0, 1) / 255
+    with watched(model) as weights:
+        model(pixels[None])
+    for of_block in weights:
+        for head, (row, column) in enumerate(PLANTED.values()):
+            assert patches_of(of_block)[0, head, row, column] > 0.999
+        assert torch.allclose(of_block[0, 3], torch.full((65, 65), 1 / 65))
+    rolled = patches_of(rollout(weights, skips_of(model)))[0]
+    # Two blocks, the same for every token: (0.5 I + 0.5 W)^2 = 0.25 I + 0.75 W, as WW = W.
+    assert [rolled[place].item() for place in PLANTED.values()] == pytest.approx(
+        [0.75 * (1 / 4 + 1 / 4 / 65)] * 3, rel=1e-3
+    )
+    assert rolled[0, 0].item() == pytest.approx(0.75 / 4 / 65, rel=1e-3)
+
+
+def test_another_block_can_be_asked_for(picture, saved, invoke, tmp_path):
+    model = looks_at_colours()
+    with torch.no_grad():  # in the last one, heads 0 and 1 change places
+        keys = model.blocks[1].attention.qkv.weight[64:96]
+        keys.copy_(keys.roll(16, 0))
+    checkpoint, found = saved("vit2", model), []
+    for block in (0, 1):
+        done = invoke("experiments.attention", checkpoint, picture, "--block", block,
+                      "--output", tmp_path / "out.png")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append(brightest(pixels_of(tmp_path / "out.png"), lay_out(4).heads[1]))
+    assert found == [PLANTED["green"], PLANTED["red"]]
+    for block in (-1, 2):
+        done = invoke("experiments.attention", checkpoint, picture, f"--block={block}")
+        assert_three_lines(done, 2, f"there is no block {block}", "give 0 to 1")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_plain_networks_are_drawn_too(block, picture, saved, invoke, tmp_path):
+    checkpoint = saved("plainvit2", zoo.build("plainvit2", 3, block=block))
+    output = tmp_path / "plain.png"
+    done = invoke("experiments.attention", checkpoint, picture, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert pixels_of(output).shape == (lay_out(4).height, lay_out(4).width, 3)
+
+
+def test_what_cannot_be_drawn_is_refused_in_three_lines(picture, saved, invoke, tmp_path):
+    done = invoke("experiments.attention", saved("resnet8", zoo.build("resnet8", 3)), picture)
+    assert_three_lines(done, 2, "no attention to show", "resnet8.safetensors", "vit_b_16")
+    checkpoint = saved("vit1", zoo.build("vit1", 3))
+    done = invoke("experiments.attention", checkpoint, tmp_path / "none.png")
+    assert_three_lines(done, 3, "none.png")
+    done = invoke("experiments.attention", checkpoint, picture, "--output", "/proc/none/a.png")
+    assert_three_lines(done, 2, "cannot find or make this", "/proc/none", "--output")

@@ -1,0 +1,107 @@
+"""Every bug is caught by a check, and by the one that should; the right network passes."""
+
+from functools import partial
+
+import pytest
+
+import zoo
+from experiments import bugs
+from experiments.proof import resnet_bugs, vit_bugs
+from experiments.proof.checks import CHECKS
+from experiments.proof.resnet_bugs import BUGS, Bug, examine
+from zoo.vit import MLP, Attention
+
+CAUGHT_BY = {  # at least
+    "stride 2 in stage 1 only": {"stages"},
+    "stride on the 1x1 (v1)": {"eval", "train"},
+    "ReLU before the addition": {"eval", "train"},
+    "a second ReLU before it": {"eval", "train"},
+    "the skip forgotten": {"eval", "train"},
+    "the skip added twice": {"eval", "train"},
+    "no norm in the block": {"load", "count"},
+    "no norm on the projection": {"load", "count"},
+    "a bias before each norm": {"load", "count"},
+    "an extra block": {"load", "count"},
+    "max-pool without padding": {"stages", "eval"},
+    "norm with eps 1e-3": {"eval"},
+    "norm with momentum 0.01": {"train"},
+    "fan_in for fan_out": {"init"},
+    "blocks that start as copies": {"init"},
+    "no bias on q, k, v": {"load", "count"},
+    "norms around the patches": {"load", "count"},
+    "LayerNorm with eps 1e-12": {"eval", "train"},
+    "norm after the addition": {"eval", "train"},
+    "keys for queries": {"eval", "train"},
+    "heads and K exchanged": {"eval", "train"},
+    "GELU by tanh": {"eval", "train"},
+    "class token at the end": {"eval", "train"},
+    "encoder blocks as copies": {"init"},
+}
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_each_bug_is_caught(bug, examined):
+    said = examined(bug.build, bug.model)
+    caught = {name for name, text in said.items() if text}
+    assert caught >= CAUGHT_BY[bug.name]
+    assert not said["shape"], "a gallery of bugs that the output's shape does not show"
+
+
+def test_the_gallery_is_whole():
+    assert [bug.name for bug in BUGS] == list(CAUGHT_BY)
+    # Three that only one check sees: none of these can be left out.
+    assert set(CHECKS) == {"shape", "count", "stages", "load", "eval", "train", "init"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vit1", "vit2"])
+def test_the_correct_network_passes_every_check(name):
+    assert set(examine(partial(zoo.build, name, 1000), name).values()) == {""}
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.model == vit_bugs.SIZE])
+def test_a_bug_of_vits_is_in_what_it_computes_or_in_its_names(bug):
+    """With the same names it starts from the same weights, unless the start is the bug."""
+    said = examine(bug.build, bug.model)
+    if not said["load"]:
+        assert bool(said["init"]) == (bug.name == "encoder blocks as copies")
+        assert bool(said["eval"]) != bool(said["init"])
+
+
+def test_the_gallerys_vit_without_a_bug_is_vit():
+    assert set(examine(vit_bugs.vit, vit_bugs.SIZE).values()) == {""}
+    for kind, part in ((Attention, "attention"), (MLP, "mlp")):
+        right = partial(vit_bugs.with_forward_of, kind, part)
+        assert set(examine(right, vit_bugs.SIZE).values()) == {""}
+
+
+def test_the_extra_block_has_the_parameters_that_were_reported():
+    assert examine(resnet_bugs.an_extra_block, "resnet18")["count"].startswith("16,41")
+
+
+def test_the_command_shows_the_matrix_and_fails_if_a_bug_escapes(invoke, monkeypatch):
+    fan_in = [bug for bug in BUGS if bug.name == "fan_in for fan_out"]
+    for module in (bugs, resnet_bugs):
+        monkeypatch.setattr(module, "BUGS", fan_in)
+    done = invoke("experiments.bugs")
+    assert done.returncode == 0
+    assert "caught of 1" in done.stdout
+    assert "fan_in for fan_out" in done.stdout
+    assert "NOT CAUGHT" not in done.stdout
+    harmless = Bug("no bug at all", resnet_bugs.resnet18, "")
+    for module in (bugs, resnet_bugs):
+        monkeypatch.setattr(module, "BUGS", (harmless,))
+    done = invoke("experiments.bugs")
+    assert done.returncode == 1
+    assert "no bug at all: NOT CAUGHT" in done.stdout
+
+
+def test_the_command_fails_if_the_correct_network_does(invoke, monkeypatch):
+    for module in (bugs, resnet_bugs):
+        monkeypatch.setattr(module, "BUGS", BUGS[-1:])
+    right = zoo.build
+    monkeypatch.setattr(
+        resnet_bugs.zoo,
+        "build",
+        lambda name, classes: resnet_bugs.fan_in() if name[0] == "r" else right(name, classes),
+    )
+    assert invoke("experiments.bugs").returncode == 1

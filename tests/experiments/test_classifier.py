@@ -1,0 +1,319 @@
+"""Prediction and evaluation see what validation saw, and names come from the checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import assert_three_lines
+from PIL import Image
+
+import zoo
+from data.errors import DataError
+from data.images import load_image
+from data.random_batches import every_picture
+from data.store import Streamed, store
+from data.views import View
+from experiments.classifier import (
+    FP32,
+    load_model,
+    predict,
+    pretrained,
+    published_classifier,
+    save_classifier,
+)
+from experiments.evaluate import class_lines, confusion, to_evaluate
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.stats import wilson
+from experiments.proof.checks import shake
+from experiments.train import evaluate, forward
+from experiments.transfer import pictures as pictures_module
+from experiments.transfer.pictures import Source, open_pictures
+from zoo import WeightsError
+from zoo.weights.files import Metadata, read_weights, write_weights
+
+CLASSES = ("ant", "bee", "개미")
+CPU = torch.device("cpu")
+VIEW = View(24, 20, "bicubic", input_size=32)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(pictures_module, "CACHE", tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Pictures of every kind, beyond what training scans for."""
+    rng = np.random.default_rng(0)
+    for name in CLASSES:
+        (tmp_path / "test" / name).mkdir(parents=True)
+        for i, ending in enumerate(("jpg", "png", "bmp", "webp")):
+            pixels = rng.integers(0, 256, (30 + i, 50 - i, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "test" / name / f"ä {i}.{ending}")
+    return tmp_path / "test"
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    model = zoo.build("resnet8", 3)
+    shake(model)
+    metrics = {"epoch": 4, "chosen_by": "val accuracy"}
+    save_classifier(tmp_path / "best.safetensors", "resnet8", model, CLASSES, VIEW, metrics)
+    return tmp_path / "best.safetensors"
+
+
+def test_prediction_sees_validations_pixels_and_gives_its_logits(folder, checkpoint, tmp_path):
+    model = load_model(checkpoint)
+    files = sorted(map(str, folder.glob("*/*")))
+    labels = torch.zeros(len(files), dtype=torch.int64)
+    stored, _ = store(files, VIEW, tmp_path / "cache")
+    for pictures in (stored, Streamed(tuple(files), VIEW)):
+        for i, file in enumerate(files):
+            assert torch.equal(model.view(load_image(file)), pictures[i])
+        batches = list(every_picture(pictures, labels, VIEW, 5, CPU))
+        with torch.no_grad():
+            expected = torch.cat([model.model(images) for images, _ in batches])
+    one_by_one = torch.cat([model.logits(model.view(load_image(f))[None]) for f in files])
+    assert (one_by_one - expected).abs().max() < 1e-5 * expected.abs().max()
+    for file, logits in zip(files, expected, strict=True):
+        best = predict(model, file, k=3)
+        assert [guess["label"] for guess in best] == [
+            CLASSES[i] for i in logits.argsort(descending=True)
+        ]
+        assert sum(guess["score"] for guess in best) == pytest.approx(1)
+        assert best[0]["score"] == pytest.approx(logits.softmax(0).max().item(), abs=1e-5)
+        assert predict(model, load_image(file), k=1) == best[:1]
+
+
+def test_k_is_clipped_to_the_classes(folder, checkpoint):
+    model, file = load_model(checkpoint), next(folder.glob("*/*.png"))
+    assert len(predict(model, file)) == 3
+    assert len(predict(model, file, k=2)) == 2
+    with pytest.raises(UsageError, match="top 0"):
+        predict(model, file, k=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("resnet20", {"shortcut": "pad-append"}), ("resnet20", {"shortcut": "projection"}),
+     ("plain20", {}), ("resnet50", {"stride_in": "conv1"}),
+     ("resnet8", {"norm": "none"}), ("plain18", {})],
+)  # fmt: skip
+def test_checkpoints_say_all_that_it_takes_to_build_the_network(tmp_path, name, settings):
+    """Settings that no weight shows: built otherwise, the same weights compute something else."""
+    model = zoo.build(name, 3, **settings).eval()
+    shake(model)
+    path = tmp_path / "model.safetensors"
+    save_classifier(path, name, model, CLASSES, VIEW, {})
+    loaded = load_model(path)
+    images = torch.randn(2, 3, 40, 40)
+    with torch.no_grad():
+        assert torch.allclose(loaded.model(images), model(images), rtol=1e-4, atol=1e-5)
+    assert (loaded.classes, loaded.view) == (CLASSES, VIEW)
+    said = read_weights(path).metadata
+    assert set(said.versions) == {"torch", "torchvision", "pillow"}
+
+
+def test_another_kind_of_network_is_named(tmp_path):
+    save_classifier(tmp_path / "r.safetensors", "resnet8", zoo.build("resnet8", 2), ("a", "b"),
+                    VIEW, {})  # fmt: skip
+    with pytest.raises(WeightsError, match="this is resnet8's"):
+        pretrained("vit1", str(tmp_path / "r.safetensors"), 0)
+
+
+def test_any_flipped_byte_is_noticed(checkpoint):
+    content = checkpoint.read_bytes()
+    for place in [*range(8, 1500, 31), *range(1500, len(content), len(content) // 40)]:
+        spoiled = content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+        checkpoint.write_bytes(spoiled)
+        with pytest.raises(WeightsError):
+            load_model(checkpoint)
+
+
+def test_files_that_say_too_little_or_nonsense_are_refused(tmp_path):
+    state = zoo.build("resnet8", 3).state_dict()
+    path = tmp_path / "model.safetensors"
+    good = {"model": "resnet8", "classes": CLASSES}
+    view = {"resize": 24, "crop": 20, "interpolation": "bilinear", "squash": False,
+            "mean": [0, 0, 0], "std": [1, 1, 1], "input_size": 20}  # fmt: skip
+    write_weights(path, state, Metadata(**good, preprocess=view))
+    assert load_model(path).view.crop == 20
+    for change in (
+        {"classes": None}, {"model": None}, {"preprocess": None}, {"classes": CLASSES[:2]},
+        {"model": "resnet20"}, {"preprocess": view | {"crop": "20"}},
+        {"preprocess": view | {"crop": 10**9}}, {"preprocess": view | {"std": [1, 0, 1]}},
+        {"preprocess": view | {"mean": [0]}}, {"preprocess": view | {"interpolation": "magic"}},
+        {"preprocess": {}}, {"preprocess": view | {"mean": [float("nan")] * 3}},
+    ):  # fmt: skip
+        write_weights(path, state, Metadata(**(good | {"preprocess": view} | change)))
+        with pytest.raises(WeightsError) as error:
+            load_model(path)
+        assert len(str(error.value).splitlines()) == 3
+
+
+def test_the_command_names_files_folders_and_patterns(folder, checkpoint, invoke, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    done = invoke("experiments.predict", checkpoint, folder / "ant", folder / "bee" / "ä 0.jpg",
+                  f"{folder}/*/*1.png", "--k", 1, "--sheet", sheet)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "epoch 4, chosen by val accuracy" in done.stdout
+    assert done.stdout.count(".jpg") == 2
+    assert done.stdout.count(".png ") == 3  # once, though the folder and the pattern name it
+    assert Image.open(sheet).size[0] > 300
+
+
+def test_json_is_a_list_a_picture_and_nothing_else(folder, checkpoint, invoke, tmp_path):
+    (folder / "ant" / "broken.jpg").write_bytes(b"\xff\xd8 not much")
+    done = invoke("experiments.predict", checkpoint, folder / "ant", "--json", "--k", 9, "--sheet",
+                  tmp_path / "sheet.png")  # fmt: skip
+    assert done.returncode == 3
+    assert "broken.jpg" in done.stderr
+    answers = json.loads(done.stdout)
+    assert len(answers) == 5
+    assert [answer is None for answer in answers] == [True, False, False, False, False]
+    for answer in answers[1:]:
+        assert {guess["label"] for guess in answer} == set(CLASSES)
+        assert sum(guess["score"] for guess in answer) == pytest.approx(1)
+
+
+def test_nothing_to_predict_is_said(folder, checkpoint, invoke, tmp_path):
+    assert_three_lines(invoke("experiments.predict", checkpoint), 2, "no pictures are named")
+    done = invoke("experiments.predict", checkpoint, f"{folder}/*.xyz")
+    assert_three_lines(done, 3, "no file fits this pattern")
+    (tmp_path / "empty").mkdir()
+    done = invoke("experiments.predict", checkpoint, tmp_path / "empty")
+    assert_three_lines(done, 3, "no pictures in this folder")
+    assert_three_lines(invoke("experiments.predict", folder, folder), 4, "this is a folder")
+
+
+def test_published_weights_name_imagenets_classes(folder, invoke, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    monkeypatch.setattr("zoo.weights.load.fetch", lambda _: read_weights(tmp_path / "resnet18.pth"))
+    file = folder / "ant" / "ä 0.jpg"
+    done = invoke("experiments.predict", "--model", "resnet18", "--weights", "IMAGENET1K_V1", file,
+                  "--json", "--sheet", tmp_path / "sheet.png")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(torch.load(tmp_path / "resnet18.pth"))
+    with torch.no_grad():
+        scores = theirs.eval()(weights.transforms()(load_image(file))[None])[0].softmax(0)
+    (answer,) = json.loads(done.stdout)
+    for guess, score, place in zip(answer, *scores.topk(5), strict=True):
+        assert guess["label"] == weights.meta["categories"][place]
+        assert guess["score"] == pytest.approx(score.item(), rel=5e-3)
+
+
+# --- evaluate ---
+
+
+def test_evaluation_counts_what_the_loop_counts(folder, checkpoint, invoke, tmp_path):
+    done = invoke("experiments.evaluate", checkpoint, folder, "--output-dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    model = load_model(checkpoint)
+    files = sorted(folder.glob("*/*"), key=lambda p: (CLASSES.index(p.parent.name), p.name))
+    labels = torch.tensor([CLASSES.index(path.parent.name) for path in files])
+    batches = every_picture(Streamed(tuple(map(str, files)), VIEW), labels, VIEW, 4, CPU)
+    _, error = evaluate(model.model, batches, FP32)
+    right = round(12 * (1 - error))
+    assert f"{right} of 12" in done.stdout
+    low, high = wilson(right, 12)
+    assert f"95 % interval {100 * low:.1f} to {100 * high:.1f} %" in done.stdout
+    assert "(all of it)" in done.stdout
+    for name in ("confusion.png", "samples.png", "mistakes.png"):
+        assert Image.open(tmp_path / "out" / name).size[0] > 300
+    lines = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 13
+
+
+def test_names_come_from_the_checkpoint(folder, checkpoint, invoke, tmp_path):
+    """A folder with fewer classes, whose own order would give other labels."""
+    shutil.rmtree(folder / "ant")
+    done = invoke("experiments.evaluate", checkpoint, folder, "--output-dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]
+    model = load_model(checkpoint)
+    for row in rows:
+        file, truth, label, _ = row.rsplit(",", 3)
+        assert truth == Path(file).parent.name
+        assert label == predict(model, file, 1)[0]["label"]
+    (folder / "bee").rename(folder / "wasp")
+    done = invoke("experiments.evaluate", checkpoint, folder, "--output-dir", tmp_path / "out")
+    assert_three_lines(done, 3, "does not know wasp", "ant, bee, 개미")
+
+
+def test_pictures_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
+    """Of the very folder that was split only the test part is left, also when a picture is new."""
+    pictures = open_pictures(Source(str(folder)), 0, 0)
+    path = tmp_path / "best.safetensors"
+    metrics = {"seen": pictures.seen}
+    save_classifier(path, "resnet8", zoo.build("resnet8", 3), CLASSES, VIEW, metrics)
+    model = load_model(path)
+    _, found = to_evaluate(Source(str(folder)), model)
+    assert sorted(found.splits["evaluated"].files) == sorted(pictures.splits["test"].files)
+    Image.new("RGB", (30, 30)).save(folder / "ant" / "new.png")
+    done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
+    assert "left out: 9 pictures that the checkpoint was trained on or chosen by" in done.stdout
+    assert " of 4;" in done.stdout
+    for split in ("val", "test"):
+        for file in pictures.splits[split].files:
+            Path(file).unlink()
+    (folder / "ant" / "new.png").unlink()
+    done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
+    assert_three_lines(done, 3, "no pictures here that the checkpoint has not seen")
+
+
+def test_imagenets_folders_are_its_classes_in_order(tmp_path, invoke, monkeypatch):
+    """1,000 folders n00000000 ..., one picture in each: labels by place, copies counted too."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    monkeypatch.setattr("zoo.weights.load.fetch", lambda _: read_weights(tmp_path / "resnet18.pth"))
+    model = published_classifier("resnet18", "IMAGENET1K_V1")
+    for i in range(1000):
+        (tmp_path / "val" / f"n{7 * i:08}").mkdir(parents=True)
+    places = [tmp_path / "val" / f"n{7 * i:08}" / "x.png" for i in range(1000)]
+    for path in places:
+        Image.new("RGB", (8, 8), "red").save(path)
+    found = to_evaluate(Source(str(tmp_path / "val")), model)[1].splits["evaluated"]
+    assert found.labels.tolist() == list(range(1000))
+    assert list(found.files) == list(map(str, places))
+    places[5].rename(places[6].with_name("y.png"))
+    places[5].parent.rmdir()  # a class is missing: places would be wrong from there on
+    with pytest.raises(DataError, match="does not know n0"):
+        to_evaluate(Source(str(tmp_path / "val")), model)
+
+
+def test_confusion_and_its_table():
+    labels, guesses = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 1, 1, 2])
+    matrix = confusion(labels, guesses, 3)
+    assert matrix.tolist() == [[1, 2, 0], [0, 1, 1], [0, 0, 0]]
+    assert class_lines(matrix, CLASSES) == [
+        ["ant", "3", "1", "33.3", "100.0", "bee"],
+        ["bee", "2", "1", "50.0", "33.3", "개미"],
+        ["개미", "0", "0", "-", "0.0", "-"],
+    ]
+
+
+def test_wilsons_interval_covers_and_stays_inside():
+    """Against the definition: p lies inside if |p_hat - p| <= z sqrt(p (1 - p) / n)."""
+    for right, n in ((0, 10), (10, 10), (5, 10), (119, 153), (1, 1)):
+        low, high = wilson(right, n)
+        assert 0 <= low <= right / n <= high <= 1
+        for p in (low, high):
+            if 0 < p < 1:
+                assert abs(right / n - p) == pytest.approx(1.959964 * (p * (1 - p) / n) ** 0.5)
+
+
+def test_predictions_use_the_precision_of_evaluation(checkpoint):
+    model = load_model(checkpoint)
+    images = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8)
+    assert model.logits(images).dtype == torch.float32
+    bf16 = forward(model.model, torch.randn(1, 3, 32, 32), FP32)
+    assert bf16.dtype == torch.float32
+    model.model.train()
+    assert torch.equal(model.logits(images), model.logits(images))  # not in training mode

@@ -1,0 +1,112 @@
+"""Files of weights from one library's names into another's, from the command line."""
+
+import pytest
+import torch
+import torchvision
+from conftest import assert_three_lines
+
+import zoo
+from experiments.proof.checks import shake
+from zoo.weights.files import Metadata, read_weights, write_weights
+from zoo.weights.settings import settings_of
+
+CONVERT = "experiments.convert"
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """What a notebook left: resnet50_model.pth with four outputs, saved with torchvision."""
+    model = torchvision.models.resnet50(num_classes=4)
+    shake(model)
+    torch.save(model.state_dict(), tmp_path / "resnet50_model.pth")
+    return tmp_path / "resnet50_model.pth"
+
+
+def test_a_notebooks_file_comes_in_with_its_class_names_and_goes_out_again(
+    notebook, invoke, tmp_path
+):
+    ours, hf, back = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "c.pth"
+    names = "cat, dog,elephant,tiger"
+    done = invoke(CONVERT, notebook, ours, "--to", "zoo", "--classes", names)
+    assert done.returncode == 0, done.stderr
+    assert "resnet50, torchvision -> zoo" in done.stdout
+    read = read_weights(ours)
+    assert read.metadata.model == "resnet50"
+    assert read.metadata.classes == ("cat", "dog", "elephant", "tiger")
+    assert read.metadata.settings == settings_of(zoo.build("resnet50"))
+    assert invoke(CONVERT, ours, hf, "--to", "transformers").returncode == 0
+    assert read_weights(hf).metadata.classes == read.metadata.classes
+    done = invoke(CONVERT, hf, back, "--to", "torchvision")
+    assert "without the 4 class names" in done.stdout
+    theirs, ended = torch.load(notebook), torch.load(back, weights_only=True)
+    assert list(theirs) == list(ended)
+    assert all(torch.equal(theirs[key], ended[key]) for key in theirs)
+    torchvision.models.resnet50(num_classes=4).load_state_dict(ended, strict=True)
+
+
+def test_transformers_loads_what_is_converted_to_it(notebook, invoke, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    out = tmp_path / "model.safetensors"
+    assert invoke(CONVERT, notebook, out, "--to", "transformers").returncode == 0
+    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=4))
+    model.load_state_dict(read_weights(out).tensors, strict=True)
+    ours = zoo.build("resnet50", 4, weights=notebook).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images).logits, ours(images))
+
+
+def test_class_names_go_into_a_pth_of_ours(notebook, invoke, tmp_path):
+    out = tmp_path / "a.pth"
+    assert invoke(CONVERT, notebook, out, "--to", "zoo", "--classes", "a,b,c,d").returncode == 0
+    assert read_weights(out).metadata.classes == ("a", "b", "c", "d")
+    zoo.build("resnet50", 4, weights=out)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain20", "plain18", "resnet50"])
+def test_files_of_ours_stay_what_they_say(name, invoke, tmp_path):
+    settings = {"stride_in": "conv1"} if name == "resnet50" else {}
+    model = zoo.build(name, 3, width=4, **settings)
+    shake(model)
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.pth"
+    write_weights(first, zoo.export(model, "zoo"), Metadata(name, settings_of(model)))
+    assert invoke(CONVERT, first, second, "--to", "zoo").returncode == 0
+    assert read_weights(second).metadata == read_weights(first).metadata
+    back = zoo.load(zoo.build(name, 3, width=4, **settings), second)
+    assert all(torch.equal(v, back.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_akamasters_file_goes_there_and_back(real_data, invoke, tmp_path):
+    source = real_data / "weights" / "resnet20-12fca82f.th"
+    ours, back = tmp_path / "a.safetensors", tmp_path / "b.pth"
+    assert invoke(CONVERT, source, ours, "--to", "zoo").returncode == 0
+    assert invoke(CONVERT, ours, back, "--to", "cifar").returncode == 0
+    theirs = torch.load(source, map_location="cpu", weights_only=True)["state_dict"]
+    ended = torch.load(back, weights_only=True)
+    assert all(torch.equal(value, ended[key]) for key, value in theirs.items())
+    assert all(key.endswith("num_batches_tracked") for key in set(ended) - set(theirs))
+    assert_three_lines(invoke(CONVERT, ours, tmp_path / "c.pth", "--to", "torchvision"), 4)
+
+
+def test_what_cannot_be_converted_is_refused(notebook, invoke, tmp_path):
+    out = tmp_path / "out.pth"
+    plain = tmp_path / "plain.pth"
+    torch.save(zoo.build("plain20").state_dict(), plain)
+    vgg = tmp_path / "vgg.pth"
+    torch.save({"features.0.weight": torch.ones(3)}, vgg)
+    cases = [
+        ((notebook, tmp_path / "out.onnx", "--to", "zoo"), 2, ("cannot write .onnx",)),
+        ((notebook, notebook, "--to", "zoo"), 2, ("already there",)),
+        ((notebook, out, "--to", "keras"), 2, ()),
+        ((notebook, out, "--to", "zoo", "--classes", "a,b"), 2, ("4 outputs and 2 names",)),
+        ((notebook, out, "--to", "zoo", "--classes", "a,a,b,c"), 2, ("given twice",)),
+        ((notebook, out, "--to", "zoo", "--classes", "a,,b,c"), 2, ("empty",)),
+        ((notebook, out, "--to", "torchvision", "--classes", "a,b,c,d"), 2, ("no place",)),
+        ((plain, out, "--to", "zoo"), 4, ("plain20 and resnet20", "does not say")),
+        ((vgg, out, "--to", "zoo"), 4, ("features.0.weight",)),
+        ((tmp_path / "nowhere.pth", out, "--to", "zoo"), 4, ("no such file",)),
+    ]
+    for arguments, code, words in cases:
+        assert_three_lines(invoke(CONVERT, *arguments), code, *words)
+    assert not out.exists()
+    assert torch.load(notebook)["fc.bias"].shape == (4,)

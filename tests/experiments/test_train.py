@@ -1,0 +1,250 @@
+"""The loop: the schedule that is really executed, the arithmetic, the stop before a bad step."""
+
+import copy
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import zoo
+from experiments.ablation.__main__ import ABLATIONS, rows, with_warmup
+from experiments.train import (
+    Diverged,
+    Settings,
+    evaluate,
+    forward,
+    lr_at,
+    start,
+    starts_epoch,
+    train,
+)
+
+PAPER = ABLATIONS["paper"].base.settings
+
+
+class Tiny:
+    """Batches for a model so small that 64,000 steps take seconds."""
+
+    images = torch.tensor([[1.0], [-1.0]])
+    labels = torch.tensor([0, 1])
+
+    def __len__(self) -> int:
+        return 390
+
+    def batch(self, step):
+        return self.images, self.labels
+
+
+class TinyModel(nn.Module):
+    """Without channels_last, which asks for four dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(1, 2)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def executed_rates(settings: Settings) -> list[float]:
+    """The rate in every parameter group at the moment of every step, read from the optimiser."""
+    state = start(TinyModel(), settings)
+    rates = []
+    state.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append({group["lr"] for group in optimizer.param_groups})
+    )
+    for _ in train(Tiny(), settings, state):
+        pass
+    assert all(len(groups) == 1 for groups in rates)
+    return [groups.pop() for groups in rates]
+
+
+def spans(values: list[float]) -> list[tuple[int, float]]:
+    """Run lengths: (how many steps, at which rate)."""
+    found: list[tuple[int, float]] = []
+    for value in values:
+        if found and math.isclose(found[-1][1], value, rel_tol=1e-12):
+            found[-1] = (found[-1][0] + 1, found[-1][1])
+        else:
+            found.append((1, value))
+    return found
+
+
+# Section 4.2, literally: "We start with a learning rate of 0.1, divide it by 10 at 32k and 48k
+# iterations, and terminate training at 64k"; for n = 18 "we use 0.01 to warm up the training until
+# the training error is below 80% (about 400 iterations), and then go back to 0.1".
+PAPER_RATES = {
+    20: [(32_000, 0.1), (16_000, 0.01), (16_000, 0.001)],
+    110: [(400, 0.01), (31_600, 0.1), (16_000, 0.01), (16_000, 0.001)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [20, 110])
+def test_the_rates_really_executed_are_the_papers(depth):
+    run = next(with_warmup(r) for r in rows(ABLATIONS["paper"]) if r.depth == depth)
+    settings = Settings(**{**run.settings.__dict__, "channels_last": False})
+    executed = spans(executed_rates(settings))
+    assert [steps for steps, _ in executed] == [steps for steps, _ in PAPER_RATES[depth]]
+    assert [rate for _, rate in executed] == pytest.approx([rate for _, rate in PAPER_RATES[depth]])
+
+
+def test_only_depth_110_warms_up_and_does_so_in_both_arms():
+    warm = {(run.network, run.depth) for run in map(with_warmup, rows(ABLATIONS["paper"]))
+            if run.settings.warmup_steps}  # fmt: skip
+    assert warm == {("plain", 110), ("resnet", 110)}
+
+
+def test_one_cycle_rises_falls_and_never_reaches_zero():
+    settings = Settings(schedule="one-cycle", steps=100, lr=0.4)
+    rates = [lr_at(step, settings) for step in range(100)]
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.4)
+    assert 20 <= top <= 28
+    assert all(a < b for a, b in pairwise(rates[: top + 1]))
+    assert all(a > b for a, b in pairwise(rates[top:]))
+    assert 0 < rates[-1] < 0.01
+    assert 0 < rates[0] < 0.05
+
+
+class Random:
+    """Real image batches, pure in the step."""
+
+    def __init__(self, count=4, size=8):
+        self.count, self.size = count, size
+
+    def __len__(self):
+        return self.count
+
+    def batch(self, step):
+        generator = torch.Generator().manual_seed(step)
+        images = torch.randn(8, 3, self.size, self.size, generator=generator)
+        return images, torch.randint(0, 10, (8,), generator=generator)
+
+
+def test_the_loop_is_sgd_with_momentum_written_out():
+    """Six steps equal the update rule of the paper by hand: decay on everything, then momentum."""
+    settings = Settings(steps=6, batch_size=8, milestones=(3,), channels_last=False, lr=0.1)
+    batches = Random()
+    torch.manual_seed(3)
+    state = start(zoo.build("resnet8", width=4).double(), settings)
+    torch.manual_seed(3)
+    model = zoo.build("resnet8", width=4).double()
+    batches.batch = lambda step, draw=batches.batch: (draw(step)[0].double(), draw(step)[1])
+    velocity = [torch.zeros_like(p) for p in model.parameters()]
+    for step in range(6):
+        images, labels = batches.batch(step)
+        loss = cross_entropy(model.train()(images).float(), labels)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        rate = 0.1 if step < 3 else 0.01
+        with torch.no_grad():
+            for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
+                v.mul_(0.9).add_(g + 1e-4 * p)
+                p.sub_(rate * v)
+    for _ in train(batches, settings, state):
+        pass
+    for ours, theirs in zip(state.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_weight_decay_reaches_norms_and_biases_too():
+    state = start(zoo.build("resnet8"), Settings())
+    (group,) = state.optimizer.param_groups
+    assert group["weight_decay"] == 1e-4
+    assert len(group["params"]) == len(list(state.model.parameters()))
+
+
+def test_sums_are_of_the_current_epoch_and_a_last_stub_joins_the_epoch_before():
+    settings = Settings(steps=10, batch_size=8)
+    seen = [
+        state.seen
+        for state in train(Random(4), settings, start(zoo.build("resnet8", width=2), settings))
+    ]
+    assert seen == [8, 16, 24, 32, 8, 16, 24, 32, 40, 48]
+    assert [step for step in range(1, 64_000) if starts_epoch(step, 390, 64_000)][-1] == 163 * 390
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_step():
+    settings = Settings(steps=10, batch_size=8)
+    state = start(zoo.build("resnet8", width=2), settings)
+
+    class Poisoned(Random):
+        def batch(self, step):
+            images, labels = super().batch(step)
+            return (images * math.nan if step == 5 else images), labels
+
+    steps, before = train(Poisoned(), settings, state), {}
+    with pytest.raises(Diverged, match="diverged at step 5"):
+        for _ in steps:
+            before = {name: value.clone() for name, value in state.model.named_parameters()}
+    assert state.step == 5
+    assert all(torch.equal(before[name], p) for name, p in state.model.named_parameters())
+    assert all(p.isfinite().all() for p in state.model.parameters())
+
+
+def test_processes_give_up_together(monkeypatch):
+    """Another process's loss is not finite at its third step: this one stops there too."""
+    sums = iter([1.0, 1.0, math.nan])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.fill_(next(sums)))
+    settings = Settings(steps=6, batch_size=8, lr=0.01)
+    state = start(zoo.build("resnet8", width=4), settings)
+    with pytest.raises(Diverged, match="diverged at step 2"):
+        for _ in train(Random(), settings, state):
+            pass
+    assert state.step == 2
+
+
+def test_label_smoothing_and_class_weights_are_pytorchs():
+    """The loss of the first step, by its definition (Szegedy et al. 2015, section 7)."""
+    weights = tuple(0.5 + 0.1 * i for i in range(10))
+    settings = Settings(steps=1, batch_size=8, label_smoothing=0.1, class_weights=weights,
+                        channels_last=False)  # fmt: skip
+    torch.manual_seed(0)
+    model = zoo.build("resnet8", width=4)
+    images, labels = Random().batch(0)
+    log = copy.deepcopy(model).train()(images).log_softmax(1)
+    w = torch.tensor(weights)
+    smooth = 0.9 * torch.eye(10)[labels] + 0.1 / 10
+    expected = -(smooth * w * log).sum() / w[labels].sum()
+    (state,) = train(Random(), settings, start(model, settings))
+    assert state.loss_sum / 8 == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_evaluation_sums_over_pictures_not_batches():
+    model = TinyModel()
+    nn.init.constant_(model.head.weight, 0.0)
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([1.0, 0.0]))  # always says class 0
+    model.train()
+    sizes = [(3, 0), (1, 1)]  # 3 pictures of class 0, then 1 of class 1: error 1/4, not 1/2
+    batches = [(torch.zeros(n, 1), torch.full((n,), label)) for n, label in sizes]
+    loss, error = evaluate(model, batches, Settings(channels_last=False))
+    assert error == 0.25
+    right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    assert loss == pytest.approx((3 * right + wrong) / 4)
+    assert not model.training
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_precision_is_as_set_and_logits_are_fp32(channels_last):
+    model, seen = zoo.build("resnet8", width=2), []
+    model.stages[0][0].conv1.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
+    for precision in ("fp32", "bf16"):
+        logits = forward(
+            model,
+            torch.randn(2, 3, 8, 8),
+            Settings(precision=precision, channels_last=channels_last),
+        )
+        assert logits.dtype == torch.float32
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_the_defaults_are_the_papers():
+    assert (PAPER.steps, PAPER.batch_size, PAPER.lr, PAPER.momentum, PAPER.weight_decay) == (
+        64_000, 128, 0.1, 0.9, 1e-4)  # fmt: skip
+    assert PAPER.milestones == (32_000, 48_000)
+    assert PAPER.schedule == "steps"

@@ -1,0 +1,314 @@
+"""Our ResNets are torchvision's, transformers' and timm's: to the last bit, block by block.
+
+The checks are those of experiments.verify and the bug gallery. test_vit_parity.py has the ViTs.
+"""
+
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.nn.functional import cross_entropy
+
+import zoo
+from experiments import verify
+from experiments.proof import checks, oracles
+from experiments.proof.checks import Difference, compare, difference, seeded_init, shake
+from experiments.proof.oracles import LIBRARIES, RESNET_ORACLES, RESNETS
+from experiments.verify import Options, prove
+from zoo.weights.files import Metadata, write_weights
+
+TORCHVISION = RESNET_ORACLES["torchvision"]
+BLOCKS = {"resnet18": 8, "resnet34": 16, "resnet50": 16, "resnet101": 33, "resnet152": 50}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", RESNETS)
+def test_every_block_is_theirs_to_the_last_bit(name, library):
+    """Activations in eval and train mode, gradients, buffers, and the key map both ways."""
+    pytest.importorskip(library)
+    proof = prove(name, RESNET_ORACLES[library])
+    assert [block.ours for block in proof.blocks if not block.equal] == []
+    assert len(proof.blocks) == BLOCKS[name] + 2  # stem and head
+    assert proof.round_trip == (0.0, True)
+    assert proof.equal
+    assert proof.largest == 0
+    assert all(block.shape[0] == 2 for block in proof.blocks)
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_every_block_is_torchvisions_in_double_precision_too(name):
+    assert prove(name, TORCHVISION, dtype=torch.float64).equal
+
+
+@pytest.mark.torchvision_order
+@pytest.mark.parametrize("name", RESNETS)
+def test_seeded_alike_training_starts_from_torchvisions_weights(name):
+    assert (
+        seeded_init(partial(zoo.build, name), partial(TORCHVISION.build, name, 1000), TORCHVISION)
+        == ""
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_whole_training_step_gives_torchvisions_weights(name):
+    theirs = TORCHVISION.build(name, 1000)
+    shake(theirs)
+    ours = zoo.load(zoo.build(name), theirs.state_dict())
+    images, labels = torch.randn(2, 3, 64, 64), torch.tensor([3, 999])
+    for model in (ours, theirs):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+        cross_entropy(model.train()(images), labels).backward()
+        optimizer.step()
+    after = zoo.export(ours)
+    assert all(torch.equal(value, after[key]) for key, value in theirs.state_dict().items())
+
+
+def cifar_reference(state: dict, images: torch.Tensor, n: int, plain: bool) -> torch.Tensor:
+    """Section 4.2 of the paper in functions alone, by the names of akamaster's state dict."""
+
+    def conv_norm(x, conv, norm, stride=1):
+        x = functional.conv2d(x, state[f"module.{conv}.weight"], None, stride, padding=1)
+        parts = (state[f"module.{norm}.{p}"]
+                 for p in ("running_mean", "running_var", "weight", "bias"))  # fmt: skip
+        return functional.batch_norm(x, *parts)
+
+    x = conv_norm(images, "conv1", "bn1").relu()
+    for stage in (1, 2, 3):
+        for j in range(n):
+            name, stride = f"layer{stage}.{j}", 2 if stage > 1 and j == 0 else 1
+            y = conv_norm(x, f"{name}.conv1", f"{name}.bn1", stride).relu()
+            y = conv_norm(y, f"{name}.conv2", f"{name}.bn2")
+            if stride == 2:
+                quarter = x.shape[1] // 2
+                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
+            x = (y if plain else y + x).relu()
+    x = x.mean((2, 3))
+    return functional.linear(x, state["module.linear.weight"], state["module.linear.bias"])
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_the_cifar_networks_are_section_4_2(n):
+    """No library has them, so they are written down once more; real weights: see test_weights."""
+    residual, plain = zoo.build(f"resnet{6 * n + 2}"), zoo.build(f"plain{6 * n + 2}")
+    shake(residual)
+    state = zoo.export(residual, "cifar")
+    zoo.load(plain, state, drop="shortcut")
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        for model, is_plain in ((residual, False), (plain, True)):
+            wanted = cifar_reference(state, images, n, is_plain)
+            assert torch.equal(model.eval()(images), wanted)
+
+
+def changed(change):
+    """zoo.load, and then a change to what it filled."""
+    real = zoo.load
+
+    def load(*arguments, **options):
+        model = real(*arguments, **options)
+        change(model)
+        return model
+
+    return load
+
+
+def spoil_eps(model):
+    model.stages[1][0].norm2.eps = 1e-3
+
+
+def spoil_momentum(model):
+    model.stages[1][0].norm2.momentum = 0.01
+
+
+def spoil_weight(model):
+    with torch.no_grad():
+        model.stages[1][0].conv2.weight[3, 2, 1, 1] += 1e-5
+
+
+class NoGradient(torch.nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+def spoil_gradient(model):
+    model.stages[1][1].shortcut = NoGradient()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "evaluation", "training", "buffers"),
+    [(spoil_eps, True, True, False), (spoil_weight, True, True, True),
+     (spoil_momentum, False, False, True), (spoil_gradient, False, False, False)],
+)  # fmt: skip
+def test_verify_says_no_and_where(spoil, evaluation, training, buffers, monkeypatch, capsys):
+    monkeypatch.setattr(zoo, "load", changed(spoil))
+    proof = prove("resnet18", TORCHVISION)
+    assert not proof.equal
+    by_name = {block.ours: block for block in proof.blocks}
+    spoilt = by_name["stages.1.0"]
+    assert by_name["stem"].evaluation.equal
+    assert by_name["stages.0.1"].training.equal
+    assert spoilt.evaluation.equal != evaluation
+    assert spoilt.training.equal != training
+    assert spoilt.buffers.equal != buffers
+    if spoil is not spoil_momentum:
+        assert not spoilt.gradients.equal
+    assert verify.main(Options("resnet18")) == 1
+    assert "DIFFERENT" in capsys.readouterr().out
+
+
+def test_differences_that_are_no_numbers_are_infinite():
+    one, nan = torch.ones(2), torch.tensor([1.0, float("nan")])
+    assert difference(one, one.clone()) == (0, True)
+    assert difference(one, one + 0.5) == (0.5, False)
+    for other in (nan, None, torch.ones(3), torch.ones(2).double()):
+        assert difference(one, other) == (float("inf"), False)
+        assert difference(other, one) == (float("inf"), False)
+    assert difference(one, one + 1e-6, 256) == (pytest.approx(1e-6, rel=0.1), True)
+    for other in (one + 1e-4, nan, one / 0, None):
+        assert not difference(one, other, 256).equal
+        assert not difference(other, one, 256).equal
+    assert Difference(1.0, False) | Difference(2.0, True) == (2.0, False)
+    assert Difference() == (0.0, True)
+
+
+def test_a_block_or_parameter_that_is_not_there_is_no_equal():
+    theirs = TORCHVISION.build("resnet34", 1000)
+    ours = zoo.build("resnet18")
+    blocks = {block.ours: block for block in compare(ours, theirs, TORCHVISION)}
+    assert not blocks["stages.0.2"].equal
+    assert blocks["stages.0.2"].evaluation.largest == float("inf")
+    assert blocks["stages.0.2"].gradients.largest == float("inf")
+
+
+def test_shaking_moves_every_number():
+    for name in ("resnet18", "resnet50"):
+        model = zoo.build(name)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        shake(model)
+        for key, value in model.state_dict().items():
+            assert (value != before[key]).float().mean() > 0.99, key
+
+
+def test_the_command_prints_a_row_a_block(invoke):
+    pytest.importorskip("timm")
+    done = invoke("experiments.verify", "resnet18", "--against", "timm")
+    assert done.returncode == 0
+    for word in ("stages.3.1", "layer4.1", "2x512x2x2", "maxpool", "10 blocks: equal"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("classes", [1000, 3])
+def test_anyones_weights_can_be_verified(classes, invoke, tmp_path, monkeypatch):
+    model = zoo.build("resnet18", classes)
+    shake(model)
+    write_weights(tmp_path / "w.safetensors", zoo.export(model, "transformers"), Metadata())
+    done = invoke("experiments.verify", "resnet18", "--weights", tmp_path / "w.safetensors")
+    assert done.returncode == 0
+    assert "10 blocks: equal" in done.stdout
+    monkeypatch.setattr(checks, "difference", lambda *_, **__: Difference(1e-7, False))
+    done = invoke("experiments.verify", "resnet18", "--weights", tmp_path / "w.safetensors")
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("resnet20",), ("no other library has resnet20",)), (("resnet19",), ("no model 'resnet19'",)),
+     (("resnet18", "--against", "keras"), ()), (("--weights", "x.pth"), ("weights are for one",))],
+)  # fmt: skip
+def test_wrong_calls_are_refused(arguments, words, invoke):
+    done = invoke("experiments.verify", *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 3
+    assert all(word in done.stderr for word in words)
+
+
+def few(monkeypatch) -> None:
+    """Of all networks these, so that the whole summary takes seconds."""
+    monkeypatch.setattr("experiments.proof.prove.SUMMARY", ("resnet18",))
+    monkeypatch.setattr(zoo, "list_models", lambda: ["plain8", "plain18", "plainvit_l_16"])
+
+
+def draw_again(model: zoo.resnet.ResNet) -> zoo.resnet.ResNet:
+    """What was wrong once: the shortcuts were deleted, and then all weights drawn."""
+    model.stages = zoo.plain.without_skips(model.stages)
+    model.init_weights()
+    return model
+
+
+def test_verify_notices_twins_that_start_apart(invoke, monkeypatch):
+    few(monkeypatch)
+    monkeypatch.setattr(zoo.resnet, "plain_twin", draw_again)
+    done = invoke("experiments.verify", "--against", "timm")
+    assert done.returncode == 1
+    assert "0 of 2 plain networks start from" in done.stdout
+    assert "DIFFERENT: plain8, plain18" in done.stdout
+
+
+def test_verify_notices_other_initial_weights(invoke, monkeypatch):
+    """Everything else is equal: the networks are given the same weights."""
+    monkeypatch.setattr(zoo.resnet.ResNet, "init_weights", lambda self: None)
+    done = invoke("experiments.verify", "resnet18")
+    assert done.returncode == 1
+    assert "10 blocks: DIFFERENT" in done.stdout
+    assert "seeded initial weights: DIFFERENT: stem.conv.weight" in done.stdout
+    assert invoke("experiments.verify", "resnet18", "--against", "timm").returncode == 0
+
+
+def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypatch):
+    real = oracles.importlib.util.find_spec
+    monkeypatch.setattr(
+        oracles.importlib.util,
+        "find_spec",
+        lambda n: None if n in ("timm", "transformers") else real(n),
+    )
+    few(monkeypatch)
+    done = invoke("experiments.verify")
+    assert done.returncode == 0
+    assert "2 of 2 plain networks start from" in done.stdout
+    assert "skipped: timm is not installed" in done.stdout
+    done = invoke("experiments.verify", "resnet18", "--against", "timm")
+    assert done.returncode == 2
+    assert "pip install timm" in done.stderr
+
+
+def test_the_summary_says_no_in_the_row_and_the_exit_code(invoke, monkeypatch):
+    monkeypatch.setattr(zoo, "load", changed(spoil_weight))
+    few(monkeypatch)
+    done = invoke("experiments.verify", "--against", "torchvision")
+    assert done.returncode == 1
+    assert "DIFFERENT" in done.stdout
+    assert "e-0" in done.stdout or "e+0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "plain20", "resnet18", "resnet50", "plain50", "vit2", "plainvit2"]
+)
+def test_exported_and_compiled_networks_give_the_same_outputs(name):
+    """torch.export's program, and what torch.compile captures, to the last bit."""
+    model = zoo.build(name, 5, **({"image_size": 64} if "vit" in name else {"width": 8})).eval()
+    shake(model)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        logits = model(images)
+        assert torch.equal(torch.export.export(model, (images,)).module()(images), logits)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(images), logits)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_by_inductor_the_outputs_are_the_same_within_rounding():
+    model = zoo.build("resnet8", width=8).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True)(images)
+        torch.testing.assert_close(compiled, model(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_every_parameter_gets_a_gradient(name):
+    proof_model = zoo.build(name, width=8)
+    cross_entropy(proof_model(torch.randn(2, 3, 64, 64)), torch.tensor([3, 999])).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in proof_model.parameters())

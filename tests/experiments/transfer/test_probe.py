@@ -1,0 +1,121 @@
+"""The linear probe: the answer of a convex problem, on the features that the network gives."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import zoo
+from experiments.proof.checks import difference, shake
+from experiments.train import Settings
+from experiments.transfer.probe import (
+    FeatureBatches,
+    features_of,
+    fused,
+    logistic_regression,
+    probe_by_sgd,
+)
+from experiments.transfer.strategies import rarity
+
+FP32 = Settings(precision="fp32")
+
+
+def blobs(n=120, columns=6, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % classes
+    middles = 2 * torch.randn(classes, columns, generator=generator)
+    features = middles[labels] + torch.randn(n, columns, generator=generator)
+    return features * torch.logspace(-2, 2, columns) + 5, labels
+
+
+@pytest.mark.parametrize("l2", [1e-3, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_it_is_where_the_gradient_vanishes(l2, weighted):
+    """The objective written down once more, on standardised features: no direction improves it."""
+    features, labels = blobs()
+    labels[:30] = 0
+    weights = torch.tensor(rarity(labels, 3)) if weighted else None
+    weight, bias = logistic_regression(features, labels, 3, l2, weights)
+    x = features.double()
+    mean, std = x.mean(0), x.std(0, correction=0)
+    w = (weight.double() * std).requires_grad_()
+    b = (bias.double() + weight.double() @ mean).requires_grad_()
+    loss_weights = None if weights is None else weights.double()
+    loss = cross_entropy((x - mean) / std @ w.T + b, labels, loss_weights)
+    loss = loss + l2 / 2 * w.square().sum()
+    for gradient in torch.autograd.grad(loss, (w, b)):
+        assert gradient.abs().max() < 1e-5
+
+
+def test_it_separates_and_does_not_mind_the_scale_of_features():
+    features, labels = blobs()
+    weight, bias = logistic_regression(features, labels, 3, 1e-3)
+    assert ((features @ weight.T + bias).argmax(1) == labels).float().mean() > 0.9
+    again, shift = logistic_regression(features * 1000 - 7, labels, 3, 1e-3)
+    logits = (features * 1000 - 7).double() @ again.double().T + shift
+    assert torch.allclose(logits, features.double() @ weight.double().T + bias, atol=1e-2)
+
+
+def test_constant_features_do_no_harm():
+    features, labels = blobs()
+    features[:, 2] = 4.0
+    weight, bias = logistic_regression(features, labels, 3, 1e-3)
+    assert weight.isfinite().all()
+    assert bias.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "resnet50", "plain50"])
+def test_fused_networks_compute_the_same(name):
+    model = zoo.build(name, 3, width=8).double()
+    shake(model)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model.eval().features(images)
+        fewer = fused(model)
+        # Fused, the same terms are rounded differently: by up to 16 epsilons of the largest feature
+        # in 24 networks. Never by the feature itself: a small one is what large ones left over.
+        assert difference(fewer.features(images), expected, rounding=64).equal
+    kinds = [type(module) for module in fewer.modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert nn.BatchNorm2d in [type(module) for module in model.modules()]  # a copy was fused
+
+
+def test_features_and_head_are_the_network():
+    model = zoo.build("resnet8", 4)
+    shake(model)
+    images, labels = torch.randn(10, 3, 32, 32), torch.arange(10)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    batches = [(images[:6], labels[:6]), (images[6:], labels[6:])]
+    features, answers = features_of(model, batches, FP32)
+    assert answers.tolist() == list(range(10))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.allclose(model.head(features), model.eval()(images), rtol=1e-4, atol=1e-4)
+
+
+def test_sgd_gets_near_the_same_answer():
+    features, labels = blobs()
+    features = (features - features.mean(0)) / features.std(0)
+    head = nn.Linear(6, 3)
+    settings = Settings(
+        steps=600, lr=0.5, milestones=(), weight_decay=1e-3, channels_last=False
+    )  # fmt: skip
+    probe_by_sgd(head, FeatureBatches(features, labels, 120, 0), settings)
+    weight, bias = logistic_regression(features, labels, 3, 1e-3)
+    with torch.no_grad():
+        assert cross_entropy(head(features), labels) == pytest.approx(
+            cross_entropy(features @ weight.T + bias, labels).item(), abs=0.01
+        )
+
+
+def test_feature_batches_are_pure_and_show_everything():
+    features, labels = torch.arange(10.0)[:, None], torch.arange(10)
+    batches = FeatureBatches(features, labels, 4, 3)
+    assert len(batches) == 2
+    again = FeatureBatches(features, labels, 4, 3)
+    for step in (5, 0, 3):
+        x, y = batches.batch(step)
+        assert torch.equal(x[:, 0].long(), y)
+        assert torch.equal(y, again.batch(step)[1])
+    assert len(FeatureBatches(features, labels, 64, 0)) == 1

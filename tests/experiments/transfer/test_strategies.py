@@ -1,0 +1,165 @@
+"""Frozen means frozen, and recipes do what they say."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from data.views import RandomView, View
+from experiments.train import Settings, lr_at, start, train
+from experiments.transfer.recipes import RECIPES, Recipe, evaluation_view, training_view
+from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, settings_of, to_train
+
+
+class Noise:
+    """Batches whose statistics are far from what fresh norms assume."""
+
+    def __len__(self):
+        return 4
+
+    def batch(self, step):
+        generator = torch.Generator().manual_seed(step)
+        images = 3 + 2 * torch.randn(8, 3, 16, 16, generator=generator)
+        return images, torch.arange(8) % 3
+
+
+def trained(strategy: str, name: str = "resnet8", **settings) -> tuple[dict, dict, nn.Module]:
+    torch.manual_seed(0)
+    model = zoo.build(name, 3)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    settings = Settings(steps=3, milestones=(), lr=0.1, **settings)
+    for _ in train(Noise(), settings, start(to_train(strategy, model), settings)):
+        pass
+    return before, model.state_dict(), model
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    return {key for key in before if not torch.equal(before[key], after[key])}
+
+
+@pytest.mark.parametrize("name", ["resnet8", "plain8", "resnet18"])
+@pytest.mark.parametrize("opt", ["sgd", "adam", "adamw"])
+def test_frozen_means_frozen(name, opt):
+    """Every parameter and every buffer of the backbone, to the last bit; weight decay included."""
+    before, after, _ = trained("feature-extraction", name, opt=opt, weight_decay=0.1)
+    assert changed(before, after) == {"head.weight", "head.bias"}
+
+
+def test_most_notebooks_move_the_running_statistics():
+    """The bug of pytorch #86590, planted on purpose: requires_grad is off, and buffers move."""
+    before, after, _ = trained("moving-bn")
+    moved = changed(before, after)
+    assert {"head.weight", "stem.norm.running_mean", "stem.norm.num_batches_tracked"} <= moved
+    assert not any(key.endswith(("conv.weight", "conv1.weight", "norm1.weight")) for key in moved)
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "lp-ft", "scratch"])
+def test_the_others_train_everything(strategy):
+    before, after, _ = trained(strategy)
+    assert changed(before, after) == set(before)
+
+
+def test_frozen_networks_keep_eval_mode_and_give_the_heads_gradient():
+    model = zoo.build("resnet8", 3)
+    frozen = Frozen(model)
+    assert not any(module.training for module in frozen.train().model.modules())
+    assert frozen.training
+    moving = Frozen(zoo.build("resnet8", 3), moving=True)
+    assert all(module.training for module in moving.train().modules())
+    images = torch.randn(4, 3, 16, 16)
+    frozen(images).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == [
+        "head.weight", "head.bias",
+    ]  # fmt: skip
+    assert torch.equal(frozen(images), model.eval()(images))
+
+
+def test_rarity_weighs_classes_inversely_and_pictures_to_1():
+    labels = torch.tensor([0, 0, 0, 1])
+    weights = rarity(labels, 2)
+    assert weights == pytest.approx((2 / 3, 2.0))
+    assert rarity(labels, 3) == pytest.approx((2 / 3, 2.0, 0.0))
+    assert sum(weights[i] for i in labels) == pytest.approx(4)
+
+
+def executed_rates(recipe: Recipe, strategy: str, steps_per_epoch: int = 4) -> list[float]:
+    """The rate of each step, as the optimiser had it: a schedule can be right and not be used."""
+    model = zoo.build("resnet8", 3, width=1)
+    labels = torch.arange(9) % 3
+    settings = settings_of(recipe, strategy, steps_per_epoch, labels, 3, Settings())
+    state = start(to_train(strategy, model), settings)
+    return [state.lr for state in train(Noise(), settings, state)]
+
+
+def test_the_tutorials_rate_falls_by_ten_every_seven_epochs():
+    rates = executed_rates(RECIPES["tutorial"], "finetune")
+    assert len(rates) == 25 * 4
+    for epoch in range(25):
+        assert rates[4 * epoch] == pytest.approx(1e-3 / 10 ** (epoch // 7))
+
+
+def test_the_cosine_rises_for_an_epoch_and_falls_to_nothing():
+    rates = executed_rates(RECIPES["default"], "finetune")
+    top = rates.index(max(rates))
+    assert top == 4
+    assert rates[4] == pytest.approx(0.01)
+    assert rates[:4] == pytest.approx([0.002, 0.004, 0.006, 0.008])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 0 < rates[-1] < 1e-4
+    middle = Settings(steps=100, lr=1.0, schedule="cosine")
+    assert lr_at(50, middle) == pytest.approx(0.5)
+
+
+def test_heads_learn_at_their_own_rate_and_a_probed_network_at_a_low_one():
+    recipe = replace(RECIPES["default"], epochs=3)
+    assert max(executed_rates(recipe, "feature-extraction")) == pytest.approx(0.1)
+    assert max(executed_rates(recipe, "moving-bn")) == pytest.approx(0.1)
+    assert max(executed_rates(recipe, "lp-ft")) == pytest.approx(0.001)
+    assert max(executed_rates(recipe, "scratch")) == pytest.approx(0.01)
+    course = replace(RECIPES["bootcamp"], epochs=2)
+    assert set(executed_rates(course, "finetune")) == {1e-3}
+
+
+def test_recipes_are_what_their_sources_say():
+    """The numbers of the issue and of FACTS, apart from our own."""
+    facts = {
+        "bootcamp": {"opt": "adam", "lr": 1e-3, "batch_size": 32, "epochs": 10, "squash": True},
+        "two-strategies": {"opt": "sgd", "lr": 1e-3, "momentum": 0.9, "batch_size": 32,
+                           "epochs": 25},
+        "tutorial": {"batch_size": 4, "lr": 1e-3, "momentum": 0.9, "lr_scheduler": "step",
+                     "lr_step_size": 7, "epochs": 25},
+        "cifar10": {"batch_size": 256, "probe_lr": 1e-3, "lr": 5e-4, "lr_step_size": 5,
+                    "crop": "random", "size": 32, "padding": 4, "input_size": 224,
+                    "mean_std": "cifar10"},
+        "small": {"size": 32, "opt": "adam", "lr": 1e-3},
+        "imagenet": {"batch_size": 256, "epochs": 90, "lr": 0.1, "momentum": 0.9,
+                     "weight_decay": 1e-4, "lr_step_size": 30, "scale": (0.08, 1.0)},
+    }  # fmt: skip
+    assert set(facts) | {"default"} == set(RECIPES)
+    for name, wanted in facts.items():
+        recipe = asdict(RECIPES[name])
+        assert {key: recipe[key] for key in wanted} == wanted, name
+
+
+def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
+    asked = View(232, 224, "bilinear")
+    assert evaluation_view(RECIPES["default"], asked) == asked
+    smaller = evaluation_view(replace(RECIPES["default"], size=112), asked)
+    assert (smaller.resize, smaller.crop, smaller.input_size) == (116, 112, 112)
+    squashed = evaluation_view(RECIPES["bootcamp"], asked)
+    assert squashed.squash
+    assert squashed(torch.zeros(3, 50, 90, dtype=torch.uint8)).shape == (3, 224, 224)
+    cifar = evaluation_view(RECIPES["cifar10"], asked)
+    assert (cifar.crop, cifar.input_size, cifar.squash) == (32, 224, True)
+    assert cifar.mean == (0.4914, 0.4822, 0.4465)
+    assert training_view(RECIPES["cifar10"], cifar) == RandomView(
+        "random", 32, (0.08, 1.0), (3 / 4, 4 / 3), 4, 0.5, 0.0, cifar
+    )
+
+
+def test_there_is_a_word_on_every_strategy():
+    from experiments.transfer import strategies
+
+    assert all(f"\n{name}" in strategies.__doc__ for name in STRATEGIES)

@@ -1,0 +1,229 @@
+"""The sentence of a comparison says what the numbers say, whatever they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_three_lines
+
+from experiments.transfer.report import NOTEBOOKS, advice, arms, bound_by, caption, choose, lines
+
+
+def row(strategy, seed, right, seconds=10.0, status="finished", model="resnet18", **more) -> dict:
+    """A row of `right` of 1,000 test pictures, always the first ones."""
+    bits = "1" * right + "0" * (1000 - right)
+    return {
+        "name": f"{strategy}{seed}", "status": status, "tested_on": "test", "right": bits,
+        "accuracy": right / 1000 if status == "finished" else None,
+        "last_test_accuracy": right / 1000, "best_val_accuracy": right / 1000,
+        "seconds": seconds, "training_seconds": 8.0, "waiting_seconds": 2.0, "trainable": 1026,
+        "images_per_second": 100.0, "images": {"train": 50, "val": 20, "test": 1000},
+        "device": "a computer", "threads": 2,
+        "run": {"strategy": strategy, "seed": seed, "model": model, "weights": "w.pth",
+                "recipe": {"batch_size": 32, "epochs": 20, "opt": "sgd"},
+                "base": {"precision": "bf16"}},
+    } | more  # fmt: skip
+
+
+def rows(**accuracies) -> list[dict]:
+    """strategy=(seconds, right of each seed)."""
+    return [
+        row(name.replace("_", "-"), seed, right, seconds)
+        for name, (seconds, *rights) in accuracies.items()
+        for seed, right in enumerate(rights)
+    ]
+
+
+def test_a_clear_winner_is_chosen():
+    said = advice(rows(finetune=(50, 950, 955, 960), linear_probe=(2, 800, 802, 801)))
+    assert said.startswith("Choose finetune here: 95.5 ± ")
+    assert "next comes linear-probe" in said
+    assert "excludes 0" in said
+    assert "does not" not in said
+
+
+def test_of_equals_the_quickest_is_chosen():
+    said = advice(rows(finetune=(50, 950, 955, 930), linear_probe=(2, 940, 941, 939),
+                       scratch=(60, 500, 510, 505)))  # fmt: skip
+    assert said.startswith("Choose linear-probe here")
+    assert "finetune has 94.5" in said
+    assert "does not exclude 0" in said
+
+
+def test_a_slow_equal_is_not_chosen_and_a_quick_loser_neither():
+    data = rows(finetune=(50, 950, 955, 960), lp_ft=(80, 949, 956, 958), scratch=(1, 500, 500, 501))
+    assert choose(data)[1].strategy == "finetune"
+
+
+def test_few_pictures_do_not_decide_though_seeds_agree():
+    """A lead of 2 of 50 pictures in every seed: no spread over seeds, and yet chance."""
+    data = rows(finetune=(50, 960, 960, 960), linear_probe=(2, 940, 940, 940))
+    assert choose(data)[1].strategy == "finetune"  # of 1,000 pictures 20 are clear
+    for each in data:
+        right = each["accuracy"] * 50
+        each["right"] = "1" * round(right) + "0" * (50 - round(right))
+        each["accuracy"] = round(right) / 50
+    said, arm = choose(data)
+    assert arm.strategy == "linear-probe"
+    assert "does not exclude 0" in said
+
+
+def test_one_seed_or_one_strategy_cannot_tell():
+    assert "Cannot tell" in advice(rows(finetune=(50, 990), linear_probe=(2, 500)))
+    assert "alone cannot be compared" in advice(rows(finetune=(50, 990, 980)))
+    diverged = [row("finetune", seed, 0, status="diverged at step 3") for seed in (0, 1)]
+    assert advice(diverged) == "Nothing to choose from: no run of these strategies finished."
+    assert choose(diverged)[1] is None
+
+
+def test_the_mistake_is_shown_but_never_advised():
+    data = rows(moving_bn=(1, 990, 991, 992), finetune=(50, 900, 902, 901),
+                linear_probe=(2, 700, 701, 702))  # fmt: skip
+    assert [line[0] for line in lines(data)] == [NOTEBOOKS, "finetune", "linear-probe"]
+    assert choose(data)[1].strategy == "finetune"
+    assert NOTEBOOKS not in advice(data)
+
+
+def test_the_table_counts_finished_runs():
+    data = rows(finetune=(50, 900, 902, 904))
+    data[1] = row("finetune", 1, 0, status="diverged at step 3")
+    (line,) = lines(data)
+    assert line[0] == "finetune"
+    assert line[1].startswith("90.2 ± ")
+    assert line[-1] == "2 of 3"
+    assert line[6] == "25 %"
+    many = [*rows(finetune=(50, 900)), row("finetune", 0, 800, model="plain18")]
+    assert [arm.label for arm in arms(many)] == ["finetune resnet18", "finetune plain18"]
+
+
+def test_the_caption_says_on_what_and_how_sure():
+    data = rows(finetune=(50, 900, 900, 900))
+    said = caption(data)
+    assert "the epoch is chosen on val, the accuracy is that on test" in said
+    assert "± 1.9 points" in said
+    for each in data:
+        each["tested_on"] = "val"
+    assert "there is no test set" in caption(data)
+
+
+def test_what_bounds_a_run():
+    assert "computing" in bound_by(row("finetune", 0, 1))
+    loading = row("finetune", 0, 1, waiting_seconds=7.0)
+    assert "bounded by loading pictures (88 %" in bound_by(loading)
+    assert "0 %" in bound_by(row("finetune", 0, 1, training_seconds=0.0, waiting_seconds=0.0))
+
+
+def test_the_interval_of_pictures_covers_as_often_as_it_says():
+    """Two equal strategies on other pictures each time: a lead is claimed in about 5 % of them."""
+    rng, claimed = np.random.default_rng(0), 0
+    for _ in range(200):
+        pictures = rng.random(400)  # how hard each is; both find the same ones hard
+        found = {}
+        for name in ("finetune", "scratch"):
+            right = [(rng.random(400) < pictures).astype(int) for _ in range(3)]
+            found[name] = [
+                row(name, seed, 0, 50.0 if name == "finetune" else 60.0)
+                | {"right": "".join(map(str, r)), "accuracy": r.mean()}
+                for seed, r in enumerate(right)
+            ]
+        said = advice([*found["finetune"], *found["scratch"]])
+        claimed += "excludes 0" in said and "does not" not in said
+    assert claimed <= 0.08 * 200
+
+
+@pytest.mark.parametrize("status", ["finished", "diverged at step 0"])
+def test_every_status_can_be_flattened(status):
+    from experiments.transfer.report import FIELDS, flatten
+
+    each = row("finetune", 0, 900, status=status)
+    each["versions"] = {"python": "3", "torch": "2", "torchvision": "0"}
+    each["run"]["recipe"]["lr"] = 0.1
+    flat = flatten(each)
+    assert list(flat) == list(FIELDS)
+    assert (flat["strategy"], flat["test_images"], flat["recipe_lr"]) == ("finetune", 1000, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("/home/me/w.pth", "w.pth"), ("hf:owner/name", "hf:owner/name"), ("DEFAULT", "DEFAULT"),
+     ("https://host.org/w.pth", "https://host.org/w.pth"), (None, None)],
+)  # fmt: skip
+def test_what_is_published_names_no_folder(given, shown):
+    from experiments.transfer.report import flatten
+
+    each = row("finetune", 0, 50)
+    each |= {"versions": {}}
+    each["run"]["recipe"]["lr"] = 0.1
+    each["run"]["weights"] = given
+    assert flatten(each)["weights"] == shown
+
+
+# --- experiments.report shows it again ---
+
+
+def written(folder: Path, data: list[dict], whole: bool = True) -> Path:
+    """What experiments.transfer leaves, as far as a report reads it."""
+    (folder / "transfer.json").write_text("{}", encoding="utf-8")
+    for each in data:
+        (folder / each["name"]).mkdir()
+        (folder / each["name"] / "row.json").write_text(json.dumps(each), encoding="utf-8")
+    if whole:
+        text = "".join(json.dumps(each) + "\n" for each in data)
+        (folder / "results.jsonl").write_text(text, encoding="utf-8")
+        for name in ("results.csv", "curves.png", "accuracy_time.png"):
+            (folder / name).write_bytes(b"made by experiments.transfer")
+    return folder
+
+
+DATA = rows(finetune=(50, 950, 955, 960), linear_probe=(2, 800, 802, 801))
+
+
+@pytest.mark.parametrize("module", ["report", "transfer_report"])
+def test_a_sound_folder_is_shown_again_with_its_advice(tmp_path, invoke, module):
+    done = invoke(f"experiments.{module}", written(tmp_path, DATA))
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert advice(DATA) in said
+    assert caption(DATA) in said
+    assert "runs are finished" not in said
+
+
+def test_of_an_interrupted_one_the_finished_runs_are_shown_and_nothing_is_published(
+    tmp_path, invoke
+):
+    written(tmp_path, DATA, whole=False)
+    done = invoke("experiments.report", tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert advice(DATA) in said
+    assert "6 runs are finished" in said
+    done = invoke("experiments.publish", tmp_path)
+    assert_three_lines(done, 3, "not every run is finished", str(tmp_path))
+
+
+def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
+    written(tmp_path, DATA)
+    monkeypatch.chdir(tmp_path)
+    done = invoke("experiments.publish", tmp_path)
+    assert_three_lines(done, 3, "there is no README.md here")
+    assert not (tmp_path / "docs").exists()
+    (tmp_path / "README.md").write_text("<!-- transfer -->\n<!-- /transfer -->\n", encoding="utf-8")
+    done = invoke("experiments.publish", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert advice(DATA) in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert len(list((tmp_path / "docs" / "transfer").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", ("no finished runs",)),
+     (b'{"a": 1}\n', ("another command or version", "keep it")),
+     (b'{"run"', ("damaged", "delete this file")),
+     (b"\xff\n", ("damaged", "delete this file"))],
+)  # fmt: skip
+def test_rows_that_are_none_are_refused(tmp_path, invoke, content, words):
+    """results.jsonl can go: the runs have their own row.json."""
+    written(tmp_path, DATA)
+    (tmp_path / "results.jsonl").write_bytes(content)
+    assert_three_lines(invoke("experiments.report", tmp_path), 3, *words)

@@ -1,0 +1,367 @@
+"""Models of the Hugging Face Hub: a folder in its layout, or its name; pictures shown as there."""
+
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, assert_three_lines
+from PIL import Image
+
+import zoo
+from data.images import load_image
+from experiments.classifier import load_model, predict, save_classifier
+from experiments.proof.checks import shake
+from zoo.weights.hub import read_folder, write_folder
+from zoo.weights.load import open_weights
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """A folder that transformers wrote, the network in it, and a picture."""
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    config = transformers.ViTConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
+        image_size=32, patch_size=4, id2label=dict(enumerate(CIFAR10)),
+        label2id={name: place for place, name in enumerate(CIFAR10)},
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config).eval()
+    shake(model)
+    with torch.no_grad():
+        model.classifier.weight.mul_(20)  # so that the classes differ
+    model.save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randint(0, 256, (9, 12, 3), generator=generator, dtype=torch.uint8)
+    picture = folder.parent / "picture.png"
+    Image.fromarray(small.numpy()).resize((120, 75), Image.Resampling.BICUBIC).save(picture)
+    return folder, model, picture
+
+
+@pytest.fixture
+def copied(theirs, tmp_path):
+    """The folder again, to be changed."""
+    return Path(shutil.copytree(theirs[0], tmp_path / "copy"))
+
+
+def change(folder: Path, name: str, **changes) -> None:
+    path = folder / name
+    said = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({k: v for k, v in said.items() if v is not None}), encoding="utf-8")
+
+
+def test_a_folder_of_transformers_is_the_same_network_with_its_labels(theirs):
+    folder, model, _ = theirs
+    ours = load_model(folder)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(ours.model(images), model(images).logits, rtol=1e-5, atol=1e-5)
+    assert ours.classes == CIFAR10
+    assert ours.model.norm.eps == 1e-12
+    assert ours.model.stem.resizing == "bicubic"
+    assert ours.view.mean == ours.view.std == (0.5, 0.5, 0.5)
+    assert (ours.view.squash, ours.view.crop, ours.view.interpolation) == (True, 32, "bilinear")
+
+
+@pytest.mark.parametrize("resample", [2, 3])
+def test_predictions_are_those_of_transformers_pipeline(theirs, copied, resample):
+    _, _, picture = theirs
+    change(copied, "preprocessor_config.json", resample=resample)
+    pipeline = transformers.pipeline("image-classification", str(copied), top_k=10)
+    mine, wanted = predict(load_model(copied), picture, k=10), pipeline(str(picture))
+    assert [guess["label"] for guess in mine] == [guess["label"] for guess in wanted]
+    for guess, right in zip(mine, wanted, strict=True):
+        assert abs(guess["score"] - right["score"]) < 1e-5
+    assert len({round(guess["score"], 4) for guess in mine}) > 5  # there is something to compare
+
+
+def test_other_preprocessing_gives_other_predictions(theirs, copied):
+    """Normalised with ImageNet's numbers, as many a notebook does, the answers differ."""
+    folder, _, picture = theirs
+    right = predict(load_model(folder), picture, k=1)
+    change(copied, "preprocessor_config.json", image_mean=[0.485, 0.456, 0.406])
+    wrong = predict(load_model(copied), picture, k=1)
+    assert abs(wrong[0]["score"] - right[0]["score"]) > 1e-4
+
+
+def test_the_old_extractors_file_is_read(theirs, copied):
+    """ViTFeatureExtractor's, of 2021; transformers 5 no longer has the class."""
+    folder, _, picture = theirs
+    old = {"do_normalize": True, "do_resize": True, "feature_extractor_type": "ViTFeatureExtractor",
+           "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2,
+           "size": 32}  # fmt: skip
+    (copied / "preprocessor_config.json").write_text(json.dumps(old), encoding="utf-8")
+    assert predict(load_model(copied), picture) == predict(load_model(folder), picture)
+
+
+def test_a_pickle_that_weights_only_accepts_is_read(theirs, copied):
+    folder, model, _ = theirs
+    (copied / "model.safetensors").unlink()
+    torch.save(model.state_dict(), copied / "pytorch_model.bin")  # in memory's spelling
+    again, before = load_model(copied), load_model(folder)
+    for key, value in before.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key])
+
+
+def test_a_pickle_that_runs_code_is_refused(theirs, copied):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(copied / "ran"),)
+
+    (copied / "model.safetensors").unlink()
+    torch.save({"classifier.weight": Evil()}, copied / "pytorch_model.bin")
+    with pytest.raises(zoo.WeightsError, match="nothing of it was run"):
+        load_model(copied)
+    assert not (copied / "ran").exists()
+
+
+def test_a_folder_that_we_write_is_what_their_pipeline_takes(theirs, tmp_path):
+    folder, _, picture = theirs
+    ours = load_model(folder)
+    write_folder(tmp_path / "out", "vit2", ours.model, ours.classes, asdict(ours.view))
+    mine, wanted = read_folder(tmp_path / "out"), read_folder(folder)
+    assert mine.metadata == wanted.metadata
+    assert set(mine.tensors) == set(wanted.tensors)
+    assert all(torch.equal(mine.tensors[key], value) for key, value in wanted.tensors.items())
+    pipeline = transformers.pipeline("image-classification", str(tmp_path / "out"), top_k=10)
+    original = transformers.pipeline("image-classification", str(folder), top_k=10)
+    assert pipeline(str(picture)) == original(str(picture))
+
+
+def test_our_checkpoint_becomes_a_folder_with_its_own_eps_and_view(theirs, invoke, tmp_path):
+    """eps 1e-6 and ImageNet's normalisation: a state dict could not say it, the folder does."""
+    picture = theirs[2]
+    model = zoo.build("vit2", 3)
+    shake(model)
+    view = type(load_model(theirs[0]).view)(36, 32, input_size=32)  # the shorter side, then a crop
+    save_classifier(tmp_path / "c.safetensors", "vit2", model, ("a", "b", "c"), view, {})
+    done = invoke("experiments.convert", tmp_path / "c.safetensors", tmp_path / "f",
+                  "--to", "transformers")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    mine = predict(load_model(tmp_path / "c.safetensors"), picture)
+    assert predict(load_model(tmp_path / "f"), picture) == mine
+    wanted = transformers.pipeline("image-classification", str(tmp_path / "f"))(str(picture))
+    for guess, right in zip(mine, wanted, strict=True):
+        assert guess["label"] == right["label"]
+        assert abs(guess["score"] - right["score"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("config.json", {"model_type": "bert"}, "'bert' is not 'vit'"),
+        ("config.json", {"hidden_act": "gelu_new"}, "gelu_new"),
+        ("config.json", {"qkv_bias": False}, "qkv_bias"),
+        ("config.json", {"num_attention_heads": 8}, "num_attention_heads 8"),
+        ("config.json", {"layer_norm_eps": "tiny"}, "layer_norm_eps"),
+        ("config.json", {"image_size": 30}, "whole number of patches"),
+        ("config.json", {"problem_type": "multi_label_classification"}, "multi_label"),
+        ("config.json", {"id2label": {"0": "cat", "2": "dog"}}, "names of two classes"),
+        ("config.json", {"id2label": {"0": "cat"}}, "names of two classes"),
+        ("config.json", {"id2label": None}, "2 classes and its head has 10"),
+        ("config.json", {"id2label": {"0": "cat", "1": "dog"}}, "2 classes and its head has 10"),
+        ("config.json", {"image_size": 48}, "32 pixels a side, and the network is for 48"),
+        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, "not ViT's"),
+        ("preprocessor_config.json", {"do_pad": True}, "not ViT's"),
+        ("preprocessor_config.json", {"resample": [2]}, "other steps"),
+        ("preprocessor_config.json", {"rescale_factor": float("nan")}, "other steps"),
+        ("preprocessor_config.json", {"size": {"height": [32], "width": [32]}}, "not understood"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 32}}, "not cut to a square"),
+        ("preprocessor_config.json", {"size": {"height": 64, "width": 64}}, "64 pixels a side"),
+        ("preprocessor_config.json", {"resample": 1}, "other steps"),
+        ("preprocessor_config.json", {"rescale_factor": 1 / 127.5}, "other steps"),
+        ("preprocessor_config.json", {"do_resize": False}, "other steps"),
+        ("preprocessor_config.json", {"size": {"height": 32, "width": 64}}, "not understood"),
+        ("preprocessor_config.json", {"do_center_crop": True, "crop_size": 28}, "cut to 28"),
+        ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "cannot be followed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_we_would_compute_otherwise_is_refused(copied, file, changes, words):
+    change(copied, file, **changes)
+    with pytest.raises(zoo.WeightsError) as error:
+        load_model(copied)
+    assert words in str(error.value)
+    assert len(str(error.value).split("\n")) == 3
+
+
+def test_two_classes_without_names_have_those_of_transformers(tmp_path, theirs):
+    config = transformers.ViTConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=256,
+        image_size=32, patch_size=4, num_labels=2,
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    assert "id2label" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    mine = predict(load_model(tmp_path), theirs[2])
+    wanted = transformers.pipeline("image-classification", str(tmp_path))(str(theirs[2]))
+    assert [guess["label"] for guess in mine] == [guess["label"] for guess in wanted]
+
+
+def test_processor_config_wins_as_in_transformers(theirs, copied):
+    """It says other numbers than preprocessor_config.json beside it."""
+    said = json.loads((copied / "preprocessor_config.json").read_text(encoding="utf-8"))
+    said["image_mean"] = [0.1, 0.2, 0.3]
+    path = copied / "processor_config.json"
+    path.write_text(json.dumps({"image_processor": said}), encoding="utf-8")
+    mine = predict(load_model(copied), theirs[2])
+    assert mine != predict(load_model(theirs[0]), theirs[2])
+    wanted = transformers.pipeline("image-classification", str(copied))(str(theirs[2]))
+    for guess, right in zip(mine, wanted, strict=True):
+        assert abs(guess["score"] - right["score"]) < 1e-5
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(zoo.WeightsError, match="no image_processor"):
+        load_model(copied)
+
+
+def test_no_folder_is_written_that_transformers_would_refuse(theirs, tmp_path):
+    ours = load_model(theirs[0])
+    view = asdict(ours.view) | {"resize": 48, "crop": 48}
+    with pytest.raises(zoo.WeightsError, match="48 pixels a side, and the network is for 32"):
+        write_folder(tmp_path / "out", "vit2", ours.model, ours.classes, view)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_folder_without_a_file_says_which(copied, file):
+    (copied / file).unlink()
+    with pytest.raises(zoo.WeightsError, match=re.escape(file)):
+        load_model(copied)
+
+
+def test_settings_of_the_weights_build_the_network(theirs):
+    """eps and the size of images come along; what is asked for explicitly is not overruled."""
+    folder = theirs[0]
+    assert zoo.build("vit2", weights=folder).norm.eps == 1e-12
+    larger = zoo.build("vit2", weights=folder, image_size=48)
+    assert larger.stem.position.shape == (1, 145, 64)
+    with pytest.raises(zoo.WeightsError, match="eps"):
+        zoo.build("vit2", weights=folder, eps=1e-6)
+
+
+# --- a Hub of our own, on loopback ---
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The part of the Hub's protocol that hf_hub_download speaks."""
+
+    def __init__(self, folder: Path, log: list[str], *arguments) -> None:
+        self.folder, self.log = folder, log
+        super().__init__(*arguments)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, with_body: bool) -> None:
+        match = re.fullmatch(r"/owner/name/resolve/\w+/([\w.]+)", self.path)
+        path = self.folder / match[1] if match else None
+        if path is None or not path.is_file():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if match else "RepoNotFound")
+            self.send_header("X-Repo-Commit", "a" * 40)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = path.read_bytes()
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.send_header("ETag", f'"{path.name}-{len(content)}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body:
+            self.log.append(path.name)
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub(copied):
+    log: list[str] = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, copied, log))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", log
+    server.shutdown()
+
+
+OPEN = "import sys; from zoo.weights.load import open_weights as o; print(o(sys.argv[1]).metadata)"
+
+
+def in_a_process(
+    home: Path, endpoint: str, *arguments: object, **more: str
+) -> subprocess.CompletedProcess:
+    """Python in a process of its own: the library reads its settings on import."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **more}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=environment,
+    )  # fmt: skip
+
+
+def test_a_name_of_the_hub_is_downloaded_once_and_then_used_offline(theirs, hub, tmp_path):
+    (endpoint, log), home = hub, tmp_path / "home"
+    first = in_a_process(home, endpoint, "-c", OPEN, "hf:owner/name")
+    assert first.returncode == 0, first.stderr
+    assert sorted(log) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert first.stdout.strip() == str(read_folder(theirs[0]).metadata)
+    nowhere = "http://127.0.0.1:9"
+    again = in_a_process(home, nowhere, "-c", OPEN, "hf:owner/name", HF_HUB_OFFLINE="1")
+    assert again.stdout == first.stdout, again.stderr
+    assert len(log) == 3  # nothing was asked for again
+
+
+def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(theirs, tmp_path):
+    done = in_a_process(
+        tmp_path, "http://127.0.0.1:9", "-m", "experiments.predict", "hf:nateraw/cifar10",
+        theirs[2], HF_HUB_OFFLINE="1",
+    )  # fmt: skip
+    assert_three_lines(done, 4, "hf:nateraw/cifar10", "config.json", "model.safetensors", "PATH")
+
+
+def test_a_pickle_of_the_hub_is_used_offline_too(theirs, copied, hub, tmp_path):
+    """That there is no .safetensors beside it has to be remembered."""
+    (copied / "model.safetensors").unlink()
+    torch.save(theirs[1].state_dict(), copied / "pytorch_model.bin")
+    first = in_a_process(tmp_path, hub[0], "-c", OPEN, "hf:owner/name")
+    assert first.returncode == 0, first.stderr
+    again = in_a_process(
+        tmp_path, "http://127.0.0.1:9", "-c", OPEN, "hf:owner/name", HF_HUB_OFFLINE="1"
+    )
+    assert again.stdout == first.stdout, again.stderr
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_said_in_three_lines_too(theirs, tmp_path):
+    """Not told that it is offline, the library asks six times, and would say so."""
+    done = in_a_process(
+        tmp_path, "http://127.0.0.1:9", "-m", "experiments.predict", "hf:nateraw/cifar10", theirs[2]
+    )
+    assert_three_lines(done, 4, "hf:nateraw/cifar10", "config.json", "model.safetensors", "PATH")
+
+
+def test_what_is_no_name_is_refused():
+    for name in ("hf:", "hf:name", "hf:a/b/c", "hf:a/../b c"):
+        with pytest.raises(zoo.WeightsError, match="not the name of a model"):
+            open_weights(name)
+
+
+def test_pictures_are_those_that_load_image_gives(theirs):
+    """A tensor and the file are the same picture."""
+    model, picture = load_model(theirs[0]), theirs[2]
+    assert predict(model, load_image(str(picture), "picture")) == predict(model, picture)

@@ -1,0 +1,576 @@
+"""zoo.load fills a model completely or not at all; zoo.export leads back."""
+
+import io
+import logging
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import zoo
+from data.images import load_image
+from experiments.proof.checks import shake
+from zoo.resnet import CIFAR_DEPTHS
+from zoo.weights.dialects import DIALECTS, VIT_DIALECTS, Dialect
+from zoo.weights.files import Metadata, read_weights, write_weights
+from zoo.weights.settings import settings_of
+
+
+def shaken(name: str, *arguments, **settings) -> nn.Module:
+    model = zoo.build(name, *arguments, **settings)
+    shake(model)
+    return model
+
+
+def same(a: dict, b: dict) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def refused(model, source, *words: str, **options) -> None:
+    """Refused in three lines that say `words`, with the model untouched."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(zoo.WeightsError) as error:
+        zoo.load(model, source, **options)
+    lines = str(error.value).split("\n")
+    assert len(lines) == 3
+    assert all(line.strip() for line in lines)
+    for word in words:
+        assert word in str(error.value), (word, str(error.value))
+    assert same(before, model.state_dict())
+
+
+def speakers(dialect: Dialect) -> list[str]:
+    """The models that a dialect has names for, but for the largest ViTs."""
+    vits = dialect in VIT_DIALECTS.values()
+    names = [name for name in zoo.list_models() if "vit_" not in name and ("vit" in name) == vits]
+    if dialect.name == "zoo":
+        return names
+    cifar = {f"resnet{depth}" for depth in CIFAR_DEPTHS}
+    names = [name for name in names if not name.startswith("plain")]
+    return [name for name in names if (name in cifar) == (dialect.name == "cifar")]
+
+
+def small(name: str, dialect: Dialect) -> dict:
+    """Settings of a small network that the dialect may hold."""
+    if "vit" not in name:
+        return {"width": 2}
+    eps = dialect.requires.get("eps", ("1e-06",))[0]
+    return {"image_size": 8, "eps": float(eps)}
+
+
+SPOKEN = st.sampled_from(DIALECTS).flatmap(
+    lambda dialect: st.tuples(st.sampled_from(speakers(dialect)), st.just(dialect))
+)
+WRAPPERS = st.sampled_from(
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "best_prec1": 91.7},
+        lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 3},
+        lambda state: {"state_dict": {"model": state}},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {"model": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+        lambda state: {k: v for k, v in state.items() if "num_batches_tracked" not in k},
+        lambda state: dict(reversed(state.items())),
+        lambda state: {key: nn.Parameter(v, v.is_floating_point()) for key, v in state.items()},
+    ]
+)
+
+
+@given(spoken=SPOKEN, wrap=WRAPPERS, named=st.booleans(), seed=st.integers(0, 99))
+def test_exported_weights_come_back_to_the_last_bit_in_any_wrapper(spoken, wrap, named, seed):
+    name, dialect = spoken
+    torch.manual_seed(seed)
+    settings = small(name, dialect)
+    model = shaken(name, 3, **settings)
+    # Entries of the zoo's own say nothing of their settings, so bare ones are for the defaults.
+    state = wrap(zoo.export(model, dialect.name))
+    back = zoo.load(zoo.build(name, 3, **settings), state, dialect.name if named else None)
+    for key, value in back.state_dict().items():
+        if key.endswith("num_batches_tracked") and not any("num_batches" in k for k in flat(state)):
+            assert value == 0
+        else:
+            assert torch.equal(value, model.state_dict()[key])
+
+
+def flat(state: dict) -> list[str]:
+    return [k for key, v in state.items() for k in [key, *(flat(v) if isinstance(v, dict) else [])]]
+
+
+@given(spoken=SPOKEN, suffix=st.sampled_from([".pth", ".safetensors", ".pt"]))
+def test_files_come_back_to_the_last_bit_with_what_they_say(tmp_path_factory, spoken, suffix):
+    name, dialect = spoken
+    path = tmp_path_factory.mktemp("files") / f"w{suffix}"
+    settings = small(name, dialect)
+    model = shaken(name, 2, **settings)
+    metadata = Metadata(name, settings_of(model), ("ant", "bee\u4e2d"))
+    write_weights(path, zoo.export(model, dialect.name), metadata)
+    assert read_weights(path).metadata == metadata
+    back = zoo.load(zoo.build(name, 2, **settings), path)
+    assert same(back.state_dict(), model.state_dict())
+    write_weights(path, zoo.export(model, dialect.name), Metadata())
+    assert same(
+        zoo.load(zoo.build(name, 2, **settings), str(path)).state_dict(), model.state_dict()
+    )
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    model = shaken("resnet20", 2, width=2)
+    metadata = Metadata("resnet20", settings_of(model), ("a", "b"))
+    for suffix in (".safetensors", ".pth"):
+        path = tmp_path / f"w{suffix}"
+        written = set()
+        for _ in range(8):
+            write_weights(path, zoo.export(model, "zoo"), metadata)
+            written.add(path.read_bytes())
+        assert len(written) == 1
+    content = (tmp_path / "w.safetensors").read_bytes()
+    assert int.from_bytes(content[:8], "little") % 8 == 0
+    with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert torch.equal(file.get_tensor("head.bias"), model.head.bias)
+
+
+def test_a_bare_pth_is_an_ordinary_state_dict(tmp_path):
+    model = shaken("resnet18", 5, width=4)
+    write_weights(tmp_path / "w.pth", zoo.export(model), Metadata())
+    loaded = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert same(loaded, zoo.export(model))
+
+
+def test_files_of_torch_and_of_before_pytorch_1_6(tmp_path):
+    theirs = torchvision.models.resnet18()
+    shake(theirs)
+    for legacy in (False, True):
+        path = tmp_path / f"{legacy}.pth"
+        torch.save(theirs.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+        ours = zoo.load(zoo.build("resnet18"), path)
+        assert same(zoo.export(ours), dict(theirs.state_dict()))
+
+
+def optimizer_of(model: nn.Module, kind: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    optimizer = kind(model.parameters(), lr=0.1)
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+CHECKPOINTS = {
+    "weights": lambda model: model.state_dict(),
+    "parameters": lambda model: model.state_dict(keep_vars=True),
+    "SGD and MultiStepLR": lambda model: {
+        "model": model.state_dict(),
+        "optimizer": (sgd := optimizer_of(model, torch.optim.SGD)).state_dict(),
+        "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(sgd, [3, 5]).state_dict(),
+        "epoch": 3,
+    },
+    "AdamW, CosineAnnealingLR, DataParallel": lambda model: {
+        "state_dict": nn.DataParallel(model).state_dict(),
+        "optimizer": (adam := optimizer_of(model, torch.optim.AdamW)).state_dict(),
+        "scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(adam, 9).state_dict(),
+        "rng": torch.get_rng_state(), "history": [(i, i / 2) for i in range(2000)],
+        "best_acc": 91.5, "dtype": torch.float16,
+    },
+    "channels_last": lambda model: model.to(memory_format=torch.channels_last).state_dict(),
+    "compiled": lambda model: torch.compile(model).state_dict(),
+    "views of one storage": lambda model: views(model.state_dict()),
+}  # fmt: skip
+
+
+def views(state: dict) -> dict:
+    flat = torch.cat([v.flatten() for v in state.values() if v.is_floating_point()])
+    result, at = {}, 0
+    for key, value in state.items():
+        if value.is_floating_point():
+            result[key] = flat[at : at + value.numel()].view(value.shape)
+            at += value.numel()
+    return result
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 3}],
+    ids=["zip", "old", "protocol 3"],
+)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_what_people_save_while_training_loads(name, how, tmp_path):
+    model = torchvision.models.resnet18(num_classes=3)
+    torch.save(CHECKPOINTS[name](model), tmp_path / "w.pth", **how)
+    ours = zoo.build("resnet18", 3, weights=tmp_path / "w.pth")
+    theirs = model.state_dict()
+    for key, value in zoo.export(ours).items():
+        if "views" not in name or value.is_floating_point():
+            assert torch.equal(value, theirs[key]), key
+
+
+@pytest.mark.parametrize("name", ["vit2", "resnet8"])
+def test_where_tensors_lay_in_memory_is_forgotten(name):
+    """MKL adds up in an order that depends on addresses, so a network has memory of its own."""
+    model = shaken(name).eval()
+    state = {key: four_bytes_on(value) for key, value in model.state_dict().items()}
+    again = zoo.load(zoo.build(name), state).eval()
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again(image), model(image))
+    # Not every processor would show it.
+    assert all(value.data_ptr() % 64 == 0 for value in again.state_dict().values())
+
+
+def four_bytes_on(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, four bytes after where torch would have put them (eight for int64)."""
+    return torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
+
+
+def test_tensors_saved_on_a_gpu_load_on_a_cpu(tmp_path):
+    """Such a file says so of every storage."""
+    model = shaken("resnet18", 2, width=2)
+    torch.save(zoo.export(model), tmp_path / "cpu.pth")
+    cpu, cuda = b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"
+    with (
+        zipfile.ZipFile(tmp_path / "cpu.pth") as there,
+        zipfile.ZipFile(tmp_path / "gpu.pth", "w") as here,
+    ):
+        for entry in there.infolist():
+            content = there.read(entry)
+            assert (cpu in content) == entry.filename.endswith("data.pkl")
+            here.writestr(entry.filename, content.replace(cpu, cuda))
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(tmp_path / "gpu.pth", weights_only=True)
+    back = zoo.load(zoo.build("resnet18", 2, width=2), tmp_path / "gpu.pth")
+    assert same(back.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize(("model", "twin", "count"), [("plain18", "resnet18", 18),
+                                                      ("plain50", "resnet50", 24),
+                                                      ("plain20", "resnet20", 0)])  # fmt: skip
+def test_a_plain_network_takes_its_twins_weights_and_says_so(model, twin, count, caplog):
+    dialect = "cifar" if model == "plain20" else "torchvision"
+    state = zoo.export(shaken(twin, 4, width=4), dialect)
+    refused(zoo.build(model, 4, width=4), state, "drop='shortcut'")
+    with caplog.at_level(logging.WARNING, "zoo"):
+        plain = zoo.load(zoo.build(model, 4, width=4), state, drop="shortcut")
+    assert f"dropped {count} entries" in caplog.text
+    twins = zoo.load(zoo.build(twin, 4, width=4), state).state_dict()
+    assert all(torch.equal(value, twins[key]) for key, value in plain.state_dict().items())
+
+
+def test_another_head_is_refused_or_left_out(caplog):
+    state = zoo.export(shaken("resnet18", 4, width=4))
+    model = zoo.build("resnet18", 6, width=4)
+    refused(model, state, "the file's head has 4 classes, the model 6: pass num_classes=4",
+            "fc.weight", "(4, 32)", "(6, 32)")  # fmt: skip
+    head = model.head.weight.clone()
+    with caplog.at_level(logging.WARNING, "zoo"):
+        zoo.load(model, state, drop="head")
+    assert "keeps its own, for 6 classes" in caplog.text
+    assert torch.equal(model.head.weight, head)
+    assert torch.equal(model.stem.conv.weight, state["conv1.weight"])
+
+
+def changed(state: dict, **changes) -> dict:
+    """The state dict with entries added or exchanged, or left out where a change is None."""
+    state = {**state, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return {key: value for key, value in state.items() if value is not None}
+
+
+T = torch.ones
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layer1__0__bn1__bias": None}, ("layer1.0.bn1.bias of shape (4,) is missing",
+                                          "the weights are incomplete")),
+        ({"conv1__weight": None}, ("conv1.weight of shape (4, 3, 7, 7) is missing",)),
+        ({"extra": T(1)}, ("extra of shape (1,) is unknown",)),
+        ({"stem__conv__weight": T(4, 3, 7, 7)}, ("stem.conv.weight of shape (4, 3, 7, 7) is",)),
+        ({"layer1__0__conv3__weight": T(4)}, ("conv3.weight has shape (4,) and no place",)),
+        ({"layer5__0__conv1__weight": T(4)}, ("layer5.0.conv1.weight has shape (4,) and no",)),
+        ({"layer2__0__bn2__weight": T(9)}, ("layer2.0.bn2.weight is (9,) in the file and (8,)",)),
+        ({"layer2__0__bn2__weight": T(8, 1)}, ("(8, 1) in the file and (8,) in the model",)),
+        ({"fc__weight": None, "fc__bias": None, "fc__1__weight": T(5, 32), "fc__1__bias": T(5)},
+         ("fc.1.weight of shape (5, 32) is unknown", "its head is not one linear layer")),
+        ({"bn1__running_var": -T(4)}, ("bn1.running_var", "negative variances")),
+        ({"bn1__running_var": T(4) * float("nan")}, ("NaN",)),
+        ({"bn1__bias": T(4) * float("inf")}, ("infinite",)),
+        ({"bn1__bias": torch.tensor([float("inf"), -float("inf"), 0, 0])}, ("infinite",)),
+        ({"bn1__bias": T(4).double()}, ("torch.float64", "cannot hold")),
+        ({"bn1__bias": T(4).int()}, ("torch.int32, which torch.float32 cannot hold",)),
+        ({"bn1__bias": T(4) > 0}, ("torch.bool, which",)),
+        ({"bn1__bias": T(4) * 1j}, ("torch.complex64",)),
+        ({"bn1__num_batches_tracked": torch.tensor(1.0)}, ("torch.float32, which torch.int64",)),
+        ({"bn1__bias": T(4).to_sparse()}, ("torch.sparse_coo",)),
+        ({"bn1__bias": T(4, device="meta")}, ("no numbers",)),
+        ({"bn1__bias": T(4).to(torch.float8_e4m3fn)}, ("torch.float8_e4m3fn",)),
+        ({"bn1__bias": nn.UninitializedParameter()}, ("'bn1.bias' is UninitializedParameter",)),
+        ({"bn1__num_batches_tracked": T((), dtype=torch.uint16)}, ("torch.uint16",)),
+        ({"bn1__running_var": 0 * T(4)}, ("bn1.running_var is nothing but zeros",)),
+        ({"conv1__weight": 0 * T(4, 3, 7, 7)}, ("conv1.weight is nothing but zeros",)),
+        ({"fc__bias": T(())}, ("fc.bias is () in the file and (5,) in the model",)),
+        ({"fc__weight": T(())}, ("fc.weight is () in the file",)),
+        ({"conv1__weight": T(())}, ("conv1.weight is () in the file",)),
+        ({"x" * 501: T(1)}, ("name has 501 letters",)),
+        ({"bn1__bias": [1.0] * 4}, ("'bn1.bias' is list and not a tensor",)),
+        ({"epoch": 3}, ("'epoch' is int and not a tensor",)),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_every_entry_that_does_not_fit_is_refused_by_name(changes, words):
+    state = changed(zoo.export(shaken("resnet18", 5, width=4)), **changes)
+    refused(zoo.build("resnet18", 5, width=4), state, *words)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused(layout):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are a prototype
+        nested = torch.nested.nested_tensor([T(4)], layout=layout)
+    state = changed(zoo.export(shaken("resnet18", 5, width=4)), bn1__bias=nested)
+    refused(zoo.build("resnet18", 5, width=4), state, "the entry 'bn1.bias' is")
+
+
+def test_precisions_that_the_model_holds_exactly_are_taken():
+    state = {k: v.half() if v.is_floating_point() else v
+             for k, v in zoo.export(shaken("resnet18", 2, width=2)).items()}  # fmt: skip
+    model = zoo.load(zoo.build("resnet18", 2, width=2), state)
+    assert torch.equal(model.head.weight, state["fc.weight"].float())
+    huge = torch.full((2, 16), 3e38)  # the sum is infinite, the values are not
+    model = zoo.load(model, changed(state, fc__weight=huge))
+    assert torch.equal(model.head.weight, huge)
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "cause"),
+    [("resnet34", "resnet18", "this is resnet34's: zoo.build('resnet34', num_classes=5, width=4)"),
+     ("resnet18", "resnet50", "this is resnet18's"), ("resnet152", "resnet101", "resnet152's")],
+)  # fmt: skip
+def test_the_cause_names_the_network_that_it_is(file, model, cause):
+    state = zoo.export(shaken(file, 5, width=4))
+    refused(zoo.build(model, 5, width=4), state, cause)
+
+
+def test_the_cause_names_option_b_and_other_widths():
+    state = zoo.export(shaken("resnet20"), "cifar")  # plain20 has the same entries
+    refused(zoo.build("resnet32"), state, "this is resnet20's")
+    state = zoo.export(shaken("resnet20", shortcut="projection"), "cifar")
+    refused(zoo.build("resnet20"), state, "zoo.build('resnet20', shortcut='projection')")
+    state = zoo.export(shaken("resnet18", width=8))
+    refused(zoo.build("resnet18", width=4), state, "zoo.build('resnet18', width=8)")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "dialect", "words"),
+    [("resnet50", {"stride_in": "conv1"}, "torchvision", ("stride_in=conv2", "has conv1")),
+     ("resnet50", {"stride_in": "conv1"}, "transformers", ("stride_in=conv2",)),
+     ("resnet18", {"shortcut": "pad"}, "torchvision", ("shortcut=projection", "has pad")),
+     ("resnet20", {"shortcut": "pad-append"}, "cifar", ("has pad-append", "shortcut='pad'")),
+     ("resnet20", {}, "torchvision", ("stem=imagenet", "choose a model with the imagenet stem")),
+     ("resnet18", {}, "cifar", ("stem=cifar", "has imagenet")),
+     ("resnet20", {"norm": "none"}, "cifar", ("norm=batch", "has none")),
+     ("resnet18", {"norm": "none"}, "torchvision", ("norm=batch", "has none"))],
+)  # fmt: skip
+def test_settings_that_a_state_dict_does_not_show_are_compared(name, settings, dialect, words):
+    """None of these could be told from the keys and shapes alone, or would load elsewhere."""
+    right = {"torchvision": "resnet50" if "50" in name else "resnet18",
+             "transformers": "resnet50", "cifar": "resnet20"}[dialect]  # fmt: skip
+    state = zoo.export(shaken(right, 3, width=4), dialect)
+    model = zoo.build(name, 3, width=4, **settings)
+    refused(model, state, *words, dialect=dialect)
+    with pytest.raises(zoo.WeightsError, match="no network of theirs computes this"):
+        zoo.export(model, dialect)
+
+
+@pytest.mark.parametrize(
+    ("wrote", "reads"),
+    [({"stride_in": "conv1"}, {}), ({}, {"stride_in": "conv1"})],
+)
+def test_our_own_files_say_their_settings(tmp_path, wrote, reads):
+    model = shaken("resnet50", 3, width=2, **wrote)
+    path = tmp_path / "w.safetensors"
+    write_weights(path, zoo.export(model, "zoo"), Metadata("resnet50", settings_of(model)))
+    refused(zoo.build("resnet50", 3, width=2, **reads), path, "stride_in")
+    zoo.load(zoo.build("resnet50", 3, width=2, **wrote), path)
+
+
+def test_our_own_files_tell_a_plain_network_from_its_twin(tmp_path):
+    for name, other in (("plain20", "resnet20"), ("resnet20", "plain20")):
+        model = shaken(name, 3, width=2)
+        path = tmp_path / f"{name}.safetensors"
+        write_weights(path, zoo.export(model, "zoo"), Metadata(name, settings_of(model)))
+        refused(zoo.build(other, 3, width=2), path, "plain", "drop" if name[0] == "r" else "twin")
+
+
+def test_wrong_calls_are_refused():
+    state = zoo.export(shaken("resnet18", 2, width=2))
+    model = zoo.build("resnet18", 2, width=2)
+    refused(model, state, "no dialect 'keras'", dialect="keras")
+    refused(model, state, "no drop='stem'", drop="stem")
+    refused(model, state, "for plain networks", drop="shortcut")
+    refused(model, {}, "no state dict with entries")
+    refused(model, {"a.b": T(1)}, "a.b", "no network of the zoo")
+    refused(nn.DataParallel(model), state, "DataParallel")
+    for source in (None, 3, b"w.pth", [state], torch.ones(2), Path):
+        refused(model, source, "a path, a URL or a state dict")
+    refused(model, "~nobody-of-this-name/w.pth", "no such file")
+    for odd in ([], {}, 3):
+        refused(model, state, "no dialect", dialect=odd)
+        refused(model, state, "no drop", drop=odd)
+    with pytest.raises(zoo.WeightsError, match="no dialect"):
+        zoo.export(model, "keras")
+    for number in (0, -1, True, "10", 10.0):
+        with pytest.raises(zoo.ModelError, match="whole number"):
+            zoo.build("resnet18", number)
+    with torch.device("meta"):
+        model = zoo.build("resnet18", 2, width=2)
+    with pytest.raises(zoo.WeightsError, match="meta device"):
+        zoo.load(model, state)
+    with pytest.raises(zoo.WeightsError) as error:
+        zoo.load(zoo.build("resnet18", 2, width=2), changed(state, bn1__bias=None))
+    assert "more do not fit" not in str(error.value)
+    for key, value in (("shortcut", "loop"), ("norm", "layer"), ("stride_in", "conv3")):
+        name = "resnet50" if key == "stride_in" else "resnet18"
+        with pytest.raises(zoo.ModelError, match=f"no {key}='{value}'"):
+            zoo.build(name, **{key: value})
+
+
+def test_models_that_were_changed_are_refused_or_filled():
+    state = zoo.export(shaken("resnet18", 2, width=2))
+    for head in (nn.Sequential(nn.Dropout(), nn.Linear(16, 5)), nn.Identity(), None):
+        model = zoo.build("resnet18", 2, width=2)
+        model.head = head
+        refused(model, state, "fc.weight")
+        assert zoo.load(model, state, drop="head").head is head
+        assert torch.equal(model.stem.conv.weight, state["conv1.weight"])
+    model.head = nn.Sequential(nn.Linear(16, 5))
+    with pytest.raises(zoo.WeightsError, match=r"head\.0\.weight has no name"):
+        zoo.export(model)
+    tied = zoo.build("resnet18", 2, width=2)
+    tied.stages[0][0].conv1.weight = tied.stages[0][0].conv2.weight
+    refused(tied, state, "share their memory")
+
+
+def test_a_state_dict_of_the_models_own_tensors_may_be_rearranged():
+    model = shaken("resnet18", 2, width=2)
+    before = {key: value.clone() for key, value in zoo.export(model).items()}
+    state = zoo.export(model)
+    a, b = "layer1.0.conv1.weight", "layer1.0.conv2.weight"
+    state[a], state[b] = state[b], state[a]
+    after = zoo.export(zoo.load(model, state))
+    assert torch.equal(after[a], before[b])
+    assert torch.equal(after[b], before[a])
+
+
+def test_what_torch_load_returns_of_our_own_file_still_says_its_settings(tmp_path):
+    model = shaken("resnet20", shortcut="pad-append", width=2)
+    write_weights(tmp_path / "w.pth", zoo.export(model, "zoo"), Metadata("x", settings_of(model)))
+    loaded = torch.load(tmp_path / "w.pth", weights_only=True)
+    refused(zoo.build("resnet20", width=2), loaded, "pad-append")
+    zoo.load(zoo.build("resnet20", shortcut="pad-append", width=2), loaded)
+
+
+def test_build_takes_a_file_and_makes_a_fresh_head_only_when_asked(tmp_path, caplog):
+    model = shaken("resnet18", 5, width=64)
+    path = tmp_path / "w.pth"
+    write_weights(path, zoo.export(model), Metadata())
+    assert same(zoo.build("resnet18", 5, weights=path).state_dict(), model.state_dict())
+    with pytest.raises(zoo.WeightsError, match="pass num_classes=5"):
+        zoo.build("resnet18", weights=path)
+    assert not caplog.text
+    torch.manual_seed(3)
+    with caplog.at_level(logging.WARNING, "zoo"):
+        fresh = zoo.build("resnet18", 7, weights=path)
+    assert "keeps its own, for 7 classes" in caplog.text
+    torch.manual_seed(3)
+    assert torch.equal(fresh.head.weight, nn.Linear(512, 7).weight)
+    assert torch.equal(fresh.stages[3][1].conv2.weight, model.stages[3][1].conv2.weight)
+    assert all(p.requires_grad and not p.is_meta for p in fresh.parameters())
+
+
+def test_published_weights_carry_what_goes_with_them():
+    """The table of torchvision's documentation; V2 resizes to 232."""
+    table = {("resnet18", "IMAGENET1K_V1"): (69.758, 89.078, 256),
+             ("resnet34", "IMAGENET1K_V1"): (73.314, 91.420, 256),
+             ("resnet50", "IMAGENET1K_V1"): (76.130, 92.862, 256),
+             ("resnet50", "IMAGENET1K_V2"): (80.858, 95.434, 232),
+             ("resnet101", "IMAGENET1K_V2"): (81.886, 95.780, 232),
+             ("resnet152", "IMAGENET1K_V2"): (82.284, 96.002, 232)}  # fmt: skip
+    for (model, name), (top1, top5, resize) in table.items():
+        found = zoo.published(model, name)
+        assert (found.model, found.name) == (model, name)
+        assert (found.top1, found.top5, found.preprocess.resize) == (top1, top5, resize)
+        assert (found.preprocess.crop, found.preprocess.interpolation) == (224, "bilinear")
+        assert found.preprocess.mean == (0.485, 0.456, 0.406)
+        assert found.preprocess.std == (0.229, 0.224, 0.225)
+        assert len(found.preprocess.classes) == 1000
+        assert found.preprocess.classes[0] == "tench"
+    assert zoo.published("resnet50").name == "IMAGENET1K_V2"
+    for model, name in (("plain18", "DEFAULT"), ("resnet50", "V3"), ("resnet20", "DEFAULT")):
+        with pytest.raises(zoo.WeightsError, match="weights"):
+            zoo.published(model, name)
+
+
+def test_a_head_of_another_size_does_not_hide_another_network(tmp_path):
+    path = tmp_path / "w.pth"
+    write_weights(path, zoo.export(shaken("resnet34", 5)), Metadata())
+    with pytest.raises(zoo.WeightsError, match="this is resnet34's"):
+        zoo.build("resnet18", 7, weights=path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "file", "correct"),
+    [("resnet20", "resnet20-12fca82f.th", 9173), ("resnet32", "resnet32-d509ac18.th", 9263)],
+)
+def test_golden_real_checkpoints_score_what_they_are_published_to(real_data, name, file, correct):
+    """akamaster's weights on all of CIFAR-10's test set, fp32: exactly so many of 10,000."""
+    images, labels = cifar_test(real_data)
+    path = real_data / "weights" / file
+    model = zoo.build(name, weights=path).eval()
+    assert correct_of(model, images, labels) == correct
+    if name == "resnet20":  # what a wrong setting costs, where nothing refuses it
+        wrong = zoo.build(name, shortcut="pad-append")
+        wrong.load_state_dict(model.state_dict(), strict=True)
+        assert correct_of(wrong.eval(), images, labels) == 2246
+        refused(wrong, path, "pad-append")
+
+
+def cifar_test(folder) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 (10000, 3, 32, 32) and labels, straight from the archive."""
+    images, labels = [], []
+    with zipfile.ZipFile(folder / "cifar10" / "test.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        classes = sorted({name.split("/")[-2] for name in names})
+        for name in names:
+            images.append(load_image(io.BytesIO(archive.read(name)), name))
+            labels.append(classes.index(name.split("/")[-2]))
+    assert len(images) == 10_000
+    return torch.stack(images), torch.tensor(labels)
+
+
+def correct_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
+    preprocess = zoo.published("resnet18").preprocess  # ImageNet's mean and deviation
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    correct = 0
+    with torch.no_grad():
+        for first in range(0, len(labels), 500):
+            batch = (images[first : first + 500].float() / 255 - mean) / std
+            correct += int((model(batch).argmax(1) == labels[first : first + 500]).sum())
+    return correct
+
+
+def test_a_small_state_dict_loads_from_safetensors_of_another_library(tmp_path):
+    """As huggingface writes them: no metadata but the format, another order."""
+    state = zoo.export(shaken("resnet50", 3, width=2), "transformers")
+    content = safetensors.torch.save(dict(sorted(state.items())), {"format": "pt"})
+    (tmp_path / "model.safetensors").write_bytes(content)
+    back = zoo.load(zoo.build("resnet50", 3, width=2), tmp_path / "model.safetensors")
+    assert torch.equal(back.head.bias, state["classifier.1.bias"])
