@@ -23,7 +23,6 @@ from data.errors import DataError
 from data.scan import Scan, scan
 from data.walk import shown, some
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
 from experiments.plumbing.progress import doing
 from zoo.weights.atomic import write_atomic
 
@@ -46,13 +45,7 @@ class Options:
 
 def main(options: Options) -> None:
     workers = min(os.cpu_count() or 1, MAX_WORKERS) if options.workers is None else options.workers
-    if workers < 0:
-        raise UsageError(
-            "there is no negative number of processes",
-            f"--workers {workers}",
-            "choose 0 (decode in this process) or more",
-        )
-    cli.at_most(options, {"workers": MOST_WORKERS})
+    cli.check_numbers(options, {"workers": (0, MOST_WORKERS)})
     if options.output:
         cli.check_file("--output", options.output)
     with doing(f"looking through {options.dir}"):

@@ -8,6 +8,7 @@ or cifar10. Pictures of one folder that the checkpoint was trained on or chosen 
 unless those were more than 60,000: then it does not list them.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ from experiments.classifier import FP32, Classifier, about, open_classifier
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.progress import doing
+from experiments.plumbing.results import write_csv
 from experiments.plumbing.stats import wilson
-from experiments.plumbing.tables import csv_of, print_table
+from experiments.plumbing.tables import print_table
 from experiments.train import forward
 from experiments.transfer.pictures import (
     PictureSet,
@@ -38,7 +40,6 @@ from experiments.transfer.pictures import (
     open_pictures,
     whole_folder,
 )
-from zoo.weights.atomic import write_atomic
 
 SHOWN = 20  # pictures on a sheet
 EVALUATED = "evaluated"  # the name of the split
@@ -131,17 +132,23 @@ def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:
     return (labels * classes + guesses).bincount(minlength=classes**2).view(classes, classes)
 
 
-def class_lines(matrix: Tensor, classes: Sequence[str]) -> list[list[str]]:
+def class_lines(labels: Tensor, guesses: Tensor, classes: Sequence[str]) -> list[list[str]]:
+    """A line a class: images, right ones, recall, precision, and what it is most mistaken for."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    every = range(len(classes))
+    matrix = confusion_matrix(labels, guesses, labels=every)
+    precision, recall, _, counts = precision_recall_fscore_support(
+        labels, guesses, labels=every, zero_division=math.nan
+    )
     lines = []
     for label, name in enumerate(classes):
-        n, right, said = (int(v) for v in (matrix[label].sum(), matrix[label, label],
-                                           matrix[:, label].sum()))  # fmt: skip
-        recall = f"{100 * right / n:.1f}" if n else "-"
-        precision = f"{100 * right / said:.1f}" if said else "-"
-        mistakes = matrix[label].clone()
+        shares = recall[label], precision[label]
+        percents = ("-" if math.isnan(share) else f"{100 * share:.1f}" for share in shares)
+        mistakes = matrix[label].copy()
         mistakes[label] = 0
         worst = classes[int(mistakes.argmax())] if mistakes.any() else "-"
-        lines.append([name, f"{n:,}", f"{right:,}", recall, precision, worst])
+        lines.append([name, f"{counts[label]:,}", f"{matrix[label, label]:,}", *percents, worst])
     return lines
 
 
@@ -208,9 +215,8 @@ def main(options: Options) -> None:
         scores = evaluate_on(model, pictures, EVALUATED).double().softmax(1)
     guesses = scores.argmax(1)
     right = int((guesses == labels).sum())
-    matrix = confusion(labels, guesses, len(model.classes))
     header = ("class", "pictures", "right", "recall %", "precision %", "most mistaken for")
-    print_table(header, class_lines(matrix, model.classes), Console())
+    print_table(header, class_lines(labels, guesses, model.classes), Console())
     low, high = wilson(right, len(labels))
     print(
         f"{100 * right / len(labels):.2f} % right on {pictures.name} ({name}): {right:,} of "
@@ -224,9 +230,8 @@ def main(options: Options) -> None:
             files, labels.tolist(), guesses.tolist(), scores.max(1).values.tolist(), strict=True
         )
     ]
-    text = csv_of(rows, ("picture", "truth", "label", "score"))
-    content = text.encode("utf-8", "backslashreplace")  # a file's name need not be text
-    write_atomic(options.output_dir / "predictions.csv", content)
+    columns = ("picture", "truth", "label", "score")
+    write_csv(options.output_dir / "predictions.csv", rows, columns)
     with doing("drawing the figures"):
         figures = draw(model, pictures, EVALUATED, scores, pictures.name, options.output_dir)
     for path in figures:

@@ -22,7 +22,7 @@ from experiments.ablation import report_vit
 from experiments.plumbing import cli
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.device import make_deterministic
-from experiments.plumbing.results import ALL_ROWS, is_of_transfer
+from experiments.plumbing.results import ALL_ROWS, is_of_transfer, write_csv
 from experiments.plumbing.tables import markdown_table
 from experiments.proof import prove, resnet_bugs
 from zoo.weights.atomic import write_atomic
@@ -63,7 +63,7 @@ def publish_ablation(folder: Path, results: Sequence[dict], content: str) -> Non
     put_into_readme(folder.name, content)
     docs = Path("docs") / folder.name
     docs.mkdir(parents=True, exist_ok=True)
-    write_atomic(docs / "results.csv", experiments.ablation.report.results_csv(results).encode())
+    write_csv(docs / "results.csv", results, tuple(experiments.ablation.report.FIELDS))
     write_atomic(docs / "histories.csv", histories_csv(folder).encode())
     for made in (*folder.glob("*.png"), *folder.glob("collapse.csv")):
         shutil.copy(made, docs / made.name)

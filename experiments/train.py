@@ -1,9 +1,11 @@
 """The loop: one network, one stream of batches, one schedule.
 
-`train` is a generator. It takes a step, then hands control back, and whoever iterates decides when
-to evaluate, save or stop (resumable.py does). It knows nothing of where pictures come from;
-everything that a resumed run needs is in State, since batches and learning rates are pure functions
-of the step.
+    python -m experiments.train resnet20     trains one network on images drawn by code
+
+`train` is a generator: it takes a step, then hands control back, and its caller evaluates, saves or
+stops (`main` below; plumbing/resume.py for long runs). It knows nothing of where images come from,
+nor of processes. All that a resumed run needs is in State, since batches and learning rates are
+pure functions of the step.
 
 Protocol: He et al. 2015 (arXiv 1512.03385), section 4.2; Settings' defaults are the paper's.
 Dimension key: N batch.
@@ -15,8 +17,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+import zoo
+from data.batches import Batches, channel_normalize, in_order
+from data.synthetic import synthetic
+from experiments.plumbing import cli
+from experiments.plumbing.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class State:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    compute: Callable[[Tensor], Tensor]  # the model, or what wraps it: DistributedDataParallel
     step: int = 0
     # Sums over the steps of the current epoch: of losses, of wrong answers, of pictures.
     loss_sum: float = 0.0
@@ -99,23 +109,20 @@ class State:
 
     def state_dict(self) -> dict[str, object]:
         numbers = {name: getattr(self, name) for name in self.counters}
-        model = unwrapped(self.model)
-        modules = {"model": model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return modules | numbers
+        return {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **numbers
+        }  # fmt: skip
 
     def load_state_dict(self, saved: dict) -> None:
-        unwrapped(self.model).load_state_dict(saved["model"])
+        self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         for name in self.counters:
             setattr(self, name, saved[name])
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel, or as it is."""
-    return getattr(model, "module", model)
-
-
-def start(model: nn.Module, settings: Settings) -> State:
+def start(
+    model: nn.Module, settings: Settings, compute: Callable[[Tensor], Tensor] | None = None
+) -> State:
     """Before the first step: an optimiser over every parameter that is to learn."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     lr, decay = settings.lr, settings.weight_decay
@@ -125,7 +132,7 @@ def start(model: nn.Module, settings: Settings) -> State:
     else:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.opt]
         optimizer = kind(learning, lr, weight_decay=decay)
-    return State(model, optimizer)
+    return State(model, optimizer, compute or model)
 
 
 def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Settings) -> Tensor:
@@ -139,19 +146,24 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Setting
         return model(images).float()
 
 
-def sum_over_processes(loss: Tensor) -> float:
-    """So that processes which train one network give up together, or not at all."""
-    total = loss.detach().clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-    return total.item()
+def is_finite(loss: Tensor) -> bool:
+    return bool(loss.isfinite())
 
 
-def train(batches: BatchSource, settings: Settings, state: State) -> Iterator[State]:
-    """Train from state.step to settings.steps, yielding after every step; raises Diverged."""
-    model, optimizer, weights = state.model, state.optimizer, None
+def train(
+    batches: BatchSource,
+    settings: Settings,
+    state: State,
+    finite: Callable[[Tensor], bool] = is_finite,
+) -> Iterator[State]:
+    """Train from state.step to settings.steps, yielding after every step; raises Diverged.
+
+    `finite`: whether a loss is a number, of all processes that train the network together.
+    """
+    model, optimizer, class_weights = state.model, state.optimizer, None
     if settings.class_weights:
-        weights = torch.tensor(settings.class_weights, device=next(model.parameters()).device)
+        device = next(model.parameters()).device
+        class_weights = torch.tensor(settings.class_weights, device=device)
     while state.step < settings.steps:
         for group in optimizer.param_groups:
             group["lr"] = lr_at(state.step, settings)
@@ -159,20 +171,21 @@ def train(batches: BatchSource, settings: Settings, state: State) -> Iterator[St
             state.loss_sum, state.wrong, state.seen = 0.0, 0, 0
 
         model.train()
-        images, labels = batches.batch(state.step)
-        logits = forward(model, images, settings)  # (N, classes)
-        loss = cross_entropy(logits, labels, weights, label_smoothing=settings.label_smoothing)
+        images, labels = batches.batch(state.step)  # (N, 3, H, W), (N,)
+        logits = forward(state.compute, images, settings)  # -> (N, classes)
+        loss = cross_entropy(
+            logits, labels, class_weights, label_smoothing=settings.label_smoothing
+        )
         optimizer.zero_grad()
         loss.backward()
-        loss_value = loss.item()
-        if not math.isfinite(sum_over_processes(loss)):
+        if not finite(loss):  # the CPU waits for the GPU: no step may follow a loss that is NaN
             raise Diverged(state.step)
         optimizer.step()
 
         state.step += 1
         state.lr = optimizer.param_groups[0]["lr"]
-        state.loss_sum += loss_value * len(labels)
-        state.wrong += int((logits.argmax(1) != labels).sum())
+        state.loss_sum += loss.item() * len(labels)
+        state.wrong += int((logits.argmax(1) != labels).sum())  # and here it waits for the GPU
         state.seen += len(labels)
         yield state
 
@@ -198,3 +211,44 @@ def evaluate(
     """Mean loss and error (0 to 1) over every picture: sums divided by their number."""
     loss_sum, wrong, seen = totals(model, batches, settings)
     return loss_sum / seen, wrong / seen
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train one network on images that are drawn by code, and print a line an epoch."""
+
+    model: tyro.conf.Positional[str] = "resnet20"
+    """A name of zoo.list_models()."""
+    epochs: int = 5
+    """How often to see each of the 4,000 training images."""
+    lr: float = 0.03
+    """The highest learning rate."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+
+
+def main(options: Options) -> None:
+    cli.check_numbers(options, {"epochs": (1, 100_000), "lr": (1e-30, 1e30)})
+    zoo.check(options.model, {})
+    device, why = choose_device(options.device)
+    print(f"{options.model}, 4,000 training and 1,000 test images, 32x32; device {why}")
+    dataset = synthetic(4000, 1000)
+    normalize = channel_normalize(dataset.train_images)
+    batches = Batches(dataset, normalize, 64, 0, device, input_size=32, padding=4)
+    settings = Settings(options.epochs * len(batches), 64, "one-cycle", options.lr)
+    torch.manual_seed(0)
+    state = start(zoo.build(options.model, len(dataset.classes)).to(device), settings)
+    for _ in train(batches, settings, state):
+        if state.step % len(batches) == 0:
+            test = in_order(dataset.test_images, dataset.test_labels, normalize, 500, device, 32)
+            test_loss, test_error = evaluate(state.model, test, settings)
+            print(
+                f"epoch {state.step // len(batches)} of {options.epochs}: "
+                f"training loss {state.loss_sum / state.seen:.3f}, "
+                f"error {100 * state.wrong / state.seen:.1f} %; "
+                f"test loss {test_loss:.3f}, error {100 * test_error:.1f} %"
+            )
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "train")

@@ -11,8 +11,7 @@ next to no gradient, and training stalls: Noci et al. 2022 (arXiv 2206.03126).
 Read first: questions.py.
 """
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,70 +22,36 @@ from experiments.ablation import collapse, report, report_vit
 from experiments.ablation.overrides import Options, check, plan
 from experiments.ablation.pool import default_jobs, run_campaign
 from experiments.ablation.questions import ABLATIONS, NETWORKS, Ablation, rows, with_warmup
-from experiments.ablation.runs import (
-    Data,
-    Run,
-    build_model,
-    load_data,
-    make_batches,
-    within_memory,
-)
+from experiments.ablation.runs import Data, Run, build_model, load_data, make_batches
 from experiments.plumbing import cli
-from experiments.plumbing.cli import NumericError, UsageError
-from experiments.plumbing.device import choose_device, choose_precision, make_deterministic
+from experiments.plumbing.cli import NumericError
+from experiments.plumbing.device import choose_device, make_deterministic
+from experiments.plumbing.precision import ALL, choose_precision, settle
 from experiments.plumbing.progress import doing
-from experiments.plumbing.results import ELSEWHERE, STARTS, read_object, refuse_folder_with
+from experiments.plumbing.results import STARTS, refuse_folder_with, write_csv
 from experiments.train import Settings
-from zoo.weights.atomic import write_atomic
-
-CAMPAIGN = ("precision", "channels_last", "reason", "device", "question", *STARTS)
 
 
 def settle_precision(
     options: Options, ablation: Ablation, device: torch.device, output_dir: Path
 ) -> Settings:
-    """Choose precision once a campaign, on its deepest residual network, and remember it there."""
-    path = output_dir / "campaign.json"
+    """Choose precision once an ablation, on its deepest residual network, and remember it there."""
     refuse_folder_with(output_dir, "transfer.json")
-    if path.exists():
-        saved = read_object(path, CAMPAIGN)
-        if saved["question"] != ablation.question:
-            raise UsageError("these are results of another ablation", path, ELSEWHERE)
-        precision, channels_last, where = (
-            saved[name] for name in ("precision", "channels_last", "device")
-        )
-        if where != device.type or options.precision not in ("auto", precision):
-            raise UsageError(
-                f"these results were made on {where} in {precision}, and runs are not mixed",
-                path,
-                f"--device {where} --precision {precision}, or another --output-dir",
-            )
-        print(f"Precision {saved['reason']} (settled earlier)")
-        return replace(ablation.base.settings, precision=precision, channels_last=channels_last)
-    run = replace(ablation.base, depth=max(ablation.axes["depth"]))
     make_deterministic(device)
-    if options.precision == "auto":
-        print(f"Precision: timing steps of {run.model} ...")
-    settings, reason = within_memory(
-        run,
-        device,
-        lambda: choose_precision(
-            options.precision,
-            build_model(run).to(device),
-            make_batches(run, device),
-            run.settings,
-            device,
-        ),
+    run = replace(ablation.base, depth=max(ablation.axes["depth"]))
+
+    def choose(_: str) -> tuple[Settings, str]:
+        if options.precision == "auto":
+            print(f"Precision: timing steps of {run.model} ...")
+        model, batches = build_model(run).to(device), make_batches(run, device)
+        return choose_precision(options.precision, model, batches, run.settings, device)
+
+    about = {"question": ablation.question, "device": device.type, **STARTS}
+    path = output_dir / "campaign.json"
+    chosen = settle(path, about, [ALL], options.precision, choose)[ALL]
+    return replace(
+        ablation.base.settings, precision=chosen.precision, channels_last=chosen.channels_last
     )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    content = {
-        "question": ablation.question, "device": device.type, "reason": reason,
-        "precision": settings.precision, "channels_last": settings.channels_last,
-        "base": asdict(ablation.base), **STARTS,
-    }  # fmt: skip
-    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
-    print(f"Precision {reason}")
-    return settings
 
 
 def explain_parameters(ablation: Ablation) -> list[str]:
@@ -114,8 +79,8 @@ def carry_out(
     ablation = replace(ablation, base=replace(ablation.base, settings=settings))
     runs = [with_warmup(run) for run in rows(ablation)]
     made = run_campaign(runs, output_dir, device, options.jobs or default_jobs(device))
-    results = [report.flatten(row) for row in made]
-    write_atomic(output_dir / "results.csv", report.results_csv(results).encode())
+    results = list(map(report.flatten, made))
+    write_csv(output_dir / "results.csv", results, tuple(report.FIELDS))
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
         raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
     return runs, results

@@ -24,10 +24,8 @@ from tqdm import tqdm
 from data.batches import in_order
 from experiments.ablation.runs import Run, build_model, load_data, normalize_of
 from experiments.plumbing.cli import ResultsError
-from experiments.plumbing.results import read_row
-from experiments.plumbing.tables import csv_of
+from experiments.plumbing.results import read_row, write_csv
 from zoo.vit import ViT
-from zoo.weights.atomic import write_atomic
 
 STATES = {  # the weights of a network, and where its parts went
     "initial": "at initialisation",
@@ -97,7 +95,7 @@ def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
         of_run = {"network": run.network, "depth": run.depth, "seed": run.seed, "state": state}
         for block, found in enumerate(residuals(model, images)):
             rows.append({**of_run, "block": block, **summary(found)})
-    write_atomic(output_dir / "collapse.csv", csv_of(rows, COLUMNS).encode())
+    write_csv(output_dir / "collapse.csv", rows, COLUMNS)
     return rows
 
 

@@ -12,9 +12,11 @@ from data.cifar import is_cifar10
 from experiments.ablation.questions import ABLATIONS, Ablation
 from experiments.ablation.runs import make_batches
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
 
-LARGEST = {"seeds": 1000, "epochs": 100_000, "lr": 1e30, "size": zoo.LARGEST_IMAGE}
+LIMITS = {
+    "seeds": (1, 1000), "epochs": (1, 100_000), "batch_size": (1, 10**6), "lr": (1e-30, 1e30),
+    "size": (2, zoo.LARGEST_IMAGE), "train_images": (2, 10**9), "jobs": (1, 256),
+}  # fmt: skip
 MOST_DRAWN = 100_000  # training pictures; that takes a minute
 
 
@@ -85,7 +87,7 @@ def changed(ablation: Ablation, options: Options, device: torch.device, own: boo
         choose=options.choose,
     )
     if data.source == "embedded":
-        cli.at_most(options, {"train_images": MOST_DRAWN})
+        cli.check_numbers(options, {"train_images": (2, MOST_DRAWN)})
     settings = replace(
         settings,
         batch_size=options.batch_size or settings.batch_size,
@@ -107,15 +109,6 @@ def changed(ablation: Ablation, options: Options, device: torch.device, own: boo
 
 
 def check(options: Options) -> None:
-    """UsageError for what can be seen to be wrong before any work."""
-    for name in ("seeds", "epochs", "batch_size", "size", "train_images", "jobs", "lr"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            flag = cli.flag_of(name)
-            raise UsageError(f"{flag} must be above 0", f"{flag} {value}", "give a larger number")
-    cli.at_most(options, LARGEST)
+    """UsageError or OSError for what can be seen to be wrong before any work."""
+    cli.check_numbers(options, LIMITS)
     cli.check_folder(options.output_dir or Path("runs"))
-    for name in ("size", "train_images"):
-        if getattr(options, name) == 1:
-            flag = cli.flag_of(name)
-            raise UsageError(f"{flag} must be above 1", f"{flag} 1", "give 2 or more")

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from data.processes import shielded_from
-from experiments.ablation.runs import Run, run_one, within_memory
+from experiments.ablation.runs import Run, run_one
 from experiments.plumbing import signals
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import lock, read_row
@@ -175,11 +175,8 @@ def work(run: Run, folder: Path, device_name: str, place: int) -> None:
     def should_stop() -> bool:
         return bool(shared.stop[0])
 
-    def train() -> None:
-        run_one(run, folder, device, progress=progress, should_stop=should_stop)
-
     try:
         if not should_stop():
-            within_memory(run, device, train)
+            run_one(run, folder, device, progress=progress, should_stop=should_stop)
     finally:
         in_steps.clear()

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from data.folder import readable
 from experiments.ablation import literature
-from experiments.plumbing.results import no_results, read_csv, read_row
+from experiments.plumbing.results import no_results, read_csv, read_rows
 from experiments.plumbing.stats import estimate, judge, signed
-from experiments.plumbing.tables import csv_of, markdown_table, print_table
+from experiments.plumbing.tables import markdown_table, print_table
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,9 @@ def flatten(row: dict) -> dict:
     return {key: flat[key] for key in FIELDS}
 
 
-def results_csv(results: Sequence[dict]) -> str:
-    return csv_of(results, tuple(FIELDS))
-
-
 def read_results(path: Path) -> list[dict]:
     """The rows of the row.json files below a folder, or else of its results.csv."""
-    rows = [read_row(file.parent) for file in sorted(readable(path).glob("*/row.json"))]
-    results = [flatten(row) for row in rows if row is not None] or read_csv(path, FIELDS)
+    results = list(map(flatten, read_rows(readable(path)))) or read_csv(path, FIELDS)
     if not results:
         raise no_results(path)
     return results
@@ -158,13 +153,13 @@ def caption(results: Sequence[dict]) -> str:
     )
 
 
-def show(results: Sequence[dict], console: Console) -> None:
-    print_table(*table(results), console)
-    console.print(caption(results) + "\n")
-    console.print(f"Do plain networks degrade more with depth? {verdict(results).sentence}")
-
-
 def markdown(results: Sequence[dict]) -> str:
     header, lines = table(results)
     drawn = markdown_table(header, lines, "---", *["---:"] * 5, "---")
     return f"{drawn}\n\n{caption(results)}.\n\n**{verdict(results).sentence}**"
+
+
+def show(results: Sequence[dict], console: Console) -> None:
+    print_table(*table(results), console)
+    console.print(caption(results) + "\n")
+    console.print(f"Do plain networks degrade more with depth? {verdict(results).sentence}")

@@ -9,7 +9,7 @@ row.json           settings and results; there only when the run is finished
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,14 @@ from data.cifar import cifar10
 from data.dataset import Dataset
 from data.folder import read_folder
 from data.synthetic import SIZE, synthetic
-from experiments.plumbing.device import make_deterministic, time_step, to_layout
-from experiments.plumbing.memory import Result, telling_what_fits
+from experiments.plumbing.device import make_deterministic
+from experiments.plumbing.precision import to_layout
 from experiments.plumbing.provenance import machine
-from experiments.plumbing.results import read_row
+from experiments.plumbing.results import read_row, write_csv, write_json
 from experiments.plumbing.resume import Clock, train_resumably, until_stopped
-from experiments.plumbing.tables import csv_of
 from experiments.train import Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
 from zoo.plainvit import BLOCKS
-from zoo.weights.atomic import write_atomic
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of
 
@@ -152,18 +150,6 @@ def seeded(run: Run, classes: int) -> nn.Module:
     return zoo.build(run.model, classes, **run.builder)
 
 
-def within_memory(run: Run, device: torch.device, action: Callable[[], Result]) -> Result:
-    """action(), but running out of memory becomes a UsageError with a batch size that works."""
-
-    def take_step(batch_size: int) -> None:
-        settings = replace(run.settings, batch_size=batch_size)
-        smaller = replace(run, settings=settings)
-        time_step(build_model(smaller).to(device), make_batches(smaller, device), settings)
-
-    what = f"{run.model}, pictures of {run.data.size} pixels a side"
-    return telling_what_fits(what, run.settings.batch_size, device, take_step, action)
-
-
 def run_one(
     run: Run, folder: Path, device: torch.device, *,
     progress: Callable[[int], None] = lambda step: None,
@@ -184,7 +170,7 @@ def run_one(
 
     def end_epoch() -> None:
         add_history(state, run, dataset, batches, device, should_stop)
-        write_atomic(folder / "history.csv", csv_of(state.history, HISTORY_FIELDS).encode())
+        write_csv(folder / "history.csv", state.history, HISTORY_FIELDS)
 
     status, owner = "finished", json.dumps(asdict(run))
     try:
@@ -196,7 +182,7 @@ def run_one(
             return None
     except Diverged as error:
         status = str(error)
-        write_atomic(folder / "history.csv", csv_of(state.history, HISTORY_FIELDS).encode())
+        write_csv(folder / "history.csv", state.history, HISTORY_FIELDS)
 
     row = make_row(run, state, status, clock.total, device)
     finish(folder, run, state, row)
@@ -208,7 +194,7 @@ def finish(folder: Path, run: Run, state: State, row: dict) -> None:
     assert isinstance(state.model, Network)
     metadata = Metadata(run.model, settings_of(state.model), load_data(run.data).classes)
     write_weights(folder / "final.safetensors", state.model.state_dict(), metadata)
-    write_atomic(folder / "row.json", (json.dumps(row, indent=1) + "\n").encode())
+    write_json(folder / "row.json", row)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 

@@ -32,8 +32,8 @@ from experiments.bench.timing import Comparison, forward_and_backward, ratios, s
 from experiments.bench.transfer import TRANSFER_COMPARISONS
 from experiments.bench.vit import VIT_COMPARISONS, images_per_second
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
-from experiments.plumbing.device import choose_precision, make_deterministic, name, to_layout
+from experiments.plumbing.device import make_deterministic
+from experiments.plumbing.precision import choose_precision, name, to_layout
 from experiments.plumbing.progress import doing
 from experiments.train import Settings
 
@@ -164,11 +164,7 @@ COMPARISONS: tuple[Callable[[], Comparison], ...] = (
 
 
 def main(options: Options) -> None:
-    if options.rounds < 5:
-        raise UsageError(
-            "too few rounds to compare", f"--rounds {options.rounds}", "give 5 or more"
-        )
-    cli.at_most(options, {"rounds": 1000})
+    cli.check_numbers(options, {"rounds": (5, 1000)})
     make_deterministic(CPU)
     print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1 ours is faster")
     table = Table("comparison", "min", "median", "max", "ours, ms", "equal?", show_lines=True)

@@ -29,7 +29,7 @@ from data.store import Pictures, Stored, Streamed, store
 from data.views import RandomView, View
 from experiments.bench.timing import Comparison, same, training_step
 from experiments.classifier import FP32
-from experiments.plumbing.device import choose_precision, name, to_layout
+from experiments.plumbing.precision import choose_precision, name, to_layout
 from experiments.train import Settings
 from experiments.transfer.probe import features_of, logistic_regression
 

@@ -5,9 +5,6 @@
 gone, 143 terminated.
 """
 
-import contextlib
-import dataclasses
-import difflib
 import errno
 import io
 import os
@@ -73,10 +70,16 @@ def run(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # a log file shows each line at once
     signals.listen()
+    command = f"python -m experiments.{module}"
     try:
-        code = main(parse(options, arguments, f"python -m experiments.{module}")) or 0
-    except SystemExit as stop:  # of --help; or, with 1, of rich, whose reader has gone
-        code = PIPE if stop.code else 0
+        if any(re.fullmatch("(--[^=]*=)?", argument) for argument in arguments):
+            # Path("") would be the current folder.
+            given = f"{command} {shlex.join(arguments)}"
+            raise UsageError("an argument is empty", given, "give it a value, or leave it out")
+        config = (tyro.conf.FlagCreatePairsOff,)
+        code = main(tyro.cli(options, prog=command, args=arguments, config=config)) or 0
+    except SystemExit as stop:  # of tyro: 0 for --help, or 2; of rich, whose reader has gone: 1
+        code = PIPE if stop.code == 1 else int(stop.code or 0)
     except BaseException as error:
         code = leave(error, debug, resumes)
     signals.asked.raised = True  # there is nothing left to interrupt
@@ -110,54 +113,23 @@ def is_consequence(error: BaseException) -> bool:
     return isinstance(error, kinds) or is_lost_loader(error)
 
 
-def parse(options: type[Options], arguments: list[str], command: str) -> Options:
-    """tyro.cli, with its boxed messages turned into three lines."""
-    if any(re.fullmatch("(--[^=]*=)?", argument) for argument in arguments):  # Path("") is "."
-        asked = f"{command} {shlex.join(arguments)}"
-        raise UsageError("an argument is empty", asked, "give it a value, or leave it out")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                options, prog=command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
-            )
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        asked = " ".join([command, *arguments])
-        raise UsageError(unboxed(said.getvalue()), asked, hint(options, arguments)) from None
-
-
-def unboxed(message: str) -> str:
-    """The first paragraph of tyro's box, on one line."""
-    lines = [line.strip("│ ").strip() for line in message.splitlines()[1:]]
-    first = next((i for i, line in enumerate(lines) if not line or line[0] in "─╰"), len(lines))
-    return " ".join(lines[:first]) or "the command line cannot be read"
-
-
-def hint(options: type, arguments: list[str]) -> str:
-    names = [field.name for field in dataclasses.fields(options)]
-    flags = [flag_of(name) for name in [*names, "debug"]]
-    for argument in arguments:
-        near = difflib.get_close_matches(argument.split("=")[0], flags, n=1)
-        if argument.startswith("--") and near and argument.split("=")[0] not in flags:
-            return f"did you mean {near[0]}? --help lists every option"
-    return "--help lists every option"
-
-
 def flag_of(name: str) -> str:
     """An option as it is typed: train_images is --train-images."""
     return "--" + name.replace("_", "-")
 
 
-def at_most(options: object, largest: Mapping[str, float]) -> None:
-    """UsageError for an option that is above its largest value, or is not a number."""
-    for name, most in largest.items():
-        value = getattr(options, name)
-        if value is not None and not value <= most:
-            flag = flag_of(name)
-            limit = f"{most:,}" if isinstance(most, int) else f"{most:g}"
-            raise UsageError(f"{flag} is too large", f"{flag} {value}", f"give {limit} or less")
+def check_numbers(options: object, limits: Mapping[str, tuple[float, float]]) -> None:
+    """UsageError for an option that is outside its limits (both allowed), or is not a number."""
+    for name, (least, most) in limits.items():
+        value, flag = getattr(options, name), flag_of(name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not least <= number <= most:
+                low, high = (f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in (least, most))
+                raise UsageError(
+                    f"{flag} is too {'large' if number > most else 'small'}",
+                    f"{flag} {number}",
+                    f"give {low} to {high}",
+                )
 
 
 def check_folder(folder: Path) -> None:
@@ -185,12 +157,10 @@ def explain(error: BaseException) -> tuple[str, int]:
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return str(error), code
-    from experiments.plumbing.memory import is_out_of_memory  # here, because it imports this file
-
     if is_out_of_memory(error):
         return (
             f"out of memory\n{(str(error) or type(error).__name__).splitlines()[0]}\n"
-            "use a smaller --size or --batch-size, or fewer pictures or processes"
+            "use a smaller --batch-size or --size, or fewer --jobs"
         ), 2
     if is_lost_loader(error):
         return (
@@ -213,3 +183,13 @@ def explain(error: BaseException) -> tuple[str, int]:
             "made in the current folder"
         ), 2
     return "this is a defect of skipzoo: please report the command and the lines above", CRASH
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has a class of its own; on the CPU torch raises a RuntimeError with these words."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad alloc",
+             "bad_alloc")  # fmt: skip
+    text = str(error).lower()
+    # oneDNN's whole message where there is no room for its machine code.
+    no_room = text == "could not create a primitive"
+    return isinstance(error, MemoryError) or no_room or any(word in text for word in words)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -60,7 +61,14 @@ class Group:
         for buffer in model.buffers() if self.size > 1 else ():
             dist.broadcast(buffer, 0)
 
-    def same(self, value: object) -> object:
+    def is_finite(self, loss: Tensor) -> bool:
+        """Of the sum over all processes: they give up together, or not at all."""
+        total = loss.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(total)
+        return bool(total.isfinite())
+
+    def same(self, value: Any) -> Any:
         """The first process's value, in every process."""
         said = [value]
         if self.size > 1:

@@ -1,8 +1,14 @@
-"""Files of results: read, or refused with advice that does not cost a sound one."""
+"""Files of results: written whole, and read or refused with advice that does not cost a sound one.
+
+row.json       settings and results of one run; there only when the run is finished
+history.csv    a row an epoch
+results.csv    a row a run
+"""
 
 import csv
+import io
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,13 +16,25 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from experiments.plumbing.cli import ResultsError, UsageError
+from zoo.weights.atomic import write_atomic
 
 ELSEWHERE = "choose another --output-dir, or the options that it was made with"
 ALL_ROWS = "results.jsonl"  # of experiments.transfer: a row.json a line
 # In the settings of a folder of results; those from before networks started alike lack it.
 STARTS = {"starts": "as the residual network of the seed"}
-OF_ALL = (ALL_ROWS, "transfer.json", "campaign.json", "collapse.csv")
-OF_ONE_RUN = ("row.json", "history.csv", "final.safetensors", "best.safetensors")
+
+
+def write_json(path: Path, content: object) -> None:
+    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_csv(path: Path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    # A file's name may be bytes that are no text; a table of text has to hold it all the same.
+    write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def read_object(path: Path, needs: Collection[str]) -> dict[str, Any]:
@@ -45,82 +63,6 @@ def parsed(content: bytes, path: Path, needs: Collection[str]) -> dict[str, Any]
     return found
 
 
-def refuse_folder_with(folder: Path, name: str) -> None:
-    """UsageError for a folder that another command keeps its results in, under the same names."""
-    if (folder / name).exists():
-        raise UsageError(
-            "another command has its results here", folder / name, "choose another --output-dir"
-        )
-
-
-def is_of_transfer(folder: Path) -> bool:
-    """Whether experiments.transfer has begun to write results into a folder."""
-    return any((folder / name).is_file() for name in (ALL_ROWS, "transfer.json"))
-
-
-def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]]) -> list[dict]:
-    """The rows of an ablation's results.csv, or of that in a folder; ResultsError for another."""
-    path = path / "results.csv" if path.is_dir() else path
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
-        if lines and {"strategy", "accuracy"} <= lines[0].keys():
-            raise ResultsError(
-                "published rows of experiments.transfer lack what its advice is made from",
-                path,
-                "name the folder that they came from, such as runs/transfer-NAME",
-            )
-        return [
-            {key: kind(line[key]) if line[key] else None for key, kind in kinds.items()}
-            for line in lines
-        ]
-    except OSError as error:
-        raise ResultsError(
-            f"cannot read the file: {error.strerror}", path, "check that you may read it"
-        ) from error
-    except ResultsError:
-        raise
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        if path.name in OF_ONE_RUN:
-            raise no_results(path) from error
-        why = f"it has no column {error}" if isinstance(error, KeyError) else str(error)[:100]
-        raise ResultsError(
-            f"this is no results.csv of an ablation: {why}",
-            path,
-            f"name the folder of the runs{f': {path.parent}' if path.name in OF_ALL else ''}",
-        ) from error
-
-
-def no_results(path: Path) -> ResultsError:
-    """What is said of a path that holds none."""
-    run = path if path.is_dir() else path.parent
-    if not path.exists():
-        what, fix = "there is no such file or folder", "check the path; results are below runs/"
-    elif (run / "row.json").is_file() or path.name in OF_ONE_RUN:
-        what, fix = "this is one run of several", f"name the folder of all of them: {run.parent}"
-    else:
-        what = "there are no finished runs"
-        fix = "name a folder that experiments.ablation, ablation_vit or transfer wrote its runs to"
-    return ResultsError(what, path, fix)
-
-
-def lock(output_dir: Path) -> FileLock:
-    """Held while a campaign writes into the folder; refuses a second one."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    held = FileLock(output_dir / ".lock", timeout=0)
-    try:
-        held.acquire()
-    except Timeout:
-        raise UsageError(
-            "another process is writing results here",
-            output_dir,
-            "wait for it, or choose another --output-dir",
-        ) from None
-    return held
-
-
 NEEDS = ("status", "train_loss", "test_error")
 
 
@@ -138,8 +80,78 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     return row
 
 
+def read_rows(folder: Path, needs: Sequence[str] = NEEDS) -> list[dict]:
+    """The rows of the finished runs in a folder of results."""
+    rows = [read_row(path.parent, needs=needs) for path in sorted(folder.glob("*/row.json"))]
+    return [row for row in rows if row is not None]
+
+
 def read_history(folder: Path) -> dict[str, list[float]]:
     """The columns of a run's history.csv."""
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     return {name: [float(line[name]) for line in lines] for name in (lines[0] if lines else ())}
+
+
+def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]]) -> list[dict]:
+    """The rows of an ablation's results.csv, or of that in a folder; ResultsError for another."""
+    path = path / "results.csv" if path.is_dir() else path
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                {key: kind(line[key]) if line[key] else None for key, kind in kinds.items()}
+                for line in csv.DictReader(file)
+            ]
+    except OSError as error:
+        raise ResultsError(
+            f"cannot read the file: {error.strerror}", path, "check that you may read it"
+        ) from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        why = f"it has no column {error}" if isinstance(error, KeyError) else str(error)[:100]
+        raise ResultsError(
+            f"this is no results.csv of an ablation: {why}", path, NAME_IT
+        ) from error
+
+
+NAME_IT = "name a whole folder of results, such as runs/quick or runs/transfer-NAME"
+
+
+def no_results(path: Path) -> ResultsError:
+    """What is said of a path that holds none."""
+    if not path.exists():
+        what = "there is no such file or folder"
+    elif (path / "row.json").is_file():
+        what = "this is one run of several"
+    else:
+        what = "there are no finished runs"
+    return ResultsError(what, path, NAME_IT)
+
+
+def is_of_transfer(folder: Path) -> bool:
+    """Whether experiments.transfer has begun to write results into a folder."""
+    return any((folder / name).is_file() for name in (ALL_ROWS, "transfer.json"))
+
+
+def refuse_folder_with(folder: Path, name: str) -> None:
+    """UsageError for a folder that another command keeps its results in, under the same names."""
+    if (folder / name).exists():
+        raise UsageError(
+            "another command has its results here", folder / name, "choose another --output-dir"
+        )
+
+
+def lock(output_dir: Path) -> FileLock:
+    """Held while a command writes into the folder; refuses a second one."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    held = FileLock(output_dir / ".lock", timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise UsageError(
+            "another process is writing results here",
+            output_dir,
+            "wait for it, or choose another --output-dir",
+        ) from None
+    return held

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from experiments.train import BatchSource, Settings, State, starts_epoch, train
+from experiments.train import BatchSource, Settings, State, is_finite, starts_epoch, train
 
 Batch = tuple[Tensor, Tensor]
 
@@ -70,7 +70,7 @@ def train_resumably(
     state: State, batches: BatchSource, settings: Settings, path: Path, owner: str, clock: Clock, *,
     end_epoch: Callable[[], None], progress: Callable[[int], None] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False, save_every: float = 10, saves: bool = True,
-    mid_epoch: bool = True,
+    mid_epoch: bool = True, finite: Callable[[Tensor], bool] = is_finite,
 ) -> bool:  # fmt: skip
     """Train to the last step: True; or until should_stop(), with a checkpoint: False.
 
@@ -99,7 +99,7 @@ def train_resumably(
         if epoch_ended() and noted(state) < state.step:  # it was stopped before it was evaluated
             end_epoch()
         mark = time.perf_counter()
-        for _ in train(Timed(batches, clock), settings, state):
+        for _ in train(Timed(batches, clock), settings, state, finite):
             clock.training += time.perf_counter() - mark
             ended = epoch_ended()
             if ended:

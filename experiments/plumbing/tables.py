@@ -1,8 +1,6 @@
-"""Tables: in the terminal, in Markdown, in CSV files."""
+"""Tables, in the terminal and in Markdown."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -28,11 +26,3 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], *align
     """`align` of the columns, the last one for all that follow: "---" left, "---:" right."""
     aligned = [*align, *[align[-1]] * len(header)][: len(header)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, aligned, *lines))
-
-
-def csv_of(rows: Iterable[Mapping], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -8,13 +8,11 @@ DIR: train/CLASS/*.jpg with val/ or test/ or both, or one folder of classes, or 
 Then: python -m experiments.predict CHECKPOINT PICTURES
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,79 +20,41 @@ from tqdm import tqdm
 
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, ResultsError, UsageError
-from experiments.plumbing.device import (
-    choose_device,
-    choose_precision,
-    make_deterministic,
-    time_step,
-)
-from experiments.plumbing.memory import telling_what_fits
+from experiments.plumbing.device import choose_device, make_deterministic
+from experiments.plumbing.precision import choose_precision, settle
 from experiments.plumbing.processes import Group, join_group, leave_group
 from experiments.plumbing.progress import doing
-from experiments.plumbing.results import (
-    ELSEWHERE,
-    STARTS,
-    lock,
-    read_object,
-    read_row,
-    refuse_folder_with,
-)
+from experiments.plumbing.results import STARTS, lock, read_row, refuse_folder_with
 from experiments.train import Settings
-from experiments.transfer import report as transfer_report
-from experiments.transfer.job import NEEDS, Transfer, Transferring, run_transfer
+from experiments.transfer import report
+from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.options import Options, check, plan, recipe_of
 from experiments.transfer.pictures import CIFAR10, PictureSet, Source, identity, open_pictures
-from experiments.transfer.strategies import to_train
 from zoo.weights.atomic import write_atomic
 
 MOST_WORKERS = 8
 
 
-def settle(
+def settle_precision(
     options: Options, pictures: PictureSet, device: torch.device, folder: Path, group: Group
 ) -> dict[str, Settings]:
     """Precision and layout of every model: chosen once for the folder, and remembered there."""
-    path, wanted = folder / "transfer.json", {"device": device.type, "asked": options.precision}
-    said: Any = {"models": {}} | STARTS | wanted
     refuse_folder_with(folder, "campaign.json")
-    if path.exists():
-        said = read_object(path, ("models", *STARTS, *wanted))
-        found = {key: said[key] for key in wanted}
-        try:
-            for entry in said["models"].values():
-                entry["precision"], entry["channels_last"], entry["reason"]
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ResultsError(f"its models cannot be read: {error!r}", path, ELSEWHERE) from error
-        if found != wanted:
-            raise UsageError(
-                f"these results were made with --device {found['device']} --precision "
-                f"{found['asked']}, and runs are not mixed",
-                path, "the same options again, or another --output-dir",
-            )  # fmt: skip
-    for name in options.model:
-        if name in said["models"]:
-            continue
-        few = min(4, len(pictures.labels("train")))  # ratios are the same
-        recipe = replace(recipe_of(options), batch_size=few)
-        weights = None if options.weights == "none" else options.weights
+    few = min(4, len(pictures.labels("train")))  # ratios are the same
+    recipe = replace(recipe_of(options), batch_size=few)
+    weights = None if options.weights == "none" else options.weights
+
+    def choose(name: str) -> tuple[Settings, str]:
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
-        job = Transferring(run, pictures, folder, device, Group())
+        job = TransferJob(run, pictures, folder, device, Group())
         if options.precision == "auto":
             print_first(group, f"Precision: timing steps of {name} ...")
-        chosen, reason = choose_precision(
-            options.precision, job.model, job.batches(), Settings(), device
-        )
-        said["models"][name] = {"precision": chosen.precision, "reason": reason,
-                                "channels_last": chosen.channels_last}  # fmt: skip
-    said = group.same(said)
-    for name in options.model:
-        print_first(group, f"Precision of {name} {said['models'][name]['reason']}")
-    if group.first:
-        write_atomic(path, (json.dumps(said, indent=1) + "\n").encode())
-    return {
-        name: Settings(precision=entry["precision"], channels_last=entry["channels_last"])
-        for name, entry in said["models"].items()
-    }
+        return choose_precision(options.precision, job.model, job.batches(), Settings(), device)
+
+    about = {"device": device.type, **STARTS}
+    path = folder / "transfer.json"
+    chosen = settle(path, about, options.model, options.precision, choose, group.first)
+    return group.same(chosen)
 
 
 def print_first(group: Group, text: str) -> None:
@@ -104,58 +64,42 @@ def print_first(group: Group, text: str) -> None:
 
 def run_all(
     runs: list[Transfer], pictures: PictureSet, folder: Path, device: torch.device, group: Group,
-    options: Options,
+    tensorboard: bool,
 ) -> list[dict]:  # fmt: skip
     """The row of every run; those already in `folder` are not made again."""
     rows = []
-    for i, run in enumerate(runs):
+    for number, run in enumerate(runs, 1):
         row = read_row(folder / run.name, run, NEEDS)
         if row is None:
-            title = f"run {i + 1} of {len(runs)}: {run.strategy}"
-            row = one(run, pictures, folder, device, group, options, title)
+            title = f"run {number} of {len(runs)}: {run.strategy}"
+            with (
+                bar_of(run, pictures, title, group) as progress,
+                board(folder / run.name, tensorboard and group.first) as on_epoch,
+            ):
+                row = run_transfer(
+                    run, pictures, folder / run.name, device, group,
+                    progress=progress, on_epoch=on_epoch,
+                )  # fmt: skip
             print_first(group, describe(run, row))
         rows.append(row)
     return rows
 
 
-def steps_of(run: Transfer, pictures: PictureSet) -> int:
-    if run.strategy == "linear-probe":
-        return 1
-    return run.recipe.epochs * (len(pictures.labels("train")) // run.recipe.batch_size)
-
-
-def one(
-    run: Transfer, pictures: PictureSet, folder: Path, device: torch.device, group: Group,
-    options: Options, title: str,
-) -> dict:  # fmt: skip
-    """A run with a bar, that says which batch size fits if memory runs out."""
-    size = run.recipe.batch_size
-    bar = tqdm(
-        desc=title, total=steps_of(run, pictures) * size, unit=" images", unit_scale=True,
-        leave=False, disable=None if group.first else True,
-    )  # fmt: skip
-
-    if bar.disable:  # a log file: no bar, but what is under way
-        print_first(group, f"{title} ...")
-
-    def progress(step: int) -> None:
-        bar.update(step * size - bar.n)
-
-    def take_step(batch_size: int) -> None:
-        smaller = replace(run, recipe=replace(run.recipe, batch_size=batch_size))
-        job = Transferring(smaller, pictures, folder, device, group)
-        time_step(to_train(run.strategy, job.model), job.batches(), run.base)
-
-    def action() -> dict:
-        with board(folder / run.name, options.tensorboard and group.first) as on_epoch:
-            return run_transfer(
-                run, pictures, folder / run.name, device, group,
-                progress=progress, on_epoch=on_epoch,
-            )  # fmt: skip
-
-    what = f"{run.model}, {run.strategy}"
-    with bar:
-        return telling_what_fits(what, size, device, take_step, action)
+@contextmanager
+def bar_of(
+    run: Transfer, pictures: PictureSet, title: str, group: Group
+) -> Iterator[Callable[[int], None]]:
+    """A bar over the images of a run; in a log file, a line that says what is under way."""
+    size, steps = run.recipe.batch_size, 1
+    if run.strategy != "linear-probe":
+        steps = run.recipe.epochs * (len(pictures.labels("train")) // size)
+    with tqdm(
+        desc=title, total=steps * size, unit=" images", unit_scale=True, leave=False,
+        disable=None if group.first else True,
+    ) as bar:  # fmt: skip
+        if bar.disable:
+            print_first(group, f"{title} ...")
+        yield lambda step: bar.update(step * size - bar.n) and None
 
 
 @contextmanager
@@ -185,7 +129,7 @@ def describe(run: Transfer, row: dict) -> str:
         return f"{run.name}: {row['status']}"
     return (
         f"{run.name}: {100 * row['accuracy']:.1f} % on {row['tested_on']} (epoch "
-        f"{row['best_epoch']}), {row['seconds']:.1f} s, {transfer_report.bound_by(row)}"
+        f"{row['best_epoch']}), {row['seconds']:.1f} s, {report.bound_by(row)}"
     )
 
 
@@ -211,29 +155,24 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
     make_deterministic(device, threads=None)
     cores = min(os.cpu_count() or 1, MOST_WORKERS)
     loaders = cores if device.type == "cuda" else 0
-    source = Source(options.data, options.train_images, options.test_images, options.skip_bad,
-                    options.cache_gb)  # fmt: skip
+    more = options.more
+    source = Source(options.data, options.train_images, more.test_images, options.skip_bad,
+                    more.cache_gb)  # fmt: skip
     print_first(group, f"Device {why}" + f", {group.size} processes" * (group.size > 1))
-    with doing(f"looking at the pictures in {options.data}"):
-        pictures = open_pictures(
-            source, cores, loaders if options.workers is None else options.workers
-        )
+    with doing(f"looking at the images in {options.data}"):
+        pictures = open_pictures(source, cores, loaders if more.workers is None else more.workers)
     say_what(options, pictures, group)
     name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
     folder = options.output_dir or Path("runs") / f"transfer-{name}"
-    if options.resume and not (folder / "transfer.json").exists():
-        raise UsageError(
-            "there is nothing to go on with", folder, "leave --resume out, or correct --output-dir"
-        )
     with lock(folder) if group.first else nullcontext():
-        base = settle(options, pictures, device, folder, group)
+        base = settle_precision(options, pictures, device, folder, group)
         say_notes(pictures, group)  # decoding may have left some out
         runs = plan(options, base, identity(pictures))
         for run in runs:
             read_row(folder / run.name, run, NEEDS)  # refuses other settings before any work
         if pictures.table and group.first:
             write_atomic(folder / "split.csv", pictures.table.encode("utf-8", "replace"))
-        rows = run_all(runs, pictures, folder, device, group, options)
+        rows = run_all(runs, pictures, folder, device, group, more.tensorboard)
         say_notes(pictures, group)
         if group.first:
             conclude(rows, folder)
@@ -261,12 +200,12 @@ def conclude(rows: list[dict], folder: Path) -> None:
     if not any(row["status"] == "finished" for row in rows):
         raise NumericError("every run diverged", folder, "a lower --lr in a new --output-dir")
     with doing("drawing the figures"):
-        figures = transfer_report.write_all(rows, folder)
-    transfer_report.print_report(rows, Console())
+        figures = report.write_all(rows, folder)
+    report.print_report(rows, Console())
     for path in figures:
         print(f"figure: {path}")
     print(f"rows, histories and checkpoints: {folder}")
-    _, arm = transfer_report.choose(rows)
+    _, arm = report.choose(rows)
     if arm:
         best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either
         checkpoint = folder / best["name"] / "best.safetensors"

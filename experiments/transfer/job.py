@@ -25,12 +25,12 @@ from data.store import Pictures
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
-from experiments.plumbing.device import to_layout
+from experiments.plumbing.precision import to_layout
 from experiments.plumbing.processes import Group
 from experiments.plumbing.provenance import machine
+from experiments.plumbing.results import write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
-from experiments.plumbing.tables import csv_of
-from experiments.train import Diverged, Settings, State, forward, start, totals, unwrapped
+from experiments.train import Diverged, Settings, State, forward, start, totals
 from experiments.transfer.pictures import PictureSet
 from experiments.transfer.probe import (
     FeatureBatches,
@@ -41,7 +41,6 @@ from experiments.transfer.probe import (
 from experiments.transfer.recipes import Recipe, evaluation_view, training_view
 from experiments.transfer.strategies import rarity, settings_of, to_train
 from zoo.networks import Network
-from zoo.weights.atomic import write_atomic
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # of row.json, by whoever reads it
 HISTORY_FIELDS = (
@@ -76,7 +75,7 @@ def load_pretrained(name: str, weights: str | None, seed: int) -> tuple[Network,
     return pretrained(name, weights, seed)
 
 
-class Transferring:
+class TransferJob:
     """A run under way: what its steps share."""
 
     def __init__(
@@ -181,9 +180,8 @@ class Transferring:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         """After an epoch: look at val, keep the best epoch, write the history."""
-        model = unwrapped(state.model)
-        self.group.agree(model)
-        val_loss, val_accuracy = self.score(model, "val", self.run.base, should_stop)
+        self.group.agree(state.model)
+        val_loss, val_accuracy = self.score(state.model, "val", self.run.base, should_stop)
         best = max((row["val_accuracy"] for row in state.history), default=-1.0)
         values = (
             len(state.history) + 1, state.step, state.lr, *train_scores, val_loss, val_accuracy,
@@ -193,8 +191,7 @@ class Transferring:
         if val_accuracy > best:
             self.save("best", {"epoch": row["epoch"]})
         if self.group.first:
-            text = csv_of(state.history, HISTORY_FIELDS)
-            write_atomic(self.folder / "history.csv", text.encode())
+            write_csv(self.folder / "history.csv", state.history, HISTORY_FIELDS)
             on_epoch(row)
 
     def finish(self, state: State, status: str) -> dict:
@@ -222,22 +219,20 @@ class Transferring:
             results |= {f"{name}_{key}": value for key, value in scores.items()}
         row = self.row(state, status, results)
         if self.group.first:
-            text = json.dumps(row, indent=1) + "\n"
-            write_atomic(self.folder / "row.json", text.encode())
+            write_json(self.folder / "row.json", row)
             (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         return row
 
     def row(self, state: State, status: str, results: dict) -> dict:
         clock, tested_on = self.clock, self.set.tested_on
         seen = state.step * self.run.recipe.batch_size or len(self.labels)
-        trained = unwrapped(state.model) if state.step else self.model.head
         return {
             "name": self.run.name,
             "run": json.loads(self.run.owner),
             "status": status,
             "images": {name: len(part.labels) for name, part in self.set.splits.items()},
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "trainable": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+            "trainable": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
             "tested_on": tested_on,
             "accuracy": results.get(f"best_{tested_on}_accuracy"),
             **results,
@@ -293,7 +288,7 @@ def run_transfer(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
-    job = Transferring(run, pictures, folder, device, group)
+    job = TransferJob(run, pictures, folder, device, group)
     steps_per_epoch = len(job.labels) // run.recipe.batch_size
     settings = settings_of(
         run.recipe, run.strategy, steps_per_epoch, job.labels, len(pictures.classes), run.base
@@ -301,13 +296,13 @@ def run_transfer(
     if run.strategy in PROBED and not path.exists():
         train_scores = job.probe()
         job.clock.total += job.clock.training
+    network = to_train(run.strategy, job.model)
+    state = start(network, settings, group.wrap(network))
     if run.strategy == "linear-probe":
-        state = State(job.model, torch.optim.SGD(job.model.head.parameters()))
         job.add_row(state, train_scores, on_epoch)
         return job.finish(state, "finished")
 
     batches = job.batches()
-    state = start(group.wrap(to_train(run.strategy, job.model)), settings)
     status = "finished"
     # Several processes do not stop at the same step: their checkpoint is that of the last epoch.
     stoppable = signals.deferred() if group.size == 1 else nullcontext(lambda: False)
@@ -321,7 +316,7 @@ def run_transfer(
             train_resumably(
                 state, batches, settings, path, run.owner, job.clock, end_epoch=end_epoch,
                 progress=progress, should_stop=should_stop, save_every=save_every,
-                saves=group.first, mid_epoch=group.size == 1,
+                saves=group.first, mid_epoch=group.size == 1, finite=group.is_finite,
             )  # fmt: skip
         except Diverged as error:
             status = str(error)

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from experiments.plumbing.device import to_layout
+from data.errors import DataError
+from experiments.plumbing.precision import to_layout
 from experiments.train import Settings, forward, start, train
 from zoo.networks import Network
 
@@ -54,30 +54,29 @@ def logistic_regression(
 
     The penalty is on the weights of standardised features, so that it treats all alike; what is
     returned is for the features as they are. float64, by L-BFGS from zero: no seed, one answer.
+    `weights` (K,): one a class, of its losses. DataError for a class without images.
     """
-    x, mean = features.double(), features.double().mean(0)
-    std = x.std(0, correction=0)
-    std[std < 1e-12] = 1.0  # a feature that never changes
-    x = (x - mean) / std
-    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
-    bias = torch.zeros(classes, dtype=x.dtype, device=x.device, requires_grad=True)
-    loss_weights = None if weights is None else weights.double().to(x.device)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=STEPS, tolerance_grad=1e-7, tolerance_change=0,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    from sklearn.linear_model import LogisticRegression  # slow to import, so only here
+    from sklearn.preprocessing import StandardScaler
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = cross_entropy(x @ weight.T + bias, labels, loss_weights)
-        value = value + l2 / 2 * weight.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    with torch.no_grad():
-        weight = weight / std
-        return weight.float(), (bias - weight @ mean).float()
+    if len(labels.unique()) < classes:
+        raise DataError(
+            f"only {len(labels.unique())} of {classes} classes have training images",
+            "a linear probe needs an image of each",
+            "raise --train-images, or choose another --strategy",
+        )
+    scaler = StandardScaler().fit(features.double().cpu().numpy())
+    x, y = scaler.transform(features.double().cpu().numpy()), labels.cpu().numpy()
+    mass = None if weights is None else weights.double().numpy()[y]
+    total = len(y) if mass is None else mass.sum()
+    # scikit-learn sums losses, and of two classes it penalises the difference of their weights.
+    inverse = (2 if classes == 2 else 1) / (max(l2, 1e-12) * total)
+    model = LogisticRegression(C=inverse, tol=1e-7, max_iter=STEPS).fit(x, y, mass)
+    weight, bias = torch.from_numpy(model.coef_ / scaler.scale_), torch.from_numpy(model.intercept_)
+    if classes == 2:
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    bias = bias - weight @ torch.from_numpy(scaler.mean_)
+    return weight.float().to(features.device), bias.float().to(features.device)
 
 
 class FeatureBatches:

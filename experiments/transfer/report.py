@@ -16,9 +16,16 @@ from rich.console import Console
 
 from data.folder import readable
 from experiments.drawing.sheets import draw_accuracy_time, draw_curves
-from experiments.plumbing.results import ALL_ROWS, no_results, parsed, read_history, read_row
+from experiments.plumbing.results import (
+    ALL_ROWS,
+    no_results,
+    parsed,
+    read_history,
+    read_row,
+    write_csv,
+)
 from experiments.plumbing.stats import Estimate, estimate, wilson
-from experiments.plumbing.tables import csv_of, markdown_table, print_table
+from experiments.plumbing.tables import markdown_table, print_table
 from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights.atomic import write_atomic
@@ -219,7 +226,7 @@ def bound_by(row: dict) -> str:
 
 def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
     """results.csv, results.jsonl and the figures."""
-    write_atomic(folder / "results.csv", csv_of(map(flatten, rows), FIELDS).encode())
+    write_csv(folder / "results.csv", map(flatten, rows), FIELDS)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomic(folder / ALL_ROWS, text.encode())
     shown = [arm for arm in arms(rows) if arm.rows]

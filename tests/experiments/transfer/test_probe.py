@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import zoo
+from data.errors import DataError
 from experiments.proof.checks import difference, shake
 from experiments.train import Settings
 from experiments.transfer.probe import (
@@ -30,12 +31,13 @@ def blobs(n=120, columns=6, classes=3, seed=0):
 
 @pytest.mark.parametrize("l2", [1e-3, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_it_is_where_the_gradient_vanishes(l2, weighted):
+@pytest.mark.parametrize("classes", [2, 3])
+def test_it_is_where_the_gradient_vanishes(l2, weighted, classes):
     """The objective written down once more, on standardised features: no direction improves it."""
-    features, labels = blobs()
+    features, labels = blobs(classes=classes)
     labels[:30] = 0
-    weights = torch.tensor(rarity(labels, 3)) if weighted else None
-    weight, bias = logistic_regression(features, labels, 3, l2, weights)
+    weights = torch.tensor(rarity(labels, classes)) if weighted else None
+    weight, bias = logistic_regression(features, labels, classes, l2, weights)
     x = features.double()
     mean, std = x.mean(0), x.std(0, correction=0)
     w = (weight.double() * std).requires_grad_()
@@ -62,6 +64,12 @@ def test_constant_features_do_no_harm():
     weight, bias = logistic_regression(features, labels, 3, 1e-3)
     assert weight.isfinite().all()
     assert bias.isfinite().all()
+
+
+def test_a_class_without_images_is_refused():
+    features, labels = blobs()
+    with pytest.raises(DataError, match="only 3 of 4 classes"):
+        logistic_regression(features, labels, 4, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "resnet50", "plain50"])

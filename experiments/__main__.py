@@ -1,0 +1,24 @@
+"""Lists the commands, each with the first line of its file."""
+
+import ast
+from pathlib import Path
+
+
+def commands() -> dict[str, str]:
+    """The name of every command, and the first line of its docstring."""
+    here = Path(__file__).parent
+    files = {path.stem: path for path in here.glob("*.py") if not path.stem.startswith("__")}
+    files |= {path.parent.name: path for path in here.glob("*/__main__.py")}
+    found = {}
+    for name, path in sorted(files.items()):
+        source = path.read_text(encoding="utf-8")
+        if "cli.run(" in source:
+            docstring = ast.get_docstring(ast.parse(source)) or ""
+            found[name] = docstring.split("\n")[0]
+    return found
+
+
+if __name__ == "__main__":
+    print("python -m experiments.NAME; --help says more\n")
+    for name, line in commands().items():
+        print(f"{name:12}{line}")
