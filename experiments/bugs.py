@@ -8,15 +8,12 @@ catch it. The ViTs are in vit_bugs.py.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from experiments.plumbing import cli
 from experiments.plumbing.device import make_deterministic
+from experiments.plumbing.tables import Rows, print_report
 from experiments.proof.checks import CHECKS
 from experiments.proof.resnet_bugs import BUGS, CORRECT, examine_all
 
@@ -30,31 +27,26 @@ def main(options: Options) -> int:
     """0 if every bug is caught and the correct networks pass every check."""
     make_deterministic(torch.device("cpu"))
     said = examine_all()
-    table = Table("network", *CHECKS, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-    for bug, texts in said.items():
-        passed = "passes" if bug in CORRECT else "missed"
-        cells = (word(text, passed) for text in texts.values())
-        table.add_row(bug.name, *cells, end_section=bug is CORRECT[-1])
+    lines = [
+        [bug.name, *(word(text, bug in CORRECT) for text in said[bug].values())] for bug in said
+    ]
     counts = [sum(bool(said[bug][check]) for bug in BUGS) for check in CHECKS]
-    table.add_section()
-    table.add_row(f"caught of {len(BUGS)}", *map(str, counts))
-    console = Console()
-    console.print(table)
-    say = partial(console.print, highlight=False, markup=False)
+    lines.append([f"caught of {len(BUGS)}", *map(str, counts)])
+    print_report([Rows(("network", *CHECKS), lines)])
     for name, check in CHECKS.items():
-        say(f"{name:7}{(check.__doc__ or '').splitlines()[0]}")
-    say("-      It cannot run: their weights do not load.\n")
+        print(f"{name:7}{(check.__doc__ or '').splitlines()[0]}")
+    print("-      It cannot run: their weights do not load.\n")
     for bug in BUGS:
         reason = next((f"{check}: {text}" for check, text in said[bug].items() if text), "")
         seen = f" ({bug.seen})" if bug.seen else ""
-        say(f"{bug.name}{seen}: {reason or 'NOT CAUGHT'}")
+        print(f"{bug.name}{seen}: {reason or 'NOT CAUGHT'}")
     escaped = [bug for bug in BUGS if not any(said[bug].values())]
     wrong = [bug for bug in CORRECT if any(said[bug].values())]
     return 1 if escaped or wrong else 0
 
 
-def word(text: str | None, passed: str) -> str:
-    return "-" if text is None else "[green]caught[/]" if text else passed
+def word(text: str | None, correct: bool) -> str:
+    return "-" if text is None else "caught" if text else "passes" if correct else "missed"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import Annotated
 
 import torch
 import tyro
-from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +29,7 @@ from experiments.plumbing.cli import UsageError
 from experiments.plumbing.progress import doing
 from experiments.plumbing.results import write_csv
 from experiments.plumbing.stats import wilson
-from experiments.plumbing.tables import print_table
+from experiments.plumbing.tables import Rows, print_report
 from experiments.train import forward
 from experiments.transfer.pictures import (
     PictureSet,
@@ -216,7 +215,7 @@ def main(options: Options) -> None:
     guesses = scores.argmax(1)
     right = int((guesses == labels).sum())
     header = ("class", "pictures", "right", "recall %", "precision %", "most mistaken for")
-    print_table(header, class_lines(labels, guesses, model.classes), Console())
+    print_report([Rows(header, class_lines(labels, guesses, model.classes))])
     low, high = wilson(right, len(labels))
     print(
         f"{100 * right / len(labels):.2f} % right on {pictures.name} ({name}): {right:,} of "

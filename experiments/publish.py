@@ -18,12 +18,11 @@ import tyro
 import experiments.ablation.report
 import experiments.transfer.report
 from data.folder import readable
-from experiments.ablation import report_vit
 from experiments.plumbing import cli
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.device import make_deterministic
-from experiments.plumbing.results import ALL_ROWS, is_of_transfer, write_csv
-from experiments.plumbing.tables import markdown_table
+from experiments.plumbing.results import ALL_ROWS, is_of_transfer
+from experiments.plumbing.tables import Part, Rows, markdown
 from experiments.proof import prove, resnet_bugs
 from zoo.weights.atomic import write_atomic
 
@@ -40,11 +39,12 @@ def fill_in(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
-def put_into_readme(name: str, content: str) -> None:
+def put_into_readme(name: str, parts: Sequence[Part]) -> None:
     readme = Path("README.md")
     if not readme.is_file():
         raise ResultsError("there is no README.md here", Path.cwd(), "go to skipzoo's own folder")
-    write_atomic(readme, fill_in(readme.read_text(encoding="utf-8"), name, content).encode())
+    text = fill_in(readme.read_text(encoding="utf-8"), name, markdown(parts))
+    write_atomic(readme, text.encode())
 
 
 def histories_csv(folder: Path) -> str:
@@ -56,44 +56,25 @@ def histories_csv(folder: Path) -> str:
     return "\n".join([f"run,{header}", *lines]) + "\n"
 
 
-def publish_ablation(folder: Path, results: Sequence[dict], content: str) -> None:
-    """Into README.md `content`, into docs/NAME/ the rows, epochs and figures."""
-    if not any(folder.glob("*/history.csv")):
-        raise ResultsError("there are no epochs to publish", folder, "name the folder of the runs")
-    put_into_readme(folder.name, content)
-    docs = Path("docs") / folder.name
-    docs.mkdir(parents=True, exist_ok=True)
-    write_csv(docs / "results.csv", results, tuple(experiments.ablation.report.FIELDS))
-    write_atomic(docs / "histories.csv", histories_csv(folder).encode())
-    for made in (*folder.glob("*.png"), *folder.glob("collapse.csv")):
-        shutil.copy(made, docs / made.name)
-    print(f"README.md and {docs} are up to date")
-
-
-def publish_transfer(folder: Path) -> None:
-    if not (folder / ALL_ROWS).is_file():
+def publish_folder(folder: Path) -> None:
+    """Into README.md the report, into docs/NAME/ the rows and figures."""
+    of_transfer = is_of_transfer(readable(folder))
+    needed, name = ALL_ROWS if of_transfer else "*/history.csv", folder.name
+    if not any(folder.glob(needed)):
         raise ResultsError(
-            "not every run is finished", folder, "the command that began them goes on"
+            "there is nothing to publish, or not every run is finished",
+            folder,
+            "name the folder of the runs; the command that began them goes on",
         )
-    rows = experiments.transfer.report.read_rows(folder)
-    put_into_readme("transfer", experiments.transfer.report.markdown(rows))
-    docs = Path("docs") / "transfer"
+    package = experiments.transfer if of_transfer else experiments.ablation
+    put_into_readme("transfer" if of_transfer else name, package.report.report_of(folder))
+    docs = Path("docs") / ("transfer" if of_transfer else name)
     docs.mkdir(parents=True, exist_ok=True)
-    for name in ("results.csv", "curves.png", "accuracy_time.png"):
-        shutil.copy(folder / name, docs / name)
-    print(f"README.md and {docs} are up to date")
-
-
-def publish_verify() -> None:
-    proofs = prove.prove_all()
-    _, sentence = prove.twins_alike()
-    table = markdown_table(*prove.summary(proofs), "---", "---:")
-    put_into_readme("verify", f"{table}\n\n{prove.CAPTION} {sentence}")
-
-
-def publish_bugs() -> None:
-    table = markdown_table(*resnet_bugs.table(resnet_bugs.examine_all()), "---", "---")
-    put_into_readme("bugs", f"{table}\n\n{resnet_bugs.CAPTION}")
+    if not of_transfer:
+        write_atomic(docs / "histories.csv", histories_csv(folder).encode())
+    for made in (*folder.glob("*.png"), *folder.glob("*.csv")):
+        if made.name != "split.csv":  # it has the names of somebody's files
+            shutil.copy(made, docs / made.name)
 
 
 @dataclass(frozen=True)
@@ -106,20 +87,16 @@ class Options:
 
 def main(options: Options) -> None:
     make_deterministic(torch.device("cpu"))
-    folder = Path(options.what)
     if options.what == "verify":
-        publish_verify()
+        _, sentence = prove.twins_alike()
+        table = Rows(*prove.summary(prove.prove_all()))
+        put_into_readme("verify", [table, f"{prove.CAPTION} {sentence}"])
     elif options.what == "bugs":
-        publish_bugs()
-    elif is_of_transfer(readable(folder)):
-        publish_transfer(folder)
+        table = Rows(*resnet_bugs.table(resnet_bugs.examine_all()), ("---",))
+        put_into_readme("bugs", [table, resnet_bugs.CAPTION])
     else:
-        results = experiments.ablation.report.read_results(folder)
-        if any(result["norm"] == "layer" for result in results):
-            content = report_vit.markdown(results, report_vit.read_residuals(folder))
-        else:
-            content = experiments.ablation.report.markdown(results)
-        publish_ablation(folder, results, content)
+        publish_folder(Path(options.what))
+    print("README.md and docs/ are up to date")
 
 
 if __name__ == "__main__":

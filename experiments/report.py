@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 import experiments.ablation.report
 import experiments.transfer.report
 from data.folder import readable
-from experiments.ablation import report_vit
 from experiments.plumbing import cli
 from experiments.plumbing.results import is_of_transfer
+from experiments.plumbing.tables import print_report
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,9 @@ class Options:
 
 
 def main(options: Options) -> None:
-    if is_of_transfer(readable(options.folder)):
-        experiments.transfer.report.show_again(options.folder)
-        return
-    results = experiments.ablation.report.read_results(options.folder)
-    if any(result["norm"] == "layer" for result in results):
-        folder = options.folder if options.folder.is_dir() else options.folder.parent
-        report_vit.show(results, report_vit.read_residuals(folder), Console())
-    else:
-        experiments.ablation.report.show(results, Console())
+    is_transfer = is_of_transfer(readable(options.folder))
+    package = experiments.transfer if is_transfer else experiments.ablation
+    print_report(package.report.report_of(options.folder))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,12 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import zoo
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.device import make_deterministic
+from experiments.plumbing.tables import Part, Rows, print_report
 from experiments.proof.checks import Block
 from experiments.proof.oracles import LIBRARIES, MODELS, the_oracle
 from experiments.proof.prove import (
@@ -65,7 +63,7 @@ def main(options: Options) -> int:
     oracle = the_oracle(options.against or "torchvision", options.model)
     print(f"comparing {options.model} with {oracle.title} ...")
     proof = prove(options.model, oracle, options.weights)
-    show(proof, Console())
+    show(proof)
     return 0 if proof.equal else 1
 
 
@@ -78,12 +76,7 @@ def verify_all(options: Options) -> int:
         the_oracle(options.against, SUMMARY[0])  # refused if it is not installed
     chosen = (options.against,) if options.against else LIBRARIES
     proofs = prove_all(chosen)
-    header, lines = summary(proofs)
-    table = Table(*header, box=box.SIMPLE_HEAD)
-    for line in lines:
-        table.add_row(*line)
-    Console().print(table)
-    print(CAPTION)
+    print_report([Rows(*summary(proofs)), CAPTION])
     alike, sentence = twins_alike()
     print(sentence)
     for library in chosen:
@@ -92,30 +85,29 @@ def verify_all(options: Options) -> int:
     return 0 if all(proof.equal for proof in proofs) and alike else 1
 
 
-def show(proof: Proof, console: Console) -> None:
+def show(proof: Proof) -> None:
     precision = "fp64" if proof.oracle.rounding else "fp32"
-    title = f"{proof.model}: zoo against {proof.oracle.title}, {precision}, largest differences"
-    columns = "ours", "theirs", "output", "eval", "train", "gradients", "buffers", ""
-    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-    table.columns[1].overflow = "fold"
-    for block in proof.blocks:
-        table.add_row(
-            block.ours, block.theirs, "x".join(map(str, block.shape)),
-            *map(number, block.parts), verdict(block),
-        )  # fmt: skip
-    console.print(table)
+    print(f"{proof.model}: zoo against {proof.oracle.title}, {precision}, largest differences")
+    header = ("ours", "theirs", "output", "eval", "train", "gradients", "buffers", "")
+    lines = [
+        [block.ours, block.theirs, "x".join(map(str, block.shape)), *map(number, block.parts),
+         verdict(block)]
+        for block in proof.blocks
+    ]  # fmt: skip
     trip = f"state dict there and back: largest difference {number(proof.round_trip)}"
-    console.print(f"{trip}; {len(proof.blocks)} blocks: {verdict(proof)}")
+    said: list[Part] = [
+        Rows(header, lines),
+        f"{trip}; {len(proof.blocks)} blocks: {verdict(proof)}",
+    ]
     if proof.start is not None:
-        console.print(f"seeded initial weights: {start_of(proof)}")
+        said.append(f"seeded initial weights: {start_of(proof)}")
     if proof.equal and proof.largest:
-        console.print(ROUNDING)
+        said.append(ROUNDING)
+    print_report(said)
 
 
 def verdict(part: Block | Proof) -> str:
-    if not part.equal:
-        return "[red]DIFFERENT[/]"
-    return "[green]rounding[/]" if part.largest else "[green]equal[/]"
+    return "DIFFERENT" if not part.equal else "rounding" if part.largest else "equal"
 
 
 if __name__ == "__main__":

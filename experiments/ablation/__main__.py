@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 import zoo
-from experiments.ablation import collapse, report, report_vit
+from experiments.ablation import collapse, tables
 from experiments.ablation.overrides import Options, check, plan
 from experiments.ablation.pool import default_jobs, run_campaign
 from experiments.ablation.questions import ABLATIONS, NETWORKS, Ablation, rows, with_warmup
+from experiments.ablation.report import report
 from experiments.ablation.runs import Data, Run, build_model, load_data, make_batches
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError
@@ -29,6 +29,7 @@ from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.precision import ALL, choose_precision, settle
 from experiments.plumbing.progress import doing
 from experiments.plumbing.results import STARTS, refuse_folder_with, write_csv
+from experiments.plumbing.tables import print_report
 from experiments.train import Settings
 
 
@@ -79,8 +80,8 @@ def carry_out(
     ablation = replace(ablation, base=replace(ablation.base, settings=settings))
     runs = [with_warmup(run) for run in rows(ablation)]
     made = run_campaign(runs, output_dir, device, options.jobs or default_jobs(device))
-    results = list(map(report.flatten, made))
-    write_csv(output_dir / "results.csv", results, tuple(report.FIELDS))
+    results = list(map(tables.flatten, made))
+    write_csv(output_dir / "results.csv", results, tuple(tables.FIELDS))
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
         raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
     return runs, results
@@ -114,9 +115,7 @@ def main(options: Options) -> None:
     if options.preset == "vit":
         with doing("measuring the tokens of all networks"):
             residuals = collapse.measure(runs, output_dir)
-        report_vit.show(results, residuals, Console())
-    else:
-        report.show(results, Console())
+    print_report(report(results, residuals))
     with doing("drawing the figures"):
         from experiments.ablation import figures  # matplotlib, which no worker needs
 

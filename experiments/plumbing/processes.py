@@ -51,7 +51,7 @@ class Group:
             return tensor
         gathered: list[Tensor] = [tensor] * self.size
         dist.all_gather_object(gathered, tensor.cpu())
-        rows = torch.empty(sum(map(len, gathered)), *tensor.shape[1:], dtype=tensor.dtype)
+        rows = torch.empty(sum(map(len, gathered)), *gathered[0].shape[1:], dtype=tensor.dtype)
         for rank, part in enumerate(gathered):
             rows[rank :: self.size] = part
         return rows.to(tensor.device)

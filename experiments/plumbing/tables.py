@@ -1,6 +1,7 @@
-"""Tables, in the terminal and in Markdown."""
+"""Reports: tables and sentences, for the terminal and in Markdown."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -8,21 +9,40 @@ from rich.markup import escape
 from rich.table import Table
 
 
-def print_table(
-    header: Sequence[str], lines: Sequence[Sequence[str]], console: Console | None = None
-) -> None:
+class Rows(NamedTuple):
+    """A table. Cells may have line breaks, which Markdown joins."""
+
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    align: Sequence[str] = ("---", "---:")  # of the columns, the last one for all that follow
+
+
+Part = Rows | str  # a table, or sentences; **bold** in Markdown
+
+
+def print_report(parts: Sequence[Part]) -> None:
     """The first column to the left, the others to the right; only those after six may wrap."""
-    drawn = Table(*header, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-    for column in drawn.columns[:6]:  # without published figures it fits 80 columns
-        column.no_wrap = True
-    for column in drawn.columns[1:6]:
-        column.justify = "right"
-    for line in lines:
-        drawn.add_row(*map(escape, line))
-    (console or Console()).print(drawn)
+    console = Console(highlight=False)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part.replace("**", "") + "\n", markup=False)
+            continue
+        drawn = Table(*part.header, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+        for column in drawn.columns[:6]:  # without published figures it fits 80 columns
+            column.no_wrap = True
+        for column in drawn.columns[1:6]:
+            column.justify = "right"
+        for line in part.lines:
+            drawn.add_row(*map(escape, line))
+        console.print(drawn)
 
 
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], *align: str) -> str:
-    """`align` of the columns, the last one for all that follow: "---" left, "---:" right."""
-    aligned = [*align, *[align[-1]] * len(header)][: len(header)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, aligned, *lines))
+def markdown(parts: Sequence[Part]) -> str:
+    texts = []
+    for part in parts:
+        if isinstance(part, Rows):
+            align = [*part.align, *[part.align[-1]] * len(part.header)][: len(part.header)]
+            lines = (part.header, align, *part.lines)
+            part = "\n".join("| " + " | ".join(line).replace("\n", " ") + " |" for line in lines)
+        texts.append(part)
+    return "\n\n".join(texts)

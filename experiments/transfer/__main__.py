@@ -15,7 +15,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from tqdm import tqdm
 
 from experiments.plumbing import cli
@@ -25,6 +24,7 @@ from experiments.plumbing.precision import choose_precision, settle
 from experiments.plumbing.processes import Group, join_group, leave_group
 from experiments.plumbing.progress import doing
 from experiments.plumbing.results import STARTS, lock, read_row, refuse_folder_with
+from experiments.plumbing.tables import print_report
 from experiments.train import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
@@ -201,7 +201,7 @@ def conclude(rows: list[dict], folder: Path) -> None:
         raise NumericError("every run diverged", folder, "a lower --lr in a new --output-dir")
     with doing("drawing the figures"):
         figures = report.write_all(rows, folder)
-    report.print_report(rows, Console())
+    print_report(report.report(rows))
     for path in figures:
         print(f"figure: {path}")
     print(f"rows, histories and checkpoints: {folder}")

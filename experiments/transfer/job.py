@@ -11,7 +11,7 @@ import copy
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from experiments.plumbing.processes import Group
 from experiments.plumbing.provenance import machine
 from experiments.plumbing.results import write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
-from experiments.train import Diverged, Settings, State, forward, start, totals
+from experiments.train import Diverged, Settings, State, infer, start
 from experiments.transfer.pictures import PictureSet
 from experiments.transfer.probe import (
     FeatureBatches,
@@ -112,33 +112,19 @@ class TransferJob:
         several = self.group.size > 1
         return RandomBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
 
-    def every(self, split: str) -> tuple[Pictures, Tensor]:
-        return self.set.pictures(split, self.view), self.set.labels(split)
+    def in_order(self, pictures: Pictures, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Evaluation batches of a split, each process its part."""
+        labels, part = self.set.labels(split), self.group.part
+        return every_picture(pictures, labels, self.view, 64, self.device, self.loaders, part)
 
-    def score(
-        self, model: nn.Module, split: str, settings: Settings, should_stop: Callable[[], bool]
-    ) -> tuple[float, float]:
-        """Mean loss and accuracy on all of a split, each process its part; or raises Stopped."""
-        batches = every_picture(
-            *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
-        )
-        batches = until_stopped(batches, should_stop)
-        loss_sum, wrong, seen = self.group.sum(*totals(model, batches, settings))
-        return loss_sum / seen, 1 - wrong / seen
-
-    def answers(self, split: str) -> tuple[float, list[int]]:
-        """Mean loss in fp32, and 1 for every picture that is named right, 0 for the others."""
-        batches = every_picture(
-            *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
-        )
-        to_layout(self.model, FP32).eval()  # as predict has it: the layout decides how sums round
-        with torch.no_grad():
-            found = [(torch.zeros(0, len(self.set.classes)), torch.zeros(0, dtype=torch.int64))]
-            for images, answers in batches:
-                found.append((forward(self.model, images, FP32).cpu(), answers.cpu()))
-        logits, labels = (
-            self.group.together(torch.cat(column)) for column in zip(*found, strict=True)
-        )
+    def answers(
+        self, model: nn.Module, split: str, settings: Settings,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[float, list[int]]:  # fmt: skip
+        """Mean loss, and 1 for every image that is named right, 0 for the others; or Stopped."""
+        batches = self.in_order(self.set.pictures(split, self.view), split)
+        found = infer(model.eval(), until_stopped(batches, should_stop), settings)
+        logits, labels = (self.group.together(tensor) for tensor in found)
         loss = nn.functional.cross_entropy(logits, labels).item()
         return loss, (logits.argmax(1) == labels).int().tolist()
 
@@ -151,15 +137,14 @@ class TransferJob:
             sources = [Augmented(epochs, k) for k in range(recipe.probe_views)]
         parts, begin = [], time.perf_counter()
         for source in sources:
-            batches = every_picture(
-                source, self.labels, self.view, 64, self.device, self.loaders, self.group.part
-            )
-            found = features_of(self.model, timed(batches, self.clock), self.run.base)
+            batches = timed(self.in_order(source, "train"), self.clock)
+            found = features_of(self.model, batches, self.run.base)
             parts.append([self.group.together(tensor) for tensor in found])
         features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         head = self.model.head
         if recipe.probe_lr is not None:
-            rows = FeatureBatches(features, labels, recipe.batch_size, self.run.seed)
+            on_device = features.to(self.device), labels.to(self.device)
+            rows = FeatureBatches(*on_device, recipe.batch_size, self.run.seed)
             base = replace(self.run.base, precision="fp32", channels_last=False)
             settings = settings_of(recipe, "linear-probe", len(rows), self.labels, classes, base)
             probe_by_sgd(head, rows, replace(settings, lr=recipe.probe_lr))
@@ -171,7 +156,7 @@ class TransferJob:
                 head.bias.copy_(bias)
         self.clock.training += time.perf_counter() - begin
         with torch.no_grad():
-            logits = head(features)
+            logits = head(features.to(self.device)).cpu()
             loss = nn.functional.cross_entropy(logits, labels).item()
             return loss, float((logits.argmax(1) == labels).float().mean())
 
@@ -181,7 +166,8 @@ class TransferJob:
     ) -> None:  # fmt: skip
         """After an epoch: look at val, keep the best epoch, write the history."""
         self.group.agree(state.model)
-        val_loss, val_accuracy = self.score(state.model, "val", self.run.base, should_stop)
+        val_loss, right = self.answers(state.model, "val", self.run.base, should_stop)
+        val_accuracy = sum(right) / len(right)
         best = max((row["val_accuracy"] for row in state.history), default=-1.0)
         values = (
             len(state.history) + 1, state.step, state.lr, *train_scores, val_loss, val_accuracy,
@@ -210,7 +196,8 @@ class TransferJob:
                 scores = {key: results[f"best_{key}"] for key in measured}
             else:
                 for split in [split for split in self.set.splits if split != "train"]:
-                    loss, right = self.answers(split)
+                    # As predict has it: the memory layout decides how sums round.
+                    loss, right = self.answers(to_layout(self.model, FP32), split, FP32)
                     scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
                     if (name, split) == ("best", self.set.tested_on):
                         results["right"] = "".join(map(str, right))

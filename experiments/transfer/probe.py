@@ -15,23 +15,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from data.errors import DataError
 from experiments.plumbing.precision import to_layout
-from experiments.train import Settings, forward, start, train
+from experiments.train import Settings, infer, start, train
 from zoo.networks import Network
 
 STEPS = 500  # of L-BFGS, at most; it stops by itself where the gradient vanishes
 
 
-@torch.no_grad()
 def features_of(
     model: Network, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Features float32 (N, C) and labels (N,) of every picture, computed in eval mode."""
-    model = to_layout(fused(model), settings)
-    features, labels = [], []
-    for images, answers in batches:
-        features.append(forward(model.features, images, settings))
-        labels.append(answers)
-    return torch.cat(features), torch.cat(labels)
+    """Features float32 (N, C) and labels (N,) of every image, computed in eval mode, on the CPU."""
+    return infer(to_layout(fused(model), settings).features, batches, settings)
 
 
 def fused(model: Network) -> Network:
@@ -65,8 +59,8 @@ def logistic_regression(
             "a linear probe needs an image of each",
             "raise --train-images, or choose another --strategy",
         )
-    scaler = StandardScaler().fit(features.double().cpu().numpy())
-    x, y = scaler.transform(features.double().cpu().numpy()), labels.cpu().numpy()
+    scaler = StandardScaler().fit(features.double().numpy())
+    x, y = scaler.transform(features.double().numpy()), labels.numpy()
     mass = None if weights is None else weights.double().numpy()[y]
     total = len(y) if mass is None else mass.sum()
     # scikit-learn sums losses, and of two classes it penalises the difference of their weights.
@@ -76,7 +70,7 @@ def logistic_regression(
     if classes == 2:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     bias = bias - weight @ torch.from_numpy(scaler.mean_)
-    return weight.float().to(features.device), bias.float().to(features.device)
+    return weight.float(), bias.float()
 
 
 class FeatureBatches:

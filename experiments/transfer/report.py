@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from data.folder import readable
 from experiments.drawing.sheets import draw_accuracy_time, draw_curves
@@ -21,11 +20,11 @@ from experiments.plumbing.results import (
     no_results,
     parsed,
     read_history,
-    read_row,
+    read_rows,
     write_csv,
 )
 from experiments.plumbing.stats import Estimate, estimate, wilson
-from experiments.plumbing.tables import markdown_table, print_table
+from experiments.plumbing.tables import Part, Rows
 from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights.atomic import write_atomic
@@ -98,7 +97,7 @@ HEADER = (
 )  # fmt: skip
 
 
-def lines(rows: Sequence[dict]) -> list[list[str]]:
+def table(rows: Sequence[dict]) -> Rows:
     drawn = []
     for arm in arms(rows):
         n = f"{len(arm.rows)}" + (f" of {arm.started}" if len(arm.rows) < arm.started else "")
@@ -117,7 +116,7 @@ def lines(rows: Sequence[dict]) -> list[list[str]]:
                 n,
             ]
         )
-    return drawn
+    return Rows(HEADER, drawn)
 
 
 def caption(rows: Sequence[dict]) -> str:
@@ -138,7 +137,7 @@ def caption(rows: Sequence[dict]) -> str:
         f"{', '.join(Path(w).name for w in weights)}; {run['recipe']['epochs']} epochs, "
         f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (besides, {images[on]:,} "
         f"pictures leave ± {50 * (high - low):.1f} points); {run['base']['precision']}, "
-        f"{first['threads']} threads, {first['device']}"
+        f"{first['threads']} threads, {first['device']}."
     )
 
 
@@ -245,21 +244,26 @@ def spread(value: Estimate) -> tuple[float, float]:
     return value.mean, value.half
 
 
-def print_report(rows: Sequence[dict], console: Console) -> None:
-    print_table(HEADER, lines(rows), console)
-    console.print(caption(rows) + "\n", highlight=False)
-    console.print(advice(rows), highlight=False)
+def report(rows: Sequence[dict]) -> list[Part]:
+    return [table(rows), caption(rows), f"**{advice(rows)}**"]
 
 
-def read_rows(folder: Path) -> list[dict]:
+def report_of(folder: Path) -> list[Part]:
+    """The report of finished runs, and whether some are not."""
+    rows = read_all(folder)
+    if (folder / ALL_ROWS).is_file():
+        return report(rows)
+    more = "the command that made them makes those that are not"
+    return [*report(rows), f"{len(rows)} runs are finished; {more}"]
+
+
+def read_all(folder: Path) -> list[dict]:
     """What the last command compared; of one that was interrupted, the runs that are finished."""
     path = folder / ALL_ROWS
     if path.is_file():
         rows = [parsed(row, path, ("run", *NEEDS)) for row in path.read_bytes().splitlines()]
     else:
-        files = sorted(readable(folder).glob("*/row.json"))
-        found = [read_row(file.parent, needs=NEEDS) for file in files]
-        rows = sorted((row for row in found if row is not None), key=place_of)
+        rows = sorted(read_rows(readable(folder), NEEDS), key=place_of)
     if not rows:
         raise no_results(folder)
     return rows
@@ -270,16 +274,3 @@ def place_of(row: dict) -> tuple:
     run = row["run"]
     size, strategy = run["recipe"]["batch_size"], STRATEGIES.index(run["strategy"])
     return run["seed"], run["model"], size, strategy
-
-
-def show_again(folder: Path) -> None:
-    """Print the report of finished runs, and whether some are not."""
-    rows = read_rows(folder)
-    print_report(rows, Console())
-    if not (folder / ALL_ROWS).is_file():
-        print(f"{len(rows)} runs are finished; the command that made them makes those that are not")
-
-
-def markdown(rows: Sequence[dict]) -> str:
-    table = markdown_table(HEADER, lines(rows), "---", "---:")
-    return f"{table}\n\n{caption(rows)}.\n\n**{advice(rows)}**"

@@ -1,6 +1,5 @@
 """What is said about transformers without additions: does training stall, do tokens collapse?
 
-experiments.report shows and publishes it, as it does with the other campaigns.
 Paper: Dong et al. 2021 (arXiv 2103.03404), section 3.
 """
 
@@ -10,13 +9,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.ablation.collapse import COLUMNS, INITIAL_SEEDS, STATES, VISIBLE
-from experiments.ablation.report import Verdict, caption, table, unfinished, verdict
+from experiments.ablation.tables import table
+from experiments.ablation.verdict import Verdict, unfinished, verdict
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.stats import Estimate, estimate, judge, signed
-from experiments.plumbing.tables import markdown_table, print_table
+from experiments.plumbing.tables import Rows
 
 ORDER = ("vit", "plainvit", "attention-skip", "mlp-skip", "no-mlp", "pure-attention")
 SLOWING = (  # what may slow the collapse: the network that has it, the one that has not
@@ -71,44 +69,44 @@ def collapse_verdict(residuals: Sequence[dict], state: str) -> Verdict:
     )
 
 
-def slowing_table(residuals: Sequence[dict]) -> list[list[tuple[str, ...]]]:
-    """Of everything that may slow the collapse: the answer, the figure and n, in every state."""
-    lines = []
-    for what, with_it, without in SLOWING:
-        line: list[tuple[str, ...]] = [(what, f"{with_it} / {without}")]
-        for state in STATES:
-            difference = slowed(residuals, with_it, without, state)
-            line.append((judge(difference)[0], signed(difference), f"(n = {difference.n})"))
-        lines.append(line)
-    return lines
-
-
-def networks_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+def networks_table(results: Sequence[dict]) -> Rows:
     """The table of every ablation, in our order."""
-    of_network = [[r for r in results if r["network"] == network] for network in ORDER]
-    return table(results)[0], [line for group in of_network if group for line in table(group)[1]]
+    groups = [[r for r in results if r["network"] == network] for network in ORDER]
+    lines = [line for group in groups if group for line in table(group).lines]
+    return Rows(table(results).header, lines)
 
 
-def residuals_table(residuals: Sequence[dict]) -> list[list[tuple[str, ...]]]:
+def residuals_table(residuals: Sequence[dict]) -> Rows:
     """Of every network, the residual after the last block, and n, in every state."""
     found = curves(residuals, "residual")
     depth = max(row["depth"] for row in residuals)
     lines = []
     for network in ORDER:
-        line: list[tuple[str, ...]] = [(f"{network}{depth}",)]
+        ends = [[last[-1] for last in found[network, state].values()] for state in STATES]
+        cells = (f"{estimate(values).show(3)}\n(n = {len(values)})" for values in ends)
+        lines.append([f"{network}{depth}", *cells])
+    return Rows(["network", *HEADINGS], lines)
+
+
+def slowing_table(residuals: Sequence[dict]) -> Rows:
+    """Of everything that may slow the collapse: the answer, the figure and n, in every state."""
+    lines = []
+    for what, with_it, without in SLOWING:
+        line = [f"{what}:\n{with_it} / {without}"]
         for state in STATES:
-            ends = [by_block[-1] for by_block in found[network, state].values()]
-            line.append((estimate(ends).show(3), f"(n = {len(ends)})"))
+            difference = slowed(residuals, with_it, without, state)
+            answer, _ = judge(difference)
+            line.append(f"{answer}:\n{signed(difference)}\n(n = {difference.n})")
         lines.append(line)
-    return lines
+    return Rows(["does it slow the collapse?", *HEADINGS], lines, ("---",))
 
 
-SLOWS = "does it slow the collapse?"
-RATIO = "log10 of the ratio of relative residuals, mean over pictures and blocks, paired by seed"
+HEADINGS = ["\n".join(heading.split(" ", 1)) for heading in STATES.values()]
+RATIO = "Log10 of the ratio of relative residuals, mean over pictures and blocks, paired by seed."
 NOTE = (
-    "relative residual after the last block, mean over pictures, ± 95 % CI: before training "
+    "Relative residual after the last block, mean over pictures, ± 95 % CI: before training "
     f"({INITIAL_SEEDS} seeds), of the trained vit once the parts are removed, and of the network "
-    "as it was trained; 0: all tokens of a picture are the same"
+    "as it was trained; 0: all tokens of a picture are the same."
 )
 
 
@@ -128,61 +126,28 @@ def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
     ]
 
 
-def show(results: Sequence[dict], residuals: Sequence[dict], console: Console) -> None:
-    print_table(*networks_table(results), console)
-    console.print(caption(results) + "\n")
-    short = ["\n".join(heading.split(" ", 1)) for heading in STATES.values()]
-    lines = [[cell[0] for cell in line] for line in residuals_table(residuals)]
-    print_table(["network", *short], lines, console)
-    console.print(NOTE + "\n")
-    console.print("\n".join(verdicts(results, residuals)) + "\n")
-    lines = [["\n".join(cell[:2]) for cell in line] for line in slowing_table(residuals)]
-    print_table([SLOWS, *short], lines, console)
-    console.print(RATIO)
-
-
-def markdown(results: Sequence[dict], residuals: Sequence[dict]) -> str:
-    ends = [[" ".join(cell) for cell in line] for line in residuals_table(residuals)]
-    slowing = [
-        [": ".join(what), *(f"{answer}: {figure} {n}" for answer, figure, n in answers)]
-        for what, *answers in slowing_table(residuals)
-    ]
-    return "\n\n".join([
-        markdown_table(*networks_table(results), "---", "---:"),
-        f"{caption(results)}.",
-        markdown_table(["network", *STATES.values()], ends, "---", "---:"),
-        f"{NOTE[0].upper()}{NOTE[1:]}.",
-        *(f"**{sentence}**" for sentence in verdicts(results, residuals)),
-        markdown_table([SLOWS, *STATES.values()], slowing, "---"),
-        f"{RATIO[0].upper()}{RATIO[1:]}.",
-    ])  # fmt: skip
-
-
 def read_residuals(folder: Path) -> list[dict]:
     """The rows of collapse.csv, whole: every block of every network in every state."""
     path = folder / "collapse.csv"
-    again = "run `make ablation-vit` again; what is trained stays"
-    if not path.is_file():
-        raise ResultsError("the residuals are missing", path, again)
+    kinds = dict(zip(COLUMNS, (str, int, int, str, int, float, float, float, float), strict=True))
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [parsed(line) for line in csv.DictReader(file)]
+            rows = [{k: kinds[k](line[k]) for k in COLUMNS} for line in csv.DictReader(file)]
         refuse_gaps(rows)
-    except (ValueError, TypeError, KeyError, csv.Error) as error:
-        raise ResultsError(f"the residuals are damaged: {error}", path, again) from error
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ResultsError(
+            f"the residuals are missing or damaged: {error}",
+            path,
+            "run `make ablation-vit` again; what is trained stays",
+        ) from error
     return rows
 
 
-def parsed(line: dict[str, str]) -> dict:
-    row: dict = {name: line[name] for name in ("network", "state")}
-    row |= {name: int(line[name]) for name in ("depth", "seed", "block")}
-    values = {name: float(line[name]) for name in COLUMNS[-4:]}
-    if not all(map(math.isfinite, values.values())) or min(values["residual"], values["p10"]) < 0:
-        raise ValueError(f"no such residuals: {line}"[:200])
-    return row | values
-
-
 def refuse_gaps(rows: Sequence[dict]) -> None:
+    for row in rows:
+        values = [row[name] for name in COLUMNS[-4:]]
+        if not all(map(math.isfinite, values)) or min(row["residual"], row["p10"]) < 0:
+            raise ValueError(f"no such residuals: {row}"[:200])
     depths = {row["depth"] for row in rows}
     blocks = defaultdict(list)
     for row in rows:
