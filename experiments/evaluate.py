@@ -30,7 +30,7 @@ from experiments.plumbing.progress import doing
 from experiments.plumbing.results import write_csv
 from experiments.plumbing.stats import wilson
 from experiments.plumbing.tables import Rows, print_report
-from experiments.train import forward
+from experiments.train import infer
 from experiments.transfer.pictures import (
     PictureSet,
     Source,
@@ -40,6 +40,7 @@ from experiments.transfer.pictures import (
     whole_folder,
 )
 
+BATCH = 64
 SHOWN = 20  # pictures on a sheet
 EVALUATED = "evaluated"  # the name of the split
 WORDNET = re.compile(r"n\d{8}")
@@ -116,14 +117,11 @@ def evaluate_on(model: Classifier, pictures: PictureSet, split: str) -> Tensor:
     """Logits float32 (N, K) of every picture, in order."""
     labels = pictures.labels(split)
     batches = every_picture(
-        pictures.pictures(split, model.view), labels, model.view, 64, torch.device("cpu"),
+        pictures.pictures(split, model.view), labels, model.view, BATCH, torch.device("cpu"),
     )  # fmt: skip
-    rows = []
-    with torch.no_grad(), tqdm(total=len(labels), leave=False, disable=None) as bar:
-        for images, answers in batches:
-            rows.append(forward(model.model, images, FP32))
-            bar.update(len(answers))
-    return torch.cat(rows)
+    total = math.ceil(len(labels) / BATCH)
+    bar = tqdm(batches, total=total, unit="batch", leave=False, disable=None)
+    return infer(model.model.eval(), bar, FP32)[0]
 
 
 def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:

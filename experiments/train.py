@@ -27,6 +27,8 @@ from data.synthetic import synthetic
 from experiments.plumbing import cli
 from experiments.plumbing.device import choose_device
 
+Batch = tuple[Tensor, Tensor]  # images float32 (N, 3, H, W), labels int64 (N,)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -192,9 +194,7 @@ def train(
 
 @torch.no_grad()
 def infer(
-    compute: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    settings: Settings,
+    compute: Callable[[Tensor], Tensor], batches: Iterable[Batch], settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Outputs float32 (N, C) and labels int64 (N,) of all batches, on the CPU.
 
@@ -207,9 +207,7 @@ def infer(
     return torch.cat(outputs), torch.cat(labels)
 
 
-def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
-) -> tuple[float, float]:
+def evaluate(model: nn.Module, batches: Iterable[Batch], settings: Settings) -> tuple[float, float]:
     """Mean loss and error (0 to 1) over every image."""
     logits, labels = infer(model.eval(), batches, settings)
     return cross_entropy(logits, labels).item(), float((logits.argmax(1) != labels).double().mean())

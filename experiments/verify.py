@@ -95,10 +95,8 @@ def show(proof: Proof) -> None:
         for block in proof.blocks
     ]  # fmt: skip
     trip = f"state dict there and back: largest difference {number(proof.round_trip)}"
-    said: list[Part] = [
-        Rows(header, lines),
-        f"{trip}; {len(proof.blocks)} blocks: {verdict(proof)}",
-    ]
+    said: list[Part] = [Rows(header, lines)]
+    said.append(f"{trip}; {len(proof.blocks)} blocks: {verdict(proof)}")
     if proof.start is not None:
         said.append(f"seeded initial weights: {start_of(proof)}")
     if proof.equal and proof.largest:

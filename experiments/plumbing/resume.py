@@ -12,9 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from experiments.train import BatchSource, Settings, State, is_finite, starts_epoch, train
-
-Batch = tuple[Tensor, Tensor]
+from experiments.train import Batch, BatchSource, Settings, State, is_finite, starts_epoch, train
 
 SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints inside of epochs
 
