@@ -1,7 +1,11 @@
 """What every speed comparison is made of: two functions, timed in turns, and what was checked."""
 
+import atexit
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -9,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experiments.train import Settings, forward
+
+CPU = torch.device("cpu")
 
 
 class Comparison(NamedTuple):
@@ -67,3 +73,10 @@ def ratios(comparison: Comparison, rounds: int) -> tuple[list[float], list[float
         quotients.append(comparison.times * spent[0] / spent[1])
         seconds.append(spent[1])
     return quotients, seconds
+
+
+def scratch_folder() -> Path:
+    """A folder that lasts as long as this process."""
+    folder = Path(tempfile.mkdtemp(prefix="skipzoo-bench-"))
+    atexit.register(shutil.rmtree, folder)
+    return folder

@@ -5,8 +5,6 @@ The tutorial ("Transfer Learning for Computer Vision"): ImageFolder, PIL transfo
 shown every picture again in every epoch.
 """
 
-import atexit
-import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -27,13 +25,12 @@ from data.images import load_image
 from data.random_batches import Epochs, RandomBatches, every_picture
 from data.store import Pictures, Stored, Streamed, store
 from data.views import RandomView, View
-from experiments.bench.timing import Comparison, same, training_step
+from experiments.bench.timing import CPU, Comparison, same, scratch_folder, training_step
 from experiments.classifier import FP32
 from experiments.plumbing.precision import choose_precision, name, to_layout
 from experiments.train import Settings
 from experiments.transfer.probe import features_of, logistic_regression
 
-CPU = torch.device("cpu")
 EPOCHS, BATCH = 25, 4  # the tutorial's
 VIEW = View()
 RANDOM_VIEW = RandomView(view=VIEW)
@@ -42,7 +39,7 @@ RANDOM_VIEW = RandomView(view=VIEW)
 @cache
 def drawn_pictures() -> Path:
     """48 + 24 JPEGs of two classes, 500 x 375 pixels and about 75 kB, as photographs have."""
-    root, rng = kept(), np.random.default_rng(0)
+    root, rng = scratch_folder(), np.random.default_rng(0)
     for split, count in (("train", 24), ("val", 12)):
         for label in ("one", "two"):
             (root / split / label).mkdir(parents=True)
@@ -72,13 +69,6 @@ def files_and_labels(root: Path, split: str) -> tuple[list[str], torch.Tensor]:
     return [file for file, _ in samples], torch.tensor([label for _, label in samples])
 
 
-def kept() -> Path:
-    """A folder that lasts as long as this process."""
-    folder = Path(tempfile.mkdtemp(prefix="skipzoo-bench-"))
-    atexit.register(shutil.rmtree, folder)
-    return folder
-
-
 def store_of(
     root: Path, split: str, form: View | RandomView, folder: Path
 ) -> tuple[Stored, Tensor]:
@@ -106,7 +96,7 @@ def compare_probe() -> Comparison:
     theirs.requires_grad_(False)
     theirs.fc.requires_grad_(True)
     optimizer = torch.optim.SGD(theirs.fc.parameters(), 0.001, momentum=0.9)
-    few = batches_of(store_of(root, "train", RANDOM_VIEW, kept()), 8)
+    few = batches_of(store_of(root, "train", RANDOM_VIEW, scratch_folder()), 8)
     chosen, _ = choose_precision("auto", ours, few, Settings(), CPU)
 
     def one_epoch() -> int:
@@ -139,7 +129,7 @@ def compare_probe() -> Comparison:
 
 def compare_step(model_name: str, batch_size: int) -> Comparison:
     """A whole fine-tuning step at 224: torchvision's network, fp32 / ours as --precision auto."""
-    stored = store_of(drawn_pictures(), "train", RANDOM_VIEW, kept())
+    stored = store_of(drawn_pictures(), "train", RANDOM_VIEW, scratch_folder())
     batches = batches_of(stored, batch_size)
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(model_name, num_classes=2)
@@ -172,7 +162,7 @@ def compare_data(way: str) -> Comparison:
             theirs = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
         same(int((theirs.int() - load_image(file, file)).abs().max()), 0, 0)
     loader = tutorial_loaders(root)["train"]
-    stored = store_of(root, "train", RANDOM_VIEW, kept())
+    stored = store_of(root, "train", RANDOM_VIEW, scratch_folder())
     streamed = Streamed(tuple(files), RANDOM_VIEW.stored), labels
 
     def usual() -> None:
@@ -197,7 +187,7 @@ def compare_data(way: str) -> Comparison:
     )  # fmt: skip
 
 
-TRANSFER_COMPARISONS: tuple[Callable[[], Comparison], ...] = (
+COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     compare_probe,
     lambda: compare_step("resnet18", 16),
     lambda: compare_step("resnet50", 8),

@@ -11,7 +11,7 @@ import zoo
 from data.batches import Batches, channel_normalize, in_order
 from data.dataset import Dataset
 from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, draw, synthetic
-from experiments.plumbing.device import to_layout
+from experiments.plumbing.precision import to_layout
 from experiments.samples import contact_sheet
 from experiments.train import Settings, evaluate, start, train
 

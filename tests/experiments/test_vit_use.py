@@ -10,9 +10,9 @@ from PIL import Image
 import zoo
 from data.synthetic import draw
 from data.views import View
-from experiments.bench import vit as bench_vit
+from experiments.bench import networks as bench_networks
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
-from experiments.plumbing.device import to_layout
+from experiments.plumbing.precision import to_layout
 from experiments.proof.checks import shake
 from experiments.train import Settings
 
@@ -130,10 +130,10 @@ def test_weights_of_another_network_are_named(checkpoint, invoke):
 def test_images_per_second_of_both_networks(monkeypatch):
     """What a GPU's bench prints, with small networks and without a GPU."""
     pair = (zoo.build("resnet8"), zoo.build("resnet8"))
-    monkeypatch.setattr(bench_vit, "networks", lambda: pair)
+    monkeypatch.setattr(bench_networks, "networks", lambda name: pair)
     # Most processors emulate bf16 so slowly that the rate is rounded to 0.
-    monkeypatch.setattr(bench_vit, "BF16", Settings(precision="fp32"))
-    lines = bench_vit.images_per_second(torch.device("cpu"), batch=2, seconds=0.01)
+    monkeypatch.setattr(bench_networks, "BF16", Settings(precision="fp32"))
+    lines = bench_networks.images_per_second(torch.device("cpu"), batch=2, seconds=0.01)
     for line, word in zip(lines, ("training", "inference"), strict=True):
         rates = re.fullmatch(rf"vit_b_16 {word}.*: torchvision ([\d,]+), ours ([\d,]+)", line)
         assert rates

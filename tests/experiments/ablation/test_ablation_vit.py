@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from experiments import publish
-from experiments.ablation import figures, report, report_vit
+from experiments.ablation import figures, transformers
 from experiments.ablation.collapse import (
     INITIAL_SEEDS,
     STATES,
@@ -31,11 +31,13 @@ from experiments.ablation.collapse import (
 )
 from experiments.ablation.overrides import Options, plan
 from experiments.ablation.questions import ABLATIONS, PARTS, rows
-from experiments.ablation.report import FIELDS
-from experiments.ablation.report_vit import SLOWING, collapse_verdict, curves, slowed, stalling
+from experiments.ablation.report import report_of
 from experiments.ablation.runs import Data, VitRun, build_model
+from experiments.ablation.tables import FIELDS, read_results
+from experiments.ablation.transformers import SLOWING, collapse_verdict, curves, slowed, stalling
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.stats import estimate, judge
+from experiments.plumbing.tables import markdown
 from zoo.plainvit import BLOCKS
 from zoo.vit import EncoderBlock
 
@@ -224,7 +226,7 @@ def test_what_is_no_number_gives_no_answer():
      ("no-mlp", ["cannot tell", "cannot tell", "cannot tell", "no", "yes", "cannot tell"])],
 )  # fmt: skip
 def test_every_line_of_the_table_has_its_own_answer(network, answers):
-    lines = report_vit.slowing_table(collapse({(network, "removed"): LOW}))
+    lines = transformers.slowing_table(collapse({(network, "removed"): LOW}))
     assert [line[2][0] for line in lines] == answers
     assert {line[1][0] for line in lines} == {"cannot tell"}  # initial: no difference at all
 
@@ -264,7 +266,7 @@ def test_stalling_has_three_answers(plain, vit, answer):
 
 def test_every_diverged_run_is_named():
     made = results(plainvit=[2.3, None], vit=[1.0, 1.0], mlp_skip=[None, 1.0])
-    said = "\n".join(report_vit.verdicts(made, collapse({})))
+    said = "\n".join(transformers.verdicts(made, collapse({})))
     assert "plainvit2 seed 1 diverged at step 3" in said
     assert "mlp-skip2 seed 0 diverged at step 3" in said
 
@@ -279,7 +281,7 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
     assert "…" not in done.stdout, "a column does not fit 80 columns"
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * (2 * 2 + 4)
-    measured = report_vit.read_residuals(folder)
+    measured = transformers.read_residuals(folder)
     of_state = collections.Counter(row["state"] for row in measured)
     a_seed = 6 * 3  # networks, and blocks with the patches
     assert of_state == {"initial": INITIAL_SEEDS * a_seed, "removed": 2 * a_seed,
@@ -292,7 +294,7 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
 
 def test_initial_are_the_weights_of_a_hundred_seeds(vit_campaign):
     folder, _ = vit_campaign
-    found = curves(report_vit.read_residuals(folder), "log10")["plainvit", "initial"]
+    found = curves(transformers.read_residuals(folder), "log10")["plainvit", "initial"]
     assert list(found) == list(range(INITIAL_SEEDS))
     assert len({by_block[-1] for by_block in found.values()}) == INITIAL_SEEDS
 
@@ -314,7 +316,7 @@ def test_the_curve_of_an_arm_is_of_its_runs_alone(vit_campaign):
 
 def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
     folder, _ = vit_campaign
-    found = curves(report_vit.read_residuals(folder), "residual")
+    found = curves(transformers.read_residuals(folder), "residual")
     assert found["vit", "removed"] == found["vit", "trained"]
     weights = load_file(folder / "vit2-seed1" / "final.safetensors")
     base = plan(Options("vit", epochs=1, train_images=128), CPU).base
@@ -350,7 +352,7 @@ def test_missing_residuals_are_said_in_three_lines(vit_campaign, invoke, tmp_pat
     folder, _ = vit_campaign
     (tmp_path / "results.csv").write_bytes((folder / "results.csv").read_bytes())
     done = invoke("experiments.report", tmp_path / "results.csv")
-    assert_three_lines(done, 3, "residuals are missing", "make ablation-vit")
+    assert_three_lines(done, 3, "residuals are missing or damaged", "make ablation-vit")
 
 
 @pytest.mark.parametrize(
@@ -372,7 +374,7 @@ def test_damaged_residuals_are_said_in_three_lines(vit_campaign, invoke, tmp_pat
     assert damage(good) != good
     (tmp_path / "collapse.csv").write_bytes(damage(good).encode(errors="surrogateescape"))
     done = invoke("experiments.report", tmp_path / "results.csv")
-    assert_three_lines(done, 3, "residuals are damaged", "make ablation-vit")
+    assert_three_lines(done, 3, "residuals are missing or damaged", "make ablation-vit")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}"])
@@ -393,7 +395,7 @@ def test_lost_weights_are_said_in_three_lines(vit_campaign, tmp_path, content):
      (("--seeds", "0"), "--seeds must be above 0"), (("quick",), "quick")],
 )  # fmt: skip
 def test_bad_input_is_three_lines(invoke, arguments, words):
-    assert_three_lines(invoke("experiments.ablation.vit", *arguments), 2, words)
+    assert_three_lines(invoke("experiments.ablation", "vit", *arguments), 2, words)
 
 
 # --- README ---
@@ -402,8 +404,8 @@ def test_bad_input_is_three_lines(invoke, arguments, words):
 def test_readme_says_what_the_result_files_say():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     docs = ROOT / "docs" / "ablation-vit"
-    results_ = report.read_results(docs / "results.csv")
-    said = report_vit.markdown(results_, report_vit.read_residuals(docs))
+    results_ = read_results(docs)
+    said = markdown(report_of(docs))
     assert publish.fill_in(readme, "ablation-vit", said) == readme
     lr, steps = ABLATIONS["vit"].base.settings.lr, ABLATIONS["vit"].epochs * (4000 // 64)
     assert {(row["lr"], row["steps"]) for row in results_} == {(lr, steps)}

@@ -7,11 +7,14 @@ import pytest
 from conftest import ROOT, assert_three_lines
 
 from experiments import publish
-from experiments.ablation import report
 from experiments.ablation.questions import ABLATIONS
-from experiments.ablation.report import FIELDS, table, verdict
+from experiments.ablation.report import report, report_of
+from experiments.ablation.tables import FIELDS, read_results, table
+from experiments.ablation.verdict import verdict
 from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.results import write_csv
 from experiments.plumbing.stats import Estimate, estimate
+from experiments.plumbing.tables import markdown
 
 FILE = "results.csv"
 
@@ -110,7 +113,7 @@ def test_published_figures_stand_beside_ours_only_where_the_protocol_is_the_pape
              "schedule": "steps", "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000,
              "choose": False}  # fmt: skip
     rows = results([2.0, 2.1], [1.0, 1.1], depths=(20, 56), **paper)
-    header, lines = table(rows)
+    header, lines, _ = table(rows)
     assert header[-2:] == ["paper", "replications"]
     by_name = {line[0]: line for line in lines}
     assert by_name["resnet20"][-2:] == ["8.75", "8.27 / 8.29 / 8.0"]
@@ -127,14 +130,14 @@ def test_the_table_counts_what_finished():
 
 def test_results_survive_the_way_through_csv(tmp_path):
     rows = results([2.0, None], [1.0, 1.1])
-    (tmp_path / "results.csv").write_text(report.results_csv(rows), encoding="utf-8")
-    back = report.read_results(tmp_path / "results.csv")
-    assert report.markdown(back) == report.markdown(rows)
+    write_csv(tmp_path / "results.csv", rows, tuple(FIELDS))
+    back = read_results(tmp_path / "results.csv")
+    assert report(back, []) == report(rows, [])
 
 
 def test_nothing_to_report_is_said_in_three_lines(tmp_path):
     with pytest.raises(ResultsError) as error:
-        report.read_results(tmp_path)
+        read_results(tmp_path)
     assert len(str(error.value).splitlines()) == 3
 
 
@@ -161,7 +164,8 @@ def test_what_is_no_campaign_is_refused_and_nothing_is_to_be_deleted(invoke, tmp
     for name, text in texts.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
-    good = report.results_csv(results([2.0], [1.0]))
+    write_csv(tmp_path / "good", results([2.0], [1.0]), tuple(FIELDS))
+    good = (tmp_path / "good").read_text(encoding="utf-8")
     (tmp_path / "numbers.csv").write_text(good.replace("853018", "many"), encoding="utf-8")
     done = invoke("experiments.report", tmp_path / path)
     assert_three_lines(done, 3, *words)
@@ -180,7 +184,7 @@ def test_published_rows_are_shown_and_not_published_again(invoke, tmp_path, monk
     assert shown[0].stdout == shown[1].stdout
     for name in ("", FILE):
         done = invoke("experiments.publish", ROOT / "docs/quick" / name)
-        assert_three_lines(done, 3, "no epochs to publish")
+        assert_three_lines(done, 3, "nothing to publish")
 
 
 def test_filling_in_replaces_one_block_and_nothing_else():
@@ -195,15 +199,15 @@ def test_filling_in_replaces_one_block_and_nothing_else():
 @pytest.mark.parametrize("name", ["quick", "cifar10"])
 def test_readmes_table_is_what_the_result_files_say(name):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = report.read_results(ROOT / "docs" / name / "results.csv")
-    assert publish.fill_in(readme, name, report.markdown(rows)) == readme
+    said = markdown(report_of(ROOT / "docs" / name))
+    assert publish.fill_in(readme, name, said) == readme
 
 
 @pytest.mark.parametrize("name", ["quick", "cifar10"])
 def test_results_are_those_of_the_last_epoch_never_of_the_best(name):
     with (ROOT / "docs" / name / "histories.csv").open(encoding="utf-8", newline="") as file:
         last = {line["run"]: line for line in csv.DictReader(file)}
-    for row in report.read_results(ROOT / "docs" / name / "results.csv"):
+    for row in read_results(ROOT / "docs" / name / "results.csv"):
         if row["status"] == "finished":
             suffix = "" if row["norm"] == "batch" else "-nonorm"
             line = last[f"{row['network']}{row['depth']}{suffix}-seed{row['seed']}"]
@@ -213,7 +217,7 @@ def test_results_are_those_of_the_last_epoch_never_of_the_best(name):
 
 
 def test_readmes_rows_come_from_the_preset_as_it_is_now():
-    rows = report.read_results(ROOT / "docs" / "quick" / "results.csv")
+    rows = read_results(ROOT / "docs" / "quick" / "results.csv")
     base = ABLATIONS["quick"].base
     assert {row["lr"] for row in rows} == {base.settings.lr}
     assert {row["steps"] for row in rows} == {ABLATIONS["quick"].epochs * (4000 // 64)}

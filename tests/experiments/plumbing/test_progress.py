@@ -40,7 +40,7 @@ def test_the_first_line_comes_before_any_work(module, arguments, works, first, i
 
     monkeypatch.setattr(f"experiments.{module}.{works}", stop)
     if module == "bench":
-        monkeypatch.setattr("experiments.bench.COMPARISONS", (lambda: None,))
+        monkeypatch.setattr("experiments.bench.__main__.COMPARISONS", (lambda: None,))
     done = invoke(f"experiments.{module}", *arguments)
     assert done.stdout.startswith(first)
     assert done.stderr == "work\nbegins\nhere\n"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import assert_three_lines
 
-from experiments.transfer.report import NOTEBOOKS, advice, arms, bound_by, caption, choose, lines
+from experiments.transfer.report import NOTEBOOKS, advice, arms, bound_by, caption, choose, table
 
 
 def row(strategy, seed, right, seconds=10.0, status="finished", model="resnet18", **more) -> dict:
@@ -80,7 +80,7 @@ def test_one_seed_or_one_strategy_cannot_tell():
 def test_the_mistake_is_shown_but_never_advised():
     data = rows(moving_bn=(1, 990, 991, 992), finetune=(50, 900, 902, 901),
                 linear_probe=(2, 700, 701, 702))  # fmt: skip
-    assert [line[0] for line in lines(data)] == [NOTEBOOKS, "finetune", "linear-probe"]
+    assert [line[0] for line in table(data).lines] == [NOTEBOOKS, "finetune", "linear-probe"]
     assert choose(data)[1].strategy == "finetune"
     assert NOTEBOOKS not in advice(data)
 
@@ -88,7 +88,7 @@ def test_the_mistake_is_shown_but_never_advised():
 def test_the_table_counts_finished_runs():
     data = rows(finetune=(50, 900, 902, 904))
     data[1] = row("finetune", 1, 0, status="diverged at step 3")
-    (line,) = lines(data)
+    (line,) = table(data).lines
     assert line[0] == "finetune"
     assert line[1].startswith("90.2 ± ")
     assert line[-1] == "2 of 3"
