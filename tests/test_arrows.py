@@ -1,6 +1,8 @@
-"""experiments -> zoo, experiments -> data; zoo and data do not know each other."""
+"""Who may import whom. Commands -> packages -> drawing, proof -> plumbing -> zoo, data."""
 
 import ast
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,44 +10,156 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "zoo": {"torch", "torchvision", "safetensors", "tqdm", "huggingface_hub"},
-    "data": {"torch", "torchvision", "numpy", "PIL", "tqdm"},
+    "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "sklearn", "filelock"},
     "experiments": {
-        "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro",
-        "safetensors", "filelock", "zoo", "data",
+        "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro", "scipy",
+        "sklearn", "safetensors", "filelock", "zoo", "data",
     },
 }  # fmt: skip
-FILES = [(room, path) for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
-STANDARD = __import__("sys").stdlib_module_names
+FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
+IDS = [path.relative_to(ROOT).as_posix() for path in FILES]
+each_file = pytest.mark.parametrize("path", FILES, ids=IDS)
+
+PACKAGES = ("ablation", "transfer", "bench")  # with a __main__, so a command each
+LIBRARIES = ("proof", "drawing", "plumbing")
+LONGEST_CHAIN = 10
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
 
 
 def imported(source: str) -> set[str]:
-    """The top-level packages that a file imports, anywhere in it."""
+    """Everything that a file imports, anywhere in it: modules, and names in them."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "no relative imports"
-            names.add(node.module.split(".")[0])
-    return names - STANDARD
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-@pytest.mark.parametrize(("room", "path"), FILES, ids=lambda v: getattr(v, "name", v))
-def test_imports_follow_the_arrows(room, path):
-    assert imported(path.read_text(encoding="utf-8")) <= ALLOWED[room] | {room}
+def packages_in(source: str) -> set[str]:
+    return {name.split(".")[0] for name in imported(source)} - sys.stdlib_module_names
+
+
+@cache
+def arrows(module: str) -> frozenset[str]:
+    """The modules of the project that a module imports."""
+    names = imported(MODULES[module].read_text(encoding="utf-8"))
+    found = {name if name in MODULES else name.rpartition(".")[0] for name in names}
+    return frozenset(found & MODULES.keys()) - {module}
+
+
+def room_of(module: str) -> str:
+    """The sub-folder of experiments, "command" for a file at its top, or "zoo", "data"."""
+    parts = module.split(".")
+    if parts[0] != "experiments":
+        return parts[0]
+    return parts[1] if len(parts) > 1 and parts[1] in (*PACKAGES, *LIBRARIES) else "command"
+
+
+def may_import(importer: str, target: str) -> bool:
+    """Inside of experiments. The loop and the notebooks' API may be imported by all."""
+    below = dict.fromkeys(PACKAGES, LIBRARIES) | {
+        "command": (*PACKAGES, *LIBRARIES),
+        "bench": ("ablation", "transfer", *LIBRARIES),
+        "drawing": ("plumbing",),
+        "proof": ("plumbing",),
+        "plumbing": (),
+    }
+    one, other = room_of(importer), room_of(target)
+    api = ("experiments.train", "experiments.classifier")
+    if importer in api:
+        return other == "plumbing" or target == "experiments.train"
+    return one == other != "command" or other in below[one] or target in api
+
+
+@each_file
+def test_other_libraries_are_those_of_the_room(path):
+    room = path.relative_to(ROOT).parts[0]
+    assert packages_in(path.read_text(encoding="utf-8")) <= ALLOWED[room] | {room}
+
+
+@each_file
+def test_imports_follow_the_arrows(path):
+    module = name_of(path)
+    for target in arrows(module):
+        if room_of(target) in ("zoo", "data"):
+            assert room_of(module) not in ("zoo", "data") or room_of(module) == room_of(target)
+        elif target != "experiments":
+            assert may_import(module, target), f"{module} imports {target}"
+
+
+def longest_chain(start: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Of modules of one folder, each importing the next; AssertionError for a cycle."""
+    assert start not in above, f"a cycle: {' -> '.join((*above, start))}"
+    room = start.split(".")[0]
+    chains = [longest(target, (*above, start)) for target in arrows(start)
+              if target.split(".")[0] == room]  # fmt: skip
+    return (start, *max(chains, key=len, default=()))
+
+
+known: dict[str, tuple[str, ...]] = {}
+
+
+def longest(start: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
+    if start not in known:
+        known[start] = longest_chain(start, above)
+    return known[start]
+
+
+def test_there_are_no_cycles_and_no_long_chains():
+    """Imports inside of functions count, too."""
+    for module in MODULES:
+        chain = longest(module)
+        assert len(chain) <= LONGEST_CHAIN, " -> ".join(chain)
+
+
+def test_a_file_at_the_top_of_experiments_is_a_command_and_those_below_are_not():
+    for path in (ROOT / "experiments").glob("*.py"):
+        if path.stem not in ("__init__", "__main__", "classifier"):
+            assert "    cli.run(main, Options, " in path.read_text(encoding="utf-8"), path
+    for path in (ROOT / "experiments").glob("*/*.py"):
+        is_command = "cli.run(" in path.read_text(encoding="utf-8")
+        assert is_command == (path.stem == "__main__"), path
 
 
 def test_readers_of_the_networks_need_nothing_but_torch():
     for path in sorted((ROOT / "zoo").glob("*.py")):
-        assert imported(path.read_text(encoding="utf-8")) <= {"torch", "zoo"}
+        assert packages_in(path.read_text(encoding="utf-8")) <= {"torch", "zoo"}
 
 
-def test_an_arrow_the_wrong_way_would_be_seen():
-    assert imported("def f():\n    from data.batches import Batches\n") - ALLOWED["zoo"] == {"data"}
+@pytest.mark.parametrize(
+    ("importer", "target"),
+    [("experiments.predict", "experiments.evaluate"),
+     ("experiments.transfer.job", "experiments.ablation.runs"),
+     ("experiments.drawing.style", "experiments.ablation.runs"),
+     ("experiments.plumbing.cli", "experiments.drawing.style"),
+     ("experiments.plumbing.cli", "experiments.verify"),
+     ("experiments.train", "experiments.classifier")],
+)  # fmt: skip
+def test_an_arrow_the_wrong_way_would_be_seen(importer, target):
+    assert not may_import(importer, target)
+    assert packages_in("def f():\n    from data.batches import Batches\n") - ALLOWED["zoo"]
 
 
-@pytest.mark.parametrize(("room", "path"), FILES, ids=lambda v: getattr(v, "name", v))
-def test_files_are_short_and_text_is_read_as_utf8(room, path):
+def test_a_cycle_would_be_seen(monkeypatch):
+    circle = {"zoo.blocks": frozenset({"zoo.plain"}), "zoo.plain": frozenset({"zoo.blocks"})}
+    monkeypatch.setattr(sys.modules[__name__], "arrows", circle.__getitem__)
+    monkeypatch.setattr(sys.modules[__name__], "known", {})
+    with pytest.raises(AssertionError, match=r"a cycle: zoo.blocks -> zoo.plain -> zoo.blocks"):
+        longest("zoo.blocks")
+
+
+@each_file
+def test_files_are_short_and_text_is_read_as_utf8(path):
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 330
     for node in ast.walk(ast.parse(source)):
@@ -56,3 +170,12 @@ def test_files_are_short_and_text_is_read_as_utf8(room, path):
             "write_text",
         ):
             assert any(keyword.arg == "encoding" for keyword in node.keywords), path
+
+
+def test_every_command_is_listed(command):
+    done = command("experiments")
+    listed = {line.split()[0] for line in done.stdout.splitlines()[2:]}
+    assert listed == {
+        "ablation", "attention", "bench", "bugs", "check_data", "convert", "evaluate", "predict",
+        "publish", "report", "samples", "shapes", "train", "transfer", "verify",
+    }  # fmt: skip

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, ResultsError, UsageError
 from experiments.plumbing.device import choose_device, make_deterministic
+from experiments.plumbing.distributed import Group, join_group, leave_group
 from experiments.plumbing.precision import choose_precision, settle
-from experiments.plumbing.processes import Group, join_group, leave_group
 from experiments.plumbing.progress import doing
 from experiments.plumbing.results import STARTS, lock, read_row, refuse_folder_with
 from experiments.plumbing.tables import print_report

@@ -25,8 +25,8 @@ from data.store import Pictures
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
+from experiments.plumbing.distributed import Group
 from experiments.plumbing.precision import to_layout
-from experiments.plumbing.processes import Group
 from experiments.plumbing.provenance import machine
 from experiments.plumbing.results import write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped

@@ -23,7 +23,7 @@ from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.checkpoint import load_checkpoint
-from experiments.plumbing.processes import Group
+from experiments.plumbing.distributed import Group
 from experiments.train import Settings
 from experiments.transfer import job as transfer_run
 from experiments.transfer import pictures as pictures_module
