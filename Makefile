@@ -3,13 +3,16 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 READY := .venv/.ready
 
-.PHONY: help setup ablation ablation-vit transfer check-data verify bugs samples shapes report bench test check
+.PHONY: help setup train ablation ablation-vit transfer check-data verify bugs samples shapes report bench test test-fast check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv from requirements.lock, and nothing else
+
+train: $(READY)  ## one network on images drawn by code, a line an epoch (MODEL=resnet20)
+	@$(RUN) experiments.train $(MODEL) $(ARGS)
 
 ablation: $(READY)  ## plain against residual networks (PRESET=quick|cifar10|paper|imagenet-nets, DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation $(PRESET) $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
@@ -43,6 +46,9 @@ bench: $(READY)  ## speed ratios against PyTorch's and torchvision's usual ways
 
 test: $(READY)  ## all tests; README's tables of training are not made again
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
+
+test-fast: $(READY)  ## the quicker tests, in about a minute
+	@$(RUN) pytest -n 2 --dist loadfile -m 'not slow' $(FAST) $(ARGS)
 
 check: $(READY)  ## style and types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import torch
 import tyro
+from sklearn.metrics import classification_report
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,7 +30,6 @@ from experiments.plumbing.cli import UsageError
 from experiments.plumbing.progress import doing
 from experiments.plumbing.results import write_csv
 from experiments.plumbing.stats import wilson
-from experiments.plumbing.tables import Rows, print_report
 from experiments.train import infer
 from experiments.transfer.pictures import (
     PictureSet,
@@ -129,26 +129,6 @@ def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:
     return (labels * classes + guesses).bincount(minlength=classes**2).view(classes, classes)
 
 
-def class_lines(labels: Tensor, guesses: Tensor, classes: Sequence[str]) -> list[list[str]]:
-    """A line a class: images, right ones, recall, precision, and what it is most mistaken for."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    every = range(len(classes))
-    matrix = confusion_matrix(labels, guesses, labels=every)
-    precision, recall, _, counts = precision_recall_fscore_support(
-        labels, guesses, labels=every, zero_division=math.nan
-    )
-    lines = []
-    for label, name in enumerate(classes):
-        shares = recall[label], precision[label]
-        percents = ("-" if math.isnan(share) else f"{100 * share:.1f}" for share in shares)
-        mistakes = matrix[label].copy()
-        mistakes[label] = 0
-        worst = classes[int(mistakes.argmax())] if mistakes.any() else "-"
-        lines.append([name, f"{counts[label]:,}", f"{matrix[label, label]:,}", *percents, worst])
-    return lines
-
-
 def draw(
     model: Classifier, pictures: PictureSet, split: str, scores: Tensor, title: str, folder: Path
 ) -> list[Path]:
@@ -212,8 +192,10 @@ def main(options: Options) -> None:
         scores = evaluate_on(model, pictures, EVALUATED).double().softmax(1)
     guesses = scores.argmax(1)
     right = int((guesses == labels).sum())
-    header = ("class", "pictures", "right", "recall %", "precision %", "most mistaken for")
-    print_report([Rows(header, class_lines(labels, guesses, model.classes))])
+    print(classification_report(
+        labels, guesses, labels=range(len(model.classes)), target_names=model.classes,
+        digits=3, zero_division=math.nan,
+    ))  # fmt: skip
     low, high = wilson(right, len(labels))
     print(
         f"{100 * right / len(labels):.2f} % right on {pictures.name} ({name}): {right:,} of "

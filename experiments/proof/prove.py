@@ -83,14 +83,6 @@ def start_of(proof: Proof) -> str:
     return f"DIFFERENT: {proof.start}" if proof.start else "equal"
 
 
-def twins() -> tuple[list[str], list[str]]:
-    """Plain networks, all but the largest, and those that do not start as their twins do."""
-    names = [name for name in zoo.list_models() if name.startswith("plain")]
-    names.remove("plainvit_l_16")  # as plainvit_b_16, and slow to draw
-    bar = tqdm(names, "initial weights", unit="network", leave=False)
-    return names, [name for name in bar if not starts_as_its_twin(name)]
-
-
 def starts_as_its_twin(name: str) -> bool:
     states = []
     for model in (name, zoo.twin(name)):
@@ -138,8 +130,11 @@ def prove_all(libraries: Sequence[str] = LIBRARIES) -> list[Proof]:
 
 
 def twins_alike() -> tuple[bool, str]:
-    """Whether all plain networks start as their twins do, and a sentence on it."""
-    names, others = twins()
+    """Whether all plain networks but the largest start as their twins do, and a sentence on it."""
+    names = [name for name in zoo.list_models() if name.startswith("plain")]
+    names.remove("plainvit_l_16")  # as plainvit_b_16, and slow to draw
+    bar = tqdm(names, "initial weights", unit="network", leave=False)
+    others = [name for name in bar if not starts_as_its_twin(name)]
     sentence = (
         f"{len(names) - len(others)} of {len(names)} plain networks start from the weights of "
         "their residual twins, seeded alike."
