@@ -1,7 +1,7 @@
 """The options of experiments.transfer, and the runs that they ask for."""
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -117,32 +117,19 @@ class Options:
     more: Annotated[More, tyro.conf.OmitArgPrefixes] = field(default_factory=More)
 
 
-# Of the command line, these replace settings of the recipe.
-OVERRIDES = ("epochs", "opt", "lr", "size")
-MORE_OVERRIDES = (
-    "weight_decay", "lr_scheduler", "lr_step_size", "lr_warmup_epochs", "label_smoothing", "crop",
-    "scale", "ratio", "hflip_prob", "rotation", "probe_l2", "probe_views",
-)  # fmt: skip
-
-
 def recipe_of(options: Options) -> Recipe:
-    """The named recipe with what the command line changes."""
-    recipe, more = RECIPES[options.recipe], options.more
-    given = {name: getattr(options, name) for name in OVERRIDES}
-    given |= {name: getattr(more, name) for name in MORE_OVERRIDES}
-    changes = {name: value for name, value in given.items() if value is not None}
+    """The named recipe with what the command line changes: every option that it has, too."""
+    recipe, given = RECIPES[options.recipe], vars(options.more) | vars(options)
+    names = [setting.name for setting in fields(Recipe) if setting.name != "batch_size"]
+    named = {name: given.get(name) for name in names}
+    changes = {k: v for k, v in named.items() if v is not None and v is not False}
     if options.lr:
         changes["head_lr"] = options.lr * recipe.head_lr / recipe.lr
         if recipe.probe_lr:
             changes["probe_lr"] = options.lr * recipe.probe_lr / recipe.lr
     if options.size:
         changes["input_size"] = None
-    return replace(
-        recipe,
-        **changes,
-        squash=options.squash or recipe.squash,
-        class_weights=more.class_weights or recipe.class_weights,
-    )
+    return replace(recipe, **changes)
 
 
 def plan(options: Options, base: dict[str, Settings], pictures: str) -> list[Transfer]:

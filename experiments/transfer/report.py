@@ -1,8 +1,4 @@
-"""What the strategies of transfer came to: a table, a sentence, curves, accuracy against time.
-
-python -m experiments.transfer.report runs/transfer-FOLDER             table and sentence again
-python -m experiments.transfer.report runs/transfer-FOLDER --publish   and into README.md
-"""
+"""What the strategies came to: a table, a sentence, curves, accuracy against time."""
 
 import json
 import math

@@ -9,6 +9,7 @@ from torch import nn
 import zoo
 from data.views import RandomView, View
 from experiments.train import Settings, lr_at, start, train
+from experiments.transfer.options import More, Options, recipe_of
 from experiments.transfer.recipes import RECIPES, Recipe, evaluation_view, training_view
 from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, settings_of, to_train
 
@@ -120,6 +121,15 @@ def test_heads_learn_at_their_own_rate_and_a_probed_network_at_a_low_one():
     assert max(executed_rates(recipe, "scratch")) == pytest.approx(0.01)
     course = replace(RECIPES["bootcamp"], epochs=2)
     assert set(executed_rates(course, "finetune")) == {1e-3}
+
+
+def test_options_replace_settings_of_the_recipe_also_by_zero():
+    given = Options("x", lr=0.02, more=More(weight_decay=0.0, probe_views=0, class_weights=True))
+    recipe = recipe_of(replace(given, recipe="imagenet"))
+    assert recipe == replace(
+        RECIPES["imagenet"], lr=0.02, head_lr=0.02, weight_decay=0.0, class_weights=True
+    )
+    assert recipe_of(Options("x", recipe="cifar10")) == RECIPES["cifar10"]
 
 
 def test_recipes_are_what_their_sources_say():
