@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
+from experiments.plumbing.tables import Rows, print_report
+from experiments.proof.checks import shapes_of
 from zoo.networks import Network
 from zoo.resnet import CifarStem, ResNet
 from zoo.vit import ViT
@@ -50,19 +50,15 @@ def default_size(model: Network) -> int:
 
 
 def parts(model: Network, size: int) -> list[Part]:
-    """The parts in their order, for a batch of one picture (1, 3, size, size)."""
+    """The parts in their order, for a batch of one image (1, 3, size, size)."""
     named: list[tuple[str, nn.Module]] = []
     for name, module in model.named_children():
         if isinstance(module, nn.Sequential):  # the stages of a ResNet, the blocks of a ViT
             named += [(f"{name}.{number}", part) for number, part in module.named_children()]
         else:
             named.append((name, module))
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in named:
-        module.register_forward_hook(
-            lambda module, inputs, output, name=name: shapes.update({name: tuple(output.shape)})
-        )
     model = model.to("meta").eval()
+    shapes = shapes_of(model, size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, size, size, device="meta"))
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
@@ -113,35 +109,30 @@ def receptive_fields(model: ResNet) -> dict[str, int]:
 
 
 def main(options: Options) -> None:
+    cli.check_numbers(options, {"size": (1, zoo.LARGEST_IMAGE)})
     with torch.device("meta"):
         model = zoo.build(options.model)
-    size = default_size(model) if options.size is None else options.size
-    if not 1 <= size <= zoo.LARGEST_IMAGE:
-        raise UsageError(
-            f"pictures of {size} pixels a side cannot be shown to a network",
-            f"--size {size}",
-            f"give 1 to {zoo.LARGEST_IMAGE}",
-        )
+    size = options.size or default_size(model)
     if isinstance(model, ViT) and size % (patch := model.stem.conv.stride[0]):
         raise UsageError(
-            f"pictures of {size} pixels a side are no whole number of patches",
+            f"images of {size} pixels a side are no whole number of patches",
             f"--size {size}",
             f"give a multiple of {patch}",
         )
-    lines = parts(model, size)
-    title = f"{options.model}, one picture (1, 3, {size}, {size})"
-    table = Table("part", "output shape", "parameters", "GFLOPs", "receptive field", title=title)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for part in lines:
-        shape = f"({', '.join(map(str, part.shape))})"
-        table.add_row(part.name, shape, f"{part.parameters:,}", f"{part.flops / 1e9:.3f}",
-                      part.receptive_field)  # fmt: skip
-    table.add_section()
-    total = sum(part.parameters for part in lines), sum(part.flops for part in lines)
-    table.add_row("total", "", f"{total[0]:,}", f"{total[1] / 1e9:.3f}", "")
-    Console().print(table)
-    print("A multiply-add is two FLOPs: half of these are the GMACs that torchvision prints.")
+    found = parts(model, size)
+    lines = [
+        [part.name, f"({', '.join(map(str, part.shape))})", f"{part.parameters:,}",
+         f"{part.flops / 1e9:.3f}", part.receptive_field]
+        for part in found
+    ]  # fmt: skip
+    parameters, flops = sum(p.parameters for p in found), sum(p.flops for p in found)
+    lines.append(["total", "", f"{parameters:,}", f"{flops / 1e9:.3f}", ""])
+    print(f"{options.model}, one image (1, 3, {size}, {size})")
+    header = ("part", "output shape", "parameters", "GFLOPs", "receptive field")
+    print_report([Rows(header, lines), NOTE])
+
+
+NOTE = "A multiply-add is two FLOPs: half of these are the GMACs that torchvision prints."
 
 
 if __name__ == "__main__":
