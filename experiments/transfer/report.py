@@ -15,10 +15,10 @@ import numpy as np
 from rich.console import Console
 
 from data.folder import readable
-from experiments.drawing.sheets import draw_accuracy_time, draw_curves
 from experiments.plumbing.results import ALL_ROWS, no_results, parsed, read_history, read_row
 from experiments.plumbing.stats import Estimate, estimate, wilson
 from experiments.plumbing.tables import csv_of, markdown_table, print_table
+from experiments.transfer.figures import draw_accuracy_time, draw_curves
 from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights.atomic import write_atomic
