@@ -90,6 +90,7 @@ def patches_of(attention: Tensor) -> Tensor:
 
 
 def main(options: Options) -> None:
+    # matplotlib: slow to import
     from experiments.drawing.heatmap import AttentionView, draw_attention
 
     cli.check_file("--output", options.output, ".png")

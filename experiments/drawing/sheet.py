@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from data.errors import DataError
 from experiments.drawing.style import fit, png, text_width
 
-MOST_IMAGES = 30  # that a sheet should have
-MOST_BARS = 10
+MOST_IMAGES, MOST_BARS = 30, 10  # of a sheet that one can look over; under an image
 CELL, LINE = 2.3, 0.21  # inches: a cell's width and its image's height; a line of text under it
 TRUE, OTHER, WRONG = "#009E73", "#56B4E9", "#D55E00"  # Okabe and Ito's green, sky and vermilion
 EMPTY, FRAME = "#EEEEEE", "#AAAAAA"
@@ -67,7 +67,9 @@ def draw_sheet(path: Path, images: Sequence[LabelledImage], title: str) -> None:
 
 def draw_image(axes: Axes, item: LabelledImage) -> None:
     """In its own shape; in a thick frame if the first class is wrong."""
-    axes.imshow(item.image.cpu().permute(1, 2, 0).numpy())
+    image = Image.fromarray(np.ascontiguousarray(item.image.cpu().permute(1, 2, 0).numpy()))
+    image.thumbnail((500, 500))  # matplotlib takes seconds to shrink a photo
+    axes.imshow(np.asarray(image))
     axes.set_axis_on()
     axes.set_anchor("S")  # on its name
     axes.set(xticks=[], yticks=[])
@@ -86,12 +88,13 @@ def draw_lines(axes: Axes, item: LabelledImage, width: float) -> None:
     if len(item.labels) > MOST_BARS:
         lines.append((f"and {len(item.labels) - MOST_BARS} more classes", "", "", 0.0, OTHER))
     look: dict[str, Any] = {"size": 9, "va": "center_baseline", "in_layout": False}
-    for y, (start, text, end, bar, colour) in enumerate(lines, -1):
-        axes.barh(y + 0.5, bool(end), 0.85, color=EMPTY)
-        axes.barh(y + 0.5, bar, 0.85, color=colour)
+    middles = np.arange(len(lines)) - 0.5
+    axes.barh(middles, [bool(end) for _, _, end, *_ in lines], 0.85, color=EMPTY)
+    axes.barh(middles, [line[3] for line in lines], 0.85, color=[line[4] for line in lines])
+    for y, (start, text, end, *_) in zip(middles, lines, strict=True):
         room = 72 * (width - 0.4) - text_width(start, 9) - text_width(end, 9)
-        axes.text(0.02, y + 0.5, start + fit(text, room, 9), **look)
-        axes.text(0.98, y + 0.5, end, ha="right", **look)
+        axes.text(0.02, y, start + fit(text, room, 9), **look)
+        axes.text(0.98, y, end, ha="right", **look)
 
 
 def draw_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
