@@ -90,7 +90,8 @@ def patches_of(attention: Tensor) -> Tensor:
 
 
 def main(options: Options) -> None:
-    from experiments.drawing.heatmaps import Looked, draw_attention  # matplotlib: slow to import
+    # matplotlib: slow to import
+    from experiments.drawing.heatmap import AttentionView, draw_attention
 
     cli.check_file("--output", options.output, ".png")
     with doing("loading the network"):
@@ -108,13 +109,13 @@ def main(options: Options) -> None:
     best = top_k(model, logits, 1)[0][0]
     skips = skips_of(model.model)
     last = ", the last" if block + 1 == len(skips) else f" of {len(skips)}"
-    looked = Looked(
+    view = AttentionView(
         image, options.picture.name, str(best["label"]), float(best["score"]),
         patches_of(weights[block])[0], patches_of(rollout(weights, skips))[0],
         f"blocks.{block}{last}", all(skips),
     )  # fmt: skip
     with doing("drawing"):
-        draw_attention(options.output, looked)
+        draw_attention(options.output, view)
     print(f"{options.picture}: {best['label']}, {100 * best['score']:.1f} %")
     print(f"attention: {options.output}")
 

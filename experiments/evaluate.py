@@ -133,8 +133,8 @@ def draw(
     model: Classifier, pictures: PictureSet, split: str, scores: Tensor, title: str, folder: Path
 ) -> list[Path]:
     """The confusion matrix, a sheet of pictures, and one of the surest mistakes."""
-    from experiments.drawing.sheets import (  # matplotlib: slow to import
-        Shown,
+    from experiments.drawing.sheet import (  # matplotlib: slow to import
+        LabelledImage,
         draw_confusion,
         draw_sheet,
     )
@@ -150,7 +150,7 @@ def draw(
         for i in places:
             best, order = scores[i].topk(min(3, len(model.classes)))
             image = load_image(files[i], files[i]) if files else shown[i]
-            cells.append(Shown(
+            cells.append(LabelledImage(
                 image, Path(files[i]).name if files else f"picture {i}",
                 tuple(model.classes[j] for j in order), tuple(best.tolist()),
                 model.classes[int(labels[i])],

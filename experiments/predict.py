@@ -153,9 +153,9 @@ def show(answers: Mapping[Path, list[dict] | None]) -> None:
 
 
 def draw(options: Options, model: Classifier, answers: Mapping[Path, list[dict] | None]) -> None:
-    from experiments.drawing.sheets import (  # matplotlib: slow to import
-        MOST_PICTURES,
-        Shown,
+    from experiments.drawing.sheet import (  # matplotlib: slow to import
+        MOST_IMAGES,
+        LabelledImage,
         draw_sheet,
     )
 
@@ -163,13 +163,13 @@ def draw(options: Options, model: Classifier, answers: Mapping[Path, list[dict] 
     if not good:
         return
     shown = [
-        Shown(
+        LabelledImage(
             load_image(str(path), str(path)),
             path.name,
             tuple(guess["label"] for guess in answer),
             tuple(guess["score"] for guess in answer),
         )
-        for path, answer in good[:MOST_PICTURES]
+        for path, answer in good[:MOST_IMAGES]
     ]
     title = f"{Path(model.source).parent.name} {Path(model.source).name}".strip()
     if len(good) > len(shown):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from data.folder import readable
-from experiments.drawing.sheets import draw_accuracy_time, draw_curves
 from experiments.plumbing.results import (
     ALL_ROWS,
     no_results,
@@ -21,6 +20,7 @@ from experiments.plumbing.results import (
 )
 from experiments.plumbing.stats import Estimate, estimate, wilson
 from experiments.plumbing.tables import Part, Rows
+from experiments.transfer.figures import draw_accuracy_time, draw_curves
 from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights.atomic import write_atomic

@@ -12,7 +12,6 @@ from data.batches import Batches, channel_normalize, in_order
 from data.dataset import Dataset
 from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, draw, synthetic
 from experiments.plumbing.precision import to_layout
-from experiments.samples import contact_sheet
 from experiments.train import Settings, evaluate, start, train
 
 
@@ -98,10 +97,3 @@ def test_resnet20_reaches_85_percent_in_9_epochs_of_4000_small_pictures(pictures
     test = in_order(data.test_images, data.test_labels, normalize, 500, cpu, 16)
     _, error = evaluate(state.model, test, settings)
     assert error <= 0.15
-
-
-def test_the_contact_sheet_shows_every_class():
-    sheet = np.asarray(contact_sheet())
-    assert sheet.shape[2] == 3
-    rows = np.array_split(sheet, len(CLASSES))
-    assert all(row[:, 110:].std() > 30 and (row[:, :110] < 128).any() for row in rows)

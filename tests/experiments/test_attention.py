@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_three_lines
+from figures import drawn
 from PIL import Image
 from torch import nn
 
@@ -12,7 +13,6 @@ from data.views import View
 from experiments import attention
 from experiments.attention import patches_of, rollout, skips_of, watched
 from experiments.classifier import save_classifier
-from experiments.drawing.heatmaps import lay_out
 from experiments.proof.checks import shake
 from zoo.plainvit import BLOCKS
 from zoo.vit import Attention, EncoderBlock
@@ -157,29 +157,34 @@ def test_patches_lie_row_by_row_after_the_class_token():
     assert maps.nonzero().tolist() == [[0, 1, 1, 2]]
 
 
-def brightest(pixels, panel):
+def brightest(axes, pixels):
     """Row and column of the patch, of 8 x 8, in whose middle the panel is lightest."""
-    inside = pixels[panel.y : panel.y + panel.side, panel.x : panel.x + panel.side].mean(2)
-    middles = ((np.arange(8) + 0.5) * panel.side / 8).astype(int)
-    place = inside[np.ix_(middles, middles)].argmax()
+    box = axes.get_window_extent()
+    middles = (np.arange(8) + 0.5) / 8
+    rows = (len(pixels) - box.y1 + middles * box.height).astype(int)  # the box's y goes up
+    columns = (box.x0 + middles * box.width).astype(int)
+    place = pixels[np.ix_(rows, columns)].sum(2).argmax()
     return tuple(int(i) for i in np.unravel_index(place, (8, 8)))
+
+
+def panels_of(figure):
+    return {axes.get_title().split(":")[0]: axes for axes in figure.axes}
 
 
 def test_a_planted_look_is_drawn_over_its_patch(picture, saved, invoke, tmp_path):
     output = tmp_path / "deep" / "heads.png"
-    checkpoint = saved("vit2", looks_at_colours())
-    done = invoke("experiments.attention", checkpoint, picture, "--output", output)
-    assert done.returncode == 0, done.stderr
-    assert f"{picture}: a, 33.3 %\nattention: {output}\n" == done.stdout
-    pixels, layout = pixels_of(output), lay_out(4)
-    assert pixels.shape == (layout.height, layout.width, 3)
-    for panel, patch in zip(layout.heads, PLANTED.values(), strict=False):
-        assert brightest(pixels, panel) == patch
-    assert brightest(pixels, layout.rollout) in PLANTED.values()
-    shown = pixels[layout.picture.y :, layout.picture.x :][: layout.picture.side]
-    for channel, (row, column) in enumerate(PLANTED.values()):
-        y, x = (int((place + 0.5) * layout.picture.side / 8) for place in (row, column))
-        assert shown[y, x].tolist() == [255 * (channel == c) for c in range(3)]
+    checkpoint, finished = saved("vit2", looks_at_colours()), []
+    figure = drawn(lambda: finished.append(
+        invoke("experiments.attention", checkpoint, picture, "--output", output)
+    ))  # fmt: skip
+    assert finished[0].returncode == 0, finished[0].stderr
+    assert f"{picture}: a, 33.3 %\nattention: {output}\n" == finished[0].stdout
+    pixels, panels = pixels_of(output), panels_of(figure)
+    for head, patch in enumerate(PLANTED.values()):
+        assert brightest(panels[f"head {head}"], pixels) == patch
+    assert brightest(panels["roll-out"], pixels) in PLANTED.values()
+    shown = panels["what the network sees"].images[0].get_array()
+    assert np.array_equal(shown, pixels_of(picture))
 
 
 def test_planted_looks_by_numbers(picture):
@@ -204,13 +209,13 @@ def test_another_block_can_be_asked_for(picture, saved, invoke, tmp_path):
     with torch.no_grad():  # in the last one, heads 0 and 1 change places
         keys = model.blocks[1].attention.qkv.weight[64:96]
         keys.copy_(keys.roll(16, 0))
-    checkpoint, found = saved("vit2", model), []
+    checkpoint, brightest_patches = saved("vit2", model), []
     for block in (0, 1):
-        done = invoke("experiments.attention", checkpoint, picture, "--block", block,
-                      "--output", tmp_path / "out.png")  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        found.append(brightest(pixels_of(tmp_path / "out.png"), lay_out(4).heads[1]))
-    assert found == [PLANTED["green"], PLANTED["red"]]
+        output = tmp_path / "out.png"
+        figure = drawn(invoke, "experiments.attention", checkpoint, picture, "--block", block,
+                       "--output", output)  # fmt: skip
+        brightest_patches.append(brightest(panels_of(figure)["head 1"], pixels_of(output)))
+    assert brightest_patches == [PLANTED["green"], PLANTED["red"]]
     for block in (-1, 2):
         done = invoke("experiments.attention", checkpoint, picture, f"--block={block}")
         assert_three_lines(done, 2, f"there is no block {block}", "give 0 to 1")
@@ -222,7 +227,7 @@ def test_plain_networks_are_drawn_too(block, picture, saved, invoke, tmp_path):
     output = tmp_path / "plain.png"
     done = invoke("experiments.attention", checkpoint, picture, "--output", output)
     assert done.returncode == 0, done.stderr
-    assert pixels_of(output).shape == (lay_out(4).height, lay_out(4).width, 3)
+    assert pixels_of(output).shape[2] == 3
 
 
 def test_what_cannot_be_drawn_is_refused_in_three_lines(picture, saved, invoke, tmp_path):

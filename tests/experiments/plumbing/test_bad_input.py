@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[3]
 def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatch):
     from experiments import samples
 
-    def crash() -> None:
+    def crash(path) -> None:
         raise KeyError("planted")
 
-    monkeypatch.setattr(samples, "contact_sheet", crash)
+    monkeypatch.setattr(samples, "draw_samples", crash)
     done = invoke("experiments.samples")
     assert done.returncode == 70
     assert done.stderr.startswith("Traceback")

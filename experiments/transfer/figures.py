@@ -1,0 +1,86 @@
+"""The figures of a comparison: one colour a strategy.
+
+draw_curves           loss and accuracy by epoch
+draw_accuracy_time    accuracy against training time
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+
+from experiments.drawing.style import COLOURS, png
+
+PALETTE = (*COLOURS, "#56B4E9", "#D55E00")
+Histories = Sequence[Mapping[str, Sequence[float]]]  # of the seeds of a strategy
+
+
+def draw_curves(path: Path, curves: Mapping[str, Histories]) -> None:
+    """A PNG of histories with keys epoch, train_loss, train_accuracy, val_loss and val_accuracy
+    (0 to 1), lists of one length. Mean over seeds, band from min to max, as far as every seed
+    came; a single point, such as a probe's, becomes a horizontal line.
+    """
+    with png(path, 11, 5.4) as figure:
+        panels = figure.subplots(1, 2)
+        handles = []
+        for (name, histories), colour in zip(curves.items(), cycle(PALETTE), strict=False):
+            length = min((len(history["epoch"]) for history in histories), default=0)
+            for panel, what in zip(panels, ("loss", "accuracy"), strict=True):
+                if length:
+                    draw_histories(panel, histories, what, length, colour)
+            note = {0: " (no epoch)", 1: " (a single point)"}.get(length, "")
+            handles.append(Line2D([], [], color=colour, linewidth=2.2, label=name + note))
+        handles.append(Line2D([], [], color="#777777", label="validation"))
+        handles.append(Line2D([], [], color="#777777", linestyle="--", label="training"))
+        for panel, label in zip(panels, ("loss", "accuracy (%)"), strict=True):
+            panel.set(xlabel="epoch", ylabel=label)
+            panel.xaxis.get_major_locator().set_params(integer=True)
+        panels[1].set_ylim(top=min(panels[1].get_ylim()[1], 101))
+        columns = 4 if max(map(len, curves)) < 26 else 2
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=11,
+                      frameon=False)  # fmt: skip
+
+
+def draw_histories(panel: Axes, histories: Histories, what: str, length: int, colour: str) -> None:
+    epochs = histories[0]["epoch"][:length]
+    for part, style, width in (("train", "--", 1.2), ("val", "-", 2.2)):
+        values = np.array([history[f"{part}_{what}"][:length] for history in histories])
+        values = values * 100 if what == "accuracy" else values  # (seeds, epochs)
+        low, middle, high = values.min(0), values.mean(0), values.max(0)
+        if length == 1:
+            panel.axhline(middle[0], linestyle=style, color=colour, linewidth=width)
+            panel.axhspan(low[0], high[0], color=colour, alpha=0.12, linewidth=0)
+        else:
+            panel.plot(epochs, middle, style, color=colour, linewidth=width)
+            panel.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def draw_accuracy_time(
+    path: Path, points: Sequence[tuple[str, float, float, float, float]]
+) -> None:
+    """A PNG of (name, seconds, half-width, accuracy from 0 to 1, half-width); inf: no error bar."""
+    long = max(seconds for _, seconds, *_ in points) >= 120
+    unit, second = ("minutes", 60) if long else ("seconds", 1)
+    with png(path, 10, 5.6) as figure:
+        axes = figure.subplots()
+        looks = zip(points, cycle(PALETTE), cycle("os^Dv"), strict=False)
+        for (name, seconds, *numbers), colour, marker in looks:
+            wide, accuracy, high = np.nan_to_num(numbers, posinf=0)
+            time = max(seconds, 1e-3) / second  # a logarithmic axis has no zero
+            axes.errorbar(
+                time, 100 * accuracy, 100 * high, wide / second, marker, color=colour,
+                markersize=8, capsize=4, label=name,
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel=f"training time ({unit})", ylabel="accuracy (%)")
+        low, high = axes.get_xlim()
+        axes.set_xlim(low / 2, high * 2)  # so wide that there are ticks
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(top=min(top, 100 + 0.06 * (100 - bottom)))  # no room for 102 %
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        figure.legend(loc="outside right upper", fontsize=11, frameon=False)
