@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import zoo
+from data.synthetic import synthetic
 from experiments.ablation.__main__ import ABLATIONS, rows, with_warmup
+from experiments.plumbing.distributed import Group
 from experiments.train import (
     Diverged,
     Settings,
@@ -188,12 +190,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step():
 def test_processes_give_up_together(monkeypatch):
     """Another process's loss is not finite at its third step: this one stops there too."""
     sums = iter([1.0, 1.0, math.nan])
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.fill_(next(sums)))
     settings = Settings(steps=6, batch_size=8, lr=0.01)
     state = start(zoo.build("resnet8", width=4), settings)
     with pytest.raises(Diverged, match="diverged at step 2"):
-        for _ in train(Random(), settings, state):
+        for _ in train(Random(), settings, state, Group(size=2).is_finite):
             pass
     assert state.step == 2
 
@@ -248,3 +249,16 @@ def test_the_defaults_are_the_papers():
         64_000, 128, 0.1, 0.9, 1e-4)  # fmt: skip
     assert PAPER.milestones == (32_000, 48_000)
     assert PAPER.schedule == "steps"
+
+
+def test_the_command_trains_a_network_and_prints_a_line_an_epoch(invoke, monkeypatch):
+    monkeypatch.setattr("experiments.train.synthetic", lambda train, test: synthetic(128, 64))
+    done = invoke("experiments.train", "resnet8", "--epochs", 2, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("resnet8, 4,000 training")
+    assert [line.split(":")[0] for line in lines[1:]] == ["epoch 1 of 2", "epoch 2 of 2"]
+    losses = [float(line.split("training loss ")[1].split(",")[0]) for line in lines[1:]]
+    assert losses[1] != losses[0]
+    assert invoke("experiments.train", "resnet9").returncode == 2
+    assert invoke("experiments.train", "--lr", "nan").returncode == 2

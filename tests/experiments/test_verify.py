@@ -215,7 +215,7 @@ def test_anyones_weights_can_be_verified(classes, invoke, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(("resnet20",), ("no other library has resnet20",)), (("resnet19",), ("no model 'resnet19'",)),
-     (("resnet18", "--against", "keras"), ()), (("--weights", "x.pth"), ("weights are for one",))],
+     (("--weights", "x.pth"), ("weights are for one",))],
 )  # fmt: skip
 def test_wrong_calls_are_refused(arguments, words, invoke):
     done = invoke("experiments.verify", *arguments)

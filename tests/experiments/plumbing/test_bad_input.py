@@ -39,7 +39,7 @@ def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatc
 BAD = [
     ("shapes resnet50 --size -3", 2, "--size -3"),
     ("shapes resnet50 --size 0", 2, "--size 0"),
-    ("shapes vit_b_16 --size 100000", 2, "give 1 to 4096"),
+    ("shapes vit_b_16 --size 100000", 2, "give 1 to 4,096"),
     ("samples --output ''", 2, "an argument is empty"),
     ("samples --output=", 2, "an argument is empty"),
     ("samples --output FOLDER", 2, "name a file"),

@@ -29,7 +29,7 @@ def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("module", "arguments", "works", "first"),
     [("ablation", (), "plan", "Do plain networks"),
-     ("ablation_vit", (), "plan", "Do transformers"),
+     ("ablation", ("vit",), "plan", "Do transformers"),
      ("transfer", ("PETS",), "open_pictures", "Device"),
      ("verify", ("resnet18",), "prove", "comparing resnet18 with torchvision"),
      ("bench", (), "ratios", "usual / ours")],
@@ -38,7 +38,8 @@ def test_the_first_line_comes_before_any_work(module, arguments, works, first, i
     def stop(*_, **__):
         raise UsageError("work", "begins", "here")
 
-    monkeypatch.setattr(f"experiments.{module}.{works}", stop)
+    package = "" if module == "verify" else ".__main__"
+    monkeypatch.setattr(f"experiments.{module}{package}.{works}", stop)
     if module == "bench":
         monkeypatch.setattr("experiments.bench.__main__.COMPARISONS", (lambda: None,))
     done = invoke(f"experiments.{module}", *arguments)
