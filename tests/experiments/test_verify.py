@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
@@ -127,7 +128,7 @@ def spoil_weight(model):
         model.stages[1][0].conv2.weight[3, 2, 1, 1] += 1e-5
 
 
-class NoGradient(torch.nn.Module):
+class NoGradient(nn.Module):
     def forward(self, x):
         return x.detach()
 
@@ -230,16 +231,18 @@ def few(monkeypatch) -> None:
     monkeypatch.setattr(zoo, "list_models", lambda: ["plain8", "plain18", "plainvit_l_16"])
 
 
-def draw_again(model: zoo.resnet.ResNet) -> zoo.resnet.ResNet:
+def draw_again(stages: nn.Sequential) -> nn.Sequential:
     """What was wrong once: the shortcuts were deleted, and then all weights drawn."""
-    model.stages = zoo.plain.without_skips(model.stages)
-    model.init_weights()
-    return model
+    plain = zoo.plain.without_skips(stages)
+    for module in plain.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    return plain
 
 
 def test_verify_notices_twins_that_start_apart(invoke, monkeypatch):
     few(monkeypatch)
-    monkeypatch.setattr(zoo.resnet, "plain_twin", draw_again)
+    monkeypatch.setattr(zoo.resnet, "without_skips", draw_again)
     done = invoke("experiments.verify", "--against", "timm")
     assert done.returncode == 1
     assert "0 of 2 plain networks start from" in done.stdout

@@ -18,7 +18,7 @@ from torch import nn
 import zoo
 from data.images import load_image
 from experiments.proof.checks import shake
-from zoo.resnet import CIFAR_DEPTHS
+from zoo.resnet import TABLE, CifarStem
 from zoo.weights.dialects import DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.files import Metadata, read_weights, write_weights
 from zoo.weights.settings import settings_of
@@ -53,7 +53,7 @@ def speakers(dialect: Dialect) -> list[str]:
     names = [name for name in zoo.list_models() if "vit_" not in name and ("vit" in name) == vits]
     if dialect.name == "zoo":
         return names
-    cifar = {f"resnet{depth}" for depth in CIFAR_DEPTHS}
+    cifar = {name for name, row in TABLE.items() if row.stem is CifarStem}
     names = [name for name in names if not name.startswith("plain")]
     return [name for name in names if (name in cifar) == (dialect.name == "cifar")]
 
