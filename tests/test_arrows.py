@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
-    "zoo": {"torch", "torchvision", "safetensors", "tqdm", "huggingface_hub"},
+    "zoo": {"torch", "torchvision", "safetensors", "huggingface_hub"},
     "data": {"torch", "torchvision", "numpy", "PIL", "tqdm"},
     "experiments": {
         "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro",

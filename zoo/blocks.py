@@ -14,7 +14,7 @@ Read next: plain.py (the same blocks without the addition), resnet.py (blocks ->
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from zoo.shortcuts import make_shortcut
+from zoo.shortcuts import Norm, make_shortcut
 
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
         stride: int = 1,
         *,
         shortcut: str = "projection",
-        norm: type[nn.Module] = nn.BatchNorm2d,
+        norm: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         self.out_channels = channels
@@ -80,7 +80,7 @@ class Bottleneck(nn.Module):
         stride: int = 1,
         *,
         shortcut: str = "projection",
-        norm: type[nn.Module] = nn.BatchNorm2d,
+        norm: Norm = nn.BatchNorm2d,
         stride_in: str = "conv2",
     ) -> None:
         super().__init__()

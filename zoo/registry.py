@@ -104,11 +104,13 @@ def build(
 
 def settings_allowed(name: str) -> list[str]:
     """The settings that build() takes for a model."""
-    plain = name in TWINS
+    if name in VITS:
+        return ["num_classes", "image_size", "eps", "resizing"]
     if twin(name) in VITS:
-        return ["num_classes", *["block"] * plain, "image_size", "eps", "resizing"]
-    strided = RESNETS[twin(name)].block is Bottleneck
-    own = [*["shortcut"] * (not plain), *["stride_in"] * strided]
+        return ["num_classes", "block", "image_size", "eps", "resizing"]
+    own = [] if name in TWINS else ["shortcut"]
+    if RESNETS[twin(name)].block is Bottleneck:
+        own.append("stride_in")
     return ["num_classes", *own, "norm", "width"]
 
 

@@ -18,12 +18,13 @@ from torch.nn.functional import max_pool2d, relu
 
 from zoo.blocks import BasicBlock, Bottleneck
 from zoo.plain import without_skips
+from zoo.shortcuts import Norm
 
 
 class ImageNetStem(nn.Module):
     """A 7x7 convolution and a max-pool: a quarter of the height and width before any block."""
 
-    def __init__(self, channels: int, norm: type[nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.out_channels = channels
         self.conv = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
@@ -37,7 +38,7 @@ class ImageNetStem(nn.Module):
 class CifarStem(nn.Module):
     """A 3x3 convolution: small images keep their size."""
 
-    def __init__(self, channels: int, norm: type[nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.out_channels = channels
         self.conv = nn.Conv2d(3, channels, 3, padding=1, bias=False)

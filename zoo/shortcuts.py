@@ -9,6 +9,8 @@ Read with: blocks.py, whose blocks add these to F(x). Read next: plain.py.
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+Norm = type[nn.Module]  # nn.BatchNorm2d, or nn.Identity for none
+
 
 class Identity(nn.Module):
     """`y = x`: the case that matters. Nothing to learn, nothing in the way (equation 1)."""
@@ -24,11 +26,7 @@ class Projection(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        norm: type[nn.Module] = nn.BatchNorm2d,
+        self, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
     ) -> None:
         super().__init__()
         self.kind = "projection"
@@ -70,11 +68,7 @@ SHORTCUTS = ("projection", "pad", "pad-append")
 
 
 def make_shortcut(
-    kind: str,
-    in_channels: int,
-    out_channels: int,
-    stride: int,
-    norm: type[nn.Module] = nn.BatchNorm2d,
+    kind: str, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
 ) -> nn.Module:
     """The shortcut of one block: identity where the shapes fit, otherwise `kind`, of SHORTCUTS."""
     assert kind in SHORTCUTS, f"unknown shortcut {kind!r}"

@@ -67,7 +67,7 @@ def test_the_block_builds_its_own_shortcut():
 
 def test_zero_padding_puts_the_zeros_where_it_says():
     x = torch.randn(2, 4, 6, 6)
-    split, append = ZeroPad(4, 10, 2)(x), ZeroPad(4, 10, 2, "pad-append")(x)
+    split, append = ZeroPad(4, 10, 2, "pad")(x), ZeroPad(4, 10, 2, "pad-append")(x)
     assert split.shape == append.shape == (2, 10, 3, 3)
     assert torch.equal(split[:, 3:7], x[:, :, ::2, ::2])
     assert not split[:, :3].any()

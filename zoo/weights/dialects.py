@@ -68,15 +68,11 @@ def within(theirs: str, ours: str, rules: Rules) -> Rules:
 
 RESNET_BLOCK, VIT_BLOCK = "stages.{stage}.{block}.", "blocks.{block}."
 
-# v1.5 strides (the 3x3 convolution of a bottleneck) and projections; timm's names are the same.
-IMAGENET = {
-    "stem": ("imagenet",),
-    "shortcut": ("projection",),
-    "stride_in": ("conv2",),
-    "norm": ("batch",),
-}
-
 # fmt: off
+# v1.5 strides (the 3x3 convolution of a bottleneck) and projections; timm's names are the same.
+IMAGENET = {"stem": ("imagenet",), "shortcut": ("projection",), "stride_in": ("conv2",),
+            "norm": ("batch",)}
+
 TORCHVISION = Dialect("torchvision", (
     ("conv1.{leaf}", "stem.conv.{leaf}"),
     ("bn1.{leaf}", "stem.norm.{leaf}"),
@@ -135,11 +131,10 @@ TORCHVISION_VIT = Dialect("torchvision", (
     )),
     ("encoder.ln.{leaf}", "norm.{leaf}"),
     ("heads.head.{leaf}", "head.{leaf}"),
-), RESIDUAL | {"eps": ("1e-06",)}, resizing="align-corners", also=within(
+), RESIDUAL | {"eps": ("1e-06",)}, resizing="align-corners", also=(
     # before torchvision 0.13, and in the files that it publishes
-    "encoder.layers.encoder_layer_{block}.", VIT_BLOCK, (
-        ("mlp.linear_{n}.{leaf}", "mlp.fc{n}.{leaf}"),
-    ),
+    ("encoder.layers.encoder_layer_{block}.mlp.linear_{n}.{leaf}",
+     "blocks.{block}.mlp.fc{n}.{leaf}"),
 ))
 
 TIMM_VIT = Dialect("timm", (

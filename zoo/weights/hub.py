@@ -160,18 +160,13 @@ def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
     steps = config["do_resize"] and config["do_rescale"] and not config.get("do_pad")
     resample, factor = config["resample"], config["rescale_factor"]
     numbers = {type(resample), type(factor)} <= {int, float}
+    usual = kind in PROCESSORS and steps and numbers and resample in INTERPOLATIONS
     resize, square = side_of(config["size"], path)
     cropped = bool(config.get("do_center_crop"))
     crop = side_of(config.get("crop_size", config["size"]), path)[0] if cropped else resize
     problem = ""
-    if (
-        kind not in PROCESSORS
-        or not steps
-        or not numbers
-        or resample not in INTERPOLATIONS
-        or (abs(255 * factor - 1) >= 1e-6)
-    ):
-        problem = "not ViT's resize (bilinear or bicubic), crop, divide by 255, normalise"
+    if not usual or not abs(255 * factor - 1) < 1e-6:  # which NaN is not either
+        problem = "other steps than resize (bilinear or bicubic), crop, divide by 255, normalise"
     elif square and crop != resize:
         problem = f"images squeezed to {resize} pixels and then cut to {crop}"
     elif not square and not cropped:

@@ -28,6 +28,8 @@ from zoo.weights.settings import check_settings
 
 log = logging.getLogger("zoo")
 
+State = Mapping[str, Tensor]
+
 STATE_DICT = "the state dict"  # where messages look for what is wrong with one
 
 DROPS = ("shortcut", "head")
@@ -92,7 +94,7 @@ def fill(
 ) -> Network:
     """load(), once the weights are in memory."""
     spoken = recognise(weights) if dialect is None else by_name(dialect, model)
-    check_settings(model, spoken, weights.metadata, drop, weights.source)
+    check_settings(model, spoken, weights, drop)
     found, unknown = in_our_names(weights, spoken)
     tensors = {key: v for key, v in found.items() if not (drop and drop in key.split("."))}
     resizing = (weights.metadata.settings or {}).get("resizing") or spoken.resizing
@@ -133,21 +135,19 @@ def log_dropped(model: Network, drop: str | None, count: int) -> None:
         log.warning(text, count, classes)
 
 
-def in_our_names(weights: Weights, dialect: Dialect) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def in_our_names(weights: Weights, dialect: Dialect) -> tuple[State, State]:
     """The tensors whose names the dialect knows, in our names, and the others in theirs."""
-    found: dict[str, Tensor] = {}
-    unknown: dict[str, Tensor] = {}
-    spelled: dict[str, str] = {}
-    for key, tensor in weights.tensors.items():
+    theirs: dict[str, str] = {}  # by our name
+    for key in weights.tensors:
         ours = dialect.to_zoo(key)
-        if ours in found:  # some parts have two spellings, and a file should have one of them
-            why = f"{spelled[ours]} and {key} are the same part"
+        if ours in theirs:  # some parts have two spellings, and a file should have one of them
+            why = f"{theirs[ours]} and {key} are the same part"
             raise WeightsError(why, weights.source, "leave one of them out")
-        if ours is None:
-            unknown[key] = tensor
-        else:
-            found[ours], spelled[ours] = tensor, key
-    return found, unknown
+        if ours is not None:
+            theirs[ours] = key
+    found = {ours: weights.tensors[key] for ours, key in theirs.items()}
+    known = set(theirs.values())
+    return found, {key: v for key, v in weights.tensors.items() if key not in known}
 
 
 def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None:
@@ -175,7 +175,7 @@ def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
     check_model(model)
     spoken, where = by_name(dialect, model), f"zoo.export(model, {dialect!r})"
     fix = "no network of theirs computes this; dialect='zoo' exports any model"
-    check_settings(model, spoken, Metadata(), None, where, fix)
+    check_settings(model, spoken, Weights({}, Metadata(), where), fix=fix)
     exported = {}
     for key, tensor in spoken.divided(model.state_dict()).items():
         name = spoken.from_zoo(key)
@@ -186,12 +186,7 @@ def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
     return exported
 
 
-def misfits(
-    places: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    unknown: Mapping[str, Tensor],
-    dialect: Dialect,
-) -> list[str]:
+def misfits(places: State, tensors: State, unknown: State, dialect: Dialect) -> list[str]:
     """What keeps every tensor from having a place of its shape, and every place a tensor.
 
     Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.

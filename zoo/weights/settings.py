@@ -17,7 +17,7 @@ from zoo.resnet import CifarStem, ResNet
 from zoo.shortcuts import SHORTCUTS, Projection, ZeroPad
 from zoo.vit import EncoderBlock, ViT
 from zoo.weights.dialects import Dialect
-from zoo.weights.files import Metadata
+from zoo.weights.files import Weights
 
 BLOCK_NAMES = {EncoderBlock: "residual"} | {kind: name for name, kind in BLOCKS.items()}
 
@@ -58,15 +58,10 @@ def resnet_settings(model: ResNet) -> dict[str, str]:
 
 
 def check_settings(
-    model: Network,
-    dialect: Dialect,
-    metadata: Metadata,
-    drop: str | None,
-    source: str,
-    fix: str | None = None,
+    model: Network, dialect: Dialect, weights: Weights, drop: str | None = None, fix: str = ""
 ) -> None:
     """Refuse a model that would take the weights and compute something else with them."""
-    stored = {key: (value,) for key, value in (metadata.settings or {}).items()}
+    stored = {key: (value,) for key, value in (weights.metadata.settings or {}).items()}
     required = dict(dialect.requires) | stored
     for key, value in settings_of(model).items():
         if key == "resizing":
@@ -74,11 +69,12 @@ def check_settings(
         if drop == "shortcut" and key in ("shortcut", "block"):
             if value in ("residual", "identity", *SHORTCUTS):
                 why = f"drop='shortcut' is for plain networks; this one's shortcuts are {value}"
-                raise WeightsError(why, source, "leave drop out, or build the plain twin")
+                raise WeightsError(why, weights.source, "leave drop out, or build the plain twin")
         elif value not in required.get(key, (value,)):
             wanted = " or ".join(required[key])
             why = f"{dialect.name} weights are for {key}={wanted}, and the model has {value}"
-            raise WeightsError(why, source, fix or how_to_fit(key, value, required[key][0]))
+            fix = fix or how_to_fit(key, value, required[key][0])
+            raise WeightsError(why, weights.source, fix)
 
 
 def how_to_fit(key: str, value: str, wanted: str) -> str:
