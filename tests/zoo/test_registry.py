@@ -1,5 +1,8 @@
 """What the zoo has: names, parameters, settings, and errors for everything else."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -80,3 +83,18 @@ def test_settings_that_do_not_exist_are_refused_in_three_lines(settings, words):
     assert len(str(error.value).splitlines()) == 3
     with pytest.raises(zoo.ModelError, match="one of plain, attention-skip"):
         zoo.build("plainvit2", block="residual")
+
+
+def test_no_file_of_the_zoo_imports_one_that_needs_it():
+    """Imports inside functions count too."""
+    root = Path(zoo.__file__).parent.parent
+    needs = {}
+    for path in root.glob("zoo/**/*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        found = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        needs[name] = {module for module in found if module.split(".")[0] == "zoo"}
+    assert len(needs) > 20
+    while leaves := {name for name, imported in needs.items() if not imported}:
+        needs = {name: imported - leaves for name, imported in needs.items() if name not in leaves}
+    assert not needs

@@ -225,6 +225,8 @@ def read_metadata(text: Any, source: str) -> tuple[Metadata, str | None]:
         typed = all(isinstance(values[name], kind | None) for name, kind in TYPES.items())
         if not typed or not all(isinstance(word, str) for word in words):
             raise TypeError
+        if entries.keys() - {*TYPES, DIGEST}:  # or a damaged name of the digest would hide it
+            raise TypeError
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         why = "the file's metadata cannot be read"
         raise WeightsError(why, f"{source}, {METADATA!r}", AGAIN) from error

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,14 +31,16 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
     stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", ())
     if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
         return []
-    side = side_of_image(shapes)
+    side, blocks = side_of_image(shapes), blocks_in(shapes)
     found: list[tuple[str, dict[str, Any]]] = []
     for name, row in VITS.items():
-        if side and row.patch_size == stem[2]:  # of another one the side may be no multiple
+        if side and (row.patch_size, (row.blocks,)) == (stem[2], blocks):
             changed = other_than(row, num_classes=head[0], image_size=side)
             if shapes == shapes_of(vit, name, **changed):
                 found += [(plain_name(name), changed), (name, changed)]
-    for name, resnet_row in () if side else RESNETS.items():
+    for name, resnet_row in RESNETS.items():
+        if resnet_row.blocks_per_stage != blocks:
+            continue
         changed = other_than(resnet_row, num_classes=head[0], width=stem[0])
         if shapes == shapes_of(resnet, name, plain=True, **changed):
             found.append((plain_name(name), changed))
@@ -45,6 +49,13 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
             if shapes == shapes_of(resnet, name, **options):
                 found.append((name, options))
     return found
+
+
+def blocks_in(shapes: Shapes) -> tuple[int, ...]:
+    """How many blocks each stage of a ResNet has, or (blocks,) of a ViT."""
+    firsts = [re.fullmatch(r"(stages\.\d+|blocks)\.\d+\.norm1\.weight", key) for key in shapes]
+    counts = Counter(first[1] for first in firsts if first)
+    return tuple(counts[stage] for stage in sorted(counts))
 
 
 def other_than(row: Any, **settings: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from loading import changed, refused, same, shaken
 from safetensors.torch import load_file
@@ -84,6 +84,7 @@ def flat(state: dict) -> list[str]:
     return [k for key, v in state.items() for k in [key, *(flat(v) if isinstance(v, dict) else [])]]
 
 
+@settings(max_examples=12)
 @given(spoken=SPOKEN, suffix=st.sampled_from([".pth", ".safetensors", ".pt"]))
 def test_files_come_back_to_the_last_bit_with_what_they_say(tmp_path_factory, spoken, suffix):
     name, dialect = spoken
