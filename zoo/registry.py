@@ -124,13 +124,13 @@ def check(name: str, settings: dict[str, Any]) -> None:
         )
     allowed = settings_allowed(name)
     for key, value in settings.items():
-        call = f"zoo.build({name!r}, {key}={str(value)[:80]!r})"
+        shown = repr(value)[:80]
+        call = f"zoo.build({name!r}, {key}={shown})"
         if key not in allowed:
-            raise ModelError(
-                f"{name} has no setting {key!r}\n{call}\nits settings are {', '.join(allowed)}"
-            )
+            fix = f"leave it out: the settings of {name} are {', '.join(allowed)}"
+            raise ModelError(f"{name} has no setting {key!r}\n{call}\n{fix}")
         if wanted := what_is_allowed(name, key, value):
-            raise ModelError(f"{name} has no {key}={str(value)[:80]!r}\n{call}\ngive {wanted}")
+            raise ModelError(f"{name} has no {key}={shown}\n{call}\ngive {wanted}")
 
 
 def what_is_allowed(name: str, key: str, value: Any) -> str:

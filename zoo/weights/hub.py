@@ -44,12 +44,12 @@ PROCESSORS = (None, "ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProce
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
-def from_hub(name: str) -> Weights:
+def from_hub(source: str) -> Weights:
     """The weights of "hf:OWNER/NAME" or "hf:OWNER/NAME@REVISION", downloaded once."""
-    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", source)
     if not match:
         fix = "give one like hf:nateraw/vit-base-patch16-224-cifar10"
-        raise WeightsError("this is not the name of a model on the Hub", name, fix)
+        raise WeightsError("this is not the name of a model on the Hub", source, fix)
     address = f"https://huggingface.co/{match[1]}"
     by_hand = (
         f"fetch {CONFIG}, {IMAGES} and {' or '.join(FILES)} from {address}/tree/main where there "
@@ -59,23 +59,24 @@ def from_hub(name: str) -> Weights:
         from huggingface_hub import errors, snapshot_download  # slow to import, so only here
     except ImportError as error:
         why = f"huggingface_hub, which downloads from the Hub, cannot be imported: {error}"
-        raise WeightsError(why, name, f"pip install huggingface_hub; or {by_hand}") from error
+        raise WeightsError(why, source, f"pip install huggingface_hub; or {by_hand}") from error
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)  # it tries several times, and logs each
     try:
-        for file in FILES:  # the second one only where there is no first
-            wanted = [CONFIG, IMAGES, PROCESSOR, file]
-            folder = Path(snapshot_download(match[1], revision=match[2], allow_patterns=wanted))
-            if (folder / file).exists():
-                break
+        # First what is small: so where there are weights, no download of it was interrupted.
+        small = [CONFIG, IMAGES, PROCESSOR]
+        folder = Path(snapshot_download(match[1], revision=match[2], allow_patterns=small))
+        for file in FILES:
+            if not any((folder / name).exists() for name in FILES):
+                snapshot_download(match[1], revision=folder.name, allow_patterns=[file])
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise WeightsError(f"cannot get {name}: {why}", address, by_hand) from error
+        raise WeightsError(f"cannot get {source}: {why}", address, by_hand) from error
     finally:
         log.setLevel(level)
     weights = read_folder(folder)
-    return Weights(weights.tensors, weights.metadata, name)
+    return Weights(weights.tensors, weights.metadata, source)
 
 
 def read_folder(folder: Path) -> Weights:

@@ -1,7 +1,7 @@
 """Settings that a state dict does not show, and that change what a network computes.
 
-A ResNet-20 whose option-A shortcuts put the zero channels on the other side takes the same weights
-without a word, and gets 22 % of CIFAR-10 right instead of 92 %.
+A ResNet-20 whose option-A shortcuts put the zero channels on the other side accepts the same
+weights silently, and gets 22 % of CIFAR-10 right instead of 92 %.
 """
 
 from typing import Any
