@@ -108,10 +108,8 @@ def likely_cause(
     head_only = wrong <= {"head.weight", "head.bias"} and not rest and len(heads) == 2
     if head_only and all(head.dim() == 1 for head in heads):
         theirs, ours = map(len, heads)
-        return (
-            f"the file's head has {theirs} classes, the model {ours}: pass num_classes={theirs}, "
-            "or drop='head' for a fresh head"
-        )
+        fix = f"pass num_classes={theirs}, or drop='head' for a fresh head"
+        return f"the file's head has {theirs} classes, the model {ours}: {fix}"
     plain = settings_of(model).get("shortcut") == "none"
     if plain and not rest and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"

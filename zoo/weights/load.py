@@ -233,8 +233,5 @@ def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
     elif not total and (tensor.dim() == 4 or key.endswith("running_var")) and not tensor.any():
         problem = "is nothing but zeros"
     if problem:
-        fix = (
-            "get the weights again, or train again at a lower rate; to change a model's precision, "
-            "load first and convert after"
-        )
+        fix = "get the weights again, or train at a lower rate; convert precision after loading"
         raise WeightsError(f"{key} {problem}", source, fix)

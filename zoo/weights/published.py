@@ -62,14 +62,9 @@ def published(model: str, weights: str = "DEFAULT") -> Published:
         where = f"torchvision publishes {', '.join(entries.__members__)}"
         raise WeightsError(why, where, f"choose one of these, or {by_file}")
     entry = entries[weights]
-    transform, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
-    preprocess = Preprocess(
-        transform.resize_size[0],
-        transform.crop_size[0],
-        transform.interpolation.value,
-        tuple(transform.mean),
-        tuple(transform.std),
-        tuple(entry.meta["categories"]),
-    )
+    view, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
+    mean, std, classes = map(tuple, (view.mean, view.std, entry.meta["categories"]))
+    resize, crop, interpolation = view.resize_size[0], view.crop_size[0], view.interpolation.value
+    preprocess = Preprocess(resize, crop, interpolation, mean, std, classes)
     top1, top5 = accuracy["acc@1"], accuracy["acc@5"]
     return Published(model, entry.name, entry.url, top1, top5, preprocess)
