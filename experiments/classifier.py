@@ -118,20 +118,14 @@ def load_model(path: str | Path, name: str | None = None) -> Classifier:
     return Classifier(model.eval(), said.classes, view, said.metrics or {}, weights.source)
 
 
-KNOWN = {"shortcut": ("projection", "pad", "pad-append"), "norm": ("batch", "none"),
-         "stride_in": ("conv1", "conv2")}  # fmt: skip
-
-
 def built_for(name: str, weights: Weights) -> Network:
     """The network `name`, with the settings and the number of classes of a file."""
-    said = weights.metadata.settings or {}
+    stored, allowed = weights.metadata.settings or {}, zoo.settings_allowed(name)
     settings: dict[str, Any] = {
-        key: said[key] for key, values in KNOWN.items()
-        if said.get(key) in values and key in zoo.settings_allowed(name)
+        key: stored[key] for key, words in zoo.CHOICES.items()
+        if key in allowed and stored.get(key) in words
     }  # fmt: skip
-    if name != zoo.twin(name):
-        settings.pop("shortcut", None)
-    settings |= brought_by(weights, zoo.settings_allowed(name))
+    settings |= brought_by(weights, allowed)
     return zoo.build(name, classes_of(weights), **settings)
 
 

@@ -6,14 +6,15 @@ need only push F to zero. That is the whole idea, and this file is where it happ
 Paper: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385),
 section 3, figures 2 and 5.
 Dimension key: N batch, C channels, H W height and width of a map.
-Read next: shortcuts.py (the other arm), plain.py (the same blocks without the addition),
-resnet.py (blocks -> stages -> network).
+In this code `residual` is F(x) and `shortcut` the other arm; many texts call the arm residual.
+Read with: shortcuts.py (the other arm: x itself, or x brought to the new shape).
+Read next: plain.py (the same blocks without the addition), resnet.py (blocks -> stages -> network).
 """
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from zoo.shortcuts import make_shortcut
+from zoo.shortcuts import Norm, make_shortcut
 
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
@@ -32,7 +33,7 @@ class BasicBlock(nn.Module):
 
     `shortcut` is one of zoo.shortcuts.SHORTCUTS and is used only where the shape changes;
     everywhere else the block adds x itself. `norm` is a class called with the number of channels:
-    nn.BatchNorm2d, or nn.Identity for a network without normalisation.
+    nn.BatchNorm2d, or nn.Identity (which ignores the number) for a network without normalisation.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class BasicBlock(nn.Module):
         stride: int = 1,
         *,
         shortcut: str = "projection",
-        norm: type[nn.Module] = nn.BatchNorm2d,
+        norm: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         self.out_channels = channels
@@ -58,11 +59,15 @@ class BasicBlock(nn.Module):
         return relu(residual + self.shortcut(x))
 
 
+STRIDES_IN = ("conv2", "conv1")  # which convolution of a Bottleneck has the stride
+
+
 class Bottleneck(nn.Module):
     """New since BasicBlock: 1x1 convolutions narrow the maps for the 3x3 one and widen them again.
 
-    `y = relu(F(x) + shortcut(x))`, where F costs about as much as BasicBlock's on a quarter of
-    the channels: (N, in_channels, H, W) -> (N, 4 * channels, H/stride, W/stride). Figure 5, right.
+    `y = relu(F(x) + shortcut(x))`: (N, in_channels, H, W) -> (N, 4 * channels, H/stride, W/stride).
+    The maps have 4 * channels outside and `channels` inside, so F costs about as much as
+    BasicBlock's for maps of `channels`. Figure 5, right.
 
     Deviation from the paper: the stride sits on the 3x3 convolution, as in torchvision ("v1.5"),
     because a strided 1x1 never looks at three pixels of four. `stride_in="conv1"` is the paper's.
@@ -75,12 +80,11 @@ class Bottleneck(nn.Module):
         stride: int = 1,
         *,
         shortcut: str = "projection",
-        norm: type[nn.Module] = nn.BatchNorm2d,
+        norm: Norm = nn.BatchNorm2d,
         stride_in: str = "conv2",
     ) -> None:
         super().__init__()
-        if stride_in not in ("conv1", "conv2"):
-            raise ValueError(f"unknown stride_in {stride_in!r}; there are conv1, conv2")
+        assert stride_in in STRIDES_IN, f"unknown stride_in {stride_in!r}"
         self.out_channels = 4 * channels
         self.conv1 = conv1x1(in_channels, channels, stride if stride_in == "conv1" else 1)
         self.norm1 = norm(channels)

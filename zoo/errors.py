@@ -6,7 +6,7 @@ class ModelError(ValueError):
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be had, cannot be trusted, or do not fit the model."""
+    """Missing, untrustworthy or incompatible weights."""
 
     def __init__(self, what: str, where: object, fix: str) -> None:
         super().__init__(what, where, fix)

@@ -1,9 +1,14 @@
 """What zoo.build returns, and what everything that loads, trains or compares networks takes.
 
-Both families read alike from outside: `stem`, `features(images)` -> (N, C), `head`.
+Both families share an interface: `stem`, `features(images)` -> (N, C), `head`.
 """
 
 from zoo.resnet import ResNet
 from zoo.vit import ViT
 
 Network = ResNet | ViT
+
+
+def plain_name(name: str) -> str:
+    """The name of a residual network's plain twin: resnet50 -> plain50, vit2 -> plainvit2."""
+    return f"plain{name.removeprefix('resnet')}"

@@ -1,13 +1,13 @@
 """The transformer with its additions removed, both or one: what the skips of ViT are compared with.
 
 Without them every block replaces each token by a mixture of all, and block by block the tokens
-become the same. The networks start with the weights of their residual twins, and have as many but
-where the MLPs are gone.
+become the same. The networks start with the weights of their residual twins, and have as many,
+except where the MLPs are gone.
 
 Paper: Dong et al. 2021, "Attention is Not All You Need: Pure Attention Loses Rank Doubly
 Exponentially with Depth" (arXiv 2103.03404), sections 2 and 3.
 Dimension key: N batch, L tokens, D width.
-Read next: zoo/__init__.py, the list of names.
+Read next: registry.py (zoo.build).
 """
 
 from torch import Tensor
@@ -68,14 +68,13 @@ BLOCKS: dict[str, type[EncoderBlock]] = {
 
 def plainvit(
     name: str,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     *,
     block: str = "plain",
-    image_size: int = 224,
+    image_size: int | None = None,
     eps: float = 1e-6,
     resizing: str = "align-corners",
 ) -> ViT:
-    """A row of vit.TABLE with other blocks, a key of BLOCKS."""
-    return vit(
-        name, num_classes, image_size=image_size, eps=eps, resizing=resizing, block=BLOCKS[block]
-    )
+    """vit(), with other blocks: `block` is a key of BLOCKS."""
+    kind = BLOCKS[block]
+    return vit(name, num_classes, image_size=image_size, eps=eps, resizing=resizing, block=kind)

@@ -1,8 +1,8 @@
-"""Where each patch was: a table of embeddings for one size of image, stretched to others.
+"""Where each patch was: a table of embeddings for one size of image, resized for others.
 
-The table is learned for a square grid of patches. For another grid, libraries stretch it, each in
-its own way: all bicubic, and on unit noise more than 1 apart. Weights belong to the way of the
-library that they come from.
+The table is learned for a square grid of patches. For another grid, libraries resize it, each in
+its own way: all bicubic, yet more than 1 apart on unit-variance noise. So weights must be resized
+as their own library does.
 
 Paper: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.2 "Fine-tuning and higher resolution".
 Dimension key: N batch, L tokens, D width, S side of the square grid.

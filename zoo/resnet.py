@@ -1,27 +1,30 @@
 """Stem, stages, head: blocks assembled into the networks of the paper, and their plain twins.
 
 Every stage after the first halves the map and doubles the channels, so that each block costs about
-the same. A plain network is assembled as its residual twin; then each block loses its shortcut.
+the same. TABLE has every ResNet by name, and resnet() builds each of them. A plain network is
+assembled as its residual twin; then each block loses its shortcut.
 
 Paper: He et al. 2015 (arXiv 1512.03385), table 1 (ImageNet) and section 4.2 (CIFAR-10).
 Dimension key: N batch, C channels, H W height and width of the image.
-Read next: zoo/__init__.py, the list of names.
+Read next: vit.py (the same stream in a transformer), registry.py (zoo.build).
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
 from zoo.blocks import BasicBlock, Bottleneck
 from zoo.plain import without_skips
+from zoo.shortcuts import Norm
 
 
 class ImageNetStem(nn.Module):
     """A 7x7 convolution and a max-pool: a quarter of the height and width before any block."""
 
-    def __init__(self, channels: int, norm: type[nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.out_channels = channels
         self.conv = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
@@ -35,7 +38,7 @@ class ImageNetStem(nn.Module):
 class CifarStem(nn.Module):
     """A 3x3 convolution: small images keep their size."""
 
-    def __init__(self, channels: int, norm: type[nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.out_channels = channels
         self.conv = nn.Conv2d(3, channels, 3, padding=1, bias=False)
@@ -48,15 +51,15 @@ class CifarStem(nn.Module):
 class ResNet(nn.Module):
     """(N, 3, H, W) images -> (N, num_classes) logits.
 
-    `make_block(in_channels, channels, stride)` builds one block; `depths` says how many blocks
-    each stage has; the stages' `channels` are `width` times 1, 2, 4 and so on.
+    `make_block(in_channels, channels, stride)` builds one block; the stages' `channels` are
+    `width` times 1, 2, 4 and so on. The maps of Bottlenecks have four times as many.
     """
 
     def __init__(
         self,
         stem: ImageNetStem | CifarStem,
         make_block: Callable[[int, int, int], BasicBlock | Bottleneck],
-        depths: tuple[int, ...],
+        blocks_per_stage: tuple[int, ...],
         width: int,
         num_classes: int,
     ) -> None:
@@ -64,9 +67,9 @@ class ResNet(nn.Module):
         self.stem = stem
         self.stages = nn.Sequential()
         in_channels = stem.out_channels
-        for i, depth in enumerate(depths):
+        for i, blocks in enumerate(blocks_per_stage):
             stage = nn.Sequential()
-            for j in range(depth):
+            for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 block = make_block(in_channels, width * 2**i, stride)
                 in_channels = block.out_channels
@@ -96,83 +99,51 @@ class ResNet(nn.Module):
 
 NORMS = {"batch": nn.BatchNorm2d, "none": nn.Identity}
 
-BASIC_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # table 1
-BOTTLENECK_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # table 1
-CIFAR_DEPTHS = {6 * n + 2: (n, n, n) for n in (1, 3, 5, 7, 9, 18)}  # section 4.2: 20 ... 110, and 8
+
+class Row(NamedTuple):
+    """What a ResNet of the paper consists of; the last three are defaults of zoo.build."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    blocks_per_stage: tuple[int, ...]
+    stem: type[ImageNetStem] | type[CifarStem]
+    num_classes: int
+    width: int  # channels of the stem and of the first stage's blocks
+    shortcut: str  # where the shape changes, one of SHORTCUTS
 
 
-def basic_resnet(
-    depth: int,
-    num_classes: int = 1000,
+TABLE = {  # section 4.2: 6n + 2 layers, option A; then table 1
+    "resnet8": Row(BasicBlock, (1, 1, 1), CifarStem, 10, 16, "pad"),  # not in the paper
+    "resnet20": Row(BasicBlock, (3, 3, 3), CifarStem, 10, 16, "pad"),
+    "resnet32": Row(BasicBlock, (5, 5, 5), CifarStem, 10, 16, "pad"),
+    "resnet44": Row(BasicBlock, (7, 7, 7), CifarStem, 10, 16, "pad"),
+    "resnet56": Row(BasicBlock, (9, 9, 9), CifarStem, 10, 16, "pad"),
+    "resnet110": Row(BasicBlock, (18, 18, 18), CifarStem, 10, 16, "pad"),
+    "resnet18": Row(BasicBlock, (2, 2, 2, 2), ImageNetStem, 1000, 64, "projection"),
+    "resnet34": Row(BasicBlock, (3, 4, 6, 3), ImageNetStem, 1000, 64, "projection"),
+    "resnet50": Row(Bottleneck, (3, 4, 6, 3), ImageNetStem, 1000, 64, "projection"),
+    "resnet101": Row(Bottleneck, (3, 4, 23, 3), ImageNetStem, 1000, 64, "projection"),
+    "resnet152": Row(Bottleneck, (3, 8, 36, 3), ImageNetStem, 1000, 64, "projection"),
+}
+
+
+def resnet(
+    name: str,
+    num_classes: int | None = None,
     *,
-    shortcut: str = "projection",
-    norm: str = "batch",
-    width: int = 64,
-) -> ResNet:
-    """ResNet-18 or 34 of table 1."""
-    make_block = partial(BasicBlock, shortcut=shortcut, norm=NORMS[norm])
-    stem = ImageNetStem(width, NORMS[norm])
-    return ResNet(stem, make_block, BASIC_DEPTHS[depth], width, num_classes)
-
-
-def basic_plain(
-    depth: int, num_classes: int = 1000, *, norm: str = "batch", width: int = 64
-) -> ResNet:
-    """The plain twin of ResNet-18 or 34: table 2 of the paper has both."""
-    return plain_twin(basic_resnet(depth, num_classes, norm=norm, width=width))
-
-
-def bottleneck_resnet(
-    depth: int,
-    num_classes: int = 1000,
-    *,
-    shortcut: str = "projection",
+    plain: bool = False,
+    shortcut: str | None = None,
     stride_in: str = "conv2",
     norm: str = "batch",
-    width: int = 64,
+    width: int | None = None,
 ) -> ResNet:
-    """ResNet-50, 101 or 152 of table 1, strided as in torchvision (`stride_in`: see Bottleneck)."""
-    make_block = partial(Bottleneck, shortcut=shortcut, norm=NORMS[norm], stride_in=stride_in)
-    stem = ImageNetStem(width, NORMS[norm])
-    return ResNet(stem, make_block, BOTTLENECK_DEPTHS[depth], width, num_classes)
-
-
-def bottleneck_plain(
-    depth: int,
-    num_classes: int = 1000,
-    *,
-    stride_in: str = "conv2",
-    norm: str = "batch",
-    width: int = 64,
-) -> ResNet:
-    """The plain twin of ResNet-50, 101 or 152; the paper has none of these."""
-    return plain_twin(
-        bottleneck_resnet(depth, num_classes, stride_in=stride_in, norm=norm, width=width)
-    )
-
-
-def cifar_resnet(
-    depth: int,
-    num_classes: int = 10,
-    *,
-    shortcut: str = "pad",
-    norm: str = "batch",
-    width: int = 16,
-) -> ResNet:
-    """ResNet-20 ... 110 of section 4.2, and 8: 6n+2 layers. Option A; "projection" is option B."""
-    make_block = partial(BasicBlock, shortcut=shortcut, norm=NORMS[norm])
-    stem = CifarStem(width, NORMS[norm])
-    return ResNet(stem, make_block, CIFAR_DEPTHS[depth], width, num_classes)
-
-
-def cifar_plain(
-    depth: int, num_classes: int = 10, *, norm: str = "batch", width: int = 16
-) -> ResNet:
-    """The plain twin of ResNet-8, 20 ... 110: the same parameters, to the last one."""
-    return plain_twin(cifar_resnet(depth, num_classes, norm=norm, width=width))
-
-
-def plain_twin(model: ResNet) -> ResNet:
-    """`model` without its skips; its weights, drawn before, stay as they are."""
-    model.stages = without_skips(model.stages)
+    """The network of a row of TABLE, or its plain twin; None takes what the row says."""
+    row = TABLE[name]
+    width = width or row.width
+    make_block = partial(row.block, shortcut=shortcut or row.shortcut, norm=NORMS[norm])
+    if row.block is Bottleneck:
+        make_block = partial(make_block, stride_in=stride_in)
+    stem = row.stem(width, NORMS[norm])
+    model = ResNet(stem, make_block, row.blocks_per_stage, width, num_classes or row.num_classes)
+    if plain:  # after all weights are drawn, so that seeded alike the twins start alike
+        model.stages = without_skips(model.stages)
     return model

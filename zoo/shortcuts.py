@@ -3,11 +3,13 @@
 Paper: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385),
 section 3.2, equations 1 and 2, and the options A and B of section 4.1.
 Dimension key: N batch, C channels, H W height and width of a map.
-Read next: blocks.py, which adds these to F(x).
+Read with: blocks.py, whose blocks add these to F(x). Read next: plain.py.
 """
 
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import pad
+
+Norm = type[nn.Module]  # nn.BatchNorm2d, or nn.Identity for none
 
 
 class Identity(nn.Module):
@@ -24,13 +26,10 @@ class Projection(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        norm: type[nn.Module] = nn.BatchNorm2d,
+        self, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
     ) -> None:
         super().__init__()
+        self.kind = "projection"
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         self.norm = norm(out_channels)
 
@@ -43,24 +42,23 @@ class ZeroPad(nn.Module):
 
     No parameters, so a residual network with it has exactly as many as its plain twin.
     The paper does not say where the zeros go, and the parameter count does not show it.
-    "split" puts half of them before and half after x's channels, as most published CIFAR-10
-    checkpoints do, and is our default for that reason; "append" puts all of them after.
+    "pad" puts half of them before and half after x's channels, as most published CIFAR-10
+    checkpoints do, and is the default for that reason; "pad-append" puts all of them after.
 
     (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), halves rounded up.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, zeros: str = "split"
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, kind: str = "pad") -> None:
         super().__init__()
-        added = out_channels - in_channels
-        self.before = added // 2 if zeros == "split" else 0
-        self.after = added - self.before
+        zeros = out_channels - in_channels
+        self.kind = kind
+        self.before = zeros // 2 if kind == "pad" else 0
+        self.after = zeros - self.before
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]  # (N, C, H, W) -> (N, C, H/stride, W/stride)
-        return functional.pad(x, (0, 0, 0, 0, self.before, self.after))  # C -> out_channels
+        return pad(x, (0, 0, 0, 0, self.before, self.after))  # C -> out_channels
 
     def extra_repr(self) -> str:
         return f"before={self.before}, after={self.after}, stride={self.stride}"
@@ -70,17 +68,12 @@ SHORTCUTS = ("projection", "pad", "pad-append")
 
 
 def make_shortcut(
-    kind: str,
-    in_channels: int,
-    out_channels: int,
-    stride: int,
-    norm: type[nn.Module] = nn.BatchNorm2d,
+    kind: str, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
 ) -> nn.Module:
-    """The shortcut of one block: identity where it fits, otherwise `kind`, one of SHORTCUTS."""
-    if kind not in SHORTCUTS:
-        raise ValueError(f"unknown shortcut {kind!r}; there are {', '.join(SHORTCUTS)}")
+    """The shortcut of one block: identity where the shapes fit, otherwise `kind`, of SHORTCUTS."""
+    assert kind in SHORTCUTS, f"unknown shortcut {kind!r}"
     if stride == 1 and in_channels == out_channels:
         return Identity()
     if kind == "projection":
         return Projection(in_channels, out_channels, stride, norm)
-    return ZeroPad(in_channels, out_channels, stride, "append" if kind == "pad-append" else "split")
+    return ZeroPad(in_channels, out_channels, stride, kind)

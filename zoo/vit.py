@@ -1,4 +1,4 @@
-"""A picture as a row of patches, and blocks that add to each what it learns from all the others.
+"""An image as a row of patches, and blocks that add to each what it learns from all the others.
 
 The stream is BasicBlock's: `x = x + F(x)`, twice a block, with attention and a small network in
 place of convolutions. Nothing is applied to the sum, so that the stream runs untouched from the
@@ -14,6 +14,7 @@ Read next: plainvit.py (the same blocks without the additions).
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Patches(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token asks all tokens, h times side by side: `softmax(q k^T / sqrt(K)) v`.
+    """Each token attends to all tokens, in each of h heads: `softmax(q k^T / sqrt(K)) v`.
 
     (N, L, D) -> (N, L, D). Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
@@ -74,7 +75,7 @@ class Attention(nn.Module):
     def spelled_out(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same output but for rounding, and the weights (N, h, L, L).
 
-        Row i is what token i takes of each.
+        Row i of the weights is token i's attention to every token.
         """
         q, k, v = self.split(x)
         weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(3)  # -> (N, h, L, L)
@@ -83,7 +84,7 @@ class Attention(nn.Module):
 
 
 class XavierLinear(nn.Linear):
-    """For q, k and v as one matrix: starts as Glorot and Bengio 2010 propose, the bias at zero."""
+    """q, k and v as one matrix; initialised as Glorot and Bengio 2010 propose, the bias with 0."""
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)
@@ -91,7 +92,7 @@ class XavierLinear(nn.Linear):
 
 
 class MLP(nn.Module):
-    """What a token makes of itself: widen, GELU (the exact one), narrow. (N, L, D) -> (N, L, D)."""
+    """Applied to each token on its own: widen, exact GELU, narrow. (N, L, D) -> (N, L, D)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -127,18 +128,22 @@ class ViT(nn.Module):
     """(N, 3, H, W) images -> (N, num_classes) logits; `make_block()` builds one of the blocks."""
 
     def __init__(
-        self, stem: Patches, make_block: Callable[[], nn.Module], depth: int, num_classes: int,
+        self,
+        stem: Patches,
+        make_block: Callable[[], nn.Module],
+        blocks: int,
+        num_classes: int,
         eps: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         width = stem.conv.out_channels
         self.stem = stem
-        self.blocks = nn.Sequential(*(make_block() for _ in range(depth)))
+        self.blocks = nn.Sequential(*(make_block() for _ in range(blocks)))
         self.norm = nn.LayerNorm(width, eps)
         self.head = nn.Linear(width, num_classes)
         # Last, as in torchvision: seeded alike, a network starts as theirs does.
         nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / stem.conv.weight[0].numel()))
-        for name in ("stem.conv.bias", "head.weight", "head.bias"):  # heads: section 3.2
+        for name in ("stem.conv.bias", "head.weight", "head.bias"):  # a zero head: section 3.2
             nn.init.zeros_(self.get_parameter(name))
 
     def features(self, images: Tensor) -> Tensor:
@@ -149,19 +154,45 @@ class ViT(nn.Module):
         return self.head(self.features(images))  # (N, 3, H, W) -> (N, D) -> (N, num_classes)
 
 
-TABLE = {  # side of a patch, blocks, heads, width, hidden; table 1, and small ones for small images
-    "vit_b_16": (16, 12, 12, 768, 3072),
-    "vit_b_32": (32, 12, 12, 768, 3072),
-    "vit_l_16": (16, 24, 16, 1024, 4096),
-    **{f"vit{depth}": (4, depth, 4, 64, 256) for depth in (1, 2, 4, 6, 8, 12)},
+class Row(NamedTuple):
+    """The sizes of a ViT; the last two are defaults of zoo.build."""
+
+    patch_size: int  # pixels a side of a patch
+    blocks: int
+    heads: int
+    width: int  # D, of the stream
+    hidden: int  # width of an MLP's hidden layer
+    image_size: int  # pixels a side
+    num_classes: int
+
+
+TABLE = {  # table 1 of the paper, and small ones for CIFAR's images
+    "vit_b_16": Row(16, 12, 12, 768, 3072, 224, 1000),
+    "vit_b_32": Row(32, 12, 12, 768, 3072, 224, 1000),
+    "vit_l_16": Row(16, 24, 16, 1024, 4096, 224, 1000),
+    "vit1": Row(4, 1, 4, 64, 256, 32, 10),
+    "vit2": Row(4, 2, 4, 64, 256, 32, 10),
+    "vit4": Row(4, 4, 4, 64, 256, 32, 10),
+    "vit6": Row(4, 6, 4, 64, 256, 32, 10),
+    "vit8": Row(4, 8, 4, 64, 256, 32, 10),
+    "vit12": Row(4, 12, 4, 64, 256, 32, 10),
 }
 
 
 def vit(
-    name: str, num_classes: int = 1000, *, image_size: int = 224, eps: float = 1e-6,
-    resizing: str = "align-corners", block: type[EncoderBlock] = EncoderBlock,
-) -> ViT:  # fmt: skip
-    """A row of TABLE. `eps` and `resizing` are torchvision's; other weights need their own."""
-    patch_size, depth, heads, width, hidden = TABLE[name]
-    stem = Patches(patch_size, width, image_size, resizing)
-    return ViT(stem, partial(block, width, heads, hidden, eps), depth, num_classes, eps)
+    name: str,
+    num_classes: int | None = None,
+    *,
+    image_size: int | None = None,
+    eps: float = 1e-6,
+    resizing: str = "align-corners",
+    block: type[EncoderBlock] = EncoderBlock,
+) -> ViT:
+    """The network of a row of TABLE; None takes what the row says.
+
+    `eps` and `resizing` are torchvision's; weights of other libraries need their own.
+    """
+    row = TABLE[name]
+    stem = Patches(row.patch_size, row.width, image_size or row.image_size, resizing)
+    make_block = partial(block, row.width, row.heads, row.hidden, eps)
+    return ViT(stem, make_block, row.blocks, num_classes or row.num_classes, eps)

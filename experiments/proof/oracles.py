@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from experiments.plumbing.cli import UsageError
-from zoo import FOR_CIFAR
-from zoo.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS
+from zoo import ModelError
+from zoo.blocks import BasicBlock
+from zoo.resnet import TABLE as RESNET_TABLE
+from zoo.resnet import ImageNetStem
 from zoo.vit import TABLE
 from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS, Dialect, Rules, rename
 
-RESNETS = tuple(f"resnet{depth}" for depth in (*BASIC_DEPTHS, *BOTTLENECK_DEPTHS))
+RESNETS = tuple(name for name, row in RESNET_TABLE.items() if row.stem is ImageNetStem)
 TIMM_NAMES = {
     "vit_b_16": "vit_base_patch16_224",
     "vit_b_32": "vit_base_patch32_224",
@@ -82,10 +83,10 @@ def timm_network(name: str, num_classes: int) -> nn.Module:
 def transformers_network(name: str, num_classes: int) -> nn.Module:
     """From a configuration like that of microsoft/resnet-50: nothing is downloaded."""
     transformers = importlib.import_module("transformers")
-    depth = int(name.removeprefix("resnet"))
-    basic = depth in BASIC_DEPTHS
+    row = RESNET_TABLE[name]
+    basic = row.block is BasicBlock
     config = transformers.ResNetConfig(
-        depths=list(BASIC_DEPTHS[depth] if basic else BOTTLENECK_DEPTHS[depth]),
+        depths=list(row.blocks_per_stage),
         hidden_sizes=[64 * 2**i * (1 if basic else 4) for i in range(4)],
         layer_type="basic" if basic else "bottleneck",
         embedding_size=64,
@@ -96,38 +97,36 @@ def transformers_network(name: str, num_classes: int) -> nn.Module:
 
 def torchvision_vit(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
     models = importlib.import_module("torchvision").models
-    size = image_size or native_size(name)
+    row = TABLE[name]
+    size = image_size or row.image_size
     if name in TIMM_NAMES:
         return models.get_model(name, image_size=size, num_classes=num_classes)
-    return models.VisionTransformer(size, *TABLE[name], num_classes=num_classes)
+    return models.VisionTransformer(
+        size, row.patch_size, row.blocks, row.heads, row.width, row.hidden, num_classes=num_classes
+    )
 
 
 def timm_vit(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
     timm = importlib.import_module("timm")
-    size = image_size or native_size(name)
+    row = TABLE[name]
+    size = image_size or row.image_size
     if name in TIMM_NAMES:
         return timm.create_model(TIMM_NAMES[name], img_size=size, num_classes=num_classes)
-    patch_size, depth, heads, width, hidden = TABLE[name]
     return timm.models.VisionTransformer(
-        img_size=size, patch_size=patch_size, depth=depth, num_heads=heads, embed_dim=width,
-        mlp_ratio=hidden / width, num_classes=num_classes,
+        img_size=size, patch_size=row.patch_size, depth=row.blocks, num_heads=row.heads,
+        embed_dim=row.width, mlp_ratio=row.hidden / row.width, num_classes=num_classes,
     )  # fmt: skip
 
 
 def transformers_vit(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
     transformers = importlib.import_module("transformers")
-    patch_size, depth, heads, width, hidden = TABLE[name]
+    row = TABLE[name]
     config = transformers.ViTConfig(
-        image_size=image_size or native_size(name), patch_size=patch_size,
-        num_hidden_layers=depth, num_attention_heads=heads, hidden_size=width,
-        intermediate_size=hidden, num_labels=num_classes,
+        image_size=image_size or row.image_size, patch_size=row.patch_size,
+        num_hidden_layers=row.blocks, num_attention_heads=row.heads, hidden_size=row.width,
+        intermediate_size=row.hidden, num_labels=num_classes,
     )  # fmt: skip
     return transformers.ViTForImageClassification(config)
-
-
-def native_size(name: str) -> int:
-    """Pixels a side of the images that zoo.build's ViT is for."""
-    return FOR_CIFAR.get(name, {}).get("image_size", 224)
 
 
 TORCHVISION_BLOCKS = (
@@ -186,10 +185,10 @@ def oracles_of(model: str) -> dict[str, Oracle]:
 
 
 def the_oracle(library: str, model: str) -> Oracle:
-    """The library's oracle for `model`; UsageError if it is not installed."""
+    """The library's oracle for `model`; zoo.ModelError if it is not installed."""
     oracle = oracles_of(model)[library]
     if not oracle.installed:
-        raise UsageError(
-            f"{library} is not installed here", f"--against {library}", f"pip install {library}"
+        raise ModelError(
+            f"{library} is not installed here\n--against {library}\npip install {library}"
         )
     return oracle

@@ -19,15 +19,15 @@ from experiments.proof import vit_bugs
 from experiments.proof.checks import CHECKS, NEEDS_WEIGHTS
 from experiments.proof.oracles import the_oracle
 from zoo.blocks import BasicBlock
-from zoo.resnet import BASIC_DEPTHS, ImageNetStem, ResNet, bottleneck_resnet
+from zoo.resnet import TABLE, ImageNetStem, ResNet, resnet
 
 
 def resnet18(
     block: Callable[..., BasicBlock] = BasicBlock,
     stem: type[ImageNetStem] = ImageNetStem,
-    depths: tuple[int, ...] = BASIC_DEPTHS[18],
+    blocks_per_stage: tuple[int, ...] = TABLE["resnet18"].blocks_per_stage,
 ) -> ResNet:
-    return ResNet(stem(64), block, depths, 64, 1000)
+    return ResNet(stem(64), block, blocks_per_stage, 64, 1000)
 
 
 def stride_only_in_the_first_stage() -> ResNet:
@@ -38,7 +38,7 @@ def stride_only_in_the_first_stage() -> ResNet:
 
 def stride_on_the_1x1() -> ResNet:
     """The paper's own v1, in the name of v1.5: three of four pixels are never looked at."""
-    return bottleneck_resnet(50, stride_in="conv1")
+    return resnet("resnet50", stride_in="conv1")
 
 
 class ReluBeforeAddition(BasicBlock):
@@ -105,7 +105,7 @@ class BiasBeforeNorm(BasicBlock):
 
 def an_extra_block() -> ResNet:
     """Another network: 20 layers."""
-    return resnet18(depths=(2, 2, 2, 3))
+    return resnet18(blocks_per_stage=(2, 2, 2, 3))
 
 
 class PoolWithoutPadding(ImageNetStem):
@@ -134,7 +134,7 @@ class FanIn(ResNet):
 
 
 def fan_in() -> ResNet:
-    return FanIn(ImageNetStem(64), BasicBlock, BASIC_DEPTHS[18], 64, 1000)
+    return FanIn(ImageNetStem(64), BasicBlock, (2, 2, 2, 2), 64, 1000)
 
 
 def blocks_that_start_as_copies() -> ResNet:

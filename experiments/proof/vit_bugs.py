@@ -21,9 +21,10 @@ def vit(
     network: type[ViT] = ViT,
     eps: float = 1e-6,
 ) -> ViT:
-    patch_size, depth, heads, width, hidden = TABLE[SIZE]
-    patches = stem(patch_size, width, 32, "align-corners")
-    return network(patches, partial(block, width, heads, hidden, eps), depth, 1000, eps)
+    row = TABLE[SIZE]
+    patches = stem(row.patch_size, row.width, row.image_size, "align-corners")
+    make_block = partial(block, row.width, row.heads, row.hidden, eps)
+    return network(patches, make_block, row.blocks, 1000, eps)
 
 
 class NoBiasOnQkv(EncoderBlock):

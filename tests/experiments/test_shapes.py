@@ -1,12 +1,13 @@
-"""What experiments.shapes says of transformers: torchvision's numbers, and what gradients reach."""
+"""What experiments.shapes says of networks: torchvision's numbers, and what gradients reach."""
 
 import pytest
 import torch
 import torchvision
 from conftest import assert_three_lines
+from torch import nn
 
 import zoo
-from experiments.shapes import default_size, parts
+from experiments.shapes import default_size, parts, receptive_fields
 
 
 def on_meta(name, **settings):
@@ -70,3 +71,50 @@ def test_the_command_prints_every_part(invoke):
         assert word in done.stdout
     done = invoke("experiments.shapes", "vit_b_32", "--size", 100)
     assert_three_lines(done, 2, "100 pixels", "give a multiple of 32")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride_in", "expected"),
+    [("resnet18", None, 435), ("resnet34", None, 899), ("resnet50", None, 427),
+     ("resnet101", None, 971), ("resnet152", None, 1451), ("resnet50", "conv1", 483),
+     ("resnet101", "conv1", 1027), ("resnet152", "conv1", 1507), ("plain50", None, 427)],
+)  # fmt: skip
+def test_receptive_fields_of_the_whole_network(name, stride_in, expected):
+    with torch.device("meta"):
+        model = zoo.build(name, stride_in=stride_in)
+    assert receptive_fields(model)["stages.3"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "stride_in"),
+    [("resnet18", None), ("resnet50", None), ("resnet50", "conv1"), ("resnet8", None)],
+)
+def test_receptive_fields_are_what_gradients_reach(name, stride_in):
+    """One pixel of the last map depends on exactly so many pixels a side, measured."""
+    model = zoo.build(name, 2, width=1, stride_in=stride_in, norm="none").double()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)  # positive: no ReLU closes, nothing cancels
+    field = receptive_fields(model)[f"stages.{len(model.stages) - 1}"]
+    size = (field // 32 + 3) * 32
+    # Random, so that in one row or another the max-pool takes the pixel at the edge.
+    image = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+    last = model.stages(model.stem(image))
+    middle = last.shape[-1] // 2
+    last[0, 0, middle, middle].backward()
+    reached = (image.grad[0, 0] != 0).any(0).nonzero().squeeze(1)
+    assert int(reached.max() - reached.min()) + 1 == field
+
+
+GMACS = {
+    "resnet18": 1.814,
+    "resnet34": 3.664,
+    "resnet50": 4.089,
+    "resnet101": 7.801,
+    "resnet152": 11.514,
+}
+
+
+@pytest.mark.parametrize(("name", "gmacs"), GMACS.items())
+def test_flops_are_twice_torchvisions_gmacs(name, gmacs):
+    flops = sum(part.flops for part in parts(zoo.build(name), 224))
+    assert flops / 2e9 == pytest.approx(gmacs, abs=0.0006)

@@ -3,8 +3,8 @@
 A rule is a pair of names, theirs and ours, that differ in spelling only. A name belongs to one
 rule; {stage}, {block} and {n} stand for numbers, which some libraries count from one more or one
 less, and {leaf} for the last word (weight, bias, running_mean ...). State dicts do not show every
-setting that changes the outputs, so a dialect also names the settings that its networks have.
-A library has a table for each family of networks; where it is the same one, it is used twice.
+setting that changes the outputs, so a dialect also lists the settings that its networks have.
+There is one table per library and family of networks; timm's ResNets reuse torchvision's.
 
 Read next: load.py, which moves tensors by these names.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 Rules = tuple[tuple[str, str], ...]
 
-# What pictures are normalised with where a file does not say: R, G, B in [0, 1].
+# What images are normalised with where a file does not say: R, G, B in [0, 1].
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # Google's ViTs
 
@@ -45,6 +45,10 @@ class Dialect:
         theirs = rename(key, tuple((ours, theirs) for theirs, ours in self.rules))
         return None if theirs is None else self.prefix + theirs
 
+    def part(self, tensors: Mapping[str, Tensor], key: str) -> Tensor | None:
+        """Their tensor for our `key`, among `tensors` without the prefix."""
+        return tensors.get((self.from_zoo(key) or "").removeprefix(self.prefix))
+
     def divided(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of ours with the layers that they have: q, k and v as views of qkv."""
         parts: dict[str, Tensor] = {}
@@ -57,163 +61,134 @@ class Dialect:
         return parts
 
 
-# v1.5 strides (the 3x3 convolution of a bottleneck) and projections; timm's names are the same.
-IMAGENET = {
-    "stem": ("imagenet",),
-    "shortcut": ("projection",),
-    "stride_in": ("conv2",),
-    "norm": ("batch",),
-}
+def within(theirs: str, ours: str, rules: Rules) -> Rules:
+    """The rules of one block, with what stands before its parts."""
+    return tuple((theirs + left, ours + right) for left, right in rules)
 
-TORCHVISION = Dialect(
-    "torchvision",
-    (
-        ("conv1.{leaf}", "stem.conv.{leaf}"),
-        ("bn1.{leaf}", "stem.norm.{leaf}"),
-        ("layer{stage+1}.{block}.conv{n}.{leaf}", "stages.{stage}.{block}.conv{n}.{leaf}"),
-        ("layer{stage+1}.{block}.bn{n}.{leaf}", "stages.{stage}.{block}.norm{n}.{leaf}"),
-        ("layer{stage+1}.{block}.downsample.0.{leaf}",
-         "stages.{stage}.{block}.shortcut.conv.{leaf}"),
-        ("layer{stage+1}.{block}.downsample.1.{leaf}",
-         "stages.{stage}.{block}.shortcut.norm.{leaf}"),
-        ("fc.{leaf}", "head.{leaf}"),
-    ),
-    IMAGENET,
-)  # fmt: skip
+
+RESNET_BLOCK, VIT_BLOCK = "stages.{stage}.{block}.", "blocks.{block}."
+
+# fmt: off
+# v1.5 strides (the 3x3 convolution of a bottleneck) and projections; timm's names are the same.
+IMAGENET = {"stem": ("imagenet",), "shortcut": ("projection",), "stride_in": ("conv2",),
+            "norm": ("batch",)}
+
+TORCHVISION = Dialect("torchvision", (
+    ("conv1.{leaf}", "stem.conv.{leaf}"),
+    ("bn1.{leaf}", "stem.norm.{leaf}"),
+    *within("layer{stage+1}.{block}.", RESNET_BLOCK, (
+        ("conv{n}.{leaf}", "conv{n}.{leaf}"),
+        ("bn{n}.{leaf}", "norm{n}.{leaf}"),
+        ("downsample.0.{leaf}", "shortcut.conv.{leaf}"),
+        ("downsample.1.{leaf}", "shortcut.norm.{leaf}"),
+    )),
+    ("fc.{leaf}", "head.{leaf}"),
+), IMAGENET)
 
 # ResNetForImageClassification: microsoft/resnet-18 ... -152 (downsample_in_bottleneck is False).
-TRANSFORMERS = Dialect(
-    "transformers",
-    (
-        ("resnet.embedder.embedder.convolution.{leaf}", "stem.conv.{leaf}"),
-        ("resnet.embedder.embedder.normalization.{leaf}", "stem.norm.{leaf}"),
-        ("resnet.encoder.stages.{stage}.layers.{block}.layer.{n-1}.convolution.{leaf}",
-         "stages.{stage}.{block}.conv{n}.{leaf}"),
-        ("resnet.encoder.stages.{stage}.layers.{block}.layer.{n-1}.normalization.{leaf}",
-         "stages.{stage}.{block}.norm{n}.{leaf}"),
-        ("resnet.encoder.stages.{stage}.layers.{block}.shortcut.convolution.{leaf}",
-         "stages.{stage}.{block}.shortcut.conv.{leaf}"),
-        ("resnet.encoder.stages.{stage}.layers.{block}.shortcut.normalization.{leaf}",
-         "stages.{stage}.{block}.shortcut.norm.{leaf}"),
-        ("classifier.1.{leaf}", "head.{leaf}"),
-    ),
-    IMAGENET,
-)  # fmt: skip
+TRANSFORMERS = Dialect("transformers", (
+    ("resnet.embedder.embedder.convolution.{leaf}", "stem.conv.{leaf}"),
+    ("resnet.embedder.embedder.normalization.{leaf}", "stem.norm.{leaf}"),
+    *within("resnet.encoder.stages.{stage}.layers.{block}.", RESNET_BLOCK, (
+        ("layer.{n-1}.convolution.{leaf}", "conv{n}.{leaf}"),
+        ("layer.{n-1}.normalization.{leaf}", "norm{n}.{leaf}"),
+        ("shortcut.convolution.{leaf}", "shortcut.conv.{leaf}"),
+        ("shortcut.normalization.{leaf}", "shortcut.norm.{leaf}"),
+    )),
+    ("classifier.1.{leaf}", "head.{leaf}"),
+), IMAGENET)
 
 # github.com/akamaster/pytorch_resnet_cifar10, saved from DataParallel. Its option A puts half of
 # the zero channels on each side; its option B is a projection.
-CIFAR = Dialect(
-    "cifar",
-    (
-        ("conv1.{leaf}", "stem.conv.{leaf}"),
-        ("bn1.{leaf}", "stem.norm.{leaf}"),
-        ("layer{stage+1}.{block}.conv{n}.{leaf}", "stages.{stage}.{block}.conv{n}.{leaf}"),
-        ("layer{stage+1}.{block}.bn{n}.{leaf}", "stages.{stage}.{block}.norm{n}.{leaf}"),
-        ("layer{stage+1}.{block}.shortcut.0.{leaf}",
-         "stages.{stage}.{block}.shortcut.conv.{leaf}"),
-        ("layer{stage+1}.{block}.shortcut.1.{leaf}",
-         "stages.{stage}.{block}.shortcut.norm.{leaf}"),
-        ("linear.{leaf}", "head.{leaf}"),
-    ),
-    {"stem": ("cifar",), "shortcut": ("pad", "projection"), "norm": ("batch",)},
-    prefix="module.",
-)  # fmt: skip
+CIFAR = Dialect("cifar", (
+    ("conv1.{leaf}", "stem.conv.{leaf}"),
+    ("bn1.{leaf}", "stem.norm.{leaf}"),
+    *within("layer{stage+1}.{block}.", RESNET_BLOCK, (
+        ("conv{n}.{leaf}", "conv{n}.{leaf}"),
+        ("bn{n}.{leaf}", "norm{n}.{leaf}"),
+        ("shortcut.0.{leaf}", "shortcut.conv.{leaf}"),
+        ("shortcut.1.{leaf}", "shortcut.norm.{leaf}"),
+    )),
+    ("linear.{leaf}", "head.{leaf}"),
+), {"stem": ("cifar",), "shortcut": ("pad", "projection"), "norm": ("batch",)}, prefix="module.")
 
-# Our own names. Files that the zoo wrote say their settings themselves (files.write_weights).
+# Our own names. Files that the zoo wrote contain their settings (files.write_weights).
 ZOO = Dialect("zoo", tuple((ours, ours) for _, ours in TORCHVISION.rules))
 
-# The head count goes with the width in all of them (vit.TABLE).
+# The number of heads goes with the width in all of them (vit.TABLE).
 RESIDUAL = {"block": ("residual",)}
 
-TORCHVISION_VIT = Dialect(
-    "torchvision",
-    (
-        ("class_token", "stem.class_token"),
-        ("conv_proj.{leaf}", "stem.conv.{leaf}"),
-        ("encoder.pos_embedding", "stem.position"),
-        ("encoder.layers.encoder_layer_{block}.ln_{n}.{leaf}", "blocks.{block}.norm{n}.{leaf}"),
-        ("encoder.layers.encoder_layer_{block}.self_attention.in_proj_{leaf}",
-         "blocks.{block}.attention.qkv.{leaf}"),
-        ("encoder.layers.encoder_layer_{block}.self_attention.out_proj.{leaf}",
-         "blocks.{block}.attention.proj.{leaf}"),
-        ("encoder.layers.encoder_layer_{block}.mlp.0.{leaf}", "blocks.{block}.mlp.fc1.{leaf}"),
-        ("encoder.layers.encoder_layer_{block}.mlp.3.{leaf}", "blocks.{block}.mlp.fc2.{leaf}"),
-        ("encoder.ln.{leaf}", "norm.{leaf}"),
-        ("heads.head.{leaf}", "head.{leaf}"),
-    ),
-    RESIDUAL | {"eps": ("1e-06",)},
-    also=(  # before torchvision 0.13, and in the files that it publishes
-        ("encoder.layers.encoder_layer_{block}.mlp.linear_{n}.{leaf}",
-         "blocks.{block}.mlp.fc{n}.{leaf}"),
-    ),
-    resizing="align-corners",
-)  # fmt: skip
+TORCHVISION_VIT = Dialect("torchvision", (
+    ("class_token", "stem.class_token"),
+    ("conv_proj.{leaf}", "stem.conv.{leaf}"),
+    ("encoder.pos_embedding", "stem.position"),
+    *within("encoder.layers.encoder_layer_{block}.", VIT_BLOCK, (
+        ("ln_{n}.{leaf}", "norm{n}.{leaf}"),
+        ("self_attention.in_proj_{leaf}", "attention.qkv.{leaf}"),
+        ("self_attention.out_proj.{leaf}", "attention.proj.{leaf}"),
+        ("mlp.0.{leaf}", "mlp.fc1.{leaf}"),
+        ("mlp.3.{leaf}", "mlp.fc2.{leaf}"),
+    )),
+    ("encoder.ln.{leaf}", "norm.{leaf}"),
+    ("heads.head.{leaf}", "head.{leaf}"),
+), RESIDUAL | {"eps": ("1e-06",)}, resizing="align-corners", also=(
+    # before torchvision 0.13, and in the files that it publishes
+    ("encoder.layers.encoder_layer_{block}.mlp.linear_{n}.{leaf}",
+     "blocks.{block}.mlp.fc{n}.{leaf}"),
+))
 
-TIMM_VIT = Dialect(
-    "timm",
-    (
-        ("cls_token", "stem.class_token"),
-        ("patch_embed.proj.{leaf}", "stem.conv.{leaf}"),
-        ("pos_embed", "stem.position"),
-        ("blocks.{block}.norm{n}.{leaf}", "blocks.{block}.norm{n}.{leaf}"),
-        ("blocks.{block}.attn.qkv.{leaf}", "blocks.{block}.attention.qkv.{leaf}"),
-        ("blocks.{block}.attn.proj.{leaf}", "blocks.{block}.attention.proj.{leaf}"),
-        ("blocks.{block}.mlp.fc{n}.{leaf}", "blocks.{block}.mlp.fc{n}.{leaf}"),
-        ("norm.{leaf}", "norm.{leaf}"),
-        ("head.{leaf}", "head.{leaf}"),
-    ),
-    RESIDUAL | {"eps": ("1e-06",)},
-    resizing="antialias",
-    normalize=HALF,
-)
+TIMM_VIT = Dialect("timm", (
+    ("cls_token", "stem.class_token"),
+    ("patch_embed.proj.{leaf}", "stem.conv.{leaf}"),
+    ("pos_embed", "stem.position"),
+    *within("blocks.{block}.", VIT_BLOCK, (
+        ("norm{n}.{leaf}", "norm{n}.{leaf}"),
+        ("attn.qkv.{leaf}", "attention.qkv.{leaf}"),
+        ("attn.proj.{leaf}", "attention.proj.{leaf}"),
+        ("mlp.fc{n}.{leaf}", "mlp.fc{n}.{leaf}"),
+    )),
+    ("norm.{leaf}", "norm.{leaf}"),
+    ("head.{leaf}", "head.{leaf}"),
+), RESIDUAL | {"eps": ("1e-06",)}, resizing="antialias", normalize=HALF)
 
 # ViTForImageClassification: google/vit-base-patch16-224, nateraw/vit-base-patch16-224-cifar10.
-TRANSFORMERS_VIT = Dialect(
-    "transformers",
-    (
-        ("vit.embeddings.cls_token", "stem.class_token"),
-        ("vit.embeddings.patch_embeddings.projection.{leaf}", "stem.conv.{leaf}"),
-        ("vit.embeddings.position_embeddings", "stem.position"),
-        ("vit.encoder.layer.{block}.layernorm_before.{leaf}", "blocks.{block}.norm1.{leaf}"),
-        ("vit.encoder.layer.{block}.attention.attention.query.{leaf}",
-         "blocks.{block}.attention.q.{leaf}"),
-        ("vit.encoder.layer.{block}.attention.attention.key.{leaf}",
-         "blocks.{block}.attention.k.{leaf}"),
-        ("vit.encoder.layer.{block}.attention.attention.value.{leaf}",
-         "blocks.{block}.attention.v.{leaf}"),
-        ("vit.encoder.layer.{block}.attention.output.dense.{leaf}",
-         "blocks.{block}.attention.proj.{leaf}"),
-        ("vit.encoder.layer.{block}.layernorm_after.{leaf}", "blocks.{block}.norm2.{leaf}"),
-        ("vit.encoder.layer.{block}.intermediate.dense.{leaf}", "blocks.{block}.mlp.fc1.{leaf}"),
-        ("vit.encoder.layer.{block}.output.dense.{leaf}", "blocks.{block}.mlp.fc2.{leaf}"),
-        ("vit.layernorm.{leaf}", "norm.{leaf}"),
-        ("classifier.{leaf}", "head.{leaf}"),
+TRANSFORMERS_VIT = Dialect("transformers", (
+    ("vit.embeddings.cls_token", "stem.class_token"),
+    ("vit.embeddings.patch_embeddings.projection.{leaf}", "stem.conv.{leaf}"),
+    ("vit.embeddings.position_embeddings", "stem.position"),
+    *within("vit.encoder.layer.{block}.", VIT_BLOCK, (
+        ("layernorm_before.{leaf}", "norm1.{leaf}"),
+        ("attention.attention.query.{leaf}", "attention.q.{leaf}"),
+        ("attention.attention.key.{leaf}", "attention.k.{leaf}"),
+        ("attention.attention.value.{leaf}", "attention.v.{leaf}"),
+        ("attention.output.dense.{leaf}", "attention.proj.{leaf}"),
+        ("layernorm_after.{leaf}", "norm2.{leaf}"),
+        ("intermediate.dense.{leaf}", "mlp.fc1.{leaf}"),
+        ("output.dense.{leaf}", "mlp.fc2.{leaf}"),
+    )),
+    ("vit.layernorm.{leaf}", "norm.{leaf}"),
+    ("classifier.{leaf}", "head.{leaf}"),
+), RESIDUAL | {"eps": ("1e-12",)}, resizing="bicubic", normalize=HALF, splits=True, also=within(
+    # transformers 5 in memory; its files have the names above
+    "vit.layers.{block}.", VIT_BLOCK, (
+        ("layernorm_before.{leaf}", "norm1.{leaf}"),
+        ("attention.q_proj.{leaf}", "attention.q.{leaf}"),
+        ("attention.k_proj.{leaf}", "attention.k.{leaf}"),
+        ("attention.v_proj.{leaf}", "attention.v.{leaf}"),
+        ("attention.o_proj.{leaf}", "attention.proj.{leaf}"),
+        ("layernorm_after.{leaf}", "norm2.{leaf}"),
+        ("mlp.fc{n}.{leaf}", "mlp.fc{n}.{leaf}"),
     ),
-    RESIDUAL | {"eps": ("1e-12",)},
-    also=(  # transformers 5 in memory; its files have the names above
-        ("vit.layers.{block}.layernorm_before.{leaf}", "blocks.{block}.norm1.{leaf}"),
-        ("vit.layers.{block}.attention.q_proj.{leaf}", "blocks.{block}.attention.q.{leaf}"),
-        ("vit.layers.{block}.attention.k_proj.{leaf}", "blocks.{block}.attention.k.{leaf}"),
-        ("vit.layers.{block}.attention.v_proj.{leaf}", "blocks.{block}.attention.v.{leaf}"),
-        ("vit.layers.{block}.attention.o_proj.{leaf}", "blocks.{block}.attention.proj.{leaf}"),
-        ("vit.layers.{block}.layernorm_after.{leaf}", "blocks.{block}.norm2.{leaf}"),
-        ("vit.layers.{block}.mlp.fc{n}.{leaf}", "blocks.{block}.mlp.fc{n}.{leaf}"),
-    ),
-    splits=True,
-    resizing="bicubic",
-    normalize=HALF,
-)  # fmt: skip
+))
 
 ZOO_VIT = Dialect("zoo", tuple((ours, ours) for _, ours in TIMM_VIT.rules))
+# fmt: on
 
-RESNET_DIALECTS = {
-    dialect.name: dialect
-    for dialect in (TORCHVISION, TRANSFORMERS, replace(TORCHVISION, name="timm"), CIFAR, ZOO)
-}
-VIT_DIALECTS = {
-    dialect.name: dialect for dialect in (TORCHVISION_VIT, TRANSFORMERS_VIT, TIMM_VIT, ZOO_VIT)
-}
-DIALECTS = (*RESNET_DIALECTS.values(), *VIT_DIALECTS.values())
+RESNETS = (TORCHVISION, TRANSFORMERS, replace(TORCHVISION, name="timm"), CIFAR, ZOO)
+RESNET_DIALECTS = {dialect.name: dialect for dialect in RESNETS}
+VITS = (TORCHVISION_VIT, TRANSFORMERS_VIT, TIMM_VIT, ZOO_VIT)
+VIT_DIALECTS = {dialect.name: dialect for dialect in VITS}
+DIALECTS = RESNETS + VITS
 
 PLACE = re.compile(r"\{(\w+?)([+-]1)?\}")
 FIRST = {"stage": 0, "block": 0, "n": 1}  # where we count from
@@ -222,21 +197,20 @@ FIRST = {"stage": 0, "block": 0, "n": 1}  # where we count from
 def rename(name: str, rules: Rules) -> str | None:
     """`name`, if the left side of a rule fits it, as the right side spells it."""
     for left, right in rules:
-        match = compiled(left).fullmatch(name)
-        if match:
-            values = match.groupdict()
-            for word, shift in PLACE.findall(left):
-                values[word] = add(values[word], -int(shift or 0))
-            return spell(right, values)
+        if match := compiled(left).fullmatch(name):
+            return spell(right, left, match)
     return None
 
 
-def spell(template: str, values: dict[str, str]) -> str:
-    return PLACE.sub(lambda place: add(values[place[1]], int(place[2] or 0)), template)
+def spell(right: str, left: str, match: re.Match[str]) -> str:
+    """`right` with the values that `left` has in `match`; numbers counted as `right` does."""
+    shifts = {word: int(shift or 0) for word, shift in PLACE.findall(left)}
 
+    def value(place: re.Match[str]) -> str:
+        shift = int(place[2] or 0) - shifts[place[1]]
+        return str(int(match[place[1]]) + shift) if shift else match[place[1]]
 
-def add(value: str, number: int) -> str:
-    return str(int(value) + number) if number else value
+    return PLACE.sub(value, right)
 
 
 @functools.cache

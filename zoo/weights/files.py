@@ -32,28 +32,26 @@ WRAPPERS = ("state_dict", "model")  # entries of a checkpoint that hold the weig
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,000
 LONGEST = 500  # letters of an entry's name
-MOST_SAID = 2**20  # letters of metadata; the 1,000 classes of ImageNet take 14,000
+LONGEST_METADATA = 2**20  # letters; the 1,000 classes of ImageNet take 14,000
 METADATA = "skipzoo"  # the entry of a file that holds its Metadata, as JSON
-DIGEST = "skipzoo.sha256"  # the entry with the file's hash, made with NO_DIGEST in its place
-NO_DIGEST = "0" * 64
-DIGEST_BEFORE = f'"{DIGEST}":"'.encode()  # quotes inside of a header's text are escaped
+DIGEST = "sha256"  # in that JSON of a .safetensors file
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says of its weights beyond their numbers; files of other libraries say less."""
+    """What a file holds besides the numbers; files of other libraries hold less of it."""
 
     model: str | None = None  # a name of zoo.list_models()
     settings: dict[str, str] | None = None  # settings.settings_of(model)
     classes: tuple[str, ...] | None = None  # in the order of the head's outputs
-    preprocess: dict[str, Any] | None = None  # how pictures are to be shown to it
+    preprocess: dict[str, Any] | None = None  # of images, as data.views.View has it
     metrics: dict[str, Any] | None = None  # what it scored, and on what
     versions: dict[str, Any] | None = None  # of the libraries that trained it
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of a file: tensors by name, without wrappers, and what it says of them."""
+    """The content of a file: tensors by name, without wrappers, and metadata."""
 
     tensors: dict[str, Tensor]
     metadata: Metadata
@@ -71,11 +69,9 @@ def read_weights(path: Path) -> Weights:
     named = hash_in(path.name)
     found = hashlib.sha256(content).hexdigest()[: len(named)] if named else ""
     if found != named:
-        raise WeightsError(
-            f"the file is not what its name says: its SHA-256 begins with {found}",
-            path,
-            f"get the file again; if {named} is no hash, rename the file",
-        )
+        why = f"the file is not what its name says: its SHA-256 begins with {found}"
+        fix = f"get the file again; if {named} is no hash, rename the file"
+        raise WeightsError(why, path, fix)
     return decode(content, str(path), hashed=bool(named))
 
 
@@ -88,57 +84,60 @@ def hash_in(name: str) -> str:
 def read_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():  # a pipe or a device would never end
-            raise WeightsError(
-                "there is no such file" if not path.exists() else "this is not a file",
-                path,
-                "give a .pth or .safetensors file, or the URL of one",
-            )
-        if path.stat().st_size > LARGEST:
-            raise WeightsError(
-                f"the file has {path.stat().st_size:,} bytes, and more than {LARGEST:,} are not "
-                "read",
-                path,
-                "give a file of one network's weights",
-            )
+            why = "there is no such file" if not path.exists() else "this is not a file"
+            raise WeightsError(why, path, "give a .pth or .safetensors file, or the URL of one")
+        if (size := path.stat().st_size) > LARGEST:
+            why = f"the file has {size:,} bytes, and more than {LARGEST:,} are not read"
+            raise WeightsError(why, path, "give a file of one network's weights")
         return path.read_bytes()
     except OSError as error:
-        raise WeightsError(
-            f"cannot read the file: {error.strerror or error}",
-            path,
-            "check the name, and that you may read the file",
-        ) from error
+        why = f"cannot read the file: {error.strerror or error}"
+        raise WeightsError(why, path, "check the name, and that you may read the file") from error
 
 
 def decode(content: bytes, source: str, hashed: bool = False) -> Weights:
     """Tensors on the CPU, however they were saved; `hashed` if the SHA-256 has been compared."""
-    if content[8:9] == b"{" and content[:4] != b"PK\x03\x04":
-        tensors, text = decode_safetensors(content, source)
-        return Weights(unwrap(tensors, source), read_metadata(text, source), source)
-    return from_loaded(decode_pickle(content, source, hashed), source)
+    if content[8:9] != b"{" or content[:4] == b"PK\x03\x04":
+        return from_loaded(decode_pickle(content, source, hashed), source)
+    try:
+        header, text, body = header_of(content)
+        tensors = safetensors.torch.load(content)
+        metadata, digest = read_metadata(text, source)
+        if digest is not None and digest != digest_of(metadata, header, body):
+            raise ValueError("its SHA-256 does not fit its content")
+    except WeightsError:
+        raise
+    # The library checks most of it; what is left ends in many kinds of exceptions.
+    except Exception as error:
+        why = f"this is not a whole .safetensors file: {first_line(error)}"
+        raise WeightsError(why, source, AGAIN) from error
+    return Weights(unwrap(tensors, source), metadata, source)
+
+
+def header_of(content: bytes) -> tuple[dict[str, Any], str | None, memoryview]:
+    """A .safetensors file's description of its tensors, our metadata, and the tensors' bytes."""
+    (length,) = struct.unpack("<Q", content[:8])
+    if length > LONGEST_HEADER:
+        raise ValueError(f"its header has {length:,} bytes")
+    header = json.loads(content[8 : 8 + length])
+    metadata = header.pop("__metadata__", None) or {}
+    return header, metadata.get(METADATA), memoryview(content)[8 + length :]
+
+
+def digest_of(metadata: Metadata, header: dict[str, Any], body: memoryview) -> str:
+    """SHA-256 of the metadata and of each tensor's name, dtype, shape and bytes, by name."""
+    digest = hashlib.sha256(text_of(metadata).encode())
+    for name, entry in sorted(header.items()):
+        digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
+        digest.update(body[slice(*entry["data_offsets"])])
+    return digest.hexdigest()
 
 
 def from_loaded(loaded: Any, source: str) -> Weights:
     """What torch.load returned: a state dict, or a checkpoint that holds one."""
     # An OrderedDict can bring methods of its own out of a file, so dict's are called by name.
     text = dict.get(loaded, METADATA) if isinstance(loaded, dict) else None
-    return Weights(unwrap(loaded, source), read_metadata(text, source), source)
-
-
-def decode_safetensors(content: bytes, source: str) -> tuple[dict[str, Tensor], str | None]:
-    try:
-        (length,) = struct.unpack("<Q", content[:8])
-        if length > LONGEST_HEADER:
-            raise ValueError(f"its header has {length:,} bytes")
-        tensors = safetensors.torch.load(content)
-        said = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
-        if DIGEST in said and said[DIGEST] != digest_of(content):
-            raise ValueError("its SHA-256 does not fit its content")
-    # The library checks most of it; what is left ends in many kinds of exceptions.
-    except Exception as error:
-        raise WeightsError(
-            f"this is not a whole .safetensors file: {first_line(error)}", source, AGAIN
-        ) from error
-    return tensors, said.get(METADATA)
+    return Weights(unwrap(loaded, source), read_metadata(text, source)[0], source)
 
 
 KINDS = (  # how some files begin that are not weights
@@ -152,13 +151,10 @@ KINDS = (  # how some files begin that are not weights
 def decode_pickle(content: bytes, source: str, hashed: bool) -> Any:
     """What torch.save wrote: a zip archive, or before PyTorch 1.6 a bare pickle."""
     if content[:4] != b"PK\x03\x04" and content[:1] != b"\x80":
-        kind = next((name for begin, name in KINDS if content.startswith(begin)), None)
         begins = f"it begins with {content[:12]!r}" if content else "it is empty"
-        raise WeightsError(
-            f"this is not a file of weights: {f'it is {kind}' if kind else begins}",
-            source,
-            "give a .pth or .safetensors file" if content else AGAIN,
-        )
+        kind = next((f"it is {kind}" for begin, kind in KINDS if content.startswith(begin)), begins)
+        fix = "give a .pth or .safetensors file" if content else AGAIN
+        raise WeightsError(f"this is not a file of weights: {kind}", source, fix)
     try:
         screen(content, hashed)
         with warnings.catch_warnings():
@@ -168,12 +164,10 @@ def decode_pickle(content: bytes, source: str, hashed: bool) -> Any:
         raise WeightsError(str(error), source, error.fix) from error
     # A pickle is a program; a broken or hostile one can end in any exception at all.
     except Exception as error:
-        why = re.search(r"WeightsUnpickler error: .*|Unsupported operand \d+", str(error))
-        raise WeightsError(
-            f"the file is incomplete or damaged: {why[0] if why else first_line(error)}",
-            source,
-            AGAIN,
-        ) from error
+        match = re.search(r"WeightsUnpickler error: .*|Unsupported operand \d+", str(error))
+        why = match[0] if match else first_line(error)
+        why = f"the file is incomplete or damaged: {why}"
+        raise WeightsError(why, source, AGAIN) from error
 
 
 def first_line(error: Exception) -> str:
@@ -187,19 +181,13 @@ def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
             loaded = dict.get(loaded, wrapper)
     tensors = dict(dict.items(loaded)) if isinstance(loaded, dict) else {}
     if not tensors:
-        raise WeightsError(
-            f"this holds {type(loaded).__name__} and no state dict with entries",
-            source,
-            "save a network's weights: torch.save(model.state_dict(), PATH)",
-        )
+        why = f"this holds {type(loaded).__name__} and no state dict with entries"
+        fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
+        raise WeightsError(why, source, fix)
     for key, value in tensors.items():
-        problem = what_is_wrong(key, value)
-        if problem:
-            raise WeightsError(
-                problem,
-                source,
-                "give a state dict, or a checkpoint that holds one as 'state_dict' or 'model'",
-            )
+        if problem := what_is_wrong(key, value):
+            fix = "give a state dict, or a checkpoint that holds one as 'state_dict' or 'model'"
+            raise WeightsError(problem, source, fix)
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in tensors)), None):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
@@ -220,65 +208,54 @@ def what_is_wrong(key: object, value: object) -> str:
     return ""
 
 
-def digest_of(content: bytes) -> str:
-    """The SHA-256 of a .safetensors file, with zeros where its own digest stands."""
-    place = content.index(DIGEST_BEFORE) + len(DIGEST_BEFORE)
-    whole = hashlib.sha256(content[:place] + NO_DIGEST.encode())
-    whole.update(memoryview(content)[place + len(NO_DIGEST) :])
-    return whole.hexdigest()
+TYPES = {"model": str, "settings": dict, "classes": list, "preprocess": dict, "metrics": dict,
+         "versions": dict}  # of Metadata in JSON  # fmt: skip
 
 
-def read_metadata(text: Any, source: str) -> Metadata:
-    """Metadata from its JSON; WeightsError if it is of other types."""
+def read_metadata(text: Any, source: str) -> tuple[Metadata, str | None]:
+    """Metadata and the SHA-256 beside it, from JSON; WeightsError if they are of other types."""
     if text is None:
-        return Metadata()
+        return Metadata(), None
     try:
-        if not isinstance(text, str) or len(text) > MOST_SAID:
+        if not isinstance(text, str) or len(text) > LONGEST_METADATA:
             raise TypeError
-        said = json.loads(text)
-        model, settings, classes = said.get("model"), said.get("settings"), said.get("classes")
-        lists = isinstance(settings, dict | None) and isinstance(classes, list | None)
-        words = [*(classes or []), *(settings or {}).values()] if lists else [None]
-        if not isinstance(model, str | None) or not all(isinstance(w, str) for w in words):
+        entries = json.loads(text)
+        values = {name: entries.get(name) for name in TYPES}
+        words = [*(values["classes"] or []), *(values["settings"] or {}).values()]
+        typed = all(isinstance(values[name], kind | None) for name, kind in TYPES.items())
+        if not typed or not all(isinstance(word, str) for word in words):
             raise TypeError
-        more = [said.get(name) for name in ("preprocess", "metrics", "versions")]
-        if not all(isinstance(entry, dict | None) for entry in more):
+        if entries.keys() - {*TYPES, DIGEST}:  # or a damaged name of the digest would hide it
             raise TypeError
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(
-            "what the file says of its weights cannot be read", f"{source}, {METADATA!r}", AGAIN
-        ) from error
-    return Metadata(model, settings, None if classes is None else tuple(classes), *more)
+        why = "the file's metadata cannot be read"
+        raise WeightsError(why, f"{source}, {METADATA!r}", AGAIN) from error
+    if values["classes"] is not None:
+        values["classes"] = tuple(values["classes"])
+    return Metadata(**values), entries.get(DIGEST)
+
+
+def text_of(metadata: Metadata) -> str:
+    return json.dumps({key: value for key, value in vars(metadata).items() if value is not None})
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
     """Write a .safetensors or .pth file, whole or not at all.
 
-    A .pth file is a bare state dict where there is nothing to say, so that any library loads it.
+    The same tensors and metadata are the same bytes: safetensors shuffles metadata entries at each
+    save, so there is only one. A .pth file without metadata is a bare state dict for any library.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    said = {key: value for key, value in vars(metadata).items() if value is not None}
+    text = text_of(metadata)
     if path.suffix == ".safetensors":
-        notes = {"format": "pt"}
-        if said:
-            notes |= {METADATA: json.dumps(said), DIGEST: NO_DIGEST}
-        content = in_order(safetensors.torch.save(tensors, notes))
-        if said:
-            digest = DIGEST_BEFORE + digest_of(content).encode()
-            content = content.replace(DIGEST_BEFORE + NO_DIGEST.encode(), digest, 1)
+        content = safetensors.torch.save(tensors, {"format": "pt"})
+        if text != "{}":
+            header, _, body = header_of(content)
+            digest = digest_of(metadata, header, body)
+            entry = json.dumps(json.loads(text) | {DIGEST: digest})
+            content = safetensors.torch.save(tensors, {METADATA: entry})
     else:
         buffer = io.BytesIO()
-        whole = {"state_dict": tensors, METADATA: json.dumps(said)}
-        torch.save(whole if said else tensors, buffer)
+        torch.save(tensors if text == "{}" else {"state_dict": tensors, METADATA: text}, buffer)
         content = buffer.getvalue()
     write_atomic(path, content)
-
-
-def in_order(content: bytes) -> bytes:
-    """The same .safetensors file with its notes sorted: the library shuffles them at each save."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the numbers stay aligned
-    return struct.pack("<Q", len(text)) + text + content[8 + length :]

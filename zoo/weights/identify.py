@@ -1,60 +1,71 @@
 """Which network a state dict is of, and so why it does not fit another one."""
 
 import functools
-import inspect
 import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.networks import Network
-from zoo.vit import TABLE
+from zoo.networks import Network, plain_name
+from zoo.resnet import TABLE as RESNETS
+from zoo.resnet import resnet
+from zoo.vit import TABLE as VITS
+from zoo.vit import vit
 from zoo.weights.dialects import Dialect
 from zoo.weights.settings import settings_of
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
     """Every name, with settings other than the defaults, whose zoo.build has these entries.
 
-    More than one where shapes cannot tell: resnet20 with option A, and plain20. The settings that
+    More than one where shapes cannot tell: plain20, and resnet20 with option A. The settings that
     only outputs show (stride_in, the side of the zeros) are left at the builder's default.
     """
-    from zoo import MODELS  # zoo imports this file
-
     shapes = joined({k: tuple(tensor.shape) for k, tensor in tensors.items() if is_shaped(k)})
     stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", ())
     if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
         return []
-    image_size = side_of_image(shapes)
-    found = []
-    for name, builder in MODELS.items():
-        allowed = inspect.signature(builder).parameters
-        if ("image_size" in allowed) != (image_size > 0):
+    side, blocks = side_of_image(shapes), blocks_in(shapes)
+    found: list[tuple[str, dict[str, Any]]] = []
+    for name, row in VITS.items():
+        if side and (row.patch_size, (row.blocks,)) == (stem[2], blocks):
+            changed = other_than(row, num_classes=head[0], image_size=side)
+            if shapes == shapes_of(vit, name, **changed):
+                found += [(plain_name(name), changed), (name, changed)]
+    for name, resnet_row in RESNETS.items():
+        if resnet_row.blocks_per_stage != blocks:
             continue
-        if image_size and stem[2] != TABLE[name.removeprefix("plain")][0]:
-            continue  # the size may be no whole number of this one's patches
-        default = allowed["shortcut"].default if "shortcut" in allowed else None
-        for shortcut in dict.fromkeys([default, "projection" if default else None]):
-            settings = {"num_classes": head[0], "width": stem[0], "shortcut": shortcut,
-                        "image_size": image_size}  # fmt: skip
-            changed = {
-                key: value
-                for key, value in settings.items()
-                if key in allowed and value != allowed[key].default
-            }
-            if shapes == shapes_of(name, **changed):
-                found.append((name, changed))
+        changed = other_than(resnet_row, num_classes=head[0], width=stem[0])
+        if shapes == shapes_of(resnet, name, plain=True, **changed):
+            found.append((plain_name(name), changed))
+        for shortcut in dict.fromkeys([resnet_row.shortcut, "projection"]):
+            options = changed | other_than(resnet_row, shortcut=shortcut)
+            if shapes == shapes_of(resnet, name, **options):
+                found.append((name, options))
     return found
 
 
-Shapes = dict[str, tuple[int, ...]]
+def blocks_in(shapes: Shapes) -> tuple[int, ...]:
+    """How many blocks each stage of a ResNet has, or (blocks,) of a ViT."""
+    firsts = [re.fullmatch(r"(stages\.\d+|blocks)\.\d+\.norm1\.weight", key) for key in shapes]
+    counts = Counter(first[1] for first in firsts if first)
+    return tuple(counts[stage] for stage in sorted(counts))
+
+
+def other_than(row: Any, **settings: Any) -> dict[str, Any]:
+    """The settings that are not the row's own."""
+    return {key: value for key, value in settings.items() if value != getattr(row, key)}
 
 
 def joined(shapes: Shapes) -> Shapes:
     """Queries, keys and values that are apart, as one layer."""
-    whole: Shapes = {}
+    whole: dict[str, tuple[int, ...]] = {}
     for key, shape in shapes.items():
         for letter in "qkv":
             if f".attention.{letter}." in key:
@@ -66,8 +77,8 @@ def joined(shapes: Shapes) -> Shapes:
     return whole
 
 
-def side_of_image(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Of a transformer's images, in pixels, by its position embeddings; 0 if it has none."""
+def side_of_image(shapes: Shapes) -> int:
+    """A transformer's image size in pixels, from its position embeddings; 0 if it has none."""
     stem, position = shapes.get("stem.conv.weight", ()), shapes.get("stem.position", ())
     if len(stem) != 4 or len(position) != 3 or not 1 < position[1] < 2**16:
         return 0
@@ -75,12 +86,10 @@ def side_of_image(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 @functools.cache
-def shapes_of(name: str, **settings: Any) -> dict[str, tuple[int, ...]]:
-    from zoo import build
-
+def shapes_of(build: Callable[..., Network], name: str, **settings: Any) -> Shapes:
     with torch.device("meta"):
-        model = build(name, **settings)
-    return {key: tuple(v.shape) for key, v in model.state_dict().items() if is_shaped(key)}
+        state = build(name, **settings).state_dict()
+    return {key: tuple(tensor.shape) for key, tensor in state.items() if is_shaped(key)}
 
 
 def is_shaped(key: str) -> bool:
@@ -94,25 +103,22 @@ def likely_cause(
     places = model.state_dict()
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
     missing = {key for key in places if key not in tensors and is_shaped(key)}
-    heads = [state.get("head.bias") for state in (tensors, places)]
-    head_only = wrong <= {"head.weight", "head.bias"} and not unknown and not missing
-    if head_only and all(head is not None and head.dim() == 1 for head in heads):
-        theirs, ours = (len(head) for head in heads if head is not None)
-        return (
-            f"the file's head has {theirs} classes, the model {ours}: pass num_classes={theirs}, "
-            "or drop='head' for a fresh head"
-        )
+    rest = bool(unknown or missing)
+    heads = [state["head.bias"] for state in (tensors, places) if "head.bias" in state]
+    head_only = wrong <= {"head.weight", "head.bias"} and not rest and len(heads) == 2
+    if head_only and all(head.dim() == 1 for head in heads):
+        theirs, ours = map(len, heads)
+        fix = f"pass num_classes={theirs}, or drop='head' for a fresh head"
+        return f"the file's head has {theirs} classes, the model {ours}: {fix}"
     plain = settings_of(model).get("shortcut") == "none"
-    if plain and not unknown and not missing and all(".shortcut." in key for key in wrong):
+    if plain and not rest and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
     for name, settings in identify(tensors)[-1:]:  # of twins, the residual one
         words = "".join(f", {key}={value!r}" for key, value in settings.items())
         return f"this is {name}'s: zoo.build({name!r}{words})"
     head = (dialect.from_zoo("head.weight") or "").removeprefix(dialect.prefix).split(".")[0]
     if unknown and all(key.startswith(f"{head}.") for key in unknown):
-        return (
-            f"its head is not one linear layer: rename that one's entries to {head}.weight, .bias"
-        )
+        return f"its head is not one linear layer: rename its entries to {head}.weight and .bias"
     if missing and not wrong and not unknown:
         return "the weights are incomplete: get the file again, or whoever made it must save all"
     return "this is no network of zoo.list_models(), or one with other settings"

@@ -28,6 +28,8 @@ from zoo.weights.settings import check_settings
 
 log = logging.getLogger("zoo")
 
+State = Mapping[str, Tensor]
+
 STATE_DICT = "the state dict"  # where messages look for what is wrong with one
 
 DROPS = ("shortcut", "head")
@@ -50,144 +52,29 @@ def load(
     """
     check_model(model)
     if not isinstance(drop, str | None) or drop not in (None, *DROPS):
-        raise WeightsError(
-            f"there is no drop={drop!r}", "zoo.load(..., drop=...)", f"one of {', '.join(DROPS)}"
-        )
+        raise WeightsError(f"there is no drop={drop!r}", "zoo.load", f"one of {', '.join(DROPS)}")
     return fill(model, open_weights(source), dialect, drop)
 
 
 def check_model(model: object) -> None:
+    where = "zoo.load(model, ...), zoo.export(model, ...)"
     if not isinstance(model, Network):
-        raise WeightsError(
-            f"the weights are for networks of the zoo, and this is {type(model).__name__}",
-            "zoo.load(model, ...), zoo.export(model, ...)",
-            "give what zoo.build returned, without DataParallel or torch.compile around it",
-        )
-    tensors = list(model.state_dict().values())
-    if any(tensor.is_meta for tensor in tensors):
-        raise WeightsError(
-            "the model is on the meta device: it has shapes and no memory for weights",
-            "zoo.load(model, ...), zoo.export(model, ...)",
-            "call model.to_empty(device='cpu') first, or build it on another device",
-        )
-
-
-def fill(
-    model: Network, weights: Weights, dialect: str | None = None, drop: str | None = None
-) -> Network:
-    """load(), once the weights are in memory."""
-    spoken = recognise(weights) if dialect is None else by_name(dialect, model)
-    check_settings(model, spoken, weights.metadata, drop, weights.source)
-    named = {key: spoken.to_zoo(key) or "" for key in weights.tensors}  # "": unknown
-    refuse_twins(named, weights.source)
-    unknown = {key: weights.tensors[key] for key, ours in named.items() if not ours}
-    found = {ours: weights.tensors[key] for key, ours in named.items() if ours}
-    tensors = {key: v for key, v in found.items() if not (drop and is_part(key, drop))}
-    resizing = (weights.metadata.settings or {}).get("resizing") or spoken.resizing
-    if isinstance(model, ViT) and resizing:
-        fit_positions(model, tensors, resizing)
-    places = spoken.divided(model.state_dict())
-    if drop == "head":
-        places = {key: place for key, place in places.items() if not is_part(key, "head")}
-    if len({place.data_ptr() for place in places.values()}) < len(places):
-        raise WeightsError(
-            "two parts of the model share their memory, so they cannot hold two tensors",
-            weights.source,
-            "give what zoo.build returned, and tie its parts afterwards",
-        )
-    problems = misfits(places, tensors, unknown, spoken)
-    if problems:
-        more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
-        raise WeightsError(
-            f"{problems[0]}{more}",
-            f"{weights.source}, in {spoken.name}'s names",
-            likely_cause(model, found, list(unknown), spoken),
-        )
-    for key, ours in named.items():
-        if ours in tensors:
-            check_values(key, tensors[ours], places[ours], weights.source)
-
-    if weights.source == STATE_DICT:  # whose tensors may be the model's own
-        tensors = {key: tensor.clone() for key, tensor in tensors.items()}
-    with torch.no_grad():
-        for key, place in places.items():
-            place.copy_(tensors[key]) if key in tensors else place.zero_()
-    if isinstance(model, ViT) and resizing:
-        model.stem.resizing = resizing
-    if drop == "shortcut":
-        log.warning(
-            "dropped %d entries of shortcuts: a plain network has none", len(found) - len(tensors)
-        )
-    if drop == "head":
-        classes = getattr(getattr(model, "head", None), "out_features", "other")
-        count = len(found) - len(tensors)
-        log.warning(
-            "dropped the head's %s entries: the model keeps its own, for %s classes", count, classes
-        )
-    return model
-
-
-def refuse_twins(named: Mapping[str, str], source: str) -> None:
-    """Some parts have two spellings, and a file should have one of them."""
-    places: dict[str, str] = {}
-    for key, ours in named.items():
-        if ours and places.setdefault(ours, key) != key:
-            raise WeightsError(
-                f"{places[ours]} and {key} are the same part", source, "leave one of them out"
-            )
-
-
-def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None:
-    """Position embeddings of a square grid stretched to the model's, in `tensors`."""
-    theirs, place = tensors.get("stem.position"), model.stem.position
-    if theirs is None or theirs.dim() != 3 or theirs.shape == place.shape:
-        return
-    here, there = (math.isqrt(length - 1) for length in (place.shape[1], max(theirs.shape[1], 2)))
-    whole = theirs.shape[1] == there**2 + 1 and theirs.is_floating_point()
-    if whole and theirs.shape[::2] == place.shape[::2]:
-        tensors["stem.position"] = resize_positions(
-            theirs.to(place.dtype), here, here, resizing
-        ).detach()
-        log.warning(
-            "resized the position embeddings from %dx%d to %dx%d patches (%s)",
-            there, there, here, here, resizing,
-        )  # fmt: skip
-
-
-def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
-    """The model's state dict in the names of another library's files.
-
-    They load with strict=True; transformers 5 renames a ViT's in from_pretrained.
-
-    The tensors are the model's own, as in model.state_dict(). Raises WeightsError if the library
-    has no such network.
-    """
-    check_model(model)
-    spoken = by_name(dialect, model)
-    check_settings(
-        model, spoken, Metadata(), None, f"zoo.export(model, {dialect!r})",
-        fix="no network of theirs computes this; dialect='zoo' exports any model",
-    )  # fmt: skip
-    exported = {}
-    for key, tensor in spoken.divided(model.state_dict()).items():
-        name = spoken.from_zoo(key)
-        if name is None:
-            raise WeightsError(
-                f"{key} has no name in {dialect}", "zoo.export", "a part of the model was exchanged"
-            )
-        exported[name] = tensor
-    return exported
+        why = f"the weights are for networks of the zoo, and this is {type(model).__name__}"
+        fix = "give what zoo.build returned, without DataParallel or torch.compile around it"
+        raise WeightsError(why, where, fix)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        why = "the model is on the meta device: it has shapes and no memory for weights"
+        fix = "call model.to_empty(device='cpu') first, or build it on another device"
+        raise WeightsError(why, where, fix)
 
 
 def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
     if isinstance(source, Mapping):
         return from_loaded(dict(source), STATE_DICT)
     if not isinstance(source, str | Path):
-        raise WeightsError(
-            f"weights are a path, a URL or a state dict, and not {type(source).__name__}",
-            "zoo.load, zoo.build",
-            "give the PATH or URL of a file, or what model.state_dict() returns",
-        )
+        why = f"weights are a path, a URL or a state dict, and not {type(source).__name__}"
+        fix = "give the PATH or URL of a file, or what model.state_dict() returns"
+        raise WeightsError(why, "zoo.load, zoo.build", fix)
     if str(source).startswith(PREFIX):
         return from_hub(str(source))
     if str(source).startswith(("http://", "https://")):
@@ -202,35 +89,120 @@ def is_folder(source: str | Path) -> bool:
         return False
 
 
-def is_part(key: str, part: str) -> bool:
-    return part in key.split(".")
+def fill(
+    model: Network, weights: Weights, dialect: str | None = None, drop: str | None = None
+) -> Network:
+    """load(), once the weights are in memory."""
+    spoken = recognise(weights) if dialect is None else by_name(dialect, model)
+    check_settings(model, spoken, weights, drop)
+    found, unknown = in_our_names(weights, spoken)
+    tensors = {key: v for key, v in found.items() if not (drop and drop in key.split("."))}
+    resizing = (weights.metadata.settings or {}).get("resizing") or spoken.resizing
+    if isinstance(model, ViT) and resizing:
+        fit_positions(model, tensors, resizing)
+    places = spoken.divided(model.state_dict())
+    if drop == "head":
+        places = {key: v for key, v in places.items() if "head" not in key.split(".")}
+    if problems := misfits(places, tensors, unknown, spoken):
+        more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
+        where = f"{weights.source}, in {spoken.name}'s names"
+        fix = likely_cause(model, found, list(unknown), spoken)
+        raise WeightsError(f"{problems[0]}{more}", where, fix)
+    for key, tensor in tensors.items():
+        check_values(spoken.from_zoo(key) or key, tensor, places[key], weights.source)
+    if len({place.data_ptr() for place in places.values()}) < len(places):
+        why = "two parts of the model share their memory, so they cannot hold two tensors"
+        fix = "give what zoo.build returned, and tie its parts afterwards"
+        raise WeightsError(why, weights.source, fix)
+
+    if weights.source == STATE_DICT:  # whose tensors may be the model's own
+        tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    with torch.no_grad():
+        for key, place in places.items():
+            place.copy_(tensors[key]) if key in tensors else place.zero_()
+    if isinstance(model, ViT) and resizing:
+        model.stem.resizing = resizing
+    log_dropped(model, drop, len(found) - len(tensors))
+    return model
 
 
-def misfits(
-    places: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    unknown: Mapping[str, Tensor],
-    dialect: Dialect,
-) -> list[str]:
+def log_dropped(model: Network, drop: str | None, count: int) -> None:
+    if drop == "shortcut":
+        log.warning("dropped %d entries of shortcuts: a plain network has none", count)
+    if drop == "head":
+        classes = getattr(getattr(model, "head", None), "out_features", "other")
+        text = "dropped the head's %s entries: the model keeps its own, for %s classes"
+        log.warning(text, count, classes)
+
+
+def in_our_names(weights: Weights, dialect: Dialect) -> tuple[State, State]:
+    """The tensors whose names the dialect knows, in our names, and the others in theirs."""
+    theirs: dict[str, str] = {}  # by our name
+    for key in weights.tensors:
+        ours = dialect.to_zoo(key)
+        if ours in theirs:  # some parts have two spellings, and a file should have one of them
+            why = f"{theirs[ours]} and {key} are the same part"
+            raise WeightsError(why, weights.source, "leave one of them out")
+        if ours is not None:
+            theirs[ours] = key
+    found = {ours: weights.tensors[key] for ours, key in theirs.items()}
+    known = set(theirs.values())
+    return found, {key: v for key, v in weights.tensors.items() if key not in known}
+
+
+def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None:
+    """Position embeddings of a square grid stretched to the model's, in `tensors`."""
+    theirs, place = tensors.get("stem.position"), model.stem.position
+    if theirs is None or theirs.dim() != 3 or theirs.shape == place.shape:
+        return
+    new, old = (math.isqrt(length - 1) for length in (place.shape[1], max(theirs.shape[1], 2)))
+    whole = theirs.shape[1] == old**2 + 1 and theirs.is_floating_point()
+    if whole and theirs.shape[::2] == place.shape[::2]:
+        resized = resize_positions(theirs.to(place.dtype), new, new, resizing)
+        tensors["stem.position"] = resized.detach()
+        text = "resized the position embeddings from %dx%d to %dx%d patches (%s)"
+        log.warning(text, old, old, new, new, resizing)
+
+
+def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
+    """The model's state dict in the names of another library's files.
+
+    They load with strict=True; transformers 5 renames a ViT's in from_pretrained.
+
+    The tensors are the model's own, as in model.state_dict(). Raises WeightsError if the library
+    has no such network.
+    """
+    check_model(model)
+    spoken, where = by_name(dialect, model), f"zoo.export(model, {dialect!r})"
+    fix = "no network of theirs computes this; dialect='zoo' exports any model"
+    check_settings(model, spoken, Weights({}, Metadata(), where), fix=fix)
+    exported = {}
+    for key, tensor in spoken.divided(model.state_dict()).items():
+        name = spoken.from_zoo(key)
+        if name is None:
+            why = f"{key} has no name in {dialect}"
+            raise WeightsError(why, where, "a part of the model was exchanged")
+        exported[name] = tensor
+    return exported
+
+
+def misfits(places: State, tensors: State, unknown: State, dialect: Dialect) -> list[str]:
     """What keeps every tensor from having a place of its shape, and every place a tensor.
 
     Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.
     """
     problems = [f"{key} of shape {show(tensor)} is unknown" for key, tensor in unknown.items()]
     for key, tensor in tensors.items():
+        name = dialect.from_zoo(key) or key
         if key not in places:
-            problems.append(f"{their(key, dialect)} has shape {show(tensor)} and no place")
-        elif tensor.shape != places[key].shape:
-            shapes = f"{show(tensor)} in the file and {show(places[key])} in the model"
-            problems.append(f"{their(key, dialect)} is {shapes}")
-    for key in places:
-        if key not in tensors and is_shaped(key):
-            problems.append(f"{their(key, dialect)} of shape {show(places[key])} is missing")
-    return problems
-
-
-def their(key: str, dialect: Dialect) -> str:
-    return dialect.from_zoo(key) or key
+            problems.append(f"{name} has shape {show(tensor)} and no place")
+        elif tensor.shape != (place := places[key]).shape:
+            problems.append(f"{name} is {show(tensor)} in the file and {show(place)} in the model")
+    missing = {key: v for key, v in places.items() if key not in tensors and is_shaped(key)}
+    return problems + [
+        f"{dialect.from_zoo(key) or key} of shape {show(place)} is missing"
+        for key, place in missing.items()
+    ]
 
 
 def show(tensor: Tensor) -> str:
@@ -261,9 +233,5 @@ def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
     elif not total and (tensor.dim() == 4 or key.endswith("running_var")) and not tensor.any():
         problem = "is nothing but zeros"
     if problem:
-        raise WeightsError(
-            f"{key} {problem}",
-            source,
-            "get the weights again, or train again at a lower rate; to change a model's precision, "
-            "load first and convert after",
-        )
+        fix = "get the weights again, or train at a lower rate; convert precision after loading"
+        raise WeightsError(f"{key} {problem}", source, fix)

@@ -13,7 +13,7 @@ from zoo.errors import WeightsError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes what the network was trained on, and what its outputs mean."""
+    """How an image is prepared for the network, and what its outputs mean."""
 
     resize: int  # pixels of the shorter side
     crop: int  # pixels a side of the middle that is kept
@@ -42,44 +42,29 @@ def is_published_name(weights: str | Path) -> bool:
 
 def published(model: str, weights: str = "DEFAULT") -> Published:
     """What torchvision publishes for `model`; "DEFAULT" is its default."""
+    by_file = "pass the PATH or URL of a file"
     try:
         from torchvision.models import get_model_weights  # slow to import, so only here
     except ImportError as error:
-        raise WeightsError(
-            f"torchvision, which knows the published weights, cannot be imported: {error}",
-            f"weights={weights!r}",
-            "pip install torchvision, or pass the PATH or URL of a file",
-        ) from error
+        why = f"torchvision, which knows the published weights, cannot be imported: {error}"
+        fix = f"pip install torchvision, or {by_file}"
+        raise WeightsError(why, f"weights={weights!r}", fix) from error
     try:
         entries = get_model_weights(model)
     except ValueError:
-        raise WeightsError(
-            f"there are no published weights for {model}",
-            f"torchvision publishes {weights} for ImageNet's ResNets and ViTs",
-            "pass the PATH or URL of a file; a plain network takes its twin's weights by "
-            f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')",
-        ) from None
+        why = f"there are no published weights for {model}"
+        where = f"torchvision publishes {weights} for ImageNet's ResNets and ViTs"
+        twin = f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')"
+        fix = f"{by_file}; a plain network takes its twin's weights by {twin}"
+        raise WeightsError(why, where, fix) from None
     if weights not in entries.__members__:
-        raise WeightsError(
-            f"there are no weights {weights!r} for {model}",
-            f"torchvision publishes {', '.join(entries.__members__)}",
-            "choose one of these, or pass the PATH or URL of a file",
-        )
+        why = f"there are no weights {weights!r} for {model}"
+        where = f"torchvision publishes {', '.join(entries.__members__)}"
+        raise WeightsError(why, where, f"choose one of these, or {by_file}")
     entry = entries[weights]
-    transform = entry.transforms()
-    accuracy = entry.meta["_metrics"]["ImageNet-1K"]
-    return Published(
-        model,
-        entry.name,
-        entry.url,
-        accuracy["acc@1"],
-        accuracy["acc@5"],
-        Preprocess(
-            transform.resize_size[0],
-            transform.crop_size[0],
-            transform.interpolation.value,
-            tuple(transform.mean),
-            tuple(transform.std),
-            tuple(entry.meta["categories"]),
-        ),
-    )
+    view, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
+    mean, std, classes = map(tuple, (view.mean, view.std, entry.meta["categories"]))
+    resize, crop, interpolation = view.resize_size[0], view.crop_size[0], view.interpolation.value
+    preprocess = Preprocess(resize, crop, interpolation, mean, std, classes)
+    top1, top5 = accuracy["acc@1"], accuracy["acc@5"]
+    return Published(model, entry.name, entry.url, top1, top5, preprocess)

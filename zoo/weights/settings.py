@@ -1,7 +1,7 @@
 """Settings that a state dict does not show, and that change what a network computes.
 
-A ResNet-20 whose option-A shortcuts put the zero channels on the other side takes the same weights
-without a word, and gets 22 % of CIFAR-10 right instead of 92 %.
+A ResNet-20 whose option-A shortcuts put the zero channels on the other side accepts the same
+weights silently, and gets 22 % of CIFAR-10 right instead of 92 %.
 """
 
 from typing import Any
@@ -14,10 +14,12 @@ from zoo.networks import Network
 from zoo.plain import PlainBottleneck
 from zoo.plainvit import BLOCKS
 from zoo.resnet import CifarStem, ResNet
-from zoo.shortcuts import Projection, ZeroPad
+from zoo.shortcuts import SHORTCUTS, Projection, ZeroPad
 from zoo.vit import EncoderBlock, ViT
 from zoo.weights.dialects import Dialect
-from zoo.weights.files import Metadata
+from zoo.weights.files import Weights
+
+BLOCK_NAMES = {EncoderBlock: "residual"} | {kind: name for name, kind in BLOCKS.items()}
 
 
 def settings_of(model: Network) -> dict[str, str]:
@@ -25,11 +27,8 @@ def settings_of(model: Network) -> dict[str, str]:
     return vit_settings(model) if isinstance(model, ViT) else resnet_settings(model)
 
 
-BLOCK_NAMES = {EncoderBlock: "residual"} | {kind: name for name, kind in BLOCKS.items()}
-
-
 def vit_settings(model: ViT) -> dict[str, str]:
-    """Shapes show none of them but a missing MLP."""
+    """Not visible in parameter shapes, except a missing MLP."""
     block: Any = model.blocks[0]
     return {
         "block": BLOCK_NAMES[type(block)],
@@ -42,19 +41,15 @@ def vit_settings(model: ViT) -> dict[str, str]:
 def resnet_settings(model: ResNet) -> dict[str, str]:
     """Shapes show some of them; ZeroPad's side and the strided convolution they do not."""
     blocks = [block for stage in model.stages.children() for block in stage.children()]
-    shortcuts = [block.shortcut for block in blocks if hasattr(block, "shortcut")]
-    kind = "identity" if shortcuts else "none"
-    for shortcut in shortcuts:
-        if isinstance(shortcut, Projection):
-            kind = "projection"
-        elif isinstance(shortcut, ZeroPad):
-            half = (shortcut.before + shortcut.after) // 2
-            kind = "pad" if shortcut.before == half else "pad-append"
     settings = {
         "stem": "cifar" if isinstance(model.stem, CifarStem) else "imagenet",
-        "shortcut": kind,
+        "shortcut": "none",
         "norm": "batch" if isinstance(model.stem.norm, nn.BatchNorm2d) else "none",
     }
+    shortcuts = [block.shortcut for block in blocks if hasattr(block, "shortcut")]
+    if shortcuts:
+        kinds = [s.kind for s in shortcuts if isinstance(s, Projection | ZeroPad)]
+        settings["shortcut"] = kinds[-1] if kinds else "identity"
     strided = [b for b in blocks[1:] if isinstance(b, Bottleneck | PlainBottleneck)]
     if strided:
         in_conv1 = any(block.conv1.stride != (1, 1) for block in strided)
@@ -63,49 +58,36 @@ def resnet_settings(model: ResNet) -> dict[str, str]:
 
 
 def check_settings(
-    model: Network,
-    dialect: Dialect,
-    metadata: Metadata,
-    drop: str | None,
-    source: str,
-    fix: str | None = None,
+    model: Network, dialect: Dialect, weights: Weights, drop: str | None = None, fix: str = ""
 ) -> None:
     """Refuse a model that would take the weights and compute something else with them."""
-    required = dict(dialect.requires)
-    if metadata.settings:
-        required |= {key: (value,) for key, value in metadata.settings.items()}
+    stored = {key: (value,) for key, value in (weights.metadata.settings or {}).items()}
+    required = dict(dialect.requires) | stored
     for key, value in settings_of(model).items():
         if key == "resizing":
             continue  # computes nothing at the weights' own size, and load takes theirs
         if drop == "shortcut" and key in ("shortcut", "block"):
-            if value in ("residual", "identity", "pad", "pad-append", "projection"):
-                raise WeightsError(
-                    f"drop='shortcut' is for plain networks, and this one's shortcuts are {value}",
-                    source,
-                    "leave drop out, or build the plain twin",
-                )
+            if value in ("residual", "identity", *SHORTCUTS):
+                why = f"drop='shortcut' is for plain networks; this one's shortcuts are {value}"
+                raise WeightsError(why, weights.source, "leave drop out, or build the plain twin")
         elif value not in required.get(key, (value,)):
             wanted = " or ".join(required[key])
-            raise WeightsError(
-                f"{dialect.name} weights are for {key}={wanted}, and the model has {value}",
-                source,
-                fix or how_to_fit(key, value, required[key][0]),
-            )
+            why = f"{dialect.name} weights are for {key}={wanted}, and the model has {value}"
+            fix = fix or how_to_fit(key, value, required[key][0])
+            raise WeightsError(why, weights.source, fix)
 
 
 def how_to_fit(key: str, value: str, wanted: str) -> str:
     if key == "shortcut" and value == "none":
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
+    if key == "block" and wanted == "residual":
+        return "the model is plain: pass drop='shortcut' to give it its twin's weights"
     if key == "shortcut" and wanted == "none":
         return "these are a plain network's weights: build the plain twin"
     if key == "block":
-        if wanted == "residual":
-            return "the model is plain: pass drop='shortcut' to give it its twin's weights"
         return f"these are a plain network's weights: build the plain twin with block={wanted!r}"
-    if key == "eps":
-        return f"build the model with eps={wanted}"
     if key == "heads":
         return "no network of the zoo has this width with so many heads"
     if key == "stem":
         return f"choose a model with the {wanted} stem"
-    return f"build the model with {key}={wanted!r}"
+    return f"build the model with {key}={wanted if key == 'eps' else repr(wanted)}"

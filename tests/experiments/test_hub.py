@@ -37,6 +37,7 @@ def theirs(tmp_path_factory):
         image_size=32, patch_size=4, id2label=dict(enumerate(CIFAR10)),
         label2id={name: place for place, name in enumerate(CIFAR10)},
     )  # fmt: skip
+    torch.manual_seed(1)
     model = transformers.ViTForImageClassification(config).eval()
     shake(model)
     with torch.no_grad():
@@ -173,8 +174,8 @@ def test_our_checkpoint_becomes_a_folder_with_its_own_eps_and_view(theirs, invok
         ("config.json", {"id2label": None}, "2 classes and its head has 10"),
         ("config.json", {"id2label": {"0": "cat", "1": "dog"}}, "2 classes and its head has 10"),
         ("config.json", {"image_size": 48}, "32 pixels a side, and the network is for 48"),
-        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, "not ViT's"),
-        ("preprocessor_config.json", {"do_pad": True}, "not ViT's"),
+        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, "other steps"),
+        ("preprocessor_config.json", {"do_pad": True}, "other steps"),
         ("preprocessor_config.json", {"resample": [2]}, "other steps"),
         ("preprocessor_config.json", {"rescale_factor": float("nan")}, "other steps"),
         ("preprocessor_config.json", {"size": {"height": [32], "width": [32]}}, "not understood"),
@@ -271,6 +272,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, with_body: bool) -> None:
+        if self.path.startswith("/api/models/owner/name"):
+            self.describe()
+            return
         match = re.fullmatch(r"/owner/name/resolve/\w+/([\w.]+)", self.path)
         path = self.folder / match[1] if match else None
         if path is None or not path.is_file():
@@ -289,6 +293,19 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if with_body:
             self.log.append(path.name)
             self.wfile.write(content)
+
+    def describe(self) -> None:
+        files = [
+            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": path.name}
+            for path in self.folder.iterdir()
+        ]
+        siblings = [{"rfilename": file["path"]} for file in files]
+        model = {"id": "owner/name", "sha": "a" * 40, "siblings": siblings}
+        content = json.dumps(files if "/tree/" in self.path else model).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
 
 @pytest.fixture

@@ -1,59 +1,37 @@
 """zoo.load fills a model completely or not at all; zoo.export leads back."""
 
-import io
+import copy
 import logging
 import warnings
-import zipfile
 from pathlib import Path
 
 import pytest
-import safetensors
-import safetensors.torch
 import torch
-import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from loading import changed, refused, same, shaken
+from safetensors.torch import load_file
 from torch import nn
 
 import zoo
-from data.images import load_image
 from experiments.proof.checks import shake
-from zoo.resnet import CIFAR_DEPTHS
+from experiments.proof.oracles import VIT_ORACLES, logits_of
+from zoo.plainvit import BLOCKS
+from zoo.resnet import TABLE, CifarStem
 from zoo.weights.dialects import DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.files import Metadata, read_weights, write_weights
 from zoo.weights.settings import settings_of
 
 
-def shaken(name: str, *arguments, **settings) -> nn.Module:
-    model = zoo.build(name, *arguments, **settings)
-    shake(model)
-    return model
-
-
-def same(a: dict, b: dict) -> bool:
-    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def refused(model, source, *words: str, **options) -> None:
-    """Refused in three lines that say `words`, with the model untouched."""
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(zoo.WeightsError) as error:
-        zoo.load(model, source, **options)
-    lines = str(error.value).split("\n")
-    assert len(lines) == 3
-    assert all(line.strip() for line in lines)
-    for word in words:
-        assert word in str(error.value), (word, str(error.value))
-    assert same(before, model.state_dict())
-
-
 def speakers(dialect: Dialect) -> list[str]:
-    """The models that a dialect has names for, but for the largest ViTs."""
+    """The models that a dialect has names for, but for the largest ones."""
     vits = dialect in VIT_DIALECTS.values()
+    large = ("152", "110", "101")
     names = [name for name in zoo.list_models() if "vit_" not in name and ("vit" in name) == vits]
+    names = [name for name in names if not name.endswith(large)]
     if dialect.name == "zoo":
         return names
-    cifar = {f"resnet{depth}" for depth in CIFAR_DEPTHS}
+    cifar = {name for name, row in TABLE.items() if row.stem is CifarStem}
     names = [name for name in names if not name.startswith("plain")]
     return [name for name in names if (name in cifar) == (dialect.name == "cifar")]
 
@@ -69,6 +47,7 @@ def small(name: str, dialect: Dialect) -> dict:
 SPOKEN = st.sampled_from(DIALECTS).flatmap(
     lambda dialect: st.tuples(st.sampled_from(speakers(dialect)), st.just(dialect))
 )
+
 WRAPPERS = st.sampled_from(
     [
         lambda state: state,
@@ -105,6 +84,7 @@ def flat(state: dict) -> list[str]:
     return [k for key, v in state.items() for k in [key, *(flat(v) if isinstance(v, dict) else [])]]
 
 
+@settings(max_examples=12)
 @given(spoken=SPOKEN, suffix=st.sampled_from([".pth", ".safetensors", ".pt"]))
 def test_files_come_back_to_the_last_bit_with_what_they_say(tmp_path_factory, spoken, suffix):
     name, dialect = spoken
@@ -120,95 +100,6 @@ def test_files_come_back_to_the_last_bit_with_what_they_say(tmp_path_factory, sp
     assert same(
         zoo.load(zoo.build(name, 2, **settings), str(path)).state_dict(), model.state_dict()
     )
-
-
-def test_the_same_weights_are_the_same_bytes(tmp_path):
-    model = shaken("resnet20", 2, width=2)
-    metadata = Metadata("resnet20", settings_of(model), ("a", "b"))
-    for suffix in (".safetensors", ".pth"):
-        path = tmp_path / f"w{suffix}"
-        written = set()
-        for _ in range(8):
-            write_weights(path, zoo.export(model, "zoo"), metadata)
-            written.add(path.read_bytes())
-        assert len(written) == 1
-    content = (tmp_path / "w.safetensors").read_bytes()
-    assert int.from_bytes(content[:8], "little") % 8 == 0
-    with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:
-        assert file.metadata()["format"] == "pt"
-        assert torch.equal(file.get_tensor("head.bias"), model.head.bias)
-
-
-def test_a_bare_pth_is_an_ordinary_state_dict(tmp_path):
-    model = shaken("resnet18", 5, width=4)
-    write_weights(tmp_path / "w.pth", zoo.export(model), Metadata())
-    loaded = torch.load(tmp_path / "w.pth", weights_only=True)
-    assert same(loaded, zoo.export(model))
-
-
-def test_files_of_torch_and_of_before_pytorch_1_6(tmp_path):
-    theirs = torchvision.models.resnet18()
-    shake(theirs)
-    for legacy in (False, True):
-        path = tmp_path / f"{legacy}.pth"
-        torch.save(theirs.state_dict(), path, _use_new_zipfile_serialization=not legacy)
-        ours = zoo.load(zoo.build("resnet18"), path)
-        assert same(zoo.export(ours), dict(theirs.state_dict()))
-
-
-def optimizer_of(model: nn.Module, kind: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
-    optimizer = kind(model.parameters(), lr=0.1)
-    model(torch.randn(2, 3, 64, 64)).sum().backward()
-    optimizer.step()
-    return optimizer
-
-
-CHECKPOINTS = {
-    "weights": lambda model: model.state_dict(),
-    "parameters": lambda model: model.state_dict(keep_vars=True),
-    "SGD and MultiStepLR": lambda model: {
-        "model": model.state_dict(),
-        "optimizer": (sgd := optimizer_of(model, torch.optim.SGD)).state_dict(),
-        "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(sgd, [3, 5]).state_dict(),
-        "epoch": 3,
-    },
-    "AdamW, CosineAnnealingLR, DataParallel": lambda model: {
-        "state_dict": nn.DataParallel(model).state_dict(),
-        "optimizer": (adam := optimizer_of(model, torch.optim.AdamW)).state_dict(),
-        "scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(adam, 9).state_dict(),
-        "rng": torch.get_rng_state(), "history": [(i, i / 2) for i in range(2000)],
-        "best_acc": 91.5, "dtype": torch.float16,
-    },
-    "channels_last": lambda model: model.to(memory_format=torch.channels_last).state_dict(),
-    "compiled": lambda model: torch.compile(model).state_dict(),
-    "views of one storage": lambda model: views(model.state_dict()),
-}  # fmt: skip
-
-
-def views(state: dict) -> dict:
-    flat = torch.cat([v.flatten() for v in state.values() if v.is_floating_point()])
-    result, at = {}, 0
-    for key, value in state.items():
-        if value.is_floating_point():
-            result[key] = flat[at : at + value.numel()].view(value.shape)
-            at += value.numel()
-    return result
-
-
-@pytest.mark.parametrize(
-    "how",
-    [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 3}],
-    ids=["zip", "old", "protocol 3"],
-)
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_what_people_save_while_training_loads(name, how, tmp_path):
-    model = torchvision.models.resnet18(num_classes=3)
-    torch.save(CHECKPOINTS[name](model), tmp_path / "w.pth", **how)
-    ours = zoo.build("resnet18", 3, weights=tmp_path / "w.pth")
-    theirs = model.state_dict()
-    for key, value in zoo.export(ours).items():
-        if "views" not in name or value.is_floating_point():
-            assert torch.equal(value, theirs[key]), key
 
 
 @pytest.mark.parametrize("name", ["vit2", "resnet8"])
@@ -229,26 +120,6 @@ def four_bytes_on(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
 
 
-def test_tensors_saved_on_a_gpu_load_on_a_cpu(tmp_path):
-    """Such a file says so of every storage."""
-    model = shaken("resnet18", 2, width=2)
-    torch.save(zoo.export(model), tmp_path / "cpu.pth")
-    cpu, cuda = b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"
-    with (
-        zipfile.ZipFile(tmp_path / "cpu.pth") as there,
-        zipfile.ZipFile(tmp_path / "gpu.pth", "w") as here,
-    ):
-        for entry in there.infolist():
-            content = there.read(entry)
-            assert (cpu in content) == entry.filename.endswith("data.pkl")
-            here.writestr(entry.filename, content.replace(cpu, cuda))
-    if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="CUDA"):
-            torch.load(tmp_path / "gpu.pth", weights_only=True)
-    back = zoo.load(zoo.build("resnet18", 2, width=2), tmp_path / "gpu.pth")
-    assert same(back.state_dict(), model.state_dict())
-
-
 @pytest.mark.parametrize(("model", "twin", "count"), [("plain18", "resnet18", 18),
                                                       ("plain50", "resnet50", 24),
                                                       ("plain20", "resnet20", 0)])  # fmt: skip
@@ -263,6 +134,30 @@ def test_a_plain_network_takes_its_twins_weights_and_says_so(model, twin, count,
     assert all(torch.equal(value, twins[key]) for key, value in plain.state_dict().items())
 
 
+@pytest.mark.parametrize("block", [None, *BLOCKS])
+def test_a_plain_vit_takes_its_twins_weights_and_says_so(block, caplog):
+    dialect = "timm" if block in (None, "plain") else "zoo"
+    twin = shaken("vit2", 5)
+    model = zoo.build("plainvit2", 5, block=block)
+    state = zoo.export(twin, dialect)
+    if block in ("no-mlp", "pure-attention"):
+        with pytest.raises(zoo.WeightsError, match="no place"):
+            zoo.load(model, state, drop="shortcut")
+        return
+    if dialect == "timm":
+        with pytest.raises(zoo.WeightsError, match="drop='shortcut'"):
+            zoo.load(model, state)
+    with caplog.at_level(logging.WARNING, "zoo"):
+        zoo.load(model, state, drop="shortcut")
+    assert "dropped 0 entries of shortcuts" in caplog.text
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in model.state_dict().items())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.allclose(model(images), twin(images))
+    with pytest.raises(zoo.WeightsError, match="for plain networks"):
+        zoo.load(twin, state, drop="shortcut")
+
+
 def test_another_head_is_refused_or_left_out(caplog):
     state = zoo.export(shaken("resnet18", 4, width=4))
     model = zoo.build("resnet18", 6, width=4)
@@ -274,12 +169,6 @@ def test_another_head_is_refused_or_left_out(caplog):
     assert "keeps its own, for 6 classes" in caplog.text
     assert torch.equal(model.head.weight, head)
     assert torch.equal(model.stem.conv.weight, state["conv1.weight"])
-
-
-def changed(state: dict, **changes) -> dict:
-    """The state dict with entries added or exchanged, or left out where a change is None."""
-    state = {**state, **{key.replace("__", "."): value for key, value in changes.items()}}
-    return {key: value for key, value in state.items() if value is not None}
 
 
 T = torch.ones
@@ -495,29 +384,6 @@ def test_build_takes_a_file_and_makes_a_fresh_head_only_when_asked(tmp_path, cap
     assert all(p.requires_grad and not p.is_meta for p in fresh.parameters())
 
 
-def test_published_weights_carry_what_goes_with_them():
-    """The table of torchvision's documentation; V2 resizes to 232."""
-    table = {("resnet18", "IMAGENET1K_V1"): (69.758, 89.078, 256),
-             ("resnet34", "IMAGENET1K_V1"): (73.314, 91.420, 256),
-             ("resnet50", "IMAGENET1K_V1"): (76.130, 92.862, 256),
-             ("resnet50", "IMAGENET1K_V2"): (80.858, 95.434, 232),
-             ("resnet101", "IMAGENET1K_V2"): (81.886, 95.780, 232),
-             ("resnet152", "IMAGENET1K_V2"): (82.284, 96.002, 232)}  # fmt: skip
-    for (model, name), (top1, top5, resize) in table.items():
-        found = zoo.published(model, name)
-        assert (found.model, found.name) == (model, name)
-        assert (found.top1, found.top5, found.preprocess.resize) == (top1, top5, resize)
-        assert (found.preprocess.crop, found.preprocess.interpolation) == (224, "bilinear")
-        assert found.preprocess.mean == (0.485, 0.456, 0.406)
-        assert found.preprocess.std == (0.229, 0.224, 0.225)
-        assert len(found.preprocess.classes) == 1000
-        assert found.preprocess.classes[0] == "tench"
-    assert zoo.published("resnet50").name == "IMAGENET1K_V2"
-    for model, name in (("plain18", "DEFAULT"), ("resnet50", "V3"), ("resnet20", "DEFAULT")):
-        with pytest.raises(zoo.WeightsError, match="weights"):
-            zoo.published(model, name)
-
-
 def test_a_head_of_another_size_does_not_hide_another_network(tmp_path):
     path = tmp_path / "w.pth"
     write_weights(path, zoo.export(shaken("resnet34", 5)), Metadata())
@@ -525,52 +391,82 @@ def test_a_head_of_another_size_does_not_hide_another_network(tmp_path):
         zoo.build("resnet18", 7, weights=path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "file", "correct"),
-    [("resnet20", "resnet20-12fca82f.th", 9173), ("resnet32", "resnet32-d509ac18.th", 9263)],
-)
-def test_golden_real_checkpoints_score_what_they_are_published_to(real_data, name, file, correct):
-    """akamaster's weights on all of CIFAR-10's test set, fp32: exactly so many of 10,000."""
-    images, labels = cifar_test(real_data)
-    path = real_data / "weights" / file
-    model = zoo.build(name, weights=path).eval()
-    assert correct_of(model, images, labels) == correct
-    if name == "resnet20":  # what a wrong setting costs, where nothing refuses it
-        wrong = zoo.build(name, shortcut="pad-append")
-        wrong.load_state_dict(model.state_dict(), strict=True)
-        assert correct_of(wrong.eval(), images, labels) == 2246
-        refused(wrong, path, "pad-append")
+# --- other libraries' transformers ---
 
 
-def cifar_test(folder) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 (10000, 3, 32, 32) and labels, straight from the archive."""
-    images, labels = [], []
-    with zipfile.ZipFile(folder / "cifar10" / "test.zip") as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
-        classes = sorted({name.split("/")[-2] for name in names})
-        for name in names:
-            images.append(load_image(io.BytesIO(archive.read(name)), name))
-            labels.append(classes.index(name.split("/")[-2]))
-    assert len(images) == 10_000
-    return torch.stack(images), torch.tensor(labels)
+def pair(name: str, library: str) -> tuple[nn.Module, nn.Module]:
+    """Ours and theirs, with the same shaken weights."""
+    pytest.importorskip(library)
+    oracle = VIT_ORACLES[library]
+    theirs = oracle.build(name, 1000)
+    shake(theirs)
+    return zoo.load(zoo.build(name, 1000, **oracle.settings), theirs.state_dict()), theirs
 
 
-def correct_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
-    preprocess = zoo.published("resnet18").preprocess  # ImageNet's mean and deviation
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    correct = 0
+def test_another_libraries_eps_is_refused_in_both_directions():
+    ours, _ = pair("vit1", "transformers")
+    for dialect in ("torchvision", "timm"):
+        with pytest.raises(zoo.WeightsError, match="eps"):
+            zoo.export(ours, dialect)
+    state = zoo.export(zoo.build("vit1"), "timm")
+    with pytest.raises(zoo.WeightsError, match="build the model with eps=1e-06"):
+        zoo.load(zoo.build("vit1", eps=1e-12), state)
+    assert zoo.load(zoo.build("vit1", eps=1e-12), zoo.export(zoo.build("vit1", eps=1e-12), "zoo"))
+
+
+def test_transformers_opens_what_we_write_and_we_what_it_writes(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    ours, theirs = pair("vit2", "transformers")
+    theirs.save_pretrained(tmp_path)
+    back = zoo.load(zoo.build("vit2", 1000, eps=1e-12), tmp_path / "model.safetensors")
+    exported = zoo.export(ours, "transformers")
+    assert same(back.state_dict(), ours.state_dict())
+    assert same(load_file(tmp_path / "model.safetensors"), exported)
+    opened = transformers.ViTForImageClassification.from_pretrained(
+        None, config=copy.deepcopy(theirs.config), state_dict=exported
+    )
+    assert same(opened.state_dict(), theirs.state_dict())
+    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        for first in range(0, len(labels), 500):
-            batch = (images[first : first + 500].float() / 255 - mean) / std
-            correct += int((model(batch).argmax(1) == labels[first : first + 500]).sum())
-    return correct
+        logits = logits_of(opened.eval()(images))
+        torch.testing.assert_close(ours.eval()(images), logits, rtol=1e-5, atol=1e-6)
 
 
-def test_a_small_state_dict_loads_from_safetensors_of_another_library(tmp_path):
-    """As huggingface writes them: no metadata but the format, another order."""
-    state = zoo.export(shaken("resnet50", 3, width=2), "transformers")
-    content = safetensors.torch.save(dict(sorted(state.items())), {"format": "pt"})
-    (tmp_path / "model.safetensors").write_bytes(content)
-    back = zoo.load(zoo.build("resnet50", 3, width=2), tmp_path / "model.safetensors")
-    assert torch.equal(back.head.bias, state["classifier.1.bias"])
+def test_both_spellings_of_one_part_are_refused():
+    ours, theirs = pair("vit1", "transformers")
+    state = zoo.export(ours, "transformers")
+    key = "vit.layers.0.attention.q_proj.weight"
+    with pytest.raises(zoo.WeightsError, match="are the same part") as error:
+        zoo.load(ours, {**state, key: theirs.state_dict()[key]})
+    assert key in str(error.value)
+    assert "vit.encoder.layer.0.attention.attention.query.weight" in str(error.value)
+    # Some parts in the one spelling and others in the other are all there.
+    mixed = {k: v for k, v in state.items() if ".query.weight" not in k}
+    mixed[key] = theirs.state_dict()[key]
+    assert zoo.load(ours, mixed) is ours
+
+
+@pytest.mark.parametrize("letter", ["query", "key", "value"])
+@pytest.mark.parametrize("leaf", ["weight", "bias"])
+def test_a_third_of_the_attention_that_is_missing_or_of_another_shape_is_refused(letter, leaf):
+    ours = zoo.build("vit1", eps=1e-12)
+    state = zoo.export(ours, "transformers")
+    name = f"vit.encoder.layer.0.attention.attention.{letter}.{leaf}"
+    part = state.pop(name)
+    with pytest.raises(zoo.WeightsError, match=f"{letter}.{leaf}.* is missing"):
+        zoo.load(ours, state)
+    with pytest.raises(zoo.WeightsError, match="in the file and"):
+        zoo.load(ours, {**state, name: torch.cat([part, part])})
+
+
+def test_torchvisions_older_spelling_is_read_and_never_written():
+    ours, theirs = pair("vit2", "torchvision")
+    old = {
+        key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): value
+        for key, value in theirs.state_dict().items()
+    }
+    assert same(zoo.load(zoo.build("vit2", 1000), old).state_dict(), ours.state_dict())
+    assert not any("linear_" in key for key in zoo.export(ours))
+    old["encoder.layers.encoder_layer_0.mlp.0.weight"] = torch.ones(256, 64)
+    with pytest.raises(zoo.WeightsError, match="are the same part"):
+        zoo.load(ours, old)

@@ -1,0 +1,123 @@
+"""Weights through the commands: hostile files, other libraries' files, real checkpoints."""
+
+import io
+import os
+import zipfile
+
+import pytest
+import torch
+from conftest import assert_three_lines
+from safetensors.torch import save_file
+from torch import nn
+
+import zoo
+from data.images import load_image
+from experiments.proof.checks import shake
+from experiments.proof.oracles import LIBRARIES, VIT_ORACLES
+from experiments.proof.prove import prove
+
+
+class Run:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("content", [{"fc.bias": Run()}, {"fc.bias": torch.ones(2) * torch.nan}])
+def test_hostile_files_end_commands_in_three_lines(content, tmp_path, monkeypatch, invoke):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "w.pth")
+    for arguments in (
+        ("experiments.convert", tmp_path / "w.pth", tmp_path / "out.pth", "--to", "zoo"),
+        ("experiments.verify", "resnet18", "--weights", tmp_path / "w.pth"),
+    ):
+        assert_three_lines(invoke(*arguments), 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_block_of_vit_b_16_is_theirs(library):
+    pytest.importorskip(library)
+    proof = prove("vit_b_16", VIT_ORACLES[library], dtype=torch.float32)
+    assert [block.ours for block in proof.blocks if not block.equal] == []
+    assert [block.shape for block in proof.blocks[:-1]] == [(2, 197, 768)] * 14
+    assert proof.round_trip == (0.0, True)
+    assert proof.largest == 0 or library != "timm"
+
+
+def test_the_command_says_what_is_rounding(invoke):
+    done = invoke("experiments.verify", "vit2")
+    assert done.returncode == 0
+    for word in ("encoder.dropout", "blocks.1", "2x65x64", "fp64", "5 blocks: rounding", "256"):
+        assert word in done.stdout
+    pytest.importorskip("timm")
+    done = invoke("experiments.verify", "vit2", "--against", "timm")
+    assert done.returncode == 0
+    for word in ("pos_drop", "fp32", "5 blocks: equal"):
+        assert word in done.stdout
+    assert "rounding" not in done.stdout.lower()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_file_of_theirs_can_be_verified(library, invoke, tmp_path):
+    """Of another number of classes and another size of image."""
+    pytest.importorskip(library)
+    theirs = VIT_ORACLES[library].build("vit1", 7, 40)
+    shake(theirs)
+    path = tmp_path / "model.safetensors"
+    save_file({k: v.contiguous() for k, v in theirs.state_dict().items()}, path)
+    done = invoke("experiments.verify", "vit1", "--weights", path, "--against", library)
+    assert done.returncode == 0, done.stderr
+    assert "2x101x64" in done.stdout
+    assert "largest difference 0; 4 blocks" in done.stdout
+
+
+def test_weights_of_another_eps_are_no_networks_of_theirs(invoke, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(zoo.export(zoo.build("vit1", eps=1e-12), "transformers"), path)
+    done = invoke("experiments.verify", "vit1", "--weights", path)
+    assert done.returncode == 4
+    assert "eps=1e-06" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "file", "correct"),
+    [("resnet20", "resnet20-12fca82f.th", 9173), ("resnet32", "resnet32-d509ac18.th", 9263)],
+)
+def test_golden_real_checkpoints_score_what_they_are_published_to(real_data, name, file, correct):
+    """akamaster's weights on all of CIFAR-10's test set, fp32: exactly so many of 10,000."""
+    images, labels = cifar_test(real_data)
+    path = real_data / "weights" / file
+    model = zoo.build(name, weights=path).eval()
+    assert correct_of(model, images, labels) == correct
+    if name == "resnet20":  # what a wrong setting costs, where nothing refuses it
+        wrong = zoo.build(name, shortcut="pad-append")
+        wrong.load_state_dict(model.state_dict(), strict=True)
+        assert correct_of(wrong.eval(), images, labels) == 2246
+        with pytest.raises(zoo.WeightsError, match="pad-append"):
+            zoo.load(wrong, path)
+
+
+def cifar_test(folder) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 (10000, 3, 32, 32) and labels, straight from the archive."""
+    images, labels = [], []
+    with zipfile.ZipFile(folder / "cifar10" / "test.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        classes = sorted({name.split("/")[-2] for name in names})
+        for name in names:
+            images.append(load_image(io.BytesIO(archive.read(name)), name))
+            labels.append(classes.index(name.split("/")[-2]))
+    assert len(images) == 10_000
+    return torch.stack(images), torch.tensor(labels)
+
+
+def correct_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
+    preprocess = zoo.published("resnet18").preprocess  # ImageNet's mean and deviation
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    correct = 0
+    with torch.no_grad():
+        for first in range(0, len(labels), 500):
+            batch = (images[first : first + 500].float() / 255 - mean) / std
+            correct += int((model(batch).argmax(1) == labels[first : first + 500]).sum())
+    return correct

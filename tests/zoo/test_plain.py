@@ -1,0 +1,160 @@
+"""A plain network is its residual twin without the additions, from the same initial weights."""
+
+import operator
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import fx, nn
+
+import zoo
+from experiments.proof.checks import shake
+from zoo.blocks import BasicBlock, Bottleneck
+from zoo.networks import plain_name
+from zoo.plain import PlainBasicBlock, PlainBottleneck
+from zoo.plainvit import BLOCKS
+from zoo.vit import MLP, TABLE, Attention, Patches
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual"), [(PlainBasicBlock, BasicBlock), (PlainBottleneck, Bottleneck)]
+)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_plain_block_is_its_twin_without_the_last_term(plain, residual, stride):
+    twin = residual(8, 4, stride)
+    x = torch.randn(2, 8, 6, 6)
+    mine = plain(twin)
+    assert mine.out_channels == twin.out_channels
+    assert not any("shortcut" in key for key in mine.state_dict())
+    without = plain(twin)(x)
+    twin.shortcut = nn.Identity()
+    twin.shortcut.forward = lambda x: torch.zeros(())
+    assert torch.equal(without, twin(x))
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.list_models() if name.startswith("resnet")])
+def test_a_plain_networks_keys_are_its_twins_without_the_shortcuts(name):
+    with torch.device("meta"):
+        residual, plain = zoo.build(name), zoo.build(name.replace("resnet", "plain"))
+    expected = {k: v.shape for k, v in residual.state_dict().items() if ".shortcut." not in k}
+    assert {k: v.shape for k, v in plain.state_dict().items()} == expected
+
+
+PAIRS = [(name, {}) for name in zoo.list_models() if not name.startswith("plain")]
+
+PAIRS += [("resnet20", {"norm": "none"}), ("resnet18", {"num_classes": 7, "width": 8}),
+          ("resnet50", {"stride_in": "conv1", "width": 8})]  # fmt: skip
+
+NARROW = {"resnet101": {"width": 8}, "resnet152": {"width": 8}}  # as deep, and quick to draw
+
+
+@pytest.mark.parametrize(("name", "settings"), PAIRS)
+def test_twins_of_one_seed_start_from_the_same_weights(name, settings, monkeypatch):
+    """Every entry that both have, to the last bit; and what is drawn afterwards is the same too."""
+    settings = settings | NARROW.get(name, {})
+    if name in TABLE:
+        monkeypatch.setitem(TABLE, name, TABLE[name]._replace(heads=4, width=64, hidden=128))
+    states, later = [], []
+    for twin in (name, plain_name(name)):
+        torch.manual_seed(5)
+        states.append(zoo.build(twin, **settings).state_dict())
+        later.append(torch.rand(3))
+    residual, plain = states
+    assert plain.keys() == {key for key in residual if ".shortcut." not in key}
+    assert all(torch.equal(plain[key], residual[key]) for key in plain)
+    assert torch.equal(*later)
+    torch.manual_seed(6)
+    other = zoo.build(plain_name(name), **settings).state_dict()
+    assert any(not torch.equal(other[key], plain[key]) for key in plain)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_plain_vits_entries_are_its_twins_but_for_the_missing_mlps(block):
+    residual = zoo.build("vit4").state_dict()
+    plain = zoo.build("plainvit4", block=block).state_dict()
+    without = {key for key in residual if ".mlp." in key or ".norm2." in key}
+    missing = without if block in ("no-mlp", "pure-attention") else set()
+    assert {key: value.shape for key, value in plain.items()} == {
+        key: value.shape for key, value in residual.items() if key not in missing
+    }
+
+
+class Tracer(fx.Tracer):
+    """Sees a transformer's additions, and not the inside of what is between them."""
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, Patches | Attention | MLP) or super().is_leaf_module(module, name)
+
+
+def without_additions(
+    model: nn.Module, kept: int = 0, only: Callable[[int], bool] = lambda place: True
+) -> tuple[nn.Module, int]:
+    """The network with `residual + shortcut` replaced by `residual` in its graph, and how often.
+
+    `residual` is the addition's argument number `kept`; `only` says which additions are replaced.
+    """
+    graph_module = fx.GraphModule(model, Tracer().trace(model))
+    deleted = 0
+    additions = [node for node in graph_module.graph.nodes if node.target is operator.add]
+    for place, node in enumerate(additions):
+        if only(place):
+            node.replace_all_uses_with(node.args[kept])
+            graph_module.graph.erase_node(node)
+            deleted += 1
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+    return graph_module, deleted
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("resnet8", 3),
+        ("resnet20", 9),
+        ("resnet56", 27),
+        ("resnet18", 8),
+        ("resnet50", 16),
+        ("resnet152", 50),
+    ],
+)
+def test_deleting_the_additions_from_a_resnet_gives_its_plain_twin(name, blocks):
+    residual = zoo.build(name, 4, width=4)
+    plain = zoo.build(name.replace("resnet", "plain"), 4, width=4)
+    weights = {k: v for k, v in residual.state_dict().items() if ".shortcut." not in k}
+    plain.load_state_dict(weights, strict=True)
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        before = residual.train()(images)
+    plain.load_state_dict(weights, strict=True)
+    residual.load_state_dict({**residual.state_dict(), **weights})
+    edited, deleted = without_additions(residual)
+    assert deleted == blocks
+    with torch.no_grad():
+        after = edited.train()(images)
+        assert torch.equal(after, plain.train()(images))
+        assert not torch.allclose(before, after)
+        assert torch.equal(edited.eval()(images), plain.eval()(images))
+
+
+@pytest.mark.parametrize("name", ["vit1", "vit6", "vit12"])
+@pytest.mark.parametrize(
+    ("block", "only"),
+    [("plain", lambda place: True), ("attention-skip", lambda place: place % 2 == 1),
+     ("mlp-skip", lambda place: place % 2 == 0)],
+)  # fmt: skip
+def test_deleting_the_additions_from_a_vit_gives_its_plain_twins(name, block, only):
+    """Two additions a block, attention's and the MLP's, and no others anywhere."""
+    residual = zoo.build(name)
+    shake(residual)
+    plain = zoo.build(f"plain{name}", block=block)
+    plain.load_state_dict(residual.state_dict(), strict=True)
+    whole, none = without_additions(residual, 1, lambda place: False)
+    edited, deleted = without_additions(residual, 1, only)
+    assert none == 0
+    assert deleted == int(name[3:]) * (2 if block == "plain" else 1)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        for mode in (True, False):
+            assert torch.equal(edited.train(mode)(images), plain.train(mode)(images))
+            assert torch.equal(whole.train(mode)(images), residual.train(mode)(images))
+            assert not torch.allclose(plain(images), residual(images))

@@ -1,0 +1,100 @@
+"""What the zoo has: names, parameters, settings, and errors for everything else."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+
+# He et al. 2015, table 6 gives millions; torchvision's documentation gives the ImageNet ones.
+PARAMETERS = {
+    "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032,
+    "resnet101": 44_549_160, "resnet152": 60_192_808,
+    "plain18": 11_515_688, "plain34": 21_623_848, "plain50": 22_780_456,
+    "resnet20": 269_722, "resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "plain20": 269_722, "plain32": 464_154, "plain44": 658_586, "plain56": 853_018,
+    "plain110": 1_727_962,
+    "vit_b_16": 86_567_656, "vit_b_32": 88_224_232, "vit_l_16": 304_326_632,
+    "plainvit_b_16": 86_567_656, "plainvit_l_16": 304_326_632,
+}  # fmt: skip
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "expected"), PARAMETERS.items())
+def test_parameter_counts(name, expected):
+    with torch.device("meta"):
+        assert count(zoo.build(name)) == expected
+
+
+def test_every_network_has_a_plain_twin_and_the_list_is_whole():
+    names = zoo.list_models()
+    depths = {8, 18, 20, 32, 34, 44, 50, 56, 101, 110, 152}
+    resnets = {f"{family}{depth}" for family in ("plain", "resnet") for depth in depths}
+    sizes = {"_b_16", "_b_32", "_l_16", "1", "2", "4", "6", "8", "12"}
+    assert set(names) == resnets | {f"{twin}vit{size}" for twin in ("", "plain") for size in sizes}
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.list_models() if "vit_" not in name])
+def test_every_network_computes_and_every_parameter_gets_a_gradient(name):
+    """But for ImageNet's ViTs, which differ in numbers alone."""
+    vit = "vit" in name
+    size = 32 if any(name.endswith(layers) for layers in ("18", "34", "50", "101", "152")) else 8
+    model = zoo.build(name, 5, **({"image_size": size} if vit else {"width": 4}))
+    if vit:
+        nn.init.normal_(model.head.weight)  # it starts at zero, and nothing would flow
+    logits = model(torch.randn(4, 3, size, size))
+    assert logits.shape == (4, 5)
+    logits.logsumexp(1).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [(("resnet19",), {}, ("no model 'resnet19'", "resnet18")),
+     (("zzz",), {}, ("no model 'zzz'", "choose one of these names")),
+     (("plain20",), {"shortcut": "pad"}, ("plain20 has no setting 'shortcut'", "norm")),
+     (("resnet18",), {"stride_in": "conv1"}, ("resnet18 has no setting 'stride_in'",))],
+)  # fmt: skip
+def test_what_the_zoo_does_not_have_is_refused_in_three_lines(arguments, settings, words):
+    with pytest.raises(zoo.ModelError) as error:
+        zoo.build(*arguments, **settings)
+    assert len(str(error.value).splitlines()) == 3
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"image_size": 33}, "give a multiple of 4"), ({"eps": 0.0}, "between 0 and 1"),
+     ({"eps": 1}, "between 0 and 1"), ({"resizing": "nearest"}, "antialias"),
+     ({"width": 8}, "no setting 'width'"), ({"block": "plain"}, "no setting 'block'"),
+     ({"shortcut": "pad"}, "no setting 'shortcut'"), ({"image_size": 0}, "whole number")],
+)  # fmt: skip
+def test_settings_that_do_not_exist_are_refused_in_three_lines(settings, words):
+    with pytest.raises(zoo.ModelError, match=words) as error:
+        zoo.build("vit2", **settings)
+    assert len(str(error.value).splitlines()) == 3
+    with pytest.raises(zoo.ModelError, match="one of plain, attention-skip"):
+        zoo.build("plainvit2", block="residual")
+
+
+def test_no_file_of_the_zoo_imports_one_that_needs_it():
+    """Imports inside functions count too."""
+    root = Path(zoo.__file__).parent.parent
+    needs = {}
+    for path in root.glob("zoo/**/*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        found = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        needs[name] = {module for module in found if module.split(".")[0] == "zoo"}
+    assert len(needs) > 20
+    while leaves := {name for name, imported in needs.items() if not imported}:
+        needs = {name: imported - leaves for name, imported in needs.items() if name not in leaves}
+    assert not needs

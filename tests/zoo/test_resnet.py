@@ -1,0 +1,183 @@
+"""Our ResNets are torchvision's, transformers' and timm's: to the last bit, block by block."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from torch.nn.functional import cross_entropy
+
+import zoo
+from experiments.proof.checks import compare, seeded_init, shake, shapes_of
+from experiments.proof.oracles import LIBRARIES, RESNET_ORACLES, RESNETS
+from zoo.resnet import TABLE
+
+TORCHVISION = RESNET_ORACLES["torchvision"]
+SMALL = ("resnet18", "resnet50")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", RESNETS)
+def test_every_block_is_theirs_to_the_last_bit(name, library):
+    """Activations in eval and train mode, gradients, buffers, and the key map both ways."""
+    pytest.importorskip(library)
+    oracle = RESNET_ORACLES[library]
+    theirs = oracle.build(name, 1000)
+    shake(theirs)
+    ours = zoo.load(zoo.build(name), theirs.state_dict())
+    exported = zoo.export(ours, oracle.dialect.name)
+    assert all(torch.equal(exported[key], value) for key, value in theirs.state_dict().items())
+    assert len(exported) == len(theirs.state_dict())
+    for dtype in (torch.float32, torch.float64) if name in SMALL else (torch.float32,):
+        blocks = compare(ours, theirs, oracle, dtype)
+        assert [block.ours for block in blocks if not block.equal] == []
+        assert len(blocks) == sum(TABLE[name].blocks_per_stage) + 2  # stem and head
+        assert all(block.largest == 0 and block.shape[0] == 2 for block in blocks)
+
+
+@pytest.mark.torchvision_order
+@pytest.mark.parametrize("name", RESNETS)
+def test_seeded_alike_training_starts_from_torchvisions_weights(name):
+    assert (
+        seeded_init(partial(zoo.build, name), partial(TORCHVISION.build, name, 1000), TORCHVISION)
+        == ""
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_whole_training_step_gives_torchvisions_weights(name):
+    theirs = TORCHVISION.build(name, 1000)
+    shake(theirs)
+    ours = zoo.load(zoo.build(name), theirs.state_dict())
+    images, labels = torch.randn(2, 3, 64, 64), torch.tensor([3, 999])
+    for model in (ours, theirs):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+        cross_entropy(model.train()(images), labels).backward()
+        optimizer.step()
+    after = zoo.export(ours)
+    assert all(torch.equal(value, after[key]) for key, value in theirs.state_dict().items())
+
+
+def cifar_reference(state: dict, images: torch.Tensor, n: int, plain: bool) -> torch.Tensor:
+    """Section 4.2 of the paper in functions alone, by the names of akamaster's state dict."""
+
+    def conv_norm(x, conv, norm, stride=1):
+        x = functional.conv2d(x, state[f"module.{conv}.weight"], None, stride, padding=1)
+        parts = (state[f"module.{norm}.{p}"]
+                 for p in ("running_mean", "running_var", "weight", "bias"))  # fmt: skip
+        return functional.batch_norm(x, *parts)
+
+    x = conv_norm(images, "conv1", "bn1").relu()
+    for stage in (1, 2, 3):
+        for j in range(n):
+            name, stride = f"layer{stage}.{j}", 2 if stage > 1 and j == 0 else 1
+            y = conv_norm(x, f"{name}.conv1", f"{name}.bn1", stride).relu()
+            y = conv_norm(y, f"{name}.conv2", f"{name}.bn2")
+            if stride == 2:
+                quarter = x.shape[1] // 2
+                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
+            x = (y if plain else y + x).relu()
+    x = x.mean((2, 3))
+    return functional.linear(x, state["module.linear.weight"], state["module.linear.bias"])
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_the_cifar_networks_are_section_4_2(n):
+    """No library has them, so they are written down once more; real weights: see test_weights."""
+    residual, plain = zoo.build(f"resnet{6 * n + 2}"), zoo.build(f"plain{6 * n + 2}")
+    shake(residual)
+    state = zoo.export(residual, "cifar")
+    zoo.load(plain, state, drop="shortcut")
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        for model, is_plain in ((residual, False), (plain, True)):
+            wanted = cifar_reference(state, images, n, is_plain)
+            assert torch.equal(model.eval()(images), wanted)
+
+
+# --- shapes ---
+
+
+def halved(size: int, times: int) -> int:
+    for _ in range(times):
+        size = (size + 1) // 2
+    return size
+
+
+@given(
+    name=st.sampled_from(["resnet8", "plain8", "resnet20", "plain20"]),
+    batch=st.integers(1, 3), height=st.integers(4, 20), width=st.integers(4, 20),
+    channels=st.integers(1, 6), classes=st.integers(1, 12),
+)  # fmt: skip
+def test_shapes_of_cifar_networks(name, batch, height, width, channels, classes):
+    model = zoo.build(name, classes, width=channels).eval()
+    x = model.stem(torch.randn(batch, 3, height, width))
+    for i, stage in enumerate(model.stages):
+        x = stage(x)
+        assert x.shape == (batch, channels * 2**i, halved(height, i), halved(width, i))
+    assert model(torch.randn(batch, 3, height, width)).shape == (batch, classes)
+
+
+@given(
+    name=st.sampled_from(["resnet18", "plain18", "resnet50", "plain50"]),
+    batch=st.integers(1, 2), height=st.integers(17, 70), width=st.integers(17, 70),
+    channels=st.integers(1, 4),
+)  # fmt: skip
+def test_shapes_of_imagenet_networks(name, batch, height, width, channels):
+    model = zoo.build(name, 3, width=channels).eval()
+    x = model.stem(torch.randn(batch, 3, height, width))
+    assert x.shape == (batch, channels, halved(height, 2), halved(width, 2))
+    for i, stage in enumerate(model.stages):
+        x = stage(x)
+        wide = channels * 2**i * (4 if "50" in name else 1)
+        assert x.shape == (batch, wide, halved(height, 2 + i), halved(width, 2 + i))
+
+
+# The trail of shape comments in zoo/resnet.py.
+TRAILS = {
+    "resnet18": [(64, 56), (64, 56), (128, 28), (256, 14), (512, 7)],
+    "resnet50": [(64, 56), (256, 56), (512, 28), (1024, 14), (2048, 7)],
+    "plain50": [(64, 56), (256, 56), (512, 28), (1024, 14), (2048, 7)],
+    "resnet20": [(16, 32), (16, 32), (32, 16), (64, 8)],
+    "plain110": [(16, 32), (16, 32), (32, 16), (64, 8)],
+}
+
+
+@pytest.mark.parametrize(("name", "trail"), TRAILS.items())
+def test_stage_shapes(name, trail):
+    with torch.device("meta"):
+        model = zoo.build(name)
+    shapes = shapes_of(model, 32 if name in ("resnet20", "plain110") else 224)
+    stages = ["stem", *(f"stages.{i}" for i in range(len(model.stages)))]
+    assert [shapes[stage] for stage in stages] == [(1, c, side, side) for c, side in trail]
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 7, 9, 18])
+def test_cifar_networks_have_6n_plus_2_weighted_layers(n):
+    model = zoo.build(f"plain{6 * n + 2}")
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == 6 * n + 2
+
+
+def test_option_b_is_available_to_the_cifar_networks():
+    a, b = zoo.build("resnet20"), zoo.build("resnet20", shortcut="projection")
+    extra = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    counts = [sum(p.numel() for p in model.parameters()) for model in (a, b)]
+    assert counts[1] - counts[0] == extra
+
+
+def test_without_norm_no_norm_is_left():
+    model = zoo.build("resnet20", norm="none")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert not list(model.buffers())
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain34", "resnet50"])
+def test_he_initialisation(name):
+    """Standard deviation sqrt(2 / fan_out) of every convolution (He et al. 2015a, eq. 14)."""
+    for module in zoo.build(name).modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 4000:
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.06)

@@ -1,0 +1,220 @@
+"""Weights from a server: whole or not at all, checked at every load. The server is on loopback."""
+
+import hashlib
+import http.server
+import io
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from conftest import ROOT
+
+import zoo
+from zoo.weights import download, published
+from zoo.weights.download import place_of
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    buffer = io.BytesIO()
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(num_classes=7).state_dict(), buffer)
+    return buffer.getvalue()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves server.content, spoiled as server.mode says."""
+
+    def do_GET(self) -> None:
+        server, body = self.server, self.server.content
+        server.requests += 1
+        if server.mode == "404":
+            return self.send_error(404)
+        if server.mode == "redirect":
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/passwd")
+            return self.end_headers()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if server.mode in ("cut", "stalled"):
+            body = body[: len(body) // 2]
+        if server.mode == "flipped":
+            body = body[:5000] + bytes([body[5000] ^ 1]) + body[5001:]
+        self.wfile.write(body)
+        if server.mode == "stalled":
+            server.release.wait(60)
+        return None
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture
+def server(content, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(download, "TIMEOUT", 1.0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.daemon_threads = True
+        running.content, running.mode, running.requests = content, "good", 0
+        running.release = threading.Event()
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield running
+        running.release.set()
+        running.shutdown()
+
+
+def url_of(server, name: str | None = None) -> str:
+    digits = hashlib.sha256(server.content).hexdigest()[:8]
+    return f"http://127.0.0.1:{server.server_port}/{name or f'resnet18-{digits}.pth'}"
+
+
+def cached() -> list[str]:
+    folder = place_of("http://x/y-01234567.pth").parent
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def fails(url: str, *words: str) -> None:
+    with pytest.raises(zoo.WeightsError) as error:
+        zoo.build("resnet18", 7, weights=url)
+    assert len(str(error.value).splitlines()) == 3
+    for word in words:
+        assert word in str(error.value), str(error.value)
+
+
+def test_a_good_file_is_downloaded_once(server):
+    url = url_of(server)
+    model = zoo.build("resnet18", 7, weights=url)
+    theirs = torch.load(io.BytesIO(server.content), weights_only=True)
+    assert all(torch.equal(v, theirs[key]) for key, v in zoo.export(model).items())
+    path = place_of(url)
+    assert path.parent == Path(torch.hub.get_dir()) / "checkpoints"  # where torchvision looks too
+    assert str(path).startswith(os.environ["TORCH_HOME"])
+    assert cached() == [path.name]
+    server.mode = "404"
+    zoo.load(zoo.build("resnet18", 7), url)
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("name", [None, "model.pth"])
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("404", ("cannot download", "404")), ("redirect", ("cannot download", "not allowed")),
+     ("stalled", ("cannot download", "timed out")), ("cut", ()), ("flipped", ())],
+)  # fmt: skip
+def test_what_does_not_come_whole_is_not_kept(server, mode, words, name):
+    """Without a hash in the name too: then the content is looked at before it is kept."""
+    server.mode, url = mode, url_of(server, name)
+    begin = time.perf_counter()
+    fails(url, *words)
+    assert time.perf_counter() - begin < 20
+    assert cached() == []
+    server.mode = "good"
+    zoo.build("resnet18", 7, weights=url)
+
+
+def test_the_message_says_where_to_put_a_file_by_hand(server):
+    server.shutdown()
+    server.server_close()
+    path = place_of(url_of(server))
+    fails(url_of(server), "cannot download", f"put {path.name} into {path.parent}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(server.content)
+    zoo.build("resnet18", 7, weights=url_of(server))
+
+
+def test_a_name_with_a_wrong_hash_is_not_kept(server):
+    fails(url_of(server, "resnet18-01234567.pth"), "invalid hash value", "01234567")
+    assert cached() == []
+
+
+def test_a_file_changed_after_caching_is_refused_and_named(server):
+    url = url_of(server)
+    zoo.build("resnet18", 7, weights=url)
+    body = bytearray(place_of(url).read_bytes())
+    body[5000] ^= 1
+    place_of(url).write_bytes(body)
+    fails(url, "not what its name says", str(place_of(url)), "delete this file", url)
+    place_of(url).unlink()
+    zoo.build("resnet18", 7, weights=url)
+    assert server.requests == 2
+
+
+def test_files_of_one_name_from_two_urls_do_not_collide(server):
+    first, second = (url_of(server, f"model.pth?of={owner}") for owner in "ab")
+    assert place_of(first).name.endswith("_model.pth")
+    assert place_of(first) != place_of(second)
+    zoo.build("resnet18", 7, weights=first)
+    zoo.build("resnet18", 7, weights=second)
+    assert server.requests == len(cached()) == 2
+
+
+def test_published_weights_come_through_the_same_door(server, monkeypatch, caplog):
+    """The URL is torchvision's; here its host is loopback."""
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    new = type(entry.value)(url_of(server), entry.transforms, entry.meta)
+    monkeypatch.setattr(entry, "_value_", new)
+    assert published.published("resnet18", "DEFAULT").url == url_of(server)
+    model = zoo.build("resnet18", 7, weights="DEFAULT")
+    with pytest.raises(zoo.WeightsError, match="pass num_classes=7"):
+        zoo.build("resnet18", weights="IMAGENET1K_V1")
+    with caplog.at_level(logging.WARNING, "zoo"):
+        fresh = zoo.build("resnet18", num_classes=4, weights="IMAGENET1K_V1")
+    assert "dropped the head's 2 entries: the model keeps its own, for 4 classes" in caplog.text
+    assert torch.equal(fresh.stages[3][1].conv2.weight, model.stages[3][1].conv2.weight)
+    assert fresh.head.weight.shape == (4, 512)
+    assert server.requests == 1
+
+
+def test_a_file_of_the_users_own_is_checked(server, tmp_path):
+    path = tmp_path / url_of(server).split("/")[-1]
+    path.write_bytes(server.content)
+    zoo.build("resnet18", 7, weights=path)
+    path.write_bytes(server.content[:-1] + b"x")
+    with pytest.raises(zoo.WeightsError, match="not what its name says"):
+        zoo.build("resnet18", 7, weights=path)
+    date = tmp_path / "model-20261121.pth"
+    date.write_bytes(server.content)
+    with pytest.raises(zoo.WeightsError, match="rename the file"):
+        zoo.build("resnet18", 7, weights=date)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "https:///x.pth", "http://host", "http://host/", "http://[::x]/a.pth",
+     "http://host/%2e%2e", "http://ho st/a.pth", "http://host:99999/a.pth",
+     "https://host\n/a.pth", "http://host/..", "HTTP://127.0.0.1:1/x.pth", "ftp://host/a.pth"],
+)  # fmt: skip
+def test_what_is_no_url_is_refused_in_three_lines(url, server):
+    fails(url)
+    assert cached() == []
+
+
+def test_a_killed_download_is_never_taken_for_a_whole_one(server):
+    server.mode, url = "stalled", url_of(server)
+    script = f"import zoo; zoo.build('resnet18', 7, weights={url!r})"
+    child = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE)
+    while not server.requests:
+        time.sleep(0.05)
+        assert child.poll() is None
+    time.sleep(0.3)
+    child.kill()
+    child.communicate(timeout=30)
+    assert child.returncode
+    assert not place_of(url).exists()
+    server.mode = "good"
+    zoo.build("resnet18", 7, weights=url)
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    fails(url_of(server), "TORCH_HOME")

@@ -1,0 +1,28 @@
+"""Torchvision's published weights, with what goes with them."""
+
+import pytest
+
+import zoo
+
+
+def test_published_weights_carry_what_goes_with_them():
+    """The table of torchvision's documentation; V2 resizes to 232."""
+    table = {("resnet18", "IMAGENET1K_V1"): (69.758, 89.078, 256),
+             ("resnet34", "IMAGENET1K_V1"): (73.314, 91.420, 256),
+             ("resnet50", "IMAGENET1K_V1"): (76.130, 92.862, 256),
+             ("resnet50", "IMAGENET1K_V2"): (80.858, 95.434, 232),
+             ("resnet101", "IMAGENET1K_V2"): (81.886, 95.780, 232),
+             ("resnet152", "IMAGENET1K_V2"): (82.284, 96.002, 232)}  # fmt: skip
+    for (model, name), (top1, top5, resize) in table.items():
+        found = zoo.published(model, name)
+        assert (found.model, found.name) == (model, name)
+        assert (found.top1, found.top5, found.preprocess.resize) == (top1, top5, resize)
+        assert (found.preprocess.crop, found.preprocess.interpolation) == (224, "bilinear")
+        assert found.preprocess.mean == (0.485, 0.456, 0.406)
+        assert found.preprocess.std == (0.229, 0.224, 0.225)
+        assert len(found.preprocess.classes) == 1000
+        assert found.preprocess.classes[0] == "tench"
+    assert zoo.published("resnet50").name == "IMAGENET1K_V2"
+    for model, name in (("plain18", "DEFAULT"), ("resnet50", "V3"), ("resnet20", "DEFAULT")):
+        with pytest.raises(zoo.WeightsError, match="weights"):
+            zoo.published(model, name)

@@ -1,0 +1,147 @@
+"""Every network by name, and zoo.build. Settings are checked here, and nowhere else.
+
+The names are written in resnet.TABLE and vit.TABLE: torchvision's where torchvision has the model.
+The plain twin of resnet50 is plain50, that of vit_b_16 is plainvit_b_16.
+"""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.blocks import STRIDES_IN, Bottleneck
+from zoo.errors import ModelError
+from zoo.networks import Network, plain_name
+from zoo.plainvit import BLOCKS, plainvit
+from zoo.positions import RESIZINGS
+from zoo.resnet import NORMS, resnet
+from zoo.resnet import TABLE as RESNETS
+from zoo.shortcuts import SHORTCUTS
+from zoo.vit import TABLE as VITS
+from zoo.vit import vit
+from zoo.weights.load import fill, open_weights
+from zoo.weights.published import is_published_name, published
+from zoo.weights.recognise import brought_by, classes_of
+
+MODELS: dict[str, Callable[..., Network]] = {
+    **{plain_name(name): partial(resnet, name, plain=True) for name in RESNETS},
+    **{name: partial(resnet, name) for name in RESNETS},
+    **{plain_name(name): partial(plainvit, name) for name in VITS},
+    **{name: partial(vit, name) for name in VITS},
+}
+TWINS = {plain_name(name): name for name in (*RESNETS, *VITS)}
+
+CHOICES: dict[str, tuple[str, ...]] = {  # settings that are one of a few words
+    "shortcut": SHORTCUTS,
+    "stride_in": STRIDES_IN,
+    "norm": tuple(NORMS),
+    "resizing": tuple(RESIZINGS),
+    "block": tuple(BLOCKS),
+}
+LARGEST_IMAGE = 4096
+LARGEST = {"num_classes": 1_000_000, "width": 1_000_000, "image_size": LARGEST_IMAGE}
+
+
+def list_models() -> list[str]:
+    """The names that build() takes, family by family."""
+    return list(MODELS)
+
+
+def twin(name: str) -> str:
+    """The residual network with as many layers; of a residual network, the name itself."""
+    return TWINS.get(name, name)
+
+
+def build(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    weights: str | Path | None = None,
+    shortcut: str | None = None,
+    stride_in: str | None = None,
+    norm: str | None = None,
+    width: int | None = None,
+    image_size: int | None = None,
+    eps: float | None = None,
+    resizing: str | None = None,
+    block: str | None = None,
+) -> Network:
+    """Build a network, (N, 3, H, W) images -> (N, num_classes) logits.
+
+    Its weights are random, drawn after torch.manual_seed(); or `weights`, which are a published
+    name ("IMAGENET1K_V2", or "DEFAULT" for torchvision's default), or a file or URL as zoo.load
+    takes them. With a `num_classes` that is not theirs, the head is random and the log says so.
+
+    None leaves a setting at the row of the table: 1000 classes and width 64 for the ImageNet
+    networks, 10 and 16 for the CIFAR ones. `shortcut`: "projection", "pad" or "pad-append";
+    `stride_in`: "conv2" or "conv1"; `norm`: "batch" or "none". Vision transformers have an
+    `image_size`, which their patches must divide, the `eps` of their norms, a `resizing` of
+    positions.RESIZINGS and, the plain ones, a `block` of plainvit.BLOCKS; weights bring their own.
+    Raises ModelError for a name or setting that does not exist, WeightsError for weights that do
+    not fit or cannot be trusted.
+    """
+    given = {"num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
+             "norm": norm, "width": width, "image_size": image_size, "eps": eps,
+             "resizing": resizing, "block": block}  # fmt: skip
+    settings = {key: value for key, value in given.items() if value is not None}
+    check(name, settings)
+    if weights is None:
+        return MODELS[name](**settings)
+    if is_published_name(weights):
+        weights = published(name, str(weights)).url
+    loaded = open_weights(weights)
+    with torch.device("meta"):  # random weights are not drawn, only to be overwritten
+        model = MODELS[name](**(brought_by(loaded, settings_allowed(name)) | settings))
+    model.to_empty(device=torch.get_default_device())
+    if num_classes in (None, classes_of(loaded)):
+        return fill(model, loaded)
+    model.head.reset_parameters()
+    return fill(model, loaded, drop="head")
+
+
+def settings_allowed(name: str) -> list[str]:
+    """The settings that build() takes for a model."""
+    if name in VITS:
+        return ["num_classes", "image_size", "eps", "resizing"]
+    if twin(name) in VITS:
+        return ["num_classes", "block", "image_size", "eps", "resizing"]
+    own = [] if name in TWINS else ["shortcut"]
+    if RESNETS[twin(name)].block is Bottleneck:
+        own.append("stride_in")
+    return ["num_classes", *own, "norm", "width"]
+
+
+def check(name: str, settings: dict[str, Any]) -> None:
+    """ModelError for a name or setting that does not exist; the message lists what does."""
+    if not isinstance(name, str) or name not in MODELS:
+        near = difflib.get_close_matches(str(name), MODELS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "choose one of these names"
+        raise ModelError(
+            f"there is no model {name!r} in the zoo\nthe zoo has {', '.join(MODELS)}\n{hint}"
+        )
+    allowed = settings_allowed(name)
+    for key, value in settings.items():
+        shown = repr(value)[:80]
+        call = f"zoo.build({name!r}, {key}={shown})"
+        if key not in allowed:
+            fix = f"leave it out: the settings of {name} are {', '.join(allowed)}"
+            raise ModelError(f"{name} has no setting {key!r}\n{call}\n{fix}")
+        if wanted := what_is_allowed(name, key, value):
+            raise ModelError(f"{name} has no {key}={shown}\n{call}\ngive {wanted}")
+
+
+def what_is_allowed(name: str, key: str, value: Any) -> str:
+    """What to give in place of a value that the setting cannot have; "" if it can."""
+    if key in CHOICES:
+        return "" if value in CHOICES[key] else f"one of {', '.join(CHOICES[key])}"
+    if key == "eps":
+        right = type(value) is float and 0 < value < 1
+        return "" if right else "a number between 0 and 1, like 1e-6"
+    if type(value) is not int or not 1 <= value <= LARGEST[key]:
+        return f"a whole number from 1 to {LARGEST[key]:,}"
+    if key == "image_size" and value % (side := VITS[twin(name)].patch_size):
+        return f"a multiple of {side}: images are divided into patches of {side} pixels a side"
+    return ""
