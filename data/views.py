@@ -141,6 +141,8 @@ def resized(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
 
 
 def center_crop(image: Tensor, size: int) -> Tensor:
+    if image.shape[1:] == (size, size):
+        return image
     from torchvision.transforms.v2 import functional
 
     return functional.center_crop(image, [size, size])

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import experiments.ablation.report
 import experiments.transfer.report
-from data.folder import readable
+from data.listing import readable
 from experiments.ablation import report_vit
 from experiments.plumbing import cli
 from experiments.plumbing.results import is_of_transfer

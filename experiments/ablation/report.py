@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data.folder import readable
+from data.listing import readable
 from experiments.ablation import literature
 from experiments.plumbing.results import no_results, read_csv, read_row
 from experiments.plumbing.stats import estimate, judge, signed

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
+from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, ResultsError, UsageError
 from experiments.plumbing.device import (
@@ -43,7 +44,6 @@ from experiments.train import Settings
 from experiments.transfer import report as transfer_report
 from experiments.transfer.job import NEEDS, Transfer, Transferring, run_transfer
 from experiments.transfer.options import Options, check, plan, recipe_of
-from experiments.transfer.pictures import CIFAR10, PictureSet, Source, identity, open_pictures
 from experiments.transfer.strategies import to_train
 from zoo.weights.atomic import write_atomic
 
@@ -226,7 +226,8 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
             "there is nothing to go on with", folder, "leave --resume out, or correct --output-dir"
         )
     with lock(folder) if group.first else nullcontext():
-        base = settle(options, pictures, device, folder, group)
+        with doing("preparing the images, one process at a time"):
+            base = settle(options, pictures, device, folder, group)
         say_notes(pictures, group)  # decoding may have left some out
         runs = plan(options, base, identity(pictures))
         for run in runs:

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.random_batches import Epochs, RandomBatches, every_picture
-from data.store import Pictures
+from data.collection import PictureSet
+from data.decoding import Images
+from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
@@ -31,7 +32,6 @@ from experiments.plumbing.provenance import machine
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
 from experiments.plumbing.tables import csv_of
 from experiments.train import Diverged, Settings, State, forward, start, totals, unwrapped
-from experiments.transfer.pictures import PictureSet
 from experiments.transfer.probe import (
     FeatureBatches,
     features_of,
@@ -103,24 +103,24 @@ class Transferring:
         self.model.head = nn.Linear(given.head.in_features, len(pictures.classes))
         self.model = to_layout(self.model, run.base).to(device)
 
-    def epochs(self) -> Epochs:
-        return Epochs(
+    def epochs(self) -> StepDataset:
+        return StepDataset(
             self.train_pictures, self.labels, self.random_view, self.run.recipe.batch_size,
             self.run.seed, self.group.part,
         )  # fmt: skip
 
-    def batches(self) -> RandomBatches:
+    def batches(self) -> ViewBatches:
         several = self.group.size > 1
-        return RandomBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
+        return ViewBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
 
-    def every(self, split: str) -> tuple[Pictures, Tensor]:
+    def every(self, split: str) -> tuple[Images, Tensor]:
         return self.set.pictures(split, self.view), self.set.labels(split)
 
     def score(
         self, model: nn.Module, split: str, settings: Settings, should_stop: Callable[[], bool]
     ) -> tuple[float, float]:
         """Mean loss and accuracy on all of a split, each process its part; or raises Stopped."""
-        batches = every_picture(
+        batches = every_image(
             *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
         )
         batches = until_stopped(batches, should_stop)
@@ -129,7 +129,7 @@ class Transferring:
 
     def answers(self, split: str) -> tuple[float, list[int]]:
         """Mean loss in fp32, and 1 for every picture that is named right, 0 for the others."""
-        batches = every_picture(
+        batches = every_image(
             *self.every(split), self.view, 64, self.device, self.loaders, self.group.part
         )
         to_layout(self.model, FP32).eval()  # as predict has it: the layout decides how sums round
@@ -147,12 +147,12 @@ class Transferring:
         """Give the model the head that fits its features best; loss and accuracy in training."""
         recipe, classes = self.run.recipe, len(self.set.classes)
         epochs = self.epochs()
-        sources: list[Pictures] = [self.set.pictures("train", self.view)]
+        sources: list[Images] = [self.set.pictures("train", self.view)]
         if recipe.probe_views:
             sources = [Augmented(epochs, k) for k in range(recipe.probe_views)]
         parts, begin = [], time.perf_counter()
         for source in sources:
-            batches = every_picture(
+            batches = every_image(
                 source, self.labels, self.view, 64, self.device, self.loaders, self.group.part
             )
             found = features_of(self.model, timed(batches, self.clock), self.run.base)
@@ -265,7 +265,7 @@ PROBED = ("linear-probe", "lp-ft")  # strategies that begin with a probe
 class Augmented:
     """Every training picture in the random view of one epoch."""
 
-    epochs: Epochs
+    epochs: StepDataset
     epoch: int
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from data.folder import readable
+from data.listing import readable
 from experiments.drawing.sheets import draw_accuracy_time, draw_curves
 from experiments.plumbing.results import ALL_ROWS, no_results, parsed, read_history, read_row
 from experiments.plumbing.stats import Estimate, estimate, wilson

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, assert_three_lines
+from data.check import Verdict, check_pictures
 from PIL import Image
 
-from data.check import Verdict, check_pictures
 from data.errors import DataError
 
 SPLITS = ("train", "val")

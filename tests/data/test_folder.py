@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.folder import read_folder
 from PIL import Image
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -19,7 +20,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from data import cifar, folder
 from data.cifar import cifar10, is_cifar10
 from data.errors import DataError
-from data.folder import read_folder
 from data.images import load_image
 
 

@@ -10,12 +10,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from data.scan import Scan, draw, scan, split_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data import copies, walk
 from data.errors import DataError
-from data.scan import Scan, draw, scan, split_csv
 
 TWO = ("ant", "bee")
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import in_a_child
+from data.random_batches import Epochs, RandomBatches, every_picture
 from PIL import Image
 
 from data import store as module
 from data.errors import DataError
-from data.random_batches import Epochs, RandomBatches, every_picture
 from data.store import Shaped, Streamed, estimated_bytes, store, undecodable
 from data.views import RandomView, View
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torchvision
 from conftest import assert_three_lines
+from data.random_batches import every_picture
+from experiments.transfer.pictures import Source, open_pictures
 from PIL import Image
 
 import zoo
 from data.errors import DataError
 from data.images import load_image
-from data.random_batches import every_picture
 from data.store import Streamed, store
 from data.views import View
 from experiments.classifier import (
@@ -31,7 +32,6 @@ from experiments.plumbing.stats import wilson
 from experiments.proof.checks import shake
 from experiments.train import evaluate, forward
 from experiments.transfer import pictures as pictures_module
-from experiments.transfer.pictures import Source, open_pictures
 from zoo import WeightsError
 from zoo.weights.files import Metadata, read_weights, write_weights
 

@@ -120,6 +120,7 @@ def test_what_may_not_be_read_or_written_is_said_before_any_work(
 
 def test_pictures_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monkeypatch):
     from data.folder import find_pictures
+
     from experiments.predict import find_pictures as named
 
     (tmp_path / "train" / "ant").mkdir(parents=True)
@@ -152,8 +153,9 @@ def test_what_is_not_our_defect_is_not_said_to_be(error, code, word):
 
 
 def test_a_folder_without_classes_is_not_said_to_be_seen_before(tmp_path):
-    from experiments.evaluate import to_evaluate
     from experiments.transfer.pictures import Source
+
+    from experiments.evaluate import to_evaluate
 
     (tmp_path / "1.png").write_bytes(b"x")
     with pytest.raises(DataError, match="there are no classes"):

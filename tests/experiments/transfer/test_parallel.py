@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, forked
+from data.random_batches import Epochs, RandomBatches
 from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import zoo
-from data.random_batches import Epochs, RandomBatches
 from data.store import Streamed
 from data.views import RandomView, View
 from experiments.classifier import load_model

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT, assert_three_lines, forked
+from experiments.transfer.pictures import Source, open_pictures
 from PIL import Image
 
 import zoo
@@ -28,7 +29,6 @@ from experiments.train import Settings
 from experiments.transfer import job as transfer_run
 from experiments.transfer import pictures as pictures_module
 from experiments.transfer.job import Transfer, Transferring, run_transfer
-from experiments.transfer.pictures import Source, open_pictures
 from experiments.transfer.recipes import RECIPES, evaluation_view
 from experiments.transfer.report import read_history
 from experiments.transfer.strategies import STRATEGIES
