@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from data.listing import Listing
+from data.listing import UNREADABLE, Listing
 
 Found = dict[str, dict[str, list[str]]]  # split -> class -> names of images, sorted
 
@@ -62,6 +62,6 @@ def same_content(listing: Listing, names: Iterable[str]) -> list[list[str]]:
         try:
             with listing.open(name) as file:
                 by_content[hashlib.file_digest(file, "sha256").digest()].append(name)
-        except OSError:  # decoding names it
+        except UNREADABLE:  # decoding names it
             continue
     return [group for group in by_content.values() if len(group) > 1]

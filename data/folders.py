@@ -102,10 +102,10 @@ def find(listing: Listing) -> Found:
             listing.notes["left out, a split without class folders of images"].add(folder)
     listing.notes["left out, in no class folder"] |= set(files)
     if "train" not in found or (given and len(found) < 2):
-        where = "val/ or test/" if "train" in found else "train/" if given else "it"
-        loose_images = sum(map(is_image, files))
+        where = "val/ or test/" if "train" in found else "train/" if given else "this folder"
+        loose_images = sum(map(is_image, set(files)))
         raise listing.error(
-            f"there are no images in class folders of {where} ({loose_images:,} lie elsewhere)",
+            f"there are no images in class folders of {where} ({loose_images:,} in no class)",
             f"expected is {LAYOUT}",
         )
     return found if given else without_splits(listing, found)

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 LAYOUT = "train/<class>/*.jpg beside val/ or test/, or one folder for each class"
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # also in a zip
 NAMED = 5  # names in a note; the rest is counted
 
 
@@ -59,9 +61,10 @@ class Listing:
         for name, entry in found:
             if self.is_hidden(name):
                 continue
-            if entry.is_dir():
+            whole = os.path.exists(entry)  # noqa: PTH110  Path's can raise
+            if whole and entry.is_dir():
                 folders.append((entry.is_symlink(), name))
-            elif entry.is_file():
+            elif whole and entry.is_file():
                 files.append(name)
             else:
                 self.notes["left out, a broken link or neither a file nor a folder"].add(name)
@@ -161,7 +164,7 @@ class ZipListing(Listing):
         try:
             with archive.open(info) as file:
                 return load_image(file, where)
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
+        except UNREADABLE as error:
             what = f"the zip is damaged: {error}"
             raise DataError(what, where, "copy or download it again") from error
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "zoo": {"torch", "torchvision", "safetensors", "tqdm", "huggingface_hub"},
-    "data": {"torch", "torchvision", "numpy", "PIL", "tqdm"},
+    "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "filelock"},
     "experiments": {
         "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro",
         "safetensors", "filelock", "zoo", "data",
