@@ -6,7 +6,7 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from signal import SIGINT
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,6 +17,17 @@ from data.images import load_image
 from data.processes import is_lost_loader, shielded_from
 
 Form = Callable[[Tensor], Tensor]  # of a decoded image, uint8 (3, H, W) -> (3, h, w)
+Result = TypeVar("Result")
+
+
+class Size(NamedTuple):
+    height: int  # in pixels, upright
+    width: int
+
+
+def size_of(image: Tensor) -> Size:
+    """A small result for worker processes to send."""
+    return Size(image.shape[1], image.shape[2])
 
 
 class Images(Protocol):
@@ -64,16 +75,16 @@ class DecodeOrError(DecodedOnUse):
 
 
 def decode_all(
-    files: Sequence[str], form: Form, workers: int, title: str = "decoding"
-) -> Generator[Tensor | DataError]:
+    files: Sequence[str], form: Callable[[Tensor], Result], workers: int, title: str = "decoding"
+) -> Generator[Result | DataError]:
     """`form` of every image, or the error that says why it cannot be decoded; in order.
 
     In `workers` processes, or in this one for 0. DataError is raised if one of them is killed.
     """
-    images = DecodeOrError(tuple(files), form)
-    arriving: Iterator[Tensor | DataError] = map(images.__getitem__, range(len(files)))
+    images: Any = DecodeOrError(tuple(files), form)  # type: ignore[arg-type]  # any result
+    arriving: Iterator[Result | DataError] = map(images.__getitem__, range(len(files)))
     if workers and files:
-        loader: Any = DataLoader(images, batch_size=None, num_workers=workers)  # type: ignore[arg-type]
+        loader: Any = DataLoader(images, batch_size=None, num_workers=workers)
         with shielded_from(SIGINT):
             arriving = iter(loader)
     done = 0

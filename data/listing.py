@@ -74,7 +74,7 @@ class Listing:
     def files(self, folder: str) -> list[str]:
         """Every file at any depth below `folder`, sorted; each real folder is read once."""
         found: list[str] = []
-        read = {self.real(""), self.real(folder.rpartition("/")[0])}
+        read = {self.real(""), self.real(folder.rpartition("/")[0])} if folder else set()
         waiting = [folder]
         while waiting:
             here = waiting.pop()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.decoding import Form, decode_all
+from data.decoding import Form, decode_all, size_of
 from data.errors import DataError
 
 VERSION = 2  # of this file's format, and of what load_image and views make of a file
@@ -77,15 +77,10 @@ def undecodable(
     key = hashlib.sha256(json.dumps([versions(), state]).encode()).hexdigest()[:32]
     path = folder / f"{key}.checked.json"
     if not path.exists():
-        decoded = enumerate(decode_all(files, height_and_width, workers, title))
+        decoded = enumerate(decode_all(files, size_of, workers, title))
         write_json(path, {i: image.args for i, image in decoded if isinstance(image, DataError)})
     errors = json.loads(path.read_text(encoding="utf-8"))
     return {int(i): DataError(*args) for i, args in errors.items()}
-
-
-def height_and_width(image: Tensor) -> Tensor:
-    """int64 (2,): a small answer for worker processes to send."""
-    return torch.tensor(image.shape[1:])
 
 
 def estimated_bytes(files: Sequence[str], form: Form) -> int:

@@ -48,7 +48,9 @@ class ShorterSide:
     interpolation: str
 
     def __call__(self, image: Tensor) -> Tensor:
-        return resized(image, shorter_side(image, self.side), self.interpolation)
+        if min(image.shape[1:]) == self.side:
+            return image
+        return resized(image, (self.side,), self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -122,21 +124,12 @@ class RandomView:
         return (rows - height) // 2, (columns - width) // 2, height, width
 
 
-def shorter_side(image: Tensor, side: int) -> tuple[int, int]:
-    """Height and width with `side` pixels on the shorter side, as torchvision's Resize cuts it."""
-    height, width = image.shape[1:]
-    if height <= width:
-        return side, int(side * width / height)
-    return int(side * height / width), side
-
-
-def resized(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """uint8 (3, H, W) -> (3, *size), antialiased."""
+def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:
+    """uint8 (3, H, W) -> (3, *size), or with a shorter side of size (S,); antialiased."""
     if tuple(image.shape[1:]) == size:
         return image
     from torchvision.transforms.v2 import InterpolationMode, functional  # slow to import
 
-    size = (max(1, size[0]), max(1, size[1]))
     return functional.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
 
 

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from torch import Tensor
 
-from data.decoding import decode_all
+from data.decoding import Size, decode_all, size_of
 from data.errors import DataError, printable
 from data.folders import Scan, scan
 from data.listing import Listing, some
-from data.store import height_and_width
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.progress import doing
@@ -60,7 +58,7 @@ def main(options: Options) -> None:
     images = [(split, *image) for split in found.splits for image in found.splits[split]]
     files = [str(found.root / name) for _, name, _ in images]
     # Closed at Ctrl-C too: the workers end with the generator.
-    arriving = decode_all(files, height_and_width, workers)
+    arriving = decode_all(files, size_of, workers)
     with doing(f"decoding {len(files):,} images"), closing(arriving):
         rows = [
             row_of(found, *image, result) for image, result in zip(images, arriving, strict=True)
@@ -73,13 +71,13 @@ def main(options: Options) -> None:
     judge(found, rows)
 
 
-def row_of(found: Scan, split: str, name: str, label: int, result: Tensor | DataError) -> dict:
-    """A row of the CSV; `result` is the height and width of the image, or its error."""
-    verdict = "fine" if isinstance(result, Tensor) else " ".join(str(result.args[0]).split())
-    height, width = result.tolist() if isinstance(result, Tensor) else (0, 0)
+def row_of(found: Scan, split: str, name: str, label: int, result: Size | DataError) -> dict:
+    """A row of the CSV."""
+    height, width = (0, 0) if isinstance(result, DataError) else result
+    problem = " ".join(str(result.args[0]).split()) if isinstance(result, DataError) else ""
     return {
         "path": name, "split": split, "class": found.classes[label], "width": width,
-        "height": height, "bytes": (found.root / name).stat().st_size, "verdict": verdict,
+        "height": height, "bytes": (found.root / name).stat().st_size, "verdict": problem or "fine",
     }  # fmt: skip
 
 
