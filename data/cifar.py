@@ -28,7 +28,7 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     if data_dir is None or (data_dir / FOLDER).is_dir():
         dataset = read_batches(data_dir or CACHE, download=data_dir is None)
     else:
-        # It has no duplicates: searching its 60,000 files for them would take 4 s.
+        # It has no duplicates, and searching 60,000 files takes a sixth of the time of reading.
         dataset = replace(read_folder(data_dir, 32, keep_duplicates=True), name="CIFAR-10")
     check_count("train", dataset.train_labels, COUNTS[0], data_dir or CACHE)
     check_count("test", dataset.test_labels, COUNTS[1], data_dir or CACHE)

@@ -28,7 +28,7 @@ class Dataset:
     notes: tuple[str, ...] = field(default=(), kw_only=True)  # what was left out or looks odd
 
     def resized(self, size: int) -> "Dataset":
-        """The same pictures with `size` pixels a side, averaged (antialias) when that is fewer."""
+        """The same images with `size` pixels a side, averaged (antialias) when that is fewer."""
         if self.train_images.shape[-1] == size:
             return self
         train, test = (
@@ -38,7 +38,7 @@ class Dataset:
         return replace(self, train_images=train, test_images=test)
 
     def limited(self, train: int | None, test: int | None) -> "Dataset":
-        """At most so many pictures (None: all), the classes in shares as equal as can be."""
+        """At most so many images (None: all), the classes in shares as equal as can be."""
         kept_train = balanced_order(self.train_labels)[:train].sort().values
         kept_test = balanced_order(self.test_labels)[:test].sort().values
         return replace(
@@ -50,7 +50,7 @@ class Dataset:
         )
 
     def holding_out(self, share: float = 0.1) -> "Dataset":
-        """The training pictures alone, a tenth of them held out as the test set.
+        """The training images alone, a tenth of them held out as the test set.
 
         The split of section 4.2 (45k/5k of CIFAR-10's 50k), for choosing settings without ever
         looking at the real test set. Stratified, and the same every time.

@@ -61,7 +61,7 @@ class Listing:
         for name, entry in found:
             if self.is_hidden(name):
                 continue
-            whole = os.path.exists(entry)  # noqa: PTH110  Path's can raise
+            whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
             if whole and entry.is_dir():
                 folders.append((entry.is_symlink(), name))
             elif whole and entry.is_file():

@@ -187,7 +187,7 @@ def test_nothing_to_predict_is_said(folder, checkpoint, invoke, tmp_path):
     assert_three_lines(done, 3, "no file fits this pattern")
     (tmp_path / "empty").mkdir()
     done = invoke("experiments.predict", checkpoint, tmp_path / "empty")
-    assert_three_lines(done, 3, "no pictures in this folder")
+    assert_three_lines(done, 3, "no images in this folder")
     assert_three_lines(invoke("experiments.predict", folder, folder), 4, "this is a folder")
 
 
