@@ -326,7 +326,7 @@ def make_pets(root: Path, **splits: int) -> Path:
             (root / "pets" / split / name).mkdir(parents=True)
             for i in range(count):
                 path = root / "pets" / split / name / f"{i}.jpg"
-                Image.new("RGB", (50 + i, 40), colour).save(path)
+                Image.new("RGB", (50 + i, 40 + len(split)), colour).save(path)  # no duplicates
     return root / "pets"
 
 
