@@ -1,6 +1,6 @@
 """Random crop and flip of a whole batch in one gather, on whatever device the images are.
 
-Equal to torchvision's RandomCrop(size, padding) and RandomHorizontalFlip, picture by picture, once
+Equal to torchvision's RandomCrop(size, padding) and RandomHorizontalFlip, image by image, once
 the offsets are drawn (a test compares all 162 outcomes at padding 4).
 Dimension key: N batch, C channels, H W height and width.
 """

@@ -1,4 +1,4 @@
-"""The contract between pictures and the training loop: `batches.batch(step) -> (images, labels)`.
+"""The contract between images and the training loop: `batches.batch(step) -> (images, labels)`.
 
 A pure function of (seed, step): the order, crops and flips of an epoch are drawn on the CPU from
 (seed, epoch) and copied to the device once. So every device and every resumed run sees the same
@@ -60,9 +60,9 @@ def pixel_mean_normalize(images: Tensor) -> Normalize:
 class Batches:
     """Training batches of one seed: shuffled every epoch, cropped and flipped, normalised.
 
-    The last partial batch of an epoch is dropped; the order changes every epoch, so no picture is
+    The last partial batch of an epoch is dropped; the order changes every epoch, so no image is
     left out for good. Padding comes after normalisation (section 4.2), so it has the mean's colour.
-    `input_size`: pictures stored smaller are enlarged to it, on the device, after the crop.
+    `input_size`: images stored smaller are enlarged to it, on the device, after the crop.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Batches:
         if not 2 <= batch_size <= count:
             raise DataError(
                 f"no training batch of {batch_size} can be made",
-                f"{dataset.name} has {count} training pictures; batch norm needs 2 or more",
+                f"{dataset.name} has {count} training images; batch norm needs 2 or more",
                 f"choose a --batch-size from 2 to {count}",
             )
         self.images = dataset.train_images.to(device)
@@ -132,7 +132,7 @@ def in_order(
     device: torch.device,
     input_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every picture once, in order, whole (no crop, no flip), the last partial batch included."""
+    """Every image once, in order, whole (no crop, no flip), the last partial batch included."""
     normalize = normalize.to(device)
     for chunk, answers in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         yield enlarge(normalize(chunk.to(device)), input_size), answers.to(device)

@@ -1,14 +1,15 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test pictures, 32x32, ten classes."""
+"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images, 32x32, ten classes."""
 
 import urllib.error
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from data.dataset import Dataset
+from data.dataset import Dataset, read_folder
 from data.errors import DataError
-from data.folder import check_counts, find_pictures, read_folder, readable
+from data.listing import SPLITS, listing_of
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -27,9 +28,24 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     if data_dir is None or (data_dir / FOLDER).is_dir():
         dataset = read_batches(data_dir or CACHE, download=data_dir is None)
     else:
-        dataset = replace(read_folder(data_dir, 32), name="CIFAR-10")
-    check_counts(dataset, *COUNTS, (data_dir or CACHE).absolute())
+        # It has no duplicates, and searching 60,000 files takes a sixth of the time of reading.
+        dataset = replace(read_folder(data_dir, 32, keep_duplicates=True), name="CIFAR-10")
+    check_count("train", dataset.train_labels, COUNTS[0], data_dir or CACHE)
+    check_count("test", dataset.test_labels, COUNTS[1], data_dir or CACHE)
     return dataset
+
+
+def check_count(split: str, labels: Tensor, count: int, where: Path) -> None:
+    """DataError unless there are `count` labels, an equal number of each class."""
+    counts, share = labels.bincount(minlength=len(CLASSES)).tolist(), count // len(CLASSES)
+    if counts != [share] * len(CLASSES):
+        short = min(range(len(CLASSES)), key=counts.__getitem__)
+        raise DataError(
+            f"{split} has {len(labels):,} images where {count:,} belong "
+            f"({CLASSES[short]}: {counts[short]:,} of {share:,})",
+            where.absolute(),
+            "if it is CIFAR-10, unzip or download all of it again; if not, choose quick",
+        )
 
 
 def read_batches(root: Path, download: bool) -> Dataset:
@@ -63,6 +79,9 @@ def read_batches(root: Path, download: bool) -> Dataset:
 
 def is_cifar10(data_dir: Path) -> bool:
     """Whether the folder holds CIFAR-10, in either form, going by the names in it."""
-    if (readable(data_dir) / FOLDER).is_dir():
+    listing = listing_of(data_dir)
+    if (data_dir / FOLDER).is_dir():
         return True
-    return sorted(find_pictures(data_dir).get("train", {})) == list(CLASSES)
+    train = [name for name in listing.entries("")[0] if SPLITS.get(name.lower()) == "train"]
+    classes = [folder.rpartition("/")[2] for name in train for folder in listing.entries(name)[0]]
+    return sorted(classes) == list(CLASSES)

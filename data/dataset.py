@@ -1,11 +1,18 @@
-"""What synthetic.py, cifar.py and folder.py return: data sets small enough to keep in memory."""
+"""Datasets small enough to keep in memory: drawn by code, CIFAR-10, or read from a folder."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from multiprocessing import parent_process
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from data.folders import scan
+from data.listing import listing_of
+from data.views import View
 
 
 @dataclass(frozen=True)
@@ -18,9 +25,10 @@ class Dataset:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+    notes: tuple[str, ...] = field(default=(), kw_only=True)  # what was left out or looks odd
 
     def resized(self, size: int) -> "Dataset":
-        """The same pictures with `size` pixels a side, averaged (antialias) when that is fewer."""
+        """The same images with `size` pixels a side, averaged (antialias) when that is fewer."""
         if self.train_images.shape[-1] == size:
             return self
         train, test = (
@@ -30,7 +38,7 @@ class Dataset:
         return replace(self, train_images=train, test_images=test)
 
     def limited(self, train: int | None, test: int | None) -> "Dataset":
-        """At most so many pictures (None: all), the classes in shares as equal as can be."""
+        """At most so many images (None: all), the classes in shares as equal as can be."""
         kept_train = balanced_order(self.train_labels)[:train].sort().values
         kept_test = balanced_order(self.test_labels)[:test].sort().values
         return replace(
@@ -42,7 +50,7 @@ class Dataset:
         )
 
     def holding_out(self, share: float = 0.1) -> "Dataset":
-        """The training pictures alone, a tenth of them held out as the test set.
+        """The training images alone, a tenth of them held out as the test set.
 
         The split of section 4.2 (45k/5k of CIFAR-10's 50k), for choosing settings without ever
         looking at the real test set. Stratified, and the same every time.
@@ -68,3 +76,23 @@ def balanced_order(labels: Tensor, seed: int = 0) -> Tensor:
         places = (labels[shuffled] == label).nonzero().squeeze(1)
         turn[places] = torch.arange(len(places))
     return shuffled[turn.argsort(stable=True)]
+
+
+def read_folder(root: Path, size: int, *, keep_duplicates: bool = False) -> Dataset:
+    """The images of train/ and of test/ (or else val/), or of zips of them (data/folders.py).
+
+    Decoded, the shorter side scaled to `size` pixels, and the middle cut out: (3, size, size).
+    """
+    listing = listing_of(root)
+    found = scan(listing, wanted=("test",), keep_duplicates=keep_duplicates)
+    view, tensors = View(size, size), []
+    for split in ("train", "test" if "test" in found.splits else "val"):
+        names, labels = zip(*found.splits[split], strict=True)
+        images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
+        # No bar in a worker process, where it would write over the campaign's, nor in a log file.
+        silent = True if parent_process() else None
+        bar = tqdm(names, f"reading {split}", leave=False, delay=2, disable=silent)
+        for i, name in enumerate(bar):
+            images[i] = view(listing.load(name))
+        tensors += [images, torch.tensor(labels)]
+    return Dataset(root.stem, found.classes, *tensors, notes=found.notes)

@@ -8,8 +8,13 @@ class Problem(ValueError):
         super().__init__(what, where, fix)
 
     def __str__(self) -> str:
-        return "\n".join(" ".join(str(line).split()) for line in self.args)
+        return "\n".join(printable(" ".join(str(line).split())) for line in self.args)
 
 
 class DataError(Problem):
-    """Pictures that are missing, damaged or not what was asked for."""
+    """Images that are missing, damaged or not what was asked for."""
+
+
+def printable(text: str) -> str:
+    """`text` with unprintable characters escaped: names of files can hold any bytes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

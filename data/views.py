@@ -1,9 +1,9 @@
-"""From a decoded picture to the square that a network sees: as evaluation does it, and at random.
+"""From a decoded image to the square that a network sees: as evaluation does it, and at random.
 
-A random view is a pure function of the picture and of a row of uniform numbers, so it is the same
+A random view is a pure function of the image and of a row of uniform numbers, so it is the same
 in every process and after every resume. Equal to torchvision's transforms once the numbers are
 (tests compare).
-Dimension key: C channels, H W height and width of a picture, S side of the square.
+Dimension key: C channels, H W height and width of an image, S side of the square.
 """
 
 import math
@@ -14,12 +14,12 @@ from torch import Tensor
 
 TRIES = 10  # of RandomResizedCrop, before it takes the middle
 NUMBERS = 2 * TRIES + 4  # uniform numbers that one random view takes
-SPARE = 2.25  # a crop of a fifth of the picture still has the pixels that the network sees
+SPARE = 2.25  # a crop of a fifth of the image still has the pixels that the network sees
 
 
 @dataclass(frozen=True)
 class View:
-    """What evaluation and prediction show the network of a picture."""
+    """What evaluation and prediction show the network of an image."""
 
     resize: int = 256  # pixels of the shorter side
     crop: int = 224  # pixels a side of the middle that is kept
@@ -36,7 +36,7 @@ class View:
         return center_crop(ShorterSide(self.resize, self.interpolation)(image), self.crop)
 
     def leaves(self, side: int) -> bool:
-        """Whether square pictures of `side` pixels are shown as they are."""
+        """True if square images of `side` pixels need no resizing."""
         return self.crop == side and (self.squash or self.resize == side)
 
 
@@ -48,12 +48,14 @@ class ShorterSide:
     interpolation: str
 
     def __call__(self, image: Tensor) -> Tensor:
-        return resized(image, shorter_side(image, self.side), self.interpolation)
+        if min(image.shape[1:]) == self.side:
+            return image
+        return resized(image, (self.side,), self.interpolation)
 
 
 @dataclass(frozen=True)
 class AtMost(ShorterSide):
-    """The same, and smaller pictures left as they are."""
+    """The same, and smaller images left as they are."""
 
     def __call__(self, image: Tensor) -> Tensor:
         return image if min(image.shape[1:]) <= self.side else super().__call__(image)
@@ -61,7 +63,7 @@ class AtMost(ShorterSide):
 
 @dataclass(frozen=True)
 class RandomView:
-    """What training shows of a picture: another crop of it every time."""
+    """What training shows of an image: another crop of it every time."""
 
     crop: str = "resized"  # RandomResizedCrop; "random": RandomCrop; "none": all of `view`
     size: int = 224
@@ -74,7 +76,7 @@ class RandomView:
 
     @property
     def stored(self) -> "View | AtMost | ShorterSide":
-        """What makes a picture as small as random views of it allow."""
+        """What makes an image as small as random views of it allow."""
         if self.crop == "resized":
             return AtMost(math.ceil(SPARE * self.size), self.view.interpolation)
         if self.crop == "random" and not self.view.squash:
@@ -82,7 +84,7 @@ class RandomView:
         return self.view
 
     def __call__(self, image: Tensor, numbers: list[float]) -> Tensor:
-        """A picture as `stored` left it and NUMBERS `numbers` in [0, 1) -> uint8 (3, S, S)."""
+        """An image as `stored` left it and NUMBERS `numbers` in [0, 1) -> uint8 (3, S, S)."""
         *boxes, y, x, flip, turn = numbers
         if self.crop == "resized":
             top, left, height, width = self.box(image, boxes, y, x)
@@ -122,25 +124,18 @@ class RandomView:
         return (rows - height) // 2, (columns - width) // 2, height, width
 
 
-def shorter_side(image: Tensor, side: int) -> tuple[int, int]:
-    """Height and width with `side` pixels on the shorter side, as torchvision's Resize cuts it."""
-    height, width = image.shape[1:]
-    if height <= width:
-        return side, int(side * width / height)
-    return int(side * height / width), side
-
-
-def resized(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """uint8 (3, H, W) -> (3, *size), antialiased."""
+def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:
+    """uint8 (3, H, W) -> (3, *size), or with a shorter side of size (S,); antialiased."""
     if tuple(image.shape[1:]) == size:
         return image
     from torchvision.transforms.v2 import InterpolationMode, functional  # slow to import
 
-    size = (max(1, size[0]), max(1, size[1]))
     return functional.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
 
 
 def center_crop(image: Tensor, size: int) -> Tensor:
+    if image.shape[1:] == (size, size):
+        return image
     from torchvision.transforms.v2 import functional
 
     return functional.center_crop(image, [size, size])

@@ -3,8 +3,6 @@
 python -m experiments.check_data FOLDER
 """
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -13,18 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from tqdm import tqdm
 
-from data.check import Verdict, check_pictures
-from data.errors import DataError
-from data.scan import Scan, scan
-from data.walk import shown, some
+from data.decoding import Size, decode_all, size_of
+from data.errors import DataError, printable
+from data.folders import Scan, scan
+from data.listing import Listing, some
 from experiments.plumbing import cli
 from experiments.plumbing.progress import doing
-from zoo.weights.atomic import write_atomic
+from experiments.plumbing.results import write_csv
+from experiments.plumbing.tables import Rows, print_report
 
 TINY = 32  # pixels of the short side
 MAX_WORKERS = 4
@@ -49,74 +44,66 @@ def main(options: Options) -> None:
     if options.output:
         cli.check_file("--output", options.output)
     with doing(f"looking through {options.dir}"):
-        found = scan(options.dir)
+        found = scan(Listing(options.dir))
     for note in found.notes:
         print(note)
     print_counts(found)
-    paths = [path for pictures in found.splits.values() for path, _ in pictures]
+    images = [(split, *image) for split in found.splits for image in found.splits[split]]
+    files = [str(found.root / name) for _, name, _ in images]
     # Closed at Ctrl-C too: the workers end with the generator.
-    title = f"decoding {len(paths):,} pictures"
-    with doing(title), closing(check_pictures(paths, workers)) as arriving:
-        verdicts = list(tqdm(arriving, "decoding", len(paths), leave=False, disable=None))
+    arriving = decode_all(files, size_of, workers)
+    with doing(f"decoding {len(files):,} images"), closing(arriving):
+        rows = [
+            row_of(found, *image, result) for image, result in zip(images, arriving, strict=True)
+        ]
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(options.output, as_csv(found, verdicts).encode("utf-8", "backslashreplace"))
-        print(f"every picture: {options.output}")
-    judge(found, verdicts)
+        write_csv(options.output, rows, tuple(rows[0]))
+        print(f"every image: {options.output}")
+    judge(found, rows)
+
+
+def row_of(found: Scan, split: str, name: str, label: int, result: Size | DataError) -> dict:
+    """A row of the CSV."""
+    height, width = (0, 0) if isinstance(result, DataError) else result
+    problem = " ".join(str(result.args[0]).split()) if isinstance(result, DataError) else ""
+    return {
+        "path": name, "split": split, "class": found.classes[label], "width": width,
+        "height": height, "bytes": (found.root / name).stat().st_size, "verdict": problem or "fine",
+    }  # fmt: skip
 
 
 def print_counts(found: Scan) -> None:
-    """A table of pictures: a row a class, a column a split."""
+    """A table of counts: a row per class, a column per split."""
     if found.drawn:
         print("what is not given of train, val and test is drawn, with seed 0")
-    table = Table("class")
-    counts = {split: Counter(label for _, label in found.splits[split]) for split in found.splits}
-    for split in counts:
-        table.add_column(split, justify="right")
-    for label, name in enumerate(found.classes):
-        row = [f"{count[label]:,}" for count in counts.values()]
-        table.add_row(escape(shown(name)), *row)
-    table.add_section()
-    table.add_row("all", *(f"{count.total():,}" for count in counts.values()))
-    Console().print(table)
-
-
-def judge(found: Scan, verdicts: Sequence[Verdict]) -> None:
-    """Print what is bad, then the verdict; DataError if there is anything bad."""
-    bad = [verdict for verdict in verdicts if verdict.problem]
-    tiny = [
-        str(verdict.path.relative_to(found.root))
-        for verdict in verdicts
-        if not verdict.problem and min(verdict.height, verdict.width) < TINY
+    counts = [Counter(label for _, label in images) for images in found.splits.values()]
+    lines = [
+        [printable(name), *(f"{count[label]:,}" for count in counts)]
+        for label, name in enumerate(found.classes)
     ]
+    lines.append(["all", *(f"{count.total():,}" for count in counts)])
+    print_report([Rows(("class", *found.splits), lines)])
+
+
+def judge(found: Scan, rows: Sequence[dict]) -> None:
+    """Print what is bad, then the verdict; DataError if there is anything bad."""
+    bad = [row for row in rows if row["verdict"] != "fine"]
+    tiny = [row["path"] for row in rows if 0 < min(row["height"], row["width"]) < TINY]
     if tiny:
-        print(f"odd: pictures with a side under {TINY} pixels: {len(tiny):,}: {some(tiny)}")
-    for verdict in bad:
-        print(f"bad: {shown(str(verdict.path))}: {shown(verdict.problem)}")
+        print(f"odd: images with a side under {TINY} pixels: {len(tiny):,}: {some(tiny)}")
+    for row in bad:
+        print(printable(f"bad: {found.root / row['path']}: {row['verdict']}"))
     if bad:
-        said = f"{len(bad):,} of {len(verdicts):,} cannot be decoded"
-        print(said)
+        summary = f"{len(bad):,} of {len(rows):,} cannot be decoded"
+        print(summary)
         raise DataError(
-            f"{said}, such as this one: {shown(bad[0].problem)}",
-            shown(str(bad[0].path)),
+            f"{summary}, such as this one: {bad[0]['verdict']}",
+            found.root / bad[0]["path"],
             "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer",
         )
-    sizes = " + ".join(f"{len(pictures):,}" for pictures in found.splits.values())
-    print(f"{sizes} pictures in {len(found.classes):,} classes: all decode")
-
-
-def as_csv(found: Scan, verdicts: Sequence[Verdict]) -> str:
-    """`verdicts` are on the pictures of all splits, in order."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["path", "split", "class", "width", "height", "bytes", "verdict"])
-    places = [(split, label) for split in found.splits for _, label in found.splits[split]]
-    for (split, label), (path, problem, height, width) in zip(places, verdicts, strict=True):
-        name = path.relative_to(found.root).as_posix()
-        size = path.stat().st_size
-        row = [name, split, found.classes[label], width, height, size, problem or "fine"]
-        table.writerow(row)
-    return out.getvalue()
+    sizes = " + ".join(f"{len(images):,}" for images in found.splits.values())
+    print(f"{sizes} images in {len(found.classes):,} classes: all decode")
 
 
 if __name__ == "__main__":

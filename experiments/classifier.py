@@ -20,7 +20,7 @@ from torch import Tensor
 import zoo
 from data.batches import enlarge
 from data.images import load_image
-from data.random_batches import normalize_as
+from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.cli import UsageError
 from experiments.train import Settings, forward

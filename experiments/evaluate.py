@@ -21,17 +21,7 @@ from sklearn.metrics import classification_report
 from torch import Tensor
 from tqdm import tqdm
 
-from data.errors import DataError
-from data.images import load_image
-from data.random_batches import every_picture
-from experiments.classifier import FP32, Classifier, about, open_classifier
-from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
-from experiments.plumbing.progress import doing
-from experiments.plumbing.results import write_csv
-from experiments.plumbing.stats import wilson
-from experiments.train import infer
-from experiments.transfer.pictures import (
+from data.collection import (
     PictureSet,
     Source,
     Split,
@@ -39,6 +29,16 @@ from experiments.transfer.pictures import (
     open_pictures,
     whole_folder,
 )
+from data.errors import DataError
+from data.images import load_image
+from data.view_batches import every_image
+from experiments.classifier import FP32, Classifier, about, open_classifier
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.progress import doing
+from experiments.plumbing.results import write_csv
+from experiments.plumbing.stats import wilson
+from experiments.train import infer
 
 BATCH = 64
 SHOWN = 20  # pictures on a sheet
@@ -116,7 +116,7 @@ def labels_of(pictures: PictureSet, model: Classifier) -> Tensor:
 def evaluate_on(model: Classifier, pictures: PictureSet, split: str) -> Tensor:
     """Logits float32 (N, K) of every picture, in order."""
     labels = pictures.labels(split)
-    batches = every_picture(
+    batches = every_image(
         pictures.pictures(split, model.view), labels, model.view, BATCH, torch.device("cpu"),
     )  # fmt: skip
     total = math.ceil(len(labels) / BATCH)
@@ -184,7 +184,8 @@ def main(options: Options) -> None:
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)
     with doing(f"looking through {source.data}"):
         name, pictures = to_evaluate(source, model)
-    pictures.pictures(EVALUATED, model.view)  # decodes, and leaves out what it may
+    with doing("decoding the images"):
+        pictures.pictures(EVALUATED, model.view)  # and leaves out what it may
     for note in pictures.notes:
         print(f"  {note}")
     labels = pictures.labels(EVALUATED)

@@ -8,7 +8,6 @@ PICTURES: files, folders or patterns like 'holiday/*.jpg'. In a notebook: experi
 
 import glob
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from rich.table import Table
 from torch import Tensor
 
 from data.errors import DataError
-from data.folder import EXTENSIONS, readable
 from data.images import load_image
+from data.listing import EXTENSIONS, Listing
 from experiments.classifier import Classifier, about, open_classifier, top_k
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
@@ -57,12 +56,13 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            inside = [p for p in sorted(files_below(path)) if is_picture(p.relative_to(path))]
-            if not inside:
-                raise DataError(
-                    "there are no pictures in this folder", path, f"looked for {ENDINGS}"
-                )
-            found |= dict.fromkeys(inside)
+            listing = Listing(path)
+            files = [path / name for name in listing.files("") if name.lower().endswith(ENDINGS)]
+            print(*listing.sentences(), sep="\n", end="\n" * bool(listing.notes), file=sys.stderr)
+            if not files:
+                what = "there are no images in this folder"
+                raise DataError(what, path, f"looked for {', '.join(ENDINGS)}")
+            found |= dict.fromkeys(files)
         elif path.exists() or not glob.has_magic(text):
             found[path] = None  # one that does not exist is reported as what it is
         else:
@@ -73,21 +73,7 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file but those in hidden folders; DataError for a folder that cannot be read."""
-    for here, folders, files in os.walk(readable(folder)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in folders:
-            readable(Path(here) / name)
-        yield from (Path(here) / name for name in files)
-
-
-ENDINGS = ", ".join((*EXTENSIONS, ".gif"))
-
-
-def is_picture(path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.name.lower().endswith((*EXTENSIONS, ".gif")) and not hidden
+ENDINGS = (*EXTENSIONS, ".gif")
 
 
 def predictions(

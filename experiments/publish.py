@@ -17,7 +17,7 @@ import tyro
 
 import experiments.ablation.report
 import experiments.transfer.report
-from data.folder import readable
+from data.listing import readable
 from experiments.plumbing import cli
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.device import make_deterministic

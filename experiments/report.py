@@ -11,7 +11,7 @@ import tyro
 
 import experiments.ablation.report
 import experiments.transfer.report
-from data.folder import readable
+from data.listing import readable
 from experiments.plumbing import cli
 from experiments.plumbing.results import is_of_transfer
 from experiments.plumbing.tables import print_report

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "zoo": {"torch", "torchvision", "safetensors", "huggingface_hub"},
-    "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "sklearn", "filelock"},
+    "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "filelock"},
     "experiments": {
         "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro", "scipy",
         "sklearn", "safetensors", "filelock", "zoo", "data",

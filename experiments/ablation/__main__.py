@@ -89,11 +89,12 @@ def carry_out(
 
 def describe_data(data: Data) -> str:
     dataset = load_data(data)
-    return (
+    counts = (
         f"Data {dataset.name}: {len(dataset.train_labels):,} training and "
         f"{len(dataset.test_labels):,} test pictures, {len(dataset.classes)} classes, "
         f"{data.size}x{data.size}"
     )
+    return "\n  ".join((counts, *dataset.notes))
 
 
 def main(options: Options) -> None:

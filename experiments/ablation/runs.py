@@ -19,8 +19,7 @@ from torch import nn
 import zoo
 from data.batches import Batches, Normalize, channel_normalize, in_order, pixel_mean_normalize
 from data.cifar import cifar10
-from data.dataset import Dataset
-from data.folder import read_folder
+from data.dataset import Dataset, read_folder
 from data.synthetic import SIZE, synthetic
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.precision import to_layout

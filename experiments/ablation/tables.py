@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.folder import readable
+from data.listing import readable
 from experiments.ablation import literature
 from experiments.plumbing.results import no_results, read_csv, read_rows
 from experiments.plumbing.stats import estimate

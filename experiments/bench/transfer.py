@@ -21,9 +21,10 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import zoo
+from data.decoding import DecodedOnUse, Images
 from data.images import load_image
-from data.random_batches import Epochs, RandomBatches, every_picture
-from data.store import Pictures, Stored, Streamed, store
+from data.store import DecodedOnce, store
+from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
 from experiments.bench.timing import CPU, Comparison, same, scratch_folder, training_step
 from experiments.classifier import FP32
@@ -71,13 +72,13 @@ def files_and_labels(root: Path, split: str) -> tuple[list[str], torch.Tensor]:
 
 def store_of(
     root: Path, split: str, form: View | RandomView, folder: Path
-) -> tuple[Stored, Tensor]:
+) -> tuple[DecodedOnce, Tensor]:
     files, labels = files_and_labels(root, split)
     return store(files, form.stored if isinstance(form, RandomView) else form, folder)[0], labels
 
 
-def batches_of(stored: tuple[Pictures, Tensor], batch_size: int) -> RandomBatches:
-    return RandomBatches(Epochs(*stored, RANDOM_VIEW, batch_size, 0), CPU)
+def batches_of(stored: tuple[Images, Tensor], batch_size: int) -> ViewBatches:
+    return ViewBatches(StepDataset(*stored, RANDOM_VIEW, batch_size, 0), CPU)
 
 
 def compare_probe() -> Comparison:
@@ -113,7 +114,7 @@ def compare_probe() -> Comparison:
     def whole() -> int:
         with tempfile.TemporaryDirectory() as folder:
             train, val = (
-                every_picture(*store_of(root, split, VIEW, Path(folder)), VIEW, 32, CPU)
+                every_image(*store_of(root, split, VIEW, Path(folder)), VIEW, 32, CPU)
                 for split in ("train", "val")
             )
             features, labels = features_of(ours, train, chosen)
@@ -163,13 +164,13 @@ def compare_data(way: str) -> Comparison:
         same(int((theirs.int() - load_image(file, file)).abs().max()), 0, 0)
     loader = tutorial_loaders(root)["train"]
     stored = store_of(root, "train", RANDOM_VIEW, scratch_folder())
-    streamed = Streamed(tuple(files), RANDOM_VIEW.stored), labels
+    streamed = DecodedOnUse(tuple(files), RANDOM_VIEW.stored), labels
 
     def usual() -> None:
         for _ in loader:
             pass
 
-    def epoch(pictures: tuple[Pictures, Tensor]) -> None:
+    def epoch(pictures: tuple[Images, Tensor]) -> None:
         batches = batches_of(pictures, BATCH)
         for step in range(len(batches)):
             batches.batch(step)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, ResultsError, UsageError
 from experiments.plumbing.device import choose_device, make_deterministic
@@ -29,7 +30,6 @@ from experiments.train import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.options import Options, check, plan, recipe_of
-from experiments.transfer.pictures import CIFAR10, PictureSet, Source, identity, open_pictures
 from zoo.weights.atomic import write_atomic
 
 MOST_WORKERS = 8
@@ -165,7 +165,8 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
     name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
     folder = options.output_dir or Path("runs") / f"transfer-{name}"
     with lock(folder) if group.first else nullcontext():
-        base = settle_precision(options, pictures, device, folder, group)
+        with doing("preparing the images, one process at a time"):
+            base = settle_precision(options, pictures, device, folder, group)
         say_notes(pictures, group)  # decoding may have left some out
         runs = plan(options, base, identity(pictures))
         for run in runs:

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.random_batches import Epochs, RandomBatches, every_picture
-from data.store import Pictures
+from data.collection import PictureSet
+from data.decoding import Images
+from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
@@ -31,7 +32,6 @@ from experiments.plumbing.provenance import machine
 from experiments.plumbing.results import write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
 from experiments.train import Diverged, Settings, State, infer, start
-from experiments.transfer.pictures import PictureSet
 from experiments.transfer.probe import (
     FeatureBatches,
     features_of,
@@ -102,20 +102,20 @@ class TransferJob:
         self.model.head = nn.Linear(given.head.in_features, len(pictures.classes))
         self.model = to_layout(self.model, run.base).to(device)
 
-    def epochs(self) -> Epochs:
-        return Epochs(
+    def epochs(self) -> StepDataset:
+        return StepDataset(
             self.train_pictures, self.labels, self.random_view, self.run.recipe.batch_size,
             self.run.seed, self.group.part,
         )  # fmt: skip
 
-    def batches(self) -> RandomBatches:
+    def batches(self) -> ViewBatches:
         several = self.group.size > 1
-        return RandomBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
+        return ViewBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
 
-    def in_order(self, pictures: Pictures, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def in_order(self, pictures: Images, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Evaluation batches of a split, each process its part."""
         labels, part = self.set.labels(split), self.group.part
-        return every_picture(pictures, labels, self.view, 64, self.device, self.loaders, part)
+        return every_image(pictures, labels, self.view, 64, self.device, self.loaders, part)
 
     def answers(
         self, model: nn.Module, split: str, settings: Settings,
@@ -132,7 +132,7 @@ class TransferJob:
         """Give the model the head that fits its features best; loss and accuracy in training."""
         recipe, classes = self.run.recipe, len(self.set.classes)
         epochs = self.epochs()
-        sources: list[Pictures] = [self.set.pictures("train", self.view)]
+        sources: list[Images] = [self.set.pictures("train", self.view)]
         if recipe.probe_views:
             sources = [Augmented(epochs, k) for k in range(recipe.probe_views)]
         parts, begin = [], time.perf_counter()
@@ -247,7 +247,7 @@ PROBED = ("linear-probe", "lp-ft")  # strategies that begin with a probe
 class Augmented:
     """Every training picture in the random view of one epoch."""
 
-    epochs: Epochs
+    epochs: StepDataset
     epoch: int
 
     def __len__(self) -> int:

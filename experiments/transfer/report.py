@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.folder import readable
+from data.listing import readable
 from experiments.plumbing.results import (
     ALL_ROWS,
     no_results,

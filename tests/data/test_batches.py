@@ -80,7 +80,7 @@ def test_seeds_and_epochs_differ():
     assert not torch.equal(source.batch(0)[0], source.batch(len(source))[0])
 
 
-def test_an_epoch_shows_every_picture_once_and_drops_the_last_partial_batch():
+def test_an_epoch_shows_every_image_once_and_drops_the_last_partial_batch():
     data = dataset(train=43)
     source = batches(data, padding=0)
     assert len(source) == 5

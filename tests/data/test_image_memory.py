@@ -82,7 +82,9 @@ def largest() -> list[Made]:
     seen, side = Image.new("RGBA", (5000, 5000), (9, 99, 200, 77)), 5000
     strip = zlib.compress(bytes(side * side * 8), 1)
     deep = {**tags(side, side, (16, 16, 16, 16), 2), 259: 8, 338: 2, 274: 6}
+    grey = tags(side, side, 32, 1) | {259: 8}
     files = {
+        "grey.tif": tiff(grey, zlib.compress(bytes(side * side * 4), 1)) + bytes(70_000_000),
         "a.png": save(seen, "PNG", compress_level=1, exif=turned),
         "a.tif": tiff(deep, strip) + bytes(70_000_000),
         "a.webp": save(seen.crop((0, 0, 3500, 3500)), "WEBP", lossless=True, quality=0, method=0),

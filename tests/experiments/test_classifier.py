@@ -12,10 +12,13 @@ from conftest import assert_three_lines
 from PIL import Image
 
 import zoo
+from data import collection as pictures_module
+from data.collection import Source, open_pictures
+from data.decoding import DecodedOnUse
 from data.errors import DataError
 from data.images import load_image
-from data.random_batches import every_picture
-from data.store import Streamed, store
+from data.store import store
+from data.view_batches import every_image
 from data.views import View
 from experiments.classifier import (
     FP32,
@@ -30,8 +33,6 @@ from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import wilson
 from experiments.proof.checks import shake
 from experiments.train import evaluate, forward
-from experiments.transfer import pictures as pictures_module
-from experiments.transfer.pictures import Source, open_pictures
 from zoo import WeightsError
 from zoo.weights.files import Metadata, read_weights, write_weights
 
@@ -71,10 +72,10 @@ def test_prediction_sees_validations_pixels_and_gives_its_logits(folder, checkpo
     files = sorted(map(str, folder.glob("*/*")))
     labels = torch.zeros(len(files), dtype=torch.int64)
     stored, _ = store(files, VIEW, tmp_path / "cache")
-    for pictures in (stored, Streamed(tuple(files), VIEW)):
+    for pictures in (stored, DecodedOnUse(tuple(files), VIEW)):
         for i, file in enumerate(files):
             assert torch.equal(model.view(load_image(file)), pictures[i])
-        batches = list(every_picture(pictures, labels, VIEW, 5, CPU))
+        batches = list(every_image(pictures, labels, VIEW, 5, CPU))
         with torch.no_grad():
             expected = torch.cat([model.model(images) for images, _ in batches])
     one_by_one = torch.cat([model.logits(model.view(load_image(f))[None]) for f in files])
@@ -186,7 +187,7 @@ def test_nothing_to_predict_is_said(folder, checkpoint, invoke, tmp_path):
     assert_three_lines(done, 3, "no file fits this pattern")
     (tmp_path / "empty").mkdir()
     done = invoke("experiments.predict", checkpoint, tmp_path / "empty")
-    assert_three_lines(done, 3, "no pictures in this folder")
+    assert_three_lines(done, 3, "no images in this folder")
     assert_three_lines(invoke("experiments.predict", folder, folder), 4, "this is a folder")
 
 
@@ -218,7 +219,7 @@ def test_evaluation_counts_what_the_loop_counts(folder, checkpoint, invoke, tmp_
     model = load_model(checkpoint)
     files = sorted(folder.glob("*/*"), key=lambda p: (CLASSES.index(p.parent.name), p.name))
     labels = torch.tensor([CLASSES.index(path.parent.name) for path in files])
-    batches = every_picture(Streamed(tuple(map(str, files)), VIEW), labels, VIEW, 4, CPU)
+    batches = every_image(DecodedOnUse(tuple(map(str, files)), VIEW), labels, VIEW, 4, CPU)
     _, error = evaluate(model.model, batches, FP32)
     right = round(12 * (1 - error))
     assert f"{right} of 12" in done.stdout

@@ -325,7 +325,7 @@ def make_pets(root: Path, **splits: int) -> Path:
             (root / "pets" / split / name).mkdir(parents=True)
             for i in range(count):
                 path = root / "pets" / split / name / f"{i}.jpg"
-                Image.new("RGB", (50 + i, 40), colour).save(path)
+                Image.new("RGB", (50 + i, 40 + len(split)), colour).save(path)  # no duplicates
     return root / "pets"
 
 
@@ -423,9 +423,9 @@ BAD = [
     (("--lr", "nan"), 2, ("--lr must be above 0",)),
     (("--device", "cuda:99"), 2, ("cuda:99", "--device auto")),
     (("--batch-size", "1"), 3, ("no training batch of 1",)),
-    (("--batch-size", "100000"), 3, ("4000 training pictures",)),
-    (("--data-dir", "/nowhere/at/all"), 3, ("no such data folder", "/nowhere/at/all")),
-    (("cifar10", "--data-dir", "tests"), 3, ("no train pictures",)),
+    (("--batch-size", "100000"), 3, ("4000 training images",)),
+    (("--data-dir", "/nowhere/at/all"), 3, ("No such file", "/nowhere/at/all")),
+    (("cifar10", "--data-dir", "tests"), 3, ("no images in class folders",)),
     ((*TINY, "--output-dir", "/dev/null/out"), 2, ("cannot use this", "--output-dir")),
 ]  # fmt: skip
 

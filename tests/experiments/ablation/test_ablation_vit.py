@@ -69,7 +69,7 @@ def test_a_row_says_the_mean_and_the_mean_logarithm_of_its_pictures():
     assert VISIBLE < row["p10"] < 1e-3 < row["p90"] == 0.1
 
 
-def test_every_picture_has_a_residual_of_its_own():
+def test_every_image_has_a_residual_of_its_own():
     model = build_model(VitRun("plainvit", 2, data=TINY_DATA))
     images = torch.randn(3, 3, 16, 16)
     together = residuals(model, images)

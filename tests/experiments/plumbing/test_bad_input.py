@@ -117,23 +117,26 @@ def test_what_may_not_be_read_or_written_is_said_before_any_work(
     assert_three_lines(invoke(f"experiments.{command}", *arguments), code, word)
 
 
-def test_pictures_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monkeypatch):
-    from data.folder import find_pictures
-    from experiments.predict import find_pictures as named
+def test_images_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monkeypatch):
+    from experiments.predict import find_pictures
 
     (tmp_path / "train" / "ant").mkdir(parents=True)
     (tmp_path / "train" / ".hidden").mkdir()
     (tmp_path / "train" / "ant" / "1.png").write_bytes(b"x")
-    assert len(named([str(tmp_path)])) == 1
-    assert find_pictures(tmp_path) == {"train": {"ant": [("train/ant/1.png", tmp_path)]}}
-    for closed in ("ant", ".hidden"):
-        monkeypatch.setattr(os, "access", lambda path, _, closed=closed: Path(path).name != closed)
-        for search in (lambda: named([str(tmp_path)]), lambda: find_pictures(tmp_path)):
-            if closed == ".hidden":
-                assert search()
-                continue
-            with pytest.raises(DataError, match="cannot read a folder"):
-                search()
+    scandir = os.scandir
+    for closed in (".hidden", "ant"):
+
+        def denied(path, closed=closed):
+            if Path(path).name == closed:
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", denied)
+        if closed == ".hidden":
+            assert find_pictures([str(tmp_path)]) == [tmp_path / "train/ant/1.png"]
+            continue
+        with pytest.raises(DataError, match="cannot list a folder"):
+            find_pictures([str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -151,8 +154,8 @@ def test_what_is_not_our_defect_is_not_said_to_be(error, code, word):
 
 
 def test_a_folder_without_classes_is_not_said_to_be_seen_before(tmp_path):
+    from data.collection import Source
     from experiments.evaluate import to_evaluate
-    from experiments.transfer.pictures import Source
 
     (tmp_path / "1.png").write_bytes(b"x")
     with pytest.raises(DataError, match="there are no classes"):

@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import zoo
-from data.random_batches import Epochs, RandomBatches
-from data.store import Streamed
+from data.decoding import DecodedOnUse
+from data.view_batches import StepDataset, ViewBatches
 from data.views import RandomView, View
 from experiments.classifier import load_model
 
@@ -103,8 +103,10 @@ def by_hand(pictures, settings_lr) -> dict:
     files = [sorted(map(str, (pictures / "train" / c).iterdir())) for c in classes]
     labels = torch.tensor([0] * len(files[0]) + [1] * len(files[1]))
     random_view = RandomView(size=16, scale=(0.35, 1.0), view=view)
-    epochs = Epochs(Streamed((*files[0], *files[1]), random_view.stored), labels, random_view, 8, 0)
-    batches = RandomBatches(epochs, torch.device("cpu"))
+    epochs = StepDataset(
+        DecodedOnUse((*files[0], *files[1]), random_view.stored), labels, random_view, 8, 0
+    )
+    batches = ViewBatches(epochs, torch.device("cpu"))
     torch.manual_seed(0)
     model = zoo.build("resnet8")
     torch.manual_seed(0)

@@ -19,6 +19,8 @@ from conftest import ROOT, assert_three_lines, forked
 from PIL import Image
 
 import zoo
+from data import collection as pictures_module
+from data.collection import Source, open_pictures
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
@@ -26,9 +28,7 @@ from experiments.plumbing.checkpoint import load_checkpoint
 from experiments.plumbing.distributed import Group
 from experiments.train import Settings
 from experiments.transfer import job as transfer_run
-from experiments.transfer import pictures as pictures_module
 from experiments.transfer.job import Transfer, TransferJob, run_transfer
-from experiments.transfer.pictures import Source, open_pictures
 from experiments.transfer.recipes import RECIPES, evaluation_view
 from experiments.transfer.report import read_history
 from experiments.transfer.strategies import STRATEGIES
@@ -310,14 +310,14 @@ def test_a_bad_picture_stops_the_run_unless_it_is_skipped(tmp_path, invoke):
 
 
 def test_running_out_of_memory_says_what_to_do(folder, tmp_path, invoke, monkeypatch):
-    real = transfer_run.RandomBatches.finish
+    real = transfer_run.ViewBatches.finish
 
     def short(self, batch):
         if len(batch[1]) > 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return real(self, batch)
 
-    monkeypatch.setattr(transfer_run.RandomBatches, "finish", short)
+    monkeypatch.setattr(transfer_run.ViewBatches, "finish", short)
     done = invoke("experiments.transfer", folder, *OPTIONS, "--batch-size", 12, "--seeds", 1,
                   "--strategy", "finetune", "--output-dir", tmp_path)  # fmt: skip
     assert_three_lines(done, 2, "out of memory", "smaller --batch-size")

@@ -1,4 +1,4 @@
-"""A person's folder: what is found, how it is split, and that nothing is lost in silence."""
+"""A user's folder: what is found, how it is split, and that nothing is lost in silence."""
 
 import csv
 import os
@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from data import copies, walk
+from data import duplicates, listing
 from data.errors import DataError
-from data.scan import Scan, draw, scan, split_csv
+from data.folders import Scan, draw, scan_classes
+from data.folders import scan as scan_listing
+from data.listing import EXTENSIONS, Listing, listing_of
 
 TWO = ("ant", "bee")
 
@@ -36,8 +39,12 @@ def given_tree(root: Path, *more: str) -> Path:
     return make(root, *many("train/ant", "train/bee", "val/ant", "val/bee"), *more)
 
 
+def scan(root: Path, seed: int = 0) -> Scan:
+    return scan_listing(Listing(root), seed)
+
+
 def names(found: Scan, split: str) -> list[str]:
-    return [path.relative_to(found.root).as_posix() for path, _ in found.splits[split]]
+    return [name for name, _ in found.splits[split]]
 
 
 def note(found: Scan, start: str) -> str:
@@ -112,7 +119,7 @@ def test_names_of_any_script_and_with_spaces(tmp_path):
     classes = sorted(["개미", "🐝", "red ant", "-x", "a,b", "[b]"])
     found = scan(make(tmp_path, *many(*classes)))
     assert found.classes == tuple(classes)
-    rows = list(csv.reader(split_csv(found).splitlines()))
+    rows = list(csv.reader(found.csv().splitlines()))
     assert rows[0] == ["split", "class", "path"]
     assert sorted(row[2] for row in rows[1:]) == sorted(many(*classes))
     assert [row[0] for row in rows[1:]] == [s for s in found.splits for _ in found.splits[s]]
@@ -134,7 +141,7 @@ def test_the_order_of_listing_changes_nothing(tmp_path, monkeypatch):
     (root / "wasp" / "again").symlink_to(root / "wasp", target_is_directory=True)
     (root / "bee" / "z").symlink_to(root / "bee" / "x", target_is_directory=True)
     expected, scandir = scan(root), os.scandir
-    assert len(expected.notes) == 5
+    assert len(expected.notes) == 4
 
     class Shuffled(list):
         def __enter__(self):
@@ -184,16 +191,72 @@ def test_a_draw_does_not_favour_early_names():
     assert len(set(taken)) > 95
 
 
+# --- zips ---
+
+
+def zipped(root: Path, archive: Path, prefix: str = "") -> Path:
+    archive.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as out:
+        for file in sorted(root.rglob("*.*"), reverse=True):
+            out.write(file, prefix + file.relative_to(root).as_posix())
+    return archive
+
+
+def test_zips_are_read_as_if_unpacked_together(tmp_path):
+    more = ("train/ant/deep/9.PNG", "train/ant/.hidden.jpg", "__MACOSX/train/ant/._0.jpg",
+            "val/note.txt", "val/bee/copy.jpg")  # fmt: skip
+    tree = given_tree(tmp_path / "tree", *more)
+    (tree / "val/bee/copy.jpg").write_bytes(b"train/bee/1.jpg")
+    expected = scan(tree)
+    assert len(expected.notes) == 3
+    zipped(tree / "train", tmp_path / "zips" / "train-1.zip", "train/")
+    zipped(tree / "val", tmp_path / "zips" / "val.ZIP", "set/val/")
+    zipped(tree / "__MACOSX", tmp_path / "zips" / "val-2.zip", "__MACOSX/")
+    for source in (tmp_path / "zips", zipped(tree, tmp_path / "one.zip", "my_set/")):
+        found = scan_listing(listing_of(source))
+        assert (found.classes, found.splits) == (expected.classes, expected.splits)
+        assert [n for n in found.notes if "hidden" not in n] == [
+            n for n in expected.notes if "hidden" not in n
+        ]
+        assert "train/ant/.hidden.jpg" in note(found, "left out, hidden")
+
+
+def test_zips_beside_what_they_were_unpacked_to_do_not_count_twice(tmp_path):
+    expected = scan(given_tree(tmp_path / "tree"))
+    zipped(tmp_path / "tree", tmp_path / "tree" / "all.zip")
+    found = scan_listing(listing_of(tmp_path / "tree"))
+    assert found.splits == expected.splits
+    assert note(found, "left out, in no class").endswith("(1): all.zip")
+
+
+def test_a_damaged_zip_is_refused(tmp_path):
+    archive = zipped(given_tree(tmp_path / "tree"), tmp_path / "all.zip")
+    archive.write_bytes(archive.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"cannot read a zip(.|\n)*all\.zip"):
+        listing_of(archive)
+
+
+def test_a_folder_of_classes_can_be_read_without_a_split(tmp_path):
+    root = make(tmp_path, *many("ant", "bee"), "ant/note.txt")
+    found = scan_classes(Listing(root))
+    assert list(found.splits) == ["whole"]
+    assert names(found, "whole") == many("ant", "bee")
+    assert note(found, "left out, not .jpg").endswith("ant/note.txt")
+    assert scan_classes(Listing(given_tree(tmp_path / "split"))) is None
+
+
+def test_the_extensions_are_torchvisions():
+    assert EXTENSIONS == IMG_EXTENSIONS
+
+
 # --- what is left out ---
 
 
 def test_what_is_no_picture_is_left_out_by_name(tmp_path):
     root = given_tree(tmp_path, "train/ant/imageNotFound.gif")
-    assert scan(root).notes == (
-        "left out: 1 file that is not .jpg, .png ...: train/ant/imageNotFound.gif",
-    )
+    assert scan(root).notes == ("left out, not .jpg, .png ... (1): train/ant/imageNotFound.gif",)
     make(root, *(f"val/bee/{i}.txt" for i in range(8)))
-    assert note(scan(root), "left out: 9 files that are not .jpg, .png ...: ").endswith(
+    assert note(scan(root), "left out, not .jpg, .png ... (9): ").endswith(
         "train/ant/imageNotFound.gif, val/bee/0.txt, val/bee/1.txt, val/bee/2.txt, val/bee/3.txt"
         " and 4 more"
     )
@@ -208,20 +271,20 @@ def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):
     found = scan(root)
     assert found.classes == TWO
     assert names(found, "train") == many("train/ant", "train/bee")
-    assert note(found, "left out: 4 hidden") == (
-        "left out: 4 hidden files or folders: "
-        ".DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
+    assert note(found, "left out, hidden") == (
+        "left out, hidden (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
     )
-    assert note(found, "left out: 3 files in no").endswith(": README.md, loose.jpg, val/9.jpg")
-    assert note(found, "left out: 1 folder beside").endswith(": extra (files: 4)")
-    assert note(found, "left out: 2 class folders without").endswith(": train/wasp, val/moth")
+    in_none = "left out, in no class folder (3): README.md, loose.jpg, val/9.jpg"
+    assert note(found, "left out, in no class") == in_none
+    assert note(found, "left out, a folder beside train/ (1)").endswith(": extra (files: 4)")
+    assert note(found, "left out, a class folder without").endswith("(2): train/wasp, val/moth")
 
 
 def test_a_test_folder_without_labels_is_left_out(tmp_path):
     found = scan(given_tree(tmp_path, "test/0.jpg", "test/1.jpg"))
     assert list(found.splits) == ["train", "val"]
-    assert note(found, "left out: 1 folder without any class").endswith(": test")
-    assert note(found, "left out: 2 files in no class folder").endswith(": test/0.jpg, test/1.jpg")
+    assert note(found, "left out, a split without class folders").endswith("(1): test")
+    assert note(found, "left out, in no class").endswith("(2): test/0.jpg, test/1.jpg")
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -243,11 +306,10 @@ def test_links_are_followed_and_loops_end(tmp_path):
         *many("train/ant"), "train/ant/linked.jpg", *many("train/bee"),
     ]  # fmt: skip
     assert names(found, "val") == [*many("val/ant", "val/bee"), "val/bee/sub/5.jpg"]
-    loops = "train/ant/again, train/ant/disk, train/bee/home"
-    assert note(found, "left out: 3 links to").endswith(f": {loops}")
-    assert note(found, "left out: 2 broken").endswith(": val/ant/gone.jpg, val/ant/self.jpg")
-    assert note(found, "left out: 1 folder already read").endswith(": val/bee/a")
-    assert note(found, "left out: 1 entry that is no file").endswith(": val/bee/pipe.jpg")
+    links = "train/ant/again, train/ant/disk, train/bee/home, val/bee/a"
+    assert note(found, "left out, a link").endswith(f" (4): {links}")
+    broken = "val/ant/gone.jpg, val/ant/self.jpg, val/bee/pipe.jpg"
+    assert note(found, "left out, a broken link or").endswith(f" (3): {broken}")
 
 
 def test_a_lattice_of_links_is_read_once(tmp_path):
@@ -284,7 +346,7 @@ def test_nothing_is_lost(made):
     """Every file is in exactly one split, or it or a folder that it lies in is in a note."""
     start, more = made
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(walk, "NAMED", 1000)
+        patch.setattr(listing, "NAMED", 1000)
         root = make(Path(folder), *many(*start))
         for name, content in more.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -293,8 +355,8 @@ def test_nothing_is_lost(made):
             found = scan(root)
         except DataError:
             return
-        left = [note for note in found.notes if note.startswith("left out: ")]
-        said = [name for note in left for name in note.split(": ", 2)[2].split(", ")]
+        left = [note for note in found.notes if note.startswith("left out, ")]
+        said = [name for note in left for name in note.split(": ", 1)[1].split(", ")]
         said = [re.sub(r" \((as|files:) .*\)$", "", name) for name in said]
         kept = [name for split in found.splits for name in names(found, split)]
         assert len(set(kept)) == len(kept)
@@ -321,7 +383,7 @@ def test_a_copy_of_a_later_splits_picture_is_left_out(tmp_path):
     }  # fmt: skip
     assert set(many("val/ant", "val/bee")) - set(names(found, "val")) == {"val/ant/1.jpg"}
     assert found.notes == (
-        "left out: 3 pictures that val or test hold too: train/ant/0.jpg (as val/ant/3.jpg), "
+        "left out, also in val or test (3): train/ant/0.jpg (as val/ant/3.jpg), "
         "train/bee/1.jpg (as test/bee/1.jpg), val/ant/1.jpg (as test/bee/1.jpg)",
     )
 
@@ -333,7 +395,7 @@ def test_copies_in_one_class_are_kept_where_the_split_is_given(tmp_path):
     found = scan(root)
     assert names(found, "train") == many("train/ant", "train/bee")
     assert found.notes == (
-        "odd, but kept: 1 copy of a picture beside it: train/ant/2.jpg (as train/ant/0.jpg)",
+        "odd but kept, a copy of an image that is kept (1): train/ant/2.jpg (as train/ant/0.jpg)",
     )
 
 
@@ -348,7 +410,7 @@ def test_of_copies_in_one_class_one_stays_where_a_part_is_drawn(tmp_path, given)
     left = {f"{inside}ant/5.jpg", f"{inside}ant/6.jpg"}
     everything = many(inside + "ant", inside + "bee", count=8) + many(*given)
     assert sorted(kept) == sorted(set(everything) - left)
-    assert note(found, "left out: 2 copies").endswith(
+    assert note(found, "left out, a copy of an image that is kept (2)").endswith(
         f": {inside}ant/5.jpg (as {inside}ant/3.jpg), {inside}ant/6.jpg (as {inside}ant/3.jpg)"
     )
 
@@ -363,9 +425,9 @@ def test_the_same_picture_under_two_classes_teaches_nothing(tmp_path, split):
     kept = {name for split in found.splits for name in names(found, split)}
     odd = {inside + name for name in ("ant/0.jpg", "bee/1.jpg", "bee/2.jpg")}
     assert odd & kept == (odd if split == "val" else set())
-    start = "odd, but kept: 3" if split == "val" else "left out: 3"
+    start = "odd but kept" if split == "val" else "left out"
     assert f"{inside}ant/0.jpg (as {inside}bee/1.jpg)" in note(
-        found, f"{start} pictures that lie in two classes"
+        found, f"{start}, in two classes at once (3)"
     )
 
 
@@ -394,9 +456,9 @@ def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
         path.write_bytes(bytes([i]) * (100 + i))
     (root / "val/bee/3.jpg").write_bytes(b"x" * 100)
     read = []
-    digest = copies.hashlib.file_digest
+    digest = duplicates.hashlib.file_digest
     monkeypatch.setattr(
-        copies.hashlib,
+        duplicates.hashlib,
         "file_digest",
         lambda file, kind: read.append(file.name) or digest(file, kind),
     )
@@ -412,8 +474,8 @@ def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
 def test_classes_that_val_or_test_lack_are_named(tmp_path):
     root = make(tmp_path, *many("train/ant", "train/bee", "train/wasp", "val/bee", "test/ant"))
     assert scan(root).notes == (
-        "odd: val has no pictures of a class of train: ant, wasp",
-        "odd: test has no pictures of a class of train: bee, wasp",
+        "odd: val has no images of a class of train: ant, wasp",
+        "odd: test has no images of a class of train: bee, wasp",
     )
 
 
@@ -430,8 +492,8 @@ def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):
     root = make(tmp_path, *many(*TWO), "ant/\x1b[2J.txt")
     (root / os.fsdecode(b"ant/\xff.jpg")).write_bytes(b"1")
     found = scan(root)
-    assert found.notes == ("left out: 1 file that is not .jpg, .png ...: ant/\\x1b[2J.txt",)
-    assert r"ant/\udcff.jpg" in split_csv(found).encode().decode()
+    assert found.notes == ("left out, not .jpg, .png ... (1): ant/\\x1b[2J.txt",)
+    assert r"ant/\udcff.jpg" in found.csv().encode().decode()
     make(root, *many(os.fsdecode(b"\xff")))
     refused(root, "not valid Unicode", r"'\udcff'", "rename")
 
@@ -449,20 +511,20 @@ def test_a_class_that_train_lacks_is_refused_with_the_nearest_name(tmp_path):
 
 
 def test_a_root_that_cannot_be_used_is_refused(tmp_path):
-    refused(tmp_path / "nowhere", "no such folder", "nowhere", "train/<class>/")
+    refused(tmp_path / "nowhere", "No such file or directory", "nowhere", "train/<class>/")
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("train/ant/0.jpg", b"1")
-    refused(tmp_path / "set.zip", "a file, not a folder", "set.zip", "unzip it")
-    make(tmp_path, "one.jpg")
-    refused(tmp_path / "one.jpg", "a file, not a folder", "name the folder")
+    refused(tmp_path / "set.zip", "Not a directory", "set.zip", "unpack an archive")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "no pictures", "expected is train/<class>/*.jpg")
-    refused(make(tmp_path / "bees", "0.jpg", "1.jpg"), "in no class folder (2)", "expected is")
+    refused(tmp_path / "empty", "no images", "expected is train/<class>/*.jpg")
+    refused(
+        make(tmp_path / "bees", "0.jpg", "1.jpg"), "no images in class folders", "(2 in no class"
+    )
     refused(make(tmp_path / "uno", *many("ant"), "bee/x.txt"), "only one class: 'ant'")
     refused(make(tmp_path / "t", *many("train/ant", "train/bee")), "neither val/ nor test/")
-    refused(make(tmp_path / "v", *many("val/ant", "test/ant")), "no pictures", "train/")
-    refused(make(tmp_path / "f", *many("train"), *many("val/ant")), "no pictures", "of train/")
-    refused(make(tmp_path / "g", *many("train/ant", "val")), "no pictures", "of val/ or test/")
+    refused(make(tmp_path / "v", *many("val/ant", "test/ant")), "no images", "of train/")
+    refused(make(tmp_path / "f", *many("train"), *many("val/ant")), "no images", "of train/")
+    refused(make(tmp_path / "g", *many("train/ant", "val")), "no images", "of val/ or test/")
     refused(given_tree(tmp_path / "w", "valid/ant/0.jpg"), "val/ and valid/ are two folders")
     refused(given_tree(tmp_path / "out" / "in").parent, "in/ holds splits of its own", "out/in")
 
@@ -473,7 +535,7 @@ def test_too_few_pictures_are_refused_by_the_name_of_their_class(tmp_path):
     refused(root, "'bee'", "1 (needed: 2")
     root = make(tmp_path / "c", *many("ant"), *many("bee", count=3))
     (root / "bee/1.jpg").write_bytes(b"bee/0.jpg")
-    refused(root, "'bee'", "2 (needed: 3", "copies")
+    refused(root, "'bee'", "2 (needed: 3", "duplicates")
     root = given_tree(tmp_path / "d")
     for i in range(4):
         (root / f"train/bee/{i}.jpg").write_bytes(f"val/bee/{i}.jpg".encode())
@@ -482,7 +544,7 @@ def test_too_few_pictures_are_refused_by_the_name_of_their_class(tmp_path):
     for i in range(4):
         make(root, f"val/ant/{i}.jpg")
         (root / f"val/ant/{i}.jpg").write_bytes(f"test/ant/{i}.jpg".encode())
-    refused(root, "every picture of val is in test too")
+    refused(root, "every image of val is in test too")
 
 
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
@@ -494,7 +556,7 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    refused(root, "cannot read a folder: Permission denied", "train/bee", "readable")
+    refused(root, "cannot list a folder: Permission denied", "train/bee", "readable")
 
 
 def test_the_real_ants_and_bees(real_data, tmp_path):
@@ -505,7 +567,5 @@ def test_the_real_ants_and_bees(real_data, tmp_path):
         "train": 244, "val": 153,
     }  # fmt: skip
     assert found.classes == ("ants", "bees")
-    assert found.notes == (
-        "left out: 1 file that is not .jpg, .png ...: train/ants/imageNotFound.gif",
-    )
+    assert found.notes == ("left out, not .jpg, .png ... (1): train/ants/imageNotFound.gif",)
     refused(tmp_path, "holds splits of its own", f"name {tmp_path / 'hymenoptera_data'}")

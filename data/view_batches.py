@@ -1,8 +1,8 @@
-"""Training batches of random views, and evaluation batches, from pictures of any size.
+"""Training batches of random views, and evaluation batches, from images of any size.
 
 The same contract as data/batches.py: `batch(step)` is a pure function of (seed, step). What an
 epoch needs is drawn from (seed, epoch); a worker process that prefetches draws the same.
-Dimension key: N pictures of a batch, S side of the square that the network sees.
+Dimension key: N images of a batch, S side of the square that the network sees.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.batches import Normalize, enlarge
+from data.decoding import Images
 from data.errors import DataError
 from data.processes import shielded_from
-from data.store import Pictures
 from data.views import NUMBERS, RandomView, View
 
 
@@ -28,10 +28,10 @@ def normalize_as(view: View) -> Normalize:
 
 
 @dataclass
-class Epochs:
-    """What worker processes make, by step: uint8 (N, 3, S, S) and labels int64 (N,)."""
+class StepDataset:
+    """Maps a step to its batch, in worker processes: uint8 (N, 3, S, S) and labels int64 (N,)."""
 
-    pictures: Pictures
+    images: Images
     labels: Tensor
     view: RandomView
     batch_size: int
@@ -49,9 +49,9 @@ class Epochs:
         self.drawn_epoch = epoch
 
     def random_view(self, epoch: int, index: int) -> Tensor:
-        # Drawn picture by picture: numbers for the whole of ImageNet would fill every worker.
+        # Drawn image by image: numbers for the whole of ImageNet would fill every worker.
         numbers = np.random.default_rng((self.seed, epoch, index)).random(NUMBERS)
-        return self.view(self.pictures[index], numbers.tolist())
+        return self.view(self.images[index], numbers.tolist())
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, place = divmod(step, len(self))
@@ -63,44 +63,44 @@ class Epochs:
         return torch.stack([self.random_view(epoch, i) for i in here]), self.labels[here]
 
 
-class RandomBatches:
+class ViewBatches:
     """Training batches of one seed: shuffled every epoch, cropped and turned, normalised.
 
     `spawn`: worker processes start anew, where a fork would copy locks that threads hold.
     """
 
     def __init__(
-        self, epochs: Epochs, device: torch.device, workers: int = 0, *, spawn: bool = False
+        self, dataset: StepDataset, device: torch.device, workers: int = 0, *, spawn: bool = False
     ) -> None:
-        count, size, shares = len(epochs.labels), epochs.batch_size, epochs.part[1]
+        count, size, shares = len(dataset.labels), dataset.batch_size, dataset.part[1]
         if not 2 * shares <= size <= count or size % shares:
             raise DataError(
                 f"no training batch of {size} can be made",
-                f"{count} training pictures, {shares} processes; batch norm needs 2 in each",
+                f"{count} training images, {shares} processes; batch norm needs 2 in each",
                 f"choose a --batch-size from {2 * shares} to {count}"
                 + (f", a multiple of {shares}" if shares > 1 else ""),
             )
-        self.epochs, self.device, self.workers, self.spawn = epochs, device, workers, spawn
-        self.normalize = normalize_as(epochs.view.view).to(device)
+        self.dataset, self.device, self.workers, self.spawn = dataset, device, workers, spawn
+        self.normalize = normalize_as(dataset.view.view).to(device)
         self.coming: Iterator[tuple[Tensor, Tensor]] = iter(())
         self.next_step = -1
 
     def __len__(self) -> int:
-        return len(self.epochs)
+        return len(self.dataset)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images float32 (N, 3, S, S) and labels int64 (N,) of one step."""
         if not self.workers:
-            return self.finish(self.epochs[step])
+            return self.finish(self.dataset[step])
         if step != self.next_step:  # the first, or a resumed one: workers go on from here
             self.coming, self.next_step = self.prefetch(step), step
         self.next_step += 1
         return self.finish(next(self.coming))
 
     def prefetch(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        epochs: Any = self.epochs  # a map from steps to batches
+        dataset: Any = self.dataset  # a map from steps to batches
         loader: Any = DataLoader(
-            epochs,
+            dataset,
             batch_size=None,
             sampler=range(step, step + 2**40),  # without an end: whoever asks knows when to stop
             num_workers=self.workers,
@@ -112,14 +112,14 @@ class RandomBatches:
 
     def finish(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        return enlarge(self.normalize(images), self.epochs.view.view.input_size), labels
+        return enlarge(self.normalize(images), self.dataset.view.view.input_size), labels
 
 
 @dataclass(frozen=True)
-class Chunks:
+class EvaluationChunks:
     """Evaluation batches by number, uint8 on the CPU."""
 
-    pictures: Pictures
+    images: Images
     labels: Tensor
     places: Sequence[range]
 
@@ -128,11 +128,11 @@ class Chunks:
 
     def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor]:
         here = list(self.places[chunk])
-        return torch.stack([self.pictures[i] for i in here]), self.labels[here]
+        return torch.stack([self.images[i] for i in here]), self.labels[here]
 
 
-def every_picture(
-    pictures: Pictures,
+def every_image(
+    images: Images,
     labels: Tensor,
     view: View,
     batch_size: int,
@@ -140,12 +140,12 @@ def every_picture(
     workers: int = 0,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every picture once, in order: (N, 3, S, S) and labels; `part` (i, n): every n-th from i."""
+    """Every image once, in order: (N, 3, S, S) and labels; `part` (i, n): every n-th from i."""
     mine = range(part[0], len(labels), part[1])
     places = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
     normalize = normalize_as(view).to(device)
-    chunks: Any = Chunks(pictures, labels, places)
+    chunks: Any = EvaluationChunks(images, labels, places)
     with shielded_from(SIGINT):
         arriving = iter(DataLoader(chunks, batch_size=None, num_workers=workers))
-    for images, answers in arriving:
-        yield enlarge(normalize(images.to(device)), view.input_size), answers.to(device)
+    for chunk, answers in arriving:
+        yield enlarge(normalize(chunk.to(device)), view.input_size), answers.to(device)

@@ -1,4 +1,4 @@
-"""Pictures from folders, zips and the download: read right, or refused by name."""
+"""Datasets in memory, from folders, zips and CIFAR-10's download: right, or refused by name."""
 
 import hashlib
 import http.server
@@ -14,18 +14,16 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from data import cifar, folder
+from data import cifar
 from data.cifar import cifar10, is_cifar10
+from data.dataset import read_folder
 from data.errors import DataError
-from data.folder import read_folder
-from data.images import load_image
 
 
-def picture(value: int, size=(8, 8)) -> bytes:
+def picture(value: int, size=(8, 8), blue=7) -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", size, (value, 255 - value, 7)).save(out, "PNG")
+    Image.new("RGB", size, (value % 256, 255 - value % 256, blue)).save(out, "PNG")
     return out.getvalue()
 
 
@@ -34,15 +32,9 @@ def make_tree(root: Path, test="test", classes=("ant", "bee"), count=3) -> Path:
         for c, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                (root / split / name / f"{i}.png").write_bytes(picture(100 * c + i))
+                value, blue = 100 * c + i, 7 if split == "train" else 8
+                (root / split / name / f"{i}.png").write_bytes(picture(value, blue=blue))
     return root
-
-
-def zipped(root: Path, archive: Path, prefix="") -> Path:
-    with zipfile.ZipFile(archive, "w") as out:
-        for file in sorted(root.rglob("*.png"), reverse=True):
-            out.write(file, prefix + str(file.relative_to(root)))
-    return archive
 
 
 def refused(action, *words: str) -> None:
@@ -60,80 +52,44 @@ def test_a_folder_is_read_sorted(tmp_path, test):
     assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
     assert data.train_images.dtype == torch.uint8
-    assert len(data.test_labels) == 6
+    assert data.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.notes == ()
 
 
-def test_zips_are_read_as_if_unpacked_together(tmp_path):
+def test_a_zip_has_the_pixels_of_its_folder(tmp_path):
     tree = make_tree(tmp_path / "tree")
-    expected = read_folder(tree, 8)
-    (tmp_path / "zips").mkdir()
-    zipped(tree / "train", tmp_path / "zips" / "a.zip", "train/")
-    zipped(tree / "test", tmp_path / "zips" / "b.zip", "set/test/")
-    single = zipped(tree, tmp_path / "one.zip", "my_set/")
-    for source in (tmp_path / "zips", single):
-        data = read_folder(source, 8)
-        assert data.classes == expected.classes
-        assert torch.equal(data.train_images, expected.train_images)
-        assert torch.equal(data.test_labels, expected.test_labels)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as out:
+        for file in sorted(tree.rglob("*.png"), reverse=True):
+            out.write(file, "my_set/" + str(file.relative_to(tree)))
+    expected, found = read_folder(tree, 8), read_folder(tmp_path / "all.zip", 8)
+    assert torch.equal(found.train_images, expected.train_images)
+    assert torch.equal(found.test_images, expected.test_images)
+    content = (tmp_path / "all.zip").read_bytes()
+    place = content.index(b"IDAT") + 6
+    damaged = content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
+    (tmp_path / "all.zip").write_bytes(damaged)
+    refused(lambda: read_folder(tmp_path / "all.zip", 8), "all.zip: my_set/")
 
 
-def test_zips_beside_what_they_were_unpacked_to_do_not_count_twice(tmp_path):
-    tree = make_tree(tmp_path)
-    zipped(tree, tmp_path / "all.zip")
-    assert len(read_folder(tmp_path, 8).train_labels) == 6
-
-
-def test_other_shapes_are_fitted_and_other_files_left_out(tmp_path):
+def test_other_shapes_are_fitted_and_duplicates_noted(tmp_path):
     tree = make_tree(tmp_path)
     (tree / "train" / "ant" / "wide.png").write_bytes(picture(9, (40, 20)))
-    (tree / "train" / "ant" / "notes.txt").write_text("no picture", encoding="utf-8")
-    (tree / "train" / "ant" / ".hidden.png").write_text("no picture", encoding="utf-8")
-    (tree / "train" / ".ipynb_checkpoints").mkdir()
-    (tree / "train" / ".ipynb_checkpoints" / "0.png").write_bytes(picture(1))
+    (tree / "train" / "bee" / "2.png").write_bytes((tree / "test/bee/1.png").read_bytes())
     data = read_folder(tree, 8)
-    assert data.train_images.shape == (7, 3, 8, 8)
-    assert data.classes == ("ant", "bee")
+    assert data.train_images.shape == (6, 3, 8, 8)
+    assert data.train_images[3, :, 0, 0].tolist() == [9, 246, 7]
+    twice = "left out, also in val or test (1): train/bee/2.png (as test/bee/1.png)"
+    assert data.notes == (twice,)
+    assert len(read_folder(tree, 8, keep_duplicates=True).train_images) == 7
 
 
-def test_the_extensions_are_torchvisions():
-    assert folder.EXTENSIONS == IMG_EXTENSIONS
-
-
-def test_missing_or_half_unzipped_data_is_refused(tmp_path):
-    refused(lambda: read_folder(tmp_path / "nowhere", 8), "no such data folder", "nowhere")
-    refused(lambda: read_folder(tmp_path, 8), "no train pictures", str(tmp_path))
-    tree = make_tree(tmp_path / "tree", classes=("ant", "bee", "cat"))
-    for file in (tree / "test" / "cat").iterdir():
-        file.unlink()
-    refused(lambda: read_folder(tree, 8), "same classes", "cat is on one side only")
-    archive = zipped(tree, tmp_path / "all.zip")
-    archive.write_bytes(archive.read_bytes()[:-200])
-    refused(lambda: read_folder(archive, 8), "cannot read a zip", "all.zip")
-
-
-def test_a_damaged_picture_is_named(tmp_path):
+def test_a_damaged_image_is_named(tmp_path):
     tree = make_tree(tmp_path / "tree")
     bad = tree / "train" / "bee" / "1.png"
     whole = picture(50, (64, 64))
     bad.write_bytes(whole[: len(whole) // 2])
     refused(lambda: read_folder(tree, 8), "cannot decode", str(bad))
-    bad.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
-    refused(lambda: read_folder(tree, 8), "cannot decode", str(bad))
-    good = zipped(make_tree(tmp_path / "other"), tmp_path / "z.zip").read_bytes()
-    place = good.index(b"IDAT") + 6
-    (tmp_path / "z.zip").write_bytes(good[:place] + bytes([good[place] ^ 255]) + good[place + 1 :])
-    refused(lambda: read_folder(tmp_path / "z.zip", 8), "z.zip")
-
-
-def test_pictures_are_turned_as_their_exif_says(tmp_path):
-    image = Image.new("RGB", (4, 2), "black")
-    image.putpixel((0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise makes it upright
-    image.save(tmp_path / "turned.png", exif=exif)
-    loaded = load_image(str(tmp_path / "turned.png"), "turned.png")
-    assert loaded.shape == (3, 4, 2)
-    assert loaded[:, 0, 1].tolist() == [255, 255, 255]
+    refused(lambda: read_folder(tmp_path / "nowhere", 8), "No such file", "nowhere")
 
 
 # --- CIFAR-10 ---
@@ -222,7 +178,7 @@ def test_without_a_network_the_message_names_file_and_folder(served, monkeypatch
 
 def test_a_part_of_cifar_is_refused_with_its_counts(tmp_path):
     make_tree(tmp_path, classes=cifar.CLASSES)
-    refused(lambda: cifar10(tmp_path), "train has 30 pictures where 50,000 belong", "3 of 5,000")
+    refused(lambda: cifar10(tmp_path), "train has 30 images where 50,000 belong", "3 of 5,000")
     assert is_cifar10(tmp_path)
 
 

@@ -1,6 +1,6 @@
-"""A person's pictures made ready for training: found, split, decoded once if they fit.
+"""A user's images made ready for training: found, split, and decoded once if they fit.
 
-Whether they are kept as raw pixels or decoded at every use changes the time and not one pixel.
+Whether they are stored as raw pixels or decoded at every use changes the time and not one pixel.
 """
 
 import hashlib
@@ -17,29 +17,21 @@ from torch import Tensor
 
 from data.cifar import cifar10, is_cifar10
 from data.dataset import balanced_order
-from data.errors import DataError
-from data.scan import SPLITS, scan, split_csv
-from data.store import (
-    Form,
-    Pictures,
-    Shaped,
-    Streamed,
-    estimated_bytes,
-    store,
-    undecodable,
-)
+from data.decoding import DecodedOnUse, Form, Images, MappedImages
+from data.errors import DataError, printable
+from data.folders import Scan, scan, scan_classes
+from data.listing import Listing
+from data.store import estimated_bytes, store, undecodable
 from data.views import RandomView, View
-from data.walk import Notes, Walk
-from experiments.plumbing.progress import doing
 
 CACHE = Path("cache/pictures")
-MOST_SEEN = 60_000  # pictures whose checksums a checkpoint carries
+MOST_SEEN = 60_000  # images whose checksums a checkpoint carries
 CIFAR10 = "cifar10"  # in place of a folder: download it
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which pictures, and how many of them."""
+    """Which images, and how many of them."""
 
     data: str  # a folder, or CIFAR10
     train_images: int | None = None  # at most, the classes in equal shares
@@ -50,11 +42,11 @@ class Source:
 
 @dataclass
 class Split:
-    """The pictures of one part, before they are given a form."""
+    """The images of one part, before they are given a form."""
 
     labels: Tensor  # int64 (N,)
     files: tuple[str, ...] = ()
-    images: Tensor | None = None  # uint8 (N, 3, H, W): pictures that are in memory already
+    images: Tensor | None = None  # uint8 (N, 3, H, W): images that are in memory already
 
     def limited(self, most: int | None) -> "Split":
         if most is None or most >= len(self.labels):
@@ -79,7 +71,7 @@ class PictureSet:
     table: str  # the split, written down
     workers: int  # processes that decode before the first epoch
     loaders: int  # processes that load while training
-    formed: dict[tuple[str, Form], Pictures] = field(default_factory=dict)
+    formed: dict[tuple[str, Form], Images] = field(default_factory=dict)
 
     @property
     def tested_on(self) -> str:
@@ -89,31 +81,30 @@ class PictureSet:
     def labels(self, split: str) -> Tensor:
         return self.splits[split].labels
 
-    def pictures(self, split: str, form: View | RandomView) -> Pictures:
-        """Pictures of one split as evaluation sees them, or as random views are cut from them."""
+    def pictures(self, split: str, form: View | RandomView) -> Images:
+        """Images of one split as evaluation sees them, or as random views are cut from them."""
         small = form.stored if isinstance(form, RandomView) else form
         if (split, small) not in self.formed:
             self.formed[split, small] = self.make(split, small)
         return self.formed[split, small]
 
-    def make(self, split: str, form: Form) -> Pictures:
+    def make(self, split: str, form: Form) -> Images:
         part = self.splits[split]
         if part.images is not None:
             as_they_are = isinstance(form, View) and form.leaves(part.images.shape[-1])
-            return part.images if as_they_are else Shaped(part.images, form)
+            return part.images if as_they_are else MappedImages(part.images, form)
         title = f"decoding {split}"
         # Of several processes one decodes and the others wait.
         CACHE.mkdir(parents=True, exist_ok=True)
-        waiting = f"preparing the pictures of {split}, one process at a time"
-        with doing(waiting), FileLock(CACHE / ".lock"):
+        with FileLock(CACHE / ".lock"):
             for stale in CACHE.glob("*.tmp"):  # of a process that was killed
                 stale.unlink()
             if self.fits(part.files, form):
                 stored, missing = store(part.files, form, CACHE, workers=self.workers, title=title)
                 self.leave_out(split, missing)
                 return stored
-            self.leave_out(split, undecodable(part.files, form, CACHE, self.workers, title))
-            return Streamed(self.splits[split].files, form)
+            self.leave_out(split, undecodable(part.files, CACHE, self.workers, title))
+            return DecodedOnUse(self.splits[split].files, form)
 
     def fits(self, files: Sequence[str], form: Form) -> bool:
         free = 0.9 * shutil.disk_usage(CACHE).free
@@ -121,9 +112,9 @@ class PictureSet:
 
     @cached_property
     def seen(self) -> str:
-        """A checksum, 8 digits, of every picture to train on or to choose by; in order.
+        """A checksum, 8 digits, of every image to train on or to choose by; in order.
 
-        "" for more than MOST_SEEN pictures, and for those that are in memory.
+        "" for more than MOST_SEEN images, and for those that are in memory.
         """
         files = [file for name in ("train", "val") for file in self.splits[name].files]
         if len(files) > MOST_SEEN:
@@ -131,7 +122,7 @@ class PictureSet:
         return "".join(sorted({checksum(file) for file in files}))
 
     def leave_out(self, split: str, bad: dict[int, DataError]) -> None:
-        """Go on without pictures that cannot be decoded, or stop."""
+        """Leave out the images that cannot be decoded with --skip-bad; else DataError."""
         if not bad:
             return
         if not self.source.skip_bad:
@@ -148,62 +139,53 @@ class PictureSet:
         if not kept or (split == "train" and gone):
             lost = ", ".join(self.classes[label] for label in sorted(gone))
             raise DataError(
-                f"no picture that can be decoded is left in {split} of {lost}",
+                f"no image that can be decoded is left in {split} of {lost}",
                 self.source.data,
                 "replace the files; experiments.check_data names each",
             )
-        names = ", ".join(str(error.args[1]) for error in bad.values())
+        names = ", ".join(printable(str(error.args[1])) for error in bad.values())
         self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
 
 
 def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
-    """Find and split the pictures; DataError says what is missing."""
-    if source.data == CIFAR10 or (Path(source.data).is_dir() and is_cifar10(Path(source.data))):
-        whole = cifar10(None if source.data == CIFAR10 else Path(source.data))
+    """Find and split the images; DataError says what is missing."""
+    folder = Path(source.data)
+    if source.data == CIFAR10 or (folder.is_dir() and is_cifar10(folder)):
+        whole = cifar10(None if source.data == CIFAR10 else folder)
         chosen = whole.holding_out()
         splits = {
             "train": Split(chosen.train_labels, images=chosen.train_images),
             "val": Split(chosen.test_labels, images=chosen.test_images),
             "test": Split(whole.test_labels, images=whole.test_images),
         }
-        notes = ["val is a tenth of the training pictures, the same every time"]
+        notes = ["val is a tenth of the training images, the same every time"]
         found = PictureSet(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
     else:
-        scanned = scan(Path(source.data))
-        splits = {
-            name: Split(
-                torch.tensor([picture.label for picture in part]),
-                tuple(str(picture.path) for picture in part),
-            )
-            for name, part in scanned.splits.items()
-        }
-        found = PictureSet(
-            source, Path(source.data).resolve().name, scanned.classes, splits,
-            list(scanned.notes), split_csv(scanned), workers, loaders,
-        )  # fmt: skip
-    found.splits["train"] = found.splits["train"].limited(source.train_images)
-    for name in found.splits.keys() - {"train"}:
-        found.splits[name] = found.splits[name].limited(source.test_images)
+        found = from_scan(source, scan(Listing(folder)), workers, loaders)
+    for name, part in found.splits.items():
+        limit = source.train_images if name == "train" else source.test_images
+        found.splits[name] = part.limited(limit)
     return found
 
 
 def whole_folder(source: Source) -> PictureSet | None:
-    """Every picture of one folder of classes, as the split "whole"; None if it holds splits."""
-    notes = Notes()
-    walk = Walk(Path(source.data), notes)
-    folders, _ = walk.entries("")
-    if {folder.lower() for folder in folders} & SPLITS.keys():
-        return None
-    found = walk.classes(folders)
-    classes = tuple(sorted(found))
-    labelled = [(label, name) for label, c in enumerate(classes) for name in found[c]]
-    part = Split(
-        torch.tensor([label for label, _ in labelled], dtype=torch.int64),
-        tuple(str(walk.root / name) for _, name in labelled),
-    )
-    said = list(notes.sentences())
-    name = walk.root.resolve().name
-    return PictureSet(source, name, classes, {"whole": part}, said, "", 0, 0)
+    """Every image of one folder of classes, as the split "whole"; None if it holds splits."""
+    found = scan_classes(Listing(Path(source.data)))
+    return from_scan(source, found) if found else None
+
+
+def from_scan(source: Source, found: Scan, workers: int = 0, loaders: int = 0) -> PictureSet:
+    splits = {
+        name: Split(
+            torch.tensor([label for _, label in images], dtype=torch.int64),
+            tuple(str(found.root / name) for name, _ in images),
+        )
+        for name, images in found.splits.items()
+    }
+    return PictureSet(
+        source, found.root.resolve().name, found.classes, splits, list(found.notes), found.csv(),
+        workers, loaders,
+    )  # fmt: skip
 
 
 def checksum(file: str) -> str:
@@ -211,14 +193,14 @@ def checksum(file: str) -> str:
 
 
 def identity(pictures: PictureSet) -> str:
-    """Of classes, pictures and labels as they are used: results of two such are not mixed."""
-    said = hashlib.sha256(repr((pictures.classes, pictures.table)).encode())
+    """A hash of classes, images and labels as they are used: their results are not mixed."""
+    whole = hashlib.sha256(repr((pictures.classes, pictures.table)).encode())
     for name, part in pictures.splits.items():
-        said.update(repr((name, part.labels.tolist(), part.files)).encode("utf-8", "replace"))
+        whole.update(repr((name, part.labels.tolist(), part.files)).encode("utf-8", "replace"))
         if part.images is not None:
-            said.update(part.images.numpy().tobytes())
+            whole.update(part.images.numpy().tobytes())
         for file in part.files:
             path = Path(file)
             if path.exists():
-                said.update(b"%d " % path.stat().st_size)
-    return said.hexdigest()[:32]
+                whole.update(b"%d " % path.stat().st_size)
+    return whole.hexdigest()[:32]

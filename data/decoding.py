@@ -1,0 +1,102 @@
+"""Images by number, decoded at every use; and all images of a list, decoded in worker processes.
+
+`images[i]` is a uint8 tensor (3, H, W). A tensor (N, 3, H, W) satisfies this protocol too.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from signal import SIGINT
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.errors import DataError
+from data.images import load_image
+from data.processes import is_lost_loader, shielded_from
+
+Form = Callable[[Tensor], Tensor]  # of a decoded image, uint8 (3, H, W) -> (3, h, w)
+Result = TypeVar("Result")
+
+
+class Size(NamedTuple):
+    height: int  # in pixels, upright
+    width: int
+
+
+def size_of(image: Tensor) -> Size:
+    """A small result for worker processes to send."""
+    return Size(image.shape[1], image.shape[2])
+
+
+class Images(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class DecodedOnUse:
+    """Images that are decoded each time they are used."""
+
+    files: tuple[str, ...]
+    form: Form
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.form(load_image(self.files[index], self.files[index]))
+
+
+@dataclass(frozen=True)
+class MappedImages:
+    """Other images in another form."""
+
+    images: Images
+    form: Form
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.form(self.images[index])
+
+
+@dataclass(frozen=True)
+class DecodeOrError(DecodedOnUse):
+    """For worker processes: the error of an undecodable image is returned, not raised."""
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return super().__getitem__(index)
+        except DataError as error:
+            return error
+
+
+def decode_all(
+    files: Sequence[str], form: Callable[[Tensor], Result], workers: int, title: str = "decoding"
+) -> Generator[Result | DataError]:
+    """`form` of every image, or the error that says why it cannot be decoded; in order.
+
+    In `workers` processes, or in this one for 0. DataError is raised if one of them is killed.
+    """
+    images: Any = DecodeOrError(tuple(files), form)  # type: ignore[arg-type]  # any result
+    arriving: Iterator[Result | DataError] = map(images.__getitem__, range(len(files)))
+    if workers and files:
+        loader: Any = DataLoader(images, batch_size=None, num_workers=workers)
+        with shielded_from(SIGINT):
+            arriving = iter(loader)
+    done = 0
+    try:
+        for image in tqdm(arriving, title, len(files), leave=False, delay=1, disable=None):
+            yield image
+            done += 1
+    except RuntimeError as error:
+        if not is_lost_loader(error):
+            raise
+        raise DataError(
+            "a process that decodes images was killed, most often because memory ran out",
+            f"at one of the {2 * workers} images from {files[done]}",
+            "make room, or use fewer --workers",
+        ) from error

@@ -1,0 +1,205 @@
+"""Lists the files of a folder, or of zips, and notes by name everything that is left out."""
+
+import os
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data.errors import DataError, printable
+from data.images import load_image
+
+# torchvision.datasets.folder's list; importing it takes seconds, in every worker (a test compares).
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+LAYOUT = "train/<class>/*.jpg beside val/ or test/, or one folder for each class"
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # also in a zip
+NAMED = 5  # names in a note; the rest is counted
+
+
+class Listing:
+    """The folders of one root. Names are relative to it, with slashes, on every system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.notes: defaultdict[str, set[str]] = defaultdict(set)  # reason -> names
+
+    def sentences(self) -> tuple[str, ...]:
+        """One per reason, such as "left out, a broken link (1): train/ants/a.jpg"."""
+        notes = sorted(self.notes.items(), reverse=True)
+        return tuple(f"{why} ({len(names):,}): {some(names)}" for why, names in notes if names)
+
+    def error(self, what: str, fix: str) -> DataError:
+        return DataError(what, self.root.absolute(), fix)
+
+    def is_hidden(self, name: str) -> bool:
+        last = name.rpartition("/")[2]
+        hidden = last.startswith(".") or last == "__MACOSX"
+        self.notes["left out, hidden"] |= {name} if hidden else set()
+        return hidden
+
+    def entries(self, folder: str) -> tuple[list[str], list[str]]:
+        """The folders and the files in one folder ("" is the root), by name. Links are followed."""
+        try:
+            with os.scandir(self.root / folder) as listed:
+                found = [(f"{folder}/{e.name}" if folder else e.name, e) for e in listed]
+        except OSError as error:
+            raise DataError(
+                f"cannot list a folder: {error.strerror}",
+                (self.root / folder).absolute(),
+                f"name a readable folder that holds {LAYOUT}; unpack an archive first",
+            ) from error
+        folders, files = [], []
+        for name, entry in found:
+            if self.is_hidden(name):
+                continue
+            whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
+            if whole and entry.is_dir():
+                folders.append((entry.is_symlink(), name))
+            elif whole and entry.is_file():
+                files.append(name)
+            else:
+                self.notes["left out, a broken link or neither a file nor a folder"].add(name)
+        # Links last: of a folder and a link to it, the folder is read and the link is noted.
+        return [name for _, name in sorted(folders)], sorted(files)
+
+    def files(self, folder: str) -> list[str]:
+        """Every file at any depth below `folder`, sorted; each real folder is read once."""
+        found: list[str] = []
+        read = {self.real(""), self.real(folder.rpartition("/")[0])} if folder else set()
+        waiting = [folder]
+        while waiting:
+            here = waiting.pop()
+            real = self.real(here)
+            # A link to "/" would bring the whole disk in.
+            is_link = os.path.islink(self.root / here)  # noqa: PTH114  Path's can raise
+            if real in read or (is_link and any(Path(r).is_relative_to(real) for r in read)):
+                self.notes["left out, a link to a folder that is read or contains one"].add(here)
+                continue
+            read.add(real)
+            folders, files = self.entries(here)
+            found += files
+            waiting += reversed(folders)
+        return in_order(found)
+
+    def real(self, name: str) -> str:
+        return os.path.realpath(self.root / name)
+
+    def classes(self, folders: Iterable[str]) -> dict[str, list[str]]:
+        """The images of each class folder; folders without any are left out."""
+        classes = {}
+        for folder in folders:
+            files = self.files(folder)
+            images = [name for name in files if is_image(name)]
+            self.notes["left out, not .jpg, .png ..."] |= set(files) - set(images)
+            if images:
+                classes[folder.rpartition("/")[2]] = images
+            else:
+                self.notes["left out, a class folder without images"].add(folder)
+        return classes
+
+    def size(self, name: str) -> int:
+        return (self.root / name).stat().st_size
+
+    def open(self, name: str) -> Any:
+        return (self.root / name).open("rb")
+
+    def load(self, name: str) -> Tensor:
+        return load_image(self.root / name)
+
+
+class ZipListing(Listing):
+    """Zips read as if they were unpacked together, without the folders above train/."""
+
+    def __init__(self, root: Path, zips: Sequence[Path]) -> None:
+        super().__init__(root)
+        self.members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
+        self.inside: defaultdict[str, set[str]] = defaultdict(set)  # folder -> names in it
+        for path in zips:
+            try:
+                archive = zipfile.ZipFile(path)
+            except (zipfile.BadZipFile, OSError) as error:
+                what = f"cannot read a zip: {getattr(error, 'strerror', None) or error}"
+                fix = "name a folder or a zip that you may read; if this was one, copy it again"
+                raise DataError(what, path, fix) from error
+            for info in archive.infolist():
+                if not info.is_dir():
+                    self.add(archive, info)
+
+    def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        parts = info.filename.split("/")
+        first = next((i for i, part in enumerate(parts) if part.lower() in SPLITS), 0)
+        name = "/".join(parts[first:])
+        self.members[name] = archive, info
+        while name:
+            folder = name.rpartition("/")[0]
+            self.inside[folder].add(name)
+            name = folder
+
+    def entries(self, folder: str) -> tuple[list[str], list[str]]:
+        names = [name for name in sorted(self.inside[folder]) if not self.is_hidden(name)]
+        return [n for n in names if n in self.inside], [n for n in names if n in self.members]
+
+    def real(self, name: str) -> str:
+        return name
+
+    def size(self, name: str) -> int:
+        return self.members[name][1].file_size
+
+    def open(self, name: str) -> Any:
+        archive, info = self.members[name]
+        return archive.open(info)
+
+    def load(self, name: str) -> Tensor:
+        archive, info = self.members[name]
+        where = f"{archive.filename}: {info.filename}"
+        try:
+            with archive.open(info) as file:
+                return load_image(file, where)
+        except UNREADABLE as error:
+            what = f"the zip is damaged: {error}"
+            raise DataError(what, where, "copy or download it again") from error
+
+
+def listing_of(root: Path) -> Listing:
+    """Of a zip, of the zips in a folder that holds no split, or of a folder."""
+    if root.is_file():
+        return ZipListing(root, [root])
+    listing = Listing(root)
+    folders, files = listing.entries("")
+    zips = [root / name for name in files if name.lower().endswith(".zip")]
+    # Zips beside what they were unpacked to would count every image twice.
+    unpacked = any(folder.lower() in SPLITS for folder in folders)
+    return ZipListing(root, zips) if zips and not unpacked else listing
+
+
+def readable(folder: Path) -> Path:
+    """`folder`; DataError if it cannot be listed: its files would be left out without a word."""
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        fix = "make it readable (its owner: chmod -R u+rX), or move it elsewhere"
+        raise DataError("cannot read a folder: Permission denied", folder, fix)
+    return folder
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sorted folder by folder, so that "ant/2" comes before "ant b/1", as the classes do."""
+    return sorted(names, key=lambda name: name.split("/"))
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names in order, and how many more there are."""
+    first = sorted(names)
+    more = f" and {len(first) - NAMED:,} more" if len(first) > NAMED else ""
+    return ", ".join(map(printable, first[:NAMED])) + more

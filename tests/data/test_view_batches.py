@@ -1,0 +1,89 @@
+"""Batches of random views, and evaluation batches: pure in the step, whatever stores the images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.decoding import DecodedOnUse
+from data.errors import DataError
+from data.store import store
+from data.view_batches import StepDataset, ViewBatches, every_image
+from data.views import RandomView, View
+
+CPU = torch.device("cpu")
+VIEW = View(20, 16, input_size=16)
+
+
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        pixels = rng.integers(0, 256, (20 + 3 * i, 50 - i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}")
+    return sorted(str(path) for path in Path(tmp_path).iterdir())
+
+
+def batches(pictures, workers=0, part=(0, 1), seed=0, size=4) -> ViewBatches:
+    labels = torch.arange(len(pictures))
+    view = RandomView(size=16, view=VIEW, rotation=10.0)
+    return ViewBatches(StepDataset(pictures, labels, view, size, seed, part), CPU, workers)
+
+
+def test_batches_are_a_pure_function_of_seed_and_step(files, tmp_path):
+    """Whatever the order, the workers, and whether pictures are stored or streamed."""
+    form = RandomView(size=16).stored
+    stored, _ = store(files, form, tmp_path / "cache")
+    expected = [batches(stored).batch(step) for step in range(7)]
+    streamed = batches(DecodedOnUse(tuple(files), form))
+    for step in (6, 0, 3, 2):
+        for got, wanted in zip(streamed.batch(step), expected[step], strict=True):
+            assert torch.equal(got, wanted)
+    for workers in (1, 2):
+        source = batches(stored, workers)
+        for step in (2, 3, 4, 5, 1, 2):  # on, and back again
+            for got, wanted in zip(source.batch(step), expected[step], strict=True):
+                assert torch.equal(got, wanted)
+    assert not torch.equal(batches(stored, seed=1).batch(0)[0], expected[0][0])
+
+
+def test_an_epoch_shows_every_image_and_the_next_one_differently(files):
+    source = batches(DecodedOnUse(tuple(files), RandomView(size=16).stored))
+    first, second = ([source.batch(e * 3 + i) for i in range(3)] for e in (0, 1))
+    for epoch in (first, second):
+        assert sorted(torch.cat([labels for _, labels in epoch]).tolist()) == list(range(12))
+    views = [{int(y): x for xs, ys in epoch for x, y in zip(xs, ys, strict=True)} for epoch in
+             (first, second)]  # fmt: skip
+    assert not any(torch.equal(views[0][i], views[1][i]) for i in range(12))
+
+
+def test_parts_of_a_batch_are_the_whole(files):
+    pictures = DecodedOnUse(tuple(files), RandomView(size=16).stored)
+    whole = batches(pictures).batch(1)
+    parts = [batches(pictures, part=(i, 2)).batch(1) for i in (0, 1)]
+    for i in (0, 1):
+        assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
+
+
+@pytest.mark.parametrize("part", [(0, 1), (0, 3), (1, 3), (2, 3)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_shows_every_image_once(files, part, workers):
+    pictures, labels = DecodedOnUse(tuple(files), VIEW), torch.arange(12)
+    shown = list(every_image(pictures, labels, VIEW, 5, CPU, workers, part))
+    mine = list(range(part[0], 12, part[1]))
+    assert torch.cat([answers for _, answers in shown]).tolist() == mine
+    mean, std = (torch.tensor(v)[:, None, None] for v in (VIEW.mean, VIEW.std))
+    images = torch.cat([images for images, _ in shown])
+    expected = torch.stack([pictures[i] for i in mine])
+    assert torch.allclose(images, (expected / 255 - mean) / std, atol=1e-6)
+
+
+def test_a_batch_of_one_cannot_be_normalised_and_is_refused(files):
+    pictures = DecodedOnUse(tuple(files), VIEW)
+    for size, part, fix in ((1, (0, 1), "2 to 12"), (13, (0, 1), "2 to 12"),
+                            (2, (0, 2), "4 to 12, a multiple of 2"),
+                            (5, (0, 2), "a multiple of 2")):  # fmt: skip
+        with pytest.raises(DataError, match=fix):
+            batches(pictures, part=part, size=size)
