@@ -1,4 +1,4 @@
-"""Where a vision transformer looks: attention of every head, and its roll-out, over a picture.
+"""Where a vision transformer looks: attention of every head, and its roll-out, over an image.
 
     python -m experiments.attention CHECKPOINT PICTURE
 
@@ -31,12 +31,12 @@ NOTHING_ADDED = (PlainEncoderBlock, MlpSkipOnly, PlainAttentionBlock)  # to what
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the attention of every head, and its roll-out, over a picture."""
+    """Draw the attention of every head, and its roll-out, over an image."""
 
     checkpoint: tyro.conf.Positional[str]
     """A vision transformer: a .safetensors of experiments.transfer, a folder, or hf:OWNER/NAME."""
     picture: tyro.conf.Positional[Path]
-    """Any picture."""
+    """Any image."""
     block: int | None = None
     """Whose heads to show, counted from 0 (the last)."""
     output: Path = Path("runs/attention.png")
@@ -95,39 +95,28 @@ def main(options: Options) -> None:
 
     cli.check_file("--output", options.output, ".png")
     with doing("loading the network"):
-        model = load_model(options.checkpoint)
-    if not isinstance(model.model, ViT):
-        raise UsageError(
-            "this network has no attention to show: it is no vision transformer",
-            options.checkpoint,
-            "give a checkpoint of one, such as vit_b_16",
-        )
-    block = chosen_block(options.block, len(model.model.blocks))
-    image = model.view(load_image(str(options.picture), str(options.picture)))
-    with doing("looking at the picture"), watched(model.model) as weights:
-        logits = model.logits(image[None])
-    best = top_k(model, logits, 1)[0][0]
-    skips = skips_of(model.model)
-    last = ", the last" if block + 1 == len(skips) else f" of {len(skips)}"
+        classifier = load_model(options.checkpoint)
+    model = classifier.model
+    if not isinstance(model, ViT):
+        why = "this network has no attention to show: it is no vision transformer"
+        raise UsageError(why, options.checkpoint, "give a checkpoint of one, such as vit_b_16")
+    skips = skips_of(model)
+    last = len(skips) - 1
+    cli.check_numbers(options, {"block": (0, last)})
+    block = last if options.block is None else options.block
+    image = classifier.view(load_image(options.picture))
+    with doing("looking at the image"), watched(model) as weights:
+        logits = classifier.logits(image[None])
+    best = top_k(classifier, logits, 1)[0][0]
     view = AttentionView(
         image, options.picture.name, str(best["label"]), float(best["score"]),
         patches_of(weights[block])[0], patches_of(rollout(weights, skips))[0],
-        f"blocks.{block}{last}", all(skips),
+        f"blocks.{block}" + (", the last" if block == last else f" of {len(skips)}"), all(skips),
     )  # fmt: skip
     with doing("drawing"):
         draw_attention(options.output, view)
     print(f"{options.picture}: {best['label']}, {100 * best['score']:.1f} %")
     print(f"attention: {options.output}")
-
-
-def chosen_block(asked: int | None, count: int) -> int:
-    if asked is not None and not 0 <= asked < count:
-        raise UsageError(
-            f"there is no block {asked}: the network has {count}",
-            f"--block {asked}",
-            f"give 0 to {count - 1}, or leave it out for the last",
-        )
-    return count - 1 if asked is None else asked
 
 
 if __name__ == "__main__":

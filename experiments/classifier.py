@@ -118,15 +118,15 @@ def load_model(path: str | Path, name: str | None = None) -> Classifier:
     return Classifier(model.eval(), said.classes, view, said.metrics or {}, weights.source)
 
 
-def built_for(name: str, weights: Weights) -> Network:
-    """The network `name`, with the settings and the number of classes of a file."""
+def built_for(name: str, weights: Weights, **found: Any) -> Network:
+    """The network `name`, with a file's settings and classes, and those that its shapes show."""
     stored, allowed = weights.metadata.settings or {}, zoo.settings_allowed(name)
     settings: dict[str, Any] = {
         key: stored[key] for key, words in zoo.CHOICES.items()
         if key in allowed and stored.get(key) in words
     }  # fmt: skip
     settings |= brought_by(weights, allowed)
-    return zoo.build(name, classes_of(weights), **settings)
+    return zoo.build(name, **{"num_classes": classes_of(weights)} | found | settings)
 
 
 def view_from(said: Mapping[str, Any], source: object) -> View:

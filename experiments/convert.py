@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import tyro
 
 import zoo
-from experiments.classifier import default_view
+from experiments.classifier import built_for, default_view
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.progress import doing
@@ -27,7 +27,7 @@ from zoo.weights.files import Metadata, Weights, write_weights
 from zoo.weights.hub import write_folder
 from zoo.weights.identify import identify
 from zoo.weights.load import fill, open_weights
-from zoo.weights.recognise import brought_by, recognise
+from zoo.weights.recognise import recognise
 from zoo.weights.settings import settings_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -48,41 +48,33 @@ class Options:
 
 
 def main(options: Options) -> None:
-    folder = not options.output.suffix and options.to == "transformers"
-    if options.output.suffix not in SUFFIXES and not folder:
-        raise UsageError(
-            f"cannot write {options.output.suffix or 'a file without a suffix'}",
-            options.output,
-            f"name it {' or '.join(SUFFIXES)}",
-        )
-    if options.output.exists():
-        raise UsageError("the output is already there", options.output, "choose another name")
+    suffix, as_folder = options.output.suffix, options.to == "transformers"
+    if options.output.exists() or (suffix not in SUFFIXES and (suffix or not as_folder)):
+        why = "only new .safetensors and .pth files are written, and new folders for transformers"
+        raise UsageError(why, options.output, "choose another name")
     cli.check_folder(options.output.parent)
     with doing(f"reading {options.input}"):
         weights = open_weights(options.input)
         name, model = network_of(weights)
     classes = class_names(options.classes, weights.metadata.classes, model.head.out_features)
-    if folder:
+    if not suffix:
         write_as_folder(options.output, name, model, classes, weights)
         return
-    metadata = Metadata()
-    if options.output.suffix == ".safetensors" or options.to == "zoo":
+    metadata, note = Metadata(), ""
+    if suffix == ".safetensors" or options.to == "zoo":
         metadata = Metadata(name, settings_of(model), classes, weights.metadata.preprocess)
+        note = f" and {len(classes)} class names" if classes else ""
     elif options.classes:
-        raise UsageError(
-            f"a .pth file in {options.to}'s names has no place for class names",
-            options.output,
-            "write a .safetensors file, or --to zoo",
-        )
+        why = f"a .pth file in {options.to}'s names has no place for class names"
+        raise UsageError(why, options.output, "write a .safetensors file, or --to zoo")
+    elif classes:
+        note = f" (without the {len(classes)} class names, for which this file has no place)"
     tensors = zoo.export(model, options.to)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_weights(options.output, tensors, metadata)
-    said = f" and {len(metadata.classes)} class names" if metadata.classes else ""
-    if classes and not metadata.classes:
-        said = f" (without the {len(classes)} class names, for which this file has no place)"
     print(
         f"{name}, {recognise(weights).name} -> {options.to}: "
-        f"{options.output} holds {len(tensors)} entries{said}"
+        f"{options.output} holds {len(tensors)} entries{note}"
     )
 
 
@@ -90,11 +82,8 @@ def write_as_folder(
     folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, weights: Weights
 ) -> None:
     if not isinstance(model, ViT) or settings_of(model)["block"] != "residual":
-        raise UsageError(
-            f"folders are written of transformers, and this is {name}",
-            folder,
-            "name the output .safetensors or .pth",
-        )
+        why = f"folders are written of transformers, and this is {name}"
+        raise UsageError(why, folder, "name the output .safetensors or .pth")
     classes = classes or tuple(f"LABEL_{place}" for place in range(model.head.out_features))
     view = weights.metadata.preprocess or asdict(default_view(model, recognise(weights)))
     write_folder(folder, name, model, classes, view)
@@ -105,26 +94,18 @@ def network_of(weights: Weights) -> tuple[str, Network]:
     """The name and network that the weights are of, filled with them."""
     dialect = recognise(weights)
     ours = {dialect.to_zoo(key) or key: tensor for key, tensor in weights.tensors.items()}
-    found = identify(ours)
+    found = dict(identify(ours))
     if weights.metadata.model:
-        found = [(name, settings) for name, settings in found if name == weights.metadata.model]
-    elif dialect.requires:  # other libraries have no plain networks
-        found = [(name, settings) for name, settings in found if not name.startswith("plain")]
-    if len(found) != 1:
-        names = " and ".join(name for name, _ in found)
-        raise WeightsError(
-            f"these are the entries of {names}, and the file does not say which" if found
-            else f"these entries are of no network of the zoo: {', '.join(list(ours)[:3])} ...",
-            weights.source,
-            "load them into the right network in Python, and export that: zoo.load, zoo.export",
-        )  # fmt: skip
-    ((name, settings),) = found
-    said = weights.metadata.settings or {}
-    hidden = {
-        key: said[key] for key in ("shortcut", "stride_in") if said.get(key, "none") != "none"
-    }
-    hidden |= brought_by(weights, zoo.settings_allowed(name))
-    return name, fill(zoo.build(name, **settings | hidden), weights)
+        names = [name for name in found if name == weights.metadata.model]
+    else:  # other libraries, whose networks have requirements, have no plain ones
+        names = [n for n in found if not (dialect.requires and n.startswith("plain"))]
+    if len(names) != 1:
+        which = " or ".join(names) or "no network of the zoo"
+        why = f"these entries are of {which}: {', '.join(list(ours)[:3])} ..."
+        fix = "load them into the right network in Python, and export that: zoo.load, zoo.export"
+        raise WeightsError(why, weights.source, fix)
+    (name,) = names
+    return name, fill(built_for(name, weights, **found[name]), weights)
 
 
 def class_names(
@@ -134,13 +115,10 @@ def class_names(
     if given is None:
         return in_file
     names = tuple(name.strip() for name in given.split(","))
-    if len(names) != outputs or len(set(names)) != len(names) or "" in names:
-        raise UsageError(
-            f"the head has {outputs} outputs and {len(names)} names were given"
-            if len(names) != outputs else "a class name is empty or given twice",
-            f"--classes {given}",
-            "give one name for each output, in their order, with commas between",
-        )  # fmt: skip
+    if len(names) != outputs or len(set(names) - {""}) != outputs:
+        why = f"the head has {outputs} outputs, which need as many different names"
+        fix = "give one name for each output, in their order, with commas between"
+        raise UsageError(why, f"--classes {given}", fix)
     return names
 
 

@@ -22,8 +22,8 @@ from experiments.plumbing import cli
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.results import ALL_ROWS, is_of_transfer
-from experiments.plumbing.tables import Part, Rows, markdown
-from experiments.proof import prove, resnet_bugs
+from experiments.plumbing.tables import Part, markdown
+from experiments.proof import gallery, prove
 from zoo.weights.atomic import write_atomic
 
 
@@ -88,12 +88,11 @@ class Options:
 def main(options: Options) -> None:
     make_deterministic(torch.device("cpu"))
     if options.what == "verify":
-        _, sentence = prove.twins_alike()
-        table = Rows(*prove.summary(prove.prove_all()))
-        put_into_readme("verify", [table, f"{prove.CAPTION} {sentence}"])
+        _, table, text = prove.summary()
+        put_into_readme("verify", [table, text])
     elif options.what == "bugs":
-        table = Rows(*resnet_bugs.table(resnet_bugs.examine_all()), ("---",))
-        put_into_readme("bugs", [table, resnet_bugs.CAPTION])
+        table = gallery.table(gallery.examine_all(gallery.BUGS))
+        put_into_readme("bugs", [table, gallery.CAPTION])
     else:
         publish_folder(Path(options.what))
     print("README.md and docs/ are up to date")

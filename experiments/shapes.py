@@ -5,6 +5,7 @@ numbers.
     python -m experiments.shapes resnet50
 """
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from experiments.plumbing.cli import UsageError
 from experiments.plumbing.tables import Rows, print_report
 from experiments.proof.checks import shapes_of
 from zoo.networks import Network
-from zoo.resnet import CifarStem, ResNet
+from zoo.resnet import CifarStem
 from zoo.vit import ViT
 
 
@@ -40,7 +41,7 @@ class Options:
     model: tyro.conf.Positional[str] = "resnet50"
     """A name of zoo.list_models()."""
     size: int | None = None
-    """Side of the picture (224; 32 for the CIFAR networks)."""
+    """Side of the image (224; 32 for the CIFAR networks)."""
 
 
 def default_size(model: Network) -> int:
@@ -51,60 +52,42 @@ def default_size(model: Network) -> int:
 
 def parts(model: Network, size: int) -> list[Part]:
     """The parts in their order, for a batch of one image (1, 3, size, size)."""
-    named: list[tuple[str, nn.Module]] = []
-    for name, module in model.named_children():
-        if isinstance(module, nn.Sequential):  # the stages of a ResNet, the blocks of a ViT
-            named += [(f"{name}.{number}", part) for number, part in module.named_children()]
-        else:
-            named.append((name, module))
     model = model.to("meta").eval()
-    shapes = shapes_of(model, size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, size, size, device="meta"))
+    with FlopCounterMode(display=False) as counter:
+        shapes = shapes_of(model, size)
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    fields = reaches(model)
+    fields = receptive_fields(model)
     return [
-        Part(
-            name,
-            shapes[name],
-            sum(p.numel() for p in module.parameters()),
-            flops.get(f"{type(model).__name__}.{name}", 0),
-            fields.get(name, ""),
-        )
-        for name, module in named
-    ]
+        Part(name, shapes[name], sum(p.numel() for p in module.parameters()),
+             flops.get(f"{type(model).__name__}.{name}", 0), str(fields.get(name, "")))
+        for name, module in model.named_modules()
+        if re.fullmatch(r"stem|(stages|blocks)\.\d+|norm|head", name)
+    ]  # fmt: skip
 
 
-def reaches(model: Network) -> dict[str, str]:
-    """The receptive fields as words: of a ViT a patch at first, then at once all of the picture."""
-    if isinstance(model, ViT):
-        blocks = [f"blocks.{name}" for name, _ in model.blocks.named_children()]
-        first = {"stem": str(model.stem.conv.kernel_size[0])}
-        return first | dict.fromkeys([*blocks, "norm"], "all")
-    return {name: str(field) for name, field in receptive_fields(model).items()}
-
-
-def receptive_fields(model: ResNet) -> dict[str, int]:
+def receptive_fields(model: Network) -> dict[str, int | str]:
     """Pixels a side that one pixel after the stem and after each stage depends on.
 
     Along the longest way, through every F(x). A window of `kernel` reaches (kernel - 1) steps
-    further, and a step is as many input pixels as all the strides before it multiply to.
+    further, and a step is as many input pixels as all the strides before it multiply to. A token
+    of a ViT sees a patch at first, and after one block all of the image.
     """
-    field, step = 1, 1
-    fields = {}
     conv = model.stem.conv
-    windows = [(conv.kernel_size[0], conv.stride[0])]
+    if isinstance(model, ViT):
+        blocks = [f"blocks.{i}" for i in range(len(model.blocks))]
+        return {"stem": conv.kernel_size[0], **dict.fromkeys([*blocks, "norm"], "all")}
+    windows = [("stem", conv.kernel_size[0], conv.stride[0])]
     if not isinstance(model.stem, CifarStem):
-        windows.append((3, 2))  # the max-pool
-    for kernel, stride in windows:
-        field, step = field + (kernel - 1) * step, step * stride
-    fields["stem"] = field
+        windows.append(("stem", 3, 2))  # the max-pool
     for i, stage in enumerate(model.stages):
         for name, module in stage.named_modules():
             if isinstance(module, nn.Conv2d) and "shortcut" not in name:
-                field += (module.kernel_size[0] - 1) * step
-                step *= module.stride[0]
-        fields[f"stages.{i}"] = field
+                windows.append((f"stages.{i}", module.kernel_size[0], module.stride[0]))
+    field, step = 1, 1
+    fields: dict[str, int | str] = {}
+    for name, kernel, stride in windows:
+        field, step = field + (kernel - 1) * step, step * stride
+        fields[name] = field
     return fields
 
 
@@ -114,11 +97,8 @@ def main(options: Options) -> None:
         model = zoo.build(options.model)
     size = options.size or default_size(model)
     if isinstance(model, ViT) and size % (patch := model.stem.conv.stride[0]):
-        raise UsageError(
-            f"images of {size} pixels a side are no whole number of patches",
-            f"--size {size}",
-            f"give a multiple of {patch}",
-        )
+        why = f"images of {size} pixels a side are no whole number of patches"
+        raise UsageError(why, f"--size {size}", f"give a multiple of {patch}")
     found = parts(model, size)
     lines = [
         [part.name, f"({', '.join(map(str, part.shape))})", f"{part.parameters:,}",

@@ -20,21 +20,9 @@ import zoo
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.device import make_deterministic
-from experiments.plumbing.tables import Part, Rows, print_report
-from experiments.proof.checks import Block
-from experiments.proof.oracles import LIBRARIES, MODELS, the_oracle
-from experiments.proof.prove import (
-    CAPTION,
-    ROUNDING,
-    SUMMARY,
-    Proof,
-    number,
-    prove,
-    prove_all,
-    start_of,
-    summary,
-    twins_alike,
-)
+from experiments.plumbing.tables import print_report
+from experiments.proof.oracles import LIBRARIES, MODELS, RESNET_ORACLES, the_oracle
+from experiments.proof.prove import prove, report_of, summary
 
 
 @dataclass(frozen=True)
@@ -51,61 +39,35 @@ class Options:
 
 def main(options: Options) -> int:
     if options.model not in ("all", *MODELS):
-        zoo.build(options.model)  # an unknown name is refused there
-        raise UsageError(
-            f"no other library has {options.model}, so there is nothing to compare it with",
-            f"compared are {', '.join(MODELS)}",
-            "choose one of these, or leave the name out for a summary",
-        )
+        zoo.check(options.model, {})
+        why = f"no other library has {options.model}, so there is nothing to compare it with"
+        fix = "choose one of these, or leave the name out for a summary"
+        raise UsageError(why, f"compared are {', '.join(MODELS)}", fix)
     make_deterministic(torch.device("cpu"))
     if options.model == "all":
         return verify_all(options)
     oracle = the_oracle(options.against or "torchvision", options.model)
     print(f"comparing {options.model} with {oracle.title} ...")
     proof = prove(options.model, oracle, options.weights)
-    show(proof)
-    return 0 if proof.equal else 1
+    precision = "fp64" if oracle.rounding else "fp32"
+    print(f"{options.model}: zoo against {oracle.title}, {precision}, largest differences")
+    print_report(report_of(proof))
+    return 0 if proof.overall.equal else 1
 
 
 def verify_all(options: Options) -> int:
     if options.weights:
-        raise UsageError(
-            "weights are for one model", f"--weights {options.weights}", "name the model before it"
-        )
+        where = f"--weights {options.weights}"
+        raise UsageError("weights are for one model", where, "name the model before it")
     if options.against:
-        the_oracle(options.against, SUMMARY[0])  # refused if it is not installed
+        the_oracle(options.against, "resnet18")  # refused if it is not installed
     chosen = (options.against,) if options.against else LIBRARIES
-    proofs = prove_all(chosen)
-    print_report([Rows(*summary(proofs)), CAPTION])
-    alike, sentence = twins_alike()
-    print(sentence)
+    equal, table, text = summary(chosen)
+    print_report([table, text])
     for library in chosen:
-        if library not in {proof.oracle.library for proof in proofs}:
+        if not RESNET_ORACLES[library].installed:
             print(f"skipped: {library} is not installed (pip install {library})")
-    return 0 if all(proof.equal for proof in proofs) and alike else 1
-
-
-def show(proof: Proof) -> None:
-    precision = "fp64" if proof.oracle.rounding else "fp32"
-    print(f"{proof.model}: zoo against {proof.oracle.title}, {precision}, largest differences")
-    header = ("ours", "theirs", "output", "eval", "train", "gradients", "buffers", "")
-    lines = [
-        [block.ours, block.theirs, "x".join(map(str, block.shape)), *map(number, block.parts),
-         verdict(block)]
-        for block in proof.blocks
-    ]  # fmt: skip
-    trip = f"state dict there and back: largest difference {number(proof.round_trip)}"
-    said: list[Part] = [Rows(header, lines)]
-    said.append(f"{trip}; {len(proof.blocks)} blocks: {verdict(proof)}")
-    if proof.start is not None:
-        said.append(f"seeded initial weights: {start_of(proof)}")
-    if proof.equal and proof.largest:
-        said.append(ROUNDING)
-    print_report(said)
-
-
-def verdict(part: Block | Proof) -> str:
-    return "DIFFERENT" if not part.equal else "rounding" if part.largest else "equal"
+    return 0 if equal else 1
 
 
 if __name__ == "__main__":

@@ -124,10 +124,10 @@ TINY_VIT = ("--depths", "1", "2", "--seeds", "2", "--epochs", "1", "--train-imag
 
 @pytest.fixture(scope="session")
 def examined():
-    """bugs.examine, which remembers: 26 networks in seven checks are about a minute."""
-    from experiments.proof import resnet_bugs
+    """gallery.examine, which remembers: 26 networks in seven checks are about a minute."""
+    from experiments.proof import gallery
 
-    return cache(resnet_bugs.examine)
+    return cache(gallery.examine)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_the_ablation_lines_run(campaign, vit_campaign, line):
 
 @pytest.mark.slow
 def test_the_bugs_line_shows_the_whole_gallery(invoke, examined, monkeypatch):
-    monkeypatch.setattr("experiments.proof.resnet_bugs.examine", examined)
+    monkeypatch.setattr("experiments.proof.gallery.examine", examined)
     done = invoke("experiments.bugs")
     assert done.returncode == 0, done.stderr
     assert f"caught of {len(bugs.BUGS)}" in done.stdout

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.bench import networks, transfer
-from experiments.bench.timing import CPU, ratios
+from experiments.bench.timing import CPU, seconds_in_turns
 from experiments.plumbing import cli
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.progress import doing
@@ -36,20 +36,20 @@ def main(options: Options) -> None:
     make_deterministic(CPU)
     print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1 ours is faster")
     table = Table("comparison", "min", "median", "max", "ours, ms", "equal?", show_lines=True)
-    for number, make in enumerate(COMPARISONS, 1):
-        with doing(f"comparison {number} of {len(COMPARISONS)}"):
+    makers = COMPARISONS + networks.ON_GPU * torch.cuda.is_available()
+    for number, make in enumerate(makers, 1):
+        with doing(f"comparison {number} of {len(makers)}"):
+            torch.manual_seed(0)
             comparison = make()
-            quotients, seconds = ratios(comparison, options.rounds)
+            seconds = seconds_in_turns((comparison.usual, comparison.ours), options.rounds)
+        ratios = [comparison.times * usual / ours for usual, ours in seconds]
         table.add_row(
             comparison.title,
-            *(f"{f(quotients):.2f}" for f in (min, statistics.median, max)),
-            f"{1000 * statistics.median(seconds):.1f}",
+            *(f"{f(ratios):.2f}" for f in (min, statistics.median, max)),
+            f"{1000 * statistics.median(ours for _, ours in seconds):.1f}",
             comparison.checked,
         )
     Console().print(table)
-    if torch.cuda.is_available():
-        print(f"on {torch.cuda.get_device_name()}:")
-        print("\n".join(networks.images_per_second(torch.device("cuda"))))
 
 
 if __name__ == "__main__":

@@ -3,18 +3,21 @@
 import atexit
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from timeit import timeit
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from experiments.train import Settings, forward
+from experiments.plumbing.precision import choose_precision, name, to_layout
+from experiments.train import BatchSource, Settings, forward
 
+Batch = tuple[Tensor, Tensor]  # images and labels
 CPU = torch.device("cpu")
+EAGER = Settings(precision="fp32", channels_last=False)  # what PyTorch does unless told otherwise
 
 
 class Comparison(NamedTuple):
@@ -27,30 +30,40 @@ class Comparison(NamedTuple):
     times: int = 1  # the usual side takes its time so often over
 
 
-def training_step(model: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Callable:
-    """A function that takes one whole SGD step and returns its loss."""
+def step_of(
+    model: nn.Module, batch: Batch, settings: Settings, sgd: bool = False, training: bool = True
+) -> Callable[[], float]:
+    """A function that computes the loss, if `training` its gradients, and if `sgd` takes a step."""
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
+    images, labels = batch
 
     def step() -> float:
-        loss = cross_entropy(forward(model, images, settings), labels)
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        with torch.set_grad_enabled(training):
+            loss = cross_entropy(forward(model.train(training), images, settings), labels)
+        if training:
+            loss.backward()
+        if sgd:
+            optimizer.step()
         return loss.item()
 
     return step
 
 
-def forward_and_backward(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], float]:
-    """A function that computes the loss's gradients in fp32 and returns the loss."""
+def compare_steps(
+    title: str, theirs: nn.Module, ours: nn.Module, batches: BatchSource, few: BatchSource
+) -> Comparison:
+    """A whole SGD step of networks with the same weights: eager / ours as --precision auto chooses.
 
-    def both() -> float:
-        model.zero_grad()
-        loss = cross_entropy(model(images), labels)
-        loss.backward()
-        return loss.item()
-
-    return both
+    `few`: batches to choose with.
+    """
+    chosen, _ = choose_precision("auto", ours, few, EAGER, CPU)
+    usual = step_of(theirs, batches.batch(0), EAGER, sgd=True)
+    step = step_of(to_layout(ours, chosen), batches.batch(0), chosen, sgd=True)
+    losses = usual(), step()
+    same(*losses, 2e-2 if chosen.precision == "bf16" else 1e-4)
+    checked = f"losses {losses[0]:.5f}, {losses[1]:.5f}"
+    return Comparison(f"{title} / {name(chosen)}", usual, step, checked)
 
 
 def same(a: float, b: float, tolerance: float) -> None:
@@ -58,21 +71,11 @@ def same(a: float, b: float, tolerance: float) -> None:
         raise AssertionError(f"the two sides do not compute the same: {a} and {b}")
 
 
-def ratios(comparison: Comparison, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of the usual way divided by ours, one a round, and our seconds."""
-    sides = comparison.usual, comparison.ours
+def seconds_in_turns(sides: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """How long each function takes, in every round."""
     for side in sides:
         side()  # warm up
-    quotients, seconds = [], []
-    for _ in range(rounds):
-        spent = []
-        for side in sides:
-            begin = time.perf_counter()
-            side()
-            spent.append(time.perf_counter() - begin)
-        quotients.append(comparison.times * spent[0] / spent[1])
-        seconds.append(spent[1])
-    return quotients, seconds
+    return [[timeit(side, number=1) for side in sides] for _ in range(rounds)]
 
 
 def scratch_folder() -> Path:

@@ -1,8 +1,8 @@
-"""Transfer learning, timed against the loop of PyTorch's tutorial on the same pictures.
+"""Transfer learning, timed against the loop of PyTorch's tutorial on the same images.
 
 The tutorial ("Transfer Learning for Computer Vision"): ImageFolder, PIL transforms, a DataLoader
 (here without its four workers: one thread), torchvision's network, fp32; its frozen network is
-shown every picture again in every epoch.
+shown every image again in every epoch.
 """
 
 import tempfile
@@ -21,130 +21,110 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import zoo
-from data.decoding import DecodedOnUse, Images
+from data.decoding import DecodedOnUse, Form, Images
 from data.images import load_image
-from data.store import DecodedOnce, store
+from data.store import store
 from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
-from experiments.bench.timing import CPU, Comparison, same, scratch_folder, training_step
-from experiments.classifier import FP32
-from experiments.plumbing.precision import choose_precision, name, to_layout
-from experiments.train import Settings
+from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, scratch_folder
+from experiments.plumbing.precision import choose_precision
 from experiments.transfer.probe import features_of, logistic_regression
+from zoo.networks import Network
 
 EPOCHS, BATCH = 25, 4  # the tutorial's
 VIEW = View()
 RANDOM_VIEW = RandomView(view=VIEW)
+FINISH = [transforms.ToTensor(), transforms.Normalize(list(VIEW.mean), list(VIEW.std))]
+TRANSFORMS = {
+    "train": [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *FINISH],
+    "val": [transforms.Resize(256), transforms.CenterCrop(224), *FINISH],
+}
 
 
 @cache
-def drawn_pictures() -> Path:
+def drawn_images() -> Path:
     """48 + 24 JPEGs of two classes, 500 x 375 pixels and about 75 kB, as photographs have."""
     root, rng = scratch_folder(), np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 12)):
-        for label in ("one", "two"):
-            (root / split / label).mkdir(parents=True)
-            for i in range(count):
-                small = rng.integers(0, 256, (47, 63, 3), dtype=np.uint8)
-                large = Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC)
-                noisy = np.asarray(large) + rng.normal(0, 12, (375, 500, 3))
-                picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-                picture.save(root / split / label / f"{i}.jpg", quality=85)
+    for folder, count in (("train/one", 24), ("train/two", 24), ("val/one", 12), ("val/two", 12)):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            small = Image.fromarray(rng.integers(0, 256, (94, 125, 3), dtype=np.uint8))
+            small.resize((500, 375)).save(root / folder / f"{i}.jpg", quality=85)
     return root
 
 
-def tutorial_loaders(root: Path) -> dict[str, DataLoader]:
-    finish = [transforms.ToTensor(), transforms.Normalize(list(VIEW.mean), list(VIEW.std))]
-    training = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *finish]
-    evaluation = [transforms.Resize(256), transforms.CenterCrop(224), *finish]
-    return {
-        split: DataLoader(
-            ImageFolder(str(root / split), transforms.Compose(steps)), BATCH, shuffle=True
-        )
-        for split, steps in (("train", training), ("val", evaluation))
-    }
+def tutorial_loader(split: str) -> DataLoader:
+    images = ImageFolder(str(drawn_images() / split), transforms.Compose(TRANSFORMS[split]))
+    return DataLoader(images, BATCH, shuffle=True)
 
 
-def files_and_labels(root: Path, split: str) -> tuple[list[str], torch.Tensor]:
-    samples = ImageFolder(str(root / split)).samples
+def files_and_labels(split: str) -> tuple[list[str], Tensor]:
+    samples = ImageFolder(str(drawn_images() / split)).samples
     return [file for file, _ in samples], torch.tensor([label for _, label in samples])
 
 
-def store_of(
-    root: Path, split: str, form: View | RandomView, folder: Path
-) -> tuple[DecodedOnce, Tensor]:
-    files, labels = files_and_labels(root, split)
-    return store(files, form.stored if isinstance(form, RandomView) else form, folder)[0], labels
+def stored(split: str, form: Form, folder: Path) -> tuple[Images, Tensor]:
+    files, labels = files_and_labels(split)
+    return store(files, form, folder)[0], labels
 
 
-def batches_of(stored: tuple[Images, Tensor], batch_size: int) -> ViewBatches:
-    return ViewBatches(StepDataset(*stored, RANDOM_VIEW, batch_size, 0), CPU)
+def batches_of(images: Images, labels: Tensor, batch_size: int) -> ViewBatches:
+    return ViewBatches(StepDataset(images, labels, RANDOM_VIEW, batch_size, 0), CPU)
+
+
+def networks(model_name: str) -> tuple[nn.Module, Network]:
+    """torchvision's and ours for two classes, with the same weights."""
+    theirs = torchvision.models.get_model(model_name, num_classes=2)
+    return theirs, zoo.load(zoo.build(model_name, 2), theirs.state_dict())
 
 
 def compare_probe() -> Comparison:
-    """The tutorial's frozen resnet18, 25 epochs with val / ours, from files to accuracy."""
-    root, images, loaders = drawn_pictures(), torch.randn(4, 3, 224, 224), None
-    torch.manual_seed(0)
-    theirs = torchvision.models.resnet18(num_classes=2)
-    ours = zoo.load(zoo.build("resnet18", 2), theirs.state_dict())
+    """The tutorial's frozen resnet18 with val, and ours from files to accuracy."""
+    theirs, ours = networks("resnet18")
+    images = torch.randn(4, 3, 224, 224)
     with torch.no_grad():
         expected = nn.Sequential(*list(theirs.eval().children())[:-1])(images).flatten(1)
-        found, _ = features_of(ours, [(images, images)], FP32)
+    found, _ = features_of(ours, [(images, images)], EAGER)
     difference = float((found - expected).abs().max())
     same(difference, 0, 1e-4)
-
-    loaders = tutorial_loaders(root)
-    theirs.requires_grad_(False)
-    theirs.fc.requires_grad_(True)
-    optimizer = torch.optim.SGD(theirs.fc.parameters(), 0.001, momentum=0.9)
-    few = batches_of(store_of(root, "train", RANDOM_VIEW, scratch_folder()), 8)
-    chosen, _ = choose_precision("auto", ours, few, Settings(), CPU)
+    training, evaluation = map(tutorial_loader, ("train", "val"))
+    head = theirs.requires_grad_(False).get_submodule("fc").requires_grad_(True)
+    optimizer = torch.optim.SGD(head.parameters(), 0.001, momentum=0.9)
+    few = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), 8)
+    chosen, _ = choose_precision("auto", ours, few, EAGER, CPU)
 
     def one_epoch() -> int:
         theirs.train()
-        for images, labels in loaders["train"]:
+        for images, labels in training:
             optimizer.zero_grad()
-            loss = cross_entropy(theirs(images), labels)
-            loss.backward()
+            cross_entropy(theirs(images), labels).backward()
             optimizer.step()
         theirs.eval()
         with torch.no_grad():
-            return sum(int((theirs(x).argmax(1) == y).sum()) for x, y in loaders["val"])
+            return sum(int((theirs(x).argmax(1) == y).sum()) for x, y in evaluation)
 
     def whole() -> int:
         with tempfile.TemporaryDirectory() as folder:
             train, val = (
-                every_image(*store_of(root, split, VIEW, Path(folder)), VIEW, 32, CPU)
+                features_of(
+                    ours, every_image(*stored(split, VIEW, Path(folder)), VIEW, 32, CPU), chosen
+                )
                 for split in ("train", "val")
             )
-            features, labels = features_of(ours, train, chosen)
-            weight, bias = logistic_regression(features, labels, 2, 1e-3)
-            features, labels = features_of(ours, val, chosen)
+            weight, bias = logistic_regression(*train, 2, 1e-3)
+            features, labels = val
             return int(((features @ weight.T + bias).argmax(1) == labels).sum())
 
-    return Comparison(
-        f"linear probe, resnet18: the tutorial's {EPOCHS} epochs (one timed) / ours, whole",
-        one_epoch, whole, f"same features within {difference:.0e}", EPOCHS,
-    )  # fmt: skip
+    title = f"linear probe, resnet18: the tutorial's {EPOCHS} epochs (one timed) / ours, whole"
+    checked = f"same features within {difference:.0e}"
+    return Comparison(title, one_epoch, whole, checked, EPOCHS)
 
 
 def compare_step(model_name: str, batch_size: int) -> Comparison:
-    """A whole fine-tuning step at 224: torchvision's network, fp32 / ours as --precision auto."""
-    stored = store_of(drawn_pictures(), "train", RANDOM_VIEW, scratch_folder())
-    batches = batches_of(stored, batch_size)
-    torch.manual_seed(0)
-    theirs = torchvision.models.get_model(model_name, num_classes=2)
-    ours = zoo.load(zoo.build(model_name, 2), theirs.state_dict())
-    chosen, _ = choose_precision("auto", ours, batches_of(stored, 8), Settings(), CPU)
-    eager = Settings(precision="fp32", channels_last=False)
-    usual = training_step(theirs, *batches.batch(0), eager)
-    step = training_step(to_layout(ours, chosen), *batches.batch(0), chosen)
-    losses = usual(), step()
-    same(*losses, 2e-2)
-    return Comparison(
-        f"{model_name} fine-tuning step, batch {batch_size} at 224: torchvision / {name(chosen)}",
-        usual, step, f"losses {losses[0]:.4f}, {losses[1]:.4f}",
-    )  # fmt: skip
+    images = stored("train", RANDOM_VIEW.stored, scratch_folder())
+    title = f"{model_name} fine-tuning step, batch {batch_size} at 224: torchvision"
+    batches, few = batches_of(*images, batch_size), batches_of(*images, 8)
+    return compare_steps(title, *networks(model_name), batches, few)
 
 
 DATA_PATHS = {
@@ -155,37 +135,31 @@ DATA_PATHS = {
 
 
 def compare_data(way: str) -> Comparison:
-    """An epoch of random views at 224: the tutorial's loader / ours, in one of DATA_PATHS."""
-    root = drawn_pictures()
-    files, labels = files_and_labels(root, "train")
+    """An epoch of random views at 224, in one of DATA_PATHS."""
+    files, labels = files_and_labels("train")
     for file in files[:8]:
-        with Image.open(file) as picture:
-            theirs = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-        same(int((theirs.int() - load_image(file, file)).abs().max()), 0, 0)
-    loader = tutorial_loaders(root)["train"]
-    stored = store_of(root, "train", RANDOM_VIEW, scratch_folder())
-    streamed = DecodedOnUse(tuple(files), RANDOM_VIEW.stored), labels
+        theirs = transforms.functional.pil_to_tensor(Image.open(file))
+        same(int((theirs.int() - load_image(file)).abs().max()), 0, 0)
+    loader, form = tutorial_loader("train"), RANDOM_VIEW.stored
+    later = stored("train", form, scratch_folder())
 
     def usual() -> None:
         for _ in loader:
             pass
 
-    def epoch(pictures: tuple[Images, Tensor]) -> None:
-        batches = batches_of(pictures, BATCH)
-        for step in range(len(batches)):
-            batches.batch(step)
-
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            if way == "first":
-                epoch(store_of(root, "train", RANDOM_VIEW, Path(folder)))
-            else:
-                epoch(streamed if way == "streamed" else stored)
+            images = later
+            if way == "streamed":
+                images = DecodedOnUse(tuple(files), form), labels
+            elif way == "first":
+                images = stored("train", form, Path(folder))
+            batches = batches_of(*images, BATCH)
+            for step in range(len(batches)):
+                batches.batch(step)
 
-    return Comparison(
-        f"data path, {DATA_PATHS[way]}: the tutorial's loader / ours",
-        usual, ours, "same decoded pixels",
-    )  # fmt: skip
+    title = f"data path, {DATA_PATHS[way]}: the tutorial's loader / ours"
+    return Comparison(title, usual, ours, "same decoded pixels")
 
 
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (

@@ -41,7 +41,7 @@ def draw_attention(path: Path, view: AttentionView) -> None:
     rows = max(2, math.isqrt(heads))  # 12 heads: 3 rows of 4
     columns = math.ceil(heads / rows)
     widths = [4, 8 * columns / rows + 0.9]  # inches; the colour bar has the rest
-    with png(path, sum(widths), 9.4, [view.name, view.label]) as figure:
+    with png(path, sum(widths), 9.4) as figure:
         left, right = figure.subfigures(1, 2, width_ratios=widths, squeeze=False)[0]
         words = f"{view.name}: {view.label}, {100 * view.score:.1f} %"
         figure.suptitle(fit(words, 72 * (sum(widths) - 0.5), 18), size=18)

@@ -53,8 +53,7 @@ def draw_sheet(path: Path, images: Sequence[LabelledImage], title: str) -> None:
     bars = min(max(len(item.labels) for item in images), MOST_BARS + 1)
     lines = bars + any(item.truth is not None for item in images)
     width, below = max(columns, 2) * CELL, lines * LINE  # one column is too narrow for a title
-    texts = [title, *(text for i in images for text in (i.name, i.truth or "", *i.labels))]
-    with png(path, width, rows * (CELL + below) + 0.5, texts) as figure:
+    with png(path, width, rows * (CELL + below) + 0.5) as figure:
         figure.suptitle(fit(title, 72 * (width - 0.4), 13), size=13)
         axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[CELL, below] * rows)
         for panel in axes.flat:
@@ -106,7 +105,7 @@ def draw_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
     count, counts = len(classes), matrix.cpu().numpy()
     few, named = count <= 20, count <= 120
     side = max(4, 0.45 * count) if few else min(max(9, 0.15 * count), 18)  # inches, at least
-    with png(path, side + 4, side + (3.2 if few else 5.2), classes) as figure:
+    with png(path, side + 4, side + (3.2 if few else 5.2)) as figure:
         axes = figure.subplots()
         axes.grid(False)
         axes.set_facecolor(EMPTY)  # the row of a class without images

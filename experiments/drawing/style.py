@@ -6,19 +6,17 @@ Figures are built without pyplot, so a notebook keeps its own backend and nothin
 import io
 import logging
 import math
-import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontEntry, FontProperties, fontManager
-from matplotlib.ft2font import FT2Font
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import text_to_path
 
 from zoo.weights.atomic import write_atomic
@@ -27,23 +25,28 @@ from zoo.weights.atomic import write_atomic
 COLOURS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#CC79A7")
 STYLE: dict[Any, Any] = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 110,
          "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
-BASE = "DejaVu Sans"  # comes with matplotlib
+# The first comes with matplotlib; each of the others draws what those before it do not have.
+FAMILIES = (
+    "DejaVu Sans", "Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans KR",
+    "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "Hiragino Sans",
+    "PingFang SC", "Yu Gothic", "Microsoft YaHei", "Noto Sans", "Noto Sans Arabic",
+    "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Nirmala UI",
+    "Segoe UI", "Leelawadee UI", "Arial Unicode MS",
+)  # fmt: skip
 LONGEST = 400  # letters; no figure has room for more
 UNDRAWN = dict.fromkeys((0x200C, 0x200D, 0xFE0E, 0xFE0F))  # joiners and variation selectors
-NO_FONT: set[str] = set()  # letters that no font of this machine has, as far as seen
 log = logging.getLogger("zoo")
 
 
 @contextmanager
-def png(path: Path, width: float, height: float, texts: Iterable[str] = ()) -> Iterator[Figure]:
+def png(path: Path, width: float, height: float) -> Iterator[Figure]:
     """An empty figure of so many inches; it becomes the PNG `path` when the block ends.
 
-    `texts`: the names that it will show, whose letters decide which fonts are needed. The file is
-    whole or not there; its folder is made if need be. The user's matplotlib settings have no
-    effect, and $ _ \\ are letters like others.
+    The file is whole or not there; its folder is made if need be. The user's matplotlib settings
+    have no effect, and $ _ \\ are letters like others.
     """
     settings: dict[Any, Any] = {
-        "font.family": find_families(texts), "text.parse_math": False, "text.hinting": "none",
+        "font.family": installed_families(), "text.parse_math": False, "text.hinting": "none",
         "figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.1,
     }  # fmt: skip
     with matplotlib.style.context(["default", {**STYLE, **settings}]):
@@ -55,53 +58,45 @@ def png(path: Path, width: float, height: float, texts: Iterable[str] = ()) -> I
     write_atomic(path, buffer.getvalue())
 
 
-def find_families(texts: Iterable[str]) -> list[str]:
-    """matplotlib's own font, then installed ones with letters that those before do not have."""
-    letters = {letter for text in texts for letter in one_line(text) if letter.isprintable()}
-    families, missing = [BASE], letters - drawn_by(font_manager.findfont(BASE), letters)
-    for font in installed_fonts() if missing else ():
-        drawn = drawn_by(font.fname, missing)
-        families += [font.name] if drawn else []
-        missing -= drawn
-    if missing and not NO_FONT:  # said once
-        log.warning(
-            "letters that no font on this machine has are drawn as escapes such as %s; to see "
-            "them, install a font that has them, such as Noto Sans CJK for Chinese, Japanese and "
-            "Korean (fonts.google.com/noto)", ascii(min(missing))[1:-1],
-        )  # fmt: skip
-    NO_FONT.update(missing)
-    return families
-
-
-def installed_fonts() -> list[FontEntry]:
-    """Upright ones, regular weights first, then Noto Sans, which is made to be mixed with others.
-
-    matplotlib's own list is as old as its first start on this machine, so new files are added.
-    """
+@cache
+def installed_families() -> list[str]:
+    """Those of FAMILIES; matplotlib's own list is as old as its first start on this machine."""
     known = {font.fname for font in fontManager.ttflist}
     for path in set(font_manager.findSystemFonts()) - known:
         with suppress(RuntimeError, OSError, ValueError):  # not every file is a whole font
             fontManager.addfont(path)
-    # Colour emoji are empty in matplotlib; Last Resort draws only which script a letter is of.
-    fonts = [
-        font for font in fontManager.ttflist
-        if font.style == "normal" and not re.search("Color|Last ?Resort", font.name)
-    ]  # fmt: skip
-    return sorted(fonts, key=lambda f: (f.weight != 400, "Noto Sans" not in f.name, f.name))
+    names = set(fontManager.get_font_names())
+    return [family for family in FAMILIES if family in names]
 
 
-def drawn_by(path: str, letters: set[str]) -> set[str]:
-    """Those of the letters that the font in this file has."""
-    try:
-        font = FT2Font(path)
-    except (OSError, RuntimeError):  # removed since matplotlib made its list
-        return set()
-    return {letter for letter in letters if font.get_char_index(ord(letter))}
+@cache
+def drawable() -> set[int]:
+    """The code points of all letters that the fonts have."""
+    files = map(font_manager.findfont, installed_families())
+    return {letter for file in files for letter in font_manager.get_font(file).get_charmap()}
+
+
+@cache
+def warn_of_missing_fonts() -> None:
+    """Said once: the answer is kept."""
+    log.warning(
+        "letters that no font on this machine has are drawn as escapes such as \\ud55c; to see "
+        "them, install a font that has them, such as Noto Sans CJK for Chinese, Japanese and "
+        "Korean (fonts.google.com/noto)"
+    )
 
 
 def one_line(text: str) -> str:
     """Without line breaks; a letter and its accent as one character, as most fonts have them."""
     return " ".join(unicodedata.normalize("NFC", text.translate(UNDRAWN)).split())
+
+
+def letter_or_escape(letter: str) -> str:
+    if letter.isprintable() and ord(letter) in drawable():
+        return letter
+    if letter.isprintable():
+        warn_of_missing_fonts()
+    return ascii(letter)[1:-1]
 
 
 def text_width(text: str, size: float) -> float:
@@ -111,14 +106,14 @@ def text_width(text: str, size: float) -> float:
 
 
 def fit(text: str, width: float, size: float) -> str:
-    """One line of at most `width` points at the font's `size`, of a text that `png` was given.
+    """One line of at most `width` points at the font's `size`.
 
     A longer text loses its middle: names often differ at their ends. A letter that no font has
     becomes its escape, such as \\ud55c, which can be looked up, unlike an empty box.
     """
     line = one_line(text)
     line = line if len(line) <= 2 * LONGEST else line[:LONGEST] + line[-LONGEST:]
-    letters = [ascii(c)[1:-1] if c in NO_FONT or not c.isprintable() else c for c in line]
+    letters = [letter_or_escape(letter) for letter in line]
     words, kept = "".join(letters), len(letters)
     while kept and (actual := text_width(words, size)) > width:
         kept = min(kept - 1, math.ceil(kept * width / actual))

@@ -8,8 +8,8 @@ Weights are shaken first: in a fresh network every norm is 1, 0, 0, 1, and a for
 one would not show.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -43,8 +43,12 @@ class Difference(NamedTuple):
     largest: float = 0.0
     equal: bool = True
 
-    def __or__(self, other: "Difference") -> "Difference":  # type: ignore[override]
-        return Difference(max(self.largest, other.largest), self.equal and other.equal)
+    def __str__(self) -> str:
+        return "0" if self == Difference() else f"{self.largest:.1e}"
+
+    @property
+    def verdict(self) -> str:
+        return "DIFFERENT" if not self.equal else "rounding" if self.largest else "equal"
 
 
 def difference(ours: Tensor | None, theirs: Tensor | None, rounding: int = 0) -> Difference:
@@ -60,8 +64,13 @@ def difference(ours: Tensor | None, theirs: Tensor | None, rounding: int = 0) ->
     return Difference(largest, torch.equal(ours, theirs) or largest <= allowed < float("inf"))
 
 
-@dataclass
-class Block:
+def worst(parts: Iterable[Difference]) -> Difference:
+    """The largest of all; equal if every one is."""
+    found = [Difference(), *parts]
+    return Difference(max(part.largest for part in found), all(part.equal for part in found))
+
+
+class Block(NamedTuple):
     """One block in both networks: what it computed, and how far apart that is."""
 
     ours: str
@@ -77,52 +86,47 @@ class Block:
         return self.evaluation, self.training, self.gradients, self.buffers
 
     @property
-    def equal(self) -> bool:
-        return all(part.equal for part in self.parts)
-
-    @property
-    def largest(self) -> float:
-        return max(part.largest for part in self.parts)
+    def overall(self) -> Difference:
+        return worst(self.parts)
 
 
-class Trace(NamedTuple):
-    """What a network computed, by the name of the block, parameter or buffer."""
-
-    evaluation: dict[str, Tensor]
-    training: dict[str, Tensor]
-    flowing: dict[str, Tensor]  # gradients by the blocks' outputs
-    gradients: dict[str, Tensor]  # by the parameters
-    buffers: dict[str, Tensor]
-
-
-def trace(model: nn.Module, blocks: list[str], images: Tensor) -> Trace:
-    """One pass in eval mode, one in train mode and back."""
+@contextmanager
+def outputs_of(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Collects the output of every module that returns a tensor, by name."""
     outputs: dict[str, Tensor] = {}
-    flowing: dict[str, Tensor] = {}
 
-    def listen(name: str) -> Callable:
-        def hear(module: nn.Module, inputs: object, output: Tensor) -> None:
-            outputs[name] = output.detach().clone()
-            if output.requires_grad:
-                output.register_hook(lambda gradient: flowing.update({name: gradient.clone()}))
+    def collect(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            outputs[name] = output
 
-        return hear
-
-    modules = dict(model.named_modules())
-    hooks = [modules[b].register_forward_hook(listen(b)) for b in blocks if b in modules]
+    hooks = [m.register_forward_hook(partial(collect, name)) for name, m in model.named_modules()]
     try:
-        # Not under no_grad: torchvision's ViT would take a fused path with other roundings.
-        model.eval()(images)
-        evaluation, outputs = outputs, {}
-        model.zero_grad()
-        logits = logits_of(model.train()(images))
-        cross_entropy(logits, torch.tensor([3, 999]) % logits.shape[1]).backward()
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    return Trace(evaluation, outputs, flowing, gradients, buffers)
+
+
+def trace(model: nn.Module, blocks: Iterable[str], images: Tensor) -> list[dict[str, Tensor]]:
+    """What one pass in eval mode, one in train mode and back compute, for each of Block.parts.
+
+    Tensors by the name of the block, parameter or buffer.
+    """
+    # Not under no_grad: torchvision's ViT would take a fused path with other roundings.
+    with outputs_of(model) as outputs:
+        model.eval()(images)
+    evaluation = {name: outputs[name].detach() for name in blocks if name in outputs}
+    model.zero_grad()
+    with outputs_of(model) as outputs:
+        logits = logits_of(model.train()(images))
+    training = {name: outputs[name] for name in blocks if name in outputs}
+    for output in training.values():
+        if output.requires_grad:
+            output.retain_grad()
+    cross_entropy(logits, torch.tensor([3, 999]) % logits.shape[1]).backward()
+    sources = [*training.items(), *model.named_parameters()]
+    gradients = {name: value.grad for name, value in sources if value.grad is not None}
+    return [evaluation, training, gradients, dict(model.named_buffers())]
 
 
 def compare(
@@ -130,30 +134,29 @@ def compare(
 ) -> list[Block]:
     """Block by block, two networks that have the same weights; in fp64 if rounding is allowed."""
     dtype = dtype or (torch.float64 if oracle.rounding else torch.float32)
-    generator = torch.Generator().manual_seed(0)
     side = sides_of(theirs, oracle)[0]
+    generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, side, side, generator=generator).to(dtype)
     names = oracle.blocks_of(theirs)
-    a = trace(ours.to(dtype), list(names), images)
-    b = trace(theirs.to(dtype), list(names.values()), images)
-    their_gradients = in_our_names(b.gradients, oracle)
-    their_buffers = in_our_names(b.buffers, oracle)
-    differ = partial(difference, rounding=oracle.rounding)
+    our_parts = trace(ours.to(dtype), names, images)
+    their_parts = [
+        in_our_names(part, oracle) for part in trace(theirs.to(dtype), names.values(), images)
+    ]
     blocks = []
     for our_name, their_name in names.items():
-        blocks.append(
-            Block(
-                our_name,
-                their_name,
-                tuple(b.training[their_name].shape),
-                differ(a.evaluation.get(our_name), b.evaluation[their_name]),
-                differ(a.training.get(our_name), b.training[their_name]),
-                differ(a.flowing.get(our_name), b.flowing[their_name])
-                | within(our_name, a.gradients, their_gradients, oracle.rounding),
-                within(our_name, a.buffers, their_buffers, oracle.rounding),
-            )
-        )
+        pairs = zip(our_parts, their_parts, strict=True)
+        parts = [within(our_name, a, b, oracle.rounding) for a, b in pairs]
+        shape = tuple(their_parts[1][our_name].shape)
+        blocks.append(Block(our_name, their_name, shape, *parts))
     return blocks
+
+
+def within(
+    block: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rounding: int
+) -> Difference:
+    """The worst difference among a block's output and the tensors inside of it."""
+    names = {name for name in {*ours, *theirs} if f"{name}.".startswith(f"{block}.")}
+    return worst(difference(ours.get(name), theirs.get(name), rounding) for name in names)
 
 
 def sides_of(theirs: nn.Module, oracle: Oracle) -> tuple[int, ...]:
@@ -163,20 +166,9 @@ def sides_of(theirs: nn.Module, oracle: Oracle) -> tuple[int, ...]:
     return (size,) if size else (64, 224)
 
 
-def within(
-    block: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rounding: int
-) -> Difference:
-    """The largest difference among the tensors of one block."""
-    result = Difference()
-    for name in sorted({*ours, *theirs}):
-        if name.startswith(block + "."):
-            result |= difference(ours.get(name), theirs.get(name), rounding)
-    return result
-
-
 def in_our_names(entries: Mapping[str, Tensor], oracle: Oracle) -> dict[str, Tensor]:
     """Their entries as we spell and divide them: q, k and v are one."""
-    named = {oracle.dialect.to_zoo(name) or name: value for name, value in entries.items()}
+    named = {oracle.in_zoo(name): value for name, value in entries.items()}
     for name in [name for name in named if ".attention.q." in name]:
         parts = [named.pop(name.replace(".q.", f".{letter}.")) for letter in "qkv"]
         named[name.replace(".q.", ".qkv.")] = torch.cat(parts)
@@ -219,21 +211,9 @@ def stage_shapes(ours: Make, theirs: Make, oracle: Oracle) -> str:
 
 def shapes_of(model: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
     """Every module's output shape, by name, for one image; nothing is computed."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                shapes[name] = tuple(output.shape)
-
-        return hook
-
-    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules()]
-    with torch.no_grad():
+    with outputs_of(model) as outputs, torch.no_grad():
         model.eval()(torch.empty(1, 3, side, side, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return shapes
+    return {name: tuple(output.shape) for name, output in outputs.items()}
 
 
 def strict_load(ours: Make, theirs: Make, oracle: Oracle) -> str:
@@ -272,15 +252,16 @@ def train_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
 
 def seeded_init(ours: Make, theirs: Make, oracle: Oracle) -> str:
     """Seeded alike, training starts from the same weights."""
-    states = []
-    for make in (ours, theirs):
-        torch.manual_seed(1)
-        states.append(make().state_dict())
-    a, b = states[0], in_our_names(states[1], oracle)
+    a, b = seeded(ours), in_our_names(seeded(theirs), oracle)
     if a.keys() != b.keys():
         return "other entries"
     different = [name for name in a if not torch.equal(a[name], b[name])]
     return f"{different[0]} and {len(different) - 1} others differ" if different else ""
+
+
+def seeded(make: Make) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return make().state_dict()
 
 
 Check = Callable[[Make, Make, Oracle], str]

@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,12 +17,13 @@ from zoo.vit import TABLE
 from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS, Dialect, Rules, rename
 
 RESNETS = tuple(name for name, row in RESNET_TABLE.items() if row.stem is ImageNetStem)
+MODELS = (*RESNETS, *TABLE)
 TIMM_NAMES = {
     "vit_b_16": "vit_base_patch16_224",
     "vit_b_32": "vit_base_patch32_224",
     "vit_l_16": "vit_large_patch16_224",
 }
-MODELS = (*RESNETS, *TABLE)  # no library has the small ViTs, but their classes build them
+SMALL_VITS = tuple(TABLE.keys() - TIMM_NAMES)  # no library has them, but their classes build them
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,16 @@ class Oracle:
 
     `rounding` is 0 where its networks are ours to the last bit. Where they do the same arithmetic
     in another order, so many machine epsilons of a tensor's largest value may be between the two.
-    `same_start`: seeded alike, its networks start from our weights. Others initialise differently.
     """
 
-    library: str
     dialect: Dialect
     build: Callable[..., nn.Module]  # from a name, a number of classes, a ViT's size of image
     blocks: Rules  # (their module, ours)
     rounding: int = 0
-    same_start: bool = False
+
+    @property
+    def library(self) -> str:
+        return self.dialect.name
 
     @property
     def installed(self) -> bool:
@@ -53,7 +55,7 @@ class Oracle:
 
     @property
     def title(self) -> str:
-        return f"{self.library} {version(self.library)}" if self.installed else self.library
+        return f"{self.library} {version(self.library)}"
 
     def blocks_of(self, model: nn.Module) -> dict[str, str]:
         """The blocks of their network, in order: our name -> their name."""
@@ -61,9 +63,13 @@ class Oracle:
         named = [(rename(name, self.blocks), name) for name in names]
         return {ours: theirs for ours, theirs in named if ours is not None}
 
+    def in_zoo(self, name: str) -> str:
+        """Our name for a block or an entry of theirs; `name` itself if we have no such part."""
+        return rename(name, self.blocks) or self.dialect.to_zoo(name) or name
+
     def in_files(self, name: str) -> str:
         """The name in their files of an entry; transformers' ViT has other names in memory."""
-        return self.dialect.from_zoo(self.dialect.to_zoo(name) or "") or name
+        return self.dialect.from_zoo(self.in_zoo(name)) or name
 
 
 def logits_of(output: Any) -> Tensor:
@@ -71,16 +77,35 @@ def logits_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
-def torchvision_network(name: str, num_classes: int) -> nn.Module:
+# By name where the library knows it, so that its sizes are compared with zoo.vit's table too.
+
+
+def torchvision_network(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
     models = importlib.import_module("torchvision").models
-    return models.get_model(name, num_classes=num_classes)
+    if name not in SMALL_VITS:
+        size = {"image_size": image_size} if image_size else {}
+        return models.get_model(name, num_classes=num_classes, **size)
+    row = TABLE[name]
+    return models.VisionTransformer(
+        image_size or row.image_size, row.patch_size, row.blocks, row.heads, row.width,
+        row.hidden, num_classes=num_classes,
+    )  # fmt: skip
 
 
-def timm_network(name: str, num_classes: int) -> nn.Module:
-    return importlib.import_module("timm").create_model(name, num_classes=num_classes)
+def timm_network(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
+    timm = importlib.import_module("timm")
+    if name not in SMALL_VITS:
+        size = {"img_size": image_size} if image_size else {}
+        return timm.create_model(TIMM_NAMES.get(name, name), num_classes=num_classes, **size)
+    row = TABLE[name]
+    return timm.models.VisionTransformer(
+        img_size=image_size or row.image_size, patch_size=row.patch_size, depth=row.blocks,
+        num_heads=row.heads, embed_dim=row.width, mlp_ratio=row.hidden / row.width,
+        num_classes=num_classes,
+    )  # fmt: skip
 
 
-def transformers_network(name: str, num_classes: int) -> nn.Module:
+def transformers_resnet(name: str, num_classes: int) -> nn.Module:
     """From a configuration like that of microsoft/resnet-50: nothing is downloaded."""
     transformers = importlib.import_module("transformers")
     row = RESNET_TABLE[name]
@@ -89,33 +114,9 @@ def transformers_network(name: str, num_classes: int) -> nn.Module:
         depths=list(row.blocks_per_stage),
         hidden_sizes=[64 * 2**i * (1 if basic else 4) for i in range(4)],
         layer_type="basic" if basic else "bottleneck",
-        embedding_size=64,
         num_labels=num_classes,
     )
     return transformers.ResNetForImageClassification(config)
-
-
-def torchvision_vit(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
-    models = importlib.import_module("torchvision").models
-    row = TABLE[name]
-    size = image_size or row.image_size
-    if name in TIMM_NAMES:
-        return models.get_model(name, image_size=size, num_classes=num_classes)
-    return models.VisionTransformer(
-        size, row.patch_size, row.blocks, row.heads, row.width, row.hidden, num_classes=num_classes
-    )
-
-
-def timm_vit(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
-    timm = importlib.import_module("timm")
-    row = TABLE[name]
-    size = image_size or row.image_size
-    if name in TIMM_NAMES:
-        return timm.create_model(TIMM_NAMES[name], img_size=size, num_classes=num_classes)
-    return timm.models.VisionTransformer(
-        img_size=size, patch_size=row.patch_size, depth=row.blocks, num_heads=row.heads,
-        embed_dim=row.width, mlp_ratio=row.hidden / row.width, num_classes=num_classes,
-    )  # fmt: skip
 
 
 def transformers_vit(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
@@ -129,53 +130,34 @@ def transformers_vit(name: str, num_classes: int, image_size: int | None = None)
     return transformers.ViTForImageClassification(config)
 
 
-TORCHVISION_BLOCKS = (
-    ("maxpool", "stem"),
-    ("layer{stage+1}.{block}", "stages.{stage}.{block}"),
-    ("fc", "head"),
-)
-TRANSFORMERS_BLOCKS = (
-    ("resnet.embedder", "stem"),
-    ("resnet.encoder.stages.{stage}.layers.{block}", "stages.{stage}.{block}"),
-    ("classifier", "head"),
-)
-# The stem is what adds the positions; two libraries have a dropout there, of probability 0.
-TORCHVISION_VIT_BLOCKS = (
-    ("encoder.dropout", "stem"),
-    ("encoder.layers.encoder_layer_{block}", "blocks.{block}"),
-    ("encoder.ln", "norm"),
-    ("heads.head", "head"),
-)
-TRANSFORMERS_VIT_BLOCKS = (
-    ("vit.embeddings", "stem"),
-    ("vit.layers.{block}", "blocks.{block}"),
-    ("vit.layernorm", "norm"),
-    ("classifier", "head"),
-)
-TIMM_VIT_BLOCKS = (
-    ("pos_drop", "stem"),
-    ("blocks.{block}", "blocks.{block}"),
-    ("norm", "norm"),
-    ("head", "head"),
-)
+def rules(ours: Sequence[str], *theirs: str) -> Rules:
+    return tuple(zip(theirs, ours, strict=True))
+
+
+# fmt: off
+RESNET_BLOCKS = ("stem", "stages.{stage}.{block}", "head")
+TORCHVISION_BLOCKS = rules(RESNET_BLOCKS, "maxpool", "layer{stage+1}.{block}", "fc")
 RESNET_ORACLES = {
-    name: Oracle(name, RESNET_DIALECTS[name], build, blocks, same_start=name == "torchvision")
-    for name, build, blocks in (
-        ("torchvision", torchvision_network, TORCHVISION_BLOCKS),
-        ("transformers", transformers_network, TRANSFORMERS_BLOCKS),
-        ("timm", timm_network, TORCHVISION_BLOCKS),
-    )
+    "torchvision": Oracle(
+        RESNET_DIALECTS["torchvision"], torchvision_network, TORCHVISION_BLOCKS),
+    "transformers": Oracle(RESNET_DIALECTS["transformers"], transformers_resnet, rules(
+        RESNET_BLOCKS, "resnet.embedder", "resnet.encoder.stages.{stage}.layers.{block}",
+        "classifier")),
+    "timm": Oracle(RESNET_DIALECTS["timm"], timm_network, TORCHVISION_BLOCKS),
 }
+# The stem is what adds the positions; two libraries have a dropout there, of probability 0.
+VIT_BLOCKS = ("stem", "blocks.{block}", "norm", "head")
 VIT_ORACLES = {
-    name: Oracle(name, VIT_DIALECTS[name], build, blocks, rounding, name == "torchvision")
-    for name, build, blocks, rounding in (
-        # It attends in (L, N, D) order.
-        ("torchvision", torchvision_vit, TORCHVISION_VIT_BLOCKS, 256),
-        # It has three matrices for q, k and v.
-        ("transformers", transformers_vit, TRANSFORMERS_VIT_BLOCKS, 256),
-        ("timm", timm_vit, TIMM_VIT_BLOCKS, 0),
-    )
+    "torchvision": Oracle(VIT_DIALECTS["torchvision"], torchvision_network, rules(
+        VIT_BLOCKS, "encoder.dropout", "encoder.layers.encoder_layer_{block}", "encoder.ln",
+        "heads.head"), rounding=256),  # it attends in (L, N, D) order
+    "transformers": Oracle(VIT_DIALECTS["transformers"], transformers_vit, rules(
+        VIT_BLOCKS, "vit.embeddings", "vit.layers.{block}", "vit.layernorm",
+        "classifier"), rounding=256),  # it has three matrices for q, k and v
+    "timm": Oracle(VIT_DIALECTS["timm"], timm_network, rules(
+        VIT_BLOCKS, "pos_drop", "blocks.{block}", "norm", "head")),
 }
+# fmt: on
 LIBRARIES = tuple(RESNET_ORACLES)
 
 
@@ -188,7 +170,6 @@ def the_oracle(library: str, model: str) -> Oracle:
     """The library's oracle for `model`; zoo.ModelError if it is not installed."""
     oracle = oracles_of(model)[library]
     if not oracle.installed:
-        raise ModelError(
-            f"{library} is not installed here\n--against {library}\npip install {library}"
-        )
+        where, fix = f"--against {library}", f"pip install {library}"
+        raise ModelError(f"{library} is not installed here\n{where}\n{fix}")
     return oracle

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 import zoo
-from experiments.proof.checks import Block, Difference, compare, difference, seeded_init, shake
+from experiments.plumbing.tables import Part, Rows
+from experiments.proof import checks
+from experiments.proof.checks import Difference, worst
 from experiments.proof.oracles import LIBRARIES, RESNETS, VIT_ORACLES, Oracle, oracles_of
 from zoo.networks import Network
 from zoo.vit import ViT
@@ -25,71 +29,46 @@ class Proof:
 
     model: str
     oracle: Oracle
-    blocks: list[Block]
+    blocks: list[checks.Block]
     round_trip: Difference  # of their state dict, loaded into ours and exported again
-    start: str | None = None  # how seeded initial weights differ, "" if not; None: not compared
+    start: str | None  # whether seeded initial weights are equal; None: not compared
 
     @property
-    def equal(self) -> bool:
-        return self.round_trip.equal and all(b.equal for b in self.blocks) and not self.start
-
-    @property
-    def largest(self) -> float:
-        return max(self.round_trip.largest, *(block.largest for block in self.blocks))
+    def overall(self) -> Difference:
+        start = Difference(equal=self.start in (None, "equal"))
+        return worst([start, self.round_trip, *(block.overall for block in self.blocks)])
 
 
-def prove(
-    model: str, oracle: Oracle, weights: str | None = None, dtype: torch.dtype | None = None
-) -> Proof:
+def prove(model: str, oracle: Oracle, weights: str | None = None) -> Proof:
     """Carry weights over the key map in both directions and compare every block."""
     dialect, start = oracle.dialect.name, None
     if weights is None:
-        if oracle.same_start:
-            start = seeded_init(
-                lambda: zoo.build(model, 1000), lambda: oracle.build(model, 1000), oracle
-            )
-        theirs = oracle.build(model, 1000)
-        shake(theirs)
+        build_theirs = partial(oracle.build, model, 1000)
+        if oracle.library == "torchvision":  # the others initialise differently
+            unlike = checks.seeded_init(partial(zoo.build, model, 1000), build_theirs, oracle)
+            start = f"DIFFERENT: {unlike}" if unlike else "equal"
+        theirs = build_theirs()
+        checks.shake(theirs)
         ours = zoo.load(zoo.build(model, 1000, **oracle.settings), theirs.state_dict(), dialect)
     else:
-        published = is_published_name(weights)
-        classes = None if published else classes_of(open_weights(weights))
+        classes = None if is_published_name(weights) else classes_of(open_weights(weights))
         ours = zoo.build(model, classes, weights=weights)
         theirs = theirs_of(ours, model, oracle)
     exported = zoo.export(ours, dialect)
     wanted = {oracle.in_files(name): value for name, value in theirs.state_dict().items()}
-    round_trip = Difference()
-    for key in {*exported, *wanted}:
-        round_trip |= difference(exported.get(key), wanted.get(key))
-    return Proof(model, oracle, compare(ours, theirs, oracle, dtype), round_trip, start)
+    names = {*exported, *wanted}
+    round_trip = worst(checks.difference(exported.get(n), wanted.get(n)) for n in names)
+    return Proof(model, oracle, checks.compare(ours, theirs, oracle), round_trip, start)
 
 
 def theirs_of(ours: Network, model: str, oracle: Oracle) -> nn.Module:
     """Their network for images of the same size, with our weights."""
     sizes = {"image_size": ours.stem.image_size} if isinstance(ours, ViT) else {}
     theirs = oracle.build(model, ours.head.out_features, **sizes)
-    names = {oracle.in_files(name): name for name in theirs.state_dict()}
     exported = zoo.export(ours, oracle.dialect.name)
-    state = {names.get(name, name): value for name, value in exported.items()}
+    state = {name: exported[oracle.in_files(name)] for name in theirs.state_dict()}
     theirs.load_state_dict(state, strict=True)
     return theirs
-
-
-def number(part: Difference | Block | Proof) -> str:
-    return "0" if part.equal and not part.largest else f"{part.largest:.1e}"
-
-
-def start_of(proof: Proof) -> str:
-    return f"DIFFERENT: {proof.start}" if proof.start else "equal"
-
-
-def starts_as_its_twin(name: str) -> bool:
-    states = []
-    for model in (name, zoo.twin(name)):
-        torch.manual_seed(1)
-        states.append(zoo.build(model).state_dict())
-    plain, residual = states
-    return all(torch.equal(plain[key], residual.get(key, torch.empty(0))) for key in plain)
 
 
 ROUNDING = (
@@ -105,28 +84,41 @@ CAPTION = (
 )
 
 
-def summary(proofs: Sequence[Proof]) -> tuple[list[str], list[list[str]]]:
-    """A line a model, a column a library."""
-    titles = list(dict.fromkeys(proof.oracle.title for proof in proofs))
-    lines = []
-    for model in dict.fromkeys(proof.model for proof in proofs):
-        mine = [proof for proof in proofs if proof.model == model]
-        cells = {
-            proof.oracle.title: number(proof) + ("" if proof.equal else " DIFFERENT")
-            for proof in mine
-        }
-        started = [start_of(proof) for proof in mine if proof.start is not None] or ["-"]
-        lines.append(
-            [model, str(len(mine[0].blocks)), *(cells[title] for title in titles), *started]
-        )
-    return ["network", "blocks", *titles, "start"], lines
+def report_of(proof: Proof) -> list[Part]:
+    """A line a block, and what holds for the whole network."""
+    header = ("ours", "theirs", "output", "eval", "train", "gradients", "buffers", "")
+    lines = [
+        [block.ours, block.theirs, "x".join(map(str, block.shape)), *map(str, block.parts),
+         block.overall.verdict]
+        for block in proof.blocks
+    ]  # fmt: skip
+    sentences = [
+        f"state dict there and back: largest difference {proof.round_trip}; "
+        f"{len(proof.blocks)} blocks: {proof.overall.verdict}"
+    ]
+    if proof.start:
+        sentences.append(f"seeded initial weights: {proof.start}")
+    if proof.overall.verdict == "rounding":
+        sentences.append(ROUNDING)
+    return [Rows(header, lines), *sentences]
 
 
-def prove_all(libraries: Sequence[str] = LIBRARIES) -> list[Proof]:
-    """Every network of SUMMARY against each of the libraries that is installed."""
+def summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, str]:
+    """Whether all is equal, a table of SUMMARY and the libraries installed, and what it shows."""
     pairs = [(model, oracles_of(model)[library]) for model in SUMMARY for library in libraries]
     pairs = [(model, oracle) for model, oracle in pairs if oracle.installed]
-    return [prove(*pair) for pair in tqdm(pairs, "comparing", unit="network", leave=False)]
+    proofs = [prove(*pair) for pair in tqdm(pairs, "comparing", unit="network", leave=False)]
+    lines = []
+    for model, of_model in groupby(proofs, lambda proof: proof.model):
+        mine = list(of_model)
+        overall = [proof.overall for proof in mine]
+        cells = [str(part) if part.equal else f"{part} DIFFERENT" for part in overall]
+        start = next((proof.start for proof in mine if proof.start), "-")
+        lines.append([model, str(len(mine[0].blocks)), *cells, start])
+    titles = dict.fromkeys(oracle.title for _, oracle in pairs)
+    table = Rows(["network", "blocks", *titles, "start"], lines)
+    alike, sentence = twins_alike()
+    return alike and all(proof.overall.equal for proof in proofs), table, f"{CAPTION} {sentence}"
 
 
 def twins_alike() -> tuple[bool, str]:
@@ -135,8 +127,11 @@ def twins_alike() -> tuple[bool, str]:
     names.remove("plainvit_l_16")  # as plainvit_b_16, and slow to draw
     bar = tqdm(names, "initial weights", unit="network", leave=False)
     others = [name for name in bar if not starts_as_its_twin(name)]
-    sentence = (
-        f"{len(names) - len(others)} of {len(names)} plain networks start from the weights of "
-        "their residual twins, seeded alike."
-    )
-    return not others, sentence + (f" DIFFERENT: {', '.join(others)}" if others else "")
+    alike = f"{len(names) - len(others)} of {len(names)} plain networks start from the weights of "
+    different = f" DIFFERENT: {', '.join(others)}" if others else ""
+    return not others, f"{alike}their residual twins, seeded alike.{different}"
+
+
+def starts_as_its_twin(name: str) -> bool:
+    plain, residual = (checks.seeded(partial(zoo.build, model)) for model in (name, zoo.twin(name)))
+    return all(torch.equal(plain[key], residual.get(key, torch.empty(0))) for key in plain)

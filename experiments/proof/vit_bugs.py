@@ -1,9 +1,8 @@
-"""The gallery's vision transformers that are not ViT: bugs.py lists and examines them.
+"""Vision transformers that look like ViT and are not: gallery.py lists and examines them.
 
 All are of vit2's size, which shows every one of them in a second; nothing in them knows the size.
 """
 
-import copy
 from functools import partial
 
 import torch
@@ -19,12 +18,18 @@ def vit(
     block: type[EncoderBlock] = EncoderBlock,
     stem: type[Patches] = Patches,
     network: type[ViT] = ViT,
+    attention: type[Attention] = Attention,
+    mlp: type[MLP] = MLP,
     eps: float = 1e-6,
 ) -> ViT:
     row = TABLE[SIZE]
     patches = stem(row.patch_size, row.width, row.image_size, "align-corners")
     make_block = partial(block, row.width, row.heads, row.hidden, eps)
-    return network(patches, make_block, row.blocks, 1000, eps)
+    model = network(patches, make_block, row.blocks, 1000, eps)
+    for layer in model.blocks:  # after all draws: the same parameters, computed with otherwise
+        layer.get_submodule("attention").__class__ = attention
+        layer.get_submodule("mlp").__class__ = mlp
+    return model
 
 
 class NoBiasOnQkv(EncoderBlock):
@@ -56,14 +61,6 @@ class PostNorm(EncoderBlock):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x + self.attention(x))
         return self.norm2(x + self.mlp(x))
-
-
-def with_forward_of(kind: type[nn.Module], part: str) -> ViT:
-    """The same parameters and draws, but this part of each block computes as `kind` does."""
-    model = vit()
-    for block in model.blocks:
-        block.get_submodule(part).__class__ = kind
-    return model
 
 
 class KeysForQueries(Attention):
@@ -101,11 +98,3 @@ class ClassTokenLast(Patches):
 class ReadsTheLastToken(ViT):
     def features(self, images: Tensor) -> Tensor:
         return self.norm(self.blocks(self.stem(images)))[:, -1]
-
-
-def blocks_that_start_as_copies() -> ViT:
-    """One block built, and copied for every other."""
-    model = vit()
-    for i in range(1, len(model.blocks)):
-        model.blocks[i] = copy.deepcopy(model.blocks[0])
-    return model

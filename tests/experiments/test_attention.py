@@ -218,7 +218,7 @@ def test_another_block_can_be_asked_for(picture, saved, invoke, tmp_path):
     assert brightest_patches == [PLANTED["green"], PLANTED["red"]]
     for block in (-1, 2):
         done = invoke("experiments.attention", checkpoint, picture, f"--block={block}")
-        assert_three_lines(done, 2, f"there is no block {block}", "give 0 to 1")
+        assert_three_lines(done, 2, f"--block {block}", "give 0 to 1")
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -8,8 +8,7 @@ import zoo
 from experiments import bugs
 from experiments.proof import resnet_bugs, vit_bugs
 from experiments.proof.checks import CHECKS
-from experiments.proof.resnet_bugs import BUGS, Bug, examine
-from zoo.vit import MLP, Attention
+from experiments.proof.gallery import BUGS, Bug, examine, table
 
 CAUGHT_BY = {  # at least
     "stride 2 in stage 1 only": {"stages"},
@@ -69,35 +68,36 @@ def test_a_bug_of_vits_is_in_what_it_computes_or_in_its_names(bug):
 
 def test_the_gallerys_vit_without_a_bug_is_vit():
     assert set(examine(vit_bugs.vit, vit_bugs.SIZE).values()) == {""}
-    for kind, part in ((Attention, "attention"), (MLP, "mlp")):
-        right = partial(vit_bugs.with_forward_of, kind, part)
-        assert set(examine(right, vit_bugs.SIZE).values()) == {""}
 
 
-def test_the_extra_block_has_the_parameters_that_were_reported():
-    assert examine(resnet_bugs.an_extra_block, "resnet18")["count"].startswith("16,41")
+def test_the_extra_block_has_the_parameters_that_were_reported(examined):
+    (bug,) = (bug for bug in BUGS if bug.name == "an extra block")
+    assert examined(bug.build, bug.model)["count"].startswith("16,41")
+
+
+def test_readmes_table_has_a_line_a_bug_and_counts():
+    verdicts = dict.fromkeys(CHECKS, "") | {"load": "unlike", "eval": None}
+    rows = table({BUGS[0]: verdicts})
+    assert rows.lines[0][:2] == [BUGS[0].name, BUGS[0].seen]
+    assert rows.lines[0][2:] == ["", "", "", "caught", "-", "", ""]
+    assert rows.lines[1] == ["caught of 1", "", "0", "0", "0", "1", "0", "0", "0"]
 
 
 def test_the_command_shows_the_matrix_and_fails_if_a_bug_escapes(invoke, monkeypatch):
     fan_in = [bug for bug in BUGS if bug.name == "fan_in for fan_out"]
-    for module in (bugs, resnet_bugs):
-        monkeypatch.setattr(module, "BUGS", fan_in)
+    monkeypatch.setattr(bugs, "BUGS", fan_in)
     done = invoke("experiments.bugs")
     assert done.returncode == 0
     assert "caught of 1" in done.stdout
     assert "fan_in for fan_out" in done.stdout
     assert "NOT CAUGHT" not in done.stdout
-    harmless = Bug("no bug at all", resnet_bugs.resnet18, "")
-    for module in (bugs, resnet_bugs):
-        monkeypatch.setattr(module, "BUGS", (harmless,))
+    monkeypatch.setattr(bugs, "BUGS", (Bug("no bug at all", resnet_bugs.resnet18),))
     done = invoke("experiments.bugs")
     assert done.returncode == 1
     assert "no bug at all: NOT CAUGHT" in done.stdout
 
 
 def test_the_command_fails_if_the_correct_network_does(invoke, monkeypatch):
-    wrong = (Bug("resnet18, correct", resnet_bugs.fan_in, "zoo/"),)
-    for module in (bugs, resnet_bugs):
-        monkeypatch.setattr(module, "BUGS", BUGS[-1:])
-        monkeypatch.setattr(module, "CORRECT", wrong)
+    monkeypatch.setattr(bugs, "BUGS", BUGS[-1:])
+    monkeypatch.setattr(bugs, "CORRECT", BUGS[-2:-1])
     assert invoke("experiments.bugs").returncode == 1

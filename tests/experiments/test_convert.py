@@ -95,14 +95,14 @@ def test_what_cannot_be_converted_is_refused(notebook, invoke, tmp_path):
     vgg = tmp_path / "vgg.pth"
     torch.save({"features.0.weight": torch.ones(3)}, vgg)
     cases = [
-        ((notebook, tmp_path / "out.onnx", "--to", "zoo"), 2, ("cannot write .onnx",)),
-        ((notebook, notebook, "--to", "zoo"), 2, ("already there",)),
+        ((notebook, tmp_path / "out.onnx", "--to", "zoo"), 2, ("only new .safetensors",)),
+        ((notebook, notebook, "--to", "zoo"), 2, ("choose another name",)),
         ((notebook, out, "--to", "keras"), 2, ()),
-        ((notebook, out, "--to", "zoo", "--classes", "a,b"), 2, ("4 outputs and 2 names",)),
-        ((notebook, out, "--to", "zoo", "--classes", "a,a,b,c"), 2, ("given twice",)),
-        ((notebook, out, "--to", "zoo", "--classes", "a,,b,c"), 2, ("empty",)),
+        ((notebook, out, "--to", "zoo", "--classes", "a,b"), 2, ("has 4 outputs",)),
+        ((notebook, out, "--to", "zoo", "--classes", "a,a,b,c"), 2, ("different names",)),
+        ((notebook, out, "--to", "zoo", "--classes", "a,,b,c"), 2, ("different names",)),
         ((notebook, out, "--to", "torchvision", "--classes", "a,b,c,d"), 2, ("no place",)),
-        ((plain, out, "--to", "zoo"), 4, ("plain20 and resnet20", "does not say")),
+        ((plain, out, "--to", "zoo"), 4, ("plain20 or resnet20", "right network")),
         ((vgg, out, "--to", "zoo"), 4, ("features.0.weight",)),
         ((tmp_path / "nowhere.pth", out, "--to", "zoo"), 4, ("no such file",)),
     ]

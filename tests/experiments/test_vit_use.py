@@ -1,7 +1,6 @@
 """A vision transformer goes through transfer, predict and evaluate as a ResNet does."""
 
 import json
-import re
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from experiments.bench import networks as bench_networks
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing.precision import to_layout
 from experiments.proof.checks import shake
-from experiments.train import Settings
 
 CLASSES = ("disc", "ring")  # the first two of the embedded pictures
 
@@ -127,15 +125,13 @@ def test_weights_of_another_network_are_named(checkpoint, invoke):
     assert "vit2" in done.stderr
 
 
-def test_images_per_second_of_both_networks(monkeypatch):
-    """What a GPU's bench prints, with small networks and without a GPU."""
+@pytest.mark.parametrize("training", [True, False])
+def test_bench_compares_the_losses_of_both_networks(training, monkeypatch):
     pair = (zoo.build("resnet8"), zoo.build("resnet8"))
+    pair[1].load_state_dict(pair[0].state_dict())
     monkeypatch.setattr(bench_networks, "networks", lambda name: pair)
-    # Most processors emulate bf16 so slowly that the rate is rounded to 0.
-    monkeypatch.setattr(bench_networks, "BF16", Settings(precision="fp32"))
-    lines = bench_networks.images_per_second(torch.device("cpu"), batch=2, seconds=0.01)
-    for line, word in zip(lines, ("training", "inference"), strict=True):
-        rates = re.fullmatch(rf"vit_b_16 {word}.*: torchvision ([\d,]+), ours ([\d,]+)", line)
-        assert rates
-        assert all(int(rate.replace(",", "")) > 0 for rate in rates.groups())
-    assert all(p.grad is not None for model in pair for p in model.parameters())
+    comparison = bench_networks.compare_network("resnet8", 2, training=training)
+    assert comparison.usual() == comparison.ours()
+    for model in pair:
+        assert all((p.grad is not None) == training for p in model.parameters())
+        assert model.training == training

@@ -38,11 +38,11 @@ def test_hostile_files_end_commands_in_three_lines(content, tmp_path, monkeypatc
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_every_block_of_vit_b_16_is_theirs(library):
     pytest.importorskip(library)
-    proof = prove("vit_b_16", VIT_ORACLES[library], dtype=torch.float32)
-    assert [block.ours for block in proof.blocks if not block.equal] == []
+    proof = prove("vit_b_16", VIT_ORACLES[library])
+    assert [block.ours for block in proof.blocks if not block.overall.equal] == []
     assert [block.shape for block in proof.blocks[:-1]] == [(2, 197, 768)] * 14
     assert proof.round_trip == (0.0, True)
-    assert proof.largest == 0 or library != "timm"
+    assert proof.overall.largest == 0 or library != "timm"
 
 
 def test_the_command_says_what_is_rounding(invoke):

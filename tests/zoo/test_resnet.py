@@ -33,9 +33,9 @@ def test_every_block_is_theirs_to_the_last_bit(name, library):
     assert len(exported) == len(theirs.state_dict())
     for dtype in (torch.float32, torch.float64) if name in SMALL else (torch.float32,):
         blocks = compare(ours, theirs, oracle, dtype)
-        assert [block.ours for block in blocks if not block.equal] == []
+        assert [block.ours for block in blocks if not block.overall.equal] == []
         assert len(blocks) == sum(TABLE[name].blocks_per_stage) + 2  # stem and head
-        assert all(block.largest == 0 and block.shape[0] == 2 for block in blocks)
+        assert all(block.overall.largest == 0 and block.shape[0] == 2 for block in blocks)
 
 
 @pytest.mark.torchvision_order

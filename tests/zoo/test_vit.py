@@ -49,9 +49,9 @@ def test_every_block_is_theirs(name, library):
     assert all(torch.equal(exported[key], value) for key, value in wanted.items())
     for dtype in DTYPES:
         blocks = compare(ours, theirs, oracle, dtype)
-        assert [block.ours for block in blocks if not block.equal] == []
+        assert [block.ours for block in blocks if not block.overall.equal] == []
         assert len(blocks) == int(name[3:]) + 3  # stem, norm and head
-        largest = max(block.largest for block in blocks)
+        largest = max(block.overall.largest for block in blocks)
         assert largest == 0 if library == "timm" else dtype == DTYPES[0] or largest < 1e-13
 
 

@@ -1,0 +1,121 @@
+"""The gallery of bugs: which check notices that a network is not what it claims to be.
+
+Half of the bugs were found in repositories that many people learn from (`seen` names them).
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+from tqdm import tqdm
+
+import zoo
+from experiments.plumbing.tables import Rows
+from experiments.proof import resnet_bugs as resnets
+from experiments.proof import vit_bugs as vits
+from experiments.proof.checks import CHECKS, NEEDS_WEIGHTS
+from experiments.proof.oracles import the_oracle
+
+Verdicts = Mapping[str, str | None]  # of each check: the difference, "" for none; None: not run
+
+
+class Bug(NamedTuple):
+    """A wrong network and where it was seen ("": no place is named)."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    seen: str = ""
+    model: str = "resnet18"  # what it claims to be
+
+
+def resnet_bug(name: str, seen: str = "", **parts: Any) -> Bug:
+    return Bug(name, partial(resnets.resnet18, **parts), seen)
+
+
+def vit_bug(name: str, seen: str = "", **parts: Any) -> Bug:
+    return Bug(name, partial(vits.vit, **parts), seen, vits.SIZE)
+
+
+def with_copy(build: Callable[[], nn.Module], block: str, place: str) -> nn.Module:
+    """A block built once and copied: equal weights, and only the start shows it."""
+    model = build()
+    model.set_submodule(place, copy.deepcopy(model.get_submodule(block)))
+    return model
+
+
+BUGS = (
+    Bug("stride 2 in stage 1 only", resnets.stride_only_in_the_first_stage, "labml #83, #205"),
+    # The paper's own v1, in the name of v1.5: three of four pixels are never looked at.
+    Bug("stride on the 1x1 (v1)", partial(zoo.build, "resnet50", stride_in="conv1"),
+        "torchvision #191, dm-haiku #85, flax #3275", "resnet50"),
+    resnet_bug("ReLU before the addition", "kuangliu #4", block=resnets.ReluBeforeAddition),
+    resnet_bug("a second ReLU before it", "kuangliu #4", block=resnets.SecondRelu),
+    resnet_bug("the skip forgotten", block=resnets.SkipForgotten),
+    resnet_bug("the skip added twice", block=resnets.SkipAddedTwice),
+    resnet_bug("no norm in the block", "fastai course22p2, d2l", block=resnets.NoNormInTheBlock),
+    resnet_bug("no norm on the projection", "fb.resnet #191", block=resnets.NoNormOnTheProjection),
+    resnet_bug("a bias before each norm", "labml, d2l", block=resnets.BiasBeforeNorm),
+    resnet_bug("an extra block", "CNTK #2873", blocks_per_stage=(2, 2, 2, 3)),
+    resnet_bug("max-pool without padding", stem=resnets.PoolWithoutPadding),
+    Bug("norm with eps 1e-3", partial(resnets.with_norms, eps=1e-3)),
+    Bug("norm with momentum 0.01", partial(resnets.with_norms, momentum=0.01)),
+    resnet_bug("fan_in for fan_out", network=resnets.FanIn),
+    Bug("blocks that start as copies",
+        partial(with_copy, resnets.resnet18, "stages.0.0", "stages.0.1"), "equinox's ViT example"),
+    vit_bug("no bias on q, k, v", "lucidrains vit-pytorch", block=vits.NoBiasOnQkv),
+    vit_bug("norms around the patches", "lucidrains vit-pytorch", stem=vits.NormsAroundThePatches),
+    vit_bug("LayerNorm with eps 1e-12", eps=1e-12),
+    vit_bug("norm after the addition", block=vits.PostNorm),
+    vit_bug("keys for queries", attention=vits.KeysForQueries),
+    vit_bug("heads and K exchanged", attention=vits.HeadsForK),
+    vit_bug("GELU by tanh", mlp=vits.TanhGelu),
+    vit_bug("class token at the end", stem=vits.ClassTokenLast, network=vits.ReadsTheLastToken),
+    Bug("encoder blocks as copies", partial(with_copy, vits.vit, "blocks.0", "blocks.1"),
+        "equinox's ViT example", vits.SIZE),
+)  # fmt: skip
+CORRECT = (
+    Bug("resnet18, correct", lambda: zoo.build("resnet18", 1000), "zoo/"),
+    Bug("vit2, correct", lambda: zoo.build("vit2", 1000), "zoo/", "vit2"),
+)
+
+
+def examine(build: Callable[[], nn.Module], model: str) -> Verdicts:
+    """What each check says of a network that claims to be `model`."""
+    oracle = the_oracle("torchvision", model)
+    verdicts: dict[str, str | None] = {}
+    for name, check in CHECKS.items():
+        if name in NEEDS_WEIGHTS and verdicts["load"]:
+            verdicts[name] = None
+        else:
+            verdicts[name] = check(build, partial(oracle.build, model, 1000), oracle)
+    return verdicts
+
+
+def examine_all(bugs: Iterable[Bug]) -> dict[Bug, Verdicts]:
+    return {bug: examine(bug.build, bug.model) for bug in tqdm(bugs, "networks", leave=False)}
+
+
+def marks(verdicts: Verdicts, missed: str = "") -> list[str]:
+    """A word a check."""
+    return ["-" if text is None else "caught" if text else missed for text in verdicts.values()]
+
+
+def totals(verdicts: Iterable[Verdicts]) -> list[str]:
+    """How many networks each check caught."""
+    networks = list(verdicts)
+    return [str(sum(bool(of_one[check]) for of_one in networks)) for check in CHECKS]
+
+
+def table(verdicts: Mapping[Bug, Verdicts]) -> Rows:
+    """README's: a bug a line, a check a column."""
+    lines = [[bug.name, bug.seen, *marks(verdicts[bug])] for bug in verdicts]
+    lines.append([f"caught of {len(verdicts)}", "", *totals(verdicts.values())])
+    return Rows(["bug", "seen in", *CHECKS], lines, ("---",))
+
+
+CAPTION = (
+    "Empty: missed. -: cannot run, because their weights do not load. The last nine are of a small "
+    "ViT, compared in fp64. `make bugs` says more."
+)
