@@ -8,8 +8,7 @@ Dimension key: N batch, L tokens (one for the class, then the patches, row by ro
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from experiments.classifier import load_model, top_k
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.progress import doing
+from experiments.proof.checks import outputs_of
 from zoo.plainvit import MlpSkipOnly, PlainAttentionBlock, PlainEncoderBlock
 from zoo.vit import ViT
 
@@ -43,21 +43,13 @@ class Options:
     """The PNG to write."""
 
 
-@contextmanager
-def watched(model: ViT) -> Iterator[list[Tensor]]:
-    """Collects the attention (N, h, L, L) of every block, in order, of what the model computes."""
-    seen: list[Tensor] = []
-
-    def spell_out(attention: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        seen.append(attention.spelled_out(*inputs)[1].detach().cpu())
-
-    blocks: Any = model.blocks
-    hooks = [block.attention.register_forward_hook(spell_out) for block in blocks]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+def attention_in(model: ViT, outputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """The attention (N, h, L, L) of every block, in order, from the outputs of its first norm."""
+    attentions: list[Any] = [block.attention for block in model.blocks]
+    tokens = [outputs[f"blocks.{i}.norm1"] for i in range(len(attentions))]
+    with torch.no_grad():
+        pairs = zip(attentions, tokens, strict=True)
+        return [attention.spelled_out(x)[1].cpu() for attention, x in pairs]
 
 
 def skips_of(model: ViT) -> list[bool]:
@@ -105,8 +97,9 @@ def main(options: Options) -> None:
     cli.check_numbers(options, {"block": (0, last)})
     block = last if options.block is None else options.block
     image = classifier.view(load_image(options.picture))
-    with doing("looking at the image"), watched(model) as weights:
+    with doing("looking at the image"), outputs_of(model) as outputs:
         logits = classifier.logits(image[None])
+    weights = attention_in(model, outputs)
     best = top_k(classifier, logits, 1)[0][0]
     view = AttentionView(
         image, options.picture.name, str(best["label"]), float(best["score"]),

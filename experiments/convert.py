@@ -72,10 +72,8 @@ def main(options: Options) -> None:
     tensors = zoo.export(model, options.to)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_weights(options.output, tensors, metadata)
-    print(
-        f"{name}, {recognise(weights).name} -> {options.to}: "
-        f"{options.output} holds {len(tensors)} entries{note}"
-    )
+    dialects = f"{recognise(weights).name} -> {options.to}"
+    print(f"{name}, {dialects}: {options.output} holds {len(tensors)} entries{note}")
 
 
 def write_as_folder(

@@ -19,6 +19,7 @@ from experiments.bench import timing
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, step_of
 from experiments.proof.checks import shake
 from experiments.train import Settings
+from zoo.networks import Network
 
 BF16 = Settings(precision="bf16", channels_last=True)
 
@@ -31,9 +32,9 @@ def drawn_batches(count: int) -> Batches:
 
 
 def compare_training() -> Comparison:
-    batches, model = drawn_batches(1), zoo.build("resnet20")
+    model = zoo.build("resnet20")
     title = "ResNet-20 training step, batch 128: eager fp32 NCHW"
-    return compare_steps(title, deepcopy(model), model, batches, batches)
+    return compare_steps(title, deepcopy(model), model, drawn_batches(1))
 
 
 def compare_augmentation() -> Comparison:
@@ -64,11 +65,11 @@ def compare_augmentation() -> Comparison:
     return Comparison(title, usual, gather, f"same pixels within {difference:.0e}")
 
 
-def networks(model_name: str) -> tuple[nn.Module, nn.Module]:
+def networks(name: str, classes: int = 1000) -> tuple[nn.Module, Network]:
     """torchvision's and ours with the same weights; shaken: a fresh ViT's head is zero."""
-    theirs = torchvision.models.get_model(model_name)
+    theirs = torchvision.models.get_model(name, num_classes=classes)
     shake(theirs)
-    return theirs, zoo.load(zoo.build(model_name), theirs.state_dict())
+    return theirs, zoo.load(zoo.build(name, classes), theirs.state_dict())
 
 
 def compare_network(

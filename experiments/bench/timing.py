@@ -51,13 +51,10 @@ def step_of(
 
 
 def compare_steps(
-    title: str, theirs: nn.Module, ours: nn.Module, batches: BatchSource, few: BatchSource
+    title: str, theirs: nn.Module, ours: nn.Module, batches: BatchSource
 ) -> Comparison:
-    """A whole SGD step of networks with the same weights: eager / ours as --precision auto chooses.
-
-    `few`: batches to choose with.
-    """
-    chosen, _ = choose_precision("auto", ours, few, EAGER, CPU)
+    """A whole SGD step of networks with the same weights: eager / as --precision auto chooses."""
+    chosen, _ = choose_precision("auto", ours, batches, EAGER, CPU)
     usual = step_of(theirs, batches.batch(0), EAGER, sgd=True)
     step = step_of(to_layout(ours, chosen), batches.batch(0), chosen, sgd=True)
     losses = usual(), step()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -20,16 +19,15 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-import zoo
 from data.decoding import DecodedOnUse, Form, Images
 from data.images import load_image
 from data.store import store
 from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
+from experiments.bench.networks import networks
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, scratch_folder
 from experiments.plumbing.precision import choose_precision
 from experiments.transfer.probe import features_of, logistic_regression
-from zoo.networks import Network
 
 EPOCHS, BATCH = 25, 4  # the tutorial's
 VIEW = View()
@@ -72,15 +70,9 @@ def batches_of(images: Images, labels: Tensor, batch_size: int) -> ViewBatches:
     return ViewBatches(StepDataset(images, labels, RANDOM_VIEW, batch_size, 0), CPU)
 
 
-def networks(model_name: str) -> tuple[nn.Module, Network]:
-    """torchvision's and ours for two classes, with the same weights."""
-    theirs = torchvision.models.get_model(model_name, num_classes=2)
-    return theirs, zoo.load(zoo.build(model_name, 2), theirs.state_dict())
-
-
 def compare_probe() -> Comparison:
     """The tutorial's frozen resnet18 with val, and ours from files to accuracy."""
-    theirs, ours = networks("resnet18")
+    theirs, ours = networks("resnet18", 2)
     images = torch.randn(4, 3, 224, 224)
     with torch.no_grad():
         expected = nn.Sequential(*list(theirs.eval().children())[:-1])(images).flatten(1)
@@ -90,8 +82,8 @@ def compare_probe() -> Comparison:
     training, evaluation = map(tutorial_loader, ("train", "val"))
     head = theirs.requires_grad_(False).get_submodule("fc").requires_grad_(True)
     optimizer = torch.optim.SGD(head.parameters(), 0.001, momentum=0.9)
-    few = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), 8)
-    chosen, _ = choose_precision("auto", ours, few, EAGER, CPU)
+    batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), 8)
+    chosen, _ = choose_precision("auto", ours, batches, EAGER, CPU)
 
     def one_epoch() -> int:
         theirs.train()
@@ -103,17 +95,15 @@ def compare_probe() -> Comparison:
         with torch.no_grad():
             return sum(int((theirs(x).argmax(1) == y).sum()) for x, y in evaluation)
 
+    def features(split: str, folder: str) -> tuple[Tensor, Tensor]:
+        images = every_image(*stored(split, VIEW, Path(folder)), VIEW, 32, CPU)
+        return features_of(ours, images, chosen)
+
     def whole() -> int:
         with tempfile.TemporaryDirectory() as folder:
-            train, val = (
-                features_of(
-                    ours, every_image(*stored(split, VIEW, Path(folder)), VIEW, 32, CPU), chosen
-                )
-                for split in ("train", "val")
-            )
-            weight, bias = logistic_regression(*train, 2, 1e-3)
-            features, labels = val
-            return int(((features @ weight.T + bias).argmax(1) == labels).sum())
+            weight, bias = logistic_regression(*features("train", folder), 2, 1e-3)
+            inputs, labels = features("val", folder)
+            return int(((inputs @ weight.T + bias).argmax(1) == labels).sum())
 
     title = f"linear probe, resnet18: the tutorial's {EPOCHS} epochs (one timed) / ours, whole"
     checked = f"same features within {difference:.0e}"
@@ -121,10 +111,9 @@ def compare_probe() -> Comparison:
 
 
 def compare_step(model_name: str, batch_size: int) -> Comparison:
-    images = stored("train", RANDOM_VIEW.stored, scratch_folder())
+    batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), batch_size)
     title = f"{model_name} fine-tuning step, batch {batch_size} at 224: torchvision"
-    batches, few = batches_of(*images, batch_size), batches_of(*images, 8)
-    return compare_steps(title, *networks(model_name), batches, few)
+    return compare_steps(title, *networks(model_name, 2), batches)
 
 
 DATA_PATHS = {

@@ -11,9 +11,9 @@ from torch import nn
 import zoo
 from data.views import View
 from experiments import attention
-from experiments.attention import patches_of, rollout, skips_of, watched
+from experiments.attention import attention_in, patches_of, rollout, skips_of
 from experiments.classifier import save_classifier
-from experiments.proof.checks import shake
+from experiments.proof.checks import outputs_of, shake
 from zoo.plainvit import BLOCKS
 from zoo.vit import Attention, EncoderBlock
 
@@ -90,14 +90,16 @@ def test_what_is_watched_explains_the_output(block):
             lambda module, inputs: values.append((module.proj, module.split(*inputs)[2]))
         )
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    with watched(model) as weights:
+    with outputs_of(model) as of_modules:
         logits = model(images)
+    weights = attention_in(model, of_modules)
     assert len(weights) == len(outputs) == 4
     for attended, (proj, v), out in zip(weights, values, outputs, strict=True):
         again = proj(torch.einsum("nhij,nhjk->nihk", attended, v).flatten(2))
         assert torch.allclose(again, out, rtol=1e-10, atol=1e-12)
+    seen = dict(of_modules)
     assert torch.equal(model(images), logits)
-    assert len(weights) == 4, "nothing is watched any more"
+    assert all(of_modules[name] is seen[name] for name in seen), "nothing is collected any more"
 
 
 @pytest.mark.parametrize("kind", [EncoderBlock, *BLOCKS.values()])
@@ -190,8 +192,9 @@ def test_a_planted_look_is_drawn_over_its_patch(picture, saved, invoke, tmp_path
 def test_planted_looks_by_numbers(picture):
     model = looks_at_colours()
     pixels = torch.tensor(pixels_of(picture)).permute(2, 0, 1) / 255
-    with watched(model) as weights:
+    with outputs_of(model) as outputs:
         model(pixels[None])
+    weights = attention_in(model, outputs)
     for of_block in weights:
         for head, (row, column) in enumerate(PLANTED.values()):
             assert patches_of(of_block)[0, head, row, column] > 0.999
