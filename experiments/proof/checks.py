@@ -58,9 +58,8 @@ def difference(ours: Tensor | None, theirs: Tensor | None, rounding: int = 0) ->
     largest = (ours.double() - theirs.double()).abs().max().item()
     if largest != largest:
         return Difference(float("inf"), False)
-    allowed = 0.0
-    if rounding:
-        allowed = rounding * torch.finfo(theirs.dtype).eps * theirs.abs().max().item()
+    eps = torch.finfo(theirs.dtype).eps if rounding else 0.0
+    allowed = rounding * eps * theirs.abs().max().item()
     return Difference(largest, torch.equal(ours, theirs) or largest <= allowed < float("inf"))
 
 
