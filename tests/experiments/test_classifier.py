@@ -266,7 +266,7 @@ def test_pictures_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
             Path(file).unlink()
     (folder / "ant" / "new.png").unlink()
     done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
-    assert_three_lines(done, 3, "no pictures here that the checkpoint has not seen")
+    assert_three_lines(done, 3, "no images here that the checkpoint has not seen")
 
 
 def test_imagenets_folders_are_its_classes_in_order(tmp_path, invoke, monkeypatch):
