@@ -194,8 +194,12 @@ BUGS = (
 )  # fmt: skip
 
 
+def correct(name: str) -> nn.Module:
+    return zoo.build(name, 1000)
+
+
 CORRECT = tuple(
-    Bug(f"{name}, correct", partial(zoo.build, name, 1000), "zoo/", name)
+    Bug(f"{name}, correct", partial(correct, name), "zoo/", name)
     for name in ("resnet18", vit_bugs.SIZE)
 )
 
