@@ -21,7 +21,7 @@ Part = Rows | str  # a table, or sentences; **bold** in Markdown
 
 
 def print_report(parts: Sequence[Part]) -> None:
-    """The first column to the left, the next five to the right; the first two may be folded."""
+    """The first column to the left, the next five to the right; only paths and those after six may wrap."""
     console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
@@ -30,7 +30,8 @@ def print_report(parts: Sequence[Part]) -> None:
         drawn = Table(*part.header, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
         for place, column in enumerate(drawn.columns):
             column.overflow = "fold"
-            column.no_wrap = 2 <= place < 6  # without published figures it fits 80 columns
+            longest = max((len(line[place]) for line in part.lines), default=0)
+            column.no_wrap = place < 6 and longest < 40  # so tables without paths fit 80 columns
             column.justify = "right" if 1 <= place < 6 else "left"
         for line in part.lines:
             drawn.add_row(*map(escape, line))

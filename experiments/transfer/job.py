@@ -123,7 +123,9 @@ class TransferJob:
     ) -> tuple[float, list[int]]:  # fmt: skip
         """Mean loss, and 1 for every image that is named right, 0 for the others; or Stopped."""
         batches = self.in_order(self.set.pictures(split, self.view), split)
-        found = infer(model.eval(), until_stopped(batches, should_stop), settings)
+        # In FP32's layout as predict has it: the memory layout decides how sums round.
+        model = to_layout(model, settings).eval()
+        found = infer(model, until_stopped(batches, should_stop), settings)
         logits, labels = (self.group.together(tensor) for tensor in found)
         loss = nn.functional.cross_entropy(logits, labels).item()
         return loss, (logits.argmax(1) == labels).int().tolist()
@@ -193,9 +195,9 @@ class TransferJob:
             self.model.load_state_dict(loaded.model.state_dict())
             epoch = loaded.metrics["epoch"]
             scores = by_epoch.setdefault(epoch, {"epoch": epoch})
-            for split in self.set.splits.keys() - {"train"} if len(scores) == 1 else ():
-                # As predict has it: the memory layout decides how sums round.
-                loss, right = self.answers(to_layout(self.model, FP32), split, FP32)
+            others = [split for split in self.set.splits if split != "train"]
+            for split in others if len(scores) == 1 else ():
+                loss, right = self.answers(self.model, split, FP32)
                 scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
                 if (name, split) == ("best", self.set.tested_on):
                     results["right"] = "".join(map(str, right))

@@ -114,7 +114,7 @@ def test_the_caption_says_on_what_and_how_sure():
 def test_what_bounds_a_run():
     assert "computing" in bound_by(row("finetune", 0, 1))
     loading = row("finetune", 0, 1, waiting_seconds=7.0)
-    assert "bounded by loading pictures (88 %" in bound_by(loading)
+    assert "bounded by loading images (88 %" in bound_by(loading)
     assert "0 %" in bound_by(row("finetune", 0, 1, training_seconds=0.0, waiting_seconds=0.0))
 
 
