@@ -21,7 +21,7 @@ Part = Rows | str  # a table, or sentences; **bold** in Markdown
 
 
 def print_report(parts: Sequence[Part]) -> None:
-    """The first column to the left, the next five to the right; only paths and those after six may wrap."""
+    """The first column to the left, the next five to the right; of these, only paths are folded."""
     console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
