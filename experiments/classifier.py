@@ -52,11 +52,9 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, crop, crop), as `view` made them -> float32 (N, K), in eval mode."""
         device = next(self.model.parameters()).device
-        self.model.eval()
+        shown = normalize_as(self.view).to(device)(images.to(device))
         with torch.no_grad():
-            shown = enlarge(normalize_as(self.view).to(device)(images.to(device)),
-                            self.view.input_size)  # fmt: skip
-            return forward(self.model, shown, FP32)
+            return forward(self.model.eval(), enlarge(shown, self.view.input_size), FP32)
 
 
 def predict(
@@ -95,27 +93,20 @@ def load_model(path: str | Path, name: str | None = None) -> Classifier:
     WeightsError for anything that says less than it needs, or is of another network than `name`.
     """
     weights = open_weights(path)
-    said = weights.metadata
-    if said.model is None or said.classes is None or said.preprocess is None:
-        raise WeightsError(
-            "the file does not say which network it is for, its classes and its preprocessing",
-            path,
-            "give a best or last .safetensors of experiments.transfer, or pass --model and "
-            "--weights for published weights",
-        )
-    if name not in (None, said.model):
-        raise WeightsError(f"these are {said.model}'s weights", path, f"--model {said.model}")
-    model = fill(built_for(said.model, weights), weights)
-    if len(said.classes) != model.head.out_features:
-        raise WeightsError(
-            f"the file names {len(said.classes)} classes and its head has "
-            f"{model.head.out_features} outputs",
-            path,
-            "get the file again",
-        )
+    found = weights.metadata
+    if found.model is None or found.classes is None or found.preprocess is None:
+        why = "the file does not say which network it is for, its classes and its preprocessing"
+        fix = "give what experiments.transfer saved, or --model and --weights for published weights"
+        raise WeightsError(why, path, fix)
+    if name not in (None, found.model):
+        raise WeightsError(f"these are {found.model}'s weights", path, f"--model {found.model}")
+    model = fill(built_for(found.model, weights), weights)
+    if len(found.classes) != (outputs := model.head.out_features):
+        why = f"the file names {len(found.classes)} classes and its head has {outputs} outputs"
+        raise WeightsError(why, path, "get the file again")
     model.to(memory_format=torch.channels_last)
-    view = view_from(said.preprocess, weights.source)
-    return Classifier(model.eval(), said.classes, view, said.metrics or {}, weights.source)
+    view = view_from(found.preprocess, weights.source)
+    return Classifier(model.eval(), found.classes, view, found.metrics or {}, weights.source)
 
 
 def built_for(name: str, weights: Weights, **found: Any) -> Network:
@@ -129,24 +120,25 @@ def built_for(name: str, weights: Weights, **found: Any) -> Network:
     return zoo.build(name, **{"num_classes": classes_of(weights)} | found | settings)
 
 
-def view_from(said: Mapping[str, Any], source: object) -> View:
-    """The View that a file describes, if every number in it is of its kind."""
+def view_from(preprocess: Mapping[str, Any], source: object) -> View:
+    """The View that a file describes, if every value in it is usable."""
     try:
-        values = {field.name: said[field.name] for field in fields(View)}
-        values |= {name: tuple(float(v) for v in said[name]) for name in ("mean", "std")}
+        values = {field.name: preprocess[field.name] for field in fields(View)}
+        values |= {name: tuple(float(v) for v in preprocess[name]) for name in ("mean", "std")}
         view = View(**values)
-        sizes = (view.resize, view.crop, view.input_size)
-        if not all(type(size) is int and 1 <= size <= 4096 for size in sizes):
-            raise ValueError(f"sizes {sizes}")
-        if view.interpolation not in ("bilinear", "bicubic") or type(view.squash) is not bool:
-            raise ValueError(f"interpolation {view.interpolation!r}")
-        usable = all(abs(m) < 1e6 for m in view.mean) and all(0 < s < 1e6 for s in view.std)
-        if not usable or len(view.mean) != 3 or len(view.std) != 3:
-            raise ValueError(f"mean {view.mean}, std {view.std}")
+        sides = view.resize, view.crop, view.input_size
+        usable = {
+            "sides": all(type(n) is int and 1 <= n <= zoo.LARGEST_IMAGE for n in sides),
+            "interpolation": view.interpolation in ("bilinear", "bicubic"),
+            "squash": type(view.squash) is bool,
+            "mean": len(view.mean) == 3 and all(abs(m) < 1e6 for m in view.mean),
+            "std": len(view.std) == 3 and all(0 < s < 1e6 for s in view.std),
+        }
+        if not all(usable.values()):
+            raise ValueError(f"{min(usable, key=usable.__getitem__)} in {view}")
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"the file's preprocessing cannot be followed: {error}", source, "get the file again"
-        ) from error
+        why = f"the file's preprocessing cannot be followed: {error}"
+        raise WeightsError(why, source, "get the file again") from error
     return view
 
 
@@ -159,50 +151,42 @@ def save_classifier(
     write_weights(path, model.state_dict(), metadata)
 
 
-def published_classifier(name: str, weights: str) -> Classifier:
-    """A model with ImageNet's published weights and classes."""
-    model, view = pretrained(name, weights, 0)
-    said = zoo.published(zoo.twin(name), weights)
-    return Classifier(
-        model.eval(), said.preprocess.classes, view, {"top1": said.top1}, f"{name} {said.name}"
-    )
-
-
 def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifier:
     """Weights of the model `name`, if one is named, or else what is in a checkpoint."""
     if name:
         zoo.check(name, {})
     elif weights != "DEFAULT":
-        raise UsageError(
-            "weights are for a --model, and none is named", f"--weights {weights}",
-            "name it, or leave --weights out",
-        )  # fmt: skip
-    if name and is_published_name(weights):
-        return published_classifier(name, weights)
-    return load_model(weights if name else checkpoint, name)
+        why, fix = "weights are for a --model, and none is named", "name it, or leave --weights out"
+        raise UsageError(why, f"--weights {weights}", fix)
+    if not name or not is_published_name(weights):
+        return load_model(weights if name else checkpoint, name)
+    model, view = pretrained(name, weights, 0)
+    entry = zoo.published(zoo.twin(name), weights)
+    source, metrics = f"{name} {entry.name}", {"top1": entry.top1}
+    return Classifier(model.eval(), entry.preprocess.classes, view, metrics, source)
 
 
 def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
-    """A network with weights, and how they want pictures to be shown.
+    """A network with weights, and how images are to be shown to it.
 
     `weights`: what zoo.load takes, a published name, or None for random ones of `seed`. A plain
     network takes its residual twin's and says what it dropped. Files of other libraries do not say
-    how pictures were shown: then as ImageNet's V1 weights want it, at 32x32 for the CIFAR networks,
+    how images were shown: then as ImageNet's V1 weights want it, at 32x32 for the CIFAR networks,
     and whole for the transformers.
     """
     torch.manual_seed(seed)
     if weights is None:
         model = zoo.build(name)
         return model, default_view(model)
+    view = None
     if is_published_name(weights):
-        said = zoo.published(zoo.twin(name), weights)
-        loaded, asked = open_weights(said.url), said.preprocess
-        view = View(asked.resize, asked.crop, asked.interpolation, False, asked.mean, asked.std,
-                    asked.crop)  # fmt: skip
-    else:
-        loaded, view = open_weights(weights), None
-    said_settings = loaded.metadata.settings or {}
-    plain_already = said_settings.get("shortcut") == "none" or said_settings.get("block") in BLOCKS
+        entry = zoo.published(zoo.twin(name), weights)
+        weights, shown = entry.url, entry.preprocess
+        view = View(shown.resize, shown.crop, shown.interpolation, False, shown.mean, shown.std,
+                    shown.crop)  # fmt: skip
+    loaded = open_weights(weights)
+    stored = loaded.metadata.settings or {}
+    plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
     drop = "shortcut" if name != zoo.twin(name) and not plain_already else None
     model = fill(built_for(name, loaded), loaded, drop=drop)
     if view is None and loaded.metadata.preprocess:

@@ -17,7 +17,6 @@ from typing import Annotated
 
 import torch
 import tyro
-from sklearn.metrics import classification_report
 from torch import Tensor
 from tqdm import tqdm
 
@@ -43,6 +42,7 @@ from experiments.train import infer
 BATCH = 64
 SHOWN = 20  # pictures on a sheet
 EVALUATED = "evaluated"  # the name of the split
+COLUMNS = ("picture", "truth", "label", "score")  # of predictions.csv
 WORDNET = re.compile(r"n\d{8}")
 
 
@@ -64,112 +64,92 @@ class Options:
 
 
 def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
-    """What to evaluate on, in words, and its pictures: one split, with the checkpoint's labels."""
-    pictures = whole_folder(source) if Path(source.data).is_dir() else None
-    if pictures is None:
-        pictures = open_pictures(source, 0, 0)
-        name, part = pictures.tested_on, pictures.splits[pictures.tested_on]
+    """What to evaluate on, in words, and its images: one split, with the checkpoint's labels."""
+    images = whole_folder(source) if Path(source.data).is_dir() else None
+    if images is None:
+        images = open_pictures(source, 0, 0)
+        name, part = images.tested_on, images.splits[images.tested_on]
     else:
-        name, part = "all of it", pictures.splits["whole"]
+        name, part = "all of it", images.splits["whole"]
         if not part.files:
-            raise DataError(
-                "no folder in here has pictures, so there are no classes",
-                source.data,
-                "name the folder above the class folders",
-            )
+            why, fix = "there are no classes here", "name the folder that holds the class folders"
+            raise DataError(why, source.data, fix)
         digits = str(model.metrics.get("seen", ""))
         seen = {digits[i : i + 8] for i in range(0, len(digits), 8)}
         new = [i for i, file in enumerate(part.files) if not seen or checksum(file) not in seen]
-        if len(new) < len(part.files):
-            pictures.notes.append(
-                f"left out: {len(part.files) - len(new)} pictures that the checkpoint was trained "
-                "on or chosen by"
-            )
+        if left_out := len(part.files) - len(new):
+            why = "images that the checkpoint was trained on or chosen by"
+            images.notes.append(f"left out: {left_out} {why}")
             name, part = "those it has not seen", part.chosen(torch.tensor(new, dtype=torch.int64))
     if not len(part.labels):
-        raise DataError(
-            "there are no pictures here that the checkpoint has not seen",
-            source.data,
-            "name a folder of other pictures, one folder a class",
-        )
-    places = labels_of(pictures, model)
-    pictures.splits = {EVALUATED: Split(places[part.labels], part.files, part.images)}
-    return name, pictures
+        why = "there are no images here that the checkpoint has not seen"
+        raise DataError(why, source.data, "name a folder of other images, one folder a class")
+    places = labels_of(images, model)
+    images.splits = {EVALUATED: Split(places[part.labels], part.files, part.images)}
+    return name, images
 
 
-def labels_of(pictures: PictureSet, model: Classifier) -> Tensor:
-    """The checkpoint's label of each class of the pictures, by name."""
+def labels_of(images: PictureSet, model: Classifier) -> Tensor:
+    """The checkpoint's label of each class of the images, by name."""
     known = {name: label for label, name in enumerate(model.classes)}
-    if len(pictures.classes) == len(known) and all(map(WORDNET.fullmatch, pictures.classes)):
+    if len(images.classes) == len(known) and all(map(WORDNET.fullmatch, images.classes)):
         return torch.arange(len(known))  # ImageNet's n01440764 ... are sorted as its classes are
-    unknown = sorted(set(pictures.classes) - set(known))
-    if unknown or not pictures.classes:
-        raise DataError(
-            f"the checkpoint does not know {', '.join(unknown) or 'any class'}; its classes are "
-            f"{', '.join(model.classes[:20])}" + " ..." * (len(model.classes) > 20),
-            pictures.source.data,
-            "rename or remove the folder; names come from the checkpoint only",
-        )
-    return torch.tensor([known[name] for name in pictures.classes])
+    if unknown := sorted(set(images.classes) - set(known)):
+        more = " ..." if len(known) > 20 else ""
+        its = f"its classes are {', '.join(model.classes[:20])}{more}"
+        why = f"the checkpoint does not know {', '.join(unknown)}; {its}"
+        fix = "rename or remove the folder; names come from the checkpoint only"
+        raise DataError(why, images.source.data, fix)
+    return torch.tensor([known[name] for name in images.classes])
 
 
-def evaluate_on(model: Classifier, pictures: PictureSet, split: str) -> Tensor:
-    """Logits float32 (N, K) of every picture, in order."""
-    labels = pictures.labels(split)
-    batches = every_image(
-        pictures.pictures(split, model.view), labels, model.view, BATCH, torch.device("cpu"),
-    )  # fmt: skip
+def evaluate_on(model: Classifier, images: PictureSet) -> Tensor:
+    """Logits float32 (N, K) of every image, in order."""
+    labels, shown = images.labels(EVALUATED), images.pictures(EVALUATED, model.view)
+    batches = every_image(shown, labels, model.view, BATCH, torch.device("cpu"))
     total = math.ceil(len(labels) / BATCH)
     bar = tqdm(batches, total=total, unit="batch", leave=False, disable=None)
     return infer(model.model.eval(), bar, FP32)[0]
 
 
-def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:
-    """int64 (classes, classes): rows are true classes, columns predicted ones."""
-    return (labels * classes + guesses).bincount(minlength=classes**2).view(classes, classes)
+def draw(model: Classifier, images: PictureSet, scores: Tensor, folder: Path) -> list[Path]:
+    """The confusion matrix, a sheet of images, and one of the most confident mistakes."""
+    from sklearn.metrics import confusion_matrix  # slow to import, as matplotlib is
 
+    from experiments.drawing.sheet import LabelledImage, draw_confusion, draw_sheet
 
-def draw(
-    model: Classifier, pictures: PictureSet, split: str, scores: Tensor, title: str, folder: Path
-) -> list[Path]:
-    """The confusion matrix, a sheet of pictures, and one of the surest mistakes."""
-    from experiments.drawing.sheet import (  # matplotlib: slow to import
-        LabelledImage,
-        draw_confusion,
-        draw_sheet,
-    )
+    labels, guesses, title = images.labels(EVALUATED), scores.argmax(1), images.name
+    matrix = confusion_matrix(labels, guesses, labels=range(len(model.classes)))
+    paths = [folder / "confusion.png"]
+    draw_confusion(paths[0], torch.from_numpy(matrix), model.classes)
+    shown, files = images.pictures(EVALUATED, model.view), images.splits[EVALUATED].files
 
-    labels, guesses = pictures.labels(split), scores.argmax(1)
-    matrix = confusion(labels, guesses, len(model.classes))
-    draw_confusion(folder / "confusion.png", matrix, model.classes)
-    shown = pictures.pictures(split, model.view)
-    files = pictures.splits[split].files
-
-    def sheet(name: str, places: Sequence[int], words: str) -> Path:
+    def sheet(name: str, places: Sequence[int], words: str) -> None:
         cells = []
         for i in places:
             best, order = scores[i].topk(min(3, len(model.classes)))
-            image = load_image(files[i], files[i]) if files else shown[i]
             cells.append(LabelledImage(
-                image, Path(files[i]).name if files else f"picture {i}",
+                load_image(files[i]) if files else shown[i],
+                Path(files[i]).name if files else f"image {i}",
                 tuple(model.classes[j] for j in order), tuple(best.tolist()),
                 model.classes[int(labels[i])],
             ))  # fmt: skip
         draw_sheet(folder / name, cells, words)
-        return folder / name
+        paths.append(folder / name)
 
     step = max(1, len(labels) // SHOWN)
-    paths = [folder / "confusion.png"]
-    paths.append(sheet("samples.png", range(0, len(labels), step)[:SHOWN], f"{title}: samples"))
+    sheet("samples.png", range(0, len(labels), step)[:SHOWN], f"{title}: samples")
     wrong = (guesses != labels).nonzero().flatten()
     if len(wrong):
         surest = wrong[scores[wrong].max(1).values.argsort(descending=True, stable=True)]
-        title = f"{title}: the surest of {len(wrong)} mistakes"
-        paths.append(sheet("mistakes.png", surest[:SHOWN].tolist(), title))
+        words = f"{title}: the most confident of {len(wrong)} mistakes"
+        sheet("mistakes.png", surest[:SHOWN].tolist(), words)
     return paths
 
 
 def main(options: Options) -> None:
+    from sklearn.metrics import classification_report
+
     wanted = 1 if options.model else 2
     if len(options.inputs) != wanted:
         raise UsageError(
@@ -183,40 +163,36 @@ def main(options: Options) -> None:
     print(about(model))
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)
     with doing(f"looking through {source.data}"):
-        name, pictures = to_evaluate(source, model)
+        name, images = to_evaluate(source, model)
     with doing("decoding the images"):
-        pictures.pictures(EVALUATED, model.view)  # and leaves out what it may
-    for note in pictures.notes:
+        images.pictures(EVALUATED, model.view)  # and leaves out what it may
+    for note in images.notes:
         print(f"  {note}")
-    labels = pictures.labels(EVALUATED)
-    with doing(f"evaluating {len(labels):,} pictures"):
-        scores = evaluate_on(model, pictures, EVALUATED).double().softmax(1)
-    guesses = scores.argmax(1)
-    right = int((guesses == labels).sum())
+    labels = images.labels(EVALUATED)
+    with doing(f"evaluating {len(labels):,} images"):
+        scores = evaluate_on(model, images).double().softmax(1)
+    best, guesses = scores.max(1)
     print(classification_report(
         labels, guesses, labels=range(len(model.classes)), target_names=model.classes,
         digits=3, zero_division=math.nan,
     ))  # fmt: skip
+    right = int((guesses == labels).sum())
     low, high = wilson(right, len(labels))
     print(
-        f"{100 * right / len(labels):.2f} % right on {pictures.name} ({name}): {right:,} of "
+        f"{100 * right / len(labels):.2f} % right on {images.name} ({name}): {right:,} of "
         f"{len(labels):,}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    files = pictures.splits[EVALUATED].files or [str(i) for i in range(len(labels))]
-    rows = [
-        {"picture": file, "truth": model.classes[truth], "label": model.classes[guess], "score": s}
-        for file, truth, guess, s in zip(
-            files, labels.tolist(), guesses.tolist(), scores.max(1).values.tolist(), strict=True
-        )
-    ]
-    columns = ("picture", "truth", "label", "score")
-    write_csv(options.output_dir / "predictions.csv", rows, columns)
+    files = images.splits[EVALUATED].files or range(len(labels))
+    truths, said = ([model.classes[i] for i in column.tolist()] for column in (labels, guesses))
+    table = zip(files, truths, said, best.tolist(), strict=True)
+    path = options.output_dir / "predictions.csv"
+    write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in table], COLUMNS)
     with doing("drawing the figures"):
-        figures = draw(model, pictures, EVALUATED, scores, pictures.name, options.output_dir)
-    for path in figures:
-        print(f"figure: {path}")
-    print(f"every prediction: {options.output_dir / 'predictions.csv'}")
+        figures = draw(model, images, scores, options.output_dir)
+    for figure in figures:
+        print(f"figure: {figure}")
+    print(f"every prediction: {path}")
 
 
 if __name__ == "__main__":

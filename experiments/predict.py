@@ -16,11 +16,9 @@ from typing import Annotated
 
 import torch
 import tyro
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
+from data.decoding import decode_all
 from data.errors import DataError
 from data.images import load_image
 from data.listing import EXTENSIONS, Listing
@@ -28,6 +26,7 @@ from experiments.classifier import Classifier, about, open_classifier, top_k
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.progress import doing
+from experiments.plumbing.tables import Rows, print_report
 
 BATCH = 32
 
@@ -77,25 +76,20 @@ ENDINGS = (*EXTENSIONS, ".gif")
 
 
 def predictions(
-    model: Classifier, paths: Sequence[Path]
-) -> Iterator[tuple[Path, Tensor | DataError]]:
-    """For each file its logits (K,), or why it cannot be decoded."""
+    model: Classifier, paths: Sequence[Path], k: int
+) -> Iterator[tuple[Path, list[dict] | DataError]]:
+    """For each file its k most probable classes, or why it cannot be decoded."""
     for first in range(0, len(paths), BATCH):
-        seen: dict[Path, Tensor | DataError] = {}
-        for path in paths[first : first + BATCH]:
-            try:
-                seen[path] = model.view(load_image(str(path), str(path)))
-            except DataError as error:
-                seen[path] = error
-        good = [image for image in seen.values() if isinstance(image, Tensor)]
-        logits = iter(model.logits(torch.stack(good)) if good else ())
-        for path, image in seen.items():
-            yield path, next(logits) if isinstance(image, Tensor) else image
+        chunk = paths[first : first + BATCH]
+        images = list(decode_all(list(map(str, chunk)), model.view, workers=0))
+        good = [image for image in images if isinstance(image, Tensor)]
+        answers = iter(top_k(model, model.logits(torch.stack(good)), k) if good else ())
+        for path, image in zip(chunk, images, strict=True):
+            yield path, image if isinstance(image, DataError) else next(answers)
 
 
 def main(options: Options) -> int:
-    if options.k < 1:
-        raise UsageError(f"there is no top {options.k}", f"--k {options.k}", "give 1 or more")
+    cli.check_numbers(options, {"k": (1, 10**6)})
     cli.check_file("--sheet", options.sheet, ".png")
     names = options.inputs if options.model else options.inputs[1:]
     if not names:
@@ -110,56 +104,45 @@ def main(options: Options) -> int:
         print(about(model))
     answers: dict[Path, list[dict] | None] = {}
     with doing("decoding and classifying"):
-        for path, row in predictions(model, find_pictures(names)):
-            answers[path] = None
-            if isinstance(row, Tensor):
-                answers[path] = top_k(model, row[None], options.k)[0]
-            else:
-                print(row, file=sys.stderr)
+        for path, answer in predictions(model, find_pictures(names), options.k):
+            answers[path] = None if isinstance(answer, DataError) else answer
+            if isinstance(answer, DataError):
+                print(answer, file=sys.stderr)
     if options.json:
         as_ascii = (sys.stdout.encoding or "ascii").lower() != "utf-8"
         print(json.dumps(list(answers.values()), ensure_ascii=as_ascii, indent=1))
     else:
-        show(answers)
+        print_report([Rows(("image", "label", "%"), lines(answers), ("---", "---", "---:"))])
     with doing("drawing the sheet"):
         draw(options, model, answers)
     return cli.EXIT_CODES[DataError] if None in answers.values() else 0
 
 
-def show(answers: Mapping[Path, list[dict] | None]) -> None:
-    table = Table("picture", "label", "%")
-    table.columns[2].justify = "right"
+def lines(answers: Mapping[Path, list[dict] | None]) -> list[list[str]]:
+    found = []
     for path, answer in answers.items():
-        if answer is None:
-            table.add_row(escape(str(path)), "cannot be decoded", "")
-        for place, guess in enumerate(answer or ()):
-            name = "" if place else escape(str(path))
-            table.add_row(name, escape(guess["label"]), f"{100 * guess['score']:.1f}")
-    Console().print(table)
+        rows = [[guess["label"], f"{100 * guess['score']:.1f}"] for guess in answer or ()]
+        for place, row in enumerate(rows or [["cannot be decoded", ""]]):
+            found.append(["" if place else str(path), *row])
+    return found
 
 
 def draw(options: Options, model: Classifier, answers: Mapping[Path, list[dict] | None]) -> None:
-    from experiments.drawing.sheet import (  # matplotlib: slow to import
-        MOST_IMAGES,
-        LabelledImage,
-        draw_sheet,
-    )
+    from experiments.drawing.sheet import MOST_IMAGES, LabelledImage, draw_sheet  # matplotlib
 
     good = [(path, answer) for path, answer in answers.items() if answer]
     if not good:
         return
     shown = [
         LabelledImage(
-            load_image(str(path), str(path)),
-            path.name,
-            tuple(guess["label"] for guess in answer),
+            load_image(str(path)), path.name, tuple(guess["label"] for guess in answer),
             tuple(guess["score"] for guess in answer),
         )
         for path, answer in good[:MOST_IMAGES]
-    ]
+    ]  # fmt: skip
     title = f"{Path(model.source).parent.name} {Path(model.source).name}".strip()
     if len(good) > len(shown):
-        title += f": the first {len(shown)} of {len(good)} pictures"
+        title += f": the first {len(shown)} of {len(good)} images"
     draw_sheet(options.sheet, shown, title)
     print(f"sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 

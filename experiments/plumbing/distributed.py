@@ -34,6 +34,10 @@ class Group:
     def part(self) -> tuple[int, int]:
         return self.rank, self.size
 
+    def say(self, text: str) -> None:
+        if self.first:
+            print(text)
+
     def wrap(self, model: nn.Module) -> nn.Module:
         return model if self.size == 1 else DistributedDataParallel(model)
 
@@ -90,3 +94,9 @@ def join_group() -> Group:
 def leave_group(group: Group) -> None:
     if group.size > 1:
         dist.destroy_process_group()
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether the error is what gloo or NCCL say of a process that is gone."""
+    words = ("closed by peer", "reset by peer", "timed out", "gloo", "nccl", "broken pipe")
+    return any(word in str(error).lower() for word in words)

@@ -21,17 +21,18 @@ Part = Rows | str  # a table, or sentences; **bold** in Markdown
 
 
 def print_report(parts: Sequence[Part]) -> None:
-    """The first column to the left, the others to the right; only those after six may wrap."""
+    """The first column to the left, the next five to the right; of these, only paths are folded."""
     console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
             console.print(part.replace("**", "") + "\n", markup=False)
             continue
         drawn = Table(*part.header, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-        for column in drawn.columns[:6]:  # without published figures it fits 80 columns
-            column.no_wrap = True
-        for column in drawn.columns[1:6]:
-            column.justify = "right"
+        for place, column in enumerate(drawn.columns):
+            column.overflow = "fold"
+            longest = max((len(line[place]) for line in part.lines), default=0)
+            column.no_wrap = place < 6 and longest < 40  # so tables without paths fit 80 columns
+            column.justify = "right" if 1 <= place < 6 else "left"
         for line in part.lines:
             drawn.add_row(*map(escape, line))
         console.print(drawn)

@@ -21,7 +21,7 @@ from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, ResultsError, UsageError
 from experiments.plumbing.device import choose_device, make_deterministic
-from experiments.plumbing.distributed import Group, join_group, leave_group
+from experiments.plumbing.distributed import Group, is_lost, join_group, leave_group
 from experiments.plumbing.precision import choose_precision, settle
 from experiments.plumbing.progress import doing
 from experiments.plumbing.results import STARTS, lock, read_row, refuse_folder_with
@@ -48,18 +48,13 @@ def settle_precision(
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
         job = TransferJob(run, pictures, folder, device, Group())
         if options.precision == "auto":
-            print_first(group, f"Precision: timing steps of {name} ...")
+            group.say(f"Precision: timing steps of {name} ...")
         return choose_precision(options.precision, job.model, job.batches(), Settings(), device)
 
     about = {"device": device.type, **STARTS}
     path = folder / "transfer.json"
     chosen = settle(path, about, options.model, options.precision, choose, group.first)
     return group.same(chosen)
-
-
-def print_first(group: Group, text: str) -> None:
-    if group.first:
-        print(text)
 
 
 def run_all(
@@ -80,7 +75,7 @@ def run_all(
                     run, pictures, folder / run.name, device, group,
                     progress=progress, on_epoch=on_epoch,
                 )  # fmt: skip
-            print_first(group, describe(run, row))
+            group.say(describe(run, row))
         rows.append(row)
     return rows
 
@@ -98,7 +93,7 @@ def bar_of(
         disable=None if group.first else True,
     ) as bar:  # fmt: skip
         if bar.disable:
-            print_first(group, f"{title} ...")
+            group.say(f"{title} ...")
         yield lambda step: bar.update(step * size - bar.n) and None
 
 
@@ -158,7 +153,7 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
     more = options.more
     source = Source(options.data, options.train_images, more.test_images, options.skip_bad,
                     more.cache_gb)  # fmt: skip
-    print_first(group, f"Device {why}" + f", {group.size} processes" * (group.size > 1))
+    group.say(f"Device {why}" + f", {group.size} processes" * (group.size > 1))
     with doing(f"looking at the images in {options.data}"):
         pictures = open_pictures(source, cores, loaders if more.workers is None else more.workers)
     say_what(options, pictures, group)
@@ -181,19 +176,19 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
 
 def say_what(options: Options, pictures: PictureSet, group: Group) -> None:
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in pictures.splits.items())
-    print_first(group, f"Data {pictures.name}: {counts} pictures, {len(pictures.classes)} classes")
+    group.say(f"Data {pictures.name}: {counts} pictures, {len(pictures.classes)} classes")
     say_notes(pictures, group)
     settings = asdict(recipe_of(options))
     if options.batch_size:
         settings["batch_size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())
-    print_first(group, f"Recipe {options.recipe}: {recipe}")
+    group.say(f"Recipe {options.recipe}: {recipe}")
 
 
 def say_notes(pictures: PictureSet, group: Group) -> None:
     """What is odd about the pictures and has not been said yet."""
     for note in pictures.notes:
-        print_first(group, f"  {note}")
+        group.say(f"  {note}")
     pictures.notes.clear()
 
 
@@ -211,12 +206,6 @@ def conclude(rows: list[dict], folder: Path) -> None:
         best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either
         checkpoint = folder / best["name"] / "best.safetensors"
         print(f"use it: python -m experiments.predict {checkpoint} PICTURES")
-
-
-def is_lost(error: RuntimeError) -> bool:
-    """Whether the error is what gloo or NCCL say of a process that is gone."""
-    words = ("closed by peer", "reset by peer", "timed out", "gloo", "nccl", "broken pipe")
-    return any(word in str(error).lower() for word in words)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,9 @@ class TransferJob:
     ) -> tuple[float, list[int]]:  # fmt: skip
         """Mean loss, and 1 for every image that is named right, 0 for the others; or Stopped."""
         batches = self.in_order(self.set.pictures(split, self.view), split)
-        found = infer(model.eval(), until_stopped(batches, should_stop), settings)
+        # In FP32's layout as predict has it: the memory layout decides how sums round.
+        model = to_layout(model, settings).eval()
+        found = infer(model, until_stopped(batches, should_stop), settings)
         logits, labels = (self.group.together(tensor) for tensor in found)
         loss = nn.functional.cross_entropy(logits, labels).item()
         return loss, (logits.argmax(1) == labels).int().tolist()
@@ -181,28 +183,25 @@ class TransferJob:
             on_epoch(row)
 
     def finish(self, state: State, status: str) -> dict:
-        """Score what predict would load, in fp32; the row last: where it is, all the rest is."""
+        """Evaluate the saved files in fp32; then write row.json, which marks the run complete."""
         results: dict[str, Any] = {}
-        measured: list[str] = []
-        epochs = len(state.history)
-        if status == "finished":
-            self.save("last", {"epoch": epochs})
+        finished = status == "finished"
+        if finished:
+            self.save("last", {"epoch": len(state.history)})
         self.group.same(None)  # the files are written
-        for name in ("best", "last") if status == "finished" else ():
+        by_epoch: dict[int, dict[str, Any]] = {}  # the last one may be the best one
+        for name, chosen_by in FILES.items() if finished else ():
             loaded = load_model(self.folder / f"{name}.safetensors")
             self.model.load_state_dict(loaded.model.state_dict())
-            scores = {"epoch": loaded.metrics["epoch"]}
-            if name == "last" and scores["epoch"] == results["best_epoch"]:
-                scores = {key: results[f"best_{key}"] for key in measured}
-            else:
-                for split in [split for split in self.set.splits if split != "train"]:
-                    # As predict has it: the memory layout decides how sums round.
-                    loss, right = self.answers(to_layout(self.model, FP32), split, FP32)
-                    scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
-                    if (name, split) == ("best", self.set.tested_on):
-                        results["right"] = "".join(map(str, right))
-                measured = list(scores)
-            self.save(name, scores | {"chosen_by": CHOSEN_BY[name], "seen": self.set.seen})
+            epoch = loaded.metrics["epoch"]
+            scores = by_epoch.setdefault(epoch, {"epoch": epoch})
+            others = [split for split in self.set.splits if split != "train"]
+            for split in others if len(scores) == 1 else ():
+                loss, right = self.answers(self.model, split, FP32)
+                scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
+                if (name, split) == ("best", self.set.tested_on):
+                    results["right"] = "".join(map(str, right))
+            self.save(name, scores | {"chosen_by": chosen_by, "seen": self.set.seen})
             results |= {f"{name}_{key}": value for key, value in scores.items()}
         row = self.row(state, status, results)
         if self.group.first:
@@ -239,7 +238,7 @@ class TransferJob:
             )  # fmt: skip
 
 
-CHOSEN_BY = {"best": "val accuracy", "last": "nothing"}
+FILES = {"best": "val accuracy", "last": "nothing"}  # what chose the epoch in each
 PROBED = ("linear-probe", "lp-ft")  # strategies that begin with a probe
 
 

@@ -59,32 +59,22 @@ class Arm:
     def mean(self, key: str) -> Estimate:
         return estimate([row[key] for row in self.rows if row[key] is not None])
 
-    @property
-    def last(self) -> Estimate:
-        """Accuracy of the last epoch, which nothing chose."""
-        return self.mean(f"last_{self.rows[0]['tested_on']}_accuracy")
-
-    @property
-    def loading(self) -> float:
-        """Share of the training time spent waiting for pictures."""
-        training = sum(row["training_seconds"] for row in self.rows)
-        return sum(row["waiting_seconds"] for row in self.rows) / training if training else 0.0
+    def __str__(self) -> str:
+        return f"{self.mean('accuracy').show(1, 100)} % in {self.mean('seconds').mean:.0f} s"
 
 
 def arms(rows: Sequence[dict]) -> list[Arm]:
     groups: dict[tuple, list[dict]] = defaultdict(list)
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["run"]["seed"]):
         run = row["run"]
-        place = STRATEGIES.index(run["strategy"])
-        groups[run["model"], run["recipe"]["batch_size"], place].append(row)
+        groups[run["model"], run["recipe"]["batch_size"], run["strategy"]].append(row)
     several = [len({key[i] for key in groups}) > 1 for i in (0, 1)]
     found = []
-    for (model, batch_size, place), group in groups.items():
-        name = NOTEBOOKS if STRATEGIES[place] == "moving-bn" else STRATEGIES[place]
+    for (model, batch_size, strategy), group in groups.items():
+        name = NOTEBOOKS if strategy == "moving-bn" else strategy
         label = " ".join([name] + [model] * several[0] + [f"batch {batch_size}"] * several[1])
-        group = sorted(group, key=lambda row: row["run"]["seed"])
         finished = [row for row in group if row["status"] == "finished"]
-        found.append(Arm(label, STRATEGIES[place], finished, len(group)))
+        found.append(Arm(label, strategy, finished, len(group)))
     return found
 
 
@@ -94,25 +84,35 @@ HEADER = (
 
 
 def table(rows: Sequence[dict]) -> Rows:
-    drawn = []
+    lines = []
     for arm in arms(rows):
         n = f"{len(arm.rows)}" + (f" of {arm.started}" if len(arm.rows) < arm.started else "")
-        if not arm.rows:
-            drawn.append([arm.label, *["-"] * (len(HEADER) - 2), n])
-            continue
-        drawn.append(
-            [
-                arm.label,
+        cells = ["-"] * (len(HEADER) - 2)
+        if arm.rows:
+            first = arm.rows[0]
+            cells = [
                 arm.mean("accuracy").show(1, 100),
-                arm.last.show(1, 100),
+                arm.mean(f"last_{first['tested_on']}_accuracy").show(1, 100),
                 f"{arm.mean('seconds').mean:.1f}",
-                f"{arm.rows[0]['trainable']:,}",
+                f"{first['trainable']:,}",
                 f"{arm.mean('images_per_second').mean:,.0f}",
-                f"{100 * arm.loading:.0f} %",
-                n,
+                f"{100 * waiting(arm.rows):.0f} %",
             ]
-        )
-    return Rows(HEADER, drawn)
+        lines.append([arm.label, *cells, n])
+    return Rows(HEADER, lines)
+
+
+def waiting(rows: Sequence[dict]) -> float:
+    """Share of the training time spent waiting for images."""
+    training = sum(row["training_seconds"] for row in rows)
+    return sum(row["waiting_seconds"] for row in rows) / training if training else 0.0
+
+
+def bound_by(row: dict) -> str:
+    """What a run waited for."""
+    share = waiting([row])
+    what = "loading images" if share > 0.5 else "computing"
+    return f"bounded by {what} ({100 * share:.0f} % of its training time went into loading)"
 
 
 def caption(rows: Sequence[dict]) -> str:
@@ -137,13 +137,8 @@ def caption(rows: Sequence[dict]) -> str:
     )
 
 
-def advice(rows: Sequence[dict]) -> str:
-    """The sentence that says which strategy to choose here."""
-    return choose(rows)[0]
-
-
 def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
-    """Which strategy to choose here: the quickest of those that are as good as the best.
+    """A sentence on which strategy to choose here: the quickest of those as good as the best.
 
     As good as: the 95 % interval of the best one's lead does not exclude 0.
     """
@@ -151,72 +146,76 @@ def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
     if not running:
         return "Nothing to choose from: no run of these strategies finished.", None
     best = max(running, key=lambda arm: arm.mean("accuracy").mean)
-    leads = {arm.label: lead(best, arm) for arm in running if arm is not best}
-    if not leads:
-        return f"{best.label} alone cannot be compared: {show(best)}.", best
+    others = [arm for arm in running if arm is not best]
+    leads = {arm.label: lead(best, arm) for arm in others}
+    if not others:
+        return f"{best.label} alone cannot be compared: {best}.", best
     if any(value.n < 2 for value in leads.values()):
         return (
             f"Cannot tell which to choose: of the strategies {best.label} has the highest "
-            f"accuracy, {show(best)}, but two seeds or more are needed."
+            f"accuracy, {best}, but two seeds or more are needed."
         ), best
-    as_good = [
-        arm for arm in running if arm is best or leads[arm.label].mean <= leads[arm.label].half
-    ]
-    chosen = min(as_good, key=lambda arm: arm.mean("seconds").mean)
+    as_good = [arm for arm in others if leads[arm.label].mean <= leads[arm.label].half]
+    chosen = min([best, *as_good], key=lambda arm: arm.mean("seconds").mean)
     if chosen is best:
-        second = max(
-            (arm for arm in running if arm is not best), key=lambda arm: arm.mean("accuracy").mean
-        )
+        second = max(others, key=lambda arm: arm.mean("accuracy").mean)
         value = leads[second.label]
         verb = "excludes" if value.mean > value.half else "does not exclude"
         return (
-            f"Choose {best.label} here: {show(best)}; next comes {second.label} with "
-            f"{show(second)}, {points(value)} less, which {verb} 0."
+            f"Choose {best.label} here: {best}; next comes {second.label} with {second}, "
+            f"{points(value)} less, which {verb} 0."
         ), best
-    value = leads[chosen.label]
     return (
-        f"Choose {chosen.label} here: {show(chosen)}; {best.label} has {show(best)}, but its lead "
-        f"of {points(value)} does not exclude 0."
+        f"Choose {chosen.label} here: {chosen}; {best.label} has {best}, but its lead of "
+        f"{points(leads[chosen.label])} does not exclude 0."
     ), chosen
-
-
-def lead(best: Arm, other: Arm) -> Estimate:
-    """By how much `best` is more accurate, over the seeds that both have.
-
-    Its half-width allows for both kinds of chance: other seeds, and other pictures.
-    """
-    pairs = [
-        (first, second)
-        for first in best.rows
-        for second in other.rows
-        if first["run"]["seed"] == second["run"]["seed"]
-    ]
-    seeds = estimate([first["accuracy"] - second["accuracy"] for first, second in pairs])
-    if not pairs:
-        return seeds
-    # For every picture, how much more often the one names it right than the other.
-    right = np.array([[[int(r) for r in row["right"]] for row in pair] for pair in pairs])
-    differences = (right[:, 0] - right[:, 1]).mean(0)
-    if len(differences) < 2:
-        return Estimate(seeds.mean, math.inf, seeds.n)
-    pictures = 1.96 * differences.std(ddof=1) / math.sqrt(len(differences))
-    return Estimate(seeds.mean, math.hypot(seeds.half, pictures), seeds.n)
-
-
-def show(arm: Arm) -> str:
-    return f"{arm.mean('accuracy').show(1, 100)} % in {arm.mean('seconds').mean:.0f} s"
 
 
 def points(value: Estimate) -> str:
     return f"{value.show(1, 100)} points (n = {value.n}, paired by seed and picture, 95 %)"
 
 
-def bound_by(row: dict) -> str:
-    """What a run waited for."""
-    training, waiting = row["training_seconds"], row["waiting_seconds"]
-    share = waiting / training if training else 0.0
-    what = "loading pictures" if share > 0.5 else "computing"
-    return f"bounded by {what} ({100 * share:.0f} % of its training time went into loading)"
+def lead(best: Arm, other: Arm) -> Estimate:
+    """By how much `best` is more accurate, over the seeds that both have.
+
+    Its half-width allows for both kinds of chance: other seeds, and other images.
+    """
+    theirs = {row["run"]["seed"]: row for row in other.rows}
+    pairs = [(row, theirs[row["run"]["seed"]]) for row in best.rows if row["run"]["seed"] in theirs]
+    seeds = estimate([first["accuracy"] - second["accuracy"] for first, second in pairs])
+    if not pairs:
+        return seeds
+    # For every image, how much more often the one names it right than the other.
+    right = np.array([[[int(r) for r in row["right"]] for row in pair] for pair in pairs])
+    differences = (right[:, 0] - right[:, 1]).mean(0)
+    if len(differences) < 2:
+        return Estimate(seeds.mean, math.inf, seeds.n)
+    images = 1.96 * differences.std(ddof=1) / math.sqrt(len(differences))
+    return Estimate(seeds.mean, math.hypot(seeds.half, images), seeds.n)
+
+
+def report(rows: Sequence[dict]) -> list[Part]:
+    return [table(rows), caption(rows), f"**{choose(rows)[0]}**"]
+
+
+def report_of(folder: Path) -> list[Part]:
+    """The report of what the last command compared; of an interrupted one, of finished runs."""
+    path = folder / ALL_ROWS
+    if path.is_file():
+        rows = [parsed(row, path, ("run", *NEEDS)) for row in path.read_bytes().splitlines()]
+    else:
+        rows = sorted(read_rows(readable(folder), NEEDS), key=place_of)
+    if not rows:
+        raise no_results(folder)
+    more = "the command that made them makes those that are not"
+    return report(rows) + ([] if path.is_file() else [f"{len(rows)} runs are finished; {more}"])
+
+
+def place_of(row: dict) -> tuple:
+    """Where experiments.transfer has a run: one seed of everything first."""
+    run = row["run"]
+    size, strategy = run["recipe"]["batch_size"], STRATEGIES.index(run["strategy"])
+    return run["seed"], run["model"], size, strategy
 
 
 def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
@@ -225,48 +224,11 @@ def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomic(folder / ALL_ROWS, text.encode())
     shown = [arm for arm in arms(rows) if arm.rows]
-    curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in shown}
-    points = [
-        (arm.label, *spread(arm.mean("seconds")), *spread(arm.mean("accuracy"))) for arm in shown
-    ]
     if not shown:
         return []
+    curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in shown}
     draw_curves(folder / "curves.png", curves)
-    draw_accuracy_time(folder / "accuracy_time.png", points)
+    ends = [(arm.label, arm.mean("seconds"), arm.mean("accuracy")) for arm in shown]
+    spread = [(label, time.mean, time.half, acc.mean, acc.half) for label, time, acc in ends]
+    draw_accuracy_time(folder / "accuracy_time.png", spread)
     return [folder / "curves.png", folder / "accuracy_time.png"]
-
-
-def spread(value: Estimate) -> tuple[float, float]:
-    return value.mean, value.half
-
-
-def report(rows: Sequence[dict]) -> list[Part]:
-    return [table(rows), caption(rows), f"**{advice(rows)}**"]
-
-
-def report_of(folder: Path) -> list[Part]:
-    """The report of finished runs, and whether some are not."""
-    rows = read_all(folder)
-    if (folder / ALL_ROWS).is_file():
-        return report(rows)
-    more = "the command that made them makes those that are not"
-    return [*report(rows), f"{len(rows)} runs are finished; {more}"]
-
-
-def read_all(folder: Path) -> list[dict]:
-    """What the last command compared; of one that was interrupted, the runs that are finished."""
-    path = folder / ALL_ROWS
-    if path.is_file():
-        rows = [parsed(row, path, ("run", *NEEDS)) for row in path.read_bytes().splitlines()]
-    else:
-        rows = sorted(read_rows(readable(folder), NEEDS), key=place_of)
-    if not rows:
-        raise no_results(folder)
-    return rows
-
-
-def place_of(row: dict) -> tuple:
-    """Where experiments.transfer has a run: one seed of everything first."""
-    run = row["run"]
-    size, strategy = run["recipe"]["batch_size"], STRATEGIES.index(run["strategy"])
-    return run["seed"], run["model"], size, strategy

@@ -23,12 +23,12 @@ from data.views import View
 from experiments.classifier import (
     FP32,
     load_model,
+    open_classifier,
     predict,
     pretrained,
-    published_classifier,
     save_classifier,
 )
-from experiments.evaluate import class_lines, confusion, to_evaluate
+from experiments.evaluate import to_evaluate
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import wilson
 from experiments.proof.checks import shake
@@ -259,14 +259,14 @@ def test_pictures_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
     assert sorted(found.splits["evaluated"].files) == sorted(pictures.splits["test"].files)
     Image.new("RGB", (30, 30)).save(folder / "ant" / "new.png")
     done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
-    assert "left out: 9 pictures that the checkpoint was trained on or chosen by" in done.stdout
+    assert "left out: 9 images that the checkpoint was trained on or chosen by" in done.stdout
     assert " of 4;" in done.stdout
     for split in ("val", "test"):
         for file in pictures.splits[split].files:
             Path(file).unlink()
     (folder / "ant" / "new.png").unlink()
     done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
-    assert_three_lines(done, 3, "no pictures here that the checkpoint has not seen")
+    assert_three_lines(done, 3, "no images here that the checkpoint has not seen")
 
 
 def test_imagenets_folders_are_its_classes_in_order(tmp_path, invoke, monkeypatch):
@@ -274,7 +274,7 @@ def test_imagenets_folders_are_its_classes_in_order(tmp_path, invoke, monkeypatc
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     monkeypatch.setattr("zoo.weights.load.fetch", lambda _: read_weights(tmp_path / "resnet18.pth"))
-    model = published_classifier("resnet18", "IMAGENET1K_V1")
+    model = open_classifier("", "resnet18", "IMAGENET1K_V1")
     for i in range(1000):
         (tmp_path / "val" / f"n{7 * i:08}").mkdir(parents=True)
     places = [tmp_path / "val" / f"n{7 * i:08}" / "x.png" for i in range(1000)]
@@ -287,17 +287,6 @@ def test_imagenets_folders_are_its_classes_in_order(tmp_path, invoke, monkeypatc
     places[5].parent.rmdir()  # a class is missing: places would be wrong from there on
     with pytest.raises(DataError, match="does not know n0"):
         to_evaluate(Source(str(tmp_path / "val")), model)
-
-
-def test_confusion_and_its_table():
-    labels, guesses = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 1, 1, 2])
-    matrix = confusion(labels, guesses, 3)
-    assert matrix.tolist() == [[1, 2, 0], [0, 1, 1], [0, 0, 0]]
-    assert class_lines(matrix, CLASSES) == [
-        ["ant", "3", "1", "33.3", "100.0", "bee"],
-        ["bee", "2", "1", "50.0", "33.3", "개미"],
-        ["개미", "0", "0", "-", "0.0", "-"],
-    ]
 
 
 def test_wilsons_interval_covers_and_stays_inside():

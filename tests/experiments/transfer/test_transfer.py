@@ -582,7 +582,7 @@ def test_scores_are_computed_in_the_layout_that_predict_uses(folder, tmp_path):
     job = TransferJob(contiguous, pictures, tmp_path, CPU, Group())
     weight = job.model.stem.conv.weight
     assert weight.is_contiguous()
-    job.answers("val")
+    job.answers(job.model, "val", FP32)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
 

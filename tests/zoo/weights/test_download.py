@@ -25,7 +25,7 @@ from zoo.weights.download import place_of
 def content() -> bytes:
     buffer = io.BytesIO()
     torch.manual_seed(0)
-    torch.save(torchvision.models.resnet18(num_classes=7).state_dict(), buffer)
+    torch.save(zoo.export(zoo.build("resnet18", 7, width=8)), buffer)
     return buffer.getvalue()
 
 
@@ -84,7 +84,7 @@ def cached() -> list[str]:
 
 def fails(url: str, *words: str) -> None:
     with pytest.raises(zoo.WeightsError) as error:
-        zoo.build("resnet18", 7, weights=url)
+        zoo.build("resnet18", 7, width=8, weights=url)
     assert len(str(error.value).splitlines()) == 3
     for word in words:
         assert word in str(error.value), str(error.value)
@@ -92,7 +92,7 @@ def fails(url: str, *words: str) -> None:
 
 def test_a_good_file_is_downloaded_once(server):
     url = url_of(server)
-    model = zoo.build("resnet18", 7, weights=url)
+    model = zoo.build("resnet18", 7, width=8, weights=url)
     theirs = torch.load(io.BytesIO(server.content), weights_only=True)
     assert all(torch.equal(v, theirs[key]) for key, v in zoo.export(model).items())
     path = place_of(url)
@@ -100,7 +100,7 @@ def test_a_good_file_is_downloaded_once(server):
     assert str(path).startswith(os.environ["TORCH_HOME"])
     assert cached() == [path.name]
     server.mode = "404"
-    zoo.load(zoo.build("resnet18", 7), url)
+    zoo.load(zoo.build("resnet18", 7, width=8), url)
     assert server.requests == 1
 
 
@@ -118,7 +118,7 @@ def test_what_does_not_come_whole_is_not_kept(server, mode, words, name):
     assert time.perf_counter() - begin < 20
     assert cached() == []
     server.mode = "good"
-    zoo.build("resnet18", 7, weights=url)
+    zoo.build("resnet18", 7, width=8, weights=url)
 
 
 def test_the_message_says_where_to_put_a_file_by_hand(server):
@@ -128,7 +128,7 @@ def test_the_message_says_where_to_put_a_file_by_hand(server):
     fails(url_of(server), "cannot download", f"put {path.name} into {path.parent}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(server.content)
-    zoo.build("resnet18", 7, weights=url_of(server))
+    zoo.build("resnet18", 7, width=8, weights=url_of(server))
 
 
 def test_a_name_with_a_wrong_hash_is_not_kept(server):
@@ -138,13 +138,13 @@ def test_a_name_with_a_wrong_hash_is_not_kept(server):
 
 def test_a_file_changed_after_caching_is_refused_and_named(server):
     url = url_of(server)
-    zoo.build("resnet18", 7, weights=url)
+    zoo.build("resnet18", 7, width=8, weights=url)
     body = bytearray(place_of(url).read_bytes())
     body[5000] ^= 1
     place_of(url).write_bytes(body)
     fails(url, "not what its name says", str(place_of(url)), "delete this file", url)
     place_of(url).unlink()
-    zoo.build("resnet18", 7, weights=url)
+    zoo.build("resnet18", 7, width=8, weights=url)
     assert server.requests == 2
 
 
@@ -152,8 +152,8 @@ def test_files_of_one_name_from_two_urls_do_not_collide(server):
     first, second = (url_of(server, f"model.pth?of={owner}") for owner in "ab")
     assert place_of(first).name.endswith("_model.pth")
     assert place_of(first) != place_of(second)
-    zoo.build("resnet18", 7, weights=first)
-    zoo.build("resnet18", 7, weights=second)
+    zoo.build("resnet18", 7, width=8, weights=first)
+    zoo.build("resnet18", 7, width=8, weights=second)
     assert server.requests == len(cached()) == 2
 
 
@@ -163,28 +163,28 @@ def test_published_weights_come_through_the_same_door(server, monkeypatch, caplo
     new = type(entry.value)(url_of(server), entry.transforms, entry.meta)
     monkeypatch.setattr(entry, "_value_", new)
     assert published.published("resnet18", "DEFAULT").url == url_of(server)
-    model = zoo.build("resnet18", 7, weights="DEFAULT")
+    model = zoo.build("resnet18", 7, width=8, weights="DEFAULT")
     with pytest.raises(zoo.WeightsError, match="pass num_classes=7"):
-        zoo.build("resnet18", weights="IMAGENET1K_V1")
+        zoo.build("resnet18", width=8, weights="IMAGENET1K_V1")
     with caplog.at_level(logging.WARNING, "zoo"):
-        fresh = zoo.build("resnet18", num_classes=4, weights="IMAGENET1K_V1")
+        fresh = zoo.build("resnet18", 4, width=8, weights="IMAGENET1K_V1")
     assert "dropped the head's 2 entries: the model keeps its own, for 4 classes" in caplog.text
     assert torch.equal(fresh.stages[3][1].conv2.weight, model.stages[3][1].conv2.weight)
-    assert fresh.head.weight.shape == (4, 512)
+    assert fresh.head.weight.shape == (4, 64)
     assert server.requests == 1
 
 
 def test_a_file_of_the_users_own_is_checked(server, tmp_path):
     path = tmp_path / url_of(server).split("/")[-1]
     path.write_bytes(server.content)
-    zoo.build("resnet18", 7, weights=path)
+    zoo.build("resnet18", 7, width=8, weights=path)
     path.write_bytes(server.content[:-1] + b"x")
     with pytest.raises(zoo.WeightsError, match="not what its name says"):
-        zoo.build("resnet18", 7, weights=path)
+        zoo.build("resnet18", 7, width=8, weights=path)
     date = tmp_path / "model-20261121.pth"
     date.write_bytes(server.content)
     with pytest.raises(zoo.WeightsError, match="rename the file"):
-        zoo.build("resnet18", 7, weights=date)
+        zoo.build("resnet18", 7, width=8, weights=date)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_what_is_no_url_is_refused_in_three_lines(url, server):
 
 def test_a_killed_download_is_never_taken_for_a_whole_one(server):
     server.mode, url = "stalled", url_of(server)
-    script = f"import zoo; zoo.build('resnet18', 7, weights={url!r})"
+    script = f"import zoo; zoo.build('resnet18', 7, width=8, weights={url!r})"
     child = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE)
     while not server.requests:
         time.sleep(0.05)
@@ -211,7 +211,7 @@ def test_a_killed_download_is_never_taken_for_a_whole_one(server):
     assert child.returncode
     assert not place_of(url).exists()
     server.mode = "good"
-    zoo.build("resnet18", 7, weights=url)
+    zoo.build("resnet18", 7, width=8, weights=url)
 
 
 def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):

@@ -114,12 +114,14 @@ def views(state: dict) -> dict:
     return result
 
 
+FORMATS = [{"_use_new_zipfile_serialization": False}, {"pickle_protocol": 3}]
+
+
 @pytest.mark.parametrize(
-    "how",
-    [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 3}],
-    ids=["zip", "old", "protocol 3"],
-)
-@pytest.mark.parametrize("name", CHECKPOINTS)
+    ("name", "how"),
+    [*((name, {}) for name in CHECKPOINTS), *(("views of one storage", how) for how in FORMATS),
+     *(("AdamW, CosineAnnealingLR, DataParallel", how) for how in FORMATS)],
+)  # fmt: skip
 def test_what_people_save_while_training_loads(name, how, tmp_path):
     model = torchvision.models.resnet18(num_classes=3)
     torch.save(CHECKPOINTS[name](model), tmp_path / "w.pth", **how)
