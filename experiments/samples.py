@@ -1,4 +1,4 @@
-"""A contact sheet of the pictures that data/synthetic.py draws ("embedded"): one row a class.
+"""A contact sheet of the images that data/synthetic.py draws ("embedded"): one row a class.
 
 python -m experiments.samples
 """
@@ -16,7 +16,7 @@ COLUMNS = 12
 
 @dataclass(frozen=True)
 class Options:
-    """Draw a contact sheet of the pictures that data/synthetic.py draws."""
+    """Draw a contact sheet of the images that data/synthetic.py draws."""
 
     output: Path = Path("runs/samples.png")
     """The PNG to write."""

@@ -86,12 +86,11 @@ CAPTION = (
 
 def report_of(proof: Proof) -> list[Part]:
     """A line a block, and what holds for the whole network."""
-    header = ("ours", "theirs", "output", "eval", "train", "gradients", "buffers", "")
-    lines = [
-        [block.ours, block.theirs, "x".join(map(str, block.shape)), *map(str, block.parts),
-         block.overall.verdict]
-        for block in proof.blocks
-    ]  # fmt: skip
+    header = ("ours", "output", "eval", "train", "gradients", "buffers", "", "theirs")
+    lines = []
+    for block in proof.blocks:
+        shape, parts = "x".join(map(str, block.shape)), map(str, block.parts)
+        lines.append([block.ours, shape, *parts, block.overall.verdict, block.theirs])
     sentences = [
         f"state dict there and back: largest difference {proof.round_trip}; "
         f"{len(proof.blocks)} blocks: {proof.overall.verdict}"
