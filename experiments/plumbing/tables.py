@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,11 +27,10 @@ def print_report(parts: Sequence[Part]) -> None:
         if isinstance(part, str):
             console.print(part.replace("**", "") + "\n", markup=False)
             continue
-        drawn = Table(*part.header, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-        for column in drawn.columns[:6]:  # without published figures it fits 80 columns
-            column.no_wrap = True
-        for column in drawn.columns[1:6]:
-            column.justify = "right"
+        drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+        for place, heading in enumerate(part.header):  # six of them fit 80 columns
+            justify: JustifyMethod = "right" if 0 < place < 6 else "left"
+            drawn.add_column(heading, justify=justify, no_wrap=place < 6)
         for line in part.lines:
             drawn.add_row(*map(escape, line))
         console.print(drawn)
