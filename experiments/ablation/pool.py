@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -48,9 +47,10 @@ def run_campaign(
     """The row of every run, in order; those already in `output_dir` are not made again."""
     with lock(output_dir):
         todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
+        jobs = min(jobs, len(todo))
         if todo:
-            print(f"{len(todo)} of {len(runs)} runs to do, {min(jobs, len(todo))} at a time")
-            run_all(todo, output_dir, device, min(jobs, len(todo)))
+            print(f"{len(todo)} of {len(runs)} runs to do, {jobs} at a time")
+            run_all(todo, output_dir, device, jobs)
         rows = [read_row(output_dir / run.name, run) for run in runs]
     return list(filter(None, rows))
 
@@ -97,7 +97,7 @@ def watch(
     # An image costs about as much as the network is deep, so depth weighs the bar.
     costs = batch_sizes * [run.depth for run in runs]
     totals = np.array([run.settings.steps for run in runs])
-    recent: deque[tuple[float, int]] = deque(maxlen=25)  # (time, images seen) of 5 seconds
+    began = time.perf_counter()
     layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=int(costs @ totals), bar_format=layout) as bar:
         while not should_stop():
@@ -105,10 +105,8 @@ def watch(
             for future in compress(futures, done):
                 future.result()
             steps, resumed_at = np.where(done, totals, shared.steps), np.array(shared.resumed_at)
-            recent.append((time.perf_counter(), int(batch_sizes @ (steps - resumed_at))))
-            spent, seen = (recent[-1][i] - recent[0][i] for i in (0, 1))
             bar.initial, bar.n = int(costs @ resumed_at), int(costs @ steps)
-            rate = seen / spent if spent else 0
+            rate = batch_sizes @ (steps - resumed_at) / (time.perf_counter() - began)
             bar.set_postfix_str(f"{sum(done)}/{len(runs)} runs, {rate:,.0f} images/s")
             if all(done):
                 return

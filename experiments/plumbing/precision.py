@@ -104,19 +104,19 @@ def settle(
             refuse_mixing(path, key, saved[key], value)
     settled = {}
     for model in models:
-        note = " (settled earlier)"
         if model not in saved["models"]:
             settings, reason = choose(model)
-            values, note = (settings.precision, settings.channels_last, reason), ""
+            values = settings.precision, settings.channels_last, reason
             saved["models"][model] = dict(zip(ENTRY, values, strict=True))
         try:
             precision, layout, reason = (saved["models"][model][key] for key in ENTRY)
         except (TypeError, KeyError) as error:
             raise ResultsError(UNFIT, path, KEEP_IT) from error
-        refuse_mixing(path, "precision", precision, requested if requested != "auto" else precision)
+        if requested != "auto":
+            refuse_mixing(path, "precision", precision, requested)
         settled[model] = Settings(precision=precision, channels_last=layout)
         if first:
-            print(f"Precision of {model} {reason}{note}")
+            print(f"Precision of {model} {reason}")
     if first:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, saved)

@@ -212,11 +212,14 @@ def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):
     assert "again" not in str(error.value)
 
 
-def test_no_message_says_to_delete_a_file():
+def test_only_damaged_files_are_to_be_deleted():
+    """Every text that says so, outside docstrings: of a file whose hash proves the damage."""
+    found = set()
     for path in [p for room in ("data", "experiments", "zoo") for p in (ROOT / room).rglob("*.py")]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             text = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(text, str) and id(node) not in statements:
-                assert "delete " not in text, (path, text)
+            if isinstance(text, str) and id(node) not in statements and "delete " in text:
+                found.add(path.name)
+    assert found == {"download.py"}
