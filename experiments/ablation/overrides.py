@@ -74,10 +74,8 @@ def plan(options: Options, device: torch.device) -> Ablation:
         share = steps / settings.steps
         milestones = tuple(round(milestone * share) for milestone in settings.milestones)
         base = replace(base, settings=replace(settings, steps=steps, milestones=milestones))
-    axes = ablation.axes | given(
-        depth=tuple(sorted(set(options.depths), reverse=True)),
-        seed=tuple(range(options.seeds or 0)),
-    )
+    depths, seeds = sorted(set(options.depths), reverse=True), range(options.seeds or 0)
+    axes = ablation.axes | given(depth=tuple(depths), seed=tuple(seeds))
     return replace(ablation, base=base, axes=axes, epochs=epochs)
 
 
@@ -90,9 +88,8 @@ def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
     if data.source == "embedded":
         cli.check_numbers(options, {"train_images": (2, MOST_DRAWN)})
     size = options.size or on_gpu.get("size")
-    return replace(
-        data, choose=options.choose, **given(size=size, train_images=options.train_images)
-    )
+    numbers = given(size=size, train_images=options.train_images)
+    return replace(data, choose=options.choose, **numbers)
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -69,10 +69,7 @@ def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: i
             watch(runs, futures, shared, should_stop)
         except BrokenProcessPool as error:
             what = "a worker process was killed from outside, most often because memory ran out"
-            fix = (
-                "the same command goes on from here; for less memory: --jobs 1, or a smaller "
-                "--batch-size in a new --output-dir"
-            )
+            fix = "the same command goes on from here; where memory is short, with --jobs 1"
             raise ResultsError(what, output_dir, fix) from error
         finally:
             shared.stop[0] = 1  # the workers save and end after their current step
@@ -93,20 +90,20 @@ def watch(
     runs: Sequence[Run], futures: Sequence[Future], shared: Shared, should_stop: Callable[[], bool]
 ) -> None:
     """Show one bar for all runs until all are done or should_stop(); raise what a worker raised."""
-    batch_sizes = np.array([run.settings.batch_size for run in runs])
+    settings = runs[0].settings  # steps and batch size are those of all runs
     # An image costs about as much as the network is deep, so depth weighs the bar.
-    costs = batch_sizes * [run.depth for run in runs]
-    totals = np.array([run.settings.steps for run in runs])
+    depths = np.array([run.depth for run in runs])
     began = time.perf_counter()
     layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=int(costs @ totals), bar_format=layout) as bar:
+    with tqdm(total=settings.steps * int(depths.sum()), bar_format=layout) as bar:
         while not should_stop():
             done = [future.done() for future in futures]
             for future in compress(futures, done):
                 future.result()
-            steps, resumed_at = np.where(done, totals, shared.steps), np.array(shared.resumed_at)
-            bar.initial, bar.n = int(costs @ resumed_at), int(costs @ steps)
-            rate = batch_sizes @ (steps - resumed_at) / (time.perf_counter() - began)
+            steps = np.where(done, settings.steps, shared.steps)
+            bar.initial, bar.n = int(depths @ shared.resumed_at), int(depths @ steps)
+            seen = settings.batch_size * (sum(steps) - sum(shared.resumed_at))
+            rate = seen / (time.perf_counter() - began)
             bar.set_postfix_str(f"{sum(done)}/{len(runs)} runs, {rate:,.0f} images/s")
             if all(done):
                 return

@@ -146,13 +146,8 @@ def explain(error: BaseException) -> tuple[str, int]:
             return str(error), code
     first_line = (str(error) or type(error).__name__).splitlines()[0]
     if is_lost_loader(error) or is_out_of_memory(error):
-        what = (
-            "out of memory, or a process that loads images was killed, mostly for the same reason"
-        )
-        fix = (
-            "use a smaller --batch-size or --size, or fewer --jobs or --workers; in a container, "
-            "more shared memory (/dev/shm)"
-        )
+        what = "out of memory, or a process that loads images was killed"
+        fix = "use a smaller --batch-size or --size, fewer --jobs or --workers, or more /dev/shm"
         return f"{what}\n{first_line}\n{fix}", 3 if is_lost_loader(error) else 2
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         what = f"the disk is full ({error.strerror}); what was saved before is whole"

@@ -393,7 +393,7 @@ def test_a_killed_worker_is_said(tmp_path, long, invoke, quick_workers):
     killer.start()
     done = invoke("experiments.ablation", *long, "--jobs", 1, "--output-dir", tmp_path)
     killer.join(10)
-    assert_three_lines(done, 3, "killed from outside", "a smaller --batch-size")
+    assert_three_lines(done, 3, "killed from outside", "--jobs 1")
 
 
 @pytest.mark.slow
