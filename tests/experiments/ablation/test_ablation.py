@@ -19,7 +19,6 @@ import torch
 from conftest import ROOT, TINY, assert_three_lines
 from PIL import Image
 
-import zoo
 from experiments.ablation.__main__ import explain_parameters
 from experiments.ablation.overrides import Options, plan
 from experiments.ablation.questions import ABLATIONS, rows
@@ -43,6 +42,9 @@ def test_rows_differ_from_the_base_in_the_axes_fields_only(name):
         assert changed <= allowed
     plain = [dataclasses.replace(run, network="resnet") for run in made if run.network == "plain"]
     assert plain == [run for run in made if run.network == "resnet"]  # both arms, equal settings
+
+
+CPU = torch.device("cpu")
 
 
 class OptionB(Run):
@@ -72,13 +74,6 @@ def test_every_arm_starts_as_the_reference_network_of_its_seed(run):
     assert not torch.equal(mine["head.weight"], other["head.weight"])
 
 
-def test_seeding_alone_would_not_do_it():
-    torch.manual_seed(3)
-    b = zoo.build("resnet20", shortcut="projection").state_dict()
-    torch.manual_seed(3)
-    assert not torch.equal(b["head.weight"], zoo.build("resnet20").state_dict()["head.weight"])
-
-
 def test_the_presets_are_what_they_say():
     depths = {name: sorted(ablation.axes["depth"]) for name, ablation in ABLATIONS.items()}
     assert depths == {"quick": [8, 20, 56], "cifar10": [8, 20, 56],
@@ -89,20 +84,13 @@ def test_the_presets_are_what_they_say():
     assert paper.data == Data("cifar10", size=32, normalize="pixel-mean")
 
 
-def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule():
+def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule(monkeypatch):
     options = Options(preset="quick", epochs=2, train_images=640)
-    assert plan(options, torch.device("cpu")).base.settings.steps == 2 * 10
-    changed = dataclasses.replace(ABLATIONS["quick"], base=ABLATIONS["paper"].base)
-    data = dataclasses.replace(changed.base.data, source="embedded")
-    ABLATIONS["made"] = dataclasses.replace(
-        changed, base=dataclasses.replace(changed.base, data=data)
-    )
-    try:
-        made = plan(Options(preset="made", epochs=8, train_images=1280), torch.device("cpu"))
-    finally:
-        del ABLATIONS["made"]
-    assert made.base.settings.steps == 80
-    assert made.base.settings.milestones == (40, 60)
+    assert plan(options, CPU).base.settings.steps == 2 * 10
+    drawn = dataclasses.replace(ABLATIONS["quick"], base=Run(settings=Settings()))
+    monkeypatch.setitem(ABLATIONS, "drawn", drawn)
+    settings = plan(Options(preset="drawn", epochs=8, train_images=1280), CPU).base.settings
+    assert (settings.steps, settings.milestones) == (80, (40, 60))
 
 
 def test_plain_nets_lose_their_projections_and_it_is_said(capsys):
@@ -122,66 +110,52 @@ def test_the_device_line_says_what_and_why(monkeypatch):
     assert (device.type, why) == ("cuda", "CUDA: Card 9000 is visible")
 
 
-CPU = torch.device("cpu")
+def timed(monkeypatch, **costs: float) -> list[str]:
+    """Steps cost what `costs` say; the names of the settings that are timed, in order.
 
-
-def timed(monkeypatch, costs: dict[str, float]) -> list[str]:
-    """Steps cost what `costs` say; the names of the settings that are timed, in order."""
-    calls = []
+    The first step of a process starts threads and loads libraries: it costs much more.
+    """
+    calls, module = [], "experiments.plumbing.precision"
 
     def time_step(model, batches, settings):
-        calls.append(called(settings))
-        return costs[called(settings)]
+        calls.append(called(settings).replace(" channels_last", "_last"))
+        return costs[calls[-1]] if len(calls) > 1 else 10.0
 
-    monkeypatch.setattr("experiments.plumbing.precision.time_step", time_step)
+    monkeypatch.setattr(f"{module}.time_step", time_step)
+    monkeypatch.setattr(f"{module}.has_bf16", lambda device: "bf16_last" in costs)
     return calls
 
 
-@pytest.mark.parametrize("fastest", ["fp32", "fp32 channels_last", "bf16 channels_last"])
+@pytest.mark.parametrize("fastest", ["fp32", "fp32_last", "bf16_last"])
 def test_precision_is_what_the_clock_says(monkeypatch, fastest):
-    monkeypatch.setattr("experiments.plumbing.precision.has_bf16", lambda device: True)
-    costs = {"fp32": 1.0, "fp32 channels_last": 1.1, "bf16 channels_last": 1.2, fastest: 0.9}
-    calls = timed(monkeypatch, costs)
+    costs = {"fp32": 1.0, "fp32_last": 1.1, "bf16_last": 1.2, fastest: 0.9}
+    calls = timed(monkeypatch, **costs)
     chosen, reason = choose_precision("auto", None, None, Settings(), CPU)
-    assert called(chosen) == fastest
-    assert reason.startswith(f"{fastest}: fastest of")
+    assert reason.startswith(f"{called(chosen)}: fastest of")
+    assert called(chosen) == fastest.replace("_last", " channels_last")
     assert "900 ms" in reason
-    assert max(map(calls[1:].count, costs)) == 4  # besides the first step of all
+    assert max(map(calls[1:].count, costs)) == 4
 
 
 def test_what_is_clearly_slower_is_timed_once(monkeypatch):
     """bf16 that a processor claims and emulates."""
-    monkeypatch.setattr("experiments.plumbing.precision.has_bf16", lambda device: True)
-    costs = {"fp32": 0.22, "fp32 channels_last": 0.2, "bf16 channels_last": 2.5}
-    calls = timed(monkeypatch, costs)
+    costs = {"fp32": 0.22, "fp32_last": 0.2, "bf16_last": 2.5}
+    calls = timed(monkeypatch, **costs)
     assert called(choose_precision("auto", None, None, Settings(), CPU)[0]) == "fp32 channels_last"
-    assert [calls.count(option) for option in costs] == [4, 1 + 4, 1]
-
-
-def test_the_first_step_of_a_process_decides_nothing(monkeypatch):
-    """It starts threads and loads libraries: 2,251 ms were seen where a step takes 400."""
-    monkeypatch.setattr("experiments.plumbing.precision.has_bf16", lambda device: False)
-    costs = iter([10.0])
-    usual = {"fp32": 1.0, "fp32 channels_last": 0.9}
-    monkeypatch.setattr(
-        "experiments.plumbing.precision.time_step", lambda m, b, s: next(costs, usual[called(s)])
-    )
-    chosen, _ = choose_precision("auto", None, None, Settings(), CPU)
-    assert called(chosen) == "fp32 channels_last"
+    assert [calls[1:].count(option) for option in costs] == [4, 4, 1]
 
 
 def test_timing_ends_after_the_round_in_which_its_time_is_up(monkeypatch):
-    monkeypatch.setattr("experiments.plumbing.precision.has_bf16", lambda device: False)
     monkeypatch.setattr("experiments.plumbing.precision.TIMING", 0.0)
-    calls = timed(monkeypatch, {"fp32": 0.9, "fp32 channels_last": 1.0})
+    calls = timed(monkeypatch, fp32=0.9, fp32_last=1.0)
     chosen, reason = choose_precision("auto", None, None, Settings(), CPU)
-    assert calls == ["fp32 channels_last", "fp32 channels_last", "fp32"]
+    assert calls == ["fp32_last", "fp32_last", "fp32"]
     assert called(chosen) == "fp32"
     assert "bf16 is not tried" in reason
 
 
 def test_a_precision_that_is_asked_for_is_not_timed(monkeypatch):
-    calls = timed(monkeypatch, {})
+    calls = timed(monkeypatch)
     chosen, reason = choose_precision("bf16", None, None, Settings(), CPU)
     assert (called(chosen), reason) == ("bf16 channels_last", "bf16, channels_last: as requested")
     assert calls == []
