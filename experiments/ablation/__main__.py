@@ -73,7 +73,7 @@ def carry_out(
     """Every run of the ablation, trained, and their results, which are also in results.csv."""
     runs = [with_warmup(run) for run in rows(ablation)]
     results = list(map(flatten, run_campaign(runs, output_dir, device, jobs)))
-    write_csv(output_dir / "results.csv", results, tuple(FIELDS))
+    write_csv(output_dir / "results.csv", results, FIELDS)
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
         raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
     return runs, results

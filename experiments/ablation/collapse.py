@@ -35,8 +35,11 @@ STATES = {  # the weights of a network, and where its parts went
 VISIBLE = 1e-14
 IMAGES = 25  # of the test set, the first ones: the same for every network
 INITIAL_SEEDS = 100  # nothing is trained for them
-# Of the residuals of the images: their mean, the mean of their logarithms, two percentiles.
-COLUMNS = ("network", "depth", "seed", "state", "block", "residual", "log10", "p10", "p90")
+COLUMNS = {
+    "network": str, "depth": int, "seed": int, "state": str, "block": int,
+    # Of the residuals of the images: their mean, the mean of their logarithms, two percentiles.
+    "residual": float, "log10": float, "p10": float, "p90": float,
+}  # fmt: skip
 
 
 def composite_norm(x: Tensor) -> Tensor:
@@ -67,16 +70,17 @@ def residuals(model: ViT, images: Tensor) -> Tensor:
 
 
 def summary(found: Tensor) -> dict[str, float]:
-    """The last four of COLUMNS, of the residuals (N,) of the images after one block.
+    """The numbers of COLUMNS, of the residuals (N,) of the images after one block.
 
     They differ by powers of ten, so no one number says all: the mean shows the largest, the mean of
     the logarithms all of them, down to where rounding begins.
     """
     visible = found.clamp(min=VISIBLE)
     low, high = visible.quantile(torch.tensor([0.1, 0.9]).to(found))
-    values = (found.mean(), visible.log10().mean(), low, high)
+    log10 = visible.log10().mean()
+    numbers = {"residual": found.mean(), "log10": log10, "p10": low, "p90": high}
     # Six digits: the rest is rounding, and of residuals near VISIBLE all but the first.
-    return {name: float(f"{v:.6g}") for name, v in zip(COLUMNS[-4:], values, strict=True)}
+    return {name: float(f"{number:.6g}") for name, number in numbers.items()}
 
 
 def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:

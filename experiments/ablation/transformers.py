@@ -111,8 +111,7 @@ def slowing_table(residuals: Sequence[dict]) -> Rows:
 def read_residuals(folder: Path) -> list[dict]:
     """The rows of collapse.csv, whole: every block of every network in every state."""
     path, fix = folder / "collapse.csv", "run `make ablation-vit` again; what is trained stays"
-    kinds = dict(zip(COLUMNS, (str, int, int, str, int, float, float, float, float), strict=True))
-    rows = read_csv(path, kinds, fix)
+    rows = read_csv(path, COLUMNS, fix)
     blocks = Counter((row["network"], row["state"], row["seed"]) for row in rows)
     networks, states, _ = map(set, zip(*blocks, strict=True))
     gaps = any(None in row.values() for row in rows) or len({*blocks.values()}) > 1

@@ -31,9 +31,9 @@ def write_json(path: Path, content: object) -> None:
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def write_csv(path: Path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
+def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     # A file's name may be bytes that are no text; a table of text has to hold it all the same.

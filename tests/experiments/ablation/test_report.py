@@ -126,7 +126,7 @@ def test_the_table_counts_what_finished():
 
 def test_results_survive_the_way_through_csv(tmp_path):
     rows = results([2.0, None], [1.0, 1.1])
-    write_csv(tmp_path / "results.csv", rows, tuple(FIELDS))
+    write_csv(tmp_path / "results.csv", rows, FIELDS)
     back = read_results(tmp_path / "results.csv")
     assert report(back, []) == report(rows, [])
 
@@ -135,9 +135,9 @@ def test_results_survive_the_way_through_csv(tmp_path):
 def test_what_is_no_campaign_is_refused_and_nothing_is_to_be_deleted(invoke, tmp_path, path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "campaign.json").write_text('{\n"question": "?"}\n', encoding="utf-8")
-    write_csv(tmp_path / "empty.csv", [], tuple(FIELDS))
+    write_csv(tmp_path / "empty.csv", [], FIELDS)
     odd = results([2.0], [1.0], parameters="many")
-    write_csv(tmp_path / "numbers.csv", odd, tuple(FIELDS))
+    write_csv(tmp_path / "numbers.csv", odd, FIELDS)
     done = invoke("experiments.report", tmp_path / path)
     assert_three_lines(done, 3, path, "name a whole folder of results")
     assert "delete" not in done.stderr
