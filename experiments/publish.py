@@ -33,7 +33,7 @@ def fill_in(text: str, name: str, content: str) -> str:
     if not pattern.search(text):
         where = f"looked for <!-- {name} --> and <!-- /{name} -->"
         fix = "go to skipzoo's own folder, or add the two lines where the table belongs"
-        raise ResultsError("there is no place for this in README.md", where, fix)
+        raise ResultsError(f"README.md is not here, or has no place for {name!r}", where, fix)
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
