@@ -218,7 +218,7 @@ def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
     ("content", "words"),
     [(b"", ("no finished runs",)),
      (b'{"a": 1}\n', ("another command or version", "keep it")),
-     X,
+     (b'{"run"', ("damaged", "keep it")),
      (b"\xff\n", ("damaged", "keep it"))],
 )  # fmt: skip
 def test_rows_that_are_none_are_refused(tmp_path, invoke, content, words):
