@@ -187,7 +187,7 @@ def finish(
     dataset = load_data(run.data)
     last = state.history[-1] if status == "finished" else {}
     row = {
-        "run": json.loads(json.dumps(asdict(run))),
+        "run": asdict(run),
         "status": status,
         "images": [len(dataset.train_labels), len(dataset.test_labels)],
         "parameters": sum(p.numel() for p in state.model.parameters()),
