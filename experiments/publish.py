@@ -31,20 +31,16 @@ def fill_in(text: str, name: str, content: str) -> str:
     """`text` with `content` between its lines <!-- name --> and <!-- /name -->."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise ResultsError(
-            f"README has no place for {name!r}",
-            f"looked for <!-- {name} --> and <!-- /{name} -->",
-            "add the two lines where the table belongs",
-        )
+        where = f"looked for <!-- {name} --> and <!-- /{name} -->"
+        fix = "go to skipzoo's own folder, or add the two lines where the table belongs"
+        raise ResultsError(f"README.md is not here, or has no place for {name!r}", where, fix)
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
 def put_into_readme(name: str, parts: Sequence[Part]) -> None:
     readme = Path("README.md")
-    if not readme.is_file():
-        raise ResultsError("there is no README.md here", Path.cwd(), "go to skipzoo's own folder")
-    text = fill_in(readme.read_text(encoding="utf-8"), name, markdown(parts))
-    write_atomic(readme, text.encode())
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    write_atomic(readme, fill_in(text, name, markdown(parts)).encode())
 
 
 def histories_csv(folder: Path) -> str:
@@ -59,16 +55,13 @@ def histories_csv(folder: Path) -> str:
 def publish_folder(folder: Path) -> None:
     """Into README.md the report, into docs/NAME/ the rows and figures."""
     of_transfer = is_of_transfer(readable(folder))
-    needed, name = ALL_ROWS if of_transfer else "*/history.csv", folder.name
-    if not any(folder.glob(needed)):
-        raise ResultsError(
-            "there is nothing to publish, or not every run is finished",
-            folder,
-            "name the folder of the runs; the command that began them goes on",
-        )
+    if not any(folder.glob(ALL_ROWS if of_transfer else "*/history.csv")):
+        fix = "name the folder of the runs; the command that began them goes on"
+        raise ResultsError("there is nothing to publish, or not every run is finished", folder, fix)
+    name = "transfer" if of_transfer else folder.name
     package = experiments.transfer if of_transfer else experiments.ablation
-    put_into_readme("transfer" if of_transfer else name, package.report.report_of(folder))
-    docs = Path("docs") / ("transfer" if of_transfer else name)
+    put_into_readme(name, package.report.report_of(folder))
+    docs = Path("docs") / name
     docs.mkdir(parents=True, exist_ok=True)
     if not of_transfer:
         write_atomic(docs / "histories.csv", histories_csv(folder).encode())

@@ -3,25 +3,26 @@
     python -m experiments.ablation                       minutes on a laptop, nothing to download
     python -m experiments.ablation cifar10               the same question on CIFAR-10
     python -m experiments.ablation vit                   of vision transformers
-    python -m experiments.ablation --data-dir FOLDER     and on your own pictures
+    python -m experiments.ablation --data-dir FOLDER     and on your own images
 
-Of transformers two things are predicted. Without additions the tokens of a picture become the same,
+Of transformers two things are predicted. Without additions the tokens of an image become the same,
 block by block: Dong et al. 2021 (arXiv 2103.03404), sections 2 and 3. Then queries and keys have
 next to no gradient, and training stalls: Noci et al. 2022 (arXiv 2206.03126).
 Read first: questions.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import zoo
-from experiments.ablation import collapse, tables
-from experiments.ablation.overrides import Options, check, plan
+from experiments.ablation import collapse
+from experiments.ablation.overrides import LIMITS, Options, plan
 from experiments.ablation.pool import default_jobs, run_campaign
 from experiments.ablation.questions import ABLATIONS, NETWORKS, Ablation, rows, with_warmup
-from experiments.ablation.report import report
+from experiments.ablation.report import FIELDS, flatten, report
 from experiments.ablation.runs import Data, Run, build_model, load_data, make_batches
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError
@@ -35,53 +36,44 @@ from experiments.train import Settings
 
 def settle_precision(
     options: Options, ablation: Ablation, device: torch.device, output_dir: Path
-) -> Settings:
+) -> Ablation:
     """Choose precision once an ablation, on its deepest residual network, and remember it there."""
     refuse_folder_with(output_dir, "transfer.json")
     make_deterministic(device)
-    run = replace(ablation.base, depth=max(ablation.axes["depth"]))
+    base = ablation.base
+    deepest = replace(base, depth=max(ablation.axes["depth"]))
 
     def choose(_: str) -> tuple[Settings, str]:
         if options.precision == "auto":
-            print(f"Precision: timing steps of {run.model} ...")
-        model, batches = build_model(run).to(device), make_batches(run, device)
-        return choose_precision(options.precision, model, batches, run.settings, device)
+            print(f"Precision: timing steps of {deepest.model} ...")
+        model, batches = build_model(deepest).to(device), make_batches(deepest, device)
+        return choose_precision(options.precision, model, batches, base.settings, device)
 
     about = {"question": ablation.question, "device": device.type, **STARTS}
-    path = output_dir / "campaign.json"
-    chosen = settle(path, about, [ALL], options.precision, choose)[ALL]
-    return replace(
-        ablation.base.settings, precision=chosen.precision, channels_last=chosen.channels_last
+    chosen = settle(output_dir / "campaign.json", about, [ALL], options.precision, choose)[ALL]
+    settings = replace(
+        base.settings, precision=chosen.precision, channels_last=chosen.channels_last
     )
+    return replace(ablation, base=replace(base, settings=settings))
 
 
-def explain_parameters(ablation: Ablation) -> list[str]:
-    """A line for every plain network that has fewer parameters than its residual twin."""
-    lines = []
-    classes = len(load_data(ablation.base.data).classes)
-    for depth in sorted(ablation.axes["depth"]):
-        plain, residual = (
-            sum(p.numel() for p in zoo.build(f"{network}{depth}", classes).parameters())
-            for network in NETWORKS
-        )
+def explain_parameters(depths: Sequence[int]) -> None:
+    """Print a line for every plain network that has fewer parameters than its residual twin."""
+    for depth in sorted(depths):
+        networks = [zoo.build(f"{network}{depth}") for network in NETWORKS]
+        plain, residual = (sum(p.numel() for p in each.parameters()) for each in networks)
         if plain != residual:
-            lines.append(
-                f"plain{depth} has {plain:,} parameters, resnet{depth} {residual:,}: without its "
-                f"skips the network also lost {residual - plain:,} in their projections"
-            )
-    return lines
+            lost = f"without its skips, plain{depth} also lost {residual - plain:,} parameters"
+            print(f"{lost} in their projections")
 
 
 def carry_out(
-    ablation: Ablation, options: Options, device: torch.device, output_dir: Path
+    ablation: Ablation, output_dir: Path, device: torch.device, jobs: int
 ) -> tuple[list[Run], list[dict]]:
     """Every run of the ablation, trained, and their results, which are also in results.csv."""
-    settings = settle_precision(options, ablation, device, output_dir)
-    ablation = replace(ablation, base=replace(ablation.base, settings=settings))
     runs = [with_warmup(run) for run in rows(ablation)]
-    made = run_campaign(runs, output_dir, device, options.jobs or default_jobs(device))
-    results = list(map(tables.flatten, made))
-    write_csv(output_dir / "results.csv", results, tuple(tables.FIELDS))
+    results = list(map(flatten, run_campaign(runs, output_dir, device, jobs)))
+    write_csv(output_dir / "results.csv", results, FIELDS)
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
         raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
     return runs, results
@@ -89,40 +81,38 @@ def carry_out(
 
 def describe_data(data: Data) -> str:
     dataset = load_data(data)
-    counts = (
-        f"Data {dataset.name}: {len(dataset.train_labels):,} training and "
-        f"{len(dataset.test_labels):,} test pictures, {len(dataset.classes)} classes, "
-        f"{data.size}x{data.size}"
-    )
-    return "\n  ".join((counts, *dataset.notes))
+    train, test = len(dataset.train_labels), len(dataset.test_labels)
+    counts = f"{train:,} training and {test:,} test images, {len(dataset.classes)} classes"
+    return "\n  ".join((f"Data {dataset.name}: {counts}, {data.size}x{data.size}", *dataset.notes))
 
 
 def main(options: Options) -> None:
-    check(options)
+    cli.check_numbers(options, LIMITS)
+    cli.check_folder(options.output_dir or Path("runs"))
     device, why = choose_device(options.device)
     print(ABLATIONS[options.preset].question)
     print(f"Device {why}")
-    with doing("loading the pictures"):
+    with doing("loading the images"):
         ablation = plan(options, device)
         print(describe_data(ablation.base.data))
-    name = "ablation-vit" if options.preset == "vit" else options.preset
-    output_dir = options.output_dir or Path("runs") / (
-        name + (f"-{options.data_dir.stem}" if options.data_dir else "")
-    )
-    for line in explain_parameters(ablation) if options.preset != "vit" else ():
-        print(line)
-    runs, results = carry_out(ablation, options, device, output_dir)
+    of_transformers = options.preset == "vit"
+    if not of_transformers:
+        explain_parameters(ablation.axes["depth"])
+    name = ("ablation-" if of_transformers else "") + options.preset
+    name += f"-{options.data_dir.stem}" if options.data_dir else ""
+    output_dir = options.output_dir or Path("runs") / name
+    ablation = settle_precision(options, ablation, device, output_dir)
+    runs, results = carry_out(ablation, output_dir, device, options.jobs or default_jobs(device))
     residuals = []
-    if options.preset == "vit":
+    if of_transformers:
         with doing("measuring the tokens of all networks"):
             residuals = collapse.measure(runs, output_dir)
     print_report(report(results, residuals))
     with doing("drawing the figures"):
         from experiments.ablation import figures  # matplotlib, which no worker needs
 
-        paths = figures.draw_all(runs, residuals, output_dir, device)
-    for path in paths:
-        print(f"figure: {path}")
+        for path in figures.draw_all(runs, residuals, output_dir, device):
+            print(f"figure: {path}")
     print(f"rows and histories: {output_dir}")
 
 

@@ -1,4 +1,4 @@
-"""How far the tokens of a picture are from being all the same, block by block.
+"""How far the tokens of an image are from being all the same, block by block.
 
     relative residual of X (L, D) = ||X - 1 x^T|| / ||X||, where x is the mean token
 
@@ -18,11 +18,10 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.batches import in_order
-from experiments.ablation.runs import Run, build_model, load_data, normalize_of
+from experiments.ablation.runs import Run, build_model, evaluation_batches
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import read_row, write_csv
 from zoo.vit import ViT
@@ -34,10 +33,13 @@ STATES = {  # the weights of a network, and where its parts went
 }
 # Rounding in fp64 leaves about 4e-16 of tokens that are equal, and nothing below this is compared.
 VISIBLE = 1e-14
-PICTURES = 25  # of the test set, the first ones: the same for every network
+IMAGES = 25  # of the test set, the first ones: the same for every network
 INITIAL_SEEDS = 100  # nothing is trained for them
-# Of the residuals of the pictures: their mean, the mean of their logarithms, two percentiles.
-COLUMNS = ("network", "depth", "seed", "state", "block", "residual", "log10", "p10", "p90")
+COLUMNS = {
+    "network": str, "depth": int, "seed": int, "state": str, "block": int,
+    # Of the residuals of the images: their mean, the mean of their logarithms, two percentiles.
+    "residual": float, "log10": float, "p10": float, "p90": float,
+}  # fmt: skip
 
 
 def composite_norm(x: Tensor) -> Tensor:
@@ -68,23 +70,25 @@ def residuals(model: ViT, images: Tensor) -> Tensor:
 
 
 def summary(found: Tensor) -> dict[str, float]:
-    """The last four of COLUMNS, of the residuals (N,) of the pictures after one block.
+    """The numbers of COLUMNS, of the residuals (N,) of the images after one block.
 
     They differ by powers of ten, so no one number says all: the mean shows the largest, the mean of
     the logarithms all of them, down to where rounding begins.
     """
     visible = found.clamp(min=VISIBLE)
     low, high = visible.quantile(torch.tensor([0.1, 0.9]).to(found))
-    values = (found.mean(), visible.log10().mean(), low, high)
+    log10 = visible.log10().mean()
+    numbers = {"residual": found.mean(), "log10": log10, "p10": low, "p90": high}
     # Six digits: the rest is rounding, and of residuals near VISIBLE all but the first.
-    return {name: float(f"{v:.6g}") for name, v in zip(COLUMNS[-4:], values, strict=True)}
+    return {name: float(f"{number:.6g}") for name, number in numbers.items()}
 
 
 def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
     """A row for every deepest network, seed, state and block, which are also in collapse.csv."""
     depth = max(run.depth for run in runs)
     networks = [run for run in runs if run.depth == depth]
-    images = pictures(networks[0])
+    # On the CPU: not every other device has fp64.
+    images, _ = next(evaluation_batches(networks[0].data, IMAGES, torch.device("cpu")))
     rows = []
     jobs = list(conditions(networks, output_dir))
     for state, run, weights in tqdm(jobs, "residuals", leave=False, disable=None):
@@ -99,17 +103,14 @@ def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
     return rows
 
 
-def fill(model: ViT, path: Path) -> None:
+def fill(model: nn.Module, path: Path) -> None:
     """With the weights of a finished run; those of parts that the model has not are left out."""
     try:
         file = safetensors.torch.load_file(path)
         model.load_state_dict({key: file[key] for key in model.state_dict()})
     except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ResultsError(
-            f"the weights of a finished run cannot be read: {' '.join(str(error).split())[:200]}",
-            path,
-            f"move {path.parent} elsewhere, and the same command makes this run again",
-        ) from error
+        fix = f"move {path.parent} elsewhere, and the same command makes this run again"
+        raise ResultsError("the weights of a finished run cannot be read", path, fix) from error
 
 
 def conditions(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[str, Run, Path | None]]:
@@ -127,14 +128,3 @@ def conditions(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[str, Run
         if run.network == "vit":
             for network in arms:
                 yield "removed", replace(run, network=network), weights
-
-
-def pictures(run: Run) -> Tensor:
-    """(N, 3, H, W), whole and normalised, on the CPU: not every other device has fp64."""
-    data = load_data(run.data)
-    images, labels = data.test_images[:PICTURES], data.test_labels[:PICTURES]
-    device = torch.device("cpu")
-    batches = in_order(
-        images, labels, normalize_of(data, run.data), PICTURES, device, run.data.size
-    )
-    return next(batches)[0]

@@ -1,4 +1,4 @@
-"""Published test errors (%) of the same protocol, to stand beside ours when ours is the paper's.
+"""Published test errors (%) of the paper's protocol, to stand beside ours when ours is the same.
 
 He et al. 2015 (arXiv 1512.03385), table 6. The paper prints no numbers for plain-20 to plain-56
 (figure 6 alone), and for plain-110 only that its error is above 60 %.
@@ -7,23 +7,21 @@ github.com/gcr/torch-residual-networks, github.com/a-martyn/resnet, github.com/l
 and Li et al. 2018 (arXiv 1712.09913), table 2.
 """
 
-PAPER = {
-    "resnet20": "8.75",
-    "resnet32": "7.51",
-    "resnet44": "7.17",
-    "resnet56": "6.97",
-    "resnet110": "6.61 ± 0.16 (std, n = 5)",
-    "plain110": "> 60",
-}
-REPLICATIONS = {
-    "resnet20": "8.27 / 8.29 / 8.0",
-    "resnet32": "7.37 / 7.63 / 7.51",
-    "resnet44": "6.90 / 7.14 / 7.38",
-    "resnet56": "6.61 / 6.94 / 7.33",
-    "resnet110": "6.32 / 6.73",
-    "plain20": "9.5 / 8.65 / 8.18",
-    "plain32": "9.92 / 9.38",
-    "plain44": "11.35",
-    "plain56": "12.76 / 11.83 / 13.31",
-    "plain110": "77.5 / 16.44",
+# Section 4.2 in all that options change but precision.
+PROTOCOL = {
+    "source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128, "schedule": "steps",
+    "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "choose": False,
+}  # fmt: skip
+
+PUBLISHED = {  # the paper's, and those of replications
+    "resnet20": ("8.75", "8.27 / 8.29 / 8.0"),
+    "resnet32": ("7.51", "7.37 / 7.63 / 7.51"),
+    "resnet44": ("7.17", "6.90 / 7.14 / 7.38"),
+    "resnet56": ("6.97", "6.61 / 6.94 / 7.33"),
+    "resnet110": ("6.61 ± 0.16 (std, n = 5)", "6.32 / 6.73"),
+    "plain20": ("-", "9.5 / 8.65 / 8.18"),
+    "plain32": ("-", "9.92 / 9.38"),
+    "plain44": ("-", "11.35"),
+    "plain56": ("-", "12.76 / 11.83 / 13.31"),
+    "plain110": ("> 60", "77.5 / 16.44"),
 }

@@ -9,15 +9,16 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import Array
+from itertools import compress
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -46,20 +47,17 @@ def run_campaign(
     """The row of every run, in order; those already in `output_dir` are not made again."""
     with lock(output_dir):
         todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
+        jobs = min(jobs, len(todo))
         if todo:
-            print(f"{len(todo)} of {len(runs)} runs to do, {min(jobs, len(todo))} at a time")
-            run_all(todo, output_dir, device, min(jobs, len(todo)))
+            print(f"{len(todo)} of {len(runs)} runs to do, {jobs} at a time")
+            run_all(todo, output_dir, device, jobs)
         rows = [read_row(output_dir / run.name, run) for run in runs]
-    return [row for row in rows if row is not None]
+    return list(filter(None, rows))
 
 
 def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int) -> None:
     context = get_context("spawn")  # a forked process cannot use CUDA
-    shared = Shared(
-        steps=context.Array("q", len(runs), lock=False),
-        resumed_at=context.Array("q", len(runs), lock=False),
-        stop=context.Array("b", 1, lock=False),
-    )
+    shared = Shared(*(context.Array("q", size, lock=False) for size in (len(runs), len(runs), 1)))
     with signals.deferred() as should_stop:
         pool = ProcessPoolExecutor(jobs, context, init_worker, (shared,))
         try:
@@ -70,13 +68,9 @@ def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: i
                 ]
             watch(runs, futures, shared, should_stop)
         except BrokenProcessPool as error:
-            batch_size = max(run.settings.batch_size for run in runs)
-            raise ResultsError(
-                "a worker process was killed from outside, most often because memory ran out",
-                output_dir,
-                "the same command goes on from here; for less memory: --jobs 1, or "
-                f"--batch-size {max(2, batch_size // 2)} in a new --output-dir",
-            ) from error
+            what = "a worker process was killed from outside, most often because memory ran out"
+            fix = "the same command goes on from here; where memory is short, with --jobs 1"
+            raise ResultsError(what, output_dir, fix) from error
         finally:
             shared.stop[0] = 1  # the workers save and end after their current step
             pool.shutdown(wait=True, cancel_futures=True)
@@ -93,40 +87,27 @@ def raise_failures(futures: Sequence[Future]) -> None:
 
 
 def watch(
-    runs: Sequence[Run],
-    futures: Sequence[Future],
-    shared: Shared,
-    should_stop: Callable[[], bool],
+    runs: Sequence[Run], futures: Sequence[Future], shared: Shared, should_stop: Callable[[], bool]
 ) -> None:
     """Show one bar for all runs until all are done or should_stop(); raise what a worker raised."""
-    batch_sizes = [run.settings.batch_size for run in runs]
-    # A picture costs about as much as the network is deep, so depth weighs the bar.
-    weights = [run.depth * run.settings.batch_size for run in runs]
-    totals = [run.settings.steps for run in runs]
-    recent: deque[tuple[float, int]] = deque(maxlen=25)  # (time, pictures seen) of 5 seconds
+    settings = runs[0].settings  # steps and batch size are those of all runs
+    # An image costs about as much as the network is deep, so depth weighs the bar.
+    depths = np.array([run.depth for run in runs])
+    began = time.perf_counter()
     layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=weighted(weights, totals), bar_format=layout) as bar:
+    with tqdm(total=settings.steps * int(depths.sum()), bar_format=layout) as bar:
         while not should_stop():
             done = [future.done() for future in futures]
-            for future, is_done in zip(futures, done, strict=True):
-                if is_done:
-                    future.result()
-            steps, resumed_at = list(shared.steps), list(shared.resumed_at)
-            steps = [t if d else s for s, t, d in zip(steps, totals, done, strict=True)]
-            trained = [s - r for s, r in zip(steps, resumed_at, strict=True)]
-            recent.append((time.perf_counter(), weighted(batch_sizes, trained)))
-            spent, seen = (recent[-1][i] - recent[0][i] for i in (0, 1))
-            rate = seen / spent if spent else 0
-            bar.initial = weighted(weights, resumed_at)
-            bar.n = weighted(weights, steps)
+            for future in compress(futures, done):
+                future.result()
+            steps = np.where(done, settings.steps, shared.steps)
+            bar.initial, bar.n = int(depths @ shared.resumed_at), int(depths @ steps)
+            seen = settings.batch_size * (sum(steps) - sum(shared.resumed_at))
+            rate = seen / (time.perf_counter() - began)
             bar.set_postfix_str(f"{sum(done)}/{len(runs)} runs, {rate:,.0f} images/s")
             if all(done):
                 return
             time.sleep(0.2)
-
-
-def weighted(weights: Sequence[int], counts: Sequence[int]) -> int:
-    return sum(weight * count for weight, count in zip(weights, counts, strict=True))
 
 
 # What follows runs in a worker.

@@ -1,24 +1,90 @@
-"""What is shown of an ablation: tables, what was done, and the verdicts."""
+"""Results of an ablation: flat rows, one line of results.csv each; tables, a caption, verdicts."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.listing import readable
 from experiments.ablation import transformers
-from experiments.ablation.tables import caption, read_results, table
+from experiments.ablation.literature import PROTOCOL, PUBLISHED
 from experiments.ablation.verdict import verdict
-from experiments.plumbing.tables import Part
+from experiments.plumbing.results import NAME_IT, read_csv, read_rows
+from experiments.plumbing.stats import estimate
+from experiments.plumbing.tables import Part, Rows
+
+FIELDS = {
+    "network": str, "depth": int, "norm": str, "seed": int, "status": str, "parameters": int,
+    "train_loss": float, "train_error": float, "test_loss": float, "test_error": float,
+    "seconds": float, "source": str, "size": int, "train_images": int, "test_images": int,
+    "choose": str, "normalize": str, "steps": int, "batch_size": int, "schedule": str,
+    "lr": float, "weight_decay": float, "precision": str, "channels_last": str, "device": str,
+    "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
+}  # fmt: skip
+ORDER = ("plain", "resnet", *transformers.ORDER)  # of the table
+
+
+def flatten(row: dict) -> dict:
+    """What row.json has in groups, as one dict with the keys of FIELDS."""
+    run = row["run"]
+    flat = {**run["settings"], **run["data"], **run, **row["versions"], **row}
+    flat["train_images"], flat["test_images"] = row["images"]
+    return {key: flat[key] for key in FIELDS}
+
+
+def read_results(path: Path) -> list[dict]:
+    """The rows of the row.json files below a folder, or else of its results.csv."""
+    file = path / "results.csv" if path.is_dir() else path
+    return list(map(flatten, read_rows(readable(path)))) or read_csv(file, FIELDS, NAME_IT)
+
+
+def table(results: Sequence[dict]) -> Rows:
+    """One line a network, mean ± 95 % CI over its seeds."""
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for result in results:
+        network = ORDER.index(result["network"])
+        groups[result["norm"] == "none", network, result["depth"]].append(result)
+    # Published figures are shown only beside those of the same protocol.
+    paper = all(str(r[key]) == str(value) for r in results for key, value in PROTOCOL.items())
+    header = ["network", "parameters", "train loss", "train error %", "test error %", "n"]
+    header += ["paper", "replications"] if paper else []
+    lines = []
+    for (without_norm, network, depth), group in sorted(groups.items()):
+        finished = [result for result in group if result["status"] == "finished"]
+        name = f"{ORDER[network]}{depth}"
+        lines.append([
+            name + (" no BN" if without_norm else ""),
+            f"{group[0]['parameters']:,}",
+            estimate([result["train_loss"] for result in finished]).show(3),
+            estimate([result["train_error"] for result in finished]).show(1, 100),
+            estimate([result["test_error"] for result in finished]).show(2 if paper else 1, 100),
+            f"{len(finished)}" + (f" of {len(group)}" if len(finished) < len(group) else ""),
+            *(PUBLISHED.get(name, ("-", "-")) if paper else ()),
+        ])  # fmt: skip
+    return Rows(header, lines, ("---", *["---:"] * 5, "---"))
+
+
+def caption(results: Sequence[dict]) -> str:
+    """What was done, in one sentence: data, steps, precision, machine, time."""
+    first = results[0]
+    names = {"embedded": "embedded pictures", "cifar10": "CIFAR-10"}
+    return (
+        f"{names.get(first['source'], 'a folder')} at {first['size']}x{first['size']}, "
+        f"{first['train_images']:,} training and {first['test_images']:,} test pictures, "
+        f"{first['steps']:,} steps of {first['batch_size']}, last epoch; mean ± 95 % CI over n "
+        f"seeds; {first['precision']}, {first['device']}, "
+        f"{sum(result['seconds'] for result in results) / 60:.1f} process-minutes."
+    )
 
 
 def report(results: Sequence[dict], residuals: Sequence[dict]) -> list[Part]:
     """`residuals`: of transformers, the rows of collapse.csv."""
     if not residuals:
-        question = "Do plain networks degrade more with depth?"
-        return [table(results), caption(results), f"**{question} {verdict(results).sentence}**"]
-    verdicts = transformers.verdicts(results, residuals)
+        answer = f"**Do plain networks degrade more with depth? {verdict(results)}**"
+        return [table(results), caption(results), answer]
     return [
-        transformers.networks_table(results), caption(results),
+        table(results), caption(results),
         transformers.residuals_table(residuals), transformers.NOTE,
-        *(f"**{sentence}**" for sentence in verdicts),
+        *transformers.verdicts(results, residuals),
         transformers.slowing_table(residuals), transformers.RATIO,
     ]  # fmt: skip
 

@@ -3,17 +3,16 @@
 Paper: Dong et al. 2021 (arXiv 2103.03404), section 3.
 """
 
-import csv
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.ablation.collapse import COLUMNS, INITIAL_SEEDS, STATES, VISIBLE
-from experiments.ablation.tables import table
-from experiments.ablation.verdict import Verdict, unfinished, verdict
+from experiments.ablation.verdict import compare, unfinished, verdict
 from experiments.plumbing.cli import ResultsError
-from experiments.plumbing.stats import Estimate, estimate, judge, signed
+from experiments.plumbing.results import UNFIT, read_csv
+from experiments.plumbing.stats import Estimate, estimate, judge
 from experiments.plumbing.tables import Rows
 
 ORDER = ("vit", "plainvit", "attention-skip", "mlp-skip", "no-mlp", "pure-attention")
@@ -25,82 +24,6 @@ SLOWING = (  # what may slow the collapse: the network that has it, the one that
     ("MLPs, with additions", "vit", "no-mlp"),
     ("MLPs, without additions", "plainvit", "pure-attention"),
 )
-
-Curves = dict[tuple[str, str], dict[int, list[float]]]  # (network, state) -> seed -> by block
-
-
-def curves(residuals: Sequence[dict], column: str) -> Curves:
-    found: Curves = defaultdict(lambda: defaultdict(list))
-    for row in sorted(residuals, key=lambda row: row["block"]):
-        found[row["network"], row["state"]][row["seed"]].append(row[column])
-    return found
-
-
-def paired(found: Curves, one: str, other: str, state: str) -> list[tuple[list[float], ...]]:
-    """What two networks have by block, of every seed that both have."""
-    a, b = found[one, state], found[other, state]
-    return [(a[seed], b[seed]) for seed in sorted(set(a) & set(b))]
-
-
-def slowed(residuals: Sequence[dict], with_it: str, without: str, state: str) -> Estimate:
-    """By how many powers of ten residuals are larger with it, mean over the blocks and pictures.
-
-    Paired by seed. Below VISIBLE nothing is compared: where both are there, they count as equal.
-    """
-    pairs = paired(curves(residuals, "log10"), with_it, without, state)
-    return estimate([
-        math.fsum(a - b for a, b in zip(one[1:], other[1:], strict=True)) / len(one[1:])
-        for one, other in pairs  # [0] is of the patches
-    ])  # fmt: skip
-
-
-def collapse_verdict(residuals: Sequence[dict], state: str) -> Verdict:
-    """Do the additions keep tokens apart? Yes or no if the t-interval excludes 0."""
-    pairs = paired(curves(residuals, "residual"), "vit", "plainvit", state)
-    ends = [[end if end > VISIBLE else 0.0 for end in (a[-1], b[-1])] for a, b in pairs]
-    vit, plain = (estimate([pair[arm] for pair in ends]) for arm in (0, 1))
-    difference = estimate([a - b for a, b in ends])
-    answer, reason = judge(difference)
-    return Verdict(
-        answer,
-        f"{answer.capitalize()}, {STATES[state]}: the relative residual after the last block is "
-        f"{vit.show(3)} in vit and {plain.show(3)} in plainvit; the difference, "
-        f"{signed(difference)} (n = {difference.n}, paired by seed, 95 % t-interval), {reason}.",
-    )
-
-
-def networks_table(results: Sequence[dict]) -> Rows:
-    """The table of every ablation, in our order."""
-    groups = [[r for r in results if r["network"] == network] for network in ORDER]
-    lines = [line for group in groups if group for line in table(group).lines]
-    return Rows(table(results).header, lines)
-
-
-def residuals_table(residuals: Sequence[dict]) -> Rows:
-    """Of every network, the residual after the last block, and n, in every state."""
-    found = curves(residuals, "residual")
-    depth = max(row["depth"] for row in residuals)
-    lines = []
-    for network in ORDER:
-        ends = [[last[-1] for last in found[network, state].values()] for state in STATES]
-        cells = (f"{estimate(values).show(3)}\n(n = {len(values)})" for values in ends)
-        lines.append([f"{network}{depth}", *cells])
-    return Rows(["network", *HEADINGS], lines)
-
-
-def slowing_table(residuals: Sequence[dict]) -> Rows:
-    """Of everything that may slow the collapse: the answer, the figure and n, in every state."""
-    lines = []
-    for what, with_it, without in SLOWING:
-        line = [f"{what}:\n{with_it} / {without}"]
-        for state in STATES:
-            difference = slowed(residuals, with_it, without, state)
-            answer, _ = judge(difference)
-            line.append(f"{answer}:\n{signed(difference)}\n(n = {difference.n})")
-        lines.append(line)
-    return Rows(["does it slow the collapse?", *HEADINGS], lines, ("---",))
-
-
 HEADINGS = ["\n".join(heading.split(" ", 1)) for heading in STATES.values()]
 RATIO = "Log10 of the ratio of relative residuals, mean over pictures and blocks, paired by seed."
 NOTE = (
@@ -110,52 +33,88 @@ NOTE = (
 )
 
 
-def stalling(results: Sequence[dict]) -> Verdict:
-    return verdict(results, "plainvit", "vit", "blocks")
+def by_block(
+    residuals: Sequence[dict], network: str, state: str, column: str = "residual"
+) -> dict[int, list[float]]:
+    """The values of one column of every seed, from the patches to the last block."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for row in residuals:
+        if (row["network"], row["state"]) == (network, state):
+            found[row["seed"]].append(row[column])
+    return found
+
+
+def slowed(residuals: Sequence[dict], with_it: str, without: str, state: str) -> Estimate:
+    """By how many powers of ten residuals are larger with it, mean over the blocks and images.
+
+    Paired by seed. Below VISIBLE nothing is compared: where both are there, they count as equal.
+    """
+    larger, smaller = (by_block(residuals, n, state, "log10") for n in (with_it, without))
+    ratios = []
+    for seed in sorted(larger.keys() & smaller.keys()):
+        logs = list(zip(larger[seed], smaller[seed], strict=True))[1:]  # [0] is of the patches
+        ratios.append(math.fsum(a - b for a, b in logs) / len(logs))
+    return estimate(ratios)
+
+
+def collapse_verdict(residuals: Sequence[dict], state: str) -> str:
+    """Do the additions keep tokens apart? Yes or no if the t-interval excludes 0."""
+    ends = [
+        {seed: blocks[-1] if blocks[-1] > VISIBLE else 0.0 for seed, blocks in found.items()}
+        for found in (by_block(residuals, network, state) for network in ("vit", "plainvit"))
+    ]
+    seeds = sorted(ends[0].keys() & ends[1].keys())
+    answer, difference, vit, plain = compare([(ends[0][seed], ends[1][seed]) for seed in seeds])
+    return (
+        f"{answer}, {STATES[state]}: the relative residual after the last block is {vit.show(3)} "
+        f"in vit and {plain.show(3)} in plainvit; the difference, {difference}"
+    )
 
 
 def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
     """The sentences of the two questions."""
     parts = [result for result in results if result["network"] not in ("vit", "plainvit")]
+    stalling = verdict(results) + unfinished(parts)
+    collapsing = " ".join(collapse_verdict(residuals, state) for state in STATES)
     return [
-        "Does depth hurt training more without additions? "
-        + stalling(results).sentence
-        + unfinished(parts),
-        "Do additions keep the tokens apart? "
-        + " ".join(collapse_verdict(residuals, state).sentence for state in STATES),
+        f"**Does depth hurt training more without additions? {stalling}**",
+        f"**Do additions keep the tokens apart? {collapsing}**",
     ]
+
+
+def residuals_table(residuals: Sequence[dict]) -> Rows:
+    """Of every network, the residual after the last block, and n, in every state."""
+
+    def cell(network: str, state: str) -> str:
+        ends = [blocks[-1] for blocks in by_block(residuals, network, state).values()]
+        return f"{estimate(ends).show(3)}\n(n = {len(ends)})"
+
+    depth = max(row["depth"] for row in residuals)
+    lines = [[f"{name}{depth}", *(cell(name, state) for state in STATES)] for name in ORDER]
+    return Rows(["network", *HEADINGS], lines)
+
+
+def slowing_table(residuals: Sequence[dict]) -> Rows:
+    """Of everything that may slow the collapse: the answer, the figure and n, in every state."""
+
+    def cell(with_it: str, without: str, state: str) -> str:
+        difference = slowed(residuals, with_it, without, state)
+        return f"{judge(difference)[0]}:\n{difference.signed}\n(n = {difference.n})"
+
+    lines = [
+        [f"{what}:\n{one} / {other}", *(cell(one, other, state) for state in STATES)]
+        for what, one, other in SLOWING
+    ]
+    return Rows(["does it slow the collapse?", *HEADINGS], lines, ("---",))
 
 
 def read_residuals(folder: Path) -> list[dict]:
     """The rows of collapse.csv, whole: every block of every network in every state."""
-    path = folder / "collapse.csv"
-    kinds = dict(zip(COLUMNS, (str, int, int, str, int, float, float, float, float), strict=True))
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [{k: kinds[k](line[k]) for k in COLUMNS} for line in csv.DictReader(file)]
-        refuse_gaps(rows)
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise ResultsError(
-            f"the residuals are missing or damaged: {error}",
-            path,
-            "run `make ablation-vit` again; what is trained stays",
-        ) from error
+    path, fix = folder / "collapse.csv", "run `make ablation-vit` again; what is trained stays"
+    rows = read_csv(path, COLUMNS, fix)
+    blocks = Counter((row["network"], row["state"], row["seed"]) for row in rows)
+    networks, states, _ = map(set, zip(*blocks, strict=True))
+    gaps = any(None in row.values() for row in rows) or len({*blocks.values()}) > 1
+    if gaps or networks != set(ORDER) or not states <= STATES.keys():
+        raise ResultsError(UNFIT, path, fix)
     return rows
-
-
-def refuse_gaps(rows: Sequence[dict]) -> None:
-    for row in rows:
-        values = [row[name] for name in COLUMNS[-4:]]
-        if not all(map(math.isfinite, values)) or min(row["residual"], row["p10"]) < 0:
-            raise ValueError(f"no such residuals: {row}"[:200])
-    depths = {row["depth"] for row in rows}
-    blocks = defaultdict(list)
-    for row in rows:
-        blocks[row["network"], row["state"], row["seed"]].append(row["block"])
-    for arm, found in blocks.items():
-        if sorted(found) != list(range(max(depths) + 1)):
-            raise ValueError(f"blocks {found} of {arm}")
-    missing = {(n, "initial") for n in ORDER} - {arm[:2] for arm in blocks}
-    strange = {arm[:2] for arm in blocks} - {(n, state) for n in ORDER for state in STATES}
-    if missing or strange:
-        raise ValueError(f"missing {sorted(missing)}, unknown {sorted(strange)}")

@@ -2,30 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from experiments.plumbing.stats import estimate, judge, signed
-
-
-@dataclass(frozen=True)
-class Verdict:
-    answer: str  # "yes", "no" or "cannot tell"
-    sentence: str
+from experiments.plumbing.stats import Estimate, estimate, judge
 
 
-def verdict(
-    results: Sequence[dict], plain: str = "plain", residual: str = "resnet", unit: str = "layers"
-) -> Verdict:
+def verdict(results: Sequence[dict]) -> str:
     """Do plain networks degrade more with depth than residual ones?
 
     Degradation is the final training loss of the deepest minus that of the shallowest network,
     paired by seed. The answer is yes or no if the t-interval of plain minus residual excludes 0.
     """
-    arms = (plain, residual)
+    arms, unit = ("plain", "resnet"), "layers"
+    if any(result["norm"] == "layer" for result in results):
+        arms, unit = ("plainvit", "vit"), "blocks"
     results = [r for r in results if r["norm"] != "none" and r["network"] in arms]
     depths = sorted({result["depth"] for result in results})
     if len(depths) < 2:
-        return Verdict("cannot tell", "Cannot tell: one depth alone shows no degradation.")
+        return "Cannot tell: one depth alone shows no degradation."
     losses = {
         (result["network"], result["depth"], result["seed"]): result["train_loss"]
         for result in results
@@ -33,22 +26,27 @@ def verdict(
     }
 
     def degradation(network: str, seed: int) -> float:
-        deepest, shallowest = (losses.get((network, depths[end], seed)) for end in (-1, 0))
-        return math.nan if deepest is None or shallowest is None else deepest - shallowest
+        deepest, shallowest = (losses.get((network, depths[i], seed), math.nan) for i in (-1, 0))
+        return deepest - shallowest
 
     seeds = sorted({result["seed"] for result in results})
-    pairs = [tuple(degradation(network, seed) for network in arms) for seed in seeds]
+    pairs = [(degradation(arms[0], seed), degradation(arms[1], seed)) for seed in seeds]
     pairs = [pair for pair in pairs if not math.isnan(sum(pair))]
-    worse = [estimate([pair[arm] for pair in pairs]) for arm in (0, 1)]
+    answer, difference, plain, residual = compare(pairs)
+    return (
+        f"{answer}: from {depths[0]} to {depths[-1]} {unit} the final training loss "
+        f"changes by {plain.signed} in plain networks and by {residual.signed} in residual "
+        f"ones; plain minus residual, {difference}" + unfinished(results)
+    )
+
+
+def compare(pairs: Sequence[tuple[float, float]]) -> tuple[str, str, Estimate, Estimate]:
+    """The answer, the difference that it rests on, and the two means; a pair is of one seed."""
+    first, second = (estimate([pair[i] for pair in pairs]) for i in (0, 1))
     difference = estimate([pair[0] - pair[1] for pair in pairs])
     answer, reason = judge(difference)
-    return Verdict(
-        answer,
-        f"{answer.capitalize()}: from {depths[0]} to {depths[-1]} {unit} the final training loss "
-        f"changes by {signed(worse[0])} in plain networks and by {signed(worse[1])} in residual "
-        f"ones; plain minus residual, {signed(difference)} (n = {difference.n}, paired by seed, "
-        f"95 % t-interval), {reason}." + unfinished(results),
-    )
+    interval = f"(n = {difference.n}, paired by seed, 95 % t-interval), {reason}."
+    return answer.capitalize(), f"{difference.signed} {interval}", first, second
 
 
 def unfinished(results: Sequence[dict]) -> str:

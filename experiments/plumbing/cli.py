@@ -22,7 +22,6 @@ import tyro
 from data.errors import DataError, Problem
 from data.processes import is_lost_loader
 from experiments.plumbing import signals
-from experiments.plumbing.checkpoint import CheckpointError
 from zoo import ModelError, WeightsError
 
 Options = TypeVar("Options")
@@ -40,26 +39,23 @@ class NumericError(Problem):
     """A result that is not a number."""
 
 
+class CheckpointError(Problem):
+    """A checkpoint that is damaged, or belongs to another run."""
+
+
 EXIT_CODES: dict[type[Exception], int] = {
-    UsageError: 2,
-    ModelError: 2,
-    DataError: 3,
-    ResultsError: 3,
-    CheckpointError: 4,
-    WeightsError: 4,
-    NumericError: 5,
-}
+    UsageError: 2, ModelError: 2, DataError: 3, ResultsError: 3, CheckpointError: 4,
+    WeightsError: 4, NumericError: 5,
+}  # fmt: skip
 CRASH = 70  # EX_SOFTWARE of BSD's sysexits
 PIPE = 141  # as a shell reports SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(
-    main: Callable[[Options], int | None],
-    options: type[Options],
-    module: str,
+    main: Callable[[Options], int | None], options: type[Options], module: str,
     resumes: bool = False,
-) -> NoReturn:
+) -> NoReturn:  # fmt: skip
     """Parse the command line into `options`, call `main`, leave with its exit code.
 
     `resumes`: given again after an interruption, the command continues.
@@ -113,38 +109,29 @@ def is_consequence(error: BaseException) -> bool:
     return isinstance(error, kinds) or is_lost_loader(error)
 
 
-def flag_of(name: str) -> str:
-    """An option as it is typed: train_images is --train-images."""
-    return "--" + name.replace("_", "-")
-
-
 def check_numbers(options: object, limits: Mapping[str, tuple[float, float]]) -> None:
     """UsageError for an option that is outside its limits (both allowed), or is not a number."""
     for name, (least, most) in limits.items():
-        value, flag = getattr(options, name), flag_of(name)
+        value, flag = getattr(options, name), "--" + name.replace("_", "-")
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not least <= number <= most:
                 low, high = (f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in (least, most))
-                raise UsageError(
-                    f"{flag} is too {'large' if number > most else 'small'}",
-                    f"{flag} {number}",
-                    f"give {low} to {high}",
-                )
+                what = f"{flag} is too {'large' if number > most else 'small'}"
+                raise UsageError(what, f"{flag} {number}", f"give {low} to {high}")
 
 
 def check_folder(folder: Path) -> None:
     """OSError for a folder that could not be made or written to: before any work, not after it."""
     folder = folder.absolute()
     there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-    if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    code = errno.EACCES if there.is_dir() else errno.ENOTDIR
+    if code == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK):
+        raise OSError(code, os.strerror(code), str(there))
 
 
 def check_file(flag: str, path: Path, suffix: str = "") -> None:
     """UsageError or OSError for a file that could not be written, or would not be of its kind."""
-    if path.is_dir() or (path.exists() and not path.is_file()):
+    if path.exists() and not path.is_file():
         raise UsageError("a folder or device, and no file", f"{flag} {path}", "name a file")
     if suffix and path.suffix.lower() not in ("", suffix):
         name = path.with_suffix(suffix)
@@ -157,39 +144,24 @@ def explain(error: BaseException) -> tuple[str, int]:
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return str(error), code
-    if is_out_of_memory(error):
-        return (
-            f"out of memory\n{(str(error) or type(error).__name__).splitlines()[0]}\n"
-            "use a smaller --batch-size or --size, or fewer --jobs"
-        ), 2
-    if is_lost_loader(error):
-        return (
-            "a process that loads pictures was killed, most often because memory ran out\n"
-            f"{str(error).splitlines()[0]}\n"
-            "make room, or use fewer --workers; in a container, more shared memory (/dev/shm)"
-        ), 3
+    first_line = (str(error) or type(error).__name__).splitlines()[0]
+    if is_lost_loader(error) or is_out_of_memory(error):
+        what = "out of memory, or a process that loads images was killed"
+        fix = "use a smaller --batch-size or --size, fewer --jobs or --workers, or more /dev/shm"
+        return f"{what}\n{first_line}\n{fix}", 3 if is_lost_loader(error) else 2
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        where = error.filename or "the output folder"
-        return (
-            f"the disk is full ({error.strerror}); what was saved before is whole\n{where}\n"
-            "make room and run the same command again, or choose another --output-dir"
-        ), 3
+        what = f"the disk is full ({error.strerror}); what was saved before is whole"
+        fix = "make room and run the same command again, or choose another --output-dir"
+        return f"{what}\n{error.filename or 'the output folder'}\n{fix}", 3
     if isinstance(error, OSError) and error.filename is not None:
-        missing = isinstance(error, FileNotFoundError)
-        return (
-            f"{'cannot find or make this' if missing else 'cannot use this'}: {error.strerror}\n"
-            f"{error.filename}\n"
-            "check this path, or choose another with --output-dir, --output or --sheet; cache/ is "
-            "made in the current folder"
-        ), 2
+        fix = "check this path, or choose another; cache/ is made in the current folder"
+        return f"cannot use this: {error.strerror}\n{error.filename}\n{fix}", 2
     return "this is a defect of skipzoo: please report the command and the lines above", CRASH
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """CUDA has a class of its own; on the CPU torch raises a RuntimeError with these words."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "bad alloc",
-             "bad_alloc")  # fmt: skip
-    text = str(error).lower()
-    # oneDNN's whole message where there is no room for its machine code.
-    no_room = text == "could not create a primitive"
-    return isinstance(error, MemoryError) or no_room or any(word in text for word in words)
+    words = r"can't allocate memory|not enough memory|out of memory|bad[ _]alloc"
+    # The last is oneDNN's whole message where there is no room for its machine code.
+    whole = rf"(?is).*({words}).*|could not create a primitive"
+    return isinstance(error, MemoryError) or bool(re.fullmatch(whole, str(error)))

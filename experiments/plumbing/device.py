@@ -15,11 +15,9 @@ def choose_device(requested: str) -> tuple[torch.device, str]:
         device = torch.device(requested)
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(
-            f"cannot compute on {requested!r}: {str(error).splitlines()[0]}",
-            f"--device {requested}",
-            "--device auto takes what is there",
-        ) from error
+        what = f"cannot compute on {requested!r}: {str(error).splitlines()[0]}"
+        fix = "--device auto takes what is there"
+        raise UsageError(what, f"--device {requested}", fix) from error
     return device, f"{requested}: as requested"
 
 

@@ -5,7 +5,6 @@ is the same code with a group of one.
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -41,22 +40,22 @@ class Group:
     def wrap(self, model: nn.Module) -> nn.Module:
         return model if self.size == 1 else DistributedDataParallel(model)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in every process."""
+        gathered = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(gathered, value)
+        return gathered
+
     def sum(self, *values: float) -> list[float]:
         """Of every process's numbers, the sums."""
-        if self.size == 1:
-            return list(values)
-        gathered: list[Sequence[float]] = [()] * self.size
-        dist.all_gather_object(gathered, values)
-        return [sum(column) for column in zip(*gathered, strict=True)]
+        return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
     def together(self, tensor: Tensor) -> Tensor:
         """The rows of every process, in the order in which parts were dealt out."""
-        if self.size == 1:
-            return tensor
-        gathered: list[Tensor] = [tensor] * self.size
-        dist.all_gather_object(gathered, tensor.cpu())
-        rows = torch.empty(sum(map(len, gathered)), *gathered[0].shape[1:], dtype=tensor.dtype)
-        for rank, part in enumerate(gathered):
+        parts = self.gather(tensor.cpu())
+        rows = torch.empty(sum(map(len, parts)), *tensor.shape[1:], dtype=tensor.dtype)
+        for rank, part in enumerate(parts):
             rows[rank :: self.size] = part
         return rows.to(tensor.device)
 
@@ -74,10 +73,7 @@ class Group:
 
     def same(self, value: Any) -> Any:
         """The first process's value, in every process."""
-        said = [value]
-        if self.size > 1:
-            dist.broadcast_object_list(said, 0)
-        return said[0]
+        return self.gather(value)[0]
 
 
 def join_group() -> Group:

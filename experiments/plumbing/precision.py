@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from experiments.plumbing.cli import ResultsError, UsageError
 from experiments.plumbing.device import has_bf16
-from experiments.plumbing.results import ELSEWHERE, read_object, write_json
+from experiments.plumbing.results import KEEP_IT, UNFIT, parsed, write_json
 from experiments.train import BatchSource, Settings, forward
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,32 +33,31 @@ def choose_precision(
     if requested != "auto":
         chosen = replace(settings, precision=requested, channels_last=True)
         return chosen, f"{requested}, channels_last: as requested"
-    fp32 = replace(settings, precision="fp32", channels_last=False)
-    options = [replace(fp32, channels_last=True), fp32]
-    if has_bf16(device):
-        options.append(replace(fp32, precision="bf16", channels_last=True))
-        left_out = ""
-    else:
+    fp32 = replace(settings, precision="fp32", channels_last=True)
+    options = [fp32, replace(fp32, channels_last=False), replace(fp32, precision="bf16")]
+    left_out = ""
+    if not has_bf16(device):
+        options.pop()
         left_out = "; bf16 is not tried, since this hardware is not known to compute in it"
-    seconds = fastest_of(options, lambda option: time_step(model, batches, option))
+    seconds = time_in_turns(options, model, batches)
     chosen = min(options, key=lambda option: seconds[option])
     timed = ", ".join(f"{name(option)} {1000 * spent:.0f} ms" for option, spent in seconds.items())
     return chosen, f"{name(chosen)}: fastest of {timed} a step{left_out}"
 
 
-def fastest_of(
-    options: Sequence[Settings], seconds_of: Callable[[Settings], float]
+def time_in_turns(
+    options: list[Settings], model: nn.Module, batches: BatchSource
 ) -> dict[Settings, float]:
-    """The least seconds of each option, in turns, for at most TIMING seconds and a round."""
+    """The least seconds of each option in at most four rounds, of which the last begins in time."""
     seconds = dict.fromkeys(options, math.inf)
-    left, begin = list(options), time.perf_counter()
-    seconds_of(options[0])  # the first step of a process starts threads and loads libraries
+    begin = time.perf_counter()
+    time_step(model, batches, options[0])  # the first of a process starts threads, loads libraries
     for clearly_slower in (3.0, 1.3, 1.3, 1.3):  # times the fastest; in round 1 caches are cold
-        for option in left:
-            seconds[option] = min(seconds[option], seconds_of(option))
+        for option in options:
+            seconds[option] = min(seconds[option], time_step(model, batches, option))
         limit = clearly_slower * min(seconds.values())
-        left = [option for option in left if seconds[option] <= limit]
-        if len(left) == 1 or time.perf_counter() - begin > TIMING:
+        options = [option for option in options if seconds[option] <= limit]
+        if len(options) == 1 or time.perf_counter() - begin > TIMING:
             break
     return seconds
 
@@ -71,10 +70,11 @@ def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> flo
     """Seconds of one forward and backward pass; the model is left as it was."""
     model = to_layout(copy.deepcopy(model), settings).train()
     images, labels = batches.batch(0)
-    synchronize(images.device)
+    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    wait()
     start = time.perf_counter()
     cross_entropy(forward(model, images, settings), labels).backward()
-    synchronize(images.device)
+    wait()
     return time.perf_counter() - start
 
 
@@ -83,23 +83,14 @@ def to_layout(model: Model, settings: Settings) -> Model:
     return model.to(memory_format=layout)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 ALL = "all networks"  # of an ablation
 ENTRY = ("precision", "channels_last", "reason")
 
 
 def settle(
-    path: Path,
-    about: Mapping[str, str],
-    models: Iterable[str],
-    requested: str,
-    choose: Callable[[str], tuple[Settings, str]],
-    first: bool = True,
-) -> dict[str, Settings]:
+    path: Path, about: Mapping[str, str], models: Iterable[str], requested: str,
+    choose: Callable[[str], tuple[Settings, str]], first: bool = True,
+) -> dict[str, Settings]:  # fmt: skip
     """Precision and layout of every model: chosen once for a folder of results, kept in `path`.
 
     `about` says what else its runs have in common; results of something else are refused. `first`:
@@ -107,37 +98,32 @@ def settle(
     """
     saved: dict[str, Any] = {**about, "models": {}}
     if path.exists():
-        saved = read_object(path, tuple(about))
+        saved = parsed(path.read_bytes(), path, tuple(about))
         saved.setdefault("models", {ALL: {key: saved.get(key) for key in ENTRY}})
         for key, value in about.items():
-            if saved[key] != value:
-                raise UsageError(
-                    f"these results were made with {key} {saved[key]!r}, and runs are not mixed",
-                    path,
-                    f"{key} {value!r} needs another --output-dir",
-                )
+            refuse_mixing(path, key, saved[key], value)
+    settled = {}
     for model in models:
-        earlier = model in saved["models"]
-        if not earlier:
+        if model not in saved["models"]:
             settings, reason = choose(model)
             values = settings.precision, settings.channels_last, reason
             saved["models"][model] = dict(zip(ENTRY, values, strict=True))
         try:
-            precision, _, reason = (saved["models"][model][key] for key in ENTRY)
+            precision, layout, reason = (saved["models"][model][key] for key in ENTRY)
         except (TypeError, KeyError) as error:
-            raise ResultsError(f"its models cannot be read: {error!r}", path, ELSEWHERE) from error
-        if requested not in ("auto", precision):
-            raise UsageError(
-                f"these results were made in {precision}, and runs are not mixed",
-                path,
-                f"--precision {precision}, or another --output-dir",
-            )
+            raise ResultsError(UNFIT, path, KEEP_IT) from error
+        if requested != "auto":
+            refuse_mixing(path, "precision", precision, requested)
+        settled[model] = Settings(precision=precision, channels_last=layout)
         if first:
-            print(f"Precision of {model} {reason}" + " (settled earlier)" * earlier)
+            print(f"Precision of {model} {reason}")
     if first:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, saved)
-    return {
-        model: Settings(precision=entry["precision"], channels_last=entry["channels_last"])
-        for model, entry in saved["models"].items()
-    }
+    return settled
+
+
+def refuse_mixing(path: Path, key: str, earlier: str, now: str) -> None:
+    if earlier != now:
+        what = f"these results were made with {key} {earlier!r}, and runs are not mixed"
+        raise UsageError(what, path, f"choose another --output-dir, or {key} {earlier!r} again")

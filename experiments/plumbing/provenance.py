@@ -39,8 +39,7 @@ def commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     here = Path(__file__).parent
     try:
-        return subprocess.run(
-            command, cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        described = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    except OSError:
         return "unknown"
+    return described.stdout.strip() or "unknown"

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from filelock import FileLock, Timeout
 from experiments.plumbing.cli import ResultsError, UsageError
 from zoo.weights.atomic import write_atomic
 
-ELSEWHERE = "choose another --output-dir, or the options that it was made with"
+UNFIT = "a results file is missing, damaged, or of another command or version"
+KEEP_IT = "keep it, and choose another folder; or move it away, and it is made again"
+NAME_IT = "name a whole folder of results, such as runs/quick or runs/transfer-NAME"
 ALL_ROWS = "results.jsonl"  # of experiments.transfer: a row.json a line
 # In the settings of a folder of results; those from before networks started alike lack it.
 STARTS = {"starts": "as the residual network of the seed"}
@@ -28,38 +31,23 @@ def write_json(path: Path, content: object) -> None:
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def write_csv(path: Path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
+def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     # A file's name may be bytes that are no text; a table of text has to hold it all the same.
     write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def read_object(path: Path, needs: Collection[str]) -> dict[str, Any]:
-    """The JSON object in a file; ResultsError if it is damaged, or lacks one of `needs`."""
-    return parsed(path.read_bytes(), path, needs)
-
-
 def parsed(content: bytes, path: Path, needs: Collection[str]) -> dict[str, Any]:
+    """The JSON object in a file's content; ResultsError if there is none that has `needs`."""
     try:
-        found = json.loads(content.decode("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no object")
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(
-            f"a results file is damaged: {error}",
-            path,
-            "delete this file, and the command that made it makes it again",
-        ) from error
-    missing = [name for name in needs if name not in found]
-    if missing:
-        raise ResultsError(
-            f"a results file of another command or version: it has no {missing[0]!r}",
-            path,
-            "keep it, and choose another folder",
-        )
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= set(needs):
+        raise ResultsError(UNFIT, path, KEEP_IT)
     return found
 
 
@@ -74,9 +62,10 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     path = folder / "row.json"
     if not path.exists():
         return None
-    row = read_object(path, ("run", *needs))
+    row = parsed(path.read_bytes(), path, ("run", *needs))
     if run is not None and row["run"] != json.loads(json.dumps(asdict(run))):
-        raise ResultsError("a finished run with other settings is in the way", path, ELSEWHERE)
+        fix = "choose another --output-dir, or the options that it was made with"
+        raise ResultsError("a finished run with other settings is in the way", path, fix)
     return row
 
 
@@ -93,40 +82,23 @@ def read_history(folder: Path) -> dict[str, list[float]]:
     return {name: [float(line[name]) for line in lines] for name in (lines[0] if lines else ())}
 
 
-def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]]) -> list[dict]:
-    """The rows of an ablation's results.csv, or of that in a folder; ResultsError for another."""
-    path = path / "results.csv" if path.is_dir() else path
-    if not path.is_file():
-        return []
+def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]], fix: str) -> list[dict]:
+    """The rows of a file with these columns, None for an empty cell; ResultsError without any."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [
+            rows = [
                 {key: kind(line[key]) if line[key] else None for key, kind in kinds.items()}
                 for line in csv.DictReader(file)
             ]
-    except OSError as error:
-        raise ResultsError(
-            f"cannot read the file: {error.strerror}", path, "check that you may read it"
-        ) from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        why = f"it has no column {error}" if isinstance(error, KeyError) else str(error)[:100]
-        raise ResultsError(
-            f"this is no results.csv of an ablation: {why}", path, NAME_IT
-        ) from error
-
-
-NAME_IT = "name a whole folder of results, such as runs/quick or runs/transfer-NAME"
+    except (OSError, KeyError, ValueError, csv.Error):
+        rows = []
+    if not rows:
+        raise ResultsError(UNFIT, path, fix)
+    return rows
 
 
 def no_results(path: Path) -> ResultsError:
-    """What is said of a path that holds none."""
-    if not path.exists():
-        what = "there is no such file or folder"
-    elif (path / "row.json").is_file():
-        what = "this is one run of several"
-    else:
-        what = "there are no finished runs"
-    return ResultsError(what, path, NAME_IT)
+    return ResultsError("there are no finished runs here", path, NAME_IT)
 
 
 def is_of_transfer(folder: Path) -> bool:
@@ -137,21 +109,15 @@ def is_of_transfer(folder: Path) -> bool:
 def refuse_folder_with(folder: Path, name: str) -> None:
     """UsageError for a folder that another command keeps its results in, under the same names."""
     if (folder / name).exists():
-        raise UsageError(
-            "another command has its results here", folder / name, "choose another --output-dir"
-        )
+        what = "another command has its results here"
+        raise UsageError(what, folder / name, "choose another --output-dir")
 
 
-def lock(output_dir: Path) -> FileLock:
+def lock(output_dir: Path) -> AbstractContextManager:
     """Held while a command writes into the folder; refuses a second one."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    held = FileLock(output_dir / ".lock", timeout=0)
     try:
-        held.acquire()
+        return FileLock(output_dir / ".lock", timeout=0).acquire()
     except Timeout:
-        raise UsageError(
-            "another process is writing results here",
-            output_dir,
-            "wait for it, or choose another --output-dir",
-        ) from None
-    return held
+        fix = "wait for it, or choose another --output-dir"
+        raise UsageError("another process is writing results here", output_dir, fix) from None

@@ -1,19 +1,25 @@
 """Training that can be stopped at any moment and ends with the same bits.
 
 The loop is train.py's; here is what happens between its steps: rows of history, checkpoints, and
-the clock. State is all that changes, so a checkpoint is State, the clock, and whose they are.
+the clock. State is all that changes, so a checkpoint is State, the clock, and whose they are. It is
+either whole or not there, and damage is noticed.
 """
 
+import hashlib
+import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.plumbing.cli import CheckpointError
 from experiments.train import Batch, BatchSource, Settings, State, is_finite, starts_epoch, train
+from zoo.weights.atomic import write_atomic
 
+MAGIC = b"skipzoo checkpoint, sha256 "
 SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints inside of epochs
 
 
@@ -43,6 +49,15 @@ class Timed:
         return batch
 
 
+def timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
+    """The same for batches that come one after the other."""
+    mark = time.perf_counter()
+    for batch in batches:
+        clock.waiting += time.perf_counter() - mark
+        yield batch
+        mark = time.perf_counter()
+
+
 class Stopped(Exception):
     """Asked to stop in the middle of an evaluation."""
 
@@ -53,15 +68,6 @@ def until_stopped(batches: Iterable[Batch], should_stop: Callable[[], bool]) -> 
         if should_stop():
             raise Stopped
         yield batch
-
-
-def timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
-    """The same for batches that come one after the other."""
-    mark = time.perf_counter()
-    for batch in batches:
-        clock.waiting += time.perf_counter() - mark
-        yield batch
-        mark = time.perf_counter()
 
 
 def train_resumably(
@@ -79,14 +85,17 @@ def train_resumably(
     are at the same step. Raises train.Diverged.
     """
     resume(state, path, owner, clock)
-    before, began, saved, save_cost = clock.total, time.perf_counter(), time.perf_counter(), 0.0
+    saved, save_cost = time.perf_counter(), 0.0
+    began = saved - clock.total
 
-    def save() -> float:
-        clock.total = before + time.perf_counter() - began
+    def save() -> None:
+        nonlocal saved, save_cost
         start = time.perf_counter()
+        clock.total = start - began
         if saves:
             save_checkpoint(path, {"run": owner, "clock": asdict(clock), **state.state_dict()})
-        return time.perf_counter() - start
+        saved = time.perf_counter()
+        save_cost = saved - start
 
     def epoch_ended() -> bool:
         last = state.step == settings.steps
@@ -94,7 +103,8 @@ def train_resumably(
 
     progress(state.step)
     try:
-        if epoch_ended() and noted(state) < state.step:  # it was stopped before it was evaluated
+        evaluated = state.history[-1]["step"] if state.history else 0
+        if epoch_ended() and evaluated < state.step:  # it was stopped before it was evaluated
             end_epoch()
         mark = time.perf_counter()
         for _ in train(Timed(batches, clock), settings, state, finite):
@@ -104,24 +114,18 @@ def train_resumably(
                 end_epoch()
             progress(state.step)
             if should_stop():
-                save()
-                return False
+                raise Stopped
             late = time.perf_counter() - saved > max(save_every, save_cost / SAVE_SHARE)
             if (late and mid_epoch) or (ended and not mid_epoch):
-                save_cost, saved = save(), time.perf_counter()
+                save()
             mark = time.perf_counter()
         save()  # what follows takes time too
     except Stopped:
         save()
         return False
     finally:
-        clock.total = before + time.perf_counter() - began
+        clock.total = time.perf_counter() - began
     return True
-
-
-def noted(state: State) -> int:
-    """The step of the last row of the history."""
-    return int(state.history[-1]["step"]) if state.history else 0
 
 
 def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
@@ -130,11 +134,26 @@ def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
         return
     saved = load_checkpoint(path)
     if saved.get("run") != owner:
-        raise CheckpointError(
-            "the checkpoint belongs to a run with other settings",
-            path,
-            "choose another --output-dir, or the options that it was made with",
-        )
+        fix = "choose another --output-dir, or the options that it was made with"
+        raise CheckpointError("the checkpoint belongs to a run with other settings", path, fix)
     state.load_state_dict(saved)
     for name, seconds in saved["clock"].items():
         setattr(clock, name, seconds)
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """torch.save behind one line with its SHA-256: torch itself misses most flipped bits."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    body = buffer.getvalue()
+    write_atomic(path, MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """What save_checkpoint wrote, on the CPU; CheckpointError if a single bit is different."""
+    head, _, body = path.read_bytes().partition(b"\n")
+    if head != MAGIC + hashlib.sha256(body).hexdigest().encode():
+        what = "the checkpoint is damaged, or of another version or command"
+        fix = "choose another --output-dir; or move this file away, and the run starts again"
+        raise CheckpointError(what, path, fix)
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)

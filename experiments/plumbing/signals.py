@@ -99,19 +99,14 @@ def count(reading: socket.socket) -> None:
             say(f"still {what}, please wait; a third time kills it without saving")
         elif asked.count == 3:
             say("killed")
-            kill()
+            kill_children()
+            os._exit(asked.exit_code)
 
 
 def say(text: str) -> None:
     """To stderr without a lock: the main thread may hold any, and be stopped for ever."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
-
-
-def kill() -> None:
-    """End now, with all child processes."""
-    kill_children()
-    os._exit(asked.exit_code)
 
 
 def kill_children() -> None:

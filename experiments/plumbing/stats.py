@@ -13,11 +13,16 @@ class Estimate:
     half: float
     n: int
 
-    def show(self, digits: int, scale: float = 1) -> str:
+    def show(self, digits: int, scale: float = 1, sign: str = "") -> str:
+        """`sign`: "+" to show that of positive means, too."""
         if not self.n:
             return "-"
-        mean = f"{self.mean * scale:.{digits}f}"
+        mean = f"{self.mean * scale:{sign}.{digits}f}"
         return mean if math.isinf(self.half) else f"{mean} ± {self.half * scale:.{digits}f}"
+
+    @property
+    def signed(self) -> str:
+        return self.show(3, sign="+")
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -47,9 +52,3 @@ def judge(difference: Estimate) -> tuple[str, str]:
     if not abs(difference.mean) > difference.half:  # nor if one of them is not a number
         return "cannot tell", "does not exclude 0"
     return "yes" if difference.mean > 0 else "no", "excludes 0"
-
-
-def signed(value: Estimate) -> str:
-    if not value.n:
-        return "-"
-    return f"{value.mean:+.3f}" + ("" if math.isinf(value.half) else f" ± {value.half:.3f}")

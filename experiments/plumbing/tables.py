@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,12 +27,12 @@ def print_report(parts: Sequence[Part]) -> None:
         if isinstance(part, str):
             console.print(part.replace("**", "") + "\n", markup=False)
             continue
-        drawn = Table(*part.header, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-        for place, column in enumerate(drawn.columns):
-            column.overflow = "fold"
+        drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+        for place, heading in enumerate(part.header):
+            justify: JustifyMethod = "right" if 0 < place < 6 else "left"
             longest = max((len(line[place]) for line in part.lines), default=0)
-            column.no_wrap = place < 6 and longest < 40  # so tables without paths fit 80 columns
-            column.justify = "right" if 1 <= place < 6 else "left"
+            whole = place < 6 and longest < 40  # so tables without paths fit 80 columns
+            drawn.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
         for line in part.lines:
             drawn.add_row(*map(escape, line))
         console.print(drawn)

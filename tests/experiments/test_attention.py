@@ -228,4 +228,4 @@ def test_what_cannot_be_drawn_is_refused_in_three_lines(picture, saved, invoke, 
     done = invoke("experiments.attention", checkpoint, tmp_path / "none.png")
     assert_three_lines(done, 3, "none.png")
     done = invoke("experiments.attention", checkpoint, picture, "--output", "/proc/none/a.png")
-    assert_three_lines(done, 2, "cannot find or make this", "/proc/none", "--output")
+    assert_three_lines(done, 2, "cannot use this", "/proc/none", "check this path")

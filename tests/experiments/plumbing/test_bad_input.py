@@ -168,14 +168,12 @@ def test_a_folder_without_classes_is_not_said_to_be_seen_before(tmp_path):
 def test_results_of_another_command_or_version_are_to_be_kept(tmp_path):
     row = {"run": {}, "status": "finished", "accuracy": 0.5}
     (tmp_path / "row.json").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(ResultsError, match="another command or version") as error:
+    with pytest.raises(ResultsError, match="keep it"):
         read_row(tmp_path)
-    assert "keep it" in str(error.value)
     row |= {"train_loss": 1.0, "test_error": 0.5}
     (tmp_path / "row.json").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(ResultsError, match="other settings") as error:
+    with pytest.raises(ResultsError, match="other settings"):
         read_row(tmp_path, Run())
-    assert "delete" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -204,16 +202,6 @@ def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
         )
 
 
-def test_a_checkpoint_of_another_kind_may_be_somebody_elses(tmp_path):
-    from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint
-
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(b"PK\x03\x04\nwhat torch.save writes")
-    with pytest.raises(CheckpointError, match="another version") as error:
-        load_checkpoint(path)
-    assert "choose another --output-dir" in str(error.value)
-
-
 def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):
     from zoo import WeightsError
     from zoo.weights.files import read_weights
@@ -225,7 +213,7 @@ def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):
 
 
 def test_only_damaged_files_are_to_be_deleted():
-    """Every text that says so, outside docstrings: of files whose content proves the damage."""
+    """Every text that says so, outside docstrings: of a file whose hash proves the damage."""
     found = set()
     for path in [p for room in ("data", "experiments", "zoo") for p in (ROOT / room).rglob("*.py")]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -234,4 +222,4 @@ def test_only_damaged_files_are_to_be_deleted():
             text = node.value if isinstance(node, ast.Constant) else None
             if isinstance(text, str) and id(node) not in statements and "delete " in text:
                 found.add(path.name)
-    assert found == {"results.py", "checkpoint.py"}
+    assert found == {"download.py"}

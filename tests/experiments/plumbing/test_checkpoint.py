@@ -6,7 +6,8 @@ import random
 import pytest
 import torch
 
-from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.plumbing.cli import CheckpointError
+from experiments.plumbing.resume import load_checkpoint, save_checkpoint
 from zoo.weights import atomic
 from zoo.weights.atomic import write_atomic
 
@@ -34,6 +35,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
         damaged.append(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
     damaged += [good[: draw.randrange(len(good))] for _ in range(50)]
     damaged += [b"", b"\n", good + b"\0", good[:-100] + bytes(100)]
+    damaged.append(b"PK\x03\x04\nwhat torch.save writes")
     for content in damaged:
         path.write_bytes(content)
         with pytest.raises(CheckpointError) as error:

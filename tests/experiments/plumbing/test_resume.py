@@ -12,7 +12,8 @@ from conftest import forked
 
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import resume as resumable
-from experiments.plumbing.checkpoint import CheckpointError, load_checkpoint
+from experiments.plumbing.cli import CheckpointError
+from experiments.plumbing.resume import load_checkpoint
 from experiments.train import Settings
 
 STEPS = 60
@@ -104,8 +105,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, tmp_path):
 
 def test_a_run_that_is_stopped_while_it_is_evaluated_is_evaluated_later(undisturbed, tmp_path):
     asked = itertools.count(1)  # once after each step, and once for the only batch of test images
-    row = run_one(RUN, tmp_path, torch.device("cpu"), should_stop=lambda: next(asked) == 10)
-    assert row is None
+    finished = run_one(RUN, tmp_path, torch.device("cpu"), should_stop=lambda: next(asked) == 10)
+    assert not finished
     saved = load_checkpoint(tmp_path / "checkpoint.pt")
     assert (saved["step"], saved["history"]) == (10, [])
     _, (began, _) = attempt(tmp_path)

@@ -225,7 +225,7 @@ def test_a_worker_whose_parent_was_killed_saves_and_leaves(tmp_path):
 
 FORKS = """
 import multiprocessing, os, signal, sys, time
-from experiments import signals
+from experiments.plumbing import signals
 
 number = getattr(signal, sys.argv[1])
 signals.listen()

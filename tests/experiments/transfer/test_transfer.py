@@ -24,8 +24,8 @@ from data.collection import Source, open_pictures
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
-from experiments.plumbing.checkpoint import load_checkpoint
 from experiments.plumbing.distributed import Group
+from experiments.plumbing.resume import load_checkpoint
 from experiments.train import Settings
 from experiments.transfer import job as transfer_run
 from experiments.transfer.job import Transfer, TransferJob, run_transfer

@@ -209,7 +209,7 @@ def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
     written(tmp_path, DATA)
     monkeypatch.chdir(tmp_path)
     done = invoke("experiments.publish", tmp_path)
-    assert_three_lines(done, 3, "there is no README.md here")
+    assert_three_lines(done, 3, "README.md is not here")
     assert not (tmp_path / "docs").exists()
     (tmp_path / "README.md").write_text("<!-- transfer -->\n<!-- /transfer -->\n", encoding="utf-8")
     done = invoke("experiments.publish", tmp_path)
@@ -222,8 +222,8 @@ def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
     ("content", "words"),
     [(b"", ("no finished runs",)),
      (b'{"a": 1}\n', ("another command or version", "keep it")),
-     (b'{"run"', ("damaged", "delete this file")),
-     (b"\xff\n", ("damaged", "delete this file"))],
+     (b'{"run"', ("damaged", "keep it")),
+     (b"\xff\n", ("damaged", "keep it"))],
 )  # fmt: skip
 def test_rows_that_are_none_are_refused(tmp_path, invoke, content, words):
     """results.jsonl can go: the runs have their own row.json."""
