@@ -10,9 +10,6 @@ from data.listing import UNREADABLE, Listing
 
 Found = dict[str, dict[str, list[str]]]  # split -> class -> names of images, sorted
 
-TWO_CLASSES = "in two classes at once"
-COPY = "a copy of an image that is kept"
-
 
 def without_duplicates(found: Found, listing: Listing, drawn: bool) -> Found:
     """`found` less the images whose content is elsewhere too; what is left out is noted.
@@ -32,17 +29,15 @@ def without_duplicates(found: Found, listing: Listing, drawn: bool) -> Found:
     for group in same_content(listing, sorted(home)):
         last = max((home[name][0] for name in group), key=("train", "val", "test").index)
         here = [name for name in group if home[name][0] == last]
-        odd, why, leave = here[1:], COPY, drawn and last == "train"
-        if len({home[name] for name in here}) > 1:
-            odd, why, leave = here, TWO_CLASSES, last == "train"
-        for name in odd:
+        two_classes = len({home[name] for name in here}) > 1
+        odd = here if two_classes else here[1:]
+        leave = last == "train" and (two_classes or drawn)
+        elsewhere = [name for name in group if name not in here]
+        gone |= {*elsewhere, *(odd if leave else ())}
+        for name in [*elsewhere, *odd]:
             other = here[1] if name == here[0] else here[0]
-            reason = f"left out, {why}" if leave else f"odd but kept, {why}"
-            listing.notes[reason].add(f"{name} (as {other})")
-        elsewhere = set(group) - set(here)
-        seen = {f"{name} (as {here[0]})" for name in elsewhere}
-        listing.notes["left out, also in val or test"] |= seen
-        gone |= elsewhere | set(odd if leave else ())
+            reason = "left out" if name in gone else "odd but kept"
+            listing.notes[f"{reason}, a copy of another image"].add(f"{name} (as {other})")
     return {
         split: {label: [n for n in names if n not in gone] for label, names in classes.items()}
         for split, classes in found.items()

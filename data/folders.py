@@ -4,7 +4,6 @@ Read first: listing.py (what counts as an image), then duplicates.py (the same i
 """
 
 import csv
-import difflib
 import hashlib
 import io
 import unicodedata
@@ -13,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.duplicates import Found, without_duplicates
-from data.errors import DataError
-from data.listing import LAYOUT, SPLITS, Listing, in_order, is_image, some
+from data.listing import NO_CLASS, SPLITS, Listing, in_order, is_image, some
 
 SHARE = 0.15  # of each class, for each part that is drawn
 
@@ -53,16 +51,14 @@ def scan(
     """
     found = find(listing)
     parts = () if "val" in found else tuple(name for name in wanted if name not in found)
-    classes = check_classes(listing, found)
+    check_classes(listing, found)
     if not keep_duplicates:
         found = without_duplicates(found, listing, bool(parts))
     check_counts(listing, found, len(parts))
+    note_oddities(listing, found)
     if parts:
         found |= draw(found["train"], parts, seed)
-    notes = (*listing.sentences(), *oddities(found, classes))
-    order = [name for name in SPLITS if name in found]
-    splits = {name: labelled(found[name], classes) for name in order}
-    return Scan(listing.root, classes, splits, bool(parts), notes)
+    return as_scan(listing, {name: found[name] for name in SPLITS if name in found}, bool(parts))
 
 
 def scan_classes(listing: Listing) -> Scan | None:
@@ -70,15 +66,17 @@ def scan_classes(listing: Listing) -> Scan | None:
     folders, _ = listing.entries("")
     if {folder.lower() for folder in folders} & SPLITS.keys():
         return None
-    found = listing.classes(folders)
-    classes = tuple(sorted(found))
-    splits = {"whole": labelled(found, classes)}
-    return Scan(listing.root, classes, splits, notes=listing.sentences())
+    return as_scan(listing, {"whole": listing.classes(folders)})
 
 
-def labelled(images: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """Names and labels, class by class."""
-    return tuple((name, i) for i, label in enumerate(classes) for name in images.get(label, ()))
+def as_scan(listing: Listing, found: Found, drawn: bool = False) -> Scan:
+    """With labels, which number the classes of the first split by name."""
+    classes = tuple(sorted(next(iter(found.values()))))
+    splits = {
+        split: tuple((n, i) for i, label in enumerate(classes) for n in images.get(label, ()))
+        for split, images in found.items()
+    }
+    return Scan(listing.root, classes, splits, drawn, listing.sentences())
 
 
 # --- Given splits ---
@@ -88,27 +86,23 @@ def find(listing: Listing) -> Found:
     """The images of each split and class; those of a folder of classes are all train's."""
     folders, files = listing.entries("")
     given = given_splits(listing, folders)
-    beside = set(folders) - set(given.values()) if given else ()
-    listing.notes["left out, a folder beside train/"] |= {
-        f"{folder} (files: {len(listing.files(folder)):,})" for folder in beside
-    }
+    outside = listing.notes[NO_CLASS]
+    outside.update(files, set(folders) - set(given.values()) if given else ())
     found: Found = {}
     for split, folder in (given or {"train": ""}).items():
         inner, loose = listing.entries(folder)
-        files += loose
+        outside.update(loose)
         if classes := listing.classes(inner):
             found[split] = classes
         elif given:
-            listing.notes["left out, a split without class folders of images"].add(folder)
-    listing.notes["left out, in no class folder"] |= set(files)
+            outside.add(folder)
     if "train" not in found or (given and len(found) < 2):
-        where = "val/ or test/" if "train" in found else "train/" if given else "this folder"
-        loose_images = sum(map(is_image, set(files)))
-        raise listing.error(
-            f"there are no images in class folders of {where} ({loose_images:,} in no class)",
-            f"expected is {LAYOUT}",
-        )
-    return found if given else without_splits(listing, found)
+        missing = "val/ or test/" if "train" in found else "train/" if given else "this folder"
+        left_out = "".join(f"; {note}" for note in listing.sentences())
+        raise listing.error(f"there are no images in class folders of {missing}{left_out}")
+    if not given:
+        check_for_inner_splits(listing, found["train"])
+    return found
 
 
 def given_splits(listing: Listing, folders: list[str]) -> dict[str, str]:
@@ -117,10 +111,7 @@ def given_splits(listing: Listing, folders: list[str]) -> dict[str, str]:
     for folder in folders:
         split = SPLITS.get(folder.lower())
         if split in given:
-            raise listing.error(
-                f"{given[split]}/ and {folder}/ are two folders for one split",
-                "move one of them elsewhere, or all images into one",
-            )
+            raise listing.error(f"{given[split]}/ and {folder}/ are two folders for one split")
         if split:
             given[split] = folder
     if list(given) == ["train"]:
@@ -134,73 +125,62 @@ def given_splits(listing: Listing, folders: list[str]) -> dict[str, str]:
     return given
 
 
-def without_splits(listing: Listing, found: Found) -> Found:
-    """`found`; DataError if one of the classes holds train/ and other splits itself."""
-    for name, images in found["train"].items():
+def check_for_inner_splits(listing: Listing, classes: dict[str, list[str]]) -> None:
+    """DataError if one of the classes holds train/ and other splits itself."""
+    for name, images in classes.items():
         inner = {SPLITS.get(image.split("/")[1].lower()) for image in images}
         if "train" in inner and len(inner - {None}) > 1:
             raise listing.error(
                 f"{name}/ holds splits of its own, so it cannot be a class",
                 f"name {listing.root / name}, or put train/ above the classes",
             )
-    return found
 
 
-def check_classes(listing: Listing, found: Found) -> tuple[str, ...]:
-    """The classes of train, sorted by name; DataError unless train has all there are, and two."""
-    classes = tuple(sorted(found["train"]))
-    folded = {fold(name): name for name in classes}
-    for split, name in ((part, name) for part in found for name in sorted(found[part])):
-        near = difflib.get_close_matches(fold(name), folded, n=1)
-        fix = f"rename it to '{folded[near[0]]}', as in train" if near else "move it elsewhere"
-        if fold(name) in folded:
-            fix += " (the names differ only by case or Unicode form)"
-        if name not in classes:
-            raise DataError(
-                f"{split} has a class that train lacks, so nothing can learn it: '{name}'",
-                (listing.root / found[split][name][0]).absolute(),
-                f"{fix}, or add images of it to train",
+def check_classes(listing: Listing, found: Found) -> None:
+    """DataError unless train has two classes or more, and all that there are."""
+    classes = found["train"]
+    for split in found:
+        for name in sorted(found[split].keys() - classes.keys()):
+            raise listing.error(
+                f"{split} has a class that train lacks, so nothing can learn it: '{name}' "
+                f"({found[split][name][0]})",
+                f"add images of it to train, move it elsewhere, or rename it (case and Unicode "
+                f"form count) to one of train's: {some(classes)}",
             )
+    for name in classes:
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             what = f"the name of a class folder is not valid Unicode: '{name}'"
             raise listing.error(what, "rename the folder")
     if len(classes) < 2:
-        what = f"there is only one class: '{classes[0]}'"
-        raise listing.error(what, f"two or more are needed, as {LAYOUT}")
-    return classes
-
-
-def fold(name: str) -> str:
-    """Equal for names that differ only by case or by Unicode's normal form."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        raise listing.error(f"there is only one class: '{some(classes)}'")
 
 
 def check_counts(listing: Listing, found: Found, parts: int) -> None:
     """DataError where duplicates left nothing to learn from, to judge by or to draw."""
-    for name, images in sorted(found["train"].items()):
-        if len(images) <= parts:
-            raise listing.error(
-                f"class '{name}' has too few images to train on: {len(images)} "
-                f"(needed: {parts + 1}; duplicates and contradictions are not counted)",
-                "add images of it, or remove the class",
-            )
+    counts = {f"class '{name}' of train": len(found["train"][name]) for name in found["train"]}
+    few = [f"{name}: {count}" for name, count in counts.items() if count <= parts]
     if "val" in found and not any(found["val"].values()):
-        fix = "fill val with images of its own, or remove it and it is drawn from train"
-        raise listing.error("every image of val is in test too", fix)
+        few.append("val: 0")
+    if few:
+        raise listing.error(
+            f"too few images are left, of each {parts + 1} or more are needed: {some(few)}",
+            "add images, or remove the class or the split; duplicates are not counted",
+        )
 
 
-def oddities(found: Found, classes: tuple[str, ...]) -> list[str]:
-    """What is odd about the classes, a sentence each."""
-    odd = []
-    for split in ("val", "test"):
-        lacking = [name for name in classes if split in found and not found[split].get(name)]
-        if lacking:
-            odd.append(f"odd: {split} has no images of a class of train: {some(lacking)}")
-    alike: defaultdict[str, list[str]] = defaultdict(list)
-    for name in classes:
-        alike[fold(name)].append(name)
-    same = "odd: names of classes that differ only by case or Unicode form"
-    return odd + [f"{same}: {some(names)}" for names in alike.values() if len(names) > 1]
+def note_oddities(listing: Listing, found: Found) -> None:
+    """What is odd about the classes."""
+    alike: defaultdict[str, set[str]] = defaultdict(set)
+    for name in found["train"]:
+        # Equal for names that differ only by case or by Unicode's normal form.
+        folded = unicodedata.normalize("NFC", name).casefold()
+        alike[unicodedata.normalize("NFC", folded)].add(name)
+        for split in found:
+            if not found[split].get(name):
+                listing.notes[f"odd, {split} has no images of a class of train"].add(name)
+    for names in alike.values():
+        if len(names) > 1:
+            listing.notes["odd, class names differ by case or Unicode form only"] |= names
 
 
 # --- Drawn splits ---

@@ -78,7 +78,7 @@ def test_other_shapes_are_fitted_and_duplicates_noted(tmp_path):
     data = read_folder(tree, 8)
     assert data.train_images.shape == (6, 3, 8, 8)
     assert data.train_images[3, :, 0, 0].tolist() == [9, 246, 7]
-    twice = "left out, also in val or test (1): train/bee/2.png (as test/bee/1.png)"
+    twice = "left out, a copy of another image (1): train/bee/2.png (as test/bee/1.png)"
     assert data.notes == (twice,)
     assert len(read_folder(tree, 8, keep_duplicates=True).train_images) == 7
 
