@@ -7,7 +7,7 @@ copies to the device, nor waits for it. The training loop does wait: it reads ev
 Dimension key: N batch, C channels, H W height and width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,13 +76,7 @@ class Batches:
         input_size: int,
         padding: int,
     ) -> None:
-        count = len(dataset.train_labels)
-        if not 2 <= batch_size <= count:
-            raise DataError(
-                f"no training batch of {batch_size} can be made",
-                f"{dataset.name} has {count} training images; batch norm needs 2 or more",
-                f"choose a --batch-size from 2 to {count}",
-            )
+        check_batch_size(batch_size, len(dataset.train_labels))
         self.images = dataset.train_images.to(device)
         self.labels = dataset.train_labels.to(device)
         self.normalize = normalize.to(device)
@@ -117,6 +111,17 @@ class Batches:
         return enlarge(images, self.input_size), self.labels[index]
 
 
+def check_batch_size(size: int, images: int, processes: int = 1) -> None:
+    """DataError unless each process gets as many images of a batch, two or more."""
+    if not 2 * processes <= size <= images or size % processes:
+        multiple = f", a multiple of {processes}" if processes > 1 else ""
+        raise DataError(
+            f"no training batch of {size} can be made",
+            f"{images} training images, {processes} processes; batch norm needs 2 in each",
+            f"choose a --batch-size from {2 * processes} to {images}{multiple}",
+        )
+
+
 def enlarge(images: Tensor, size: int) -> Tensor:
     """(N, C, H, W) -> (N, C, size, size), bilinear; unchanged where it has that size."""
     if images.shape[-1] == size:
@@ -133,6 +138,17 @@ def in_order(
     input_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order, whole (no crop, no flip), the last partial batch included."""
+    chunks = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    return prepared(chunks, normalize, input_size, device)
+
+
+def prepared(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    normalize: Normalize,
+    input_size: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of uint8 images as a network takes them, on the device."""
     normalize = normalize.to(device)
-    for chunk, answers in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        yield enlarge(normalize(chunk.to(device)), input_size), answers.to(device)
+    for images, labels in batches:
+        yield enlarge(normalize(images.to(device)), input_size), labels.to(device)

@@ -7,12 +7,12 @@ import csv
 import hashlib
 import io
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.duplicates import Found, without_duplicates
-from data.listing import NO_CLASS, SPLITS, Listing, in_order, is_image, some
+from data.listing import NO_CLASS, ORDER, Listing, by_folder, is_image, some, split_of
 
 SHARE = 0.15  # of each class, for each part that is drawn
 
@@ -50,58 +50,62 @@ def scan(
     DataError where there is nothing to learn from, or nothing honest to judge by.
     """
     found = find(listing)
-    parts = () if "val" in found else tuple(name for name in wanted if name not in found)
-    check_classes(listing, found)
+    homes = set(found.values())
+    check_classes(listing, homes)
+    given = {split for split, _ in homes}
+    parts = () if "val" in given else tuple(split for split in wanted if split not in given)
     if not keep_duplicates:
         found = without_duplicates(found, listing, bool(parts))
-    check_counts(listing, found, len(parts))
-    note_oddities(listing, found)
+    check_counts(listing, homes, Counter(found.values()), len(parts))
     if parts:
-        found |= draw(found["train"], parts, seed)
-    return as_scan(listing, {name: found[name] for name in SPLITS if name in found}, bool(parts))
+        found = draw(found, parts, seed)
+    return labelled(listing, found, bool(parts))
 
 
 def scan_classes(listing: Listing) -> Scan | None:
     """Every image of one folder of classes, as the split "whole"; None if it holds splits."""
     folders, _ = listing.entries("")
-    if {folder.lower() for folder in folders} & SPLITS.keys():
+    if any(map(split_of, folders)):
         return None
-    return as_scan(listing, {"whole": listing.classes(folders)})
+    names = ((name, folder) for folder in folders for name in listing.images(folder))
+    return labelled(listing, {name: ("whole", folder) for name, folder in names})
 
 
-def as_scan(listing: Listing, found: Found, drawn: bool = False) -> Scan:
-    """With labels, which number the classes of the first split by name."""
-    classes = tuple(sorted(next(iter(found.values()))))
-    splits = {
-        split: tuple((n, i) for i, label in enumerate(classes) for n in images.get(label, ()))
-        for split, images in found.items()
-    }
-    return Scan(listing.root, classes, splits, drawn, listing.sentences())
+def labelled(listing: Listing, found: Found, drawn: bool = False) -> Scan:
+    """Split by split and class by class."""
+    classes = sorted({label for _, label in found.values()})
+    numbers = {label: number for number, label in enumerate(classes)}
+    splits: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name in sorted(found, key=lambda name: (found[name][1], by_folder(name))):
+        split, label = found[name]
+        splits[split].append((name, numbers[label]))
+    ordered = {split: tuple(splits[split]) for split in (*ORDER, "whole") if split in splits}
+    return Scan(listing.root, tuple(classes), ordered, drawn, listing.sentences())
 
 
 # --- Given splits ---
 
 
 def find(listing: Listing) -> Found:
-    """The images of each split and class; those of a folder of classes are all train's."""
+    """Where each image belongs; those of a folder of classes are all train's."""
     folders, files = listing.entries("")
     given = given_splits(listing, folders)
     outside = listing.notes[NO_CLASS]
     outside.update(files, set(folders) - set(given.values()) if given else ())
     found: Found = {}
     for split, folder in (given or {"train": ""}).items():
-        inner, loose = listing.entries(folder)
+        classes, loose = listing.entries(folder)
         outside.update(loose)
-        if classes := listing.classes(inner):
-            found[split] = classes
-        elif given:
-            outside.add(folder)
-    if "train" not in found or (given and len(found) < 2):
-        missing = "val/ or test/" if "train" in found else "train/" if given else "this folder"
+        for name in classes:
+            if not given:
+                check_for_splits(listing, name)
+            found |= dict.fromkeys(listing.images(name), (split, name.rpartition("/")[2]))
+    splits = {split for split, _ in found.values()}
+    outside.update(folder for split, folder in given.items() if split not in splits)
+    if "train" not in splits or (given and len(splits) < 2):
+        missing = "val/ or test/" if "train" in splits else "train/" if given else "this folder"
         left_out = "".join(f"; {note}" for note in listing.sentences())
         raise listing.error(f"there are no images in class folders of {missing}{left_out}")
-    if not given:
-        check_for_inner_splits(listing, found["train"])
     return found
 
 
@@ -109,7 +113,7 @@ def given_splits(listing: Listing, folders: list[str]) -> dict[str, str]:
     """split -> folder, empty for a folder of classes."""
     given: dict[str, str] = {}
     for folder in folders:
-        split = SPLITS.get(folder.lower())
+        split = split_of(folder)
         if split in given:
             raise listing.error(f"{given[split]}/ and {folder}/ are two folders for one split")
         if split:
@@ -125,42 +129,53 @@ def given_splits(listing: Listing, folders: list[str]) -> dict[str, str]:
     return given
 
 
-def check_for_inner_splits(listing: Listing, classes: dict[str, list[str]]) -> None:
-    """DataError if one of the classes holds train/ and other splits itself."""
-    for name, images in classes.items():
-        inner = {SPLITS.get(image.split("/")[1].lower()) for image in images}
-        if "train" in inner and len(inner - {None}) > 1:
-            raise listing.error(
-                f"{name}/ holds splits of its own, so it cannot be a class",
-                f"name {listing.root / name}, or put train/ above the classes",
-            )
+def check_for_splits(listing: Listing, folder: str) -> None:
+    """DataError if a class folder holds train/ and other splits itself."""
+    inside = set(map(split_of, listing.entries(folder)[0])) - {None}
+    if "train" in inside and len(inside) > 1:
+        raise listing.error(
+            f"{folder}/ holds splits of its own, so it cannot be a class",
+            f"name {listing.root / folder}, or put train/ above the classes",
+        )
 
 
-def check_classes(listing: Listing, found: Found) -> None:
+def check_classes(listing: Listing, homes: set[tuple[str, str]]) -> None:
     """DataError unless train has two classes or more, and all that there are."""
-    classes = found["train"]
-    for split in found:
-        for name in sorted(found[split].keys() - classes.keys()):
+    classes = {label for split, label in homes if split == "train"}
+    for split, label in sorted(homes):
+        if label not in classes:
             raise listing.error(
-                f"{split} has a class that train lacks, so nothing can learn it: '{name}' "
-                f"({found[split][name][0]})",
-                f"add images of it to train, move it elsewhere, or rename it (case and Unicode "
-                f"form count) to one of train's: {some(classes)}",
+                f"{split} has a class that train lacks, so nothing can learn it: '{label}'",
+                "add images of it to train, move it elsewhere, or rename it (case and Unicode form "
+                f"count) to one of train's: {some(classes)}",
             )
-    for name in classes:
-        if any("\ud800" <= letter <= "\udfff" for letter in name):
-            what = f"the name of a class folder is not valid Unicode: '{name}'"
+        if any("\ud800" <= letter <= "\udfff" for letter in label):
+            what = f"the name of a class folder is not valid Unicode: '{label}'"
             raise listing.error(what, "rename the folder")
     if len(classes) < 2:
         raise listing.error(f"there is only one class: '{some(classes)}'")
+    alike = Counter(map(fold, classes))
+    reason = "odd, names of classes that differ by case or Unicode form only"
+    listing.notes[reason] |= {label for label in classes if alike[fold(label)] > 1}
 
 
-def check_counts(listing: Listing, found: Found, parts: int) -> None:
+def fold(name: str) -> str:
+    """Equal for names that differ only by case or by Unicode's normal form."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def check_counts(
+    listing: Listing, homes: set[tuple[str, str]], counts: Counter[tuple[str, str]], parts: int
+) -> None:
     """DataError where duplicates left nothing to learn from, to judge by or to draw."""
-    counts = {f"class '{name}' of train": len(found["train"][name]) for name in found["train"]}
-    few = [f"{name}: {count}" for name, count in counts.items() if count <= parts]
-    if "val" in found and not any(found["val"].values()):
-        few.append("val: 0")
+    classes = {label for split, label in homes if split == "train"}
+    few = [f"'{label}' in train: {counts['train', label]}" for label in classes
+           if counts["train", label] <= parts]  # fmt: skip
+    for split in {split for split, _ in homes} - {"train"}:
+        lacking = {label for label in classes if not counts[split, label]}
+        if lacking == classes:
+            few.append(f"all of {split}: 0")
+        listing.notes[f"odd, {split} has no images of a class of train"] |= lacking
     if few:
         raise listing.error(
             f"too few images are left, of each {parts + 1} or more are needed: {some(few)}",
@@ -168,38 +183,25 @@ def check_counts(listing: Listing, found: Found, parts: int) -> None:
         )
 
 
-def note_oddities(listing: Listing, found: Found) -> None:
-    """What is odd about the classes."""
-    alike: defaultdict[str, set[str]] = defaultdict(set)
-    for name in found["train"]:
-        # Equal for names that differ only by case or by Unicode's normal form.
-        folded = unicodedata.normalize("NFC", name).casefold()
-        alike[unicodedata.normalize("NFC", folded)].add(name)
-        for split in found:
-            if not found[split].get(name):
-                listing.notes[f"odd, {split} has no images of a class of train"].add(name)
-    for names in alike.values():
-        if len(names) > 1:
-            listing.notes["odd, class names differ by case or Unicode form only"] |= names
-
-
 # --- Drawn splits ---
 
 
-def draw(train: dict[str, list[str]], parts: tuple[str, ...], seed: int) -> Found:
-    """15 % of each class, at least one image, for each of `parts`; the rest stays in train."""
-    drawn: Found = {split: {} for split in ("train", *parts)}
-    for label, names in train.items():
-        # By a hash of the name, so an image that is added later hardly moves the others;
-        # scikit-learn's stratified split would deal all of them anew.
-        order = sorted(names, key=lambda name: digest(f"{seed} {name}"))
+def draw(found: Found, parts: tuple[str, ...], seed: int) -> Found:
+    """15 % of each class of train, at least one image, for each of `parts`."""
+    drawn = dict(found)
+    # By a hash of the name, so an image that is added later hardly moves the others;
+    # scikit-learn's stratified split would deal all of them anew.
+    shuffled: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(found, key=lambda name: digest(f"{seed} {name}")):
+        if found[name][0] == "train":
+            shuffled[found[name][1]].append(name)
+    for label, names in shuffled.items():
         start = 0
         for place, split in enumerate(parts, start=1):
             # Shares are rounded together, so that train is not short of two halves.
             stop = max(round(place * SHARE * len(names)), start + 1)
-            drawn[split][label] = in_order(order[start:stop])
+            drawn |= dict.fromkeys(names[start:stop], (split, label))
             start = stop
-        drawn["train"][label] = in_order(order[start:])
     return drawn
 
 

@@ -124,7 +124,7 @@ def check_size(image: Image.Image) -> None:
     for width, height in (image.size, (tags.get(322, 1), tags.get(323, 1))):
         if min(width, height) < 1 or width * height > most:
             raise ValueError(
-                f"it is empty or too large: {width:,} x {height:,} pixels; at most {most:,} are read"
+                f"it is too large or empty: {width} x {height} pixels (limit {most:,})"
             )
 
 

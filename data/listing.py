@@ -20,6 +20,7 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+ORDER = ("train", "val", "test")
 LAYOUT = "train/<class>/*.jpg beside val/ or test/, or one folder for each class"
 UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # also in a zip
 NAMED = 5  # names in a note; the rest is counted
@@ -93,23 +94,19 @@ class Listing:
             folders, files = self.entries(here)
             found += files
             waiting += reversed(folders)
-        return in_order(found)
+        return sorted(found, key=by_folder)
 
     def real(self, name: str) -> str:
         return os.path.realpath(self.root / name)
 
-    def classes(self, folders: Iterable[str]) -> dict[str, list[str]]:
-        """The images of each class folder; folders without any are left out."""
-        classes = {}
-        for folder in folders:
-            files = self.files(folder)
-            images = [name for name in files if is_image(name)]
-            self.notes["left out, not .jpg, .png ..."] |= set(files) - set(images)
-            if images:
-                classes[folder.rpartition("/")[2]] = images
-            else:
-                self.notes[NO_CLASS].add(folder)
-        return classes
+    def images(self, folder: str) -> list[str]:
+        """The images at any depth below the folder of a class."""
+        files = self.files(folder)
+        images = list(filter(is_image, files))
+        self.notes["left out, not .jpg, .png ..."] |= set(files) - set(images)
+        if not images:
+            self.notes[NO_CLASS].add(folder)
+        return images
 
     def size(self, name: str) -> int:
         return (self.root / name).stat().st_size
@@ -139,7 +136,7 @@ class ZipListing(Listing):
 
     def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         parts = info.filename.split("/")
-        first = next((i for i, part in enumerate(parts) if part.lower() in SPLITS), 0)
+        first = next((i for i, part in enumerate(parts) if split_of(part)), 0)
         name = "/".join(parts[first:])
         self.members[name] = archive, info
         while name:
@@ -181,7 +178,7 @@ def listing_of(root: Path) -> Listing:
     folders, files = listing.entries("")
     zips = [root / name for name in files if name.lower().endswith(".zip")]
     # Zips beside what they were unpacked to would count every image twice.
-    unpacked = any(folder.lower() in SPLITS for folder in folders)
+    unpacked = any(map(split_of, folders))
     return ZipListing(root, zips) if zips and not unpacked else listing
 
 
@@ -193,13 +190,18 @@ def readable(folder: Path) -> Path:
     return folder
 
 
+def split_of(folder: str) -> str | None:
+    """The split that a folder is for, going by its name."""
+    return SPLITS.get(folder.rpartition("/")[2].lower())
+
+
 def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Sorted folder by folder, so that "ant/2" comes before "ant b/1", as the classes do."""
-    return sorted(names, key=lambda name: name.split("/"))
+def by_folder(name: str) -> list[str]:
+    """A key to sort by, so that "ant/2" comes before "ant b/1", as the classes do."""
+    return name.split("/")
 
 
 def some(names: Iterable[str]) -> str:

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, StackDataset
 
-from data.batches import Normalize, enlarge
+from data.batches import Normalize, check_batch_size, enlarge, prepared
 from data.decoding import Images
-from data.errors import DataError
 from data.processes import shielded_from
 from data.views import NUMBERS, RandomView, View
 
@@ -72,14 +71,7 @@ class ViewBatches:
     def __init__(
         self, dataset: StepDataset, device: torch.device, workers: int = 0, *, spawn: bool = False
     ) -> None:
-        count, size, shares = len(dataset.labels), dataset.batch_size, dataset.part[1]
-        if not 2 * shares <= size <= count or size % shares:
-            raise DataError(
-                f"no training batch of {size} can be made",
-                f"{count} training images, {shares} processes; batch norm needs 2 in each",
-                f"choose a --batch-size from {2 * shares} to {count}"
-                + (f", a multiple of {shares}" if shares > 1 else ""),
-            )
+        check_batch_size(dataset.batch_size, len(dataset.labels), processes=dataset.part[1])
         self.dataset, self.device, self.workers, self.spawn = dataset, device, workers, spawn
         self.normalize = normalize_as(dataset.view.view).to(device)
         self.coming: Iterator[tuple[Tensor, Tensor]] = iter(())
@@ -115,22 +107,6 @@ class ViewBatches:
         return enlarge(self.normalize(images), self.dataset.view.view.input_size), labels
 
 
-@dataclass(frozen=True)
-class EvaluationChunks:
-    """Evaluation batches by number, uint8 on the CPU."""
-
-    images: Images
-    labels: Tensor
-    places: Sequence[range]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor]:
-        here = list(self.places[chunk])
-        return torch.stack([self.images[i] for i in here]), self.labels[here]
-
-
 def every_image(
     images: Images,
     labels: Tensor,
@@ -141,11 +117,17 @@ def every_image(
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order: (N, 3, S, S) and labels; `part` (i, n): every n-th from i."""
-    mine = range(part[0], len(labels), part[1])
-    places = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    normalize = normalize_as(view).to(device)
-    chunks: Any = EvaluationChunks(images, labels, places)
+    pairs: Any = StackDataset(images, labels)  # type: ignore[arg-type]  # two sequences
+    loader: Any = DataLoader(
+        pairs, batch_size, sampler=range(part[0], len(labels), part[1]), num_workers=workers,
+        collate_fn=stacked,
+    )  # fmt: skip
     with shielded_from(SIGINT):
-        arriving = iter(DataLoader(chunks, batch_size=None, num_workers=workers))
-    for chunk, answers in arriving:
-        yield enlarge(normalize(chunk.to(device)), view.input_size), answers.to(device)
+        arriving = iter(loader)
+    yield from prepared(arriving, normalize_as(view), view.input_size, device)
+
+
+def stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Not DataLoader's own, which lays the pixels out otherwise in a worker process."""
+    images, labels = zip(*pairs, strict=True)
+    return torch.stack(images), torch.stack(labels)
