@@ -39,13 +39,18 @@ IMAGE_DEFAULTS: dict[str, Any] = {
     "do_rescale": True, "do_normalize": True, "resample": 2, "rescale_factor": 1 / 255,
     "image_mean": TRANSFORMERS_VIT.normalize[0], "image_std": TRANSFORMERS_VIT.normalize[1],
 }  # fmt: skip
-# What the zoo's networks are, whatever their sizes.
-USUAL = {"model_type": ("vit",), "hidden_act": ("gelu",), "qkv_bias": (True,),
-         "problem_type": (None, "single_label_classification")}  # fmt: skip
-# Processors that resize, crop, divide and normalise, with these defaults.
-PROCESSORS = (None, "ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil",
-              "ViTFeatureExtractor")  # fmt: skip
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+# What the zoo's networks are, whatever their sizes, and what is done to their images.
+ALLOWED: dict[str, tuple[object, ...]] = {
+    "model_type": ("vit",), "hidden_act": ("gelu",), "qkv_bias": (True,),
+    "problem_type": (None, "single_label_classification"),
+}  # fmt: skip
+ALLOWED_FOR_IMAGES: dict[str, tuple[object, ...]] = {
+    "image_processor_type": (None, "ViTImageProcessor", "ViTImageProcessorFast",
+                             "ViTImageProcessorPil", "ViTFeatureExtractor"),
+    "do_resize": (True,), "do_rescale": (True,), "do_pad": (False, None),
+    "resample": tuple(INTERPOLATIONS),
+}  # fmt: skip
 
 
 def from_hub(source: str) -> Weights:
@@ -109,7 +114,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def name_of(config: Mapping[str, Any], path: Path) -> str:
     """The network of the zoo that a config.json describes."""
-    unusual = {key for key, values in USUAL.items() if config[key] not in values}
+    unusual = {key for key, values in ALLOWED.items() if config[key] not in values}
     sizes = tuple(config[size] for size in SIZES)
     name = next((name for name, row in TABLE.items() if row[: len(SIZES)] == sizes), "")
     if not name:
@@ -137,23 +142,19 @@ def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
         entries = entries.get("image_processor")
     if not isinstance(entries, dict):
         raise WeightsError("it has no image_processor", path, "get it again, or leave it out")
-    config = IMAGE_DEFAULTS | {"size": image_size} | entries
-    kind = config["image_processor_type"] or config.get("feature_extractor_type")
+    old_name = {"image_processor_type": entries.get("feature_extractor_type")}
+    config = IMAGE_DEFAULTS | {"size": image_size} | old_name | entries
+    unusual = {k for k, values in ALLOWED_FOR_IMAGES.items() if config[k] not in values}
+    factor = config["rescale_factor"]
+    if not isinstance(factor, float) or not abs(255 * factor - 1) < 1e-6:  # which NaN is not either
+        unusual.add("rescale_factor")
     resize, squash = side_of(config["size"])
-    crop, _ = side_of(config.get("crop_size", resize)) if config["do_center_crop"] else (resize, 0)
-    resample, factor = config["resample"], config["rescale_factor"]
-    done_here = (
-        kind in PROCESSORS
-        and (config["do_resize"] and config["do_rescale"] and not config["do_pad"])
-        and isinstance(resample, int)
-        and resample in INTERPOLATIONS
-        and isinstance(factor, float)
-        and abs(255 * factor - 1) < 1e-6
-        and (crop == resize if squash else config["do_center_crop"])  # a square in either case
-        and crop == image_size
-    )
-    if not done_here:
-        found = ", ".join(f"{key}={value!r:.40}" for key, value in config.items())
+    crop = side_of(config.get("crop_size", resize))[0] if config["do_center_crop"] else resize
+    is_square = crop == resize if squash else config["do_center_crop"]
+    if crop != image_size or not is_square:
+        unusual |= {"size", "do_center_crop", "crop_size"}
+    if unusual:
+        found = ", ".join(f"{key}={config.get(key)!r:.60}" for key in sorted(unusual))
         why = f"for images of {image_size} pixels, preprocessing that is not done here: {found}"
         fix = "prepare images with transformers, and use the model from Python: zoo.load"
         raise WeightsError(why, path, fix)
@@ -161,7 +162,7 @@ def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
     if config["do_normalize"]:
         mean, std = config["image_mean"], config["image_std"]
     return {
-        "resize": resize, "crop": crop, "interpolation": INTERPOLATIONS[resample],
+        "resize": resize, "crop": crop, "interpolation": INTERPOLATIONS[config["resample"]],
         "squash": squash, "mean": mean, "std": std, "input_size": crop,
     }  # fmt: skip
 

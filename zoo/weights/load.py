@@ -176,21 +176,17 @@ def misfits(places: State, tensors: State, unknown: State, dialect: Dialect) -> 
 
     Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.
     """
-    problems = [f"{key} of shape {show(tensor)} is unknown" for key, tensor in unknown.items()]
-    for key, tensor in tensors.items():
-        name = dialect.from_zoo(key) or key
-        if key not in places:
-            problems.append(f"{name} has shape {show(tensor)} and no place")
-        elif tensor.shape != (place := places[key]).shape:
-            problems.append(f"{name} is {show(tensor)} in the file and {show(place)} in the model")
-    return problems + [
-        f"{dialect.from_zoo(key) or key} of shape {show(place)} is missing"
-        for key, place in places.items() if key not in tensors and is_shaped(key)
-    ]  # fmt: skip
+    problems = [f"{key} is {shape_in(unknown, key)} in the file and unknown" for key in unknown]
+    for key in {**tensors, **places}:
+        theirs, ours = shape_in(tensors, key), shape_in(places, key)
+        if theirs != ours and (key in tensors or is_shaped(key)):
+            name = dialect.from_zoo(key) or key
+            problems.append(f"{name} is {theirs} in the file and {ours} in the model")
+    return problems
 
 
-def show(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
+def shape_in(state: State, key: str) -> str:
+    return str(tuple(state[key].shape)) if key in state else "missing"
 
 
 # What each dtype holds without loss.
