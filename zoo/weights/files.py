@@ -96,21 +96,43 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(content: bytes, source: str, hashed: bool = False) -> Weights:
-    """Tensors on the CPU, however they were saved; `hashed` if the SHA-256 has been compared."""
-    if content[8:9] != b"{" or content[:4] == b"PK\x03\x04":
-        return from_loaded(decode_pickle(content, source, hashed), source)
+    """Tensors on the CPU, however they were saved; `hashed` if the SHA-256 has been compared.
+
+    torch.save writes a zip archive, before PyTorch 1.6 a bare pickle.
+    """
+    zipped = content[:4] == b"PK\x03\x04"
+    is_safe = content[8:9] == b"{" and not zipped
+    if not (is_safe or zipped or content[:1] == b"\x80"):
+        why = f"this is not a file of weights: it begins with {content[:40]!r}"
+        fix = "give the .pth or .safetensors file itself, not a page, an LFS pointer or an archive"
+        raise WeightsError(why, source, fix)
     try:
-        header, text, body = header_of(content)
-        tensors = safetensors.torch.load(content)
-        metadata, digest = read_metadata(text, source)
-        if digest is not None and digest != digest_of(metadata, header, body):
-            raise ValueError("its SHA-256 does not fit its content")
+        if is_safe:
+            return from_safetensors(content, source)
+        screen(content, hashed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is about to be refused
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    # The library checks most of it; what is left ends in many kinds of exceptions.
+    except Suspicious as error:
+        raise WeightsError(str(error), source, error.fix) from error
+    # A pickle is a program; a broken or hostile one can end in any exception at all.
     except Exception as error:
-        why = f"this is not a whole .safetensors file: {error!r:.160}"
-        raise WeightsError(why, source, AGAIN) from error
+        why = (
+            str(error) if is_safe else type(error).__name__
+        )  # torch's text advises to trust the file
+        raise WeightsError(f"the file is incomplete or damaged: {why}", source, AGAIN) from error
+    return from_loaded(loaded, source)
+
+
+def from_safetensors(content: bytes, source: str) -> Weights:
+    """The library checks most of it, the digest the rest."""
+    header, text, body = header_of(content)
+    tensors = safetensors.torch.load(content)
+    metadata, digest = read_metadata(text, source)
+    if digest is not None and digest != digest_of(metadata, header, body):
+        raise ValueError("its SHA-256 does not fit its content")
     return Weights(unwrap(tensors, source), metadata, source)
 
 
@@ -138,27 +160,6 @@ def from_loaded(loaded: Any, source: str) -> Weights:
     # An OrderedDict can bring methods of its own out of a file, so dict's are called by name.
     text = dict.get(loaded, METADATA) if isinstance(loaded, dict) else None
     return Weights(unwrap(loaded, source), read_metadata(text, source)[0], source)
-
-
-def decode_pickle(content: bytes, source: str, hashed: bool) -> Any:
-    """What torch.save wrote: a zip archive, or before PyTorch 1.6 a bare pickle."""
-    if content[:4] != b"PK\x03\x04" and content[:1] != b"\x80":
-        why = f"this is not a file of weights: it begins with {content[:40]!r}"
-        fix = (
-            "give the .pth or .safetensors file, not a page, a Git LFS pointer or an archive of it"
-        )
-        raise WeightsError(why, source, fix)
-    try:
-        screen(content, hashed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is about to be refused
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Suspicious as error:
-        raise WeightsError(str(error), source, error.fix) from error
-    # A pickle is a program; a broken or hostile one can end in any exception at all.
-    except Exception as error:
-        why = f"the file is incomplete or damaged: {type(error).__name__}"
-        raise WeightsError(why, source, AGAIN) from error
 
 
 def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
