@@ -19,6 +19,8 @@ from data.augment import crop_flip
 from data.dataset import Dataset
 from data.errors import DataError
 
+Batch = tuple[Tensor, Tensor]  # images and labels
+
 
 @dataclass(frozen=True)
 class Normalize:
@@ -98,7 +100,7 @@ class Batches:
         self.order, self.tops, self.lefts, self.flips = draws.to(self.device)
         self.drawn_epoch = epoch
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> Batch:
         """Images float32 (N, C, input_size, input_size) and labels int64 (N,) of one step."""
         epoch, place = divmod(step, len(self))
         if epoch != self.drawn_epoch:
@@ -136,19 +138,14 @@ def in_order(
     batch_size: int,
     device: torch.device,
     input_size: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Every image once, in order, whole (no crop, no flip), the last partial batch included."""
     chunks = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return prepared(chunks, normalize, input_size, device)
+    return prepared(chunks, normalize.to(device), input_size)
 
 
-def prepared(
-    batches: Iterable[tuple[Tensor, Tensor]],
-    normalize: Normalize,
-    input_size: int,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of uint8 images as a network takes them, on the device."""
-    normalize = normalize.to(device)
+def prepared(batches: Iterable[Batch], normalize: Normalize, size: int) -> Iterator[Batch]:
+    """Batches of uint8 images as a network takes them, where `normalize` is."""
+    device = normalize.mean.device
     for images, labels in batches:
-        yield enlarge(normalize(images.to(device)), input_size), labels.to(device)
+        yield enlarge(normalize(images.to(device)), size), labels.to(device)

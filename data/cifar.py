@@ -28,9 +28,8 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     else:
         # It has no duplicates, and searching 60,000 files takes a sixth of the time of reading.
         dataset = replace(read_folder(data_dir, 32, keep_duplicates=True), name="CIFAR-10")
-    for split, labels, count in zip(
-        ("train", "test"), (dataset.train_labels, dataset.test_labels), COUNTS, strict=True
-    ):
+    splits = {"train": dataset.train_labels, "test": dataset.test_labels}
+    for (split, labels), count in zip(splits.items(), COUNTS, strict=True):
         counts, share = labels.bincount(minlength=len(CLASSES)).tolist(), count // len(CLASSES)
         if counts != [share] * len(CLASSES):
             raise DataError(

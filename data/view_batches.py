@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset
 
-from data.batches import Normalize, check_batch_size, enlarge, prepared
+from data.batches import Batch, Normalize, check_batch_size, enlarge, prepared
 from data.decoding import Images
 from data.processes import shielded_from
 from data.views import NUMBERS, RandomView, View
@@ -52,7 +52,7 @@ class StepDataset:
         numbers = np.random.default_rng((self.seed, epoch, index)).random(NUMBERS)
         return self.view(self.images[index], numbers.tolist())
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, len(self))
         if epoch != self.drawn_epoch:
             self.draw_epoch(epoch)
@@ -74,13 +74,13 @@ class ViewBatches:
         check_batch_size(dataset.batch_size, len(dataset.labels), processes=dataset.part[1])
         self.dataset, self.device, self.workers, self.spawn = dataset, device, workers, spawn
         self.normalize = normalize_as(dataset.view.view).to(device)
-        self.coming: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self.coming: Iterator[Batch] = iter(())
         self.next_step = -1
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> Batch:
         """Images float32 (N, 3, S, S) and labels int64 (N,) of one step."""
         if not self.workers:
             return self.finish(self.dataset[step])
@@ -89,7 +89,7 @@ class ViewBatches:
         self.next_step += 1
         return self.finish(next(self.coming))
 
-    def prefetch(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def prefetch(self, step: int) -> Iterator[Batch]:
         dataset: Any = self.dataset  # a map from steps to batches
         loader: Any = DataLoader(
             dataset,
@@ -102,7 +102,7 @@ class ViewBatches:
         with shielded_from(SIGINT):
             return iter(loader)
 
-    def finish(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def finish(self, batch: Batch) -> Batch:
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         return enlarge(self.normalize(images), self.dataset.view.view.input_size), labels
 
@@ -115,7 +115,7 @@ def every_image(
     device: torch.device,
     workers: int = 0,
     part: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Every image once, in order: (N, 3, S, S) and labels; `part` (i, n): every n-th from i."""
     pairs: Any = StackDataset(images, labels)  # type: ignore[arg-type]  # two sequences
     loader: Any = DataLoader(
@@ -124,10 +124,10 @@ def every_image(
     )  # fmt: skip
     with shielded_from(SIGINT):
         arriving = iter(loader)
-    yield from prepared(arriving, normalize_as(view), view.input_size, device)
+    yield from prepared(arriving, normalize_as(view).to(device), view.input_size)
 
 
-def stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def stacked(pairs: Sequence[Batch]) -> Batch:
     """Not DataLoader's own, which lays the pixels out otherwise in a worker process."""
     images, labels = zip(*pairs, strict=True)
     return torch.stack(images), torch.stack(labels)
