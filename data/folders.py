@@ -59,7 +59,8 @@ def scan(
     check_counts(listing, homes, Counter(found.values()), len(parts))
     if parts:
         found = draw(found, parts, seed)
-    return labelled(listing, found, bool(parts))
+    splits = [split for split in ORDER if split in given or split in parts]
+    return labelled(listing, found, splits, bool(parts))
 
 
 def scan_classes(listing: Listing) -> Scan | None:
@@ -68,19 +69,19 @@ def scan_classes(listing: Listing) -> Scan | None:
     if any(map(split_of, folders)):
         return None
     names = ((name, folder) for folder in folders for name in listing.images(folder))
-    return labelled(listing, {name: ("whole", folder) for name, folder in names})
+    return labelled(listing, {name: ("whole", folder) for name, folder in names}, ["whole"])
 
 
-def labelled(listing: Listing, found: Found, drawn: bool = False) -> Scan:
-    """Split by split and class by class."""
+def labelled(listing: Listing, found: Found, order: list[str], drawn: bool = False) -> Scan:
+    """Split by split, and each class by class."""
     classes = sorted({label for _, label in found.values()})
     numbers = {label: number for number, label in enumerate(classes)}
-    splits: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    splits: dict[str, list[tuple[str, int]]] = {split: [] for split in order}
     for name in sorted(found, key=lambda name: (found[name][1], by_folder(name))):
         split, label = found[name]
         splits[split].append((name, numbers[label]))
-    ordered = {split: tuple(splits[split]) for split in (*ORDER, "whole") if split in splits}
-    return Scan(listing.root, tuple(classes), ordered, drawn, listing.sentences())
+    fixed = {split: tuple(images) for split, images in splits.items()}
+    return Scan(listing.root, tuple(classes), fixed, drawn, listing.sentences())
 
 
 # --- Given splits ---

@@ -88,7 +88,8 @@ def read_bytes(path: Path) -> bytes:
         # A pipe or a device would never end.
         content = path.read_bytes() if path.is_file() and size <= LARGEST else None
     except (OSError, ValueError) as error:  # no path can hold a zero byte
-        why = f"cannot read the file: {getattr(error, 'strerror', None) or error}"
+        reason = getattr(error, "strerror", None) or error
+        why = f"there is no such file, or it cannot be read: {reason}"
         raise WeightsError(why, path, fix) from error
     if content is None:
         raise WeightsError(f"this is not a file of at most {LARGEST:,} bytes", path, fix)

@@ -309,7 +309,7 @@ def test_wrong_calls_are_refused():
     refused(nn.DataParallel(model), state, "DataParallel")
     for source in (None, 3, b"w.pth", [state], torch.ones(2), Path):
         refused(model, source, "a path, a URL or a state dict")
-    refused(model, "~nobody-of-this-name/w.pth", "No such file")
+    refused(model, "~nobody-of-this-name/w.pth", "no such file")
     for odd in ([], {}, 3):
         refused(model, state, "no dialect", dialect=odd)
         refused(model, state, "no drop", drop=odd)
