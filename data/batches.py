@@ -7,7 +7,7 @@ copies to the device, nor waits for it. The training loop does wait: it reads ev
 Dimension key: N batch, C channels, H W height and width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch.nn.functional import interpolate
 from data.augment import crop_flip
 from data.dataset import Dataset
 from data.errors import DataError
+
+Batch = tuple[Tensor, Tensor]  # images and labels
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,7 @@ class Batches:
         input_size: int,
         padding: int,
     ) -> None:
-        count = len(dataset.train_labels)
-        if not 2 <= batch_size <= count:
-            raise DataError(
-                f"no training batch of {batch_size} can be made",
-                f"{dataset.name} has {count} training images; batch norm needs 2 or more",
-                f"choose a --batch-size from 2 to {count}",
-            )
+        check_batch_size(batch_size, len(dataset.train_labels))
         self.images = dataset.train_images.to(device)
         self.labels = dataset.train_labels.to(device)
         self.normalize = normalize.to(device)
@@ -104,7 +100,7 @@ class Batches:
         self.order, self.tops, self.lefts, self.flips = draws.to(self.device)
         self.drawn_epoch = epoch
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> Batch:
         """Images float32 (N, C, input_size, input_size) and labels int64 (N,) of one step."""
         epoch, place = divmod(step, len(self))
         if epoch != self.drawn_epoch:
@@ -115,6 +111,17 @@ class Batches:
         tops, lefts, flips = self.tops[here], self.lefts[here], self.flips[here].bool()
         images = crop_flip(images, tops, lefts, flips, self.padding)
         return enlarge(images, self.input_size), self.labels[index]
+
+
+def check_batch_size(size: int, images: int, processes: int = 1) -> None:
+    """DataError unless each process gets as many images of a batch, two or more."""
+    if not 2 * processes <= size <= images or size % processes:
+        multiple = f", a multiple of {processes}" if processes > 1 else ""
+        raise DataError(
+            f"no training batch of {size} can be made",
+            f"{images} training images, {processes} processes; batch norm needs 2 in each",
+            f"choose a --batch-size from {2 * processes} to {images}{multiple}",
+        )
 
 
 def enlarge(images: Tensor, size: int) -> Tensor:
@@ -131,8 +138,14 @@ def in_order(
     batch_size: int,
     device: torch.device,
     input_size: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Every image once, in order, whole (no crop, no flip), the last partial batch included."""
-    normalize = normalize.to(device)
-    for chunk, answers in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        yield enlarge(normalize(chunk.to(device)), input_size), answers.to(device)
+    chunks = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    return prepared(chunks, normalize.to(device), input_size)
+
+
+def prepared(batches: Iterable[Batch], normalize: Normalize, size: int) -> Iterator[Batch]:
+    """Batches of uint8 images as a network takes them, where `normalize` is."""
+    device = normalize.mean.device
+    for images, labels in batches:
+        yield enlarge(normalize(images.to(device)), size), labels.to(device)

@@ -1,15 +1,13 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images, 32x32, ten classes."""
 
-import urllib.error
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from data.dataset import Dataset, read_folder
 from data.errors import DataError
-from data.listing import SPLITS, listing_of
+from data.listing import listing_of, split_of
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -30,22 +28,17 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     else:
         # It has no duplicates, and searching 60,000 files takes a sixth of the time of reading.
         dataset = replace(read_folder(data_dir, 32, keep_duplicates=True), name="CIFAR-10")
-    check_count("train", dataset.train_labels, COUNTS[0], data_dir or CACHE)
-    check_count("test", dataset.test_labels, COUNTS[1], data_dir or CACHE)
+    splits = {"train": dataset.train_labels, "test": dataset.test_labels}
+    for (split, labels), count in zip(splits.items(), COUNTS, strict=True):
+        counts, share = labels.bincount(minlength=len(CLASSES)).tolist(), count // len(CLASSES)
+        if counts != [share] * len(CLASSES):
+            raise DataError(
+                f"{split} has {len(labels):,} images where {count:,} belong, {share:,} of a class "
+                f"(there are {', '.join(map(str, counts[:20]))})",
+                (data_dir or CACHE).absolute(),
+                "if it is CIFAR-10, unzip or download all of it again; if not, choose quick",
+            )
     return dataset
-
-
-def check_count(split: str, labels: Tensor, count: int, where: Path) -> None:
-    """DataError unless there are `count` labels, an equal number of each class."""
-    counts, share = labels.bincount(minlength=len(CLASSES)).tolist(), count // len(CLASSES)
-    if counts != [share] * len(CLASSES):
-        short = min(range(len(CLASSES)), key=counts.__getitem__)
-        raise DataError(
-            f"{split} has {len(labels):,} images where {count:,} belong "
-            f"({CLASSES[short]}: {counts[short]:,} of {share:,})",
-            where.absolute(),
-            "if it is CIFAR-10, unzip or download all of it again; if not, choose quick",
-        )
 
 
 def read_batches(root: Path, download: bool) -> Dataset:
@@ -54,22 +47,13 @@ def read_batches(root: Path, download: bool) -> Dataset:
 
     try:
         train, test = (CIFAR10(str(root), train=t, download=download) for t in (True, False))
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (RuntimeError, EOFError, OSError) as error:  # of the network too
         raise DataError(
-            f"cannot download CIFAR-10: {getattr(error, 'reason', error)}",
-            CIFAR10.url,
-            f"connect, or put {CIFAR10.filename} into {root.absolute()}, or name the folder that "
-            "has it, in an ablation with --data-dir FOLDER",
+            f"cannot {'download' if download else 'read'} CIFAR-10: {error}",
+            f"{root.absolute()}, for {CIFAR10.url}",
+            f"put {CIFAR10.filename} there, or name the folder that has it (in an ablation with "
+            f"--data-dir FOLDER); if it is there, unpack it again in place of {FOLDER}",
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk, not of the files
-            raise
-        raise DataError(
-            f"CIFAR-10's files are incomplete or damaged: {str(error).splitlines()[0]}",
-            str(root.absolute()),
-            f"move {FOLDER} elsewhere and give the same command again" if download
-            else f"unpack {CIFAR10.filename} there again",
-        ) from error  # fmt: skip
     tensors = []
     for part in (train, test):
         tensors += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
@@ -82,6 +66,6 @@ def is_cifar10(data_dir: Path) -> bool:
     listing = listing_of(data_dir)
     if (data_dir / FOLDER).is_dir():
         return True
-    train = [name for name in listing.entries("")[0] if SPLITS.get(name.lower()) == "train"]
+    train = [name for name in listing.entries("")[0] if split_of(name) == "train"]
     classes = [folder.rpartition("/")[2] for name in train for folder in listing.entries(name)[0]]
     return sorted(classes) == list(CLASSES)

@@ -6,7 +6,6 @@ Whether they are stored as raw pixels or decoded at every use changes the time a
 import hashlib
 import shutil
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,16 +41,11 @@ class Source:
 
 @dataclass
 class Split:
-    """The images of one part, before they are given a form."""
+    """The images of one part, before they are given a form: files, or in memory already."""
 
     labels: Tensor  # int64 (N,)
     files: tuple[str, ...] = ()
-    images: Tensor | None = None  # uint8 (N, 3, H, W): images that are in memory already
-
-    def limited(self, most: int | None) -> "Split":
-        if most is None or most >= len(self.labels):
-            return self
-        return self.chosen(balanced_order(self.labels)[:most].sort().values)
+    images: Tensor | None = None  # uint8 (N, 3, H, W)
 
     def chosen(self, kept: Tensor) -> "Split":
         files = tuple(self.files[i] for i in kept.tolist()) if self.files else ()
@@ -89,26 +83,22 @@ class PictureSet:
         return self.formed[split, small]
 
     def make(self, split: str, form: Form) -> Images:
-        part = self.splits[split]
-        if part.images is not None:
-            as_they_are = isinstance(form, View) and form.leaves(part.images.shape[-1])
-            return part.images if as_they_are else MappedImages(part.images, form)
+        images, files = self.splits[split].images, self.splits[split].files
+        if images is not None:
+            as_they_are = isinstance(form, View) and form.leaves(images.shape[-1])
+            return images if as_they_are else MappedImages(images, form)
         title = f"decoding {split}"
-        # Of several processes one decodes and the others wait.
         CACHE.mkdir(parents=True, exist_ok=True)
-        with FileLock(CACHE / ".lock"):
+        with FileLock(CACHE / ".lock"):  # of several processes one decodes and the others wait
             for stale in CACHE.glob("*.tmp"):  # of a process that was killed
                 stale.unlink()
-            if self.fits(part.files, form):
-                stored, missing = store(part.files, form, CACHE, workers=self.workers, title=title)
-                self.leave_out(split, missing)
+            room = min(0.9 * shutil.disk_usage(CACHE).free, self.source.cache_gb * 1e9)
+            if estimated_bytes(files, form) < room:
+                stored, bad = store(files, form, CACHE, workers=self.workers, title=title)
+                self.leave_out(split, bad)
                 return stored
-            self.leave_out(split, undecodable(part.files, CACHE, self.workers, title))
+            self.leave_out(split, undecodable(files, CACHE, self.workers, title))
             return DecodedOnUse(self.splits[split].files, form)
-
-    def fits(self, files: Sequence[str], form: Form) -> bool:
-        free = 0.9 * shutil.disk_usage(CACHE).free
-        return estimated_bytes(files, form) < min(free, self.source.cache_gb * 1e9)
 
     @cached_property
     def seen(self) -> str:
@@ -116,33 +106,26 @@ class PictureSet:
 
         "" for more than MOST_SEEN images, and for those that are in memory.
         """
-        files = [file for name in ("train", "val") for file in self.splits[name].files]
-        if len(files) > MOST_SEEN:
-            return ""
-        return "".join(sorted({checksum(file) for file in files}))
+        files = self.splits["train"].files + self.splits["val"].files
+        return "".join(sorted(set(map(checksum, files)))) if len(files) <= MOST_SEEN else ""
 
     def leave_out(self, split: str, bad: dict[int, DataError]) -> None:
         """Leave out the images that cannot be decoded with --skip-bad; else DataError."""
         if not bad:
             return
-        if not self.source.skip_bad:
-            what, where, _ = next(iter(bad.values())).args
-            raise DataError(
-                f"{what} ({len(bad)} of {len(self.labels(split)):,} in {split})",
-                where,
-                "repair the file or move it elsewhere, or go on without it: --skip-bad",
-            )
         part = self.splits[split]
         kept = [i for i in range(len(part.labels)) if i not in bad]
-        self.splits[split] = part.chosen(torch.tensor(kept, dtype=torch.int64))
-        gone = set(part.labels.tolist()) - set(self.labels(split).tolist())
+        left = part.chosen(torch.tensor(kept, dtype=torch.int64))
+        gone = set(part.labels.tolist()) - set(left.labels.tolist())
+        what, where, _ = next(iter(bad.values())).args
+        fix = "repair the file or move it elsewhere"
+        if not self.source.skip_bad:
+            counts = f"{len(bad)} of {len(part.labels):,} in {split}"
+            raise DataError(f"{what} ({counts})", where, f"{fix}, or go on without it: --skip-bad")
         if not kept or (split == "train" and gone):
-            lost = ", ".join(self.classes[label] for label in sorted(gone))
-            raise DataError(
-                f"no image that can be decoded is left in {split} of {lost}",
-                self.source.data,
-                "replace the files; experiments.check_data names each",
-            )
+            classes = ", ".join(self.classes[label] for label in sorted(gone))
+            raise DataError(f"{what} (no other is left in {split} of {classes})", where, fix)
+        self.splits[split] = left
         names = ", ".join(printable(str(error.args[1])) for error in bad.values())
         self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
 
@@ -152,19 +135,20 @@ def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
     folder = Path(source.data)
     if source.data == CIFAR10 or (folder.is_dir() and is_cifar10(folder)):
         whole = cifar10(None if source.data == CIFAR10 else folder)
-        chosen = whole.holding_out()
+        part = whole.holding_out()
         splits = {
-            "train": Split(chosen.train_labels, images=chosen.train_images),
-            "val": Split(chosen.test_labels, images=chosen.test_images),
+            "train": Split(part.train_labels, images=part.train_images),
+            "val": Split(part.test_labels, images=part.test_images),
             "test": Split(whole.test_labels, images=whole.test_images),
         }
         notes = ["val is a tenth of the training images, the same every time"]
         found = PictureSet(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
     else:
         found = from_scan(source, scan(Listing(folder)), workers, loaders)
-    for name, part in found.splits.items():
-        limit = source.train_images if name == "train" else source.test_images
-        found.splits[name] = part.limited(limit)
+    for name, split in found.splits.items():
+        most = source.train_images if name == "train" else source.test_images
+        if most is not None and most < len(split.labels):
+            found.splits[name] = split.chosen(balanced_order(split.labels)[:most].sort().values)
     return found
 
 
@@ -200,7 +184,5 @@ def identity(pictures: PictureSet) -> str:
         if part.images is not None:
             whole.update(part.images.numpy().tobytes())
         for file in part.files:
-            path = Path(file)
-            if path.exists():
-                whole.update(b"%d " % path.stat().st_size)
+            whole.update(b"%d " % Path(file).stat().st_size)
     return whole.hexdigest()[:32]

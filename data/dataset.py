@@ -39,38 +39,34 @@ class Dataset:
 
     def limited(self, train: int | None, test: int | None) -> "Dataset":
         """At most so many images (None: all), the classes in shares as equal as can be."""
-        kept_train = balanced_order(self.train_labels)[:train].sort().values
-        kept_test = balanced_order(self.test_labels)[:test].sort().values
+        kept = balanced_order(self.train_labels)[:train].sort().values
+        tested = balanced_order(self.test_labels)[:test].sort().values
         return replace(
             self,
-            train_images=self.train_images[kept_train],
-            train_labels=self.train_labels[kept_train],
-            test_images=self.test_images[kept_test],
-            test_labels=self.test_labels[kept_test],
-        )
+            train_images=self.train_images[kept], train_labels=self.train_labels[kept],
+            test_images=self.test_images[tested], test_labels=self.test_labels[tested],
+        )  # fmt: skip
 
-    def holding_out(self, share: float = 0.1) -> "Dataset":
+    def holding_out(self) -> "Dataset":
         """The training images alone, a tenth of them held out as the test set.
 
         The split of section 4.2 (45k/5k of CIFAR-10's 50k), for choosing settings without ever
         looking at the real test set. Stratified, and the same every time.
         """
         order = balanced_order(self.train_labels)
-        held = order[: round(share * len(order))].sort().values
+        held = order[: round(0.1 * len(order))].sort().values
         kept = order[len(held) :].sort().values
         return replace(
             self,
             name=f"{self.name}, held-out split",
-            train_images=self.train_images[kept],
-            train_labels=self.train_labels[kept],
-            test_images=self.train_images[held],
-            test_labels=self.train_labels[held],
-        )
+            train_images=self.train_images[kept], train_labels=self.train_labels[kept],
+            test_images=self.train_images[held], test_labels=self.train_labels[held],
+        )  # fmt: skip
 
 
-def balanced_order(labels: Tensor, seed: int = 0) -> Tensor:
+def balanced_order(labels: Tensor) -> Tensor:
     """A fixed shuffle of range(N) that deals the classes out in turn, int64 (N,)."""
-    shuffled = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
+    shuffled = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
     turn = torch.empty(len(labels), dtype=torch.int64)
     for label in labels.unique():
         places = (labels[shuffled] == label).nonzero().squeeze(1)

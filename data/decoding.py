@@ -5,8 +5,9 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from signal import SIGINT
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,16 +19,6 @@ from data.processes import is_lost_loader, shielded_from
 
 Form = Callable[[Tensor], Tensor]  # of a decoded image, uint8 (3, H, W) -> (3, h, w)
 Result = TypeVar("Result")
-
-
-class Size(NamedTuple):
-    height: int  # in pixels, upright
-    width: int
-
-
-def size_of(image: Tensor) -> Size:
-    """A small result for worker processes to send."""
-    return Size(image.shape[1], image.shape[2])
 
 
 class Images(Protocol):
@@ -63,15 +54,17 @@ class MappedImages:
         return self.form(self.images[index])
 
 
-@dataclass(frozen=True)
-class DecodeOrError(DecodedOnUse):
-    """For worker processes: the error of an undecodable image is returned, not raised."""
+def size_of(image: Tensor) -> tuple[int, int]:
+    """Height and width in pixels, upright: a small result for worker processes to send."""
+    return image.shape[1], image.shape[2]
 
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return super().__getitem__(index)
-        except DataError as error:
-            return error
+
+def decode_or_error(form: Callable[[Tensor], Result], file: str) -> Result | DataError:
+    """For worker processes: the error of an undecodable image is returned, not raised."""
+    try:
+        return form(load_image(file, file))
+    except DataError as error:
+        return error
 
 
 def decode_all(
@@ -81,10 +74,10 @@ def decode_all(
 
     In `workers` processes, or in this one for 0. DataError is raised if one of them is killed.
     """
-    images: Any = DecodeOrError(tuple(files), form)  # type: ignore[arg-type]  # any result
-    arriving: Iterator[Result | DataError] = map(images.__getitem__, range(len(files)))
+    decode = partial(decode_or_error, form)
+    arriving: Iterator[Result | DataError] = map(decode, files)
     if workers and files:
-        loader: Any = DataLoader(images, batch_size=None, num_workers=workers)
+        loader: Any = DataLoader(files, batch_size=None, num_workers=workers, collate_fn=decode)  # type: ignore[arg-type]
         with shielded_from(SIGINT):
             arriving = iter(loader)
     done = 0

@@ -6,12 +6,9 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from data.listing import UNREADABLE, Listing
+from data.listing import ORDER, UNREADABLE, Listing
 
-Found = dict[str, dict[str, list[str]]]  # split -> class -> names of images, sorted
-
-TWO_CLASSES = "in two classes at once"
-COPY = "a copy of an image that is kept"
+Found = dict[str, tuple[str, str]]  # name of an image -> its split and class
 
 
 def without_duplicates(found: Found, listing: Listing, drawn: bool) -> Found:
@@ -22,31 +19,20 @@ def without_duplicates(found: Found, listing: Listing, drawn: bool) -> Found:
     classes teaches nothing and all of its copies go; where parts are `drawn` from train, one copy
     of each image stays, so that no two can land in two splits. Other copies stay.
     """
-    home = {
-        name: (split, label)
-        for split, classes in found.items()
-        for label, names in classes.items()
-        for name in names
-    }
     gone: set[str] = set()
-    for group in same_content(listing, sorted(home)):
-        last = max((home[name][0] for name in group), key=("train", "val", "test").index)
-        here = [name for name in group if home[name][0] == last]
-        odd, why, leave = here[1:], COPY, drawn and last == "train"
-        if len({home[name] for name in here}) > 1:
-            odd, why, leave = here, TWO_CLASSES, last == "train"
-        for name in odd:
+    for group in same_content(listing, sorted(found)):
+        last = max((found[name][0] for name in group), key=ORDER.index)
+        here = [name for name in group if found[name][0] == last]
+        two_classes = len({found[name] for name in here}) > 1
+        odd = here if two_classes else here[1:]
+        leave = last == "train" and (two_classes or drawn)
+        elsewhere = [name for name in group if name not in here]
+        gone |= {*elsewhere, *(odd if leave else ())}
+        for name in [*elsewhere, *odd]:
             other = here[1] if name == here[0] else here[0]
-            reason = f"left out, {why}" if leave else f"odd but kept, {why}"
-            listing.notes[reason].add(f"{name} (as {other})")
-        elsewhere = set(group) - set(here)
-        seen = {f"{name} (as {here[0]})" for name in elsewhere}
-        listing.notes["left out, also in val or test"] |= seen
-        gone |= elsewhere | set(odd if leave else ())
-    return {
-        split: {label: [n for n in names if n not in gone] for label, names in classes.items()}
-        for split, classes in found.items()
-    }
+            reason = "left out" if name in gone else "odd but kept"
+            listing.notes[f"{reason}, a copy of another image"].add(f"{name} (as {other})")
+    return {name: home for name, home in found.items() if name not in gone}
 
 
 def same_content(listing: Listing, names: Iterable[str]) -> list[list[str]]:

@@ -4,17 +4,15 @@ Read first: listing.py (what counts as an image), then duplicates.py (the same i
 """
 
 import csv
-import difflib
 import hashlib
 import io
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.duplicates import Found, without_duplicates
-from data.errors import DataError
-from data.listing import LAYOUT, SPLITS, Listing, in_order, is_image, some
+from data.listing import NO_CLASS, ORDER, Listing, by_folder, is_image, some, split_of
 
 SHARE = 0.15  # of each class, for each part that is drawn
 
@@ -52,75 +50,73 @@ def scan(
     DataError where there is nothing to learn from, or nothing honest to judge by.
     """
     found = find(listing)
-    parts = () if "val" in found else tuple(name for name in wanted if name not in found)
-    classes = check_classes(listing, found)
+    homes = set(found.values())
+    check_classes(listing, homes)
+    given = {split for split, _ in homes}
+    parts = () if "val" in given else tuple(split for split in wanted if split not in given)
     if not keep_duplicates:
         found = without_duplicates(found, listing, bool(parts))
-    check_counts(listing, found, len(parts))
+    check_counts(listing, homes, Counter(found.values()), len(parts))
     if parts:
-        found |= draw(found["train"], parts, seed)
-    notes = (*listing.sentences(), *oddities(found, classes))
-    order = [name for name in SPLITS if name in found]
-    splits = {name: labelled(found[name], classes) for name in order}
-    return Scan(listing.root, classes, splits, bool(parts), notes)
+        found = draw(found, parts, seed)
+    splits = [split for split in ORDER if split in given or split in parts]
+    return labelled(listing, found, splits, bool(parts))
 
 
 def scan_classes(listing: Listing) -> Scan | None:
     """Every image of one folder of classes, as the split "whole"; None if it holds splits."""
     folders, _ = listing.entries("")
-    if {folder.lower() for folder in folders} & SPLITS.keys():
+    if any(map(split_of, folders)):
         return None
-    found = listing.classes(folders)
-    classes = tuple(sorted(found))
-    splits = {"whole": labelled(found, classes)}
-    return Scan(listing.root, classes, splits, notes=listing.sentences())
+    names = ((name, folder) for folder in folders for name in listing.images(folder))
+    return labelled(listing, {name: ("whole", folder) for name, folder in names}, ["whole"])
 
 
-def labelled(images: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """Names and labels, class by class."""
-    return tuple((name, i) for i, label in enumerate(classes) for name in images.get(label, ()))
+def labelled(listing: Listing, found: Found, order: list[str], drawn: bool = False) -> Scan:
+    """Split by split, and each class by class."""
+    classes = sorted({label for _, label in found.values()})
+    numbers = {label: number for number, label in enumerate(classes)}
+    splits: dict[str, list[tuple[str, int]]] = {split: [] for split in order}
+    for name in sorted(found, key=lambda name: (found[name][1], by_folder(name))):
+        split, label = found[name]
+        splits[split].append((name, numbers[label]))
+    fixed = {split: tuple(images) for split, images in splits.items()}
+    return Scan(listing.root, tuple(classes), fixed, drawn, listing.sentences())
 
 
 # --- Given splits ---
 
 
 def find(listing: Listing) -> Found:
-    """The images of each split and class; those of a folder of classes are all train's."""
+    """Where each image belongs; those of a folder of classes are all train's."""
     folders, files = listing.entries("")
     given = given_splits(listing, folders)
-    beside = set(folders) - set(given.values()) if given else ()
-    listing.notes["left out, a folder beside train/"] |= {
-        f"{folder} (files: {len(listing.files(folder)):,})" for folder in beside
-    }
+    outside = listing.notes[NO_CLASS]
+    outside.update(files, set(folders) - set(given.values()) if given else ())
     found: Found = {}
     for split, folder in (given or {"train": ""}).items():
-        inner, loose = listing.entries(folder)
-        files += loose
-        if classes := listing.classes(inner):
-            found[split] = classes
-        elif given:
-            listing.notes["left out, a split without class folders of images"].add(folder)
-    listing.notes["left out, in no class folder"] |= set(files)
-    if "train" not in found or (given and len(found) < 2):
-        where = "val/ or test/" if "train" in found else "train/" if given else "this folder"
-        loose_images = sum(map(is_image, set(files)))
-        raise listing.error(
-            f"there are no images in class folders of {where} ({loose_images:,} in no class)",
-            f"expected is {LAYOUT}",
-        )
-    return found if given else without_splits(listing, found)
+        classes, loose = listing.entries(folder)
+        outside.update(loose)
+        for name in classes:
+            if not given:
+                check_for_splits(listing, name)
+            found |= dict.fromkeys(listing.images(name), (split, name.rpartition("/")[2]))
+    splits = {split for split, _ in found.values()}
+    outside.update(folder for split, folder in given.items() if split not in splits)
+    if "train" not in splits or (given and len(splits) < 2):
+        missing = "val/ or test/" if "train" in splits else "train/" if given else "this folder"
+        left_out = "".join(f"; {note}" for note in listing.sentences())
+        raise listing.error(f"there are no images in class folders of {missing}{left_out}")
+    return found
 
 
 def given_splits(listing: Listing, folders: list[str]) -> dict[str, str]:
     """split -> folder, empty for a folder of classes."""
     given: dict[str, str] = {}
     for folder in folders:
-        split = SPLITS.get(folder.lower())
+        split = split_of(folder)
         if split in given:
-            raise listing.error(
-                f"{given[split]}/ and {folder}/ are two folders for one split",
-                "move one of them elsewhere, or all images into one",
-            )
+            raise listing.error(f"{given[split]}/ and {folder}/ are two folders for one split")
         if split:
             given[split] = folder
     if list(given) == ["train"]:
@@ -134,40 +130,34 @@ def given_splits(listing: Listing, folders: list[str]) -> dict[str, str]:
     return given
 
 
-def without_splits(listing: Listing, found: Found) -> Found:
-    """`found`; DataError if one of the classes holds train/ and other splits itself."""
-    for name, images in found["train"].items():
-        inner = {SPLITS.get(image.split("/")[1].lower()) for image in images}
-        if "train" in inner and len(inner - {None}) > 1:
+def check_for_splits(listing: Listing, folder: str) -> None:
+    """DataError if a class folder holds train/ and other splits itself."""
+    inside = set(map(split_of, listing.entries(folder)[0])) - {None}
+    if "train" in inside and len(inside) > 1:
+        raise listing.error(
+            f"{folder}/ holds splits of its own, so it cannot be a class",
+            f"name {listing.root / folder}, or put train/ above the classes",
+        )
+
+
+def check_classes(listing: Listing, homes: set[tuple[str, str]]) -> None:
+    """DataError unless train has two classes or more, and all that there are."""
+    classes = {label for split, label in homes if split == "train"}
+    for split, label in sorted(homes):
+        if label not in classes:
             raise listing.error(
-                f"{name}/ holds splits of its own, so it cannot be a class",
-                f"name {listing.root / name}, or put train/ above the classes",
+                f"{split} has a class that train lacks, so nothing can learn it: '{label}'",
+                "add images of it to train, move it elsewhere, or rename it (case and Unicode form "
+                f"count) to one of train's: {some(classes)}",
             )
-    return found
-
-
-def check_classes(listing: Listing, found: Found) -> tuple[str, ...]:
-    """The classes of train, sorted by name; DataError unless train has all there are, and two."""
-    classes = tuple(sorted(found["train"]))
-    folded = {fold(name): name for name in classes}
-    for split, name in ((part, name) for part in found for name in sorted(found[part])):
-        near = difflib.get_close_matches(fold(name), folded, n=1)
-        fix = f"rename it to '{folded[near[0]]}', as in train" if near else "move it elsewhere"
-        if fold(name) in folded:
-            fix += " (the names differ only by case or Unicode form)"
-        if name not in classes:
-            raise DataError(
-                f"{split} has a class that train lacks, so nothing can learn it: '{name}'",
-                (listing.root / found[split][name][0]).absolute(),
-                f"{fix}, or add images of it to train",
-            )
-        if any("\ud800" <= letter <= "\udfff" for letter in name):
-            what = f"the name of a class folder is not valid Unicode: '{name}'"
+        if any("\ud800" <= letter <= "\udfff" for letter in label):
+            what = f"the name of a class folder is not valid Unicode: '{label}'"
             raise listing.error(what, "rename the folder")
     if len(classes) < 2:
-        what = f"there is only one class: '{classes[0]}'"
-        raise listing.error(what, f"two or more are needed, as {LAYOUT}")
-    return classes
+        raise listing.error(f"there is only one class: '{some(classes)}'")
+    alike = Counter(map(fold, classes))
+    reason = "odd, names of classes that differ by case or Unicode form only"
+    listing.notes[reason] |= {label for label in classes if alike[fold(label)] > 1}
 
 
 def fold(name: str) -> str:
@@ -175,51 +165,44 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def check_counts(listing: Listing, found: Found, parts: int) -> None:
+def check_counts(
+    listing: Listing, homes: set[tuple[str, str]], counts: Counter[tuple[str, str]], parts: int
+) -> None:
     """DataError where duplicates left nothing to learn from, to judge by or to draw."""
-    for name, images in sorted(found["train"].items()):
-        if len(images) <= parts:
-            raise listing.error(
-                f"class '{name}' has too few images to train on: {len(images)} "
-                f"(needed: {parts + 1}; duplicates and contradictions are not counted)",
-                "add images of it, or remove the class",
-            )
-    if "val" in found and not any(found["val"].values()):
-        fix = "fill val with images of its own, or remove it and it is drawn from train"
-        raise listing.error("every image of val is in test too", fix)
-
-
-def oddities(found: Found, classes: tuple[str, ...]) -> list[str]:
-    """What is odd about the classes, a sentence each."""
-    odd = []
-    for split in ("val", "test"):
-        lacking = [name for name in classes if split in found and not found[split].get(name)]
-        if lacking:
-            odd.append(f"odd: {split} has no images of a class of train: {some(lacking)}")
-    alike: defaultdict[str, list[str]] = defaultdict(list)
-    for name in classes:
-        alike[fold(name)].append(name)
-    same = "odd: names of classes that differ only by case or Unicode form"
-    return odd + [f"{same}: {some(names)}" for names in alike.values() if len(names) > 1]
+    classes = {label for split, label in homes if split == "train"}
+    few = [f"'{label}' in train: {counts['train', label]}" for label in classes
+           if counts["train", label] <= parts]  # fmt: skip
+    for split in {split for split, _ in homes} - {"train"}:
+        lacking = {label for label in classes if not counts[split, label]}
+        if lacking == classes:
+            few.append(f"all of {split}: 0")
+        listing.notes[f"odd, {split} has no images of a class of train"] |= lacking
+    if few:
+        raise listing.error(
+            f"too few images are left, of each {parts + 1} or more are needed: {some(few)}",
+            "add images, or remove the class or the split; duplicates are not counted",
+        )
 
 
 # --- Drawn splits ---
 
 
-def draw(train: dict[str, list[str]], parts: tuple[str, ...], seed: int) -> Found:
-    """15 % of each class, at least one image, for each of `parts`; the rest stays in train."""
-    drawn: Found = {split: {} for split in ("train", *parts)}
-    for label, names in train.items():
-        # By a hash of the name, so an image that is added later hardly moves the others;
-        # scikit-learn's stratified split would deal all of them anew.
-        order = sorted(names, key=lambda name: digest(f"{seed} {name}"))
+def draw(found: Found, parts: tuple[str, ...], seed: int) -> Found:
+    """15 % of each class of train, at least one image, for each of `parts`."""
+    drawn = dict(found)
+    # By a hash of the name, so an image that is added later hardly moves the others;
+    # scikit-learn's stratified split would deal all of them anew.
+    shuffled: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(found, key=lambda name: digest(f"{seed} {name}")):
+        if found[name][0] == "train":
+            shuffled[found[name][1]].append(name)
+    for label, names in shuffled.items():
         start = 0
         for place, split in enumerate(parts, start=1):
             # Shares are rounded together, so that train is not short of two halves.
             stop = max(round(place * SHARE * len(names)), start + 1)
-            drawn[split][label] = in_order(order[start:stop])
+            drawn |= dict.fromkeys(names[start:stop], (split, label))
             start = stop
-        drawn["train"][label] = in_order(order[start:])
     return drawn
 
 

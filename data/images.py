@@ -1,14 +1,12 @@
 """The one way an image file becomes pixels: training, evaluation and prediction read with it."""
 
+import contextlib
 import io
 import logging
 import math
-import stat
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
 import numpy as np
 import torch
@@ -24,7 +22,7 @@ MAX_PIXELS = 25_000_000  # a camera's 6000 x 4000 is 24 million
 MAX_WEBP_PIXELS = 12_500_000  # a phone's 4032 x 3024; each takes Pillow 25 bytes, else 7 to 14
 MAX_METADATA = 8_000_000  # bytes before the pixels; in a table Pillow makes up to 40 of one
 MAX_EXIF = 1_000_000  # bytes; longer ones are ignored
-REPLACE = "copy the file again, convert it to PNG or JPEG, or move it elsewhere"
+FIX = "check the path, scale a large image down, or copy it again or convert it to PNG or JPEG"
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors go to stderr twice
 
@@ -48,41 +46,37 @@ def load_image(file: str | Path | IO[bytes], name: str | None = None) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # limits and damage are checked here
-            pixels = decode(read_bytes(file, name), name)
-    except (DataError, ImportError):
+            pixels = decode(read_bytes(file))
+    except ImportError:
         raise
-    except Image.DecompressionBombError:  # Pillow's own limit, above ours
-        too_large(f"far more than {MAX_PIXELS:,} pixels", name)
     except Exception as error:  # damaged bytes lead decoders to exceptions of any type
-        line = (str(error).splitlines() or [repr(error)])[0]
-        line = line.split(".cpp:")[-1].lstrip("0123456789, ")  # torchvision's source and line
-        if isinstance(error, Image.UnidentifiedImageError):
-            line = f"none of {', '.join(FORMATS)}, or damaged at its start"
-        raise DataError(f"cannot decode an image: {line}", name, REPLACE) from error
+        raise DataError(f"cannot decode an image: {reason(error)}", name, FIX) from error
     # numpy copies here: torch would start threads, which can take 20 times as long for few pixels.
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
 
 
-def read_bytes(file: str | Path | IO[bytes], name: str) -> bytes:
-    try:
-        if isinstance(file, str | Path):
-            status = Path(file).stat()
-            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
-                raise ValueError("it is not a file, so not an image")
-            with Path(file).open("rb") as opened:
-                # The file's own size: a buffer of MAX_BYTES takes a tenth of the decoding time.
-                data = opened.read(min(status.st_size, MAX_BYTES) + 1)
-        else:
-            data = file.read(MAX_BYTES + 1)
-    # A path can hold a zero byte (ValueError), and a member of a zip can be damaged.
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        text = getattr(error, "strerror", None) or str(error)
-        fix = "check the path, or copy the file again"
-        raise DataError(f"cannot read the file: {text}", name, fix) from error
+def reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"none of {', '.join(FORMATS)}, or damaged at its start"
+    line = str(getattr(error, "strerror", None) or error).partition("\n")[0] or repr(error)
+    return line.split(".cpp:")[-1].lstrip("0123456789, ")  # torchvision's source and line
+
+
+def read_bytes(file: str | Path | IO[bytes]) -> bytes:
+    if isinstance(file, str | Path):
+        path = Path(file)
+        size = path.stat().st_size
+        if not path.is_file():  # opening a pipe would wait for a writer
+            raise ValueError("it is not a file")
+        with path.open("rb") as opened:
+            # The file's own size: a buffer of MAX_BYTES takes a tenth of the decoding time.
+            data = opened.read(min(size, MAX_BYTES) + 1)
+    else:
+        data = file.read(MAX_BYTES + 1)
     if not data:
-        raise DataError("the file is empty", name, REPLACE)
+        raise ValueError("the file is empty")
     if len(data) > MAX_BYTES:
-        too_large(f"more than {MAX_BYTES:,} bytes", name)
+        raise ValueError(f"it is too large: more than the {MAX_BYTES:,} bytes that are read")
     return data
 
 
@@ -99,90 +93,77 @@ class LimitedReader(io.BytesIO):
         return data
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
+def decode(data: bytes) -> np.ndarray:
     """Upright pixels, uint8 (H, W, 3)."""
     file = LimitedReader(data)
     if data.startswith(b"RIFF"):
         file.left = math.inf  # Pillow reads all of a WEBP before its size is known
-    with Image.open(file, formats=FORMATS) as picture:
-        check_size(picture, name)
-        if picture.format == "TIFF":
+    with Image.open(file, formats=FORMATS) as image:
+        check_size(image)
+        if image.format == "TIFF":
             for table in (0x8769, 0x8825, 0xA005):  # Exif, GPS: load() would unpack all of them
-                picture.getexif().pop(table, None)
+                image.getexif().pop(table, None)
         file.left = math.inf
         # Format and mode alone choose the decoder, so the same file always gives the same result.
-        if picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB"):
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             # The same pixels as Pillow's, 1.4 times as fast.
             from torchvision.io import ImageReadMode, decode_jpeg  # slow to import
 
             encoded = torch.frombuffer(data, dtype=torch.uint8)
             pixels = decode_jpeg(encoded, ImageReadMode.RGB).permute(1, 2, 0).numpy()
         else:
-            picture.load()  # rotates a TIFF, and reads the metadata after the pixels
-            pixels = to_rgb(picture)
-        return upright(pixels, read_orientation(picture))
+            image.load()  # rotates a TIFF, and reads the metadata after the pixels
+            pixels = to_rgb(image)
+        return upright(pixels, image)
 
 
-def check_size(picture: Image.Image, name: str) -> None:
-    sizes = [picture.size]
-    if picture.format == "TIFF":  # its tiles can be larger than the image
-        tags = picture.tag_v2  # type: ignore[attr-defined]
-        sizes.append((tags.get(322, 1), tags.get(323, 1)))
-    for width, height in sizes:
-        if width < 1 or height < 1:
-            raise ValueError(f"it has {width} x {height} pixels")
-        if width * height > (MAX_WEBP_PIXELS if picture.format == "WEBP" else MAX_PIXELS):
-            too_large(f"{width:,} x {height:,} pixels", name)
+def check_size(image: Image.Image) -> None:
+    """The only check of the pixels' number, before any is decoded."""
+    tags = getattr(image, "tag_v2", {})  # the tiles of a TIFF can be larger than the image
+    most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
+    for width, height in (image.size, (tags.get(322, 1), tags.get(323, 1))):
+        if min(width, height) < 1 or width * height > most:
+            raise ValueError(
+                f"it is too large or empty: {width} x {height} pixels (limit {most:,})"
+            )
 
 
-def too_large(size: str, name: str) -> NoReturn:
-    raise DataError(
-        f"an image is too large: {size}; at most {MAX_PIXELS:,} pixels "
-        f"({MAX_WEBP_PIXELS:,} in a WEBP) and {MAX_BYTES:,} bytes are read",
-        name,
-        "scale the image down, or crop it",
-    )
+def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """A view of (H, W, 3) turned as EXIF says; not ImageOps.exif_transpose, which copies.
 
-
-def read_orientation(picture: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 (upright) where it cannot be read."""
-    if len(picture.info.get("exif", b"")) > MAX_EXIF:
-        return 1
-    try:
-        return int(picture.getexif().get(0x0112, 1))
-    except Exception:  # of any type, as above; broken EXIF does not make the pixels bad
-        return 1
-
-
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of (H, W, 3) turned as EXIF's `orientation` says; (W, H, 3) after a quarter turn."""
+    Where the orientation cannot be read, the pixels are as they are stored.
+    """
+    orientation = 1
+    with contextlib.suppress(Exception):  # of any type; broken EXIF does not make the pixels bad
+        if len(image.info.get("exif", b"")) <= MAX_EXIF:
+            orientation = int(image.getexif().get(0x0112, 1))
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     axes = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
     return np.flip(pixels, axes)
 
 
-def to_rgb(picture: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
     """A loaded image of any mode -> uint8 (H, W, 3), transparent pixels composited onto white."""
-    if picture.mode.startswith("I"):
-        return grey_to_8_bits(picture)
-    if picture.mode == "F":
+    if image.mode.startswith("I"):
+        return grey_to_8_bits(image)
+    if image.mode == "F":
         raise ValueError("its pixels are floats, whose black and white are unknown")
-    if not picture.has_transparency_data:
-        return np.asarray(picture.convert("RGB"))
-    if picture.mode == "La":  # grey multiplied by alpha, which converts to LA only
-        picture = picture.convert("LA")
-    if picture.mode != "RGBA":
-        picture = picture.convert("RGBA")
-    white = Image.new("RGB", picture.size, "white")
-    white.paste(picture, mask=picture)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    if image.mode == "La":  # grey multiplied by alpha, which converts to LA only
+        image = image.convert("LA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
     return np.asarray(white)
 
 
-def grey_to_8_bits(picture: Image.Image) -> np.ndarray:
+def grey_to_8_bits(image: Image.Image) -> np.ndarray:
     """16-bit grey, or a TIFF's 12-bit or inverted grey -> uint8 (H, W, 3)."""
-    tags = getattr(picture, "tag_v2", {})
-    grey = np.asarray(picture)
+    tags = getattr(image, "tag_v2", {})
+    grey = np.asarray(image)
     white = 4095 if tags.get(258) == (12,) else 65535
     if grey.min() < 0 or grey.max() > white:
         raise ValueError(f"its grey values leave 0 to {white}: {grey.min()} to {grey.max()}")
@@ -192,5 +173,5 @@ def grey_to_8_bits(picture: Image.Image) -> np.ndarray:
     scaled //= white
     if tags.get(262) == 0:  # "white is zero", which Pillow inverts in 8 bits only
         np.subtract(255, scaled, out=scaled)
-    scaled[grey == picture.info.get("transparency", -1)] = 255  # a PNG's one transparent grey
+    scaled[grey == image.info.get("transparency", -1)] = 255  # a PNG's one transparent grey
     return np.repeat(scaled.astype(np.uint8)[:, :, None], 3, axis=2)

@@ -20,9 +20,14 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+ORDER = ("train", "val", "test")
 LAYOUT = "train/<class>/*.jpg beside val/ or test/, or one folder for each class"
 UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # also in a zip
 NAMED = 5  # names in a note; the rest is counted
+
+# Why something is left out, in a note before its name.
+NO_CLASS = "left out, in no class folder of images"
+NO_FILE = "left out, a link that is broken or leads back, or no file"
 
 
 class Listing:
@@ -33,17 +38,18 @@ class Listing:
         self.notes: defaultdict[str, set[str]] = defaultdict(set)  # reason -> names
 
     def sentences(self) -> tuple[str, ...]:
-        """One per reason, such as "left out, a broken link (1): train/ants/a.jpg"."""
+        """One per reason, such as "left out, hidden (1): train/ants/.a.jpg"."""
         notes = sorted(self.notes.items(), reverse=True)
         return tuple(f"{why} ({len(names):,}): {some(names)}" for why, names in notes if names)
 
-    def error(self, what: str, fix: str) -> DataError:
+    def error(self, what: str, fix: str = f"expected is {LAYOUT}") -> DataError:
         return DataError(what, self.root.absolute(), fix)
 
     def is_hidden(self, name: str) -> bool:
         last = name.rpartition("/")[2]
         hidden = last.startswith(".") or last == "__MACOSX"
-        self.notes["left out, hidden"] |= {name} if hidden else set()
+        if hidden:
+            self.notes["left out, hidden"].add(name)
         return hidden
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
@@ -67,7 +73,7 @@ class Listing:
             elif whole and entry.is_file():
                 files.append(name)
             else:
-                self.notes["left out, a broken link or neither a file nor a folder"].add(name)
+                self.notes[NO_FILE].add(name)
         # Links last: of a folder and a link to it, the folder is read and the link is noted.
         return [name for _, name in sorted(folders)], sorted(files)
 
@@ -82,29 +88,25 @@ class Listing:
             # A link to "/" would bring the whole disk in.
             is_link = os.path.islink(self.root / here)  # noqa: PTH114  Path's can raise
             if real in read or (is_link and any(Path(r).is_relative_to(real) for r in read)):
-                self.notes["left out, a link to a folder that is read or contains one"].add(here)
+                self.notes[NO_FILE].add(here)
                 continue
             read.add(real)
             folders, files = self.entries(here)
             found += files
             waiting += reversed(folders)
-        return in_order(found)
+        return sorted(found, key=by_folder)
 
     def real(self, name: str) -> str:
         return os.path.realpath(self.root / name)
 
-    def classes(self, folders: Iterable[str]) -> dict[str, list[str]]:
-        """The images of each class folder; folders without any are left out."""
-        classes = {}
-        for folder in folders:
-            files = self.files(folder)
-            images = [name for name in files if is_image(name)]
-            self.notes["left out, not .jpg, .png ..."] |= set(files) - set(images)
-            if images:
-                classes[folder.rpartition("/")[2]] = images
-            else:
-                self.notes["left out, a class folder without images"].add(folder)
-        return classes
+    def images(self, folder: str) -> list[str]:
+        """The images at any depth below the folder of a class."""
+        files = self.files(folder)
+        images = list(filter(is_image, files))
+        self.notes["left out, not .jpg, .png ..."] |= set(files) - set(images)
+        if not images:
+            self.notes[NO_CLASS].add(folder)
+        return images
 
     def size(self, name: str) -> int:
         return (self.root / name).stat().st_size
@@ -127,16 +129,14 @@ class ZipListing(Listing):
             try:
                 archive = zipfile.ZipFile(path)
             except (zipfile.BadZipFile, OSError) as error:
-                what = f"cannot read a zip: {getattr(error, 'strerror', None) or error}"
-                fix = "name a folder or a zip that you may read; if this was one, copy it again"
-                raise DataError(what, path, fix) from error
+                raise zip_error(error, path) from error
             for info in archive.infolist():
                 if not info.is_dir():
                     self.add(archive, info)
 
     def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         parts = info.filename.split("/")
-        first = next((i for i, part in enumerate(parts) if part.lower() in SPLITS), 0)
+        first = next((i for i, part in enumerate(parts) if split_of(part)), 0)
         name = "/".join(parts[first:])
         self.members[name] = archive, info
         while name:
@@ -147,9 +147,6 @@ class ZipListing(Listing):
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         names = [name for name in sorted(self.inside[folder]) if not self.is_hidden(name)]
         return [n for n in names if n in self.inside], [n for n in names if n in self.members]
-
-    def real(self, name: str) -> str:
-        return name
 
     def size(self, name: str) -> int:
         return self.members[name][1].file_size
@@ -162,11 +159,15 @@ class ZipListing(Listing):
         archive, info = self.members[name]
         where = f"{archive.filename}: {info.filename}"
         try:
-            with archive.open(info) as file:
+            with self.open(name) as file:
                 return load_image(file, where)
         except UNREADABLE as error:
-            what = f"the zip is damaged: {error}"
-            raise DataError(what, where, "copy or download it again") from error
+            raise zip_error(error, where) from error
+
+
+def zip_error(error: Exception, where: object) -> DataError:
+    fix = "name a folder or a zip that you may read; if this is one, copy or download it again"
+    return DataError(f"cannot read a zip: {getattr(error, 'strerror', None) or error}", where, fix)
 
 
 def listing_of(root: Path) -> Listing:
@@ -177,7 +178,7 @@ def listing_of(root: Path) -> Listing:
     folders, files = listing.entries("")
     zips = [root / name for name in files if name.lower().endswith(".zip")]
     # Zips beside what they were unpacked to would count every image twice.
-    unpacked = any(folder.lower() in SPLITS for folder in folders)
+    unpacked = any(map(split_of, folders))
     return ZipListing(root, zips) if zips and not unpacked else listing
 
 
@@ -189,13 +190,18 @@ def readable(folder: Path) -> Path:
     return folder
 
 
+def split_of(folder: str) -> str | None:
+    """The split that a folder is for, going by its name."""
+    return SPLITS.get(folder.rpartition("/")[2].lower())
+
+
 def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Sorted folder by folder, so that "ant/2" comes before "ant b/1", as the classes do."""
-    return sorted(names, key=lambda name: name.split("/"))
+def by_folder(name: str) -> list[str]:
+    """A key to sort by, so that "ant/2" comes before "ant b/1", as the classes do."""
+    return name.split("/")
 
 
 def some(names: Iterable[str]) -> str:

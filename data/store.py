@@ -6,7 +6,7 @@ Processes share the mapped file and memory stays free.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -58,11 +58,7 @@ def store(
         with replacing(path) as file:
             index = write_pixels(file, decode_all(files, form, workers, title))
         write_json(path.with_suffix(".json"), index)  # last: its presence marks complete pixels
-    # Files of the same content share an entry, so errors name the files as they are now.
-    bad = {
-        int(i): DataError(what, files[int(i)], fix) for i, (what, _, fix) in index["bad"].items()
-    }
-    return DecodedOnce(path, index["shapes"]), bad
+    return DecodedOnce(path, index["shapes"]), errors_of(files, index["bad"])
 
 
 def undecodable(
@@ -79,8 +75,12 @@ def undecodable(
     if not path.exists():
         decoded = enumerate(decode_all(files, size_of, workers, title))
         write_json(path, {i: image.args for i, image in decoded if isinstance(image, DataError)})
-    errors = json.loads(path.read_text(encoding="utf-8"))
-    return {int(i): DataError(*args) for i, args in errors.items()}
+    return errors_of(files, json.loads(path.read_text(encoding="utf-8")))
+
+
+def errors_of(files: Sequence[str], bad: Mapping[str, Sequence[str]]) -> dict[int, DataError]:
+    """Files of the same content share an entry, so errors name the files as they are now."""
+    return {int(i): DataError(what, files[int(i)], fix) for i, (what, _, fix) in bad.items()}
 
 
 def estimated_bytes(files: Sequence[str], form: Form) -> int:
@@ -101,9 +101,8 @@ def key_of(files: Sequence[str], form: Form) -> str:
         try:
             with Path(file).open("rb") as content:
                 whole.update(hashlib.file_digest(content, "sha256").digest())
-        except OSError as error:
-            what = f"cannot read an image: {error.strerror or error}"
-            raise DataError(what, file, "check the file") from error
+        except OSError:  # decoding says why
+            whole.update(b"unreadable")
     return whole.hexdigest()[:32]
 
 

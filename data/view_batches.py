@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, StackDataset
 
-from data.batches import Normalize, enlarge
+from data.batches import Batch, Normalize, check_batch_size, enlarge, prepared
 from data.decoding import Images
-from data.errors import DataError
 from data.processes import shielded_from
 from data.views import NUMBERS, RandomView, View
 
@@ -53,7 +52,7 @@ class StepDataset:
         numbers = np.random.default_rng((self.seed, epoch, index)).random(NUMBERS)
         return self.view(self.images[index], numbers.tolist())
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, len(self))
         if epoch != self.drawn_epoch:
             self.draw_epoch(epoch)
@@ -72,23 +71,16 @@ class ViewBatches:
     def __init__(
         self, dataset: StepDataset, device: torch.device, workers: int = 0, *, spawn: bool = False
     ) -> None:
-        count, size, shares = len(dataset.labels), dataset.batch_size, dataset.part[1]
-        if not 2 * shares <= size <= count or size % shares:
-            raise DataError(
-                f"no training batch of {size} can be made",
-                f"{count} training images, {shares} processes; batch norm needs 2 in each",
-                f"choose a --batch-size from {2 * shares} to {count}"
-                + (f", a multiple of {shares}" if shares > 1 else ""),
-            )
+        check_batch_size(dataset.batch_size, len(dataset.labels), processes=dataset.part[1])
         self.dataset, self.device, self.workers, self.spawn = dataset, device, workers, spawn
         self.normalize = normalize_as(dataset.view.view).to(device)
-        self.coming: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self.coming: Iterator[Batch] = iter(())
         self.next_step = -1
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> Batch:
         """Images float32 (N, 3, S, S) and labels int64 (N,) of one step."""
         if not self.workers:
             return self.finish(self.dataset[step])
@@ -97,7 +89,7 @@ class ViewBatches:
         self.next_step += 1
         return self.finish(next(self.coming))
 
-    def prefetch(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def prefetch(self, step: int) -> Iterator[Batch]:
         dataset: Any = self.dataset  # a map from steps to batches
         loader: Any = DataLoader(
             dataset,
@@ -110,25 +102,9 @@ class ViewBatches:
         with shielded_from(SIGINT):
             return iter(loader)
 
-    def finish(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def finish(self, batch: Batch) -> Batch:
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         return enlarge(self.normalize(images), self.dataset.view.view.input_size), labels
-
-
-@dataclass(frozen=True)
-class EvaluationChunks:
-    """Evaluation batches by number, uint8 on the CPU."""
-
-    images: Images
-    labels: Tensor
-    places: Sequence[range]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor]:
-        here = list(self.places[chunk])
-        return torch.stack([self.images[i] for i in here]), self.labels[here]
 
 
 def every_image(
@@ -139,13 +115,19 @@ def every_image(
     device: torch.device,
     workers: int = 0,
     part: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Every image once, in order: (N, 3, S, S) and labels; `part` (i, n): every n-th from i."""
-    mine = range(part[0], len(labels), part[1])
-    places = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    normalize = normalize_as(view).to(device)
-    chunks: Any = EvaluationChunks(images, labels, places)
+    pairs: Any = StackDataset(images, labels)  # type: ignore[arg-type]  # two sequences
+    loader: Any = DataLoader(
+        pairs, batch_size, sampler=range(part[0], len(labels), part[1]), num_workers=workers,
+        collate_fn=stacked,
+    )  # fmt: skip
     with shielded_from(SIGINT):
-        arriving = iter(DataLoader(chunks, batch_size=None, num_workers=workers))
-    for chunk, answers in arriving:
-        yield enlarge(normalize(chunk.to(device)), view.input_size), answers.to(device)
+        arriving = iter(loader)
+    yield from prepared(arriving, normalize_as(view).to(device), view.input_size)
+
+
+def stacked(pairs: Sequence[Batch]) -> Batch:
+    """Not DataLoader's own, which lays the pixels out otherwise in a worker process."""
+    images, labels = zip(*pairs, strict=True)
+    return torch.stack(images), torch.stack(labels)

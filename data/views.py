@@ -92,10 +92,8 @@ class RandomView:
             image = resized(image, (self.size, self.size), self.view.interpolation)
         elif self.crop == "random":
             image = torch.nn.functional.pad(image, (self.padding,) * 4)
-            top, left = (
-                int(u * (side - self.size + 1))
-                for u, side in zip((y, x), image.shape[1:], strict=True)
-            )
+            rows, columns = image.shape[1:]
+            top, left = int(y * (rows - self.size + 1)), int(x * (columns - self.size + 1))
             image = image[:, top : top + self.size, left : left + self.size]
         if flip < self.hflip_prob:
             image = image.flip(2)

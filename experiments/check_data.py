@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from data.decoding import Size, decode_all, size_of
+from data.decoding import decode_all, size_of
 from data.errors import DataError, printable
 from data.folders import Scan, scan
 from data.listing import Listing, some
@@ -22,7 +22,6 @@ from experiments.plumbing.results import write_csv
 from experiments.plumbing.tables import Rows, print_report
 
 TINY = 32  # pixels of the short side
-MAX_WORKERS = 4
 MOST_WORKERS = 256  # that are started if somebody asks for them
 
 
@@ -39,7 +38,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    workers = min(os.cpu_count() or 1, MAX_WORKERS) if options.workers is None else options.workers
+    workers = min(os.cpu_count() or 1, 4) if options.workers is None else options.workers
     cli.check_numbers(options, {"workers": (0, MOST_WORKERS)})
     if options.output:
         cli.check_file("--output", options.output)
@@ -48,29 +47,27 @@ def main(options: Options) -> None:
     for note in found.notes:
         print(note)
     print_counts(found)
-    images = [(split, *image) for split in found.splits for image in found.splits[split]]
-    files = [str(found.root / name) for _, name, _ in images]
+    rows: list[dict] = [
+        {"path": name, "split": split, "class": found.classes[label]}
+        for split, images in found.splits.items() for name, label in images
+    ]  # fmt: skip
+    files = [str(found.root / row["path"]) for row in rows]
     # Closed at Ctrl-C too: the workers end with the generator.
     arriving = decode_all(files, size_of, workers)
     with doing(f"decoding {len(files):,} images"), closing(arriving):
-        rows = [
-            row_of(found, *image, result) for image, result in zip(images, arriving, strict=True)
-        ]
+        for row, file, result in zip(rows, files, arriving, strict=True):
+            verdict, (height, width) = "fine", (0, 0)
+            if isinstance(result, DataError):
+                verdict = " ".join(str(result.args[0]).split())
+            else:
+                height, width = result
+            row |= {"width": width, "height": height, "bytes": Path(file).stat().st_size,
+                    "verdict": verdict}  # fmt: skip
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_csv(options.output, rows, tuple(rows[0]))
         print(f"every image: {options.output}")
     judge(found, rows)
-
-
-def row_of(found: Scan, split: str, name: str, label: int, result: Size | DataError) -> dict:
-    """A row of the CSV."""
-    height, width = (0, 0) if isinstance(result, DataError) else result
-    problem = " ".join(str(result.args[0]).split()) if isinstance(result, DataError) else ""
-    return {
-        "path": name, "split": split, "class": found.classes[label], "width": width,
-        "height": height, "bytes": (found.root / name).stat().st_size, "verdict": problem or "fine",
-    }  # fmt: skip
 
 
 def print_counts(found: Scan) -> None:

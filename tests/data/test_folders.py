@@ -7,6 +7,7 @@ import re
 import tempfile
 import unicodedata
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -166,26 +167,22 @@ def test_the_order_of_listing_changes_nothing(tmp_path, monkeypatch):
 @given(st.lists(st.integers(3, 300), min_size=1, max_size=5), st.integers(0, 2**32),
        st.sampled_from([("val",), ("val", "test")]))  # fmt: skip
 def test_every_class_has_its_share_of_every_drawn_part(sizes, seed, parts):
-    train = {str(c): [f"{c}/{i}" for i in range(size)] for c, size in enumerate(sizes)}
+    train = {f"{c}/{i}": ("train", str(c)) for c, size in enumerate(sizes) for i in range(size)}
     drawn = draw(train, parts, seed)
-    assert list(drawn) == ["train", *parts]
-    for name, all_of_it in train.items():
-        shares = {split: drawn[split][name] for split in drawn}
-        assert sorted(name for share in shares.values() for name in share) == sorted(all_of_it)
-        for split, kept in shares.items():
+    assert [label for _, label in drawn.values()] == [label for _, label in train.values()]
+    counts = Counter(drawn.values())
+    for c, size in enumerate(sizes):
+        for split in ("train", *parts):
             share = 0.15 if split != "train" else 1 - 0.15 * len(parts)
-            assert kept
+            assert counts[split, str(c)]
             # Of three pictures for three parts each gets one, however far that is from its share.
-            slack = 1 if len(all_of_it) > 3 else 1.2
-            assert abs(len(kept) - share * len(all_of_it)) <= slack
+            assert abs(counts[split, str(c)] - share * size) <= (1 if size > 3 else 1.2)
 
 
 def test_a_draw_does_not_favour_early_names():
-    taken = [
-        int(name)
-        for seed in range(40)
-        for name in draw({"ant": [f"{i:03}" for i in range(100)]}, ("val",), seed)["val"]["ant"]
-    ]
+    train = {f"{i:03}": ("train", "ant") for i in range(100)}
+    drawn = [draw(train, ("val",), seed) for seed in range(40)]
+    taken = [int(name) for each in drawn for name, (split, _) in each.items() if split == "val"]
     assert len(taken) == 40 * 15
     assert 45 < sum(taken) / len(taken) < 54  # mean 49.5, standard error 1.1
     assert len(set(taken)) > 95
@@ -274,17 +271,15 @@ def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):
     assert note(found, "left out, hidden") == (
         "left out, hidden (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
     )
-    in_none = "left out, in no class folder (3): README.md, loose.jpg, val/9.jpg"
-    assert note(found, "left out, in no class") == in_none
-    assert note(found, "left out, a folder beside train/ (1)").endswith(": extra (files: 4)")
-    assert note(found, "left out, a class folder without").endswith("(2): train/wasp, val/moth")
+    assert note(found, "left out, in no class folder of images").endswith(
+        " (6): README.md, extra, loose.jpg, train/wasp, val/9.jpg and 1 more"
+    )
 
 
 def test_a_test_folder_without_labels_is_left_out(tmp_path):
     found = scan(given_tree(tmp_path, "test/0.jpg", "test/1.jpg"))
     assert list(found.splits) == ["train", "val"]
-    assert note(found, "left out, a split without class folders").endswith("(1): test")
-    assert note(found, "left out, in no class").endswith("(2): test/0.jpg, test/1.jpg")
+    assert note(found, "left out, in no class").endswith("(3): test, test/0.jpg, test/1.jpg")
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -306,10 +301,8 @@ def test_links_are_followed_and_loops_end(tmp_path):
         *many("train/ant"), "train/ant/linked.jpg", *many("train/bee"),
     ]  # fmt: skip
     assert names(found, "val") == [*many("val/ant", "val/bee"), "val/bee/sub/5.jpg"]
-    links = "train/ant/again, train/ant/disk, train/bee/home, val/bee/a"
-    assert note(found, "left out, a link").endswith(f" (4): {links}")
-    broken = "val/ant/gone.jpg, val/ant/self.jpg, val/bee/pipe.jpg"
-    assert note(found, "left out, a broken link or").endswith(f" (3): {broken}")
+    links = "train/ant/again, train/ant/disk, train/bee/home, val/ant/gone.jpg, val/ant/self.jpg"
+    assert note(found, "left out, a link").endswith(f" (7): {links} and 2 more")
 
 
 def test_a_lattice_of_links_is_read_once(tmp_path):
@@ -357,7 +350,7 @@ def test_nothing_is_lost(made):
             return
         left = [note for note in found.notes if note.startswith("left out, ")]
         said = [name for note in left for name in note.split(": ", 1)[1].split(", ")]
-        said = [re.sub(r" \((as|files:) .*\)$", "", name) for name in said]
+        said = [re.sub(r" \(as .*\)$", "", name) for name in said]
         kept = [name for split in found.splits for name in names(found, split)]
         assert len(set(kept)) == len(kept)
         assert len(set(said)) == len(said)
@@ -383,7 +376,7 @@ def test_a_copy_of_a_later_splits_picture_is_left_out(tmp_path):
     }  # fmt: skip
     assert set(many("val/ant", "val/bee")) - set(names(found, "val")) == {"val/ant/1.jpg"}
     assert found.notes == (
-        "left out, also in val or test (3): train/ant/0.jpg (as val/ant/3.jpg), "
+        "left out, a copy of another image (3): train/ant/0.jpg (as val/ant/3.jpg), "
         "train/bee/1.jpg (as test/bee/1.jpg), val/ant/1.jpg (as test/bee/1.jpg)",
     )
 
@@ -395,7 +388,7 @@ def test_copies_in_one_class_are_kept_where_the_split_is_given(tmp_path):
     found = scan(root)
     assert names(found, "train") == many("train/ant", "train/bee")
     assert found.notes == (
-        "odd but kept, a copy of an image that is kept (1): train/ant/2.jpg (as train/ant/0.jpg)",
+        "odd but kept, a copy of another image (1): train/ant/2.jpg (as train/ant/0.jpg)",
     )
 
 
@@ -410,7 +403,7 @@ def test_of_copies_in_one_class_one_stays_where_a_part_is_drawn(tmp_path, given)
     left = {f"{inside}ant/5.jpg", f"{inside}ant/6.jpg"}
     everything = many(inside + "ant", inside + "bee", count=8) + many(*given)
     assert sorted(kept) == sorted(set(everything) - left)
-    assert note(found, "left out, a copy of an image that is kept (2)").endswith(
+    assert note(found, "left out, a copy of another image (2)").endswith(
         f": {inside}ant/5.jpg (as {inside}ant/3.jpg), {inside}ant/6.jpg (as {inside}ant/3.jpg)"
     )
 
@@ -427,7 +420,7 @@ def test_the_same_picture_under_two_classes_teaches_nothing(tmp_path, split):
     assert odd & kept == (odd if split == "val" else set())
     start = "odd but kept" if split == "val" else "left out"
     assert f"{inside}ant/0.jpg (as {inside}bee/1.jpg)" in note(
-        found, f"{start}, in two classes at once (3)"
+        found, f"{start}, a copy of another image (3)"
     )
 
 
@@ -474,8 +467,8 @@ def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
 def test_classes_that_val_or_test_lack_are_named(tmp_path):
     root = make(tmp_path, *many("train/ant", "train/bee", "train/wasp", "val/bee", "test/ant"))
     assert scan(root).notes == (
-        "odd: val has no images of a class of train: ant, wasp",
-        "odd: test has no images of a class of train: bee, wasp",
+        "odd, val has no images of a class of train (2): ant, wasp",
+        "odd, test has no images of a class of train (2): bee, wasp",
     )
 
 
@@ -483,9 +476,9 @@ def test_class_names_that_look_the_same_are_named(tmp_path):
     apart, joined = (unicodedata.normalize(form, "개미") for form in ("NFD", "NFC"))
     found = scan(make(tmp_path, *many("Ant", "ant", "bee", apart, joined)))
     assert len(found.classes) == 5
-    assert len(found.notes) == 2
-    assert "odd: names of classes that differ only by case or Unicode form: Ant, ant" in found.notes
-    assert found.notes[1].endswith(f": {apart}, {joined}")
+    assert note(found, "odd, names of classes that differ").endswith(
+        f"(4): Ant, ant, {apart}, {joined}"
+    )
 
 
 def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):
@@ -498,14 +491,10 @@ def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):
     refused(root, "not valid Unicode", r"'\udcff'", "rename")
 
 
-def test_a_class_that_train_lacks_is_refused_with_the_nearest_name(tmp_path):
+def test_a_class_that_train_lacks_is_refused_with_those_that_it_has(tmp_path):
     refused(given_tree(tmp_path / "a", "val/bees/0.jpg"), "nothing can learn it: 'bees'",
-            "val/bees/0.jpg", "rename it to 'bee', as in train")  # fmt: skip
-    refused(given_tree(tmp_path / "b", "test/zebra/0.jpg"), "test has a class", "move it elsewhere")
-    refused(given_tree(tmp_path / "c", "val/Ant/0.jpg"), "rename it to 'ant'", "only by case")
-    apart, joined = (unicodedata.normalize(form, "개미") for form in ("NFD", "NFC"))
-    root = given_tree(tmp_path / "d", f"train/{joined}/0.jpg", f"val/{apart}/0.jpg")
-    refused(root, f"rename it to '{joined}'", "only by case or Unicode form")
+            "val has a class", "to one of train's: ant, bee")  # fmt: skip
+    refused(given_tree(tmp_path / "c", "test/Ant/0.jpg"), "test has a class", "case and Unicode")
     (given_tree(tmp_path / "e", "val/wasp/0.jpg") / "train" / "wasp").mkdir()
     refused(tmp_path / "e", "'wasp'")
 
@@ -517,9 +506,7 @@ def test_a_root_that_cannot_be_used_is_refused(tmp_path):
     refused(tmp_path / "set.zip", "Not a directory", "set.zip", "unpack an archive")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "no images", "expected is train/<class>/*.jpg")
-    refused(
-        make(tmp_path / "bees", "0.jpg", "1.jpg"), "no images in class folders", "(2 in no class"
-    )
+    refused(make(tmp_path / "bees", "0.jpg", "1.jpg"), "no images in class folders", "0.jpg, 1.jpg")
     refused(make(tmp_path / "uno", *many("ant"), "bee/x.txt"), "only one class: 'ant'")
     refused(make(tmp_path / "t", *many("train/ant", "train/bee")), "neither val/ nor test/")
     refused(make(tmp_path / "v", *many("val/ant", "test/ant")), "no images", "of train/")
@@ -530,21 +517,22 @@ def test_a_root_that_cannot_be_used_is_refused(tmp_path):
 
 
 def test_too_few_pictures_are_refused_by_the_name_of_their_class(tmp_path):
-    refused(make(tmp_path / "a", *many("ant"), *many("bee", count=2)), "'bee'", "2 (needed: 3")
+    root = make(tmp_path / "a", *many("ant"), *many("bee", count=2))
+    refused(root, "'bee' in train: 2", "3 or more")
     root = make(tmp_path / "b", *many("train/ant", "test/ant"), *many("train/bee", count=1))
-    refused(root, "'bee'", "1 (needed: 2")
+    refused(root, "'bee' in train: 1", "2 or more")
     root = make(tmp_path / "c", *many("ant"), *many("bee", count=3))
     (root / "bee/1.jpg").write_bytes(b"bee/0.jpg")
-    refused(root, "'bee'", "2 (needed: 3", "duplicates")
+    refused(root, "'bee' in train: 2", "3 or more", "duplicates")
     root = given_tree(tmp_path / "d")
     for i in range(4):
         (root / f"train/bee/{i}.jpg").write_bytes(f"val/bee/{i}.jpg".encode())
-    refused(root, "'bee'", "0 (needed: 1")
+    refused(root, "'bee' in train: 0", "1 or more")
     root = make(tmp_path / "e", *many("train/ant", "train/bee", "test/ant"))
     for i in range(4):
         make(root, f"val/ant/{i}.jpg")
         (root / f"val/ant/{i}.jpg").write_bytes(f"test/ant/{i}.jpg".encode())
-    refused(root, "every image of val is in test too")
+    refused(root, "too few images are left", "all of val: 0")
 
 
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def bombs() -> list[Made]:
         "long text.png": png((WIDTH, HEIGHT), 8, 2, filtered(COLOR), swollen),
         "long profile.png": png((WIDTH, HEIGHT), 8, 2, filtered(COLOR), profile),
     }
-    return [Made(name, content, word="large") for name, content in files.items()]
+    return [Made(name, content, word="cannot decode") for name, content in files.items()]
 
 
 def metadata() -> list[Made]:

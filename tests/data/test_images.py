@@ -199,7 +199,7 @@ def test_a_file_in_a_damaged_zip_is_refused():
     content = bytearray(out.getvalue())
     content[40] ^= 255
     with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open("a.bmp") as file:
-        refused(file, "cannot read the file", name="a.bmp")
+        refused(file, "cannot decode an image", name="a.bmp")
 
 
 # --- damage ---

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -23,13 +24,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut, where the system allows it."""
-    try:
+    # Windows cannot open a folder, some mounted drives refuse; the rename itself is still atomic.
+    with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows cannot open a folder
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some mounted drives refuse; the rename itself is still atomic
-        pass
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

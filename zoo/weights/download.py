@@ -48,13 +48,12 @@ def place_of(url: str) -> Path:
     try:
         parts = urlsplit(url)
         name = re.sub(r"[^\w.+-]", "_", PurePosixPath(parts.path).name).lstrip(".")
-        if not parts.hostname or not name or len(name) > 200:
-            raise ValueError("it has no host, or no file with a name of 200 letters at most")
-        if not url.isascii() or not url.isprintable():
-            raise ValueError("it has letters that a URL spells as %XX")
-    except ValueError as error:
-        why = f"this is not the URL of a file: {error}"
-        raise WeightsError(why, url, "give one like https://host/file.pth") from error
+        usable = bool(parts.hostname) and 0 < len(name) <= 200
+    except ValueError:
+        usable = False
+    if not (usable and url.isascii() and url.isprintable()):
+        fix = "give one like https://host/file.pth, with other letters as %XX"
+        raise WeightsError("this is not the URL of a file", url, fix)
     if not hash_in(name):  # many files are called model.safetensors
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
     return Path(torch.hub.get_dir()) / "checkpoints" / name

@@ -82,35 +82,58 @@ def hash_in(name: str) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
+    fix = "give the .pth or .safetensors file of one network's weights, or its URL"
     try:
-        if not path.is_file():  # a pipe or a device would never end
-            why = "there is no such file" if not path.exists() else "this is not a file"
-            raise WeightsError(why, path, "give a .pth or .safetensors file, or the URL of one")
-        if (size := path.stat().st_size) > LARGEST:
-            why = f"the file has {size:,} bytes, and more than {LARGEST:,} are not read"
-            raise WeightsError(why, path, "give a file of one network's weights")
-        return path.read_bytes()
-    except OSError as error:
-        why = f"cannot read the file: {error.strerror or error}"
-        raise WeightsError(why, path, "check the name, and that you may read the file") from error
+        size = path.stat().st_size
+        # A pipe or a device would never end.
+        content = path.read_bytes() if path.is_file() and size <= LARGEST else None
+    except (OSError, ValueError) as error:  # no path can hold a zero byte
+        reason = getattr(error, "strerror", None) or error
+        why = f"there is no such file, or it cannot be read: {reason}"
+        raise WeightsError(why, path, fix) from error
+    if content is None:
+        raise WeightsError(f"this is not a file of at most {LARGEST:,} bytes", path, fix)
+    return content
 
 
 def decode(content: bytes, source: str, hashed: bool = False) -> Weights:
-    """Tensors on the CPU, however they were saved; `hashed` if the SHA-256 has been compared."""
-    if content[8:9] != b"{" or content[:4] == b"PK\x03\x04":
-        return from_loaded(decode_pickle(content, source, hashed), source)
+    """Tensors on the CPU, however they were saved; `hashed` if the SHA-256 has been compared.
+
+    torch.save writes a zip archive, before PyTorch 1.6 a bare pickle.
+    """
+    zipped = content[:4] == b"PK\x03\x04"
+    is_safe = content[8:9] == b"{" and not zipped
+    if not (is_safe or zipped or content[:1] == b"\x80"):
+        why = f"this is not a file of weights: it begins with {content[:40]!r}"
+        fix = "give the .pth or .safetensors file itself, not a page, an LFS pointer or an archive"
+        raise WeightsError(why, source, fix)
     try:
-        header, text, body = header_of(content)
-        tensors = safetensors.torch.load(content)
-        metadata, digest = read_metadata(text, source)
-        if digest is not None and digest != digest_of(metadata, header, body):
-            raise ValueError("its SHA-256 does not fit its content")
+        if is_safe:
+            return from_safetensors(content, source)
+        screen(content, hashed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is about to be refused
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    # The library checks most of it; what is left ends in many kinds of exceptions.
+    except Suspicious as error:
+        raise WeightsError(str(error), source, error.fix) from error
+    # A pickle is a program; a broken or hostile one can end in any exception at all.
     except Exception as error:
-        why = f"this is not a whole .safetensors file: {first_line(error)}"
-        raise WeightsError(why, source, AGAIN) from error
+        why = (
+            str(error) if is_safe else type(error).__name__
+        )  # torch's text advises to trust the file
+        raise WeightsError(f"the file is incomplete or damaged: {why}", source, AGAIN) from error
+    return from_loaded(loaded, source)
+
+
+def from_safetensors(content: bytes, source: str) -> Weights:
+    """The library checks most of it, the digest the rest."""
+    header, text, body = header_of(content)
+    tensors = safetensors.torch.load(content)
+    metadata, digest = read_metadata(text, source)
+    if digest is not None and digest != digest_of(metadata, header, body):
+        raise ValueError("its SHA-256 does not fit its content")
     return Weights(unwrap(tensors, source), metadata, source)
 
 
@@ -140,40 +163,6 @@ def from_loaded(loaded: Any, source: str) -> Weights:
     return Weights(unwrap(loaded, source), read_metadata(text, source)[0], source)
 
 
-KINDS = (  # how some files begin that are not weights
-    (b"<", "a web page; the link may lead to a page and not to the file"),
-    (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` gets the file itself"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"\x89HDF", "an HDF5 file of Keras or TensorFlow"),
-)
-
-
-def decode_pickle(content: bytes, source: str, hashed: bool) -> Any:
-    """What torch.save wrote: a zip archive, or before PyTorch 1.6 a bare pickle."""
-    if content[:4] != b"PK\x03\x04" and content[:1] != b"\x80":
-        begins = f"it begins with {content[:12]!r}" if content else "it is empty"
-        kind = next((f"it is {kind}" for begin, kind in KINDS if content.startswith(begin)), begins)
-        fix = "give a .pth or .safetensors file" if content else AGAIN
-        raise WeightsError(f"this is not a file of weights: {kind}", source, fix)
-    try:
-        screen(content, hashed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is about to be refused
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Suspicious as error:
-        raise WeightsError(str(error), source, error.fix) from error
-    # A pickle is a program; a broken or hostile one can end in any exception at all.
-    except Exception as error:
-        match = re.search(r"WeightsUnpickler error: .*|Unsupported operand \d+", str(error))
-        why = match[0] if match else first_line(error)
-        why = f"the file is incomplete or damaged: {why}"
-        raise WeightsError(why, source, AGAIN) from error
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
-
-
 def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, without what DataParallel or compile put in front."""
     for wrapper in WRAPPERS:
@@ -185,27 +174,23 @@ def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
         fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
         raise WeightsError(why, source, fix)
     for key, value in tensors.items():
-        if problem := what_is_wrong(key, value):
+        if not (isinstance(key, str) and len(key) <= LONGEST and is_plain(value)):
+            why = f"the entry {key!r:.60} is {type(value).__name__} and not a plain, named tensor"
             fix = "give a state dict, or a checkpoint that holds one as 'state_dict' or 'model'"
-            raise WeightsError(problem, source, fix)
+            raise WeightsError(why, source, fix)
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in tensors)), None):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
 
 
-def what_is_wrong(key: object, value: object) -> str:
-    """Why an entry is not a name and a plain tensor; "" if it is one."""
-    if not isinstance(key, str):
-        return f"an entry is named by {type(key).__name__} and not by text"
-    if len(key) > LONGEST:
-        return f"an entry's name has {len(key):,} letters: {key[:40]!r} ..."
-    if not isinstance(value, Tensor) or type(value) not in (Tensor, nn.Parameter):
-        return f"the entry {key!r} is {type(value).__name__} and not a tensor"
-    if value.layout != torch.strided or value.is_nested:
-        return f"the entry {key!r} is a tensor of layout {value.layout}"
-    if value.is_meta:
-        return f"the entry {key!r} holds a shape and no numbers"
-    return ""
+def is_plain(value: object) -> bool:
+    """A tensor without methods of its own, with numbers in memory, one after the other."""
+    return (
+        isinstance(value, Tensor)
+        and type(value) in (Tensor, nn.Parameter)
+        and value.layout == torch.strided
+        and not (value.is_nested or value.is_meta)
+    )
 
 
 TYPES = {"model": str, "settings": dict, "classes": list, "preprocess": dict, "metrics": dict,
@@ -220,19 +205,18 @@ def read_metadata(text: Any, source: str) -> tuple[Metadata, str | None]:
         if not isinstance(text, str) or len(text) > LONGEST_METADATA:
             raise TypeError
         entries = json.loads(text)
-        values = {name: entries.get(name) for name in TYPES}
-        words = [*(values["classes"] or []), *(values["settings"] or {}).values()]
-        typed = all(isinstance(values[name], kind | None) for name, kind in TYPES.items())
-        if not typed or not all(isinstance(word, str) for word in words):
+        digest = entries.pop(DIGEST, None)
+        words = [*(entries.get("classes") or []), *(entries.get("settings") or {}).values()]
+        # A name that is not in TYPES may be a damaged name of the digest.
+        right = all(isinstance(value, TYPES[name] | None) for name, value in entries.items())
+        if not right or not all(isinstance(word, str) for word in words):
             raise TypeError
-        if entries.keys() - {*TYPES, DIGEST}:  # or a damaged name of the digest would hide it
-            raise TypeError
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = "the file's metadata cannot be read"
         raise WeightsError(why, f"{source}, {METADATA!r}", AGAIN) from error
-    if values["classes"] is not None:
-        values["classes"] = tuple(values["classes"])
-    return Metadata(**values), entries.get(DIGEST)
+    if entries.get("classes") is not None:
+        entries["classes"] = tuple(entries["classes"])
+    return Metadata(**entries), digest
 
 
 def text_of(metadata: Metadata) -> str:

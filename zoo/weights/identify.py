@@ -3,8 +3,7 @@
 import functools
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import resnet
 from zoo.vit import TABLE as VITS
 from zoo.vit import vit
-from zoo.weights.dialects import Dialect
 from zoo.weights.settings import settings_of
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -31,15 +29,15 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
     stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", ())
     if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
         return []
-    side, blocks = side_of_image(shapes), blocks_in(shapes)
+    blocks = sum(key.endswith(".norm1.weight") for key in shapes)
     found: list[tuple[str, dict[str, Any]]] = []
     for name, row in VITS.items():
-        if side and (row.patch_size, (row.blocks,)) == (stem[2], blocks):
-            changed = other_than(row, num_classes=head[0], image_size=side)
+        if (row.patch_size, row.blocks) == (stem[2], blocks):
+            changed = other_than(row, num_classes=head[0], image_size=side_of_image(shapes))
             if shapes == shapes_of(vit, name, **changed):
                 found += [(plain_name(name), changed), (name, changed)]
     for name, resnet_row in RESNETS.items():
-        if resnet_row.blocks_per_stage != blocks:
+        if sum(resnet_row.blocks_per_stage) != blocks:
             continue
         changed = other_than(resnet_row, num_classes=head[0], width=stem[0])
         if shapes == shapes_of(resnet, name, plain=True, **changed):
@@ -51,13 +49,6 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def blocks_in(shapes: Shapes) -> tuple[int, ...]:
-    """How many blocks each stage of a ResNet has, or (blocks,) of a ViT."""
-    firsts = [re.fullmatch(r"(stages\.\d+|blocks)\.\d+\.norm1\.weight", key) for key in shapes]
-    counts = Counter(first[1] for first in firsts if first)
-    return tuple(counts[stage] for stage in sorted(counts))
-
-
 def other_than(row: Any, **settings: Any) -> dict[str, Any]:
     """The settings that are not the row's own."""
     return {key: value for key, value in settings.items() if value != getattr(row, key)}
@@ -67,12 +58,10 @@ def joined(shapes: Shapes) -> Shapes:
     """Queries, keys and values that are apart, as one layer."""
     whole: dict[str, tuple[int, ...]] = {}
     for key, shape in shapes.items():
-        for letter in "qkv":
-            if f".attention.{letter}." in key:
-                key = key.replace(f".attention.{letter}.", ".attention.qkv.")
-                rows = whole.get(key, (0,))[0] + (shape[0] if shape else 0)
-                shape = (rows, *shape[1:])
-                break
+        key, parts = re.subn(r"\.attention\.[qkv]\.", ".attention.qkv.", key)
+        if parts and shape:
+            rows, *_ = whole.get(key) or (0,)
+            shape = (rows + shape[0], *shape[1:])
         whole[key] = shape
     return whole
 
@@ -96,29 +85,19 @@ def is_shaped(key: str) -> bool:
     return not key.endswith("num_batches_tracked")
 
 
-def likely_cause(
-    model: Network, tensors: Mapping[str, Tensor], unknown: list[str], dialect: Dialect
-) -> str:
+def likely_cause(model: Network, tensors: Mapping[str, Tensor], unknown: Collection[str]) -> str:
     """One line on why `tensors`, in our names, do not fit the model, and what to do."""
     places = model.state_dict()
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
-    missing = {key for key in places if key not in tensors and is_shaped(key)}
-    rest = bool(unknown or missing)
-    heads = [state["head.bias"] for state in (tensors, places) if "head.bias" in state]
-    head_only = wrong <= {"head.weight", "head.bias"} and not rest and len(heads) == 2
-    if head_only and all(head.dim() == 1 for head in heads):
-        theirs, ours = map(len, heads)
-        fix = f"pass num_classes={theirs}, or drop='head' for a fresh head"
-        return f"the file's head has {theirs} classes, the model {ours}: {fix}"
+    all_there = not unknown and all(key in tensors for key in places if is_shaped(key))
+    theirs, ours = (state.get("head.bias", torch.empty(())) for state in (tensors, places))
+    if all_there and wrong <= {"head.weight", "head.bias"} and theirs.dim() == ours.dim() == 1:
+        fix = f"pass num_classes={len(theirs)}, or drop='head' for a fresh head"
+        return f"the file's head has {len(theirs)} classes, the model {len(ours)}: {fix}"
     plain = settings_of(model).get("shortcut") == "none"
-    if plain and not rest and all(".shortcut." in key for key in wrong):
+    if plain and all_there and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
     for name, settings in identify(tensors)[-1:]:  # of twins, the residual one
         words = "".join(f", {key}={value!r}" for key, value in settings.items())
         return f"this is {name}'s: zoo.build({name!r}{words})"
-    head = (dialect.from_zoo("head.weight") or "").removeprefix(dialect.prefix).split(".")[0]
-    if unknown and all(key.startswith(f"{head}.") for key in unknown):
-        return f"its head is not one linear layer: rename its entries to {head}.weight and .bias"
-    if missing and not wrong and not unknown:
-        return "the weights are incomplete: get the file again, or whoever made it must save all"
-    return "this is no network of zoo.list_models(), or one with other settings"
+    return "they are incomplete, renamed, or of a network or settings that zoo.build does not have"

@@ -8,6 +8,7 @@ num_batches_tracked, which old files lack, is set to 0 without a word; no output
 
 import logging
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,15 +58,13 @@ def load(
 
 
 def check_model(model: object) -> None:
-    where = "zoo.load(model, ...), zoo.export(model, ...)"
-    if not isinstance(model, Network):
-        why = f"the weights are for networks of the zoo, and this is {type(model).__name__}"
-        fix = "give what zoo.build returned, without DataParallel or torch.compile around it"
-        raise WeightsError(why, where, fix)
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        why = "the model is on the meta device: it has shapes and no memory for weights"
-        fix = "call model.to_empty(device='cpu') first, or build it on another device"
-        raise WeightsError(why, where, fix)
+    if not isinstance(model, Network) or any(v.is_meta for v in model.state_dict().values()):
+        why = f"weights are for networks of the zoo in memory, and this is {type(model).__name__}"
+        fix = (
+            "give what zoo.build returned, without DataParallel or torch.compile around it; one "
+            "on the meta device needs model.to_empty(device='cpu') first"
+        )
+        raise WeightsError(why, "zoo.load(model, ...), zoo.export(model, ...)", fix)
 
 
 def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
@@ -79,14 +78,7 @@ def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
         return from_hub(str(source))
     if str(source).startswith(("http://", "https://")):
         return fetch(str(source))
-    return read_folder(Path(source)) if is_folder(source) else read_weights(Path(source))
-
-
-def is_folder(source: str | Path) -> bool:
-    try:
-        return Path(source).is_dir()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
+    return read_folder(Path(source)) if os.path.isdir(source) else read_weights(Path(source))  # noqa: PTH112  Path's can raise
 
 
 def fill(
@@ -106,7 +98,7 @@ def fill(
     if problems := misfits(places, tensors, unknown, spoken):
         more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
         where = f"{weights.source}, in {spoken.name}'s names"
-        fix = likely_cause(model, found, list(unknown), spoken)
+        fix = likely_cause(model, found, unknown)
         raise WeightsError(f"{problems[0]}{more}", where, fix)
     for key, tensor in tensors.items():
         check_values(spoken.from_zoo(key) or key, tensor, places[key], weights.source)
@@ -122,17 +114,10 @@ def fill(
             place.copy_(tensors[key]) if key in tensors else place.zero_()
     if isinstance(model, ViT) and resizing:
         model.stem.resizing = resizing
-    log_dropped(model, drop, len(found) - len(tensors))
+    if drop:
+        count = len(found) - len(tensors)
+        log.warning("dropped %d entries of a %s: the model keeps its own, or has none", count, drop)
     return model
-
-
-def log_dropped(model: Network, drop: str | None, count: int) -> None:
-    if drop == "shortcut":
-        log.warning("dropped %d entries of shortcuts: a plain network has none", count)
-    if drop == "head":
-        classes = getattr(getattr(model, "head", None), "out_features", "other")
-        text = "dropped the head's %s entries: the model keeps its own, for %s classes"
-        log.warning(text, count, classes)
 
 
 def in_our_names(weights: Weights, dialect: Dialect) -> tuple[State, State]:
@@ -191,22 +176,17 @@ def misfits(places: State, tensors: State, unknown: State, dialect: Dialect) -> 
 
     Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.
     """
-    problems = [f"{key} of shape {show(tensor)} is unknown" for key, tensor in unknown.items()]
-    for key, tensor in tensors.items():
-        name = dialect.from_zoo(key) or key
-        if key not in places:
-            problems.append(f"{name} has shape {show(tensor)} and no place")
-        elif tensor.shape != (place := places[key]).shape:
-            problems.append(f"{name} is {show(tensor)} in the file and {show(place)} in the model")
-    missing = {key: v for key, v in places.items() if key not in tensors and is_shaped(key)}
-    return problems + [
-        f"{dialect.from_zoo(key) or key} of shape {show(place)} is missing"
-        for key, place in missing.items()
-    ]
+    problems = [f"{key} is {shape_in(unknown, key)} in the file and unknown" for key in unknown]
+    for key in {**tensors, **places}:
+        theirs, ours = shape_in(tensors, key), shape_in(places, key)
+        if theirs != ours and (key in tensors or is_shaped(key)):
+            name = dialect.from_zoo(key) or key
+            problems.append(f"{name} is {theirs} in the file and {ours} in the model")
+    return problems
 
 
-def show(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
+def shape_in(state: State, key: str) -> str:
+    return str(tuple(state[key].shape)) if key in state else "missing"
 
 
 # What each dtype holds without loss.
@@ -220,18 +200,22 @@ HOLDS = {
 
 def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
     """Refuse what would load and then compute nonsense."""
-    problem = None
-    total = tensor.sum() if tensor.dtype in FLOATS else torch.ones(())
     if tensor.dtype not in HOLDS.get(place.dtype, {place.dtype}):
         problem = f"has dtype {tensor.dtype}, which {place.dtype} cannot hold"
+    elif is_nonsense(key, tensor):
+        problem = "is not finite, has negative variances, or is nothing but zeros"
+    else:
+        return
+    fix = "get the weights again, or train at a lower rate; convert precision after loading"
+    raise WeightsError(f"{key} {problem}", source, fix)
+
+
+def is_nonsense(key: str, tensor: Tensor) -> bool:
+    if tensor.dtype not in FLOATS:
+        return False
+    is_variance, total = key.endswith("running_var"), tensor.sum()
     # The sum of a tensor with a NaN or an infinity is not finite; the reverse needs a look.
-    elif not total.isfinite() and not tensor.isfinite().all():
-        problem = "has values that are NaN or infinite"
-    elif key.endswith("running_var") and (tensor < 0).any():
-        problem = "has negative variances"
+    not_finite = not total.isfinite() and not tensor.isfinite().all()
     # A download that was cut may be filled up with zeros.
-    elif not total and (tensor.dim() == 4 or key.endswith("running_var")) and not tensor.any():
-        problem = "is nothing but zeros"
-    if problem:
-        fix = "get the weights again, or train at a lower rate; convert precision after loading"
-        raise WeightsError(f"{key} {problem}", source, fix)
+    zeros = not total and (tensor.dim() == 4 or is_variance) and not tensor.any()
+    return bool(not_finite or zeros or (is_variance and (tensor < 0).any()))

@@ -42,29 +42,21 @@ def is_published_name(weights: str | Path) -> bool:
 
 def published(model: str, weights: str = "DEFAULT") -> Published:
     """What torchvision publishes for `model`; "DEFAULT" is its default."""
-    by_file = "pass the PATH or URL of a file"
     try:
         from torchvision.models import get_model_weights  # slow to import, so only here
-    except ImportError as error:
-        why = f"torchvision, which knows the published weights, cannot be imported: {error}"
-        fix = f"pip install torchvision, or {by_file}"
-        raise WeightsError(why, f"weights={weights!r}", fix) from error
-    try:
-        entries = get_model_weights(model)
-    except ValueError:
-        why = f"there are no published weights for {model}"
-        where = f"torchvision publishes {weights} for ImageNet's ResNets and ViTs"
-        twin = f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')"
-        fix = f"{by_file}; a plain network takes its twin's weights by {twin}"
-        raise WeightsError(why, where, fix) from None
-    if weights not in entries.__members__:
-        why = f"there are no weights {weights!r} for {model}"
-        where = f"torchvision publishes {', '.join(entries.__members__)}"
-        raise WeightsError(why, where, f"choose one of these, or {by_file}")
-    entry = entries[weights]
+
+        entry = get_model_weights(model)[weights]
+    except (ImportError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"there are no published weights {weights!r} for {model}: {error}",
+            "torchvision publishes IMAGENET1K_V1 and others, for ImageNet's ResNets and ViTs only",
+            "pass the PATH or URL of a file; a plain network takes its twin's weights by "
+            f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')",
+        ) from error
     view, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
-    mean, std, classes = map(tuple, (view.mean, view.std, entry.meta["categories"]))
-    resize, crop, interpolation = view.resize_size[0], view.crop_size[0], view.interpolation.value
-    preprocess = Preprocess(resize, crop, interpolation, mean, std, classes)
+    preprocess = Preprocess(
+        view.resize_size[0], view.crop_size[0], view.interpolation.value,
+        tuple(view.mean), tuple(view.std), tuple(entry.meta["categories"]),
+    )  # fmt: skip
     top1, top5 = accuracy["acc@1"], accuracy["acc@5"]
     return Published(model, entry.name, entry.url, top1, top5, preprocess)

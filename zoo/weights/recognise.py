@@ -12,8 +12,6 @@ from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, Dialec
 from zoo.weights.files import Weights
 from zoo.weights.identify import side_of_image
 
-SIZES = ("stem.conv.weight", "stem.position")  # what a ViT's image size shows in
-
 
 def by_name(name: str, model: Network) -> Dialect:
     """The dialect of that name for the model's family."""
@@ -38,8 +36,8 @@ def recognise(weights: Weights) -> Dialect:
 
 def classes_of(weights: Weights) -> int | None:
     """The number of outputs of the head in the file, if it has one."""
-    heads = [dialect.part(weights.tensors, "head.weight") for dialect in DIALECTS]
-    return next((len(head) for head in heads if head is not None and head.dim() == 2), None)
+    head = recognise(weights).part(weights.tensors, "head.weight")
+    return len(head) if head is not None and head.dim() == 2 else None
 
 
 def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
@@ -55,7 +53,9 @@ def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
         settings["block"] = implied["block"]
     with contextlib.suppress(ValueError):
         settings["eps"] = float(implied.get("eps", ""))
-    parts = {key: dialect.part(weights.tensors, key) for key in SIZES}
+    parts = {
+        key: dialect.part(weights.tensors, key) for key in ("stem.conv.weight", "stem.position")
+    }
     shapes = {key: tuple(part.shape) for key, part in parts.items() if part is not None}
     settings["image_size"] = side_of_image(shapes)
     return {key: value for key, value in settings.items() if key in allowed and value}

@@ -13,8 +13,8 @@ from zoo.errors import WeightsError
 from zoo.networks import Network
 from zoo.plain import PlainBottleneck
 from zoo.plainvit import BLOCKS
-from zoo.resnet import CifarStem, ResNet
-from zoo.shortcuts import SHORTCUTS, Projection, ZeroPad
+from zoo.resnet import CifarStem
+from zoo.shortcuts import SHORTCUTS
 from zoo.vit import EncoderBlock, ViT
 from zoo.weights.dialects import Dialect
 from zoo.weights.files import Weights
@@ -24,32 +24,22 @@ BLOCK_NAMES = {EncoderBlock: "residual"} | {kind: name for name, kind in BLOCKS.
 
 def settings_of(model: Network) -> dict[str, str]:
     """The settings that change a network's outputs, read off its modules."""
-    return vit_settings(model) if isinstance(model, ViT) else resnet_settings(model)
-
-
-def vit_settings(model: ViT) -> dict[str, str]:
-    """Not visible in parameter shapes, except a missing MLP."""
-    block: Any = model.blocks[0]
-    return {
-        "block": BLOCK_NAMES[type(block)],
-        "heads": str(block.attention.heads),
-        "eps": f"{model.norm.eps:g}",
-        "resizing": model.stem.resizing,
-    }
-
-
-def resnet_settings(model: ResNet) -> dict[str, str]:
-    """Shapes show some of them; ZeroPad's side and the strided convolution they do not."""
+    if isinstance(model, ViT):
+        block: Any = model.blocks[0]
+        return {
+            "block": BLOCK_NAMES[type(block)],
+            "heads": str(block.attention.heads),
+            "eps": f"{model.norm.eps:g}",
+            "resizing": model.stem.resizing,
+        }
     blocks = [block for stage in model.stages.children() for block in stage.children()]
-    settings = {
+    shortcuts = [block.shortcut for block in blocks if hasattr(block, "shortcut")]
+    kinds = [str(shortcut.kind) for shortcut in shortcuts if hasattr(shortcut, "kind")]
+    settings: dict[str, str] = {
         "stem": "cifar" if isinstance(model.stem, CifarStem) else "imagenet",
-        "shortcut": "none",
+        "shortcut": kinds[-1] if kinds else "identity" if shortcuts else "none",
         "norm": "batch" if isinstance(model.stem.norm, nn.BatchNorm2d) else "none",
     }
-    shortcuts = [block.shortcut for block in blocks if hasattr(block, "shortcut")]
-    if shortcuts:
-        kinds = [s.kind for s in shortcuts if isinstance(s, Projection | ZeroPad)]
-        settings["shortcut"] = kinds[-1] if kinds else "identity"
     strided = [b for b in blocks[1:] if isinstance(b, Bottleneck | PlainBottleneck)]
     if strided:
         in_conv1 = any(block.conv1.stride != (1, 1) for block in strided)
@@ -78,16 +68,10 @@ def check_settings(
 
 
 def how_to_fit(key: str, value: str, wanted: str) -> str:
-    if key == "shortcut" and value == "none":
-        return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
-    if key == "block" and wanted == "residual":
-        return "the model is plain: pass drop='shortcut' to give it its twin's weights"
-    if key == "shortcut" and wanted == "none":
-        return "these are a plain network's weights: build the plain twin"
-    if key == "block":
-        return f"these are a plain network's weights: build the plain twin with block={wanted!r}"
-    if key == "heads":
-        return "no network of the zoo has this width with so many heads"
-    if key == "stem":
-        return f"choose a model with the {wanted} stem"
-    return f"build the model with {key}={wanted if key == 'eps' else repr(wanted)}"
+    twins = {"none", "residual", *BLOCKS}  # what only one of two twins can have
+    if key in ("shortcut", "block") and {value, wanted} & twins:
+        return (
+            f"build the network with {key}={wanted!r}, such as the twin of this one; a plain "
+            "network takes its residual twin's weights by drop='shortcut'"
+        )
+    return f"build a network with {key}={wanted if key in ('eps', 'heads') else repr(wanted)}"
