@@ -421,7 +421,9 @@ def test_transformers_opens_what_we_write_and_we_what_it_writes(tmp_path):
     back = zoo.load(zoo.build("vit2", 1000, eps=1e-12), tmp_path / "model.safetensors")
     exported = zoo.export(ours, "transformers")
     assert same(back.state_dict(), ours.state_dict())
-    assert same(load_file(tmp_path / "model.safetensors"), exported)
+    written = load_file(tmp_path / "model.safetensors")  # which has its own order
+    assert same({key: written[key] for key in exported}, exported)
+    assert written.keys() == exported.keys()
     opened = transformers.ViTForImageClassification.from_pretrained(
         None, config=copy.deepcopy(theirs.config), state_dict=exported
     )
