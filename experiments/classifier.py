@@ -31,9 +31,9 @@ from zoo.resnet import CifarStem
 from zoo.vit import ViT
 from zoo.weights.dialects import IMAGENET_MEAN_STD, Dialect
 from zoo.weights.files import Metadata, Weights, write_weights
+from zoo.weights.identify import brought_by, classes_of, recognise
 from zoo.weights.load import fill, open_weights
 from zoo.weights.published import is_published_name
-from zoo.weights.recognise import brought_by, classes_of, recognise
 from zoo.weights.settings import settings_of
 
 FP32 = Settings(precision="fp32", channels_last=True)  # predictions, and what transfer reports

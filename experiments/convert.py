@@ -25,9 +25,8 @@ from zoo.networks import Network
 from zoo.vit import ViT
 from zoo.weights.files import Metadata, Weights, write_weights
 from zoo.weights.hub import write_folder
-from zoo.weights.identify import identify
+from zoo.weights.identify import identify, recognise
 from zoo.weights.load import fill, open_weights
-from zoo.weights.recognise import recognise
 from zoo.weights.settings import settings_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt")

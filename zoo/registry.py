@@ -22,9 +22,9 @@ from zoo.resnet import TABLE as RESNETS
 from zoo.shortcuts import SHORTCUTS
 from zoo.vit import TABLE as VITS
 from zoo.vit import vit
+from zoo.weights.identify import brought_by, classes_of
 from zoo.weights.load import fill, open_weights
 from zoo.weights.published import is_published_name, published
-from zoo.weights.recognise import brought_by, classes_of
 
 MODELS: dict[str, Callable[..., Network]] = {
     **{plain_name(name): partial(resnet, name, plain=True) for name in RESNETS},

@@ -16,9 +16,9 @@ from experiments.proof.checks import Difference, worst
 from experiments.proof.oracles import LIBRARIES, RESNETS, VIT_ORACLES, Oracle, oracles_of
 from zoo.networks import Network
 from zoo.vit import ViT
+from zoo.weights.identify import classes_of
 from zoo.weights.load import open_weights
 from zoo.weights.published import is_published_name
-from zoo.weights.recognise import classes_of
 
 SUMMARY = (*RESNETS, "vit_b_16", "vit_b_32")  # vit_l_16 alone takes minutes
 

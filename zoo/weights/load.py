@@ -23,8 +23,7 @@ from zoo.weights.dialects import Dialect
 from zoo.weights.download import fetch
 from zoo.weights.files import Metadata, Weights, from_loaded, read_weights
 from zoo.weights.hub import PREFIX, from_hub, read_folder
-from zoo.weights.identify import is_shaped, likely_cause
-from zoo.weights.recognise import by_name, recognise
+from zoo.weights.identify import by_name, is_shaped, likely_cause, recognise
 from zoo.weights.settings import check_settings
 
 log = logging.getLogger("zoo")
