@@ -54,6 +54,19 @@ def real_cifar10(real_data):
     return cifar10(real_data / "cifar10")
 
 
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    """Six JPEGs and six PNGs of noise, each of its own size."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        pixels = rng.integers(0, 256, (20 + 3 * i, 50 - i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}")
+    return sorted(str(path) for path in tmp_path.iterdir())
+
+
 def in_a_child(action, folder: Path, timeout: float = 120) -> subprocess.CompletedProcess:
     """action() at the root in a process of its own, which need not import torch."""
     said = [folder / f".said{number}" for number in (1, 2)]

@@ -27,15 +27,6 @@ CPU = torch.device("cpu")
 VIEW = View(20, 16, input_size=16)
 
 
-@pytest.fixture
-def files(tmp_path) -> list[str]:
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        pixels = rng.integers(0, 256, (20 + 3 * i, 50 - i, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}")
-    return sorted(str(path) for path in tmp_path.iterdir())
-
-
 def all_of(pictures) -> list[torch.Tensor]:
     return [pictures[i] for i in range(len(pictures))]
 

@@ -1,11 +1,7 @@
 """Batches of random views, and evaluation batches: pure in the step, whatever stores the images."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from data.decoding import DecodedOnUse
 from data.errors import DataError
@@ -15,15 +11,6 @@ from data.views import RandomView, View
 
 CPU = torch.device("cpu")
 VIEW = View(20, 16, input_size=16)
-
-
-@pytest.fixture
-def files(tmp_path) -> list[str]:
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        pixels = rng.integers(0, 256, (20 + 3 * i, 50 - i, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}")
-    return sorted(str(path) for path in Path(tmp_path).iterdir())
 
 
 def batches(pictures, workers=0, part=(0, 1), seed=0, size=4) -> ViewBatches:
