@@ -48,8 +48,8 @@ test: $(READY)  ## all tests; README's tables of training are not made again
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
 test-fast: $(READY)  ## the networks and their proofs, imports, batches and verdicts: about a minute
-	@$(RUN) pytest -n 2 --dist loadfile -m 'not slow' tests/zoo tests/test_arrows.py \
-	    tests/data/test_batches.py tests/experiments/ablation/test_report.py $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile -m 'not slow' -k 'not timm and not transformers' \
+	    tests/zoo tests/test_arrows.py tests/data/test_batches.py tests/experiments/ablation/test_report.py $(ARGS)
 
 check: $(READY)  ## style and types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
