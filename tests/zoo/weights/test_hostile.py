@@ -372,8 +372,13 @@ def test_the_file_that_they_are_made_from_is_good(tmp_path, suffix):
     zoo.build("resnet18", 3, width=2, weights=tmp_path / f"w{suffix}")
 
 
+@pytest.fixture(scope="module")
+def model():
+    return zoo.build("resnet18", 3, width=2)
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_nothing_runs_and_every_file_is_refused_by_every_way_in(name, tmp_path, monkeypatch):
+def test_nothing_runs_and_every_file_is_refused_by_every_way_in(name, model, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     content = FILES[name](tmp_path)
     path = tmp_path / "weights.pth"
@@ -382,9 +387,7 @@ def test_nothing_runs_and_every_file_is_refused_by_every_way_in(name, tmp_path, 
     url = f"http://127.0.0.1:1/planted-{digits}.pth"  # in the cache already, under its true hash
     place_of(url).parent.mkdir(parents=True)
     place_of(url).write_bytes(content)
-    model = zoo.build("resnet18", 3, width=2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-
     ways = [lambda: zoo.load(model, path),
             lambda: zoo.build("resnet18", 3, width=2, weights=str(path))]  # fmt: skip
     if name != "a bit of a number flipped":  # as published, by the hash in its name

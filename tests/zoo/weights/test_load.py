@@ -64,6 +64,7 @@ WRAPPERS = st.sampled_from(
 )
 
 
+@settings(max_examples=15)
 @given(spoken=SPOKEN, wrap=WRAPPERS, named=st.booleans(), seed=st.integers(0, 99))
 def test_exported_weights_come_back_to_the_last_bit_in_any_wrapper(spoken, wrap, named, seed):
     name, dialect = spoken
