@@ -153,9 +153,7 @@ class TransferJob:
         else:
             weights = torch.tensor(rarity(self.labels, classes)) if recipe.class_weights else None
             weight, bias = logistic_regression(features, labels, classes, recipe.probe_l2, weights)
-            with torch.no_grad():
-                head.weight.copy_(weight)
-                head.bias.copy_(bias)
+            head.load_state_dict({"weight": weight, "bias": bias})
         self.clock.training += time.perf_counter() - begin
         with torch.no_grad():
             logits = head(features.to(self.device)).cpu()
