@@ -54,9 +54,11 @@ class Group:
     def together(self, tensor: Tensor) -> Tensor:
         """The rows of every process, in the order in which parts were dealt out."""
         parts = self.gather(tensor.cpu())
-        rows = torch.empty(sum(map(len, parts)), *tensor.shape[1:], dtype=tensor.dtype)
+        # infer() of no images knows no shape; the first process has a row if any has.
+        rows = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=tensor.dtype)
         for rank, part in enumerate(parts):
-            rows[rank :: self.size] = part
+            if len(part):
+                rows[rank :: self.size] = part
         return rows.to(tensor.device)
 
     def agree(self, model: nn.Module) -> None:

@@ -23,6 +23,8 @@ from data.decoding import DecodedOnUse
 from data.view_batches import StepDataset, ViewBatches
 from data.views import RandomView, View
 from experiments.classifier import load_model
+from experiments.plumbing.distributed import Group
+from experiments.train import Settings, infer
 
 OPTIONS = (
     "--model", "resnet8", "--weights", "none", "--size", "16", "--squash", "--precision", "fp32",
@@ -185,3 +187,14 @@ def test_a_dying_process_ends_the_job_with_a_message_and_it_resumes(
     finished(launch(pictures, tmp_path))
     for name in ("last.safetensors", "best.safetensors", "history.csv"):
         assert (tmp_path / RUN / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_without_images_of_its_own_has_the_rows_of_the_others(rank, monkeypatch):
+    """One image and two processes: the second has nothing to infer."""
+    settings = Settings(channels_last=False)
+    batches = [[(torch.ones(1, 3, 1, 3), torch.tensor([2]))], []]
+    linear = nn.Linear(3, 5)
+    parts = [infer(linear, part, settings)[0] for part in batches]
+    monkeypatch.setattr(Group, "gather", lambda self, value: parts)
+    assert torch.equal(Group(rank, 2).together(parts[rank]), parts[0])
