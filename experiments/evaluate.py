@@ -148,8 +148,6 @@ def draw(model: Classifier, images: PictureSet, scores: Tensor, folder: Path) ->
 
 
 def main(options: Options) -> None:
-    from sklearn.metrics import classification_report
-
     wanted = 1 if options.model else 2
     if len(options.inputs) != wanted:
         raise UsageError(
@@ -172,6 +170,8 @@ def main(options: Options) -> None:
     with doing(f"evaluating {len(labels):,} images"):
         scores = evaluate_on(model, images).double().softmax(1)
     best, guesses = scores.max(1)
+    from sklearn.metrics import classification_report  # slow to import: after the work is begun
+
     print(classification_report(
         labels, guesses, labels=range(len(model.classes)), target_names=model.classes,
         digits=3, zero_division=math.nan,
