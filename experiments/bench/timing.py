@@ -9,13 +9,12 @@ from timeit import timeit
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from experiments.plumbing.precision import choose_precision, name, to_layout
-from experiments.train import BatchSource, Settings, forward
+from experiments.train import Batch, BatchSource, Settings, forward
 
-Batch = tuple[Tensor, Tensor]  # images and labels
 CPU = torch.device("cpu")
 EAGER = Settings(precision="fp32", channels_last=False)  # what PyTorch does unless told otherwise
 

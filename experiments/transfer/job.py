@@ -123,7 +123,7 @@ class TransferJob:
     ) -> tuple[float, list[int]]:  # fmt: skip
         """Mean loss, and 1 for every image that is named right, 0 for the others; or Stopped."""
         batches = self.in_order(self.set.pictures(split, self.view), split)
-        # In FP32's layout as predict has it: the memory layout decides how sums round.
+        # The memory layout decides how sums round: with FP32 they are those of predict.
         model = to_layout(model, settings).eval()
         found = infer(model, until_stopped(batches, should_stop), settings)
         logits, labels = (self.group.together(tensor) for tensor in found)
@@ -187,18 +187,17 @@ class TransferJob:
         if finished:
             self.save("last", {"epoch": len(state.history)})
         self.group.same(None)  # the files are written
-        by_epoch: dict[int, dict[str, Any]] = {}  # the last one may be the best one
+        scores: dict[str, Any] = {}
         for name, chosen_by in FILES.items() if finished else ():
             loaded = load_model(self.folder / f"{name}.safetensors")
             self.model.load_state_dict(loaded.model.state_dict())
-            epoch = loaded.metrics["epoch"]
-            scores = by_epoch.setdefault(epoch, {"epoch": epoch})
-            others = [split for split in self.set.splits if split != "train"]
-            for split in others if len(scores) == 1 else ():
-                loss, right = self.answers(self.model, split, FP32)
-                scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
-                if (name, split) == ("best", self.set.tested_on):
-                    results["right"] = "".join(map(str, right))
+            if scores.get("epoch") != loaded.metrics["epoch"]:  # else the last one is the best one
+                scores = {"epoch": loaded.metrics["epoch"]}
+                for split in [split for split in self.set.splits if split != "train"]:
+                    loss, right = self.answers(self.model, split, FP32)
+                    scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
+                    if (name, split) == ("best", self.set.tested_on):
+                        results["right"] = "".join(map(str, right))
             self.save(name, scores | {"chosen_by": chosen_by, "seen": self.set.seen})
             results |= {f"{name}_{key}": value for key, value in scores.items()}
         row = self.row(state, status, results)
