@@ -7,8 +7,10 @@ import importlib
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from functools import cache, partial
 from pathlib import Path
 
@@ -85,6 +87,35 @@ def acting(action, said: list[Path]) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(ROOT)
     action()
+
+
+def run_and_kill(child, arguments, kill_at: int | None) -> tuple[int | None, list[int]]:
+    """child(*arguments, steps) in a process, killed by SIGKILL once it has done `kill_at` steps.
+
+    It writes the step it resumed at and the last one into `steps`; (exit code, steps).
+    """
+    steps = forked.Array("q", [-1, 0], lock=False)
+    process = forked.Process(target=child, args=(*arguments, steps))
+    process.start()
+    while kill_at is not None and process.is_alive() and steps[1] < kill_at:
+        time.sleep(0.001)
+    if kill_at is not None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    return process.exitcode, list(steps)
+
+
+def vit_pair(name: str, library: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Our ViT and another library's, with the same shaken weights."""
+    import zoo
+    from experiments.proof.checks import shake
+    from experiments.proof.oracles import VIT_ORACLES
+
+    pytest.importorskip(library)
+    oracle = VIT_ORACLES[library]
+    theirs = oracle.build(name, 1000)
+    shake(theirs)
+    return zoo.load(zoo.build(name, 1000, **oracle.settings), theirs.state_dict()), theirs
 
 
 @pytest.fixture

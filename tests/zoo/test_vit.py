@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import vit_pair
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -28,20 +29,11 @@ DTYPES = (torch.float32, torch.float64)
 ROUNDS = [library for library in LIBRARIES if VIT_ORACLES[library].rounding]
 
 
-def pair(name: str, library: str) -> tuple[nn.Module, nn.Module]:
-    """Ours and theirs, with the same shaken weights."""
-    pytest.importorskip(library)
-    oracle = VIT_ORACLES[library]
-    theirs = oracle.build(name, 1000)
-    shake(theirs)
-    return zoo.load(zoo.build(name, 1000, **oracle.settings), theirs.state_dict()), theirs
-
-
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", ["vit1", "vit2", "vit12"])
 def test_every_block_is_theirs(name, library):
     """Activations in eval and train mode, gradients, and the key map both ways."""
-    ours, theirs = pair(name, library)
+    ours, theirs = vit_pair(name, library)
     oracle = VIT_ORACLES[library]
     exported = zoo.export(ours, library)
     wanted = {oracle.in_files(key): value for key, value in theirs.state_dict().items()}
@@ -63,7 +55,7 @@ def test_seeded_alike_training_starts_from_torchvisions_weights(name):
 
 
 def test_training_with_adamw_gives_timms_weights():
-    ours, theirs = pair("vit2", "timm")
+    ours, theirs = vit_pair("vit2", "timm")
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 999, 0, 7])
     for model in (ours, theirs):
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05)
@@ -77,7 +69,7 @@ def test_training_with_adamw_gives_timms_weights():
 
 def test_torchvisions_fused_attention_differs_by_rounding_alone():
     """It takes it in eval mode without gradients, which the checks therefore do not."""
-    ours, theirs = (model.double().eval() for model in pair("vit2", "torchvision"))
+    ours, theirs = (model.double().eval() for model in vit_pair("vit2", "torchvision"))
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images), rtol=1e-11, atol=1e-13)
@@ -121,7 +113,7 @@ def no_gradient(model):
     [(other_eps, "norm"), (one_weight, "blocks.0"), (one_position, "stem"), (no_gradient, None)],
 )
 def test_differences_are_noticed_and_where_they_start(spoil, first, library):
-    ours, theirs = pair("vit2", library)
+    ours, theirs = vit_pair("vit2", library)
     spoil(ours)
     blocks = compare(ours, theirs, VIT_ORACLES[library])
     different = [block.ours for block in blocks if not block.evaluation.equal]
@@ -133,7 +125,7 @@ def test_differences_are_noticed_and_where_they_start(spoil, first, library):
 def test_in_fp64_alone_no_eps_hides_in_the_rounding(library):
     """Why the checks are in fp64: in fp32 no forward pass shows the last norm's."""
     for dtype in DTYPES:
-        ours, theirs = pair("vit2", library)
+        ours, theirs = vit_pair("vit2", library)
         other_eps(ours)
         blocks = compare(ours, theirs, VIT_ORACLES[library], dtype)
         hides = all(block.evaluation.equal for block in blocks)

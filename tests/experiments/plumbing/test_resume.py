@@ -1,14 +1,12 @@
 """An interrupted run ends bit for bit as if nothing had happened, whatever interrupted it."""
 
 import itertools
-import os
 import random
 import signal
-import time
 
 import pytest
 import torch
-from conftest import forked
+from conftest import run_and_kill
 
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import resume as resumable
@@ -24,7 +22,7 @@ RUN = Run(
 FILES = ("history.csv", "final.safetensors")
 
 
-def child(folder, steps, stop_at, run=RUN) -> None:
+def child(folder, stop_at, run, steps) -> None:
     """One attempt: tells its steps, saves about every second step, stops by itself if asked."""
     resumable.SAVE_SHARE = 1.0
     run_one(
@@ -43,15 +41,7 @@ def note(steps, step) -> None:
 
 def attempt(folder, kill_at=None, stop_at=None, run=RUN):
     """Run in a child, killed by SIGKILL once it has done `kill_at` steps; (exit code, steps)."""
-    steps = forked.Array("q", [-1, 0], lock=False)
-    process = forked.Process(target=child, args=(folder, steps, stop_at, run))
-    process.start()
-    while kill_at is not None and process.is_alive() and steps[1] < kill_at:
-        time.sleep(0.001)
-    if kill_at is not None:
-        os.kill(process.pid, signal.SIGKILL)
-    process.join(60)
-    return process.exitcode, list(steps)
+    return run_and_kill(child, (folder, stop_at, run), kill_at)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, assert_three_lines, forked
+from conftest import ROOT, assert_three_lines, run_and_kill
 from PIL import Image
 
 import zoo
@@ -157,7 +157,7 @@ def test_a_finished_campaign_is_not_made_again(everything, folder, invoke):
 # --- interruptions ---
 
 
-def child(folder, output, change, steps, threads) -> None:
+def child(folder, output, change, threads, steps) -> None:
     torch.set_num_threads(threads)
     resumable.SAVE_SHARE = 1.0
 
@@ -171,16 +171,7 @@ def child(folder, output, change, steps, threads) -> None:
 
 
 def attempt(folder, output, change, kill_at=None, threads=1):
-    steps = forked.Array("q", [-1, 0], lock=False)
-    arguments = (str(folder), str(output), change, steps, threads)
-    process = forked.Process(target=child, args=arguments)
-    process.start()
-    while kill_at is not None and process.is_alive() and steps[1] < kill_at:
-        time.sleep(0.001)
-    if kill_at is not None:
-        os.kill(process.pid, signal.SIGKILL)
-    process.join(60)
-    return process.exitcode, list(steps)
+    return run_and_kill(child, (str(folder), str(output), change, threads), kill_at)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import vit_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loading import changed, refused, same, shaken
@@ -14,8 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import zoo
-from experiments.proof.checks import shake
-from experiments.proof.oracles import VIT_ORACLES, logits_of
+from experiments.proof.oracles import logits_of
 from zoo.plainvit import BLOCKS
 from zoo.resnet import TABLE, CifarStem
 from zoo.weights.dialects import DIALECTS, VIT_DIALECTS, Dialect
@@ -395,17 +395,8 @@ def test_a_head_of_another_size_does_not_hide_another_network(tmp_path):
 # --- other libraries' transformers ---
 
 
-def pair(name: str, library: str) -> tuple[nn.Module, nn.Module]:
-    """Ours and theirs, with the same shaken weights."""
-    pytest.importorskip(library)
-    oracle = VIT_ORACLES[library]
-    theirs = oracle.build(name, 1000)
-    shake(theirs)
-    return zoo.load(zoo.build(name, 1000, **oracle.settings), theirs.state_dict()), theirs
-
-
 def test_another_libraries_eps_is_refused_in_both_directions():
-    ours, _ = pair("vit1", "transformers")
+    ours, _ = vit_pair("vit1", "transformers")
     for dialect in ("torchvision", "timm"):
         with pytest.raises(zoo.WeightsError, match="eps"):
             zoo.export(ours, dialect)
@@ -417,7 +408,7 @@ def test_another_libraries_eps_is_refused_in_both_directions():
 
 def test_transformers_opens_what_we_write_and_we_what_it_writes(tmp_path):
     transformers = pytest.importorskip("transformers")
-    ours, theirs = pair("vit2", "transformers")
+    ours, theirs = vit_pair("vit2", "transformers")
     theirs.save_pretrained(tmp_path)
     back = zoo.load(zoo.build("vit2", 1000, eps=1e-12), tmp_path / "model.safetensors")
     exported = zoo.export(ours, "transformers")
@@ -436,7 +427,7 @@ def test_transformers_opens_what_we_write_and_we_what_it_writes(tmp_path):
 
 
 def test_both_spellings_of_one_part_are_refused():
-    ours, theirs = pair("vit1", "transformers")
+    ours, theirs = vit_pair("vit1", "transformers")
     state = zoo.export(ours, "transformers")
     key = "vit.layers.0.attention.q_proj.weight"
     with pytest.raises(zoo.WeightsError, match="are the same part") as error:
@@ -463,7 +454,7 @@ def test_a_third_of_the_attention_that_is_missing_or_of_another_shape_is_refused
 
 
 def test_torchvisions_older_spelling_is_read_and_never_written():
-    ours, theirs = pair("vit2", "torchvision")
+    ours, theirs = vit_pair("vit2", "torchvision")
     old = {
         key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): value
         for key, value in theirs.state_dict().items()
