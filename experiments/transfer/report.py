@@ -20,7 +20,6 @@ from experiments.plumbing.results import (
 )
 from experiments.plumbing.stats import Estimate, estimate, wilson
 from experiments.plumbing.tables import Part, Rows
-from experiments.transfer.figures import draw_accuracy_time, draw_curves
 from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights.atomic import write_atomic
@@ -220,6 +219,9 @@ def place_of(row: dict) -> tuple:
 
 def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
     """results.csv, results.jsonl and the figures."""
+    # matplotlib loads only here: a transfer prints its first line without waiting for it.
+    from experiments.transfer.figures import draw_accuracy_time, draw_curves
+
     write_csv(folder / "results.csv", map(flatten, rows), FIELDS)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomic(folder / ALL_ROWS, text.encode())
