@@ -20,8 +20,7 @@ from torch import Tensor
 from data.images import load_image
 from experiments.classifier import load_model, top_k
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
-from experiments.plumbing.progress import doing
+from experiments.plumbing.cli import UsageError, doing
 from experiments.proof.checks import outputs_of
 from zoo.plainvit import MlpSkipOnly, PlainAttentionBlock, PlainEncoderBlock
 from zoo.vit import ViT

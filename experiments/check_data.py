@@ -17,7 +17,7 @@ from data.errors import DataError, printable
 from data.folders import Scan, scan
 from data.listing import Listing, some
 from experiments.plumbing import cli
-from experiments.plumbing.progress import doing
+from experiments.plumbing.cli import doing
 from experiments.plumbing.results import write_csv
 from experiments.plumbing.tables import Rows, print_report
 

@@ -18,8 +18,7 @@ import tyro
 import zoo
 from experiments.classifier import built_for, default_view
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
-from experiments.plumbing.progress import doing
+from experiments.plumbing.cli import UsageError, doing
 from zoo import WeightsError
 from zoo.networks import Network
 from zoo.vit import ViT

@@ -33,8 +33,7 @@ from data.images import load_image
 from data.view_batches import every_image
 from experiments.classifier import FP32, Classifier, about, open_classifier
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
-from experiments.plumbing.progress import doing
+from experiments.plumbing.cli import UsageError, doing
 from experiments.plumbing.results import write_csv
 from experiments.plumbing.stats import wilson
 from experiments.train import infer

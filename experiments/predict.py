@@ -24,8 +24,7 @@ from data.images import load_image
 from data.listing import EXTENSIONS, Listing
 from experiments.classifier import Classifier, about, open_classifier, top_k
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
-from experiments.plumbing.progress import doing
+from experiments.plumbing.cli import UsageError, doing
 from experiments.plumbing.tables import Rows, print_report
 
 BATCH = 32

@@ -102,10 +102,8 @@ def two_comparisons() -> None:
     from experiments.bench import networks
     from experiments.bench import transfer as bench_transfer
 
-    bench.COMPARISONS = (
-        networks.compare_augmentation,
-        partial(bench_transfer.compare_data, "later"),
-    )
+    later = partial(bench_transfer.compare_data, "later")
+    bench.comparisons = lambda: [networks.compare_augmentation, later]
     bench.main(bench.Options(rounds=5))
 
 

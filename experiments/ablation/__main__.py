@@ -25,10 +25,9 @@ from experiments.ablation.questions import ABLATIONS, NETWORKS, Ablation, rows, 
 from experiments.ablation.report import FIELDS, flatten, report
 from experiments.ablation.runs import Data, Run, build_model, load_data, make_batches
 from experiments.plumbing import cli
-from experiments.plumbing.cli import NumericError
+from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.precision import ALL, choose_precision, settle
-from experiments.plumbing.progress import doing
 from experiments.plumbing.results import STARTS, refuse_folder_with, write_csv
 from experiments.plumbing.tables import print_report
 from experiments.train import Settings

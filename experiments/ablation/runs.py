@@ -23,8 +23,7 @@ from data.dataset import Dataset, read_folder
 from data.synthetic import SIZE, synthetic
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.precision import to_layout
-from experiments.plumbing.provenance import machine
-from experiments.plumbing.results import write_csv, write_json
+from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, train_resumably, until_stopped
 from experiments.train import Batch, Diverged, Settings, State, evaluate, start
 from zoo.networks import Network

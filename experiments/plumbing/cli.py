@@ -1,4 +1,5 @@
-"""Command lines: options from a dataclass, errors in three lines, exit codes that never change.
+"""Command lines: options from a dataclass, errors in three lines, exit codes that never change,
+and no silence: whatever takes longer than two seconds says what it is doing.
 
 0 done, 1 a check found a mismatch, 2 usage, 3 data, results or disk, 4 weights or checkpoint,
 5 numeric, 70 a crash (a defect of ours), 130 interrupted (Ctrl-C), 141 the output's reader has
@@ -11,9 +12,11 @@ import os
 import re
 import shlex
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -50,6 +53,7 @@ EXIT_CODES: dict[type[Exception], int] = {
 CRASH = 70  # EX_SOFTWARE of BSD's sysexits
 PIPE = 141  # as a shell reports SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SILENCE = 2.0  # seconds
 
 
 def run(
@@ -107,6 +111,18 @@ def is_consequence(error: BaseException) -> bool:
     """Whether a signal explains the error: not that of a disk too full to save on."""
     kinds = (KeyboardInterrupt, signals.Terminated, BrokenExecutor, BrokenPipeError)
     return isinstance(error, kinds) or is_lost_loader(error)
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Print `what` to stderr, once, if the code inside takes longer than SILENCE."""
+    timer = threading.Timer(SILENCE, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def check_numbers(options: object, limits: Mapping[str, tuple[float, float]]) -> None:

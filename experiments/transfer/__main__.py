@@ -19,11 +19,10 @@ from tqdm import tqdm
 
 from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
 from experiments.plumbing import cli
-from experiments.plumbing.cli import NumericError, ResultsError, UsageError
+from experiments.plumbing.cli import NumericError, ResultsError, UsageError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import Group, is_lost, join_group, leave_group
 from experiments.plumbing.precision import choose_precision, settle
-from experiments.plumbing.progress import doing
 from experiments.plumbing.results import STARTS, lock, read_row, refuse_folder_with
 from experiments.plumbing.tables import print_report
 from experiments.train import Settings

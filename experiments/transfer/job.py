@@ -28,8 +28,7 @@ from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
 from experiments.plumbing.distributed import Group
 from experiments.plumbing.precision import to_layout
-from experiments.plumbing.provenance import machine
-from experiments.plumbing.results import write_csv, write_json
+from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
 from experiments.train import Diverged, Settings, State, infer, start
 from experiments.transfer.probe import (

@@ -4,13 +4,12 @@ import time
 
 import pytest
 
-from experiments.plumbing import progress
-from experiments.plumbing.cli import UsageError
-from experiments.plumbing.progress import doing
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError, doing
 
 
 def test_a_long_step_says_once_what_it_is_doing(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SILENCE", 0.05)
+    monkeypatch.setattr(cli, "SILENCE", 0.05)
     with doing("counting"):
         time.sleep(0.3)
         assert capsys.readouterr().err == "counting ...\n"
@@ -19,7 +18,7 @@ def test_a_long_step_says_once_what_it_is_doing(monkeypatch, capsys):
 
 
 def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SILENCE", 0.1)
+    monkeypatch.setattr(cli, "SILENCE", 0.1)
     with pytest.raises(ValueError, match="wrong"), doing("counting"):
         raise ValueError("wrong")
     time.sleep(0.2)
@@ -32,7 +31,7 @@ def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
      ("ablation", ("vit",), "plan", "Do transformers"),
      ("transfer", ("PETS",), "open_pictures", "Device"),
      ("verify", ("resnet18",), "prove", "comparing resnet18 with torchvision"),
-     ("bench", (), "doing", "usual / ours")],
+     ("bench", (), "comparisons", "usual / ours")],
 )  # fmt: skip
 def test_the_first_line_comes_before_any_work(module, arguments, works, first, invoke, monkeypatch):
     def stop(*_, **__):
@@ -40,8 +39,6 @@ def test_the_first_line_comes_before_any_work(module, arguments, works, first, i
 
     package = "" if module == "verify" else ".__main__"
     monkeypatch.setattr(f"experiments.{module}{package}.{works}", stop)
-    if module == "bench":
-        monkeypatch.setattr("experiments.bench.__main__.COMPARISONS", (stop,))
     done = invoke(f"experiments.{module}", *arguments)
     assert done.stdout.startswith(first)
     assert done.stderr == "work\nbegins\nhere\n"
