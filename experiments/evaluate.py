@@ -20,14 +20,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from data.collection import (
-    PictureSet,
-    Source,
-    Split,
-    checksum,
-    open_pictures,
-    whole_folder,
-)
+from data.collection import PictureSet, Source, Split, checksum, open_pictures, whole_folder
 from data.errors import DataError
 from data.images import load_image
 from data.view_batches import every_image

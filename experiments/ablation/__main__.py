@@ -16,8 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import zoo
+from data.batches import Batches
 from experiments.ablation import collapse
 from experiments.ablation.overrides import LIMITS, Options, plan
 from experiments.ablation.pool import default_jobs, run_campaign
@@ -27,29 +29,25 @@ from experiments.ablation.runs import Data, Run, build_model, load_data, make_ba
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
-from experiments.plumbing.precision import ALL, choose_precision, settle
-from experiments.plumbing.results import STARTS, refuse_folder_with, write_csv
+from experiments.plumbing.distributed import Group
+from experiments.plumbing.precision import ALL, FILES, settle
+from experiments.plumbing.results import STARTS, write_csv
 from experiments.plumbing.tables import print_report
-from experiments.train import Settings
 
 
 def settle_precision(
     options: Options, ablation: Ablation, device: torch.device, output_dir: Path
 ) -> Ablation:
     """Choose precision once an ablation, on its deepest residual network, and remember it there."""
-    refuse_folder_with(output_dir, "transfer.json")
     make_deterministic(device)
     base = ablation.base
     deepest = replace(base, depth=max(ablation.axes["depth"]))
 
-    def choose(_: str) -> tuple[Settings, str]:
-        if options.precision == "auto":
-            print(f"Precision: timing steps of {deepest.model} ...")
-        model, batches = build_model(deepest).to(device), make_batches(deepest, device)
-        return choose_precision(options.precision, model, batches, base.settings, device)
+    def make() -> tuple[nn.Module, Batches]:
+        return build_model(deepest).to(device), make_batches(deepest, device)
 
-    about = {"question": ablation.question, "device": device.type, **STARTS}
-    chosen = settle(output_dir / "campaign.json", about, [ALL], options.precision, choose)[ALL]
+    path, about = output_dir / FILES[0], {"question": ablation.question, "device": device.type}
+    chosen = settle(path, about | STARTS, options.precision, device, {ALL: make}, Group())[ALL]
     settings = replace(
         base.settings, precision=chosen.precision, channels_last=chosen.channels_last
     )

@@ -9,7 +9,6 @@ collapse.png    of transformers, relative residual by block, as in figure 2 of D
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from experiments.ablation.collapse import STATES, VISIBLE, fill
 from experiments.ablation.runs import Run, build_model, make_batches
-from experiments.drawing.style import COLOURS, STYLE
+from experiments.drawing.style import COLOURS, png
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.results import read_history, read_row
 
@@ -41,22 +40,23 @@ def draw_all(
     runs: Sequence[Run], residuals: Sequence[dict], output_dir: Path, device: torch.device
 ) -> list[Path]:
     """The figures of an ablation; `residuals`, a transformer's, are the rows of collapse.csv."""
-    plt.switch_backend("Agg")  # files, no windows
-    with plt.rc_context(STYLE):
-        figures = {"curves.png": draw_curves(runs, output_dir)}
-        if residuals:
-            figures["collapse.png"] = draw_collapse(residuals)
-        if any(run.norm == "none" for run in runs):
-            figures["gradients.png"] = draw_gradients(runs, output_dir, device)
-        for name, figure in figures.items():
-            figure.savefig(output_dir / name)
-    plt.close("all")
-    return [output_dir / name for name in figures]
+    paths = [output_dir / "curves.png"]
+    with png(paths[0], 10, 4.4) as figure:
+        draw_curves(figure, runs, output_dir)
+    if residuals:
+        paths.append(output_dir / "collapse.png")
+        with png(paths[-1], 13, 4.4, math=True) as figure:
+            draw_collapse(figure, residuals)
+    if any(run.norm == "none" for run in runs):
+        paths.append(output_dir / "gradients.png")
+        with png(paths[-1], 10, 7, math=True) as figure:
+            draw_gradients(figure, runs, output_dir, device)
+    return paths
 
 
-def draw_curves(runs: Sequence[Run], output_dir: Path) -> Figure:
+def draw_curves(figure: Figure, runs: Sequence[Run], output_dir: Path) -> None:
     """Training error dashed, test error solid; mean over the seeds, and a band from min to max."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
     networks = [network for network in TITLES if network in {run.network for run in runs}]
     unit = "block" if "vit" in networks else "layer"
     depths = sorted({run.depth for run in runs})
@@ -66,14 +66,13 @@ def draw_curves(runs: Sequence[Run], output_dir: Path) -> Figure:
             label = f"{depth} {unit}{'s' if depth > 1 else ''}"
             draw_arm(panel, [read_history(output_dir / run.name) for run in arm], colour, label)
         panel.set(title=TITLES[network], xlabel="epoch")
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     panels[0].set_ylabel("error (%)")
     panels[0].set_ylim(0, 100)
     panels[1].legend(loc="upper right", frameon=False)
     panels[0].plot([], [], "k-", label="test")
     panels[0].plot([], [], "k--", label="training")
     panels[0].legend(loc="lower left", frameon=False)
-    return figure
 
 
 def draw_arm(panel: Axes, histories: Sequence[dict], colour: str, label: str) -> None:
@@ -86,17 +85,18 @@ def draw_arm(panel: Axes, histories: Sequence[dict], colour: str, label: str) ->
             100 * np.array([history[name] for history in whole])  # (seeds, epochs)
             for name in ("train_error", "test_error")
         )
-        panel.plot(epochs, training.mean(0), "--", color=colour, linewidth=1.2)
-        panel.plot(epochs, test.mean(0), color=colour, linewidth=2.2, label=label)
+        dot = "o" if len(epochs) == 1 else ""  # a line through one epoch would not show
+        panel.plot(epochs, training.mean(0), f"{dot}--", color=colour, linewidth=1.2, mfc="none")
+        panel.plot(epochs, test.mean(0), f"{dot}-", color=colour, linewidth=2.2, label=label)
         panel.fill_between(epochs, test.min(0), test.max(0), color=colour, alpha=0.15, lw=0)
 
 
-def draw_collapse(residuals: Sequence[dict]) -> Figure:
+def draw_collapse(figure: Figure, residuals: Sequence[dict]) -> None:
     """By block, a panel for every state; geometric mean over seeds and images.
 
     A band has eight or more of ten images of every seed in it.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(13, 4.4), sharey=True, layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
     blocks = range(1 + max(row["block"] for row in residuals))
     for (state, title), panel in zip(STATES.items(), panels, strict=True):
         for network, (label, colour, line) in ARMS.items():
@@ -113,15 +113,14 @@ def draw_collapse(residuals: Sequence[dict]) -> Figure:
         panel.set_xticks(blocks)
     panels[0].set_ylabel("relative residual")
     panels[0].legend(loc="lower left", frameon=False, fontsize=11)
-    return figure
 
 
-def draw_gradients(runs: Sequence[Run], output_dir: Path, device: torch.device) -> Figure:
+def draw_gradients(
+    figure: Figure, runs: Sequence[Run], output_dir: Path, device: torch.device
+) -> None:
     """Rows: at initialisation, after training. Columns: with BN, without."""
     make_deterministic(device)
-    figure, panels = plt.subplots(
-        2, 2, figsize=(10, 7), sharex=True, sharey="col", layout="constrained"
-    )
+    panels = figure.subplots(2, 2, sharex=True, sharey="col")
     deepest = max(run.depth for run in runs)
     for column, norm in enumerate(("batch", "none")):
         before, after = panels[:, column]
@@ -138,7 +137,7 @@ def draw_gradients(runs: Sequence[Run], output_dir: Path, device: torch.device) 
         after.set_title(f"{words}, after training")
         after.set_xlabel("layer, from the first convolution to the last")
         panels[column, 0].set_ylabel("gradient norm")
-    return figure
+        after.xaxis.get_major_locator().set_params(integer=True)
 
 
 def draw_norms(panel: Axes, run: Run, norms: np.ndarray, label: str) -> None:

@@ -23,7 +23,7 @@ from zoo.weights.atomic import write_atomic
 
 # Okabe and Ito's colours, told apart by colour-blind people too.
 COLOURS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#CC79A7")
-STYLE: dict[Any, Any] = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 110,
+STYLE: dict[Any, Any] = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3,
          "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
 # The first comes with matplotlib; each of the others draws what those before it do not have.
 FAMILIES = (
@@ -39,14 +39,14 @@ log = logging.getLogger("zoo")
 
 
 @contextmanager
-def png(path: Path, width: float, height: float) -> Iterator[Figure]:
+def png(path: Path, width: float, height: float, math: bool = False) -> Iterator[Figure]:
     """An empty figure of so many inches; it becomes the PNG `path` when the block ends.
 
     The file is whole or not there; its folder is made if need be. The user's matplotlib settings
-    have no effect, and $ _ \\ are letters like others.
+    have no effect. $ _ \\ are letters like others, unless `math`: then 10^-2 stands on an axis.
     """
     settings: dict[Any, Any] = {
-        "font.family": installed_families(), "text.parse_math": False, "text.hinting": "none",
+        "font.family": installed_families(), "text.parse_math": math, "text.hinting": "none",
         "figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.1,
     }  # fmt: skip
     with matplotlib.style.context(["default", {**STYLE, **settings}]):

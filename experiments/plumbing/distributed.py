@@ -5,6 +5,8 @@ is the same code with a group of one.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from experiments.plumbing.cli import ResultsError
 
 PATIENCE = timedelta(seconds=25)  # how long a process waits for one that may have died
 
@@ -78,19 +82,26 @@ class Group:
         return self.gather(value)[0]
 
 
-def join_group() -> Group:
-    """The processes that torchrun started, or this one alone."""
+@contextmanager
+def processes() -> Iterator[Group]:
+    """The processes that torchrun started, or this one alone; ResultsError if another is lost."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
-        return Group()
+        yield Group()
+        return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    return Group(dist.get_rank(), size)
-
-
-def leave_group(group: Group) -> None:
-    if group.size > 1:
+    group = Group(dist.get_rank(), size)
+    try:
+        yield group
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        why = f"another process of this job is gone: {str(error).splitlines()[0]}"
+        fix = "the same torchrun command goes on from the last checkpoint"
+        raise ResultsError(why, f"process {group.rank} of {group.size}", fix) from error
+    finally:
         dist.destroy_process_group()
 
 

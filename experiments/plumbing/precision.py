@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from experiments.plumbing.cli import ResultsError, UsageError
 from experiments.plumbing.device import has_bf16
+from experiments.plumbing.distributed import Group
 from experiments.plumbing.results import KEEP_IT, UNFIT, parsed, write_json
 from experiments.train import BatchSource, Settings, forward
 
@@ -85,17 +86,22 @@ def to_layout(model: Model, settings: Settings) -> Model:
 
 ALL = "all networks"  # of an ablation
 ENTRY = ("precision", "channels_last", "reason")
+FILES = ("campaign.json", "transfer.json")  # of experiments.ablation, of experiments.transfer
 
 
 def settle(
-    path: Path, about: Mapping[str, str], models: Iterable[str], requested: str,
-    choose: Callable[[str], tuple[Settings, str]], first: bool = True,
+    path: Path, about: Mapping[str, str], requested: str, device: torch.device,
+    models: Mapping[str, Callable[[], tuple[nn.Module, BatchSource]]], group: Group,
 ) -> dict[str, Settings]:  # fmt: skip
     """Precision and layout of every model: chosen once for a folder of results, kept in `path`.
 
-    `about` says what else its runs have in common; results of something else are refused. `first`:
-    whether this is the process that prints and writes.
+    `about` says what else its runs have in common; results of something else, or of another of
+    FILES, are refused. `models`: what makes the network and the batches to time, by name.
     """
+    for name in FILES:
+        if name != path.name and (path.parent / name).exists():
+            what = "another command has its results here"
+            raise UsageError(what, path.parent / name, "choose another --output-dir")
     saved: dict[str, Any] = {**about, "models": {}}
     if path.exists():
         saved = parsed(path.read_bytes(), path, tuple(about))
@@ -103,10 +109,12 @@ def settle(
         for key, value in about.items():
             refuse_mixing(path, key, saved[key], value)
     settled = {}
-    for model in models:
+    for model, make in models.items():
         if model not in saved["models"]:
-            settings, reason = choose(model)
-            values = settings.precision, settings.channels_last, reason
+            if requested == "auto":
+                group.say("Precision: timing steps ...")
+            chosen, reason = choose_precision(requested, *make(), Settings(), device)
+            values = chosen.precision, chosen.channels_last, reason
             saved["models"][model] = dict(zip(ENTRY, values, strict=True))
         try:
             precision, layout, reason = (saved["models"][model][key] for key in ENTRY)
@@ -115,12 +123,11 @@ def settle(
         if requested != "auto":
             refuse_mixing(path, "precision", precision, requested)
         settled[model] = Settings(precision=precision, channels_last=layout)
-        if first:
-            print(f"Precision of {model} {reason}")
-    if first:
+        group.say(f"Precision of {model} {reason}")
+    if group.first:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, saved)
-    return settled
+    return group.same(settled)
 
 
 def refuse_mixing(path: Path, key: str, earlier: str, now: str) -> None:

@@ -111,13 +111,6 @@ def is_of_transfer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (ALL_ROWS, "transfer.json"))
 
 
-def refuse_folder_with(folder: Path, name: str) -> None:
-    """UsageError for a folder that another command keeps its results in, under the same names."""
-    if (folder / name).exists():
-        what = "another command has its results here"
-        raise UsageError(what, folder / name, "choose another --output-dir")
-
-
 def lock(output_dir: Path) -> AbstractContextManager:
     """Held while a command writes into the folder; refuses a second one."""
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -12,18 +12,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
+from data.view_batches import ViewBatches
 from experiments.plumbing import cli
-from experiments.plumbing.cli import NumericError, ResultsError, UsageError, doing
+from experiments.plumbing.cli import NumericError, UsageError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
-from experiments.plumbing.distributed import Group, is_lost, join_group, leave_group
-from experiments.plumbing.precision import choose_precision, settle
-from experiments.plumbing.results import STARTS, lock, read_row, refuse_folder_with
+from experiments.plumbing.distributed import Group, processes
+from experiments.plumbing.precision import FILES, settle
+from experiments.plumbing.results import STARTS, lock, read_row
 from experiments.plumbing.tables import print_report
 from experiments.train import Settings
 from experiments.transfer import report
@@ -38,22 +41,17 @@ def settle_precision(
     options: Options, pictures: PictureSet, device: torch.device, folder: Path, group: Group
 ) -> dict[str, Settings]:
     """Precision and layout of every model: chosen once for the folder, and remembered there."""
-    refuse_folder_with(folder, "campaign.json")
-    few = min(4, len(pictures.labels("train")))  # ratios are the same
-    recipe = replace(recipe_of(options), batch_size=few)
     weights = None if options.weights == "none" else options.weights
 
-    def choose(name: str) -> tuple[Settings, str]:
+    def make(name: str) -> tuple[nn.Module, ViewBatches]:
+        few = min(4, len(pictures.labels("train")))  # ratios are the same
+        recipe = replace(recipe_of(options), batch_size=few)
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
         job = TransferJob(run, pictures, folder, device, Group())
-        if options.precision == "auto":
-            group.say(f"Precision: timing steps of {name} ...")
-        return choose_precision(options.precision, job.model, job.batches(), Settings(), device)
+        return job.model, job.batches()
 
-    about = {"device": device.type, **STARTS}
-    path = folder / "transfer.json"
-    chosen = settle(path, about, options.model, options.precision, choose, group.first)
-    return group.same(chosen)
+    about, models = {"device": device.type, **STARTS}, {n: partial(make, n) for n in options.model}
+    return settle(folder / FILES[1], about, options.precision, device, models, group)
 
 
 def run_all(
@@ -130,19 +128,8 @@ def describe(run: Transfer, row: dict) -> str:
 def main(options: Options) -> None:
     check(options)
     device, why = choose_device(options.device)
-    group = join_group()
-    try:
+    with processes() as group:
         compare(options, device, why, group)
-    except RuntimeError as error:
-        if group.size == 1 or not is_lost(error):
-            raise
-        raise ResultsError(
-            f"another process of this job is gone: {str(error).splitlines()[0]}",
-            f"process {group.rank} of {group.size}",
-            "the same torchrun command goes on from the last checkpoint",
-        ) from error
-    finally:
-        leave_group(group)
 
 
 def compare(options: Options, device: torch.device, why: str, group: Group) -> None:

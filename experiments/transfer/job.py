@@ -8,12 +8,12 @@ row.json           settings and results; there only when the run is finished
 """
 
 import copy
-import functools
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from data.collection import PictureSet
-from data.decoding import Images
+from data.decoding import Images, MappedImages
 from data.view_batches import StepDataset, ViewBatches, every_image
-from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
 from experiments.plumbing.distributed import Group
@@ -39,7 +38,6 @@ from experiments.transfer.probe import (
 )
 from experiments.transfer.recipes import Recipe, evaluation_view, training_view
 from experiments.transfer.strategies import rarity, settings_of, to_train
-from zoo.networks import Network
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # of row.json, by whoever reads it
 HISTORY_FIELDS = (
@@ -69,9 +67,7 @@ class Transfer:
         return json.dumps(asdict(self))
 
 
-@functools.lru_cache(maxsize=2)
-def load_pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
-    return pretrained(name, weights, seed)
+load_pretrained = lru_cache(maxsize=2)(pretrained)
 
 
 class TransferJob:
@@ -135,7 +131,10 @@ class TransferJob:
         epochs = self.epochs()
         sources: list[Images] = [self.set.pictures("train", self.view)]
         if recipe.probe_views:
-            sources = [Augmented(epochs, k) for k in range(recipe.probe_views)]
+            # Every training image in the random view of one epoch.
+            views = (partial(epochs.random_view, k) for k in range(recipe.probe_views))
+            numbers: Any = range(len(self.labels))
+            sources = [MappedImages(numbers, view) for view in views]
         parts, begin = [], time.perf_counter()
         for source in sources:
             batches = timed(self.in_order(source, "train"), self.clock)
@@ -236,20 +235,6 @@ class TransferJob:
 
 FILES = {"best": "val accuracy", "last": "nothing"}  # what chose the epoch in each
 PROBED = ("linear-probe", "lp-ft")  # strategies that begin with a probe
-
-
-@dataclass(frozen=True)
-class Augmented:
-    """Every training picture in the random view of one epoch."""
-
-    epochs: StepDataset
-    epoch: int
-
-    def __len__(self) -> int:
-        return len(self.epochs.labels)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.epochs.random_view(self.epoch, index)
 
 
 def run_transfer(

@@ -120,9 +120,7 @@ def decode(content: bytes, source: str, hashed: bool = False) -> Weights:
         raise WeightsError(str(error), source, error.fix) from error
     # A pickle is a program; a broken or hostile one can end in any exception at all.
     except Exception as error:
-        why = (
-            str(error) if is_safe else type(error).__name__
-        )  # torch's text advises to trust the file
+        why = str(error) if is_safe else type(error).__name__  # torch's says to trust the file
         raise WeightsError(f"the file is incomplete or damaged: {why}", source, AGAIN) from error
     return from_loaded(loaded, source)
 
