@@ -1,4 +1,7 @@
-"""Pictures made by code, small files of every kind, each with what must become of it."""
+"""Pictures made by code, small files of every kind, each with what must become of it.
+
+And what every test of a refusal asks: DataError in three lines.
+"""
 
 import io
 import struct
@@ -7,7 +10,10 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from data.errors import DataError
 
 HEIGHT, WIDTH = 10, 12
 Y, X = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -33,6 +39,23 @@ def save(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
+
+
+def noise(seed: int, height: int, width: int, low: int = 0, high: int = 256) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(low, high, (height, width, 3), dtype=np.uint8)
+
+
+def refused(action, *words: str) -> list[str]:
+    """The three lines of the DataError that action() raises; every word is in them."""
+    with pytest.raises(DataError) as error:
+        action()
+    lines = str(error.value).split("\n")
+    assert len(lines) == 3, lines
+    assert all(line.strip() for line in lines), lines
+    for word in words:
+        assert word in str(error.value), str(error.value)
+    return lines
 
 
 def on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -114,89 +137,94 @@ def ycck(cmyk: np.ndarray) -> bytes:
 
 # --- the corpus ---
 
+BITS, LAYERED = GREY > 90, np.dstack([COLOR, ALPHA])
+FEW = Image.fromarray(COLOR).quantize(16)  # a palette
+TABLE = np.array(FEW.getpalette()).reshape(-1, 3)[:16].astype(np.uint8)
+INDEX = np.asarray(FEW)
+INK = Image.frombytes("CMYK", (WIDTH, HEIGHT), np.dstack([COLOR, GREY // 2]).tobytes())
+GREY_LAYERED = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(ALPHA)))
+# As they must be shown:
+SEEN_GREY, SEEN_BITS, SEEN_DEEP = rgb(GREY), rgb(255 * BITS), rgb(np.rint(DEEP / 257))
+SEEN_LAYERED, SEEN_GREY_LAYERED = on_white(COLOR, ALPHA), on_white(SEEN_GREY, ALPHA)
+SEEN_FEW, SEEN_INK = TABLE[INDEX], from_cmyk(np.asarray(INK))
+SEEN_FEW_BUT_3 = on_white(SEEN_FEW, np.where(INDEX == 3, 0, 255))
+
 
 def corpus() -> list[Made]:
-    return [*pngs(), *jpegs(), *tiffs(), *others(), *animations(), *foreign(), *broken()]
+    return [*plain(), *pngs(), *jpegs(), *tiffs(), *others(), *animations(), *foreign(), *broken()]
+
+
+def plain() -> list[Made]:
+    """What several formats can hold, in each of them."""
+    sorts = {"rgb": (COLOR, COLOR), "grey": (GREY, SEEN_GREY), "1-bit": (BITS, SEEN_BITS),
+             "palette": (FEW, SEEN_FEW)}  # fmt: skip
+    holds = {"PNG": sorts, "BMP": sorts, "GIF": ["palette"], "PPM": ["rgb", "grey", "1-bit"],
+             "TIFF": ["rgb", "grey", "palette"]}  # fmt: skip
+    return [Made(f"{sort}.{kind.lower()}", save(sorts[sort][0], kind), sorts[sort][1])
+            for kind, names in holds.items() for sort in names]  # fmt: skip
 
 
 def pngs() -> list[Made]:
-    color, grey, exact = Image.fromarray(COLOR), Image.fromarray(GREY), (WIDTH, HEIGHT)
-    few = color.quantize(16)
-    table = np.array(few.getpalette()).reshape(-1, 3)[:16].astype(np.uint8)
-    index = np.asarray(few)
-    seen = np.where(index == 3, 0, 255)
+    exact = (WIDTH, HEIGHT)
     soft = np.arange(16, dtype=np.uint8) * 17
-    wide = COLOR.astype(np.uint16) * 257
+    wide, wide_alpha = (values.astype(np.uint16) * 257 for values in (COLOR, ALPHA))
     keyed = np.where((COLOR[4, 5] == COLOR).all(-1), 0, 255)
-    key = b"".join(struct.pack(">H", v) for v in COLOR[4, 5].tolist())
-    profile = b"no profile at all" * 100
+    key = chunk(b"tRNS", struct.pack(">HHH", *COLOR[4, 5].tolist()))
+    deep_key = chunk(b"tRNS", struct.pack(">H", DEEP[3, 3]))
+    dot = np.where(GREY[3, 3] == GREY, 0, 255)  # the same in DEEP
+    text = chunk(b"tEXt", b"a\0" + b"b" * 90_000)
+    line = np.full((1, 70_000, 3), 9, np.uint8)
     return [
-        Made("rgb.png", save(color, "PNG"), COLOR),
-        Made("grey.png", save(grey, "PNG"), rgb(GREY)),
-        Made("1-bit.png", save(Image.fromarray(GREY > 90), "PNG"), rgb(255 * (GREY > 90))),
-        Made("palette.png", save(few, "PNG"), table[index]),
-        Made("rgba.png", save(np.dstack([COLOR, ALPHA]), "PNG"), on_white(COLOR, ALPHA)),
-        Made("la.png", save(Image.merge("LA", (grey, Image.fromarray(ALPHA))), "PNG"),
-             on_white(rgb(GREY), ALPHA)),
-        Made("palette, one hidden.png", save(few, "PNG", transparency=3),
-             on_white(table[index], seen)),
-        Made("palette, alphas.png", save(few, "PNG", transparency=soft.tobytes()),
-             on_white(table[index], soft[index])),
-        Made("rgb, one hidden.png", png(exact, 8, 2, filtered(COLOR), chunk(b"tRNS", key)),
-             on_white(COLOR, keyed)),
-        Made("grey, one hidden.png", save(grey, "PNG", transparency=int(GREY[3, 3])),
-             on_white(rgb(GREY), np.where(GREY[3, 3] == GREY, 0, 255))),
-        Made("16-bit grey.png", save(DEEP, "PNG"), rgb(np.rint(DEEP / 257))),
-        Made("16-bit grey, one hidden.png", png(exact, 16, 0, filtered(DEEP),
-             chunk(b"tRNS", struct.pack(">H", DEEP[3, 3]))),
-             on_white(rgb(np.rint(DEEP / 257)), np.where(DEEP[3, 3] == DEEP, 0, 255))),
+        Made("rgba.png", save(LAYERED, "PNG"), SEEN_LAYERED),
+        Made("la.png", save(GREY_LAYERED, "PNG"), SEEN_GREY_LAYERED),
+        Made("palette, one hidden.png", save(FEW, "PNG", transparency=3), SEEN_FEW_BUT_3),
+        Made("palette, alphas.png", save(FEW, "PNG", transparency=soft.tobytes()),
+             on_white(SEEN_FEW, soft[INDEX])),
+        Made("rgb, one hidden.png", png(exact, 8, 2, filtered(COLOR), key), on_white(COLOR, keyed)),
+        Made("grey, one hidden.png", save(GREY, "PNG", transparency=int(GREY[3, 3])),
+             on_white(SEEN_GREY, dot)),
+        Made("16-bit grey.png", save(DEEP, "PNG"), SEEN_DEEP),
+        Made("16-bit grey, one hidden.png", png(exact, 16, 0, filtered(DEEP), deep_key),
+             on_white(SEEN_DEEP, dot)),
         Made("16-bit rgb.png", png(exact, 16, 2, filtered(wide)), COLOR),
-        Made("16-bit rgba.png", png(exact, 16, 6,
-             filtered(np.dstack([wide, ALPHA.astype(np.uint16) * 257]))), on_white(COLOR, ALPHA)),
-        Made("profile.png", save(color, "PNG", icc_profile=profile), COLOR),
-        Made("text.png", png(exact, 8, 2, filtered(COLOR), chunk(b"tEXt", b"a\0" + b"b" * 90_000)),
-             COLOR),
-        Made("png named.jpg", save(color, "PNG"), COLOR),
-        Made("one pixel.png", save(color.crop((0, 0, 1, 1)), "PNG"), COLOR[:1, :1]),
-        Made("a line.png", save(Image.new("L", (70_000, 1), 9), "PNG"),
-             np.full((1, 70_000, 3), 9, np.uint8)),
+        Made("16-bit rgba.png", png(exact, 16, 6, filtered(np.dstack([wide, wide_alpha]))),
+             SEEN_LAYERED),
+        Made("profile.png", save(COLOR, "PNG", icc_profile=b"no profile at all" * 100), COLOR),
+        Made("text.png", png(exact, 8, 2, filtered(COLOR), text), COLOR),
+        Made("broken exif.png", save(COLOR, "PNG", exif=b"not even a table"), COLOR),
+        Made("png named.jpg", save(COLOR, "PNG"), COLOR),
+        Made("one pixel.png", save(COLOR[:1, :1], "PNG"), COLOR[:1, :1]),
+        Made("a line.png", save(line[..., 0], "PNG"), line),
     ]  # fmt: skip
 
 
 def jpegs() -> list[Made]:
-    color, grey = Image.fromarray(COLOR), Image.fromarray(GREY)
-    cmyk = np.dstack([COLOR, GREY // 2])
-    ink = Image.frombytes("CMYK", (WIDTH, HEIGHT), cmyk.tobytes())
     fine = {"quality": 100, "subsampling": 0}
-    whole = save(color, "JPEG", **fine)
+    whole = save(COLOR, "JPEG", **fine)
     broken_exif = b"Exif\0\0II*\0" + b"\xff" * 40
-    pair = {"save_all": True, "append_images": [grey.convert("RGB")], "quality": 100}
+    pair = {"save_all": True, "append_images": [Image.fromarray(SEEN_GREY)], "quality": 100}
+    twelve = whole.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c")
     return [
         Made("rgb.jpg", whole, COLOR, 4),
-        Made("grey.jpg", save(grey, "JPEG", quality=100), rgb(GREY), 4),
-        Made("progressive.jpg", save(color, "JPEG", progressive=True, **fine), COLOR, 4),
-        Made("halved color.jpg", save(color, "JPEG", quality=95), COLOR, 40),
-        Made("rgb inside.jpg", save(color, "JPEG", keep_rgb=True, quality=100), COLOR, 4),
-        Made("restarts.jpg", save(color, "JPEG", restart_marker_blocks=1, **fine), COLOR, 4),
-        Made("cmyk.jpg", save(ink, "JPEG", quality=100), from_cmyk(cmyk), 5),
-        Made("ycck.jpg", ycck(cmyk), from_cmyk(cmyk), 8),
-        Made("two pictures.jpg", save(color, "MPO", **pair), COLOR, 40),
+        Made("grey.jpg", save(GREY, "JPEG", quality=100), SEEN_GREY, 4),
+        Made("progressive.jpg", save(COLOR, "JPEG", progressive=True, **fine), COLOR, 4),
+        Made("halved color.jpg", save(COLOR, "JPEG", quality=95), COLOR, 40),
+        Made("rgb inside.jpg", save(COLOR, "JPEG", keep_rgb=True, quality=100), COLOR, 4),
+        Made("restarts.jpg", save(COLOR, "JPEG", restart_marker_blocks=1, **fine), COLOR, 4),
+        Made("cmyk.jpg", save(INK, "JPEG", quality=100), SEEN_INK, 5),
+        Made("ycck.jpg", ycck(np.asarray(INK)), SEEN_INK, 8),
+        Made("two pictures.jpg", save(COLOR, "MPO", **pair), COLOR, 40),
         Made("followed by a film.jpg", whole + bytes(range(256)) * 20, COLOR, 4),
-        Made("profile.jpg", save(color, "JPEG", icc_profile=b"none" * 40_000, **fine), COLOR, 4),
-        Made("broken exif.jpg", save(color, "JPEG", exif=broken_exif, **fine), COLOR, 4),
-        Made("broken exif.png", save(color, "PNG", exif=b"not even a table"), COLOR),
+        Made("profile.jpg", save(COLOR, "JPEG", icc_profile=b"none" * 40_000, **fine), COLOR, 4),
+        Made("broken exif.jpg", save(COLOR, "JPEG", exif=broken_exif, **fine), COLOR, 4),
         Made("jpeg named.png", whole, COLOR, 4),
         Made("no end.jpg", whole[:-2], word="truncated"),
-        Made("12-bit.jpg", whole.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
-             word="none of"),
-    ]  # fmt: skip
+        Made("12-bit.jpg", twelve, word="none of"),
+    ]
 
 
 def tiffs() -> list[Made]:
-    color, grey = Image.fromarray(COLOR), Image.fromarray(GREY)
-    ink = Image.frombytes("CMYK", (WIDTH, HEIGHT), np.dstack([COLOR, GREY // 2]).tobytes())
     pages = {"save_all": True, "append_images": [Image.new("RGB", (3, 3))]}
-    float_grey = Image.fromarray(GREY.astype(np.float32))
     wide = COLOR.astype("<u2") * 257
     twelve = DEEP.reshape(-1, 2).astype(int) >> 4  # two values in three bytes
     packed = np.stack([twelve[:, 0] >> 4, (twelve[:, 0] << 4 | twelve[:, 1] >> 8) & 255,
@@ -207,122 +235,97 @@ def tiffs() -> list[Made]:
     tiled = {322: 16, 323: 16, **tags(WIDTH, HEIGHT, 8, 1)}
     del tiled[278]
     pale = Image.merge("LAB", [Image.new("L", (WIDTH, HEIGHT), v) for v in (138, 209, 198)])
-    ways = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")
+    ways = ("tiff_lzw", "tiff_adobe_deflate", "packbits")
+    deep32 = DEEP.astype(np.int32)
     return [
-        *(Made(f"{way}.tif", save(color, "TIFF", compression=way), COLOR) for way in ways),
-        Made("jpeg.tif", save(color, "TIFF", compression="jpeg", quality=95), COLOR, 4),
-        Made("big.tif", save(color, "TIFF", big_tiff=True), COLOR),
-        Made("grey.tif", save(grey, "TIFF"), rgb(GREY)),
-        Made("fax.tif", save(Image.fromarray(GREY > 90), "TIFF", compression="group4"),
-             rgb(255 * (GREY > 90))),
-        Made("rgba.tif", save(np.dstack([COLOR, ALPHA]), "TIFF"), on_white(COLOR, ALPHA)),
-        Made("la.tif", save(Image.merge("LA", (grey, Image.fromarray(ALPHA))), "TIFF"),
-             on_white(rgb(GREY), ALPHA)),
+        *(Made(f"{way}.tif", save(COLOR, "TIFF", compression=way), COLOR) for way in ways),
+        Made("jpeg.tif", save(COLOR, "TIFF", compression="jpeg", quality=95), COLOR, 4),
+        Made("big.tif", save(COLOR, "TIFF", big_tiff=True), COLOR),
+        Made("fax.tif", save(BITS, "TIFF", compression="group4"), SEEN_BITS),
+        Made("rgba.tif", save(LAYERED, "TIFF"), SEEN_LAYERED),
+        Made("la.tif", save(GREY_LAYERED, "TIFF"), SEEN_GREY_LAYERED),
         Made("la, multiplied.tif", tiff(tags(WIDTH, HEIGHT, (8, 8), 1) | {338: 1}, faded.tobytes()),
              rgb(255 - ALPHA + faded[..., 0]), 1),
-        Made("cmyk.tif", save(ink, "TIFF"), from_cmyk(np.asarray(ink)), 1),
-        Made("ycbcr.tif", save(color.convert("YCbCr"), "TIFF"), COLOR, 3),
+        Made("cmyk.tif", save(INK, "TIFF"), SEEN_INK, 1),
+        Made("ycbcr.tif", save(Image.fromarray(COLOR).convert("YCbCr"), "TIFF"), COLOR, 3),
         Made("lab red.tif", save(pale, "TIFF"), np.full_like(COLOR, (255, 0, 0)), 6),
-        Made("pages.tif", save(color, "TIFF", **pages), COLOR),
-        Made("16-bit.tif", save(DEEP, "TIFF"), rgb(np.rint(DEEP / 257))),
-        Made("16-bit big-endian.tif", save(Image.fromarray(DEEP.astype(">u2")), "TIFF"),
-             rgb(np.rint(DEEP / 257))),
+        Made("pages.tif", save(COLOR, "TIFF", **pages), COLOR),
+        Made("16-bit.tif", save(DEEP, "TIFF"), SEEN_DEEP),
+        Made("16-bit big-endian.tif", save(DEEP.astype(">u2"), "TIFF"), SEEN_DEEP),
         Made("16-bit rgb.tif", tiff(tags(WIDTH, HEIGHT, (16, 16, 16), 2), wide.tobytes()), COLOR),
         Made("12-bit.tif", tiff(tags(WIDTH, HEIGHT, 12, 1), packed),
              rgb(np.rint((DEEP >> 4) / 4095 * 255))),
-        Made("white is zero.tif", tiff(tags(WIDTH, HEIGHT, 8, 0), GREY.tobytes()), rgb(255 - GREY)),
+        Made("white is zero.tif", tiff(tags(WIDTH, HEIGHT, 8, 0), GREY.tobytes()), 255 - SEEN_GREY),
         Made("16-bit, white is zero.tif", tiff(tags(WIDTH, HEIGHT, 16, 0),
-             DEEP.astype("<u2").tobytes()), rgb(255 - np.rint(DEEP / 257))),
-        Made("tiled.tif", tiff(tiled, tile.tobytes()), rgb(GREY)),
-        Made("32-bit.tif", save(DEEP.astype(np.int32), "TIFF"), rgb(np.rint(DEEP / 257))),
-        Made("32-bit, too bright.tif", save(DEEP.astype(np.int32) + 20_000, "TIFF"),
-             word="leave 0 to 65535"),
-        Made("32-bit, negative.tif", save(DEEP.astype(np.int32) - 100, "TIFF"), word="-23"),
-        Made("float.tif", save(float_grey, "TIFF"), word="floats"),
+             DEEP.astype("<u2").tobytes()), 255 - SEEN_DEEP),
+        Made("tiled.tif", tiff(tiled, tile.tobytes()), SEEN_GREY),
+        Made("32-bit.tif", save(deep32, "TIFF"), SEEN_DEEP),
+        Made("32-bit, too bright.tif", save(deep32 + 20_000, "TIFF"), word="leave 0 to 65535"),
+        Made("32-bit, negative.tif", save(deep32 - 100, "TIFF"), word="-23"),
+        Made("float.tif", save(GREY.astype(np.float32), "TIFF"), word="floats"),
     ]  # fmt: skip
 
 
 def others() -> list[Made]:
-    color, grey = Image.fromarray(COLOR), Image.fromarray(GREY)
-    few = color.quantize(16)
-    table = np.array(few.getpalette()).reshape(-1, 3)[:16].astype(np.uint8)
-    index = np.asarray(few)
-    hidden = on_white(table[index], np.where(index == 3, 0, 255))
     digits = " ".join(map(str, COLOR.ravel())).encode()
-    layered = np.dstack([COLOR, ALPHA])
     head = f"{WIDTH} {HEIGHT}\n".encode()
+    clear = save(LAYERED, "WEBP", lossless=True, exact=True)
     return [
-        Made("rgb.bmp", save(color, "BMP"), COLOR),
-        Made("grey.bmp", save(grey, "BMP"), rgb(GREY)),
-        Made("1-bit.bmp", save(Image.fromarray(GREY > 90), "BMP"), rgb(255 * (GREY > 90))),
-        Made("palette.bmp", save(few, "BMP"), table[index]),
-        Made("runs.bmp", bmp_runs(index, table), table[index]),
-        Made("palette.gif", save(few, "GIF"), table[index]),
-        Made("one hidden.gif", save(few, "GIF", transparency=3), hidden),
-        Made("color.ppm", save(color, "PPM"), COLOR),
+        Made("runs.bmp", bmp_runs(INDEX, TABLE), SEEN_FEW),
+        Made("one hidden.gif", save(FEW, "GIF", transparency=3), SEEN_FEW_BUT_3),
         Made("digits.ppm", b"P3\n# a comment\n" + head + b"255\n" + digits, COLOR),
-        Made("grey.pgm", save(grey, "PPM"), rgb(GREY)),
-        Made("1-bit.pbm", save(Image.fromarray(GREY > 90), "PPM"), rgb(255 * (GREY > 90))),
-        Made("16-bit.pgm", b"P5\n" + head + b"65535\n" + DEEP.astype(">u2").tobytes(),
-             rgb(np.rint(DEEP / 257))),
+        Made("16-bit.pgm", b"P5\n" + head + b"65535\n" + DEEP.astype(">u2").tobytes(), SEEN_DEEP),
         Made("float.pfm", b"Pf\n" + head + b"-1\n" + GREY.astype("<f4").tobytes(), word="floats"),
-        Made("lossless.webp", save(color, "WEBP", lossless=True), COLOR),
-        Made("lossy.webp", save(color, "WEBP", quality=100), COLOR, 40),
-        Made("rgba.webp", save(layered, "WEBP", lossless=True, exact=True),
-             on_white(COLOR, ALPHA), 1),
-    ]  # fmt: skip
+        Made("lossless.webp", save(COLOR, "WEBP", lossless=True), COLOR),
+        Made("lossy.webp", save(COLOR, "WEBP", quality=100), COLOR, 40),
+        Made("rgba.webp", clear, SEEN_LAYERED, 1),
+    ]
 
 
 def animations() -> list[Made]:
-    color = Image.fromarray(COLOR)
-    few = color.quantize(16)
-    shown = np.asarray(few.convert("RGB"))
-    more = {"save_all": True, "append_images": [Image.new("RGB", color.size, "red")]}
+    more = {"save_all": True, "append_images": [Image.new("RGB", (WIDTH, HEIGHT), "red")]}
     return [
-        Made("frames.gif", save(few, "GIF", **more), shown),
-        Made("frames.png", save(color, "PNG", **more), COLOR),
-        Made("frames.webp", save(color, "WEBP", lossless=True, **more), COLOR),
+        Made("frames.gif", save(FEW, "GIF", **more), SEEN_FEW),
+        Made("frames.png", save(COLOR, "PNG", **more), COLOR),
+        Made("frames.webp", save(COLOR, "WEBP", lossless=True, **more), COLOR),
     ]
 
 
 def foreign() -> list[Made]:
     """What is no picture of an allowed format, though some are named like one."""
-    color = Image.fromarray(COLOR)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as out:
-        out.writestr("a.png", save(color, "PNG"))
+        out.writestr("a.png", save(COLOR, "PNG"))
     files = {
         "words.png": b"no picture, just text",
         "page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9"/></svg>',
         "paper.pdf": b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n",
         "pictures.png": archive.getvalue(),
-        "postscript.eps": save(color, "EPS"),
-        "postscript.jpg": save(color, "EPS"),
+        "postscript.eps": save(COLOR, "EPS"),
+        "postscript.jpg": save(COLOR, "EPS"),
         "phone.heic": struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(90),
-        "new.avif": save(color, "AVIF"),
-        "wavelets.jp2": save(color, "JPEG2000"),
-        "icon.ico": save(color, "ICO", sizes=[(8, 8)]),
+        "new.avif": save(COLOR, "AVIF"),
+        "wavelets.jp2": save(COLOR, "JPEG2000"),
+        "icon.ico": save(COLOR, "ICO", sizes=[(8, 8)]),
         "signature only.png": b"\x89PNG\r\n\x1a\n",
     }
     return [Made(name, content, word="PPM, TIFF, WEBP") for name, content in files.items()]
 
 
 def broken() -> list[Made]:
-    color = Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8))
-    halves = [
-        Made(f"half.{kind.lower()}", whole[: len(whole) // 2], word="cannot decode")
-        for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-        for whole in [save(color, kind)]
-    ]
-    whole = save(color, "TIFF", compression="tiff_lzw")
-    progressive = save(color, "JPEG", progressive=True)
-    cmyk = save(color.convert("CMYK"), "JPEG")
+    color = noise(0, 99, 99)
+    kinds = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+    wholes = {f"half.{kind.lower()}": (save(color, kind), "cannot decode") for kind in kinds} | {
+        "half lzw.tif": (save(color, "TIFF", compression="tiff_lzw"), "cannot decode"),
+        "half progressive.jpg": (save(color, "JPEG", progressive=True), "truncated"),
+        "half cmyk.jpg": (save(Image.fromarray(color).convert("CMYK"), "JPEG"), "truncated"),
+    }
     return [
-        *halves,
-        Made("half lzw.tif", whole[: len(whole) // 2], word="cannot decode"),
-        Made("half progressive.jpg", progressive[: len(progressive) // 2], word="truncated"),
-        Made("half cmyk.jpg", cmyk[: len(cmyk) // 2], word="truncated"),
+        *(
+            Made(name, whole[: len(whole) // 2], word=word)
+            for name, (whole, word) in wholes.items()
+        ),
         Made("empty.png", b"", word="empty"),
         Made("no pixels.png", png((0, 0), 8, 2, b""), word="none of"),
         Made("no pixels.tif", tiff(tags(0, 9, 8, 1), b""), word="cannot decode"),

@@ -8,27 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import (
-    COLOR,
-    HEIGHT,
-    WIDTH,
-    Made,
-    chunk,
-    filtered,
-    png,
-    rgb,
-    save,
-    tags,
-    tiff,  # fmt: skip
-)
+from pictures import COLOR, FEW, HEIGHT, WIDTH, Made, chunk, filtered, png, rgb, save, tags, tiff
 from PIL import Image
 
 
 def bombs() -> list[Made]:
     """Small files that ask for much memory."""
-    few = Image.fromarray(COLOR).quantize(16)
-    gif, bmp, webp = save(few, "GIF"), save(few, "BMP"), save(few, "WEBP", lossless=True)
-    jpg = save(Image.fromarray(COLOR), "JPEG")
+    gif, bmp, webp = save(FEW, "GIF"), save(FEW, "BMP"), save(FEW, "WEBP", lossless=True)
+    jpg = save(COLOR, "JPEG")
     place = jpg.index(b"\xff\xc0") + 5
     sides = struct.pack("<HH", 60_000, 60_000)
     canvas = struct.pack("<I", 16_382)[:3] * 2  # the largest that there is
@@ -36,8 +23,8 @@ def bombs() -> list[Made]:
     del tile[278]
     flat = zlib.compress(bytes(1_000_000))
     head = b"VP8X" + struct.pack("<II", 10, 0) + canvas
-    swollen = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000), 9))
-    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000), 9))
+    swollen = b"a\0\0" + zlib.compress(bytes(50_000_000), 9)
+    text, profile = chunk(b"zTXt", swollen), chunk(b"iCCP", swollen)
     files = {
         "300 MB in 12 kB.png": png((10_000, 10_000), 8, 2, bytes(12_000_000)),
         "wide.png": png((2**31 - 1, 1), 8, 0, b""),
@@ -48,7 +35,7 @@ def bombs() -> list[Made]:
         "huge.tif": tiff(tags(60_000, 60_000, 8, 1) | {259: 8}, flat),
         "huge tile.tif": tiff(tile, flat),
         "huge.webp": b"RIFF" + struct.pack("<I", len(webp) + 10) + b"WEBP" + head + webp[12:],
-        "long text.png": png((WIDTH, HEIGHT), 8, 2, filtered(COLOR), swollen),
+        "long text.png": png((WIDTH, HEIGHT), 8, 2, filtered(COLOR), text),
         "long profile.png": png((WIDTH, HEIGHT), 8, 2, filtered(COLOR), profile),
     }
     return [Made(name, content, word="cannot decode") for name, content in files.items()]
@@ -61,7 +48,7 @@ def metadata() -> list[Made]:
     one = save(Image.new("L", (9, 9)), "PNG")
     end = one.index(b"IEND") - 4
     late = chunk(b"eXIf", exif[6:] + bytes(4) + b"\7" * 72_000_000)
-    jpg = save(Image.fromarray(COLOR), "JPEG")
+    jpg = save(COLOR, "JPEG")
     piece = b"\xff\xe1\xff\xff" + exif + b"\7" * (65_533 - len(exif))
     count = 18_000_000
     start = len(tiff({**square, 34665: 0}, pixel))  # of a table within, which Exif (34665) names
