@@ -12,19 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import refused, save
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from data import cifar
 from data.cifar import cifar10, is_cifar10
 from data.dataset import read_folder
-from data.errors import DataError
 
 
 def picture(value: int, size=(8, 8), blue=7) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, (value % 256, 255 - value % 256, blue)).save(out, "PNG")
-    return out.getvalue()
+    return save(Image.new("RGB", size, (value % 256, 255 - value % 256, blue)), "PNG")
 
 
 def make_tree(root: Path, test="test", classes=("ant", "bee"), count=3) -> Path:
@@ -37,22 +35,13 @@ def make_tree(root: Path, test="test", classes=("ant", "bee"), count=3) -> Path:
     return root
 
 
-def refused(action, *words: str) -> None:
-    with pytest.raises(DataError) as error:
-        action()
-    text = str(error.value)
-    assert len(text.splitlines()) == 3
-    assert all(word in text for word in words), text
-
-
 @pytest.mark.parametrize("test", ["test", "val"])
 def test_a_folder_is_read_sorted(tmp_path, test):
     data = read_folder(make_tree(tmp_path, test), 8)
     assert data.classes == ("ant", "bee")
-    assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.train_labels.tolist() == data.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
     assert data.train_images.dtype == torch.uint8
-    assert data.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.notes == ()
 
 
@@ -64,10 +53,9 @@ def test_a_zip_has_the_pixels_of_its_folder(tmp_path):
     expected, found = read_folder(tree, 8), read_folder(tmp_path / "all.zip", 8)
     assert torch.equal(found.train_images, expected.train_images)
     assert torch.equal(found.test_images, expected.test_images)
-    content = (tmp_path / "all.zip").read_bytes()
-    place = content.index(b"IDAT") + 6
-    damaged = content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
-    (tmp_path / "all.zip").write_bytes(damaged)
+    content = bytearray((tmp_path / "all.zip").read_bytes())
+    content[content.index(b"IDAT") + 6] ^= 255
+    (tmp_path / "all.zip").write_bytes(content)
     refused(lambda: read_folder(tmp_path / "all.zip", 8), "all.zip: my_set/")
 
 
@@ -178,9 +166,8 @@ def test_without_a_network_the_message_names_file_and_folder(served, monkeypatch
 
 def test_a_part_of_cifar_is_refused_with_its_counts(tmp_path):
     make_tree(tmp_path, classes=cifar.CLASSES)
-    refused(
-        lambda: cifar10(tmp_path), "train has 30 images where 50,000 belong", "5,000 of a class"
-    )
+    words = ("train has 30 images where 50,000 belong", "5,000 of a class")
+    refused(lambda: cifar10(tmp_path), *words)
     assert is_cifar10(tmp_path)
 
 
