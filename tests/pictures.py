@@ -41,9 +41,10 @@ def save(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
     return out.getvalue()
 
 
-def noise(seed: int, height: int, width: int, low: int = 0, high: int = 256) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(low, high, (height, width, 3), dtype=np.uint8)
+def noise(seed, height: int, width: int, low: int = 0, high: int = 256) -> np.ndarray:
+    """`seed` is a number or a generator."""
+    shape = (height, width, 3)
+    return np.random.default_rng(seed).integers(low, high, shape, dtype=np.uint8)
 
 
 def refused(action, *words: str) -> list[str]:
@@ -111,9 +112,11 @@ def tiff(tags: dict[int, int | tuple | bytes], data: bytes) -> bytes:
     return b"II*\0" + struct.pack("<L", 8 + len(data)) + data + table + bytes(4) + tail
 
 
-def tags(width: int, height: int, bits: int | tuple, photometric: int, **more: int) -> dict:
+def tags(width: int, height: int, bits: int | tuple, photometric: int, tile: int = 0) -> dict:
+    """Of one strip, or of one square tile."""
+    part = {322: tile, 323: tile} if tile else {278: height}
     count = len(bits) if isinstance(bits, tuple) else 1
-    return {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: count, 278: height}
+    return {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: count} | part
 
 
 def bmp_runs(index: np.ndarray, palette: np.ndarray) -> bytes:
@@ -232,8 +235,6 @@ def tiffs() -> list[Made]:
     faded = np.dstack([np.minimum(GREY, ALPHA), ALPHA])
     tile = np.zeros((16, 16), np.uint8)
     tile[:HEIGHT, :WIDTH] = GREY
-    tiled = {322: 16, 323: 16, **tags(WIDTH, HEIGHT, 8, 1)}
-    del tiled[278]
     pale = Image.merge("LAB", [Image.new("L", (WIDTH, HEIGHT), v) for v in (138, 209, 198)])
     ways = ("tiff_lzw", "tiff_adobe_deflate", "packbits")
     deep32 = DEEP.astype(np.int32)
@@ -258,7 +259,7 @@ def tiffs() -> list[Made]:
         Made("white is zero.tif", tiff(tags(WIDTH, HEIGHT, 8, 0), GREY.tobytes()), 255 - SEEN_GREY),
         Made("16-bit, white is zero.tif", tiff(tags(WIDTH, HEIGHT, 16, 0),
              DEEP.astype("<u2").tobytes()), 255 - SEEN_DEEP),
-        Made("tiled.tif", tiff(tiled, tile.tobytes()), SEEN_GREY),
+        Made("tiled.tif", tiff(tags(WIDTH, HEIGHT, 8, 1, 16), tile.tobytes()), SEEN_GREY),
         Made("32-bit.tif", save(deep32, "TIFF"), SEEN_DEEP),
         Made("32-bit, too bright.tif", save(deep32 + 20_000, "TIFF"), word="leave 0 to 65535"),
         Made("32-bit, negative.tif", save(deep32 - 100, "TIFF"), word="-23"),

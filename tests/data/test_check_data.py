@@ -52,13 +52,9 @@ def test_a_good_folder(tree, invoke):
     lines = done.stdout.splitlines()
     assert lines[0] == "left out, not .jpg, .png ... (1): train/ant/notes.txt"
     assert lines[-1] == "6 + 6 images in 2 classes: all decode"
-    cells = [" ".join(line.split()) for line in lines]
-    start = cells.index("class train val")
-    assert [cell for cell in cells[start:] if cell[-1:].isdigit()] == [
-        "ant 3 3",
-        "bee 3 3",
-        "all 6 6",
-    ]
+    table = [" ".join(line.split()) for line in lines]
+    rows = [row for row in table[table.index("class train val") :] if row[-1:].isdigit()]
+    assert rows == ["ant 3 3", "bee 3 3", "all 6 6"]
     for word in ("drawn", "bad", "odd"):
         assert word not in done.stdout
 
@@ -136,4 +132,6 @@ def test_the_real_ants_and_bees(real_data, tmp_path, invoke):
     shutil.unpack_archive(real_data / "hymenoptera_data.zip", tmp_path)
     done = invoke("experiments.check_data", tmp_path / "hymenoptera_data", "--workers", 0)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "244 + 153 images in 2 classes: all decode"
+    lines = done.stdout.splitlines()
+    assert lines[0] == "left out, not .jpg, .png ... (1): train/ants/imageNotFound.gif"
+    assert lines[-1] == "244 + 153 images in 2 classes: all decode"

@@ -178,5 +178,3 @@ def test_the_real_cifar10(real_cifar10):
     # The means that everyone uses for CIFAR-10's training set.
     means = data.train_images.double().mean((0, 2, 3)) / 255
     assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)
-    held = data.holding_out()
-    assert (len(held.train_labels), len(held.test_labels)) == (45_000, 5_000)

@@ -19,8 +19,7 @@ def bombs() -> list[Made]:
     place = jpg.index(b"\xff\xc0") + 5
     sides = struct.pack("<HH", 60_000, 60_000)
     canvas = struct.pack("<I", 16_382)[:3] * 2  # the largest that there is
-    tile = tags(WIDTH, HEIGHT, 8, 1) | {259: 8, 322: 60_000, 323: 60_000}
-    del tile[278]
+    tile = tags(WIDTH, HEIGHT, 8, 1, 60_000) | {259: 8}
     flat = zlib.compress(bytes(1_000_000))
     head = b"VP8X" + struct.pack("<II", 10, 0) + canvas
     swollen = b"a\0\0" + zlib.compress(bytes(50_000_000), 9)

@@ -1,7 +1,5 @@
 """The embedded pictures: pure, balanced, and hard in the right way."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -40,29 +38,24 @@ def test_classes_come_in_equal_shares_and_no_picture_twice(pictures):
     assert len({row.numpy().tobytes() for row in everything}) == len(everything)
 
 
-def linear_accuracy(features: torch.Tensor, answers, held_features, held_answers) -> float:
+def linear_accuracy(data: Dataset, features_of) -> float:
     """The best of linear classifiers (least squares) over a wide range of regularisation."""
-    mean = features.mean(0)
-    features, held_features = features - mean, held_features - mean
-    gram, targets = features.T @ features, one_hot(answers).double() - 0.1
+    features, held = (features_of(images) for images in (data.train_images, data.test_images))
+    features, held = features - features.mean(0), held - features.mean(0)
+    gram, targets = features.T @ features, one_hot(data.train_labels).double() - 0.1
     best = 0.0
     for strength in (1e1, 1e2, 1e3, 1e4, 1e5):
         ridge = gram + strength * torch.eye(len(gram), dtype=torch.float64)
         weights = torch.cholesky_solve(features.T @ targets, torch.linalg.cholesky(ridge))
-        best = max(
-            best, ((held_features @ weights).argmax(1) == held_answers).double().mean().item()
-        )
+        right = (held @ weights).argmax(1) == data.test_labels
+        best = max(best, right.double().mean().item())
     return best
 
 
 def test_a_linear_classifier_on_pixels_stays_under_40_percent(pictures):
     normalize = channel_normalize(pictures.train_images)
-    small = pictures.resized(16)
-    for data in (small, pictures):
-        train_x, test_x = (
-            normalize(x).flatten(1).double() for x in (data.train_images, data.test_images)
-        )
-        accuracy = linear_accuracy(train_x, data.train_labels, test_x, data.test_labels)
+    for data in (pictures.resized(16), pictures):
+        accuracy = linear_accuracy(data, lambda images: normalize(images).flatten(1).double())
         assert 0.1 < accuracy < 0.4
 
 
@@ -72,21 +65,13 @@ def test_a_colour_histogram_stays_under_40_percent(pictures):
         code = (levels[:, 0] * 8 + levels[:, 1]) * 8 + levels[:, 2]
         return torch.stack([c.bincount(minlength=512) for c in code.flatten(1)]).double()
 
-    accuracy = linear_accuracy(
-        histogram(pictures.train_images), pictures.train_labels,
-        histogram(pictures.test_images), pictures.test_labels,
-    )  # fmt: skip
-    assert accuracy < 0.4
+    assert linear_accuracy(pictures, histogram) < 0.4
 
 
 @pytest.mark.slow
-def test_resnet20_reaches_85_percent_in_9_epochs_of_4000_small_pictures(pictures):
+def test_resnet20_reaches_85_percent_in_9_epochs_of_4000_small_pictures():
     """The budget of `make ablation`: 16x16 pixels, 558 steps of 64; about 20 s of one thread."""
-    data = replace(  # a picture is a function of its number: these are synthetic(4000, 1000)
-        pictures,
-        train_images=pictures.train_images[:4000],
-        train_labels=pictures.train_labels[:4000],
-    ).resized(16)
+    data = synthetic(train=4000, test=1000).resized(16)
     normalize, cpu = channel_normalize(data.train_images), torch.device("cpu")
     batches = Batches(data, normalize, 64, 0, cpu, input_size=16, padding=2)
     settings = Settings(steps=9 * len(batches), batch_size=64, schedule="one-cycle", lr=0.03)

@@ -31,11 +31,8 @@ def test_evaluation_is_what_the_weights_ask(shape, weights):
 
 def test_squashed_shows_all_of_the_picture():
     image = noise(50, 200)
-    squashed = View(crop=64, squash=True)(image)
-    assert torch.equal(squashed, functional.resize(image, [64, 64], antialias=True))
-    image[:, :, :40] = 255  # a middle crop would not see this edge
-    assert squashed[:, :, :8].float().mean() < 200
-    assert View(crop=64, squash=True)(image)[:, :, :8].min() > 200
+    expected = functional.resize(image, [64, 64], antialias=True)
+    assert torch.equal(View(crop=64, squash=True)(image), expected)
 
 
 class Numbers:
@@ -74,10 +71,8 @@ def test_a_box_lies_inside(height, width, seed):
     row = torch.rand(NUMBERS, generator=torch.Generator().manual_seed(seed)).tolist()
     image = torch.empty(3, height, width)
     top, left, h, w = RandomView(scale=(0.3, 0.9)).box(image, row[:20], *row[20:22])
-    assert 0 <= top <= top + h <= height
-    assert 0 <= left <= left + w <= width
-    assert h > 0
-    assert w > 0
+    assert 0 <= top < top + h <= height
+    assert 0 <= left < left + w <= width
 
 
 @pytest.mark.parametrize("ratio", [(100.0, 100.0), (0.01, 0.01)])

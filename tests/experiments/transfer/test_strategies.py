@@ -9,6 +9,7 @@ from torch import nn
 import zoo
 from data.views import RandomView, View
 from experiments.train import Settings, lr_at, start, train
+from experiments.transfer import strategies
 from experiments.transfer.options import More, Options, recipe_of
 from experiments.transfer.recipes import RECIPES, Recipe, evaluation_view, training_view
 from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, settings_of, to_train
@@ -71,18 +72,15 @@ def test_frozen_networks_keep_eval_mode_and_give_the_heads_gradient():
     assert all(module.training for module in moving.train().modules())
     images = torch.randn(4, 3, 16, 16)
     frozen(images).sum().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is not None] == [
-        "head.weight", "head.bias",
-    ]  # fmt: skip
+    learning = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert learning == {"head.weight", "head.bias"}
     assert torch.equal(frozen(images), model.eval()(images))
 
 
 def test_rarity_weighs_classes_inversely_and_pictures_to_1():
     labels = torch.tensor([0, 0, 0, 1])
-    weights = rarity(labels, 2)
-    assert weights == pytest.approx((2 / 3, 2.0))
+    assert rarity(labels, 2) == pytest.approx((2 / 3, 2.0))  # of the four: 3 * 2 / 3 + 2 = 4
     assert rarity(labels, 3) == pytest.approx((2 / 3, 2.0, 0.0))
-    assert sum(weights[i] for i in labels) == pytest.approx(4)
 
 
 def executed_rates(recipe: Recipe, strategy: str, steps_per_epoch: int = 4) -> list[float]:
@@ -103,10 +101,7 @@ def test_the_tutorials_rate_falls_by_ten_every_seven_epochs():
 
 def test_the_cosine_rises_for_an_epoch_and_falls_to_nothing():
     rates = executed_rates(RECIPES["default"], "finetune")
-    top = rates.index(max(rates))
-    assert top == 4
-    assert rates[4] == pytest.approx(0.01)
-    assert rates[:4] == pytest.approx([0.002, 0.004, 0.006, 0.008])
+    assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert 0 < rates[-1] < 1e-4
     middle = Settings(steps=100, lr=1.0, schedule="cosine")
@@ -115,20 +110,17 @@ def test_the_cosine_rises_for_an_epoch_and_falls_to_nothing():
 
 def test_heads_learn_at_their_own_rate_and_a_probed_network_at_a_low_one():
     recipe = replace(RECIPES["default"], epochs=3)
-    assert max(executed_rates(recipe, "feature-extraction")) == pytest.approx(0.1)
-    assert max(executed_rates(recipe, "moving-bn")) == pytest.approx(0.1)
-    assert max(executed_rates(recipe, "lp-ft")) == pytest.approx(0.001)
-    assert max(executed_rates(recipe, "scratch")) == pytest.approx(0.01)
+    tops = {"feature-extraction": 0.1, "moving-bn": 0.1, "lp-ft": 0.001, "scratch": 0.01}
+    assert {name: max(executed_rates(recipe, name)) for name in tops} == pytest.approx(tops)
     course = replace(RECIPES["bootcamp"], epochs=2)
     assert set(executed_rates(course, "finetune")) == {1e-3}
 
 
 def test_options_replace_settings_of_the_recipe_also_by_zero():
-    given = Options("x", lr=0.02, more=More(weight_decay=0.0, probe_views=0, class_weights=True))
-    recipe = recipe_of(replace(given, recipe="imagenet"))
-    assert recipe == replace(
-        RECIPES["imagenet"], lr=0.02, head_lr=0.02, weight_decay=0.0, class_weights=True
-    )
+    more = More(weight_decay=0.0, probe_views=0, class_weights=True)
+    changed = {"lr": 0.02, "head_lr": 0.02, "weight_decay": 0.0, "class_weights": True}
+    recipe = recipe_of(Options("x", lr=0.02, recipe="imagenet", more=more))
+    assert recipe == replace(RECIPES["imagenet"], **changed)
     assert recipe_of(Options("x", recipe="cifar10")) == RECIPES["cifar10"]
 
 
@@ -159,8 +151,7 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
     smaller = evaluation_view(replace(RECIPES["default"], size=112), asked)
     assert (smaller.resize, smaller.crop, smaller.input_size) == (116, 112, 112)
     squashed = evaluation_view(RECIPES["bootcamp"], asked)
-    assert squashed.squash
-    assert squashed(torch.zeros(3, 50, 90, dtype=torch.uint8)).shape == (3, 224, 224)
+    assert (squashed.squash, squashed.crop) == (True, 224)
     cifar = evaluation_view(RECIPES["cifar10"], asked)
     assert (cifar.crop, cifar.input_size, cifar.squash) == (32, 224, True)
     assert cifar.mean == (0.4914, 0.4822, 0.4465)
@@ -170,6 +161,4 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
 
 
 def test_there_is_a_word_on_every_strategy():
-    from experiments.transfer import strategies
-
     assert all(f"\n{name}" in strategies.__doc__ for name in STRATEGIES)

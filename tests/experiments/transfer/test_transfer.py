@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +18,13 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT, assert_three_lines, run_and_kill
+from pictures import noise
 from PIL import Image
 
 import zoo
 from data import collection as pictures_module
-from data.collection import Source, open_pictures
+from data.collection import PictureSet, Source, open_pictures
+from data.dataset import Dataset
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
@@ -33,6 +37,7 @@ from experiments.transfer.recipes import RECIPES, evaluation_view
 from experiments.transfer.report import read_history
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights import published
+from zoo.weights.files import read_weights
 
 CPU = torch.device("cpu")
 CLASSES = ("dots", "Übersee", "개")
@@ -43,11 +48,10 @@ def make_folder(root: Path, **splits: int) -> Path:
     rng = np.random.default_rng(0)
     for split, count in splits.items():
         for label, name in enumerate(CLASSES):
-            folder = root / split / name
+            folder, low = root / split / name, 40 + 25 * label
             folder.mkdir(parents=True)
             for i in range(count):
-                low = 40 + 25 * label
-                pixels = rng.integers(low, low + 120, (18 + i, 20, 3), dtype=np.uint8)
+                pixels = noise(rng, 18 + i, 20, low, low + 120)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return root
 
@@ -66,11 +70,49 @@ RECIPE = replace(RECIPES["default"], size=16, squash=True, epochs=3, batch_size=
 RUN = Transfer("finetune", "resnet8", None, 0, RECIPE, Settings(channels_last=True))
 OPTIONS = ("--model", "resnet8", "--weights", "none", "--size", 16, "--squash", "--batch-size", 8,
            "--epochs", 3, "--precision", "fp32", "--device", "cpu")  # fmt: skip
+FINETUNE = "resnet8-finetune-batch8-seed0"  # the folder of a run
+
+
+def opened(folder: Path) -> PictureSet:
+    return open_pictures(Source(str(folder)), 0, 0)
 
 
 def run(folder: Path, output: Path, change: Transfer = RUN, **options) -> dict | None:
-    pictures = open_pictures(Source(str(folder)), 0, 0)
-    return run_transfer(change, pictures, output, CPU, Group(), **options)
+    return run_transfer(change, opened(folder), output, CPU, Group(), **options)
+
+
+def job(folder: Path, output: Path, **changes) -> TransferJob:
+    return TransferJob(replace(RUN, **changes), opened(folder), output, CPU, Group())
+
+
+def row(folder: Path) -> dict:
+    return json.loads((folder / "row.json").read_text(encoding="utf-8"))
+
+
+def head(folder: Path) -> torch.Tensor:
+    return load_model(folder / "last.safetensors").model.head.weight
+
+
+def typed(folder: Path, output: Path, *options: object) -> list[str]:
+    """The command as a person types it."""
+    options = (folder, *OPTIONS, *options, "--output-dir", output)
+    return [sys.executable, "-m", "experiments.transfer", *map(str, options)]
+
+
+@pytest.fixture
+def transfer(invoke):
+    """Fine-tune once, unless the options say otherwise: what is printed, or how it is refused."""
+
+    def once(folder: Path, output: Path, *options: object, refused: tuple | None = None) -> str:
+        default = ("--strategy", "finetune", "--seeds", 1, "--output-dir", output)
+        done = invoke("experiments.transfer", folder, *OPTIONS, *default, *options)
+        if refused:
+            assert_three_lines(done, *refused)
+        else:
+            assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return once
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +120,8 @@ def everything(folder, tmp_path_factory):
     """`--strategy all` over two seeds, as a person types it."""
     output = tmp_path_factory.mktemp("all")
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.transfer", str(folder), *map(str, OPTIONS),
-         "--seeds", "2", "--output-dir", str(output)],
-        cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "2"},
+        typed(folder, output, "--seeds", 2), cwd=ROOT, capture_output=True, text=True, timeout=200,
+        check=False, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "2"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return output, done.stdout
@@ -90,14 +130,11 @@ def everything(folder, tmp_path_factory):
 @pytest.mark.slow
 def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     output, said = everything
-    for name in (*STRATEGIES[:-1], "as in most notebooks"):
-        assert name in said
-    assert "Recipe default: epochs 3, batch_size 8, opt sgd" in said
-    assert "Data " in said
-    assert "30 train, 15 val, 18 test pictures, 3 classes" in said
-    assert "Choose " in said
-    assert "bounded by" in said
-    assert "the accuracy is that on test" in " ".join(said.split())
+    for words in (*STRATEGIES[:-1], "as in most notebooks", "Data ", "Choose ", "bounded by",
+                  "Recipe default: epochs 3, batch_size 8, opt sgd",
+                  "30 train, 15 val, 18 test pictures, 3 classes",
+                  "the accuracy is that on test"):  # fmt: skip
+        assert words in " ".join(said.split())
     with (output / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
@@ -109,49 +146,44 @@ def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     for name in ("curves.png", "accuracy_time.png"):
         assert Image.open(output / name).size[0] > 300
     learning = {row["strategy"]: int(row["trainable"]) for row in rows}
-    head, whole = 64 * 3 + 3, sum(p.numel() for p in zoo.build("resnet8", 3).parameters())
+    last, whole = 64 * 3 + 3, sum(p.numel() for p in zoo.build("resnet8", 3).parameters())
     assert learning == {
-        "finetune": whole, "feature-extraction": head, "linear-probe": head, "lp-ft": whole,
-        "scratch": whole, "moving-bn": head,
+        "finetune": whole, "feature-extraction": last, "linear-probe": last, "lp-ft": whole,
+        "scratch": whole, "moving-bn": last,
     }  # fmt: skip
 
 
 @pytest.mark.slow
 def test_rows_are_what_their_files_score(everything, folder):
     """The accuracy in every row is had again from best.safetensors, on test; right by picture."""
-    output, _ = everything
-    pictures = open_pictures(Source(str(folder)), 0, 0)
-    for path in sorted(output.glob("*/row.json")):
-        row = json.loads(path.read_text(encoding="utf-8"))
-        model = load_model(path.parent / "best.safetensors")
+    pictures = opened(folder)
+    for path in everything[0].glob("resnet8-*"):
+        found, history = row(path), read_history(path)
+        model = load_model(path / "best.safetensors")
         shown = pictures.pictures("test", model.view)
         guesses = model.logits(torch.stack([shown[i] for i in range(18)])).argmax(1)
         right = (guesses == pictures.labels("test")).int().tolist()
-        assert row["right"] == "".join(map(str, right))
-        assert row["accuracy"] == row["best_test_accuracy"] == sum(right) / 18
-        assert row["tested_on"] == "test"
+        assert found["right"] == "".join(map(str, right))
+        assert found["accuracy"] == found["best_test_accuracy"] == sum(right) / 18
+        assert found["tested_on"] == "test"
         assert model.classes == CLASSES
-        history = read_history(path.parent)
         best = max(history["val_accuracy"])
-        assert row["best_epoch"] == history["epoch"][history["val_accuracy"].index(best)]
-        assert model.metrics["epoch"] == row["best_epoch"]
+        assert found["best_epoch"] == history["epoch"][history["val_accuracy"].index(best)]
+        assert model.metrics["epoch"] == found["best_epoch"]
         assert model.metrics["chosen_by"] == "val accuracy"
-        assert load_model(path.parent / "last.safetensors").metrics["epoch"] == row["last_epoch"]
-        assert row["seconds"] >= row["training_seconds"] >= row["waiting_seconds"] >= 0
+        assert load_model(path / "last.safetensors").metrics["epoch"] == found["last_epoch"]
+        assert found["seconds"] >= found["training_seconds"] >= found["waiting_seconds"] >= 0
 
 
 @pytest.mark.slow
-def test_a_finished_campaign_is_not_made_again(everything, folder, invoke):
+def test_a_finished_campaign_is_not_made_again(everything, folder, transfer, invoke):
     output, _ = everything
+    campaign = (folder, output, "--strategy", "all", "--seeds", 2)
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*")}
-    done = invoke("experiments.transfer", folder, *OPTIONS, "--seeds", 2, "--output-dir", output)
-    assert done.returncode == 0, done.stderr
+    transfer(*campaign)
     assert {path: path.stat().st_mtime_ns for path in output.glob("*/*")} == before
-    done = invoke("experiments.transfer", folder, *OPTIONS, "--seeds", 2, "--lr", 0.5,
-                  "--output-dir", output)  # fmt: skip
-    assert_three_lines(done, 3, "other settings", "row.json")
-    done = invoke("experiments.report", output)
-    assert "Choose " in done.stdout
+    transfer(*campaign, "--lr", 0.5, refused=(3, "other settings", "row.json"))
+    assert "Choose " in invoke("experiments.report", output).stdout
 
 
 # --- interruptions ---
@@ -192,35 +224,27 @@ def test_killed_runs_end_with_the_same_bits(folder, tmp_path, strategy, opt, thr
     assert resumed + (steps[0] > 0)
     for name in ("best.safetensors", "last.safetensors", "history.csv"):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    rows = [json.loads((tmp_path / which / "row.json").read_text(encoding="utf-8"))
-            for which in ("whole", "killed")]  # fmt: skip
+    whole, again = row(tmp_path / "whole"), row(killed)
     for key in ("accuracy", "right", "best_epoch", "last_test_loss", "best_val_loss"):
-        assert rows[0][key] == rows[1][key]
+        assert whole[key] == again[key]
     assert not (killed / "checkpoint.pt").exists()
 
 
 @pytest.mark.slow
-def test_another_process_writes_the_same_bytes(everything, folder, tmp_path, invoke):
+def test_another_process_writes_the_same_bytes(everything, folder, tmp_path, transfer):
     """Python shuffles its sets anew in every process; nothing that is written may depend on it."""
-    output, _ = everything
     assert os.environ.get("PYTHONHASHSEED") != "2"  # as it was there; random if not set
-    done = invoke("experiments.transfer", folder, *OPTIONS, "--strategy", "linear-probe",
-                  "--seeds", 1, "--output-dir", tmp_path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    transfer(folder, tmp_path, "--strategy", "linear-probe")
     name = "resnet8-linear-probe-batch8-seed0/best.safetensors"
-    assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+    assert (tmp_path / name).read_bytes() == (everything[0] / name).read_bytes()
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(folder, tmp_path):
-    command = [
-        sys.executable, "-m", "experiments.transfer", str(folder), *map(str, OPTIONS), "--seeds",
-        "1", "--strategy", "finetune", "--epochs", "400", "--output-dir", str(tmp_path),
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    run_folder = tmp_path / "resnet8-finetune-batch8-seed0"
+    command = typed(folder, tmp_path, "--seeds", 1, "--strategy", "finetune", "--epochs", 400)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+    run_folder = tmp_path / FINETUNE
     until = time.monotonic() + 60
     while not (run_folder / "history.csv").exists():
         assert time.monotonic() < until
@@ -237,114 +261,94 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(folder, tmp_path):
 # --- choosing, and what is said of it ---
 
 
-def test_without_a_test_set_it_says_that_the_number_also_chose(tmp_path, invoke):
+def test_without_a_test_set_it_says_that_the_number_also_chose(tmp_path, transfer):
     folder = make_folder(tmp_path / "two", train=8, val=4)
-    done = invoke("experiments.transfer", folder, *OPTIONS, "--seeds", 1, "--strategy",
-                  "linear-probe", "finetune", "--output-dir", tmp_path / "out")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
+    said = transfer(folder, tmp_path / "out", "--strategy", "linear-probe", "finetune")
+    said = " ".join(said.split())
     assert "there is no test set: val chose the epoch and is reported too" in said
     assert "two seeds or more are needed" in said
 
 
-def test_one_folder_of_classes_is_split_and_the_split_written_down(tmp_path, invoke):
-    folder = make_folder(tmp_path / "flat", **{".": 12})
-    for _ in range(2):
-        done = invoke("experiments.transfer", folder, *OPTIONS, "--seeds", 1, "--strategy",
-                      "linear-probe", "--output-dir", tmp_path / "out")  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    with (tmp_path / "out" / "split.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+def test_a_folder_of_classes_is_split_and_results_of_other_pictures_are_refused(tmp_path, transfer):
+    """The split is written down, and stays when the same command meets other pictures."""
+    folder, output = make_folder(tmp_path / "flat", **{".": 12}), tmp_path / "out"
+    command = (folder, output, "--strategy", "linear-probe")
+    other = (3, "other settings", "row.json")
+    transfer(*command)
+    split = (output / "split.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(split.splitlines()))
     assert len(rows) == len({row["path"] for row in rows}) == 36
-    shares = [sum(row["split"] == split for row in rows) for split in ("train", "val", "test")]
-    assert shares == [24, 6, 6]
-    for split in ("val", "test"):
-        assert {row["class"] for row in rows if row["split"] == split} == set(CLASSES)
+    shares = Counter(row["split"] for row in rows)
+    assert shares == {"train": 24, "val": 6, "test": 6}
+    assert len({(row["split"], row["class"]) for row in rows}) == 9, "every class in every part"
+    transfer(*command, "--train-images", 12, refused=other)
+    Image.new("RGB", (20, 20)).save(folder / "dots" / "new.png")
+    transfer(*command, refused=other)
+    assert (output / "split.csv").read_text(encoding="utf-8") == split
+    (folder / "dots" / "new.png").unlink()
+    transfer(*command)
+    Image.new("RGB", (20, 20)).save(folder / "dots" / "0.png")  # another picture of that name
+    transfer(*command, refused=other)
 
 
-def test_lists_of_models_and_batch_sizes_are_compared(folder, tmp_path, invoke):
-    done = invoke(
-        "experiments.transfer", folder, *OPTIONS, "--model", "resnet8", "plain8", "--batch-size",
-        8, 16, "--seeds", 1, "--strategy", "finetune", "--output-dir", tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_lists_of_models_and_batch_sizes_are_compared(folder, tmp_path, transfer):
+    said = transfer(folder, tmp_path, "--model", "resnet8", "plain8", "--batch-size", 8, 16)
     for words in ("finetune resnet8 batch 8", "finetune plain8 batch 16"):
-        assert words in done.stdout
+        assert words in said
     assert len(list(tmp_path.glob("*/row.json"))) == 4
 
 
-def test_a_bad_picture_stops_the_run_unless_it_is_skipped(tmp_path, invoke):
+@pytest.mark.parametrize(("split", "count"), [("train", 24), ("val", 12)])
+def test_a_bad_picture_stops_the_run_unless_it_is_skipped(tmp_path, transfer, split, count):
     folder = make_folder(tmp_path / "set", train=8, val=4)
-    bad = folder / "train" / "dots" / "3.png"
+    bad = folder / split / "dots" / "3.png"
     bad.write_bytes(bad.read_bytes()[:200])
-    command = ("experiments.transfer", folder, *OPTIONS, "--seeds", 1, "--strategy", "finetune",
-               "--output-dir", tmp_path / "out")  # fmt: skip
+    weights = []
     for more in ((), ("--cache-gb", 0)):  # stored, and streamed
-        assert_three_lines(invoke(*command, *more), 3, str(bad), "1 of 24", "--skip-bad")
-        spare = bad.read_bytes(), (folder / "val" / "dots" / "1.png").read_bytes()
-        bad.write_bytes((folder / "train" / "dots" / "4.png").read_bytes() + b"0")
-        (folder / "val" / "dots" / "1.png").write_bytes(spare[1][:200])
-        assert_three_lines(invoke(*command, *more), 3, "dots/1.png", "1 of 12 in val")
-        bad.write_bytes(spare[0])
-        (folder / "val" / "dots" / "1.png").write_bytes(spare[1])
-        assert not list((tmp_path / "out").glob("*/history.csv"))
-        done = invoke(*command, *more, "--skip-bad", "--output-dir", tmp_path / f"skip{len(more)}")
-        assert done.returncode == 0, done.stderr
-        rows = [json.loads(path.read_text(encoding="utf-8"))
-                for path in (tmp_path / f"skip{len(more)}").glob("*/row.json")]  # fmt: skip
-        assert rows[0]["images"]["train"] == 23
-    first, second = (
-        (tmp_path / name / rows[0]["name"] / "last.safetensors").read_bytes()
-        for name in ("skip0", "skip2")
-    )
-    assert first == second  # stored or streamed, the same pictures
+        output = tmp_path / f"out{len(more)}"
+        transfer(
+            folder, output, *more, refused=(3, str(bad), f"1 of {count} in {split}", "--skip-bad")
+        )
+        assert not list(output.glob("*/history.csv"))
+        transfer(folder, output, *more, "--skip-bad")
+        assert row(output / FINETUNE)["images"] == {"train": 24, "val": 12} | {split: count - 1}
+        weights.append((output / FINETUNE / "last.safetensors").read_bytes())
+    assert weights[0] == weights[1]  # stored or streamed, the same pictures
 
 
-def test_running_out_of_memory_says_what_to_do(folder, tmp_path, invoke, monkeypatch):
-    real = transfer_run.ViewBatches.finish
-
+def test_running_out_of_memory_says_what_to_do(folder, tmp_path, transfer, monkeypatch):
     def short(self, batch):
-        if len(batch[1]) > 3:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return real(self, batch)
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(transfer_run.ViewBatches, "finish", short)
-    done = invoke("experiments.transfer", folder, *OPTIONS, "--batch-size", 12, "--seeds", 1,
-                  "--strategy", "finetune", "--output-dir", tmp_path)  # fmt: skip
-    assert_three_lines(done, 2, "out of memory", "smaller --batch-size")
+    transfer(folder, tmp_path, refused=(2, "out of memory", "smaller --batch-size"))
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "words"),
     [
-        (("--model", "resnet19"), "there is no model 'resnet19'"),
-        (("--seeds", 0), "give 1 to 1,000"),
-        (("--batch-size", 1), "give 2 to 1,000,000"),
-        (("--batch-size", 31), "choose a --batch-size from 2 to 30"),
-        (("--scale", 0.5, 0.2), "--scale is not a range"),
-        (("--hflip-prob", 2), "give 0 to 1"),
-        (("--size", 5000), "give 1 to 2,048"),
-        (("--workers", -1), "give 0 to 256"),
-        (("--weights", "nowhere.pth"), "there is no such file"),
+        (("--model", "resnet19"), 2, "there is no model 'resnet19'"),
+        (("--seeds", 0), 2, "give 1 to 1,000"),
+        (("--batch-size", 1), 2, "give 2 to 1,000,000"),
+        (("--batch-size", 31), 3, "choose a --batch-size from 2 to 30"),
+        (("--scale", 0.5, 0.2), 2, "--scale is not a range"),
+        (("--hflip-prob", 2), 2, "give 0 to 1"),
+        (("--size", 5000), 2, "give 1 to 2,048"),
+        (("--workers", -1), 2, "give 0 to 256"),
+        (("--weights", "nowhere.pth"), 4, "there is no such file"),
     ],
 )
-def test_bad_options_are_refused(folder, tmp_path, invoke, options, words):
-    done = invoke("experiments.transfer", folder, *OPTIONS, "--strategy", "finetune", "--seeds", 1,
-                  "--output-dir", tmp_path, *options)  # fmt: skip
-    assert done.returncode in (2, 3, 4)
-    assert_three_lines(done, done.returncode, words)
+def test_bad_options_are_refused(folder, tmp_path, transfer, options, code, words):
+    transfer(folder, tmp_path, *options, refused=(code, words))
 
 
-def test_tensorboard_gets_every_epoch(folder, tmp_path, invoke):
+def test_tensorboard_gets_every_epoch(folder, tmp_path, transfer):
     tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    done = invoke("experiments.transfer", folder, *OPTIONS, "--seeds", 1, "--strategy", "finetune",
-                  "--tensorboard", "--output-dir", tmp_path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    run_folder = tmp_path / "resnet8-finetune-batch8-seed0"
-    events = tensorboard.EventAccumulator(str(run_folder))
+    transfer(folder, tmp_path, "--tensorboard")
+    events = tensorboard.EventAccumulator(str(tmp_path / FINETUNE))
     events.Reload()
     values = [event.value for event in events.Scalars("val_accuracy")]
-    assert values == pytest.approx(read_history(run_folder)["val_accuracy"])
+    assert values == pytest.approx(read_history(tmp_path / FINETUNE)["val_accuracy"])
 
 
 # --- weights ---
@@ -353,55 +357,32 @@ def test_tensorboard_gets_every_epoch(folder, tmp_path, invoke):
 def test_pretrained_weights_and_what_they_ask(tmp_path, monkeypatch):
     """A published name, by a file in place of the download; a plain twin takes the same weights."""
     state = torchvision.models.resnet18().state_dict()
-    torch.save(state, tmp_path / "resnet18.pth")
-    asked = []
-
-    def local(url):
-        asked.append(url)
-        return zoo.weights.files.read_weights(tmp_path / "resnet18.pth")
-
-    monkeypatch.setattr("zoo.weights.load.fetch", local)
+    path = tmp_path / "resnet18.pth"
+    torch.save(state, path)
+    local = {published.published("resnet18", "IMAGENET1K_V1").url: read_weights(path)}
+    monkeypatch.setattr("zoo.weights.load.fetch", local.__getitem__)
     model, view = pretrained("resnet18", "IMAGENET1K_V1", 0)
-    assert asked == [published.published("resnet18", "IMAGENET1K_V1").url]
     assert view == View(256, 224, "bilinear", input_size=224)
-    assert torch.equal(
-        model.stages[1][0].shortcut.conv.weight, state["layer2.0.downsample.0.weight"]
-    )
+    shortcut = model.stages[1][0].shortcut.conv.weight
+    assert torch.equal(shortcut, state["layer2.0.downsample.0.weight"])
     plain, _ = pretrained("plain18", "IMAGENET1K_V1", 0)
     assert torch.equal(plain.stages[1][0].conv1.weight, state["layer2.0.conv1.weight"])
-    same = pretrained("resnet18", str(tmp_path / "resnet18.pth"), 0)[0].state_dict()
+    same = pretrained("resnet18", str(path), 0)[0].state_dict()
     assert all(torch.equal(value, same[key]) for key, value in model.state_dict().items())
     first, second = (pretrained("resnet8", None, seed)[0].head.weight for seed in (0, 1))
     assert not torch.equal(first, second)
     assert pretrained("resnet8", None, 0)[1] == View(32, 32, input_size=32)
 
 
-def test_results_of_other_pictures_are_not_taken_for_these(tmp_path, invoke):
-    """Same options, same output folder, one picture more: refused, and the split stays written."""
-    folder = make_folder(tmp_path / "flat", **{".": 12})
-    command = ("experiments.transfer", folder, *OPTIONS, "--seeds", 1, "--strategy",
-               "linear-probe", "--output-dir", tmp_path / "out")  # fmt: skip
-    assert invoke(*command).returncode == 0
-    split = (tmp_path / "out" / "split.csv").read_bytes()
-    done = invoke(*command, "--train-images", 12)
-    assert_three_lines(done, 3, "other settings", "row.json")
-    Image.new("RGB", (20, 20)).save(folder / "dots" / "new.png")
-    assert_three_lines(invoke(*command), 3, "other settings", "row.json")
-    assert (tmp_path / "out" / "split.csv").read_bytes() == split
-    (folder / "dots" / "new.png").unlink()
-    assert invoke(*command).returncode == 0
-    Image.new("RGB", (20, 20)).save(folder / "dots" / "0.png")  # another picture of that name
-    assert_three_lines(invoke(*command), 3, "other settings", "row.json")
-
-
 def test_pictures_in_memory_are_shown_as_predict_shows_them(tmp_path):
     """32x32 pictures under a view that scales them first: 37 pixels, and 32 of the middle."""
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     part = pictures_module.Split(torch.arange(4), images=images)
-    pictures = pictures_module.PictureSet(Source(""), "", CLASSES, {"val": part}, [], "", 0, 0)
+    pictures = PictureSet(Source(""), "", CLASSES, {"val": part}, [], "", 0, 0)
     for view in (View(37, 32), View(32, 32), View(40, 32, squash=True), View(28, 24)):
         shown = pictures.pictures("val", view)
-        assert all(torch.equal(shown[i], view(images[i])) for i in range(4)), view
+        same = [torch.equal(shown[i], view(images[i])) for i in range(len(shown))]
+        assert same == [True] * 4, view
 
 
 def test_what_a_checkpoint_was_trained_at_is_asked_again():
@@ -411,23 +392,20 @@ def test_what_a_checkpoint_was_trained_at_is_asked_again():
     assert evaluation_view(replace(RECIPES["default"], size=96), enlarged).input_size == 96
 
 
-def test_skipping_says_so_and_does_not_lose_a_class(tmp_path, invoke):
+def test_skipping_says_so_and_does_not_lose_a_class(tmp_path, transfer):
     folder = make_folder(tmp_path / "set", train=8, val=4)
-    for i in range(8):
-        (folder / "train" / "개" / f"{i}.png").write_bytes(b"nothing %d" % i)
-        if i < 3:
-            (folder / "train" / "dots" / f"{i}.png").write_bytes(b"no dots %d" % i)
-    command = ("experiments.transfer", folder, *OPTIONS, "--seeds", 1, "--strategy", "finetune",
-               "--skip-bad", "--class-weights", "--output-dir", tmp_path / "out")  # fmt: skip
-    assert_three_lines(invoke(*command), 3, "is left in train of 개")
-    rng = np.random.default_rng(1)
-    for i in range(8):
-        pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "train" / "개" / f"{i}.png")
-    done = invoke(*command)
-    assert done.returncode == 0, done.stderr
-    assert "train: 3 left out that cannot be decoded" in done.stdout
-    assert "21 train" in done.stdout
+    sound = tmp_path / "sound"
+    (folder / "train" / "개").rename(sound)
+    for name, count in (("개", 8), ("dots", 3)):
+        for i in range(count):
+            (folder / "train" / name).mkdir(exist_ok=True)
+            (folder / "train" / name / f"{i}.png").write_bytes(f"no {name} {i}".encode())
+    command = (folder, tmp_path / "out", "--skip-bad", "--class-weights")
+    transfer(*command, refused=(3, "is left in train of 개"))
+    shutil.copytree(sound, folder / "train" / "개", dirs_exist_ok=True)
+    said = transfer(*command)
+    assert "train: 3 left out that cannot be decoded" in said
+    assert "21 train" in said
 
 
 def test_only_the_head_is_new(folder, tmp_path):
@@ -436,18 +414,15 @@ def test_only_the_head_is_new(folder, tmp_path):
     before = zoo.build("resnet8", 10)
     path = tmp_path / "weights.pth"
     torch.save(before.state_dict(), path)
-    pictures = open_pictures(Source(str(folder)), 0, 0)
-    jobs = [TransferJob(replace(RUN, weights=str(path), seed=seed), pictures, tmp_path, CPU,
-                         Group()) for seed in (0, 0, 1)]  # fmt: skip
+    jobs = [job(folder, tmp_path, weights=str(path), seed=seed) for seed in (0, 0, 1)]
     for key, value in before.state_dict().items():
         if not key.startswith("head"):
-            assert all(torch.equal(job.model.state_dict()[key], value) for job in jobs)
-    heads = [job.model.head.weight for job in jobs]
+            assert all(torch.equal(each.model.state_dict()[key], value) for each in jobs)
+    heads = [each.model.head.weight for each in jobs]
     assert heads[0].shape == (3, 64)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-    scratch = TransferJob(replace(RUN, weights=str(path), strategy="scratch"), pictures, tmp_path,
-                           CPU, Group())  # fmt: skip
+    scratch = job(folder, tmp_path, weights=str(path), strategy="scratch")
     assert not torch.equal(scratch.model.stem.conv.weight, before.stem.conv.weight)
 
 
@@ -455,48 +430,36 @@ def test_scratch_is_shown_the_same_pictures_as_the_others(folder, tmp_path):
     """What the weights' file asks for, though it takes none of the weights."""
     path, asked = tmp_path / "ours.safetensors", View(30, 24, "bicubic", mean=(0.1, 0.2, 0.3))
     save_classifier(path, "resnet8", zoo.build("resnet8", 4), tuple("abcd"), asked, {})
-    pictures = open_pictures(Source(str(folder)), 0, 0)
-    views = [
-        TransferJob(replace(RUN, weights=str(path), strategy=strategy), pictures, tmp_path, CPU,
-                     Group()).view
-        for strategy in ("finetune", "scratch")
-    ]  # fmt: skip
-    assert views[0] == views[1]
-    assert views[0].mean == (0.1, 0.2, 0.3)
+    tuned, scratch = (job(folder, tmp_path, weights=str(path), strategy=strategy).view
+                      for strategy in ("finetune", "scratch"))  # fmt: skip
+    assert tuned == scratch
+    assert tuned.mean == (0.1, 0.2, 0.3)
 
 
 def test_lp_ft_begins_where_the_probe_ends(folder, tmp_path):
-    probe = run(folder, tmp_path / "probe", replace(RUN, strategy="linear-probe"))
     still = replace(RECIPE, lr=1e-12, epochs=1)
-    tuned = run(folder, tmp_path / "lp-ft", replace(RUN, strategy="lp-ft", recipe=still))
-    heads = [load_model(tmp_path / name / "last.safetensors").model.head.weight for name in
-             ("probe", "lp-ft")]  # fmt: skip
-    assert torch.allclose(heads[0], heads[1], atol=1e-5)
-    assert probe["status"] == tuned["status"] == "finished"
+    for strategy, recipe in (("linear-probe", RECIPE), ("lp-ft", still)):
+        done = run(folder, tmp_path / strategy, replace(RUN, strategy=strategy, recipe=recipe))
+        assert done["status"] == "finished"
+    assert torch.allclose(head(tmp_path / "linear-probe"), head(tmp_path / "lp-ft"), atol=1e-5)
 
 
 def test_probes_can_learn_from_random_views_and_by_sgd(folder, tmp_path):
     for name, change in (("views", {"probe_views": 3}), ("sgd", {"probe_lr": 1.0}),
                          ("weighed", {"class_weights": True})):  # fmt: skip
         recipe = replace(RECIPE, **change)
-        row = run(folder, tmp_path / name, replace(RUN, strategy="linear-probe", recipe=recipe))
-        assert row["accuracy"] > 1 / 3, name
-    heads = [load_model(tmp_path / name / "last.safetensors").model.head.weight for name in
-             ("views", "sgd", "weighed")]  # fmt: skip
-    assert not torch.equal(heads[0], heads[1])
+        done = run(folder, tmp_path / name, replace(RUN, strategy="linear-probe", recipe=recipe))
+        assert done["accuracy"] > 1 / 3, name
+    assert not torch.equal(head(tmp_path / "views"), head(tmp_path / "sgd"))
 
 
-def test_a_run_that_diverges_says_so(folder, tmp_path, invoke):
-    row = run(
-        folder, tmp_path / "one", replace(RUN, recipe=replace(RECIPE, lr=1e30, lr_warmup_epochs=0))
-    )
-    assert row["status"].startswith("diverged at step")
-    assert row["accuracy"] is None
-    done = invoke(
-        "experiments.transfer", folder, *OPTIONS, "--lr", 1e30, "--lr-warmup-epochs", 0,
-        "--strategy", "finetune", "--seeds", 1, "--output-dir", tmp_path / "x",
-    )  # fmt: skip
-    assert_three_lines(done, 5, "every run diverged", "lower --lr")
+def test_a_run_that_diverges_says_so(folder, tmp_path, transfer):
+    high = replace(RECIPE, lr=1e30, lr_warmup_epochs=0)
+    done = run(folder, tmp_path / "one", replace(RUN, recipe=high))
+    assert done["status"].startswith("diverged at step")
+    assert done["accuracy"] is None
+    options = ("--lr", 1e30, "--lr-warmup-epochs", 0)
+    transfer(folder, tmp_path / "x", *options, refused=(5, "every run diverged", "lower --lr"))
 
 
 def test_weights_that_the_last_step_ruins_have_diverged_too(folder, tmp_path, monkeypatch):
@@ -512,55 +475,43 @@ def test_weights_that_the_last_step_ruins_have_diverged_too(folder, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_imagenets_recipe_runs_dry(folder, tmp_path, invoke):
+def test_imagenets_recipe_runs_dry(folder, tmp_path, transfer):
     """torchvision's V1 recipe on a tiny folder: its rate, its views, one epoch of it."""
-    done = invoke(
-        "experiments.transfer", folder, "--recipe", "imagenet", "--strategy", "scratch", "--model",
-        "resnet18", "--weights", "none", "--size", 32, "--batch-size", 8, "--epochs", 1, "--seeds",
-        1, "--precision", "fp32", "--device", "cpu", "--output-dir", tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "lr 0.1" in done.stdout
-    assert "scale (0.08, 1.0)" in done.stdout
+    said = transfer(folder, tmp_path, "--recipe", "imagenet", "--strategy", "scratch", "--model",
+                    "resnet18", "--size", 32, "--no-squash", "--epochs", 1)  # fmt: skip
+    assert "lr 0.1" in said
+    assert "scale (0.08, 1.0)" in said
 
 
 def test_cifar10_is_taken_as_it_is(tmp_path, monkeypatch):
     """32x32 pictures, a tenth held out to choose by, enlarged to 224 in their batch."""
-    from data.dataset import Dataset
-
-    count = 40
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.arange(count) % 10
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(40) % 10
     whole = Dataset("CIFAR-10", tuple("abcdefghij"), images, labels, images, labels)
     monkeypatch.setattr(pictures_module, "cifar10", lambda _: whole)
     pictures = open_pictures(Source("cifar10", test_images=20), 0, 0)
     assert [len(part.labels) for part in pictures.splits.values()] == [36, 4, 20]
     recipe = replace(RECIPES["cifar10"], batch_size=4)
-    job = TransferJob(replace(RUN, recipe=recipe), pictures, tmp_path, CPU, Group())
-    assert job.batches().batch(0)[0].shape == (4, 3, 224, 224)
-    assert pictures.pictures("val", job.view) is pictures.splits["val"].images
-    assert job.view.mean == (0.4914, 0.4822, 0.4465)
+    made = TransferJob(replace(RUN, recipe=recipe), pictures, tmp_path, CPU, Group())
+    assert made.batches().batch(0)[0].shape == (4, 3, 224, 224)
+    assert pictures.pictures("val", made.view) is pictures.splits["val"].images
+    assert made.view.mean == (0.4914, 0.4822, 0.4465)
 
 
 @pytest.mark.slow
-def test_ants_and_bees_with_cifar10s_network(real_data, tmp_path, invoke, monkeypatch):
+def test_ants_and_bees_with_cifar10s_network(real_data, tmp_path, transfer):
     """At least 75 %, and 10 points above random weights (2 seeds; LOG.md has 5)."""
-    import zipfile
-
-    with zipfile.ZipFile(real_data / "hymenoptera_data.zip") as archive:
-        archive.extractall(tmp_path)
+    shutil.unpack_archive(real_data / "hymenoptera_data.zip", tmp_path)
     accuracies = {}
     for weights, seeds in ((real_data / "weights" / "resnet32-d509ac18.th", 1), ("none", 2)):
         output = tmp_path / f"out{seeds}"
-        done = invoke(
-            "experiments.transfer", tmp_path / "hymenoptera_data", "--model", "resnet32",
-            "--weights", weights, "--size", 96, "--squash", "--strategy", "linear-probe",
-            "--seeds", seeds, "--precision", "fp32", "--device", "cpu", "--output-dir", output,
+        said = transfer(
+            tmp_path / "hymenoptera_data", output, "--model", "resnet32", "--weights", weights,
+            "--size", 96, "--strategy", "linear-probe", "--seeds", seeds,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
         rows = (output / "results.jsonl").read_text(encoding="utf-8").splitlines()
         accuracies[seeds] = [json.loads(row)["accuracy"] for row in rows]
-        assert "imageNotFound.gif" in done.stdout
+        assert "imageNotFound.gif" in said
         assert json.loads(rows[0])["images"] == {"train": 244, "val": 153}
     assert accuracies[1][0] >= 0.75
     assert accuracies[1][0] - np.mean(accuracies[2]) >= 0.10
@@ -568,15 +519,10 @@ def test_ants_and_bees_with_cifar10s_network(real_data, tmp_path, invoke, monkey
 
 def test_scores_are_computed_in_the_layout_that_predict_uses(folder, tmp_path):
     """Where maps are one pixel a network trained in the other layout would round differently."""
-    pictures = open_pictures(Source(str(folder)), 0, 0)
-    contiguous = replace(RUN, base=Settings(channels_last=False))
-    job = TransferJob(contiguous, pictures, tmp_path, CPU, Group())
-    weight = job.model.stem.conv.weight
+    contiguous = job(folder, tmp_path, base=Settings(channels_last=False))
+    weight = contiguous.model.stem.conv.weight
     assert weight.is_contiguous()
-    job.answers(job.model, "val", FP32)
+    assert (FP32.precision, FP32.channels_last) == ("fp32", True)
+    contiguous.answers(contiguous.model, "val", FP32)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
-
-
-def test_fp32_is_what_is_reported():
-    assert (FP32.precision, FP32.channels_last) == ("fp32", True)

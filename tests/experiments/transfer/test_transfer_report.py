@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import assert_three_lines
 
+from experiments.transfer import report
 from experiments.transfer.report import NOTEBOOKS, arms, bound_by, caption, choose, table
 
 
@@ -25,8 +26,9 @@ def row(strategy, seed, right, seconds=10.0, status="finished", model="resnet18"
         "images_per_second": 100.0, "images": {"train": 50, "val": 20, "test": 1000},
         "device": "a computer", "threads": 2,
         "run": {"strategy": strategy, "seed": seed, "model": model, "weights": "w.pth",
-                "recipe": {"batch_size": 32, "epochs": 20, "opt": "sgd"},
+                "recipe": {"batch_size": 32, "epochs": 20, "opt": "sgd", "lr": 0.1},
                 "base": {"precision": "bf16"}},
+        "versions": {"python": "3", "torch": "2", "torchvision": "0"},
     } | more  # fmt: skip
 
 
@@ -65,9 +67,8 @@ def test_few_pictures_do_not_decide_though_seeds_agree():
     data = rows(finetune=(50, 960, 960, 960), linear_probe=(2, 940, 940, 940))
     assert choose(data)[1].strategy == "finetune"  # of 1,000 pictures 20 are clear
     for each in data:
-        right = each["accuracy"] * 50
-        each["right"] = "1" * round(right) + "0" * (50 - round(right))
-        each["accuracy"] = round(right) / 50
+        right = round(each["accuracy"] * 50)
+        each |= {"right": "1" * right + "0" * (50 - right), "accuracy": right / 50}
     said, arm = choose(data)
     assert arm.strategy == "linear-probe"
     assert "does not exclude 0" in said
@@ -93,10 +94,8 @@ def test_the_table_counts_finished_runs():
     data = rows(finetune=(50, 900, 902, 904))
     data[1] = row("finetune", 1, 0, status="diverged at step 3")
     (line,) = table(data).lines
-    assert line[0] == "finetune"
+    assert (line[0], line[6], line[-1]) == ("finetune", "25 %", "2 of 3")
     assert line[1].startswith("90.2 ± ")
-    assert line[-1] == "2 of 3"
-    assert line[6] == "25 %"
     many = [*rows(finetune=(50, 900)), row("finetune", 0, 800, model="plain18")]
     assert [arm.label for arm in arms(many)] == ["finetune resnet18", "finetune plain18"]
 
@@ -106,9 +105,7 @@ def test_the_caption_says_on_what_and_how_sure():
     said = caption(data)
     assert "the epoch is chosen on val, the accuracy is that on test" in said
     assert "± 1.9 points" in said
-    for each in data:
-        each["tested_on"] = "val"
-    assert "there is no test set" in caption(data)
+    assert "there is no test set" in caption([each | {"tested_on": "val"} for each in data])
 
 
 def test_what_bounds_a_run():
@@ -123,28 +120,19 @@ def test_the_interval_of_pictures_covers_as_often_as_it_says():
     rng, claimed = np.random.default_rng(0), 0
     for _ in range(200):
         pictures = rng.random(400)  # how hard each is; both find the same ones hard
-        found = {}
-        for name in ("finetune", "scratch"):
-            right = [(rng.random(400) < pictures).astype(int) for _ in range(3)]
-            found[name] = [
-                row(name, seed, 0, 50.0 if name == "finetune" else 60.0)
-                | {"right": "".join(map(str, r)), "accuracy": r.mean()}
-                for seed, r in enumerate(right)
-            ]
-        said = advice([*found["finetune"], *found["scratch"]])
+        found = rows(finetune=(50, 0, 0, 0), scratch=(60, 0, 0, 0))
+        for each in found:
+            right = (rng.random(400) < pictures).astype(int)
+            each |= {"right": "".join(map(str, right)), "accuracy": right.mean()}
+        said = advice(found)
         claimed += "excludes 0" in said and "does not" not in said
     assert claimed <= 0.08 * 200
 
 
 @pytest.mark.parametrize("status", ["finished", "diverged at step 0"])
 def test_every_status_can_be_flattened(status):
-    from experiments.transfer.report import FIELDS, flatten
-
-    each = row("finetune", 0, 900, status=status)
-    each["versions"] = {"python": "3", "torch": "2", "torchvision": "0"}
-    each["run"]["recipe"]["lr"] = 0.1
-    flat = flatten(each)
-    assert list(flat) == list(FIELDS)
+    flat = report.flatten(row("finetune", 0, 900, status=status))
+    assert list(flat) == list(report.FIELDS)
     assert (flat["strategy"], flat["test_images"], flat["recipe_lr"]) == ("finetune", 1000, 0.1)
 
 
@@ -154,13 +142,9 @@ def test_every_status_can_be_flattened(status):
      ("https://host.org/w.pth", "https://host.org/w.pth"), (None, None)],
 )  # fmt: skip
 def test_what_is_published_names_no_folder(given, shown):
-    from experiments.transfer.report import flatten
-
     each = row("finetune", 0, 50)
-    each |= {"versions": {}}
-    each["run"]["recipe"]["lr"] = 0.1
     each["run"]["weights"] = given
-    assert flatten(each)["weights"] == shown
+    assert report.flatten(each)["weights"] == shown
 
 
 # --- experiments.report shows it again ---
@@ -183,33 +167,26 @@ def written(folder: Path, data: list[dict], whole: bool = True) -> Path:
 DATA = rows(finetune=(50, 950, 955, 960), linear_probe=(2, 800, 802, 801))
 
 
-def test_a_sound_folder_is_shown_again_with_its_advice(tmp_path, invoke):
-    done = invoke("experiments.report", written(tmp_path, DATA))
-    assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert advice(DATA) in said
-    assert caption(DATA) in said
-    assert "runs are finished" not in said
-
-
-def test_of_an_interrupted_one_the_finished_runs_are_shown_and_nothing_is_published(
-    tmp_path, invoke
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_folder_is_shown_again_with_its_advice_and_an_interrupted_one_is_not_published(
+    tmp_path, invoke, whole
 ):
-    written(tmp_path, DATA, whole=False)
+    written(tmp_path, DATA, whole)
     done = invoke("experiments.report", tmp_path)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert advice(DATA) in said
-    assert "6 runs are finished" in said
-    done = invoke("experiments.publish", tmp_path)
-    assert_three_lines(done, 3, "not every run is finished", str(tmp_path))
+    assert caption(DATA) in said
+    assert ("6 runs are finished" in said) == (not whole)
+    if not whole:
+        done = invoke("experiments.publish", tmp_path)
+        assert_three_lines(done, 3, "not every run is finished", str(tmp_path))
 
 
 def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
     written(tmp_path, DATA)
     monkeypatch.chdir(tmp_path)
-    done = invoke("experiments.publish", tmp_path)
-    assert_three_lines(done, 3, "README.md is not here")
+    assert_three_lines(invoke("experiments.publish", tmp_path), 3, "README.md is not here")
     assert not (tmp_path / "docs").exists()
     (tmp_path / "README.md").write_text("<!-- transfer -->\n<!-- /transfer -->\n", encoding="utf-8")
     done = invoke("experiments.publish", tmp_path)
