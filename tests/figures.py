@@ -32,6 +32,13 @@ def drawn(function, *arguments) -> Figure:
     return figure
 
 
+def readable(function, *arguments) -> Figure:
+    """The same, and no text leaves it or lies on another one."""
+    figure = drawn(function, *arguments)
+    assert_readable(figure)
+    return figure
+
+
 def words(figure) -> list[str]:
     return [text for text, _ in figure.boxes]
 

@@ -94,21 +94,19 @@ def filtered(pixels: np.ndarray) -> bytes:
     return b"".join(b"\0" + row.tobytes() for row in rows)
 
 
-def tiff(tags: dict[int, int | tuple | bytes], data: bytes) -> bytes:
-    """A little-endian TIFF of one strip or tile; `tags` are LONGs, or bytes of type UNDEFINED."""
+def tiff(tags: dict[int, int | tuple], data: bytes) -> bytes:
+    """A little-endian TIFF of one strip or tile; all `tags` are LONGs."""
     where = 324 if 322 in tags else 273
     tags = {where: 8, where + (1 if where == 324 else 6): len(data), **tags}
     table, tail = struct.pack("<H", len(tags)), b""
     free = 8 + len(data) + 2 + 12 * len(tags) + 4
     for tag, value in sorted(tags.items()):
-        kind = 7 if isinstance(value, bytes) else 4
-        if not isinstance(value, bytes):
-            value = value if isinstance(value, tuple) else (value,)
-        packed = value if kind == 7 else struct.pack(f"<{len(value)}L", *value)
+        value = value if isinstance(value, tuple) else (value,)
+        packed = struct.pack(f"<{len(value)}L", *value)
         place = packed.ljust(4, b"\0")
         if len(packed) > 4:
             place, tail = struct.pack("<L", free + len(tail)), tail + packed
-        table += struct.pack("<HHL", tag, kind, len(value)) + place
+        table += struct.pack("<HHL", tag, 4, len(value)) + place
     return b"II*\0" + struct.pack("<L", 8 + len(data)) + data + table + bytes(4) + tail
 
 

@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import threading
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,9 @@ def test_a_damaged_image_is_named(tmp_path):
 def fake_archive(per_batch: int) -> tuple[bytes, dict]:
     """A small archive in the form of cifar-10-python.tar.gz, and torchvision's tables for it."""
     generator, files = np.random.default_rng(0), {}
-    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+    labels, batches = [i % 10 for i in range(per_batch)], [f"data_batch_{i}" for i in range(1, 6)]
+    for name in (*batches, "test_batch"):
         pixels = generator.integers(0, 256, (per_batch, 3072), dtype=np.uint8)
-        labels = [i % 10 for i in range(per_batch)]
         files[name] = pickle.dumps({"data": pixels, "labels": labels})
     files["batches.meta"] = pickle.dumps({"label_names": list(cifar.CLASSES)})
     out = io.BytesIO()
@@ -101,7 +102,7 @@ def fake_archive(per_batch: int) -> tuple[bytes, dict]:
     archive = out.getvalue()
     return archive, {
         "tgz_md5": hashlib.md5(archive).hexdigest(),
-        "train_list": [[f"data_batch_{i}", md5[f"data_batch_{i}"]] for i in range(1, 6)],
+        "train_list": [[name, md5[name]] for name in batches],
         "test_list": [["test_batch", md5["test_batch"]]],
         "meta": {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]},
     }
@@ -109,28 +110,20 @@ def fake_archive(per_batch: int) -> tuple[bytes, dict]:
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """torchvision's download pointed at a server on loopback; the test sets what it answers."""
+    """torchvision's download pointed at a server on loopback: the file that it answers with."""
     archive, tables = fake_archive(20)
-    answer = {"status": 200, "body": archive, "asked": 0}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer["asked"] += 1
-            self.send_response(answer["status"])
-            self.end_headers()
-            self.wfile.write(answer["body"])
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    file = tmp_path / "served" / CIFAR10.filename
+    file.parent.mkdir()
+    file.write_bytes(archive)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=file.parent)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}"
     for name, value in {**tables, "url": url}.items():
         monkeypatch.setattr(CIFAR10, name, value)
     monkeypatch.setattr(cifar, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(cifar, "COUNTS", (100, 20))
-    yield answer
+    yield file
     server.shutdown()
     server.server_close()
 
@@ -139,23 +132,20 @@ def test_the_download_works_once_and_is_found_again(served, tmp_path):
     data = cifar10()
     assert data.classes == cifar.CLASSES
     assert data.train_images.shape == (100, 3, 32, 32)
-    asked = served["asked"]
-    assert asked > 0
-    again = cifar10()
-    assert served["asked"] == asked
-    assert torch.equal(again.train_images, data.train_images)
-    own = cifar10(tmp_path / "cache")  # named as --data-dir, nothing is downloaded
+    served.unlink()  # from here on nothing can be downloaded
+    assert torch.equal(cifar10().train_images, data.train_images)
+    own = cifar10(tmp_path / "cache")  # named as --data-dir
     assert torch.equal(own.test_images, data.test_images)
     assert is_cifar10(tmp_path / "cache")
 
 
 def test_a_download_that_fails_says_what_to_do_and_the_next_one_works(served, tmp_path):
-    good = served["body"]
-    served.update(status=404, body=b"")
+    good = served.read_bytes()
+    served.unlink()
     refused(cifar10, "cannot download CIFAR-10", "put cifar-10-python.tar.gz there", "--data-dir")
-    served.update(status=200, body=good[: len(good) // 2])
+    served.write_bytes(good[: len(good) // 2])
     refused(cifar10, "cannot download CIFAR-10", str(tmp_path))
-    served.update(body=good)
+    served.write_bytes(good)
     assert len(cifar10().train_labels) == 100
 
 

@@ -79,10 +79,8 @@ def test_given_splits_are_taken_as_they_are(tmp_path, val, test):
     assert list(found.splits) == ["train", "val", *test]
     assert not found.drawn
     assert found.notes == ()
-    assert names(found, "val") == [
-        f"{val}/ant/0.jpg", f"{val}/ant/1.jpg", f"{val}/ant/deep/er/3.PNG",
-        f"{val}/bee/0.jpg", f"{val}/bee/1.jpg",
-    ]  # fmt: skip
+    expected = ("ant/0.jpg", "ant/1.jpg", "ant/deep/er/3.PNG", "bee/0.jpg", "bee/1.jpg")
+    assert names(found, "val") == [f"{val}/{name}" for name in expected]
     assert labels(found, "val") == [0, 0, 0, 1, 1]
 
 

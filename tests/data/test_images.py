@@ -195,21 +195,19 @@ def test_a_file_in_a_damaged_zip_is_refused():
 def damaged(content: bytes, draw: random.Random) -> bytes:
     """The file with bits flipped, an end cut off, a part moved, doubled or set to zero."""
     data = bytearray(content)
-    start = draw.randrange(len(data))
-    stop = min(len(data), start + draw.randrange(1, 200))
-    way = draw.randrange(5)
-    if way == 0:
+    start, place = draw.randrange(len(data)), draw.randrange(len(data))
+    part = data[start : start + draw.randrange(1, 200)]
+    way = draw.choice(("flip", "cut", "double", "clear", "replace"))
+    if way == "flip":
         for _ in range(draw.choice((1, 3, 30))):
             data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    elif way == 1:
+    elif way == "cut":
         del data[start:]
-    elif way == 2:
-        data[start:stop] = bytes(stop - start)
-    elif way == 3:
-        place = draw.randrange(len(data))
-        data[place:place] = data[start:stop]
+    elif way == "double":
+        data[place:place] = part
     else:
-        data[start:stop] = draw.randbytes(stop - start)
+        random_bytes = draw.randbytes(len(part))
+        data[start : start + len(part)] = random_bytes if way == "replace" else bytes(len(part))
     return bytes(data)
 
 

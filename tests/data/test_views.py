@@ -39,10 +39,9 @@ class Numbers:
     """In place of torch's random numbers: what torchvision draws, from our row."""
 
     def __init__(self, monkeypatch, boxes, y, x):
-        self.boxes, self.y, self.x = iter(boxes), y, x
+        self.boxes, self.places = iter(boxes), iter((y, x))
         monkeypatch.setattr(torch, "empty", lambda *_, **__: self)
         monkeypatch.setattr(torch, "randint", self.randint)
-        self.places = iter((y, x))
 
     def uniform_(self, low, high):
         return torch.tensor([low + next(self.boxes) * (high - low)], dtype=torch.float64)
@@ -59,10 +58,9 @@ def test_boxes_are_torchvisions(shape, seed, monkeypatch):
     *boxes, y, x, _, _ = row.tolist()
     image, view = noise(*shape), RandomView(scale=(0.08, 1.0))
     ours = view.box(image, boxes, y, x)
-    theirs = v2.RandomResizedCrop(224)
     with monkeypatch.context() as patch:
         Numbers(patch, boxes, y, x)
-        expected = theirs.make_params([image])
+        expected = v2.RandomResizedCrop(224).make_params([image])
     assert ours == tuple(expected[name] for name in ("top", "left", "height", "width"))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from figures import NASTY, assert_readable, drawn, words
+from figures import NASTY, drawn, readable, words
 
 from experiments.drawing.heatmap import AttentionView, draw_attention
 
@@ -19,8 +19,7 @@ def view(maps, name="a.png", label="cat", adds=True):
 def test_attention_is_readable_for_any_number_of_heads(heads, side, tmp_path):
     for i, adds in enumerate((True, False)):
         item = view(torch.rand(heads, side, side), NASTY[heads % 10], NASTY[i], adds)
-        figure = drawn(draw_attention, tmp_path / "deep" / "a.png", item)
-        assert_readable(figure)
+        figure = readable(draw_attention, tmp_path / "deep" / "a.png", item)
         assert sum(text.startswith("head ") for text in words(figure)) == heads
         assert any("no skips" in text for text in words(figure)) == (not adds)
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from figures import NASTY, assert_readable, drawn, words
+from figures import NASTY, drawn, readable, words
 from matplotlib.colors import same_color, to_hex
 from pictures import refused
 
@@ -29,8 +29,7 @@ def test_a_sheet_of_any_length_and_names_is_readable(count, tmp_path):
     ]
     items[0] = labelled(name="x" * 100_000, size=(1, 3000))
     path = tmp_path / "deep" / "sheet.png"
-    figure = drawn(draw_sheet, path, items, "title " * 99)
-    assert_readable(figure)
+    figure = readable(draw_sheet, path, items, "title " * 99)
     assert [file.name for file in path.parent.iterdir()] == ["sheet.png"], "whole, nothing beside"
     assert sum(len(axes.images) for axes in figure.axes) == count
     assert any(text.startswith("xxx") and "…" in text for text in words(figure))
@@ -70,10 +69,10 @@ def test_an_image_keeps_its_shape_and_its_colours(size, tmp_path):
 
 def test_of_many_classes_ten_are_drawn_and_the_others_counted(tmp_path):
     names = tuple(f"class {i}" for i in range(100))
-    figure = drawn(draw_sheet, tmp_path / "s.png", [labelled(names, (0.01,) * 100)] * 3, "title")
+    items = [labelled(names, (0.01,) * 100)] * 3
+    figure = readable(draw_sheet, tmp_path / "s.png", items, "title")
     assert words(figure).count("class 9") == words(figure).count("and 90 more classes") == 3
     assert "class 10" not in words(figure)
-    assert_readable(figure)
 
 
 def test_nothing_to_draw_is_an_error_and_leaves_no_file(tmp_path):
@@ -85,8 +84,7 @@ def test_nothing_to_draw_is_an_error_and_leaves_no_file(tmp_path):
 def test_a_confusion_matrix_is_readable(count, tmp_path):
     matrix = torch.full((count, count), 123456)
     classes = [*NASTY, *(f"class {i}" for i in range(110))][:count]
-    figure = drawn(draw_confusion, tmp_path / "c.png", matrix, classes)
-    assert_readable(figure)
+    figure = readable(draw_confusion, tmp_path / "c.png", matrix, classes)
     assert words(figure).count("123456") == (count**2 if count <= 20 else 0)
 
 

@@ -477,8 +477,8 @@ def test_weights_that_the_last_step_ruins_have_diverged_too(folder, tmp_path, mo
 @pytest.mark.slow
 def test_imagenets_recipe_runs_dry(folder, tmp_path, transfer):
     """torchvision's V1 recipe on a tiny folder: its rate, its views, one epoch of it."""
-    said = transfer(folder, tmp_path, "--recipe", "imagenet", "--strategy", "scratch", "--model",
-                    "resnet18", "--size", 32, "--no-squash", "--epochs", 1)  # fmt: skip
+    options = ("--strategy", "scratch", "--model", "resnet18", "--size", 32, "--epochs", 1)
+    said = transfer(folder, tmp_path, "--recipe", "imagenet", *options)
     assert "lr 0.1" in said
     assert "scale (0.08, 1.0)" in said
 
