@@ -122,9 +122,8 @@ def test_normalisation_is_the_mean_and_deviation_of_the_pictures():
     data = dataset(train=2500)
     floats = data.train_images.double() / 255
     channel = channel_normalize(data.train_images)
-    torch.testing.assert_close(
-        channel.mean.flatten().double(), floats.mean((0, 2, 3)), rtol=0, atol=1e-7
-    )
+    mean = floats.mean((0, 2, 3))
+    torch.testing.assert_close(channel.mean.flatten().double(), mean, rtol=0, atol=1e-7)
     deviation = floats.std((0, 2, 3), correction=0)
     torch.testing.assert_close(channel.std.flatten().double(), deviation, rtol=0, atol=1e-6)
     pixel = pixel_mean_normalize(data.train_images)

@@ -10,6 +10,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,18 @@ def note(found: Scan, start: str) -> str:
 
 def refused(root: Path, *words: str) -> None:
     refused_by(lambda: scan(root), *words)
+
+
+def forbid(monkeypatch, owner, function: str, name: str) -> None:
+    """owner.function(path) is denied for paths of this name."""
+    real = getattr(owner, function)
+
+    def denied(path, *arguments):
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(owner, function, denied)
 
 
 # --- layouts ---
@@ -321,8 +334,7 @@ SPLIT = ("train/ant", "train/bee", "val/ant", "val/bee")
 def test_nothing_is_lost(made):
     """Every file is in exactly one split, or it or a folder that it lies in is in a note."""
     start, more = made
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listing, "NAMED", 1000)
+    with tempfile.TemporaryDirectory() as folder, patch.object(listing, "NAMED", 1000):
         root = make(Path(folder), *many(*start))
         for name, content in more.items():
             make(root, name, content=content)
@@ -396,32 +408,21 @@ def test_empty_and_unreadable_files_are_no_copies(tmp_path, monkeypatch):
     root = given_tree(tmp_path)
     make(root, "train/ant/0.jpg", "train/bee/0.jpg", "val/ant/0.jpg", content=b"")
     make(root, "train/ant/1.jpg", "val/ant/1.jpg", content=b"the same, for all we know")
-    open_file = Path.open
-
-    def opened(path, *arguments):
-        if path.name == "1.jpg":
-            raise PermissionError(13, "Permission denied")
-        return open_file(path, *arguments)
-
-    monkeypatch.setattr(Path, "open", opened)
+    forbid(monkeypatch, Path, "open", "1.jpg")
     found = scan(root)
     assert found.notes == ()
     assert len(found.splits["train"]) == len(found.splits["val"]) == 8
 
 
-def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
+def test_only_files_of_one_size_are_read(tmp_path):
     root = given_tree(tmp_path)
     for i, path in enumerate(sorted(root.rglob("*.jpg"))):
         path.write_bytes(bytes([i]) * (100 + i))
     make(root, "val/bee/3.jpg", content=b"x" * 100)
-    read, digest = set(), duplicates.hashlib.file_digest
-
-    def noted(file, kind):
-        read.add(str(Path(file.name).relative_to(root)))
-        return digest(file, kind)
-
-    monkeypatch.setattr(duplicates.hashlib, "file_digest", noted)
-    scan(root)
+    hashlib = duplicates.hashlib
+    with patch.object(hashlib, "file_digest", side_effect=hashlib.file_digest) as digest:
+        scan(root)
+    read = {str(Path(call.args[0].name).relative_to(root)) for call in digest.call_args_list}
     assert read == {"train/ant/0.jpg", "val/bee/3.jpg"}
 
 
@@ -499,12 +500,6 @@ def test_too_few_pictures_are_refused_by_the_name_of_their_class(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
-    root, scandir = given_tree(tmp_path), os.scandir
-
-    def denied(path):
-        if Path(path).name == "bee":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", denied)
+    root = given_tree(tmp_path)
+    forbid(monkeypatch, os, "scandir", "bee")
     refused(root, "cannot list a folder: Permission denied", "train/bee", "readable")

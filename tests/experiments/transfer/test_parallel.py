@@ -26,6 +26,7 @@ from data.views import RandomView, View
 from experiments.classifier import load_model
 from experiments.plumbing.distributed import Group
 from experiments.train import Settings, infer
+from experiments.transfer.report import read_history
 
 OPTIONS = (
     "--model", "resnet8", "--weights", "none", "--size", "16", "--squash", "--precision", "fp32",
@@ -81,13 +82,11 @@ def rank(number: int, port: int, pictures: str, folder: str, said: Path) -> None
 
 def launch(pictures, folder):
     """torchrun on a free port."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "experiments.transfer",
-        str(pictures), *OPTIONS, "--output-dir", str(folder),
-    ]  # fmt: skip
+    torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+                "--rdzv-endpoint", "localhost:0", "-m", "experiments.transfer")  # fmt: skip
     return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", *torchrun, pictures, *OPTIONS, "--output-dir", folder], cwd=ROOT,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -138,11 +137,10 @@ def test_each_picture_is_counted_once(undisturbed):
     assert row["images"] == {"train": 26, "val": 11}
     assert len(row["right"]) == 11
     assert row["accuracy"] == row["right"].count("1") / 11
-    history = (run / "history.csv").read_text(encoding="utf-8").splitlines()[1:]
-    for line in history:
-        train, val = float(line.split(",")[4]), float(line.split(",")[6])
-        assert train * 24 == pytest.approx(round(train * 24))  # three batches of 8
-        assert val * 11 == pytest.approx(round(val * 11))
+    history = read_history(run)
+    for part, count in (("train", 24), ("val", 11)):  # three batches of 8 in train
+        right = [count * accuracy for accuracy in history[f"{part}_accuracy"]]
+        assert right == pytest.approx([round(number) for number in right])
 
 
 @pytest.mark.slow
@@ -157,10 +155,8 @@ def test_a_dying_process_ends_the_job_with_a_message_and_it_resumes(
         assert time.monotonic() < until
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-    )
-    ranks = list(map(int, children.stdout.split()))
+    children = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True)
+    ranks = list(map(int, children.split()))
     assert len(ranks) == 2
     begin = time.monotonic()
     os.kill(max(ranks), signal.SIGKILL)

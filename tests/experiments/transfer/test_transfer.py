@@ -33,7 +33,7 @@ from experiments.plumbing.resume import load_checkpoint
 from experiments.train import Settings
 from experiments.transfer import job as transfer_run
 from experiments.transfer.job import Transfer, TransferJob, run_transfer
-from experiments.transfer.recipes import RECIPES, evaluation_view
+from experiments.transfer.recipes import RECIPES
 from experiments.transfer.report import read_history
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights import published
@@ -383,13 +383,6 @@ def test_pictures_in_memory_are_shown_as_predict_shows_them(tmp_path):
         shown = pictures.pictures("val", view)
         same = [torch.equal(shown[i], view(images[i])) for i in range(len(shown))]
         assert same == [True] * 4, view
-
-
-def test_what_a_checkpoint_was_trained_at_is_asked_again():
-    """Small pictures that were enlarged to 224: also when its weights are transferred further."""
-    enlarged = View(32, 32, squash=True, input_size=224)
-    assert evaluation_view(RECIPES["default"], enlarged) == enlarged
-    assert evaluation_view(replace(RECIPES["default"], size=96), enlarged).input_size == 96
 
 
 def test_skipping_says_so_and_does_not_lose_a_class(tmp_path, transfer):
