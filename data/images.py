@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import math
 import warnings
 from pathlib import Path
 from typing import IO
@@ -20,7 +19,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # nothing that s
 MAX_BYTES = 80_000_000  # of a file; 24 million pixels at three bytes are 72 MB
 MAX_PIXELS = 25_000_000  # a camera's 6000 x 4000 is 24 million
 MAX_WEBP_PIXELS = 12_500_000  # a phone's 4032 x 3024; each takes Pillow 25 bytes, else 7 to 14
-MAX_METADATA = 8_000_000  # bytes before the pixels; in a table Pillow makes up to 40 of one
 MAX_EXIF = 1_000_000  # bytes; longer ones are ignored
 FIX = "check the path, scale a large image down, or copy it again or convert it to PNG or JPEG"
 
@@ -80,30 +78,10 @@ def read_bytes(file: str | Path | IO[bytes]) -> bytes:
     return data
 
 
-class LimitedReader(io.BytesIO):
-    """A file in memory from which only `left` more bytes can be read."""
-
-    left: float = MAX_METADATA
-
-    def read(self, size: int | None = -1) -> bytes:
-        data = super().read(size)
-        self.left -= len(data)
-        if self.left < 0:
-            raise ValueError(f"more than {MAX_METADATA:,} bytes of metadata")
-        return data
-
-
 def decode(data: bytes) -> np.ndarray:
     """Upright pixels, uint8 (H, W, 3)."""
-    file = LimitedReader(data)
-    if data.startswith(b"RIFF"):
-        file.left = math.inf  # Pillow reads all of a WEBP before its size is known
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_size(image)
-        if image.format == "TIFF":
-            for table in (0x8769, 0x8825, 0xA005):  # Exif, GPS: load() would unpack all of them
-                image.getexif().pop(table, None)
-        file.left = math.inf
         # Format and mode alone choose the decoder, so the same file always gives the same result.
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             # The same pixels as Pillow's, 1.4 times as fast.
@@ -129,9 +107,10 @@ def check_size(image: Image.Image) -> None:
 
 
 def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """A view of (H, W, 3) turned as EXIF says; not ImageOps.exif_transpose, which copies.
+    """A view of (H, W, 3) turned as EXIF says; where that cannot be read, as it is stored.
 
-    Where the orientation cannot be read, the pixels are as they are stored.
+    Not torchvision's apply_exif_orientation, which misses EXIF behind XMP, as photo editors write
+    it; not Pillow's exif_transpose, for which the pixels would have to be Pillow's.
     """
     orientation = 1
     with contextlib.suppress(Exception):  # of any type; broken EXIF does not make the pixels bad

@@ -82,12 +82,15 @@ class Group:
         return self.gather(value)[0]
 
 
+ALONE = Group()
+
+
 @contextmanager
 def processes() -> Iterator[Group]:
     """The processes that torchrun started, or this one alone; ResultsError if another is lost."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
-        yield Group()
+        yield ALONE
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from experiments.plumbing.cli import CheckpointError
-from experiments.train import Batch, BatchSource, Settings, State, is_finite, starts_epoch, train
+from experiments.plumbing.distributed import ALONE, Group
+from experiments.train import Batch, BatchSource, Settings, State, starts_epoch, train
 from zoo.weights.atomic import write_atomic
 
 MAGIC = b"skipzoo checkpoint, sha256 "
@@ -73,16 +74,15 @@ def until_stopped(batches: Iterable[Batch], should_stop: Callable[[], bool]) -> 
 def train_resumably(
     state: State, batches: BatchSource, settings: Settings, path: Path, owner: str, clock: Clock, *,
     end_epoch: Callable[[], None], progress: Callable[[int], None] = lambda step: None,
-    should_stop: Callable[[], bool] = lambda: False, save_every: float = 10, saves: bool = True,
-    mid_epoch: bool = True, finite: Callable[[Tensor], bool] = is_finite,
+    should_stop: Callable[[], bool] = lambda: False, save_every: float = 10, group: Group = ALONE,
 ) -> bool:  # fmt: skip
     """Train to the last step: True; or until should_stop(), with a checkpoint: False.
 
     `end_epoch` adds a row to the history, or raises Stopped; then it is called again on resuming.
     Goes on from the checkpoint at `path` if there is one; it must be `owner`'s. `save_every`:
-    seconds between checkpoints, or more where saving would take over SAVE_SHARE of the time. One
-    process of several `saves`, and then only between epochs (`mid_epoch=False`), when all of them
-    are at the same step. Raises train.Diverged.
+    seconds between checkpoints, or more where saving would take over SAVE_SHARE of the time. Of
+    several processes the first saves, and only between epochs, when all are at the same step.
+    Raises train.Diverged.
     """
     resume(state, path, owner, clock)
     saved, save_cost = time.perf_counter(), 0.0
@@ -92,7 +92,7 @@ def train_resumably(
         nonlocal saved, save_cost
         start = time.perf_counter()
         clock.total = start - began
-        if saves:
+        if group.first:
             save_checkpoint(path, {"run": owner, "clock": asdict(clock), **state.state_dict()})
         saved = time.perf_counter()
         save_cost = saved - start
@@ -107,7 +107,7 @@ def train_resumably(
         if epoch_ended() and evaluated < state.step:  # it was stopped before it was evaluated
             end_epoch()
         mark = time.perf_counter()
-        for _ in train(Timed(batches, clock), settings, state, finite):
+        for _ in train(Timed(batches, clock), settings, state, group.is_finite):
             clock.training += time.perf_counter() - mark
             ended = epoch_ended()
             if ended:
@@ -116,7 +116,7 @@ def train_resumably(
             if should_stop():
                 raise Stopped
             late = time.perf_counter() - saved > max(save_every, save_cost / SAVE_SHARE)
-            if (late and mid_epoch) or (ended and not mid_epoch):
+            if late if group.size == 1 else ended:
                 save()
             mark = time.perf_counter()
         save()  # what follows takes time too

@@ -24,7 +24,7 @@ from data.view_batches import ViewBatches
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, UsageError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
-from experiments.plumbing.distributed import Group, processes
+from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.precision import FILES, settle
 from experiments.plumbing.results import STARTS, lock, read_row
 from experiments.plumbing.tables import print_report
@@ -47,7 +47,7 @@ def settle_precision(
         few = min(4, len(pictures.labels("train")))  # ratios are the same
         recipe = replace(recipe_of(options), batch_size=few)
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
-        job = TransferJob(run, pictures, folder, device, Group())
+        job = TransferJob(run, pictures, folder, device, ALONE)
         return job.model, job.batches()
 
     about, models = {"device": device.type, **STARTS}, {n: partial(make, n) for n in options.model}

@@ -282,8 +282,7 @@ def run_transfer(
         try:
             train_resumably(
                 state, batches, settings, path, run.owner, job.clock, end_epoch=end_epoch,
-                progress=progress, should_stop=should_stop, save_every=save_every,
-                saves=group.first, mid_epoch=group.size == 1, finite=group.is_finite,
+                progress=progress, should_stop=should_stop, save_every=save_every, group=group,
             )  # fmt: skip
         except Diverged as error:
             status = str(error)

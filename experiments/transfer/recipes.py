@@ -1,7 +1,7 @@
 """Known ways of fine-tuning, each a set of settings by name; ours is `default`.
 
-`tutorial` is PyTorch's transfer learning tutorial's, `imagenet` torchvision's for its V1 weights.
-`bootcamp`, `two-strategies`, `cifar10` and `small` are common choices, without a source to quote.
+Only `tutorial` and `imagenet` have a source to quote. The others are what many notebooks and
+courses have in common.
 """
 
 from dataclasses import dataclass, replace
@@ -55,17 +55,21 @@ PLAIN_SGD = replace(
 
 RECIPES = {
     "default": DEFAULT,
+    # A course's first notebook: Adam, and whole images squashed to 224 pixels a side.
     "bootcamp": replace(PLAIN_ADAM, epochs=10, size=224),
+    # Notebooks that compare fine-tuning with feature extraction: SGD at one low rate.
     "two-strategies": PLAIN_SGD,
-    # PyTorch's transfer learning tutorial.
+    # PyTorch's tutorial "Transfer Learning for Computer Vision": a tenth of the rate each 7 epochs.
     "tutorial": replace(PLAIN_SGD, batch_size=4, lr_scheduler="step", lr_step_size=7),
+    # Notebooks on CIFAR-10: crops of 32 pixels enlarged to 224, the probe trained by SGD.
     "cifar10": replace(
         PLAIN_SGD, batch_size=256, lr=5e-4, head_lr=1e-3, probe_lr=1e-3, lr_scheduler="step",
         lr_step_size=5, epochs=10, crop="random", size=32, padding=4, squash=True, input_size=224,
         mean_std="cifar10",
     ),
+    # A first try without a GPU: as bootcamp, with 32 pixels a side.
     "small": replace(PLAIN_ADAM, size=32),
-    # torchvision's references/classification for its IMAGENET1K_V1 weights, 8 GPUs of 32.
+    # torchvision's references/classification for its IMAGENET1K_V1 weights: 8 GPUs of 32 images.
     "imagenet": replace(
         DEFAULT, batch_size=256, epochs=90, lr=0.1, head_lr=0.1, lr_scheduler="step",
         lr_step_size=30, lr_warmup_epochs=0, scale=(0.08, 1.0),

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import struct
 import subprocess
 import time
 import zipfile
@@ -15,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import COLOR, HEIGHT, WIDTH, chunk, corpus, noise, save
+from pictures import COLOR, HEIGHT, WIDTH, chunk, corpus, save
 from pictures import refused as refused_by
 from PIL import Image
 
 from data.errors import DataError
-from data.images import FORMATS, MAX_METADATA, load_image
+from data.images import FORMATS, load_image
 
 CORPUS = corpus()
 
@@ -103,13 +104,19 @@ def test_all_eight_orientations_of_a_picture_are_the_same(kind):
         assert (image.int() - upright).abs().max() <= (4 if kind == "JPEG" else 0), orientation
 
 
-def test_a_large_picture_is_turned_by_what_stands_at_its_end():
-    pixels = noise(0, 1800, 1900)
-    whole = save(pixels, "PNG", compress_level=1)
-    assert len(whole) > MAX_METADATA
-    end = whole.index(b"IEND") - 4
-    content = whole[:end] + chunk(b"eXIf", turned(8).tobytes()[6:]) + whole[end:]
-    assert torch.equal(load(content), torch.from_numpy(pixels).permute(2, 0, 1).rot90(1, (1, 2)))
+def test_exif_is_read_behind_the_pixels_and_behind_xmp():
+    stored = torch.from_numpy(COLOR).permute(2, 0, 1)
+    png, exif = save(COLOR, "PNG"), turned(8).tobytes()
+    end = png.index(b"IEND") - 4
+    content = png[:end] + chunk(b"eXIf", exif[6:]) + png[end:]
+    assert torch.equal(load(content), stored.rot90(1, (1, 2)))
+    jpg, xmp = (
+        save(COLOR, "JPEG"),
+        b"http://ns.adobe.com/xap/1.0/\0<x/>",
+    )  # as photo editors write it
+    segments = [b"\xff\xe1" + struct.pack(">H", 2 + len(part)) + part for part in (xmp, exif)]
+    content = jpg[:2] + b"".join(segments) + jpg[2:]
+    assert torch.equal(load(content), load(jpg).rot90(1, (1, 2)))
 
 
 def test_what_torchvision_decodes_is_what_pillow_decodes(real_data):
