@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
@@ -105,7 +106,28 @@ def run_and_kill(child, arguments, kill_at: int | None) -> tuple[int | None, lis
     return process.exitcode, list(steps)
 
 
-def vit_pair(name: str, library: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+def shaken(name: str, *arguments, **settings) -> torch.nn.Module:
+    """What zoo.build returns, with every number moved away from where it starts."""
+    import zoo
+    from experiments.proof.checks import shake
+
+    model = zoo.build(name, *arguments, **settings)
+    shake(model)
+    return model
+
+
+def unfilled(name: str, *arguments, **settings) -> torch.nn.Module:
+    """What zoo.build returns, to be filled: nothing is drawn, its numbers are what was there."""
+    import zoo
+
+    with torch.device("meta"):
+        model = zoo.build(name, *arguments, **settings)
+    return model.to_empty(device="cpu")
+
+
+def vit_pair(
+    name: str, library: str, num_classes: int = 1000, size: int | None = None
+) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Our ViT and another library's, with the same shaken weights."""
     import zoo
     from experiments.proof.checks import shake
@@ -113,9 +135,32 @@ def vit_pair(name: str, library: str) -> tuple[torch.nn.Module, torch.nn.Module]
 
     pytest.importorskip(library)
     oracle = VIT_ORACLES[library]
-    theirs = oracle.build(name, 1000)
+    theirs = oracle.build(name, num_classes, size)
     shake(theirs)
-    return zoo.load(zoo.build(name, 1000, **oracle.settings), theirs.state_dict()), theirs
+    ours = unfilled(name, num_classes, image_size=size, **oracle.settings)
+    return zoo.load(ours, theirs.state_dict()), theirs
+
+
+def same(a: dict, b: dict) -> bool:
+    """The same tensors, to the last bit, under the same names in the same order."""
+    return list(a) == list(b) and held(a, b)
+
+
+def held(part: dict, whole: dict) -> bool:
+    """Every tensor of `part` is in `whole` too, to the last bit."""
+    return all(torch.equal(value, whole[key]) for key, value in part.items())
+
+
+@contextmanager
+def refusal(error: type[Exception], *words: str):
+    """What is inside raises this error, which is three lines that can be printed, with `words`."""
+    with pytest.raises(error) as caught:
+        yield
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 3, lines
+    assert all(line.strip() and line.isprintable() for line in lines), lines
+    for word in words:
+        assert word in str(caught.value), (word, lines)
 
 
 @pytest.fixture

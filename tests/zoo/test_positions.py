@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from torch import nn
+from conftest import held, shaken, vit_pair
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 import zoo
@@ -15,45 +15,33 @@ from zoo.positions import RESIZINGS, resize_positions
 LIBRARY = {"align-corners": "torchvision", "antialias": "timm", "bicubic": "transformers"}
 
 
-def shaken(name: str, *arguments, **settings) -> nn.Module:
-    model = zoo.build(name, *arguments, **settings)
-    shake(model)
-    return model
+def by_torchvision(state: dict, resized: torch.nn.Module, side: int) -> dict:
+    return interpolate_embeddings(side, 4, {key: v.clone() for key, v in state.items()})
 
 
-def test_torchvisions_way_is_its_interpolate_embeddings():
-    for old, new in ((32, 48), (32, 16), (40, 36)):
-        theirs = VIT_ORACLES["torchvision"].build("vit1", 10, old)
-        shake(theirs)
-        state = theirs.state_dict()
-        wanted = interpolate_embeddings(new, 4, {k: v.clone() for k, v in state.items()})
-        ours = zoo.load(zoo.build("vit1", image_size=new), state)
-        assert torch.equal(ours.stem.position, wanted["encoder.pos_embedding"])
-        assert ours.stem.resizing == "align-corners"
-        resized = VIT_ORACLES["torchvision"].build("vit1", 10, new)
-        resized.load_state_dict(wanted)
-        # As loaded into the new size, and in a network of the old one that sees larger images.
-        stretched = zoo.load(zoo.build("vit1", image_size=old, resizing="bicubic"), state)
-        assert_same_logits(resized, ours, (new, new))
-        assert_same_logits(resized, stretched, (new, new))
-
-
-def test_timms_way_is_its_resample_abs_pos_embed():
-    layers = pytest.importorskip("timm.layers")
+def by_timm(state: dict, resized: torch.nn.Module, side: int) -> dict:
     filtered = pytest.importorskip("timm.models.vision_transformer").checkpoint_filter_fn
-    for old, new in ((32, 48), (32, 16), (40, 36)):
-        theirs = VIT_ORACLES["timm"].build("vit1", 10, old)
-        shake(theirs)
-        state = theirs.state_dict()
-        ours = zoo.load(zoo.build("vit1", image_size=new), state)
-        wanted = layers.resample_abs_pos_embed(state["pos_embed"], [new // 4, new // 4])
-        assert torch.equal(ours.stem.position, wanted)
-        assert ours.stem.resizing == "antialias"
-        resized = VIT_ORACLES["timm"].build("vit1", 10, new)
-        resized.load_state_dict(filtered(state, resized))
-        stretched = zoo.load(zoo.build("vit1", image_size=old), state)
-        assert_same_logits(resized, ours, (new, new))
-        assert_same_logits(resized, stretched, (new, new))
+    return filtered(state, resized)
+
+
+@pytest.mark.parametrize(("old", "new"), [(32, 48), (32, 16), (40, 36)])
+@pytest.mark.parametrize(
+    ("way", "resize", "entry"),
+    [("align-corners", by_torchvision, "encoder.pos_embedding"),
+     ("antialias", by_timm, "pos_embed")],
+)  # fmt: skip
+def test_positions_are_stretched_as_their_library_does(way, resize, entry, old, new):
+    """As loaded into the new size, and in a network of the old one that sees larger images."""
+    stretched, theirs = vit_pair("vit1", LIBRARY[way], 10, old)
+    state = theirs.state_dict()
+    ours = zoo.load(zoo.build("vit1", image_size=new, resizing="bicubic"), state)
+    resized = VIT_ORACLES[LIBRARY[way]].build("vit1", 10, new)
+    wanted = resize(state, resized, new)
+    assert torch.equal(ours.stem.position, wanted[entry])
+    assert ours.stem.resizing == way
+    resized.load_state_dict(wanted)
+    assert_same_logits(resized, ours, (new, new))
+    assert_same_logits(resized, stretched, (new, new))
 
 
 def test_timms_dynamic_images_are_stretched_alike():
@@ -69,10 +57,7 @@ def test_timms_dynamic_images_are_stretched_alike():
 
 
 def test_transformers_way_is_interpolate_pos_encoding():
-    pytest.importorskip("transformers")
-    theirs = VIT_ORACLES["transformers"].build("vit1", 10)
-    shake(theirs)
-    ours = zoo.load(zoo.build("vit1", eps=1e-12), theirs.state_dict())
+    ours, theirs = vit_pair("vit1", "transformers", 10)
     assert ours.stem.resizing == "bicubic"
     for size in ((32, 32), (48, 48), (24, 40), (64, 16), (16, 16)):
         assert_same_logits(theirs, ours, size, interpolate_pos_encoding=True)
@@ -129,15 +114,15 @@ def test_positions_of_no_square_grid_are_refused():
 
 
 def test_build_takes_the_size_eps_and_way_of_the_weights(tmp_path):
-    for library, eps in (("torchvision", 1e-6), ("transformers", 1e-12), ("timm", 1e-6)):
-        way = next(way for way in LIBRARY if LIBRARY[way] == library)
+    for way, library in LIBRARY.items():
+        eps = 1e-12 if library == "transformers" else 1e-6
         model = shaken("vit1", 5, image_size=48, eps=eps)
         path = tmp_path / f"{library}.pth"
         torch.save(zoo.export(model, library), path)
         back = zoo.build("vit1", 5, weights=path)
         assert back.stem.position.shape == (1, 145, 64)
         assert (back.norm.eps, back.stem.resizing) == (eps, way)
-        assert all(torch.equal(v, back.state_dict()[k]) for k, v in model.state_dict().items())
+        assert held(model.state_dict(), back.state_dict())
         fresh = zoo.build("vit1", 3, weights=path)
         assert fresh.head.out_features == 3
         assert torch.equal(fresh.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)

@@ -1,9 +1,11 @@
 """Our ResNets are torchvision's, transformers' and timm's: to the last bit, block by block."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
+from conftest import held, shaken, unfilled
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -19,17 +21,22 @@ TORCHVISION = RESNET_ORACLES["torchvision"]
 SMALL = ("resnet18", "resnet50")
 
 
+def pair(name: str, library: str) -> tuple[nn.Module, nn.Module]:
+    """Our network and another library's, with the same shaken weights."""
+    pytest.importorskip(library)
+    theirs = RESNET_ORACLES[library].build(name, 1000)
+    shake(theirs)
+    return zoo.load(unfilled(name), theirs.state_dict()), theirs
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", RESNETS)
 def test_every_block_is_theirs_to_the_last_bit(name, library):
     """Activations in eval and train mode, gradients, buffers, and the key map both ways."""
-    pytest.importorskip(library)
+    ours, theirs = pair(name, library)
     oracle = RESNET_ORACLES[library]
-    theirs = oracle.build(name, 1000)
-    shake(theirs)
-    ours = zoo.load(zoo.build(name), theirs.state_dict())
-    exported = zoo.export(ours, oracle.dialect.name)
-    assert all(torch.equal(exported[key], value) for key, value in theirs.state_dict().items())
+    exported = zoo.export(ours, library)
+    assert held(theirs.state_dict(), exported)
     assert len(exported) == len(theirs.state_dict())
     for dtype in (torch.float32, torch.float64) if name in SMALL else (torch.float32,):
         blocks = compare(ours, theirs, oracle, dtype)
@@ -41,24 +48,19 @@ def test_every_block_is_theirs_to_the_last_bit(name, library):
 @pytest.mark.torchvision_order
 @pytest.mark.parametrize("name", RESNETS)
 def test_seeded_alike_training_starts_from_torchvisions_weights(name):
-    assert (
-        seeded_init(partial(zoo.build, name), partial(TORCHVISION.build, name, 1000), TORCHVISION)
-        == ""
-    )
+    ours, theirs = partial(zoo.build, name), partial(TORCHVISION.build, name, 1000)
+    assert seeded_init(ours, theirs, TORCHVISION) == ""
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", SMALL)
 def test_a_whole_training_step_gives_torchvisions_weights(name):
-    theirs = TORCHVISION.build(name, 1000)
-    shake(theirs)
-    ours = zoo.load(zoo.build(name), theirs.state_dict())
+    ours, theirs = pair(name, "torchvision")
     images, labels = torch.randn(2, 3, 64, 64), torch.tensor([3, 999])
     for model in (ours, theirs):
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
         cross_entropy(model.train()(images), labels).backward()
         optimizer.step()
-    after = zoo.export(ours)
-    assert all(torch.equal(value, after[key]) for key, value in theirs.state_dict().items())
+    assert held(theirs.state_dict(), zoo.export(ours))
 
 
 def cifar_reference(state: dict, images: torch.Tensor, n: int, plain: bool) -> torch.Tensor:
@@ -86,9 +88,8 @@ def cifar_reference(state: dict, images: torch.Tensor, n: int, plain: bool) -> t
 
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_the_cifar_networks_are_section_4_2(n):
-    """No library has them, so they are written down once more; real weights: see test_weights."""
-    residual, plain = zoo.build(f"resnet{6 * n + 2}"), zoo.build(f"plain{6 * n + 2}")
-    shake(residual)
+    """No library has them, so they are written down again; real weights: see test_weights_use."""
+    residual, plain = shaken(f"resnet{6 * n + 2}"), zoo.build(f"plain{6 * n + 2}")
     state = zoo.export(residual, "cifar")
     zoo.load(plain, state, drop="shortcut")
     images = torch.randn(3, 3, 32, 32)
@@ -102,9 +103,7 @@ def test_the_cifar_networks_are_section_4_2(n):
 
 
 def halved(size: int, times: int) -> int:
-    for _ in range(times):
-        size = (size + 1) // 2
-    return size
+    return math.ceil(size / 2**times)
 
 
 @given(

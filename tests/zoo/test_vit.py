@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import vit_pair
+from conftest import held, shaken, vit_pair
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -38,7 +38,7 @@ def test_every_block_is_theirs(name, library):
     exported = zoo.export(ours, library)
     wanted = {oracle.in_files(key): value for key, value in theirs.state_dict().items()}
     assert exported.keys() == wanted.keys()
-    assert all(torch.equal(exported[key], value) for key, value in wanted.items())
+    assert held(wanted, exported)
     for dtype in DTYPES:
         blocks = compare(ours, theirs, oracle, dtype)
         assert [block.ours for block in blocks if not block.overall.equal] == []
@@ -63,8 +63,7 @@ def test_training_with_adamw_gives_timms_weights():
             optimizer.zero_grad()
             cross_entropy(model.train()(images), labels).backward()
             optimizer.step()
-    after = zoo.export(ours, "timm")
-    assert all(torch.equal(value, after[key]) for key, value in theirs.state_dict().items())
+    assert held(theirs.state_dict(), zoo.export(ours, "timm"))
 
 
 def test_torchvisions_fused_attention_differs_by_rounding_alone():
@@ -133,12 +132,6 @@ def test_in_fp64_alone_no_eps_hides_in_the_rounding(library):
 
 
 # --- parts ---
-
-
-def shaken(name: str, *arguments, **settings) -> nn.Module:
-    model = zoo.build(name, *arguments, **settings)
-    shake(model)
-    return model
 
 
 def counted(name: str, **settings) -> int:

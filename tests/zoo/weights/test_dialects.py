@@ -9,19 +9,12 @@ from torch import nn
 
 import zoo
 from experiments.proof.oracles import LIBRARIES, MODELS, oracles_of
-from zoo.weights.dialects import (
-    CIFAR,
-    DIALECTS,
-    RESNET_DIALECTS,
-    TIMM_VIT,
-    TORCHVISION,
-    TORCHVISION_VIT,
-    TRANSFORMERS,
-    TRANSFORMERS_VIT,
-    VIT_DIALECTS,
-    ZOO,
-    compiled,
-)
+from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, compiled
+
+TORCHVISION, TRANSFORMERS = RESNET_DIALECTS["torchvision"], RESNET_DIALECTS["transformers"]
+CIFAR, ZOO = RESNET_DIALECTS["cifar"], RESNET_DIALECTS["zoo"]
+TORCHVISION_VIT, TIMM_VIT = VIT_DIALECTS["torchvision"], VIT_DIALECTS["timm"]
+TRANSFORMERS_VIT = VIT_DIALECTS["transformers"]
 
 DIALECT = st.sampled_from(DIALECTS)
 
@@ -96,10 +89,7 @@ def test_every_rule_counts_right(dialect, rule, stage, block, n, leaf):
     for place, value in values.items():
         theirs, ours = theirs.replace(place, str(value)), ours.replace(place, str(value))
     assert dialect.to_zoo(theirs) == ours
-    if read_only:
-        assert dialect.from_zoo(ours) != theirs
-    else:
-        assert dialect.from_zoo(ours) == dialect.prefix + theirs
+    assert (dialect.from_zoo(ours) == dialect.prefix + theirs) != read_only
 
 
 @pytest.mark.parametrize(
