@@ -125,9 +125,7 @@ def unfilled(name: str, *arguments, **settings) -> torch.nn.Module:
     return model.to_empty(device="cpu")
 
 
-def vit_pair(
-    name: str, library: str, num_classes: int = 1000, size: int | None = None
-) -> tuple[torch.nn.Module, torch.nn.Module]:
+def vit_pair(name: str, library: str, num_classes: int = 1000, size: int | None = None) -> tuple:
     """Our ViT and another library's, with the same shaken weights."""
     import zoo
     from experiments.proof.checks import shake
@@ -244,6 +242,13 @@ def invoke(capfd, monkeypatch):
         return subprocess.CompletedProcess([], int(stop.value.code), said.out, said.err)
 
     return run
+
+
+def assert_prints(done: subprocess.CompletedProcess, *words: str, code: int = 0) -> None:
+    """The command ends with this code, and `words` are in what it printed."""
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stdout, done.stdout
 
 
 def assert_three_lines(done: subprocess.CompletedProcess, code: int, *words: str) -> None:

@@ -113,16 +113,17 @@ def test_names_that_only_look_right_are_unknown(dialect, key):
     assert dialect.to_zoo(key) is None
 
 
-def test_akamasters_names_of_option_b_are_those_of_his_code():
-    """No published file has them: nn.Sequential(conv, norm) in an attribute `shortcut`."""
-    for ours, theirs in (("conv", "0"), ("norm", "1")):
-        wanted = f"module.layer2.0.shortcut.{theirs}.weight"
-        assert CIFAR.from_zoo(f"stages.1.0.shortcut.{ours}.weight") == wanted
-
-
-def test_conv_numbers_start_at_one_on_our_side_too():
-    assert TRANSFORMERS.from_zoo("stages.0.0.conv0.weight") is None
-    assert TRANSFORMERS.from_zoo("stages.0.0.conv1.weight").endswith("layer.0.convolution.weight")
+@pytest.mark.parametrize(
+    ("dialect", "ours", "theirs"),
+    [(CIFAR, "stages.1.0.shortcut.conv.weight", "module.layer2.0.shortcut.0.weight"),
+     (CIFAR, "stages.1.0.shortcut.norm.weight", "module.layer2.0.shortcut.1.weight"),
+     (TRANSFORMERS, "stages.0.0.conv0.weight", None),
+     (TRANSFORMERS, "stages.0.0.conv1.weight",
+      "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight")],
+)  # fmt: skip
+def test_our_names_are_translated_as_their_code_has_it(dialect, ours, theirs):
+    """No published file has akamaster's option B: nn.Sequential(conv, norm) in `shortcut`."""
+    assert dialect.from_zoo(ours) == theirs
 
 
 def test_text_between_places_is_literal():

@@ -12,7 +12,7 @@ import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,15 +37,8 @@ class Run:
         return self.reduced
 
 
-@cache
-def good() -> dict:
-    torch.manual_seed(0)
-    return zoo.export(shaken("resnet18", 3, width=2))
-
-
-def state(value: object = None, entry: str = "bn1.bias") -> dict:
-    """A good state dict, or one with this value for an entry."""
-    return {**good(), **({} if value is None else {entry: value})}
+torch.manual_seed(0)
+STATE = zoo.export(shaken("resnet18", 3, width=2))
 
 
 def torch_save(content: object, zipped: bool = True, protocol: int = 2) -> bytes:
@@ -55,12 +48,13 @@ def torch_save(content: object, zipped: bool = True, protocol: int = 2) -> bytes
 
 
 def spoilt(value: object, entry: str = "bn1.bias") -> bytes:
-    return torch_save(state(value, entry))
+    """A .pth file that is good but for this value."""
+    return torch_save({**STATE, entry: value})
 
 
 def entries() -> dict[str, bytes]:
     """The files in a good .pth file."""
-    with zipfile.ZipFile(io.BytesIO(torch_save(state()))) as there:
+    with zipfile.ZipFile(io.BytesIO(torch_save(STATE))) as there:
         return {name: there.read(name) for name in there.namelist()}
 
 
@@ -91,7 +85,7 @@ def part(shape: list[int], end: int) -> dict:
 
 
 def said(metadata: str) -> bytes:
-    return safetensors.torch.save(state(), {"skipzoo": metadata})
+    return safetensors.torch.save(STATE, {"skipzoo": metadata})
 
 
 def touch(folder: Path) -> Run:
@@ -122,7 +116,7 @@ def two_directories() -> bytes:
 
 def legacy_without_a_storage() -> bytes:
     """The list of storages that follow lacks one, whose tensor would be what the memory was."""
-    stream = io.BytesIO(torch_save(state(), zipped=False))
+    stream = io.BytesIO(torch_save(STATE, zipped=False))
     pickles = []
     for _ in range(5):
         begin = stream.tell()
@@ -172,7 +166,8 @@ def old(*pickles: bytes, numbers: bytes = b"") -> bytes:
 EIGHT = struct.pack("<q", 2) + struct.pack("<ff", 1, 2)
 
 
-def flipped(content: bytes, at: int) -> bytes:
+def flipped(content: bytes) -> bytes:
+    at = len(content) // 2
     return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
 
 
@@ -197,13 +192,13 @@ def nan_that_denies_it() -> Run:
     return Run(rebuild, torch.full((3,), torch.nan), False, OrderedDict(), methods)
 
 
-GOOD = safetensors.torch.save(state())
+GOOD, PTH, OLD = safetensors.torch.save(STATE), torch_save(STATE), torch_save(STATE, zipped=False)
 (LENGTH,) = struct.unpack("<Q", GOOD[:8])
 NAN = torch.full((2,), float("nan"))
 OLD_TENSOR = tensor(storage(view=b"N"))
 KEYS = b"]" + text("1") + b"a"
 NINE = b"(" + b"K\x01" * 9 + b"t"
-FILES: dict[str, Callable[[Path], bytes]] = {
+FILES: dict[str, bytes | Callable[[Path], bytes]] = {
     # pickles that run code
     "os.system": lambda folder: torch_save(touch(folder)),
     "os.system, bare": lambda folder: torch_save(touch(folder), zipped=False),
@@ -213,115 +208,100 @@ FILES: dict[str, Callable[[Path], bytes]] = {
     "eval": lambda folder: torch_save(Run(eval, f"open({str(folder / 'RAN')!r}, 'w')")),
     "exec in a list": lambda folder: torch_save([Run(exec, f"open({str(folder / 'RAN')!r}, 'w')")]),
     "a file opened": lambda folder: torch_save(Run(open, str(folder / "RAN"), "w")),
-    "an exit": lambda _: torch_save(Run(sys.exit, 0)),
-    "torch.load in torch.load": lambda _: torch_save(Run(torch.load, "x", None)),
     "data.pkl exchanged": lambda folder: archive({"data.pkl": pickle.dumps(touch(folder))}),
-    "a whole model": lambda _: torch_save(build()),
+    "an exit": torch_save(Run(sys.exit, 0)), "a whole model": torch_save(build()),
+    "torch.load in torch.load": torch_save(Run(torch.load, "x", None)),
     # archives that grow, or are none
     "a zip bomb": lambda _: archive({"data/0": bytes(2**26)}, zipfile.ZIP_DEFLATED),
-    "compressed weights": lambda _: archive(method=zipfile.ZIP_DEFLATED),
+    "compressed weights": archive(method=zipfile.ZIP_DEFLATED),
     "overlapping entries": lambda _: overlapping(),
-    "a tenth of a file": lambda _: torch_save(state())[:9999],
-    "the last byte missing": lambda _: torch_save(state())[:-1],
-    "the middle missing": lambda _: torch_save(state())[:9000] + torch_save(state())[19000:],
-    "a bare pickle cut": lambda _: torch_save(state(), zipped=False)[:-999],
-    "an empty file": lambda _: b"",
-    "zeros": lambda _: bytes(5000),
-    "a web page": lambda _: b"<!DOCTYPE html><title>404</title>",
-    "a Git LFS pointer": lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
-    "an empty archive": lambda _: b"PK\x05\x06" + bytes(18),
+    "a tenth of a file": PTH[:9999], "the last byte missing": PTH[:-1],
+    "the middle missing": PTH[:9000] + PTH[19000:], "a bare pickle cut": OLD[:-999],
+    "an empty file": b"", "zeros": bytes(5000), "a web page": b"<!DOCTYPE html><title>404</title>",
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    "an empty archive": b"PK\x05\x06" + bytes(18),
     # what torch.load itself takes
-    "a storage that is a folder": lambda _: directory_entry(),
-    "two lists of entries": lambda _: two_directories(),
-    "two archives": lambda _: archive() + archive(),
-    "an archive and a tail": lambda _: archive() + bytes(9),
-    "a bit of a number flipped": lambda _: flipped(archive(), len(archive()) // 2),
-    "storages that are not filled": lambda _: legacy_without_a_storage(),
-    "an uninitialised tensor": lambda _: spoilt(Run(torch.Tensor, 3, 16), "fc.weight"),
-    "a tensor with methods of its own": lambda _: spoilt(nan_that_denies_it(), "fc.bias"),
-    "a dict with methods of its own": lambda _: pickled(
+    "a storage that is a folder": directory_entry(), "two lists of entries": two_directories(),
+    "two archives": PTH + PTH, "an archive and a tail": PTH + bytes(9),
+    "a bit of a number flipped": flipped(archive()),
+    "storages that are not filled": legacy_without_a_storage(),
+    "an uninitialised tensor": spoilt(Run(torch.Tensor, 3, 16), "fc.weight"),
+    "a tensor with methods of its own": spoilt(nan_that_denies_it(), "fc.bias"),
+    "a dict with methods of its own": pickled(
         ORDERED, b"}", text("keys"), called("collections OrderedDict"), b"sb"),
-    "a pickle beside the pickle": lambda _: two_pickles(),
-    "a tensor that is changed": lambda _: pickled(tensor(storage()), b")b"),
-    "a storage that is changed": lambda _: pickled(storage(), b"}b"),
-    "a dict for a storage": lambda _: pickled(tensor(ORDERED)),
-    "a parameter of nothing": lambda _: pickled(
+    "a pickle beside the pickle": two_pickles(),
+    "a tensor that is changed": pickled(tensor(storage()), b")b"),
+    "a storage that is changed": pickled(storage(), b"}b"),
+    "a dict for a storage": pickled(tensor(ORDERED)),
+    "a parameter of nothing": pickled(
         called("torch._utils _rebuild_parameter"), b"(N\x89", ORDERED, b"tR"),
-    "a tensor beyond its storage": lambda _: pickled(tensor(storage(), b"K\x03\x85")),
-    "a tensor of nine sides": lambda _: pickled(tensor(storage(), NINE, NINE)),
-    "a negative stride": lambda _: pickled(tensor(storage(), stride=b"J\xff\xff\xff\xff\x85")),
-    "a storage of two kinds": lambda _: pickled(
+    "a tensor beyond its storage": pickled(tensor(storage(), b"K\x03\x85")),
+    "a tensor of nine sides": pickled(tensor(storage(), NINE, NINE)),
+    "a negative stride": pickled(tensor(storage(), stride=b"J\xff\xff\xff\xff\x85")),
+    "a storage of two kinds": pickled(
         b"]", tensor(storage()), b"a", tensor(storage(kind="Half")), b"a"),
-    "a storage of another length": lambda _: pickled(tensor(storage(length=99999))),
-    "a storage that is not there": lambda _: pickled(tensor(storage("nowhere"))),
-    "a storage named by a number": lambda _: pickled(
+    "a storage of another length": pickled(tensor(storage(length=99999))),
+    "a storage that is not there": pickled(tensor(storage("nowhere"))),
+    "a storage named by a number": pickled(
         b"(", text("storage"), called("torch FloatStorage"), b"K\x01", text("cpu"), b"K\x02tQ"),
-    "numbers that collide as keys": lambda _: pickled(b"}\x8a\x09", b"\xff" * 8 + b"\0Ns"),
-    "a million sizes": lambda _: pickled(called("torch Size"), b"]\x85R"),
-    "a thousand counters": lambda _: pickled(
+    "numbers that collide as keys": pickled(b"}\x8a\x09", b"\xff" * 8 + b"\0Ns"),
+    "a million sizes": pickled(called("torch Size"), b"]\x85R"),
+    "a thousand counters": pickled(
         b"}q\0", (called("collections Counter") + b"h\0\x85R") * 1000),
-    "an entry for a number": lambda _: pickled(b"K\x01", text("a"), b"Ns"),
-    "an item for a number": lambda _: pickled(b"K\x01Na"),
-    "a value from under the mark": lambda _: pickled(b"N(\x85"),
-    "protocol 4": lambda _: torch_save(state(), protocol=4),
-    "old: numbers that are missing": lambda _: old(OLD_TENSOR, b"]"),
-    "old: keys that are not returned": lambda _: old(OLD_TENSOR, text("1") + b"]", numbers=EIGHT),
-    "old: a view of a storage": lambda _: old(
+    "an entry for a number": pickled(b"K\x01", text("a"), b"Ns"),
+    "an item for a number": pickled(b"K\x01Na"), "a value from under the mark": pickled(b"N(\x85"),
+    "protocol 4": torch_save(STATE, protocol=4),
+    "old: numbers that are missing": old(OLD_TENSOR, b"]"),
+    "old: keys that are not returned": old(OLD_TENSOR, text("1") + b"]", numbers=EIGHT),
+    "old: a view of a storage": old(
         tensor(storage(view=text("v") + b"K\0K\x02\x87")), KEYS, numbers=EIGHT),
-    "old: more numbers than said": lambda _: old(
+    "old: more numbers than said": old(
         OLD_TENSOR, KEYS, numbers=struct.pack("<q", 3) + bytes(12)),
-    "old: a tail": lambda _: torch_save(state(), zipped=False) + b"1",
-    "old: no pickles": lambda _: b"\x80\x02}.",
-    "150,000 tuples as a key": lambda _: pickled(b"})", b"\x85" * 150_000, b"Ns"),
-    "2^60 tuples as a key": lambda _: pickled(b"})", b"q\x05h\x05\x86" * 60, b"Ns"),
-    "a name of 100,000 letters": lambda _: pickled(b"c" + b"a" * 100_000, b"\nb\n"),
-    "a prefix 200,000 times": lambda _: torch_save({"module." * 200_000 + "x": torch.ones(1)}),
-    "10 GB of zeros": lambda _: torch_save(Run(bytearray, 10**10)),
+    "old: a tail": OLD + b"1", "old: no pickles": b"\x80\x02}.",
+    "150,000 tuples as a key": pickled(b"})", b"\x85" * 150_000, b"Ns"),
+    "2^60 tuples as a key": pickled(b"})", b"q\x05h\x05\x86" * 60, b"Ns"),
+    "a name of 100,000 letters": pickled(b"c" + b"a" * 100_000, b"\nb\n"),
+    "a prefix 200,000 times": torch_save({"module." * 200_000 + "x": torch.ones(1)}),
+    "10 GB of zeros": torch_save(Run(bytearray, 10**10)),
     "two million dicts": lambda _: pickled(b"}" * 2_000_000),
-    "a value that is missing": lambda _: pickled(b"}s"),
-    "a mark that is missing": lambda _: pickled(b"}u"),
-    "a memo that is missing": lambda _: pickled(b"h\x07"),
-    "a number called": lambda _: pickled(b"K\x01)R"),
-    "a storage called": lambda _: pickled(called("torch FloatStorage"), b"K\x09\x85R"),
-    "no end": lambda _: archive({"data.pkl": b"\x80\x02}"}),
-    "no data.pkl": lambda _: zipped({"archive/data/0": b"1234"}),
-    "TorchScript": lambda _: zipped({"a/data.pkl": b".", "a/constants.pkl": b"."}),
-    "a storage cut short": lambda _: archive({"data/0": b"1234"}),
+    "a value that is missing": pickled(b"}s"), "a mark that is missing": pickled(b"}u"),
+    "a memo that is missing": pickled(b"h\x07"), "a number called": pickled(b"K\x01)R"),
+    "a storage called": pickled(called("torch FloatStorage"), b"K\x09\x85R"),
+    "no end": archive({"data.pkl": b"\x80\x02}"}),
+    "no data.pkl": zipped({"archive/data/0": b"1234"}),
+    "TorchScript": zipped({"a/data.pkl": b".", "a/constants.pkl": b"."}),
+    "a storage cut short": archive({"data/0": b"1234"}),
     # safetensors
-    "a header of 2^63 bytes": lambda _: struct.pack("<Q", 2**63) + b"{}" + bytes(99),
-    "a header of 1 GB": lambda _: struct.pack("<Q", 2**30) + b'{"a"' + bytes(99),
+    "a header of 2^63 bytes": struct.pack("<Q", 2**63) + b"{}" + bytes(99),
+    "a header of 1 GB": struct.pack("<Q", 2**30) + b'{"a"' + bytes(99),
     "a header of 9 MB": lambda _: safe(b'{"a":"' + b"x" * 9 * 2**20 + b'"}'),
-    "a deep header": lambda _: safe(b'{"a":' + b"[" * 100_000),
-    "offsets past the end": lambda _: safe({"a": part([9999], 39996)}, bytes(16)),
-    "overlapping offsets": lambda _: safe({"a": part([2], 8), "b": part([2], 8)}, bytes(8)),
-    "a shape that overflows": lambda _: safe({"a": part([2**40, 2**40], 8)}, bytes(8)),
-    "safetensors cut": lambda _: GOOD[:-1],
-    "only a header": lambda _: GOOD[: 8 + LENGTH],
-    "metadata that is no JSON": lambda _: said("{"),
-    "metadata of other types": lambda _: said('{"classes": [[1]], "settings": 3}'),
-    "metadata that is null": lambda _: safe({"__metadata__": None, "a": part([1], 4)}, bytes(4)),
-    "a side of 2^63": lambda _: safe({"a": part([0, 2**63], 0)}),
-    "metadata with classes 0": lambda _: said('{"classes": 0}'),
+    "a deep header": safe(b'{"a":' + b"[" * 100_000),
+    "offsets past the end": safe({"a": part([9999], 39996)}, bytes(16)),
+    "overlapping offsets": safe({"a": part([2], 8), "b": part([2], 8)}, bytes(8)),
+    "a shape that overflows": safe({"a": part([2**40, 2**40], 8)}, bytes(8)),
+    "a side of 2^63": safe({"a": part([0, 2**63], 0)}),
+    "safetensors cut": GOOD[:-1], "only a header": GOOD[: 8 + LENGTH],
+    "a tail of zeros": GOOD[: len(GOOD) // 2] + bytes(len(GOOD) - len(GOOD) // 2),
+    "metadata that is no JSON": said("{"), "metadata with classes 0": said('{"classes": 0}'),
+    "metadata of other types": said('{"classes": [[1]], "settings": 3}'),
+    "metadata that is null": safe({"__metadata__": None, "a": part([1], 4)}, bytes(4)),
     "metadata of 2 MB": lambda _: said("[" + "[]," * 700_000 + "[]]"),
-    "a tail of zeros": lambda _: GOOD[: len(GOOD) // 2] + bytes(len(GOOD) - len(GOOD) // 2),
     # tensors that are none, or make nonsense
-    "NaN": lambda _: spoilt(NAN),
-    "NaN in safetensors": lambda _: safetensors.torch.save(state(NAN)),
-    "infinity": lambda _: spoilt(NAN.nan_to_num(torch.inf)),
-    "negative variances": lambda _: spoilt(-torch.ones(2), "bn1.running_var"),
-    "int8 weights": lambda _: torch_save({k: v.to(torch.int8) for k, v in state().items()}),
-    "fp8 weights": lambda _: safetensors.torch.save(
-        {k: v.to(torch.float8_e4m3fn) for k, v in state().items()}),
-    "fp64 weights": lambda _: torch_save({k: v.double() for k, v in state().items()}),
-    "a sparse tensor": lambda _: spoilt(torch.ones(2).to_sparse()),
-    "a meta tensor": lambda _: spoilt(torch.ones(2, device="meta")),
-    "a terabyte of one number": lambda _: spoilt(torch.ones(1).expand(2**38)),
-    "a number for a tensor": lambda _: spoilt(1.0),
-    "numbers for keys": lambda _: torch_save(dict(enumerate(state().values()))),
-    "a list": lambda _: torch_save(list(state().values())),
-    "a state dict in itself": lambda _: torch_save(itself()),
-    "keys that write to the terminal": lambda _: torch_save(
-        {"\x1b[2J\n\n\r" + k: v for k, v in state().items()}),
+    "NaN": spoilt(NAN), "NaN in safetensors": safetensors.torch.save(STATE | {"bn1.bias": NAN}),
+    "infinity": spoilt(NAN.nan_to_num(torch.inf)),
+    "negative variances": spoilt(-torch.ones(2), "bn1.running_var"),
+    "int8 weights": torch_save({k: v.to(torch.int8) for k, v in STATE.items()}),
+    "fp8 weights": safetensors.torch.save(
+        {k: v.to(torch.float8_e4m3fn) for k, v in STATE.items()}),
+    "fp64 weights": torch_save({k: v.double() for k, v in STATE.items()}),
+    "a sparse tensor": spoilt(torch.ones(2).to_sparse()),
+    "a meta tensor": spoilt(torch.ones(2, device="meta")),
+    "a terabyte of one number": spoilt(torch.ones(1).expand(2**38)),
+    "a number for a tensor": spoilt(1.0), "a state dict in itself": torch_save(itself()),
+    "numbers for keys": torch_save(dict(enumerate(STATE.values()))),
+    "a list": torch_save(list(STATE.values())),
+    "keys that write to the terminal": torch_save(
+        {"\x1b[2J\n\n\r" + k: v for k, v in STATE.items()}),
 }  # fmt: skip
 
 
@@ -339,7 +319,8 @@ def model():
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_runs_and_every_file_is_refused_by_every_way_in(name, model, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    content = FILES[name](tmp_path)
+    made = FILES[name]
+    content = made if isinstance(made, bytes) else made(tmp_path)
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     digits = hashlib.sha256(content).hexdigest()[:8]
@@ -422,7 +403,7 @@ def test_what_is_not_a_file_does_not_hang(model, tmp_path):
 
 def test_flipped_bits_never_end_in_another_error(tmp_path):
     """Of numbers they change the value, of all else they are refused; never a crash."""
-    good = torch_save(state())
+    good = torch_save(STATE)
     draw = torch.Generator().manual_seed(0)
     path = tmp_path / "w.pth"
     refused = 0
