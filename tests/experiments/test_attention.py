@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_three_lines
+from conftest import assert_prints, assert_three_lines, shaken
 from figures import drawn
 from PIL import Image
 from torch import nn
@@ -12,7 +12,7 @@ import zoo
 from data.views import View
 from experiments.attention import attention_in, patches_of, rollout, skips_of
 from experiments.classifier import save_classifier
-from experiments.proof.checks import outputs_of, shake
+from experiments.proof.checks import outputs_of
 from zoo.plainvit import BLOCKS
 from zoo.vit import EncoderBlock
 
@@ -69,9 +69,7 @@ def pixels_of(path):
 @pytest.mark.parametrize("block", [None, *BLOCKS])
 def test_what_is_watched_explains_the_output(block):
     """From the weights of every block and the values alone, the attention's output again."""
-    model = zoo.build("plainvit4", block=block) if block else zoo.build("vit4")
-    model.double().eval()
-    shake(model)
+    model = shaken("plainvit4" if block else "vit4", block=block).double().eval()
     outputs, values = [], []
     for layer in model.blocks:
         layer.attention.register_forward_hook(lambda module, inputs, out: outputs.append(out))
@@ -106,15 +104,14 @@ def test_a_rollout_by_hand():
     first, second = torch.eye(3).expand(2, 3, 3).clone(), torch.eye(3).expand(2, 3, 3).clone()
     first[:, 1] = torch.tensor([0.0, 0.0, 1.0])
     second[0, 0] = torch.tensor([0.0, 1.0, 0.0])
-    rolled = rollout([first[None], second[None]], [True, True])[0]
     # In the last block 0 is half skip, half attention, of which half itself, half 1: 3/4 and 1/4.
-    assert torch.allclose(rolled, torch.tensor(
-        [[0.75, 0.125, 0.125], [0, 0.5, 0.5], [0, 0, 1]], dtype=torch.float64))  # fmt: skip
-    plain = rollout([first[None], second[None]], [False, False])[0]
-    assert torch.allclose(plain, torch.tensor(
-        [[0.5, 0, 0.5], [0, 0, 1], [0, 0, 1]], dtype=torch.float64))  # fmt: skip
-    mixed = rollout([first[None], second[None]], [False, True])[0]
-    assert torch.allclose(mixed[0], torch.tensor([0.75, 0, 0.25], dtype=torch.float64))
+    for skips, wanted in (
+        ([True, True], [[0.75, 0.125, 0.125], [0, 0.5, 0.5], [0, 0, 1]]),
+        ([False, False], [[0.5, 0, 0.5], [0, 0, 1], [0, 0, 1]]),
+        ([False, True], [[0.75, 0, 0.25], [0, 0, 1], [0, 0, 1]]),
+    ):
+        rolled = rollout([first[None], second[None]], skips)[0]
+        assert torch.allclose(rolled, torch.tensor(wanted, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("skips", [[True] * 5, [False] * 5, [True, False, True, False, False]])
@@ -167,8 +164,7 @@ def test_a_planted_look_is_drawn_over_its_patch(picture, saved, invoke, tmp_path
     figure = drawn(lambda: finished.append(
         invoke("experiments.attention", checkpoint, picture, "--output", output)
     ))  # fmt: skip
-    assert finished[0].returncode == 0, finished[0].stderr
-    assert f"{picture}: a, 33.3 %\nattention: {output}\n" == finished[0].stdout
+    assert f"{picture}: a, 33.3 %\nattention: {output}\n" == finished[0].stdout, finished[0].stderr
     pixels, panels = pixels_of(output), panels_of(figure)
     for head, patch in enumerate(PLANTED.values()):
         assert brightest(panels[f"head {head}"], pixels) == patch
@@ -216,8 +212,7 @@ def test_another_block_can_be_asked_for(picture, saved, invoke, tmp_path):
 def test_plain_networks_are_drawn_too(block, picture, saved, invoke, tmp_path):
     checkpoint = saved("plainvit2", zoo.build("plainvit2", 3, block=block))
     output = tmp_path / "plain.png"
-    done = invoke("experiments.attention", checkpoint, picture, "--output", output)
-    assert done.returncode == 0, done.stderr
+    assert_prints(invoke("experiments.attention", checkpoint, picture, "--output", output))
     assert pixels_of(output).shape[2] == 3
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import assert_three_lines
+from conftest import assert_prints, assert_three_lines, refusal, shaken
 from PIL import Image
 
 import zoo
-from data import collection as pictures_module
 from data.collection import Source, open_pictures
 from data.decoding import DecodedOnUse
 from data.errors import DataError
@@ -31,7 +30,6 @@ from experiments.classifier import (
 from experiments.evaluate import to_evaluate
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import wilson
-from experiments.proof.checks import shake
 from experiments.train import evaluate, forward
 from zoo import WeightsError
 from zoo.weights.files import Metadata, read_weights, write_weights
@@ -43,7 +41,7 @@ VIEW = View(24, 20, "bicubic", input_size=32)
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(pictures_module, "CACHE", tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr("data.collection.CACHE", tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture
@@ -60,11 +58,17 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
-    model = zoo.build("resnet8", 3)
-    shake(model)
-    metrics = {"epoch": 4, "chosen_by": "val accuracy"}
-    save_classifier(tmp_path / "best.safetensors", "resnet8", model, CLASSES, VIEW, metrics)
-    return tmp_path / "best.safetensors"
+    path, metrics = tmp_path / "best.safetensors", {"epoch": 4, "chosen_by": "val accuracy"}
+    save_classifier(path, "resnet8", shaken("resnet8", 3), CLASSES, VIEW, metrics)
+    return path
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch) -> Path:
+    """A file that stands for the one that IMAGENET1K_V1 names."""
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    monkeypatch.setattr("zoo.weights.load.fetch", lambda _: read_weights(tmp_path / "resnet18.pth"))
+    return tmp_path / "resnet18.pth"
 
 
 def test_prediction_sees_validations_pixels_and_gives_its_logits(folder, checkpoint, tmp_path):
@@ -82,9 +86,8 @@ def test_prediction_sees_validations_pixels_and_gives_its_logits(folder, checkpo
     assert (one_by_one - expected).abs().max() < 1e-5 * expected.abs().max()
     for file, logits in zip(files, expected, strict=True):
         best = predict(model, file, k=3)
-        assert [guess["label"] for guess in best] == [
-            CLASSES[i] for i in logits.argsort(descending=True)
-        ]
+        order = logits.argsort(descending=True)
+        assert [guess["label"] for guess in best] == [CLASSES[i] for i in order]
         assert sum(guess["score"] for guess in best) == pytest.approx(1)
         assert best[0]["score"] == pytest.approx(logits.softmax(0).max().item(), abs=1e-5)
         assert predict(model, load_image(file), k=1) == best[:1]
@@ -106,8 +109,7 @@ def test_k_is_clipped_to_the_classes(folder, checkpoint):
 )  # fmt: skip
 def test_checkpoints_say_all_that_it_takes_to_build_the_network(tmp_path, name, settings):
     """Settings that no weight shows: built otherwise, the same weights compute something else."""
-    model = zoo.build(name, 3, **settings).eval()
-    shake(model)
+    model = shaken(name, 3, **settings).eval()
     path = tmp_path / "model.safetensors"
     save_classifier(path, name, model, CLASSES, VIEW, {})
     loaded = load_model(path)
@@ -119,11 +121,9 @@ def test_checkpoints_say_all_that_it_takes_to_build_the_network(tmp_path, name, 
     assert set(said.versions) == {"torch", "torchvision", "pillow"}
 
 
-def test_another_kind_of_network_is_named(tmp_path):
-    save_classifier(tmp_path / "r.safetensors", "resnet8", zoo.build("resnet8", 2), ("a", "b"),
-                    VIEW, {})  # fmt: skip
-    with pytest.raises(WeightsError, match="this is resnet8's"):
-        pretrained("vit1", str(tmp_path / "r.safetensors"), 0)
+def test_another_kind_of_network_is_named(checkpoint):
+    with refusal(WeightsError, "this is resnet8's"):
+        pretrained("vit1", str(checkpoint), 0)
 
 
 def test_any_flipped_byte_is_noticed(checkpoint):
@@ -151,17 +151,15 @@ def test_files_that_say_too_little_or_nonsense_are_refused(tmp_path):
         {"preprocess": {}}, {"preprocess": view | {"mean": [float("nan")] * 3}},
     ):  # fmt: skip
         write_weights(path, state, Metadata(**(good | {"preprocess": view} | change)))
-        with pytest.raises(WeightsError) as error:
+        with refusal(WeightsError):
             load_model(path)
-        assert len(str(error.value).splitlines()) == 3
 
 
 def test_the_command_names_files_folders_and_patterns(folder, checkpoint, invoke, tmp_path):
     sheet = tmp_path / "sheet.png"
     done = invoke("experiments.predict", checkpoint, folder / "ant", folder / "bee" / "ä 0.jpg",
                   f"{folder}/*/*1.png", "--k", 1, "--sheet", sheet)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "epoch 4, chosen by val accuracy" in done.stdout
+    assert_prints(done, "epoch 4, chosen by val accuracy")
     assert done.stdout.count(".jpg") == 2
     assert done.stdout.count(".png ") == 3  # once, though the folder and the pattern name it
     assert Image.open(sheet).size[0] > 300
@@ -182,26 +180,24 @@ def test_json_is_a_list_a_picture_and_nothing_else(folder, checkpoint, invoke, t
 
 
 def test_nothing_to_predict_is_said(folder, checkpoint, invoke, tmp_path):
-    assert_three_lines(invoke("experiments.predict", checkpoint), 2, "no pictures are named")
-    done = invoke("experiments.predict", checkpoint, f"{folder}/*.xyz")
-    assert_three_lines(done, 3, "no file fits this pattern")
     (tmp_path / "empty").mkdir()
-    done = invoke("experiments.predict", checkpoint, tmp_path / "empty")
-    assert_three_lines(done, 3, "no images in this folder")
-    assert_three_lines(invoke("experiments.predict", folder, folder), 4, "this is a folder")
+    for arguments, code, words in (
+        ((checkpoint,), 2, "no pictures are named"),
+        ((checkpoint, f"{folder}/*.xyz"), 3, "no file fits this pattern"),
+        ((checkpoint, tmp_path / "empty"), 3, "no images in this folder"),
+        ((folder, folder), 4, "this is a folder"),
+    ):
+        assert_three_lines(invoke("experiments.predict", *arguments), code, words)
 
 
-def test_published_weights_name_imagenets_classes(folder, invoke, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    monkeypatch.setattr("zoo.weights.load.fetch", lambda _: read_weights(tmp_path / "resnet18.pth"))
+def test_published_weights_name_imagenets_classes(published, folder, invoke, tmp_path):
     file = folder / "ant" / "ä 0.jpg"
     done = invoke("experiments.predict", "--model", "resnet18", "--weights", "IMAGENET1K_V1", file,
                   "--json", "--sheet", tmp_path / "sheet.png")  # fmt: skip
     assert done.returncode == 0, done.stderr
     weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     theirs = torchvision.models.resnet18()
-    theirs.load_state_dict(torch.load(tmp_path / "resnet18.pth"))
+    theirs.load_state_dict(torch.load(published))
     with torch.no_grad():
         scores = theirs.eval()(weights.transforms()(load_image(file))[None])[0].softmax(0)
     (answer,) = json.loads(done.stdout)
@@ -215,17 +211,15 @@ def test_published_weights_name_imagenets_classes(folder, invoke, tmp_path, monk
 
 def test_evaluation_counts_what_the_loop_counts(folder, checkpoint, invoke, tmp_path):
     done = invoke("experiments.evaluate", checkpoint, folder, "--output-dir", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
     model = load_model(checkpoint)
     files = sorted(folder.glob("*/*"), key=lambda p: (CLASSES.index(p.parent.name), p.name))
     labels = torch.tensor([CLASSES.index(path.parent.name) for path in files])
     batches = every_image(DecodedOnUse(tuple(map(str, files)), VIEW), labels, VIEW, 4, CPU)
     _, error = evaluate(model.model, batches, FP32)
     right = round(12 * (1 - error))
-    assert f"{right} of 12" in done.stdout
     low, high = wilson(right, 12)
-    assert f"95 % interval {100 * low:.1f} to {100 * high:.1f} %" in done.stdout
-    assert "(all of it)" in done.stdout
+    interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    assert_prints(done, f"{right} of 12", interval, "(all of it)")
     for name in ("confusion.png", "samples.png", "mistakes.png"):
         assert Image.open(tmp_path / "out" / name).size[0] > 300
     lines = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8").splitlines()
@@ -259,8 +253,8 @@ def test_pictures_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
     assert sorted(found.splits["evaluated"].files) == sorted(pictures.splits["test"].files)
     Image.new("RGB", (30, 30)).save(folder / "ant" / "new.png")
     done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
-    assert "left out: 9 images that the checkpoint was trained on or chosen by" in done.stdout
-    assert " of 4;" in done.stdout
+    text = "left out: 9 images that the checkpoint was trained on or chosen by"
+    assert_prints(done, text, " of 4;")
     for split in ("val", "test"):
         for file in pictures.splits[split].files:
             Path(file).unlink()
@@ -269,16 +263,13 @@ def test_pictures_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
     assert_three_lines(done, 3, "no images here that the checkpoint has not seen")
 
 
-def test_imagenets_folders_are_its_classes_in_order(tmp_path, invoke, monkeypatch):
+@pytest.mark.usefixtures("published")
+def test_imagenets_folders_are_its_classes_in_order(tmp_path):
     """1,000 folders n00000000 ..., one picture in each: labels by place, copies counted too."""
-    torch.manual_seed(0)
-    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    monkeypatch.setattr("zoo.weights.load.fetch", lambda _: read_weights(tmp_path / "resnet18.pth"))
     model = open_classifier("", "resnet18", "IMAGENET1K_V1")
-    for i in range(1000):
-        (tmp_path / "val" / f"n{7 * i:08}").mkdir(parents=True)
     places = [tmp_path / "val" / f"n{7 * i:08}" / "x.png" for i in range(1000)]
     for path in places:
+        path.parent.mkdir(parents=True)
         Image.new("RGB", (8, 8), "red").save(path)
     found = to_evaluate(Source(str(tmp_path / "val")), model)[1].splits["evaluated"]
     assert found.labels.tolist() == list(range(1000))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from conftest import assert_three_lines
+from conftest import assert_prints, assert_three_lines, held, same, shaken
 
 import zoo
 from experiments.proof.checks import shake
@@ -22,14 +22,12 @@ def notebook(tmp_path):
     return tmp_path / "resnet50_model.pth"
 
 
-def test_a_notebooks_file_comes_in_with_its_class_names_and_goes_out_again(
-    notebook, invoke, tmp_path
-):
-    ours, hf, back = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "c.pth"
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_notebooks_file_comes_in_with_classes_and_goes_out(suffix, notebook, invoke, tmp_path):
+    ours, hf, back = tmp_path / f"a{suffix}", tmp_path / "b.safetensors", tmp_path / "c.pth"
     names = "cat, dog,elephant,tiger"
     done = invoke(CONVERT, notebook, ours, "--to", "zoo", "--classes", names)
-    assert done.returncode == 0, done.stderr
-    assert "resnet50, torchvision -> zoo" in done.stdout
+    assert_prints(done, "resnet50, torchvision -> zoo")
     read = read_weights(ours)
     assert read.metadata.model == "resnet50"
     assert read.metadata.classes == ("cat", "dog", "elephant", "tiger")
@@ -39,8 +37,7 @@ def test_a_notebooks_file_comes_in_with_its_class_names_and_goes_out_again(
     done = invoke(CONVERT, hf, back, "--to", "torchvision")
     assert "without the 4 class names" in done.stdout
     theirs, ended = torch.load(notebook), torch.load(back, weights_only=True)
-    assert list(theirs) == list(ended)
-    assert all(torch.equal(theirs[key], ended[key]) for key in theirs)
+    assert same(theirs, ended)
     torchvision.models.resnet50(num_classes=4).load_state_dict(ended, strict=True)
 
 
@@ -56,24 +53,16 @@ def test_transformers_loads_what_is_converted_to_it(notebook, invoke, tmp_path):
         assert torch.equal(model.eval()(images).logits, ours(images))
 
 
-def test_class_names_go_into_a_pth_of_ours(notebook, invoke, tmp_path):
-    out = tmp_path / "a.pth"
-    assert invoke(CONVERT, notebook, out, "--to", "zoo", "--classes", "a,b,c,d").returncode == 0
-    assert read_weights(out).metadata.classes == ("a", "b", "c", "d")
-    zoo.build("resnet50", 4, weights=out)
-
-
 @pytest.mark.parametrize("name", ["resnet20", "plain20", "plain18", "resnet50"])
 def test_files_of_ours_stay_what_they_say(name, invoke, tmp_path):
     settings = {"stride_in": "conv1"} if name == "resnet50" else {}
-    model = zoo.build(name, 3, width=4, **settings)
-    shake(model)
+    model = shaken(name, 3, width=4, **settings)
     first, second = tmp_path / "a.safetensors", tmp_path / "b.pth"
     write_weights(first, zoo.export(model, "zoo"), Metadata(name, settings_of(model)))
     assert invoke(CONVERT, first, second, "--to", "zoo").returncode == 0
     assert read_weights(second).metadata == read_weights(first).metadata
     back = zoo.load(zoo.build(name, 3, width=4, **settings), second)
-    assert all(torch.equal(v, back.state_dict()[k]) for k, v in model.state_dict().items())
+    assert same(model.state_dict(), back.state_dict())
 
 
 def test_akamasters_file_goes_there_and_back(real_data, invoke, tmp_path):
@@ -83,16 +72,15 @@ def test_akamasters_file_goes_there_and_back(real_data, invoke, tmp_path):
     assert invoke(CONVERT, ours, back, "--to", "cifar").returncode == 0
     theirs = torch.load(source, map_location="cpu", weights_only=True)["state_dict"]
     ended = torch.load(back, weights_only=True)
-    assert all(torch.equal(value, ended[key]) for key, value in theirs.items())
+    assert held(theirs, ended)
     assert all(key.endswith("num_batches_tracked") for key in set(ended) - set(theirs))
     assert_three_lines(invoke(CONVERT, ours, tmp_path / "c.pth", "--to", "torchvision"), 4)
 
 
 def test_what_cannot_be_converted_is_refused(notebook, invoke, tmp_path):
     out = tmp_path / "out.pth"
-    plain = tmp_path / "plain.pth"
+    plain, vgg = tmp_path / "plain.pth", tmp_path / "vgg.pth"
     torch.save(zoo.build("plain20").state_dict(), plain)
-    vgg = tmp_path / "vgg.pth"
     torch.save({"features.0.weight": torch.ones(3)}, vgg)
     cases = [
         ((notebook, tmp_path / "out.onnx", "--to", "zoo"), 2, ("only new .safetensors",)),

@@ -1,17 +1,14 @@
 """Weights through the commands: hostile files, other libraries' files, real checkpoints."""
 
-import io
 import os
-import zipfile
 
 import pytest
 import torch
-from conftest import assert_three_lines
+from conftest import assert_prints, assert_three_lines
 from safetensors.torch import save_file
 from torch import nn
 
 import zoo
-from data.images import load_image
 from experiments.proof.checks import shake
 from experiments.proof.oracles import LIBRARIES, VIT_ORACLES
 from experiments.proof.prove import prove
@@ -46,15 +43,11 @@ def test_every_block_of_vit_b_16_is_theirs(library):
 
 
 def test_the_command_says_what_is_rounding(invoke):
-    done = invoke("experiments.verify", "vit2")
-    assert done.returncode == 0
-    for word in ("encoder.dropout", "blocks.1", "2x65x64", "fp64", "5 blocks: rounding", "256"):
-        assert word in done.stdout
+    words = "encoder.dropout", "blocks.1", "2x65x64", "fp64", "5 blocks: rounding", "256"
+    assert_prints(invoke("experiments.verify", "vit2"), *words)
     pytest.importorskip("timm")
     done = invoke("experiments.verify", "vit2", "--against", "timm")
-    assert done.returncode == 0
-    for word in ("pos_drop", "fp32", "5 blocks: equal"):
-        assert word in done.stdout
+    assert_prints(done, "pos_drop", "fp32", "5 blocks: equal")
     assert "rounding" not in done.stdout.lower()
 
 
@@ -67,17 +60,13 @@ def test_a_file_of_theirs_can_be_verified(library, invoke, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({k: v.contiguous() for k, v in theirs.state_dict().items()}, path)
     done = invoke("experiments.verify", "vit1", "--weights", path, "--against", library)
-    assert done.returncode == 0, done.stderr
-    assert "2x101x64" in done.stdout
-    assert "largest difference 0; 4 blocks" in done.stdout
+    assert_prints(done, "2x101x64", "largest difference 0; 4 blocks")
 
 
 def test_weights_of_another_eps_are_no_networks_of_theirs(invoke, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(zoo.export(zoo.build("vit1", eps=1e-12), "transformers"), path)
-    done = invoke("experiments.verify", "vit1", "--weights", path)
-    assert done.returncode == 4
-    assert "eps=1e-06" in done.stderr
+    assert_three_lines(invoke("experiments.verify", "vit1", "--weights", path), 4, "eps=1e-06")
 
 
 @pytest.mark.slow
@@ -85,9 +74,11 @@ def test_weights_of_another_eps_are_no_networks_of_theirs(invoke, tmp_path):
     ("name", "file", "correct"),
     [("resnet20", "resnet20-12fca82f.th", 9173), ("resnet32", "resnet32-d509ac18.th", 9263)],
 )
-def test_golden_real_checkpoints_score_what_they_are_published_to(real_data, name, file, correct):
+def test_golden_real_checkpoints_score_what_they_are_published_to(
+    name, file, correct, real_data, real_cifar10
+):
     """akamaster's weights on all of CIFAR-10's test set, fp32: exactly so many of 10,000."""
-    images, labels = cifar_test(real_data)
+    images, labels = real_cifar10.test_images, real_cifar10.test_labels
     path = real_data / "weights" / file
     model = zoo.build(name, weights=path).eval()
     assert correct_of(model, images, labels) == correct
@@ -97,19 +88,6 @@ def test_golden_real_checkpoints_score_what_they_are_published_to(real_data, nam
         assert correct_of(wrong.eval(), images, labels) == 2246
         with pytest.raises(zoo.WeightsError, match="pad-append"):
             zoo.load(wrong, path)
-
-
-def cifar_test(folder) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 (10000, 3, 32, 32) and labels, straight from the archive."""
-    images, labels = [], []
-    with zipfile.ZipFile(folder / "cifar10" / "test.zip") as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
-        classes = sorted({name.split("/")[-2] for name in names})
-        for name in names:
-            images.append(load_image(io.BytesIO(archive.read(name)), name))
-            labels.append(classes.index(name.split("/")[-2]))
-    assert len(images) == 10_000
-    return torch.stack(images), torch.tensor(labels)
 
 
 def correct_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
