@@ -35,17 +35,16 @@ def looks_at_colours() -> zoo.networks.Network:
     model = zoo.build("vit2", 3).eval()
     for parameter in (*model.stem.parameters(), *model.blocks.parameters()):
         nn.init.zeros_(parameter)
+    pair = torch.tensor([1.0, -1.0])  # a token's features 2c and 2c + 1: channel c, its negative
     with torch.no_grad():
-        for channel in range(3):  # a token's features 2c and 2c + 1: channel c, and its negative
-            model.stem.conv.weight[2 * channel, channel] = 1
-            model.stem.conv.weight[2 * channel + 1, channel] = -1
+        for channel in range(3):
+            model.stem.conv.weight[2 * channel : 2 * channel + 2, channel] = pair[:, None, None]
         for block in model.blocks:
             nn.init.ones_(block.norm1.weight)
             qkv = block.attention.qkv
             for head in range(3):  # 16 features a head: all of q, then all of k
                 qkv.bias[16 * head] = 5
-                qkv.weight[64 + 16 * head, 2 * head] = 1
-                qkv.weight[64 + 16 * head, 2 * head + 1] = -1
+                qkv.weight[64 + 16 * head, 2 * head : 2 * head + 2] = pair
     return model
 
 

@@ -85,8 +85,7 @@ def test_a_folder_of_transformers_is_the_same_network_with_its_labels(theirs):
     with torch.no_grad():
         assert torch.allclose(ours.model(images), model(images).logits, rtol=1e-5, atol=1e-5)
     assert ours.classes == CIFAR10
-    assert ours.model.norm.eps == 1e-12
-    assert ours.model.stem.resizing == "bicubic"
+    assert (ours.model.norm.eps, ours.model.stem.resizing) == (1e-12, "bicubic")
     assert ours.view.mean == ours.view.std == (0.5, 0.5, 0.5)
     assert (ours.view.squash, ours.view.crop, ours.view.interpolation) == (True, 32, "bilinear")
 

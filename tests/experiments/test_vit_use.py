@@ -69,18 +69,19 @@ def test_the_probe_is_on_the_class_token(checkpoint):
     assert torch.equal(model.features(images), tokens[:, 0])
 
 
-def test_another_size_is_another_grid_and_must_be_whole(pictures, checkpoint, invoke, tmp_path):
+def test_another_size_is_another_grid(checkpoint):
     model, _ = pretrained("vit2", str(checkpoint), 0)
     assert model(torch.randn(1, 3, 48, 40)).shape == (1, 10)
-    done = invoke("experiments.transfer", pictures, "--model", "vit2", "--weights", checkpoint,
-                  "--size", 30, "--output-dir", tmp_path)  # fmt: skip
-    assert_three_lines(done, 2, "multiple of 4")
 
 
-def test_moving_statistics_are_for_networks_that_have_some(pictures, invoke, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(("--size", 30), "multiple of 4"), (("--strategy", "moving-bn"), "no batch norms")],
+)
+def test_what_a_transformer_cannot_do_is_refused(options, words, pictures, invoke, tmp_path):
     done = invoke("experiments.transfer", pictures, "--model", "vit2", "--weights", "none",
-                  "--strategy", "moving-bn", "--output-dir", tmp_path)  # fmt: skip
-    assert_three_lines(done, 2, "no batch norms")
+                  "--output-dir", tmp_path, *options)  # fmt: skip
+    assert_three_lines(done, 2, words)
 
 
 @pytest.mark.parametrize("block", ["plain", "mlp-skip"])

@@ -74,9 +74,7 @@ def test_weights_of_another_eps_are_no_networks_of_theirs(invoke, tmp_path):
     ("name", "file", "correct"),
     [("resnet20", "resnet20-12fca82f.th", 9173), ("resnet32", "resnet32-d509ac18.th", 9263)],
 )
-def test_golden_real_checkpoints_score_what_they_are_published_to(
-    name, file, correct, real_data, real_cifar10
-):
+def test_golden_real_checkpoints_score_as_published(name, file, correct, real_data, real_cifar10):
     """akamaster's weights on all of CIFAR-10's test set, fp32: exactly so many of 10,000."""
     images, labels = real_cifar10.test_images, real_cifar10.test_labels
     path = real_data / "weights" / file

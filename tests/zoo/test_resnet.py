@@ -132,10 +132,9 @@ def test_cifar_networks_have_6n_plus_2_weighted_layers(n):
 
 
 def test_option_b_is_available_to_the_cifar_networks():
-    a, b = zoo.build("resnet20"), zoo.build("resnet20", shortcut="projection")
-    extra = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
-    counts = [sum(p.numel() for p in model.parameters()) for model in (a, b)]
-    assert counts[1] - counts[0] == extra
+    models = (zoo.build("resnet20", shortcut=shortcut) for shortcut in (None, "projection"))
+    a, b = (sum(p.numel() for p in model.parameters()) for model in models)
+    assert b - a == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
 
 
 def test_without_norm_no_norm_is_left():

@@ -82,13 +82,11 @@ def other_eps(model):
 
 
 def one_weight(model):
-    with torch.no_grad():
-        model.blocks[0].attention.qkv.weight[7, 5] += 1e-6
+    model.blocks[0].attention.qkv.weight.data[7, 5] += 1e-6
 
 
 def one_position(model):
-    with torch.no_grad():
-        model.stem.position[0, 9, 3] += 1e-6
+    model.stem.position.data[0, 9, 3] += 1e-6
 
 
 def no_gradient(model):

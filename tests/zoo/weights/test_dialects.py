@@ -9,7 +9,7 @@ from torch import nn
 
 import zoo
 from experiments.proof.oracles import LIBRARIES, MODELS, oracles_of
-from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, compiled
+from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS
 
 TORCHVISION, TRANSFORMERS = RESNET_DIALECTS["torchvision"], RESNET_DIALECTS["transformers"]
 CIFAR, ZOO = RESNET_DIALECTS["cifar"], RESNET_DIALECTS["zoo"]
@@ -124,11 +124,6 @@ def test_names_that_only_look_right_are_unknown(dialect, key):
 def test_our_names_are_translated_as_their_code_has_it(dialect, ours, theirs):
     """No published file has akamaster's option B: nn.Sequential(conv, norm) in `shortcut`."""
     assert dialect.from_zoo(ours) == theirs
-
-
-def test_text_between_places_is_literal():
-    assert compiled("a.b{n}").fullmatch("a.b1")
-    assert not compiled("a.b{n}").fullmatch("axb1")
 
 
 def test_dialects_name_the_settings_that_their_networks_have():

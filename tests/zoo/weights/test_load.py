@@ -46,9 +46,8 @@ def logged(caplog, action, *arguments, **options):
 def speakers(dialect: Dialect) -> list[str]:
     """The models that a dialect has names for, but for the largest ones."""
     vits = dialect in VIT_DIALECTS.values()
-    large = ("152", "110", "101")
-    names = [name for name in zoo.list_models() if "vit_" not in name and ("vit" in name) == vits]
-    names = [name for name in names if not name.endswith(large)]
+    names = [name for name in zoo.list_models() if ("vit" in name) == vits]
+    names = [name for name in names if not name.endswith(("152", "110", "101", "_16", "_32"))]
     if dialect.name == "zoo":
         return names
     cifar = {name for name, row in TABLE.items() if row.stem is CifarStem}

@@ -17,11 +17,10 @@ def test_published_weights_carry_what_goes_with_them():
         found = zoo.published(model, name)
         assert (found.model, found.name) == (model, name)
         assert (found.top1, found.top5, found.preprocess.resize) == (top1, top5, resize)
-        assert (found.preprocess.crop, found.preprocess.interpolation) == (224, "bilinear")
-        assert found.preprocess.mean == (0.485, 0.456, 0.406)
-        assert found.preprocess.std == (0.229, 0.224, 0.225)
-        assert len(found.preprocess.classes) == 1000
-        assert found.preprocess.classes[0] == "tench"
+        shown, classes = found.preprocess, found.preprocess.classes
+        assert (shown.crop, shown.interpolation) == (224, "bilinear")
+        assert (shown.mean, shown.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert (len(classes), classes[0]) == (1000, "tench")
     assert zoo.published("resnet50").name == "IMAGENET1K_V2"
     for model, name in (("plain18", "DEFAULT"), ("resnet50", "V3"), ("resnet20", "DEFAULT")):
         with pytest.raises(zoo.WeightsError, match="weights"):
