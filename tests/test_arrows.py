@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "zoo": {"torch", "torchvision", "safetensors", "huggingface_hub"},
     "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "filelock"},
@@ -17,8 +17,7 @@ ALLOWED = {
     },
 }  # fmt: skip
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
-IDS = [path.relative_to(ROOT).as_posix() for path in FILES]
-each_file = pytest.mark.parametrize("path", FILES, ids=IDS)
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 PACKAGES = ("ablation", "transfer", "bench")  # with a __main__, so a command each
 LIBRARIES = ("proof", "drawing", "plumbing")
@@ -97,21 +96,17 @@ def test_imports_follow_the_arrows(path):
             assert may_import(module, target), f"{module} imports {target}"
 
 
-def longest_chain(start: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Of modules of one folder, each importing the next; AssertionError for a cycle."""
-    assert start not in above, f"a cycle: {' -> '.join((*above, start))}"
-    room = start.split(".")[0]
-    chains = [longest(target, (*above, start)) for target in arrows(start)
-              if target.split(".")[0] == room]  # fmt: skip
-    return (start, *max(chains, key=len, default=()))
-
-
 known: dict[str, tuple[str, ...]] = {}
 
 
 def longest(start: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The longest chain of modules of one folder, each importing the next; no cycles."""
+    assert start not in above, f"a cycle: {' -> '.join((*above, start))}"
     if start not in known:
-        known[start] = longest_chain(start, above)
+        room = start.split(".")[0]
+        below = [target for target in arrows(start) if target.split(".")[0] == room]
+        chains = [longest(target, (*above, start)) for target in below]
+        known[start] = (start, *max(chains, key=len, default=()))
     return known[start]
 
 
@@ -166,10 +161,8 @@ def test_files_are_short_and_text_is_read_as_utf8(path):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
-            "read_text",
-            "write_text",
-        ):
+        method = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
+        if method in ("read_text", "write_text"):
             assert any(keyword.arg == "encoding" for keyword in node.keywords), path
 
 

@@ -1,7 +1,6 @@
 """Transformers without additions: the measure, the arms, the verdict in all its answers, a run."""
 
 import collections
-import csv
 import dataclasses
 import itertools
 import math
@@ -9,35 +8,23 @@ import shutil
 
 import pytest
 import torch
-from conftest import ROOT, assert_three_lines
+from conftest import assert_three_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-from experiments import publish
-from experiments.ablation import figures, transformers
-from experiments.ablation.collapse import (
-    IMAGES,
-    INITIAL_SEEDS,
-    STATES,
-    VISIBLE,
-    composite_norm,
-    fill,
-    relative_residual,
-    residuals,
-    summary,
-)
+from experiments.ablation import collapse, figures, transformers
+from experiments.ablation.collapse import STATES, composite_norm, relative_residual, residuals
 from experiments.ablation.overrides import Options, plan
-from experiments.ablation.questions import ABLATIONS, PARTS, rows
-from experiments.ablation.report import read_results, report_of
+from experiments.ablation.questions import PARTS, rows
+from experiments.ablation.report import read_results
 from experiments.ablation.runs import Data, Run, build_model, evaluation_batches
 from experiments.ablation.transformers import SLOWING, by_block, collapse_verdict, slowed
 from experiments.ablation.verdict import verdict
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import read_history
 from experiments.plumbing.stats import estimate, judge
-from experiments.plumbing.tables import markdown
 from zoo.plainvit import BLOCKS
 from zoo.vit import EncoderBlock
 
@@ -63,10 +50,10 @@ def test_the_residual_of_a_matrix_by_hand():
 
 def test_a_row_says_the_mean_and_the_mean_logarithm_of_its_pictures():
     found = torch.tensor([1e-20, 1e-3, 1e-1, 1e-1], dtype=torch.float64)  # the first: rounding
-    row = summary(found)
+    row = collapse.summary(found)
     assert row["residual"] == pytest.approx((1e-3 + 2e-1) / 4, rel=1e-5)
     assert row["log10"] == pytest.approx((-14 - 3 - 1 - 1) / 4, rel=1e-5)
-    assert VISIBLE < row["p10"] < 1e-3 < row["p90"] == 0.1
+    assert collapse.VISIBLE < row["p10"] < 1e-3 < row["p90"] == 0.1
 
 
 def test_every_image_has_a_residual_of_its_own():
@@ -140,26 +127,20 @@ def test_with_its_additions_back_every_arm_is_vit(network):
     assert torch.equal(models[0](images), models[1](images))
 
 
-def test_rows_differ_from_the_base_in_network_depth_and_seed_only():
+def test_the_parts_are_trained_at_the_largest_depth_with_every_seed():
+    """The depths and seeds are the preset's, or those that are asked for."""
     made = rows(plan(Options("vit", train_images=64), CPU))
-    assert len({run.name for run in made}) == len(made) == 5 * (2 * 3 + 4)
+    assert len(made) == 5 * (2 * 3 + 4)
     assert {run.network for run in made} == {"vit", "plainvit", *BLOCKS} - {"plain"}
-    for run in made:
-        same = dataclasses.replace(run, network="vit", depth=4, seed=0)
-        assert same == dataclasses.replace(made[0], network="vit", depth=4, seed=0)
     assert {run.depth for run in made if run.network in PARTS} == {4}
-
-
-def test_the_parts_follow_the_depths_and_seeds_that_are_asked_for():
     made = rows(plan(Options("vit", depths=(1, 2), seeds=2, train_images=64), CPU))
-    parts = [(run.depth, run.seed) for run in made if run.network == "mlp-skip"]
-    assert parts == [(2, 0), (2, 1)]
+    assert [(run.depth, run.seed) for run in made if run.network == "mlp-skip"] == [(2, 0), (2, 1)]
 
 
 # --- what is said ---
 
 
-def collapse(changes: dict[tuple[str, str], list[list[float]]]) -> list[dict]:
+def measured(changes: dict[tuple[str, str], list[list[float]]]) -> list[dict]:
     """Rows of collapse.csv from log10 by block, of every seed; other networks: no collapse."""
     networks = {name for _, *pair in SLOWING for name in pair}
     logs = {(network, state): [[-0.3, -0.1, -0.2]] * 3 for network in networks for state in STATES}
@@ -177,40 +158,39 @@ LOW = [[0.0, -1.0, -4.0], [0.0, -1.1, -4.5], [0.0, -0.9, -4.2]]
 
 @pytest.mark.parametrize("state", STATES)
 def test_collapse_is_said(state):
-    said = collapse_verdict(collapse({("plainvit", state): LOW}), state)
+    said = collapse_verdict(measured({("plainvit", state): LOW}), state)
     assert said.startswith(f"Yes, {STATES[state]}: the relative residual")
     assert "0.631 ± 0.000 in vit and 0.000 ± 0.000 in plainvit" in said
     assert "+0.631 ± 0.000 (n = 3" in said
 
 
-def test_the_opposite_is_said_too():
-    said = collapse_verdict(collapse({("vit", "trained"): LOW}), "trained")
-    assert said.startswith("No, trained so: ")
-
-
 @pytest.mark.parametrize(
-    ("plain", "words"),
-    [([[0, -1, -5.0], [0, -1, 0.2], [0, -1, -1.0]], "does not exclude 0"),
-     ([[0, -1, -5.0]], "two seeds or more"),
-     ([], "two seeds or more")],
+    ("network", "logs", "answer", "words"),
+    [("vit", LOW, "No", "excludes 0"),
+     ("plainvit", [[0, -1, -5.0], [0, -1, 0.2], [0, -1, -1.0]], "Cannot tell", "not exclude 0"),
+     ("plainvit", [[0, -1, -5.0]], "Cannot tell", "two seeds or more"),
+     ("plainvit", [], "Cannot tell", "two seeds or more")],
 )  # fmt: skip
-def test_collapse_that_cannot_be_told(plain, words):
-    said = collapse_verdict(collapse({("plainvit", "trained"): plain}), "trained")
-    assert said.startswith("Cannot tell, trained so: ")
+def test_the_opposite_is_said_too_and_what_cannot_be_told(network, logs, answer, words):
+    said = collapse_verdict(measured({(network, "trained"): logs}), "trained")
+    assert said.startswith(f"{answer}, trained so: ")
     assert words in said
 
 
 def test_rounding_errors_are_not_compared():
     """Both at the limit of fp64, one always a little above the other: no verdict of it."""
     plain, vit = [[0.0, -15.1, -15.4]] * 3, [[0.0, -15.0, -15.3]] * 3
-    rows_ = collapse({("plainvit", "initial"): plain, ("vit", "initial"): vit})
+    rows_ = measured({("plainvit", "initial"): plain, ("vit", "initial"): vit})
     assert collapse_verdict(rows_, "initial").startswith("Cannot tell")
     assert slowed(rows_, "vit", "plainvit", "initial").mean == 0
 
 
-def test_what_slows_is_the_mean_over_the_blocks_and_the_patches_are_none():
-    """By hand: -0.1 + 1 and -0.2 + 4 of the first seed; the patches' -0.3 + 9 does not count."""
-    rows_ = collapse({("plainvit", "removed"): [[-9.0, -1.0, -4.0], [-9.0, -1.0, -20.0]]})
+def test_what_slows_is_the_mean_over_the_blocks_and_the_seeds_of_both_arms():
+    """By hand: -0.1 + 1 and -0.2 + 4 of the first seed; the patches' -0.3 + 9 does not count.
+
+    There is a third seed in vit alone.
+    """
+    rows_ = measured({("plainvit", "removed"): [[-9.0, -1.0, -4.0], [-9.0, -1.0, -20.0]]})
     found = slowed(rows_, "vit", "plainvit", "removed")
     first, second = (0.9 + 3.8) / 2, (0.9 + 13.8) / 2
     assert found.n == 2
@@ -228,14 +208,9 @@ def test_what_is_no_number_gives_no_answer():
      ("no-mlp", ["cannot tell", "cannot tell", "cannot tell", "no", "yes", "cannot tell"])],
 )  # fmt: skip
 def test_every_line_of_the_table_has_its_own_answer(network, answers):
-    lines = transformers.slowing_table(collapse({(network, "removed"): LOW})).lines
+    lines = transformers.slowing_table(measured({(network, "removed"): LOW})).lines
     assert [line[2].split(":")[0] for line in lines] == answers
     assert {line[1].split(":")[0] for line in lines} == {"cannot tell"}  # initial: no difference
-
-
-def test_seeds_that_one_arm_lacks_are_left_out():
-    rows_ = collapse({("plainvit", "trained"): LOW[:2]})
-    assert slowed(rows_, "vit", "plainvit", "trained").n == 2
 
 
 def results(**losses: list[float | None]) -> list[dict]:
@@ -262,7 +237,7 @@ def test_stalling_has_three_answers(plain, vit, answer):
 
 def test_every_diverged_run_is_named():
     made = results(plainvit=[2.3, None], vit=[1.0, 1.0], mlp_skip=[None, 1.0])
-    said = "\n".join(transformers.verdicts(made, collapse({})))
+    said = "\n".join(transformers.verdicts(made, measured({})))
     assert "plainvit2 seed 1 diverged at step 3" in said
     assert "mlp-skip2 seed 0 diverged at step 3" in said
 
@@ -275,40 +250,37 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
     assert "Does depth hurt training more without additions?" in done.stdout
     assert "does it slow the collapse?" in done.stdout
     assert "…" not in done.stdout, "a column does not fit 80 columns"
-    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 2 * (2 * 2 + 4)
-    measured = transformers.read_residuals(folder)
-    of_state = collections.Counter(row["state"] for row in measured)
+    assert len(read_results(folder / "results.csv")) == 2 * (2 * 2 + 4)
+    residual_rows = transformers.read_residuals(folder)
+    of_state = collections.Counter(row["state"] for row in residual_rows)
     a_seed = 6 * 3  # networks, and blocks with the patches
-    assert of_state == {"initial": INITIAL_SEEDS * a_seed, "removed": 2 * a_seed,
+    assert of_state == {"initial": collapse.INITIAL_SEEDS * a_seed, "removed": 2 * a_seed,
                         "trained": 2 * a_seed}  # fmt: skip
-    assert all(0 < row["p10"] <= row["p90"] < 2 for row in measured)
-    assert all(row["p10"] < row["residual"] for row in measured)
+    assert all(0 < row["p10"] <= row["p90"] < 2 for row in residual_rows)
+    assert all(row["p10"] < row["residual"] for row in residual_rows)
     for figure in ("curves.png", "collapse.png"):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
 
 
 def test_initial_are_the_weights_of_a_hundred_seeds(vit_campaign):
-    folder, _ = vit_campaign
-    found = by_block(transformers.read_residuals(folder), "plainvit", "initial")
-    assert list(found) == list(range(INITIAL_SEEDS))
-    assert len({by_block[-1] for by_block in found.values()}) == INITIAL_SEEDS
+    found = by_block(transformers.read_residuals(vit_campaign[0]), "plainvit", "initial")
+    assert list(found) == list(range(collapse.INITIAL_SEEDS))
+    assert len({by_block[-1] for by_block in found.values()}) == collapse.INITIAL_SEEDS
 
 
 def test_the_curve_of_an_arm_is_of_its_runs_alone(vit_campaign):
     folder, _ = vit_campaign
     runs = rows(plan(Options("vit", depths=(1, 2), seeds=2, epochs=1, train_images=128), CPU))
-    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
-        results_ = list(csv.DictReader(file))
+    results_ = read_results(folder / "results.csv")
     for arm in itertools.product(("vit", "plainvit"), (1, 2)):
         panel = Figure().subplots()
         mine = [run for run in runs if (run.network, run.depth) == arm]
         figures.draw_arm(panel, [read_history(folder / run.name) for run in mine], "red", "name")
         ends = [float(line.get_ydata()[-1]) for line in panel.lines]
-        mine = [r for r in results_ if (r["network"], int(r["depth"])) == arm]
+        mine = [r for r in results_ if (r["network"], r["depth"]) == arm]
         assert len(mine) == 2
         for end, name in zip(ends, ("train_error", "test_error"), strict=True):
-            assert end == pytest.approx(50 * sum(float(r[name]) for r in mine))
+            assert end == pytest.approx(50 * sum(r[name] for r in mine))
 
 
 def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
@@ -320,29 +292,24 @@ def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
     run = dataclasses.replace(base, network="no-mlp", depth=2)
     model = build_model(run)
     assert model.load_state_dict(weights, strict=False).missing_keys == []
-    images, _ = next(evaluation_batches(run.data, IMAGES, CPU))
+    images, _ = next(evaluation_batches(run.data, collapse.IMAGES, CPU))
     removed = by_block(found, "no-mlp", "removed")[1]
     assert removed == pytest.approx(residuals(model, images).mean(1).tolist(), rel=1e-5)
     assert removed != by_block(found, "no-mlp", "trained")[1]
 
 
-def test_the_report_says_the_same_again_and_publishes(vit_campaign, invoke, tmp_path, monkeypatch):
-    folder, done = vit_campaign
-    again = invoke("experiments.report", folder)
-    assert again.returncode == 0, again.stderr
-    said = again.stdout.strip()
-    assert said.split() == done.stdout[done.stdout.index(said.split("\n")[0]) :].split(
-        "figure:")[0].split()  # fmt: skip
+def test_publishing_copies_rows_and_figures_and_fills_in_readme(
+    vit_campaign, invoke, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text(
-        "<!-- ablation-vit -->\n<!-- /ablation-vit -->\n", encoding="utf-8"
-    )
-    assert invoke("experiments.publish", folder).returncode == 0
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- ablation-vit -->\n<!-- /ablation-vit -->\n", encoding="utf-8")
+    assert invoke("experiments.publish", vit_campaign[0]).returncode == 0
     published = tmp_path / "docs" / "ablation-vit"
     assert {path.name for path in published.iterdir()} == {
         "results.csv", "histories.csv", "collapse.csv", "curves.png", "collapse.png"
     }  # fmt: skip
-    assert "| plainvit2 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| plainvit2 |" in readme.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -371,29 +338,6 @@ def test_lost_weights_are_said_in_three_lines(vit_campaign, tmp_path, content):
     path.unlink() if content is None else path.write_bytes(content)
     base = plan(Options("vit", epochs=1, train_images=128), CPU).base
     with pytest.raises(ResultsError) as error:
-        fill(build_model(dataclasses.replace(base, depth=2)), path)
+        collapse.fill(build_model(dataclasses.replace(base, depth=2)), path)
     assert "vit2-seed1" in str(error.value)
     assert len(str(error.value).split("\n")) == 3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [(("--depths", "3"), "no model 'vit3'"), (("--size", "18"), "multiple of 4"),
-     (("--seeds", "0"), "give 1 to 1,000")],
-)  # fmt: skip
-def test_bad_input_is_three_lines(invoke, arguments, words):
-    assert_three_lines(invoke("experiments.ablation", "vit", *arguments), 2, words)
-
-
-# --- README ---
-
-
-def test_readme_says_what_the_result_files_say():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    docs = ROOT / "docs" / "ablation-vit"
-    results_ = read_results(docs)
-    said = markdown(report_of(docs))
-    assert publish.fill_in(readme, "ablation-vit", said) == readme
-    lr, steps = ABLATIONS["vit"].base.settings.lr, ABLATIONS["vit"].epochs * (4000 // 64)
-    assert {(row["lr"], row["steps"]) for row in results_} == {(lr, steps)}
-    assert len({row["seed"] for row in results_}) >= 3

@@ -9,15 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, assert_three_lines
+from conftest import ROOT, TINY, assert_three_lines
 
 from data.errors import DataError
 from experiments.ablation.runs import Run
 from experiments.plumbing import cli
 from experiments.plumbing.cli import ResultsError, UsageError
 from experiments.plumbing.results import read_row
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatch):
@@ -35,7 +33,7 @@ def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatc
     assert last.startswith("this is a defect of skipzoo: please report")
 
 
-# Command lines; FOLDER, FILE and PIPE are there, NOWHERE is not.
+# Command lines, exit codes, words; FOLDER, FILE and PIPE are there, NOWHERE is not.
 BAD = [
     ("shapes resnet50 --size -3", 2, "--size -3"),
     ("shapes resnet50 --size 0", 2, "--size 0"),
@@ -60,17 +58,27 @@ BAD = [
     ("convert NOWHERE FOLDER --to transformers", 2, "choose another name"),
     ("convert NOWHERE FILE/x.pth --to zoo", 2, "Not a directory"),
     ("bench --rounds 1000000000", 2, "give 5 to 1,000"),
+    ("ablation --depths 21", 2, "no model 'resnet21'", "resnet20"),
+    ("ablation vit --depths 3", 2, "no model 'vit3'"),
+    ("ablation --seeds 0", 2, "--seeds is too small", "give 1 to 1,000"),
     ("ablation --seeds 99999999999999", 2, "give 1 to 1,000"),
+    ("ablation --batch-size 1", 3, "no training batch of 1"),
+    ("ablation --batch-size 100000", 3, "4000 training images"),
     ("ablation --epochs 99999999999999999999", 2, "give 1 to 100,000"),
+    ("ablation --lr nan", 2, "--lr is too small"),
     ("ablation --lr inf", 2, "--lr is too large"),
     ("ablation --size 1", 2, "give 2 to 4,096"),
     ("ablation --size 100000", 2, "give 2 to 4,096"),
+    ("ablation vit --size 18", 2, "multiple of 4"),
     ("ablation --train-images 1", 2, "--train-images is too small"),
     ("ablation --train-images 999999999", 2, "give 2 to 100,000"),
     ("ablation --device meta", 2, "--device auto"),
     ("ablation --device hpu", 2, "--device auto"),
+    ("ablation --device cuda:99", 2, "cuda:99", "--device auto"),
     ("ablation --data-dir FILE", 3, "name a folder or a zip"),
-    ("ablation --output-dir FILE/x", 2, "Not a directory"),
+    ("ablation --data-dir /nowhere/at/all", 3, "No such file", "/nowhere/at/all"),
+    ("ablation cifar10 --data-dir FOLDER", 3, "no images in class folders"),
+    ("ablation --output-dir FILE/x", 2, "cannot use this: Not a directory", "FILE"),
     ("ablation vit --lr inf", 2, "--lr is too large"),
     ("transfer FOLDER --model --seeds 1", 2, "--model names nothing"),
     ("transfer FOLDER --strategy --seeds 1", 2, "--strategy names nothing"),
@@ -88,14 +96,15 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("line", "code", "word"), BAD, ids=[line[:60] for line, *_ in BAD])
-def test_it_is_refused_in_three_lines(invoke, tmp_path, monkeypatch, line, code, word):
+@pytest.mark.parametrize("case", BAD, ids=[line[:60] for line, *_ in BAD])
+def test_it_is_refused_in_three_lines(invoke, tmp_path, monkeypatch, case):
+    line, code, *words = case
     (tmp_path / "FOLDER").mkdir()
     (tmp_path / "FILE").write_bytes(b"x")
     os.mkfifo(tmp_path / "PIPE")
     monkeypatch.chdir(tmp_path)
     command, *arguments = ["" if part == "''" else part for part in line.split()]
-    assert_three_lines(invoke(f"experiments.{command}", *arguments), code, word)
+    assert_three_lines(invoke(f"experiments.{command}", *arguments), code, *words)
     assert {path.name for path in tmp_path.iterdir()} == {"FOLDER", "FILE", "PIPE"}
     assert (tmp_path / "PIPE").is_fifo()
 
@@ -123,33 +132,37 @@ def test_images_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monke
     (tmp_path / "train" / "ant").mkdir(parents=True)
     (tmp_path / "train" / ".hidden").mkdir()
     (tmp_path / "train" / "ant" / "1.png").write_bytes(b"x")
-    scandir = os.scandir
-    for closed in (".hidden", "ant"):
+    scandir, closed = os.scandir, ".hidden"
 
-        def denied(path, closed=closed):
-            if Path(path).name == closed:
-                raise PermissionError(13, "Permission denied")
-            return scandir(path)
+    def denied(path):
+        if Path(path).name == closed:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
 
-        monkeypatch.setattr(os, "scandir", denied)
-        if closed == ".hidden":
-            assert find_pictures([str(tmp_path)]) == [tmp_path / "train/ant/1.png"]
-            continue
-        with pytest.raises(DataError, match="cannot list a folder"):
-            find_pictures([str(tmp_path)])
+    monkeypatch.setattr(os, "scandir", denied)
+    assert find_pictures([str(tmp_path)]) == [tmp_path / "train/ant/1.png"]
+    closed = "ant"
+    with pytest.raises(DataError, match="cannot list a folder"):
+        find_pictures([str(tmp_path)])
 
 
 @pytest.mark.parametrize(
     ("error", "code", "word"),
     [(MemoryError(), 2, "out of memory"),
      (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, "allocate"),
+     (torch.OutOfMemoryError("CUDA out of memory."), 2, "CUDA out of memory"),
+     (RuntimeError("std::bad_alloc"), 2, "out of memory"),
+     (RuntimeError("could not create a primitive"), 2, "out of memory"),
+     (RuntimeError("could not create a primitive descriptor for the matmul primitive."), 70,
+      "this is a defect of skipzoo"),
+     (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), 70, "this is a defect of skipzoo"),
      (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "File name too long"),
      (OSError(errno.EIO, "Input/output error", "x"), 2, "Input/output error")],
 )  # fmt: skip
-def test_what_is_not_our_defect_is_not_said_to_be(error, code, word):
+def test_what_is_our_defect_is_said_in_one_line_and_anything_else_in_three(error, code, word):
     lines, found = cli.explain(error)
     assert found == code
-    assert len(lines.splitlines()) == 3
+    assert len(lines.splitlines()) == (1 if code == 70 else 3)
     assert word in lines
 
 

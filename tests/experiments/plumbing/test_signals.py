@@ -5,11 +5,13 @@ ZOO_SIGNAL_RUNS is how many runs are interrupted (4 without it).
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, assert_three_lines
 from PIL import Image
 
 from experiments.ablation import pool as campaign
@@ -62,6 +64,12 @@ class Command:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.01)
 
+    def wait_for_a_row_of_history(self, out: Path) -> None:
+        """Until at least one run of a campaign into `out` is well under way."""
+        while not list(out.glob("*/history.csv")):
+            assert self.process.poll() is None, self.output
+            time.sleep(0.01)
+
     def send(self, number: int, to_all: bool) -> None:
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if to_all else os.kill)(self.process.pid, number)
@@ -74,17 +82,20 @@ class Command:
             left = alive_in(self.process.pid)
             self.send(signal.SIGKILL, to_all=True)
             pytest.fail(f"still there after {within} s: {left}\n{self.output}")
-        deadline = time.monotonic() + 5
+        self.leaves_nobody(within=5)
+        return 128 - code if code < 0 else code
+
+    def leaves_nobody(self, within: float) -> None:
+        deadline = time.monotonic() + within
         while (left := alive_in(self.process.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left, left
-        return 128 - code if code < 0 else code
 
 
-def pictures(root: Path) -> Path:
-    """Two classes of noise, 48 training pictures and 8 for validation."""
+def pictures(root: Path, train: int = 24) -> Path:
+    """Two classes of noise, `train` training pictures of each and 4 for validation."""
     rng = np.random.default_rng(0)
-    for split, number in (("train", 24), ("val", 4)):
+    for split, number in (("train", train), ("val", 4)):
         for name in ("cat", "dog"):
             (root / split / name).mkdir(parents=True)
             for i in range(number):
@@ -165,6 +176,57 @@ def test_a_transfer_is_interrupted_at_random_moments(tmp_path):
     interrupt_until_done(tmp_path, TRANSFER_PHASES, arguments, seed=2, runs=RUNS // 2)
 
 
+@pytest.fixture(scope="module")
+def four_runs(tmp_path_factory) -> tuple:
+    """Of a hundred steps each, with next to nothing to read or to test in between."""
+    folder = pictures(tmp_path_factory.mktemp("long") / "pets", train=160)
+    return ("experiments.ablation", "--data-dir", folder, "--size", 16, "--depths", 8, "--seeds", 1,
+            "--epochs", 20, "--precision", "fp32", "--output-dir")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(
+    tmp_path, four_runs, invoke, quick_workers, number, to_all
+):
+    out = tmp_path / "a"
+    command = Command(tmp_path, *four_runs, out)
+    command.wait_for_a_row_of_history(out)
+    command.send(number, to_all)
+    assert command.ends(within=60) == CODES[number]
+    assert "the same command goes on from here" in command.output
+    assert "Traceback" not in command.output
+    saved = list(out.glob("*/checkpoint.pt"))
+    assert saved
+    if number == signal.SIGTERM:  # one flipped bit: refused by name, kept, and mended as it says
+        good = saved[0].read_bytes()
+        bad = good[:9000] + bytes([good[9000] ^ 1]) + good[9001:]
+        saved[0].write_bytes(bad)
+        done = invoke(*four_runs, out)
+        assert_three_lines(done, 4, "the checkpoint is damaged", str(saved[0]), "move this file")
+        assert saved[0].read_bytes() == bad
+        saved[0].unlink()
+    assert invoke(*four_runs, out).returncode == 0
+    if number == signal.SIGINT:  # once is enough: the files are those of an undisturbed campaign
+        assert invoke(*four_runs, tmp_path / "b").returncode == 0
+        assert files_of(out) == files_of(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_said(tmp_path, four_runs, invoke, quick_workers):
+    def kill() -> None:
+        while not list(tmp_path.glob("*/history.csv")):
+            time.sleep(0.01)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    done = invoke(*four_runs, tmp_path, "--jobs", 1)
+    killer.join(10)
+    assert_three_lines(done, 3, "killed from outside", "--jobs 1")
+
+
 TIMED = {
     "ablation": ("--depths", 110, "--seeds", 1, "--batch-size", 500),
     "transfer": ("PETS", "--model", "resnet50", "--weights", "none", "--size", 224),
@@ -211,15 +273,10 @@ def test_the_third_signal_kills_workers_in_the_middle_of_a_long_step(tmp_path):
 def test_a_worker_whose_parent_was_killed_saves_and_leaves(tmp_path):
     arguments = (*CAMPAIGN[:-1], "--epochs", 40, "--output-dir", tmp_path / "out")
     command = Command(tmp_path, *arguments)
-    while not list(tmp_path.glob("out/*/history.csv")):
-        assert command.process.poll() is None, command.output
-        time.sleep(0.01)
+    command.wait_for_a_row_of_history(tmp_path / "out")
     command.send(signal.SIGKILL, to_all=False)
     command.process.wait()
-    deadline = time.monotonic() + (5 if PATIENCE == 10 else 30)
-    while (left := alive_in(command.process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    command.leaves_nobody(within=5 if PATIENCE == 10 else 30)
     assert list(tmp_path.glob("out/*/checkpoint.pt"))
 
 
