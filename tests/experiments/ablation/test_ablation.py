@@ -1,7 +1,6 @@
 """The ablation as data, and the command as people use and abuse it."""
 
 import dataclasses
-import json
 import resource
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,8 +70,7 @@ def test_the_presets_are_what_they_say():
                       "paper": [20, 32, 44, 56, 110], "imagenet-nets": [18, 50],
                       "vit": [1, 2, 4]}  # fmt: skip
     assert all(len(ablation.axes["seed"]) >= 3 for ablation in ABLATIONS.values())
-    paper = ABLATIONS["paper"].base
-    assert paper.data == Data("cifar10", size=32, normalize="pixel-mean")
+    assert ABLATIONS["paper"].base.data == Data("cifar10", size=32, normalize="pixel-mean")
 
 
 def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule(monkeypatch):
@@ -119,21 +117,19 @@ def timed(monkeypatch, requested="auto", **costs: float) -> tuple[str, str, list
 
 
 @pytest.mark.parametrize(
-    ("costs", "fastest", "milliseconds", "times"),
-    [((0.9, 1.1, 1.2), "fp32", 900, [4, 4, 2]),
-     ((1.0, 0.9, 1.2), "fp32 channels_last", 900, [4, 4, 2]),
-     ((1.0, 1.1, 0.9), "bf16 channels_last", 900, [4, 4, 4]),
-     # bf16 that a processor claims and emulates
-     ((0.22, 0.2, 2.5), "fp32 channels_last", 200, [4, 4, 1])],
+    ("costs", "fastest", "times"),
+    [((0.9, 1.1, 1.2), "fp32", [4, 4, 2]),
+     ((1.0, 0.9, 1.2), "fp32 channels_last", [4, 4, 2]),
+     ((1.0, 1.1, 0.9), "bf16 channels_last", [4, 4, 4]),
+     ((0.22, 0.2, 2.5), "fp32 channels_last", [4, 4, 1])],
 )  # fmt: skip
-def test_precision_is_what_the_clock_says_and_what_is_clearly_slower_is_timed_less(
-    monkeypatch, costs, fastest, milliseconds, times
-):
+def test_precision_is_what_the_clock_says(monkeypatch, costs, fastest, times):
+    """What is clearly slower is timed once or twice: bf16 that a processor claims and emulates."""
     options = ("fp32", "fp32_last", "bf16_last")
     name, reason, calls = timed(monkeypatch, **dict(zip(options, costs, strict=True)))
     assert name == fastest
     assert reason.startswith(f"{fastest}: fastest of")
-    assert f"{milliseconds} ms" in reason
+    assert f"{1000 * min(costs):.0f} ms" in reason
     assert [calls[1:].count(option) for option in options] == times
 
 
@@ -187,13 +183,12 @@ def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(campaign
     assert "Device " in done.stdout
     assert "Precision of all networks fp32" in done.stdout
     assert "Do plain networks degrade more with depth?" in done.stdout
-    assert len(read_results(folder / "results.csv")) == 2 * 2 * 2 + 2
-    row = json.loads((folder / "plain20-seed1" / "row.json").read_text(encoding="utf-8"))
-    assert row["parameters"] == 269_722
-    assert row["images"] == [128, 1000]
-    assert row["run"]["settings"]["precision"] == "fp32"
-    assert row["threads"] == 1
-    assert {"seconds", "device", "versions", "commit", "test_error", "train_loss"} <= set(row)
+    results = {(r["network"], r["depth"], r["norm"], r["seed"]): r
+               for r in read_results(folder / "results.csv")}  # fmt: skip
+    assert len(results) == 2 * 2 * 2 + 2
+    row = results["plain", 20, "batch", 1]
+    assert (row["parameters"], row["train_images"], row["test_images"]) == (269_722, 128, 1000)
+    assert (row["precision"], row["threads"]) == ("fp32", 1)
     history = (folder / "plain20-seed1" / "history.csv").read_text(encoding="utf-8").splitlines()
     assert len(history) == 2
     for figure in ("curves.png", "gradients.png"):
@@ -242,16 +237,16 @@ def older_version(good: bytes) -> bytes:
      ("campaign.json", lambda good: b"{"),
      ("campaign.json", older_version)],
 )  # fmt: skip
-def test_a_damaged_or_older_results_file_is_refused_by_name_and_kept(
-    campaign, invoke, path, damage
-):
+def test_a_damaged_or_older_file_is_refused_by_name_and_kept(campaign, invoke, path, damage):
     file = campaign[0] / path
     good = file.read_bytes()
     bad = damage(good)
     try:
         file.write_bytes(bad)
         done = invoke("experiments.ablation", *TINY, "--output-dir", campaign[0])
-        assert_three_lines(done, 3, "damaged", "version", path, "keep it, and choose another folder")
+        assert_three_lines(
+            done, 3, "damaged", "version", path, "keep it, and choose another folder"
+        )
         assert "move it away" in done.stderr
         assert file.read_bytes() == bad
     finally:

@@ -8,6 +8,7 @@ from conftest import ROOT, assert_three_lines
 from experiments import publish
 from experiments.ablation.questions import ABLATIONS
 from experiments.ablation.report import FIELDS, read_results, report, report_of, table
+from experiments.ablation.transformers import verdicts
 from experiments.ablation.verdict import verdict
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import read_csv, write_csv
@@ -15,21 +16,20 @@ from experiments.plumbing.stats import Estimate, estimate
 from experiments.plumbing.tables import markdown
 
 
-def results(plain, residual, shallow=1.0, depths=(8, 56), **changes) -> list[dict]:
+def results(plain, residual, depths=(8, 56), arms=("plain", "resnet"), **changes) -> list[dict]:
     """Rows of a campaign whose deep networks end with these training losses, one a seed."""
     rows = []
-    for network, deep in (("plain", plain), ("resnet", residual)):
+    for network, deep in zip(arms, (plain, residual), strict=True):
         for seed, loss in enumerate(deep):
-            for depth, value in ((depths[0], shallow), (depths[1], loss)):
-                row = dict.fromkeys(FIELDS) | {
+            for depth, value in ((depths[0], 1.0), (depths[1], loss)):
+                rows.append(dict.fromkeys(FIELDS) | {
                     "network": network, "depth": depth, "norm": "batch", "seed": seed,
                     "status": "finished" if value is not None else "diverged at step 3",
                     "parameters": 853_018, "train_loss": value, "train_error": 0.5,
                     "test_error": 0.25, "seconds": 60.0, "source": "embedded", "size": 16,
                     "train_images": 4000, "test_images": 1000, "steps": 558, "batch_size": 64,
                     "precision": "fp32", "device": "CPU",
-                }  # fmt: skip
-                rows.append(row | changes)
+                } | changes)  # fmt: skip
     return rows
 
 
@@ -70,12 +70,33 @@ def test_runs_without_norm_do_not_enter_the_verdict():
     assert verdict(fair + odd) == verdict(fair)
 
 
+def of_transformers(plain, residual, part) -> list[dict]:
+    shape = {"depths": (1, 2), "norm": "layer"}
+    both = results(plain, residual, arms=("plainvit", "vit"), **shape)
+    return both + results(part, [], arms=("mlp-skip", "no-mlp"), **shape)
+
+
+@pytest.mark.parametrize(
+    ("plain", "vit", "answer"),
+    [([2.3, 2.2, 2.3], [0.9, 0.8, 0.7], "Yes"), ([0.9, 0.8, 0.7], [2.3, 2.2, 2.3], "No"),
+     ([2.3, 0.2, 1.1], [1.0, 1.1, 0.9], "Cannot tell"), ([None, 2.3], [1.0, 1.0], "Cannot tell")],
+)  # fmt: skip
+def test_stalling_of_transformers_has_three_answers(plain, vit, answer):
+    said = verdict(of_transformers(plain, vit, [9.0, 9.0, 9.0]))
+    assert said.startswith(f"{answer}: from 1 to 2 blocks")
+    assert ("plainvit2 seed 0 diverged" in said) == (None in plain)
+
+
+def test_every_diverged_transformer_is_named():
+    said = "\n".join(verdicts(of_transformers([2.3, None], [1.0, 1.0], [None, 1.0]), []))
+    assert "plainvit2 seed 1 diverged at step 3" in said
+    assert "mlp-skip2 seed 0 diverged at step 3" in said
+
+
 def test_an_interval_covers_the_truth_95_times_of_100():
     draw = random.Random(0)
-    hits = 0
-    for _ in range(4000):
-        found = estimate([draw.gauss(5, 2) for _ in range(3)])
-        hits += abs(found.mean - 5) <= found.half
+    found = [estimate([draw.gauss(5, 2) for _ in range(3)]) for _ in range(4000)]
+    hits = sum(abs(each.mean - 5) <= each.half for each in found)
     assert 0.94 < hits / 4000 < 0.96
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import random
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -45,11 +46,8 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "row.json"
     write_atomic(path, b"old")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(atomic.os, "fsync", Mock(side_effect=full))
     with pytest.raises(OSError, match="No space left"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"

@@ -67,16 +67,14 @@ def test_ten_runs_killed_twice_each_end_with_the_same_bits(undisturbed, tmp_path
     draw, resumed = random.Random(0), 0
     for number in range(10):
         folder = tmp_path / str(number)
-        first, second = sorted(draw.sample(range(3, STEPS - 6), 2))
-        for kill_at in (first, second):
+        for kill_at in sorted(draw.sample(range(3, STEPS - 6), 2)):
             code, (began, reached) = attempt(folder, kill_at)
             assert code == -signal.SIGKILL  # it was alive, so it was killed ...
             assert kill_at <= reached < STEPS  # ... in the middle of its steps
             assert not (folder / "row.json").exists()
             resumed += began > 0
         code, (began, reached) = attempt(folder)
-        assert code == 0
-        assert reached == STEPS
+        assert (code, reached) == (0, STEPS)
         resumed += began > 0
         assert files_in(folder) == undisturbed
         assert not list(folder.glob("checkpoint*"))
@@ -85,8 +83,7 @@ def test_ten_runs_killed_twice_each_end_with_the_same_bits(undisturbed, tmp_path
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, tmp_path):
     code, (_, reached) = attempt(tmp_path, stop_at=17)
-    assert code == 0
-    assert reached == 17
+    assert (code, reached) == (0, 17)
     assert (tmp_path / "checkpoint.pt").exists()
     _, (began, _) = attempt(tmp_path)
     assert began == 17
@@ -95,8 +92,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, tmp_path):
 
 def test_a_run_that_is_stopped_while_it_is_evaluated_is_evaluated_later(undisturbed, tmp_path):
     asked = itertools.count(1)  # once after each step, and once for the only batch of test images
-    finished = run_one(RUN, tmp_path, CPU, should_stop=lambda: next(asked) == 10)
-    assert not finished
+    assert not run_one(RUN, tmp_path, CPU, should_stop=lambda: next(asked) == 10)
     saved = load_checkpoint(tmp_path / "checkpoint.pt")
     assert (saved["step"], saved["history"]) == (10, [])
     _, (began, _) = attempt(tmp_path)

@@ -138,10 +138,8 @@ def interrupted(phases: tuple[str, ...], folder: Path, arguments: tuple, rng: ra
 def files_of(folder: Path) -> dict[str, bytes]:
     """What a finished campaign is compared by: everything but clocks and figures."""
     names = ("history.csv", "final.safetensors", "last.safetensors")
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.glob("*/*") if path.name in names
-    }  # fmt: skip
+    files = [path for path in folder.glob("*/*") if path.name in names]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def interrupt_until_done(tmp_path, phases, arguments, seed: int, runs: int) -> None:
@@ -196,16 +194,15 @@ def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(
     assert command.ends(within=60) == CODES[number]
     assert "the same command goes on from here" in command.output
     assert "Traceback" not in command.output
-    saved = list(out.glob("*/checkpoint.pt"))
-    assert saved
+    saved = next(out.glob("*/checkpoint.pt"))
     if number == signal.SIGTERM:  # one flipped bit: refused by name, kept, and mended as it says
-        good = saved[0].read_bytes()
+        good = saved.read_bytes()
         bad = good[:9000] + bytes([good[9000] ^ 1]) + good[9001:]
-        saved[0].write_bytes(bad)
+        saved.write_bytes(bad)
         done = invoke(*four_runs, out)
-        assert_three_lines(done, 4, "the checkpoint is damaged", str(saved[0]), "move this file")
-        assert saved[0].read_bytes() == bad
-        saved[0].unlink()
+        assert_three_lines(done, 4, "the checkpoint is damaged", str(saved), "move this file")
+        assert saved.read_bytes() == bad
+        saved.unlink()
     assert invoke(*four_runs, out).returncode == 0
     if number == signal.SIGINT:  # once is enough: the files are those of an undisturbed campaign
         assert invoke(*four_runs, tmp_path / "b").returncode == 0
@@ -270,9 +267,8 @@ def test_the_third_signal_kills_workers_in_the_middle_of_a_long_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_whose_parent_was_killed_saves_and_leaves(tmp_path):
-    arguments = (*CAMPAIGN[:-1], "--epochs", 40, "--output-dir", tmp_path / "out")
-    command = Command(tmp_path, *arguments)
+def test_a_worker_whose_parent_was_killed_saves_and_leaves(tmp_path, four_runs):
+    command = Command(tmp_path, *four_runs, tmp_path / "out")
     command.wait_for_a_row_of_history(tmp_path / "out")
     command.send(signal.SIGKILL, to_all=False)
     command.process.wait()
