@@ -129,7 +129,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose black and white are unknown")
     if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
+        # convert() copies what is RGB already, too.
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if image.mode == "La":  # grey multiplied by alpha, which converts to LA only
         image = image.convert("LA")
     if image.mode != "RGBA":

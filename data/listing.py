@@ -28,6 +28,9 @@ NAMED = 5  # names in a note; the rest is counted
 # Why something is left out, in a note before its name.
 NO_CLASS = "left out, in no class folder of images"
 NO_FILE = "left out, a link that is broken or leads back, or no file"
+HIDDEN = "left out, hidden"
+DEEP = "left out, too many folders deep"
+MOST_LEVELS = 50  # of folders in a zip: each takes time
 
 
 class Listing:
@@ -46,11 +49,9 @@ class Listing:
         return DataError(what, self.root.absolute(), fix)
 
     def is_hidden(self, name: str) -> bool:
-        last = name.rpartition("/")[2]
-        hidden = last.startswith(".") or last == "__MACOSX"
-        if hidden:
-            self.notes["left out, hidden"].add(name)
-        return hidden
+        if is_hidden := hidden(name.rpartition("/")[2]):
+            self.notes[HIDDEN].add(name)
+        return is_hidden
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """The folders and the files in one folder ("" is the root), by name. Links are followed."""
@@ -61,7 +62,8 @@ class Listing:
             raise DataError(
                 f"cannot list a folder: {error.strerror}",
                 (self.root / folder).absolute(),
-                f"name a readable folder that holds {LAYOUT}; unpack an archive first",
+                f"name a readable folder that holds {LAYOUT}"
+                + "; unpack an archive first" * (self.root / folder).is_file(),
             ) from error
         folders, files = [], []
         for name, entry in found:
@@ -80,20 +82,20 @@ class Listing:
     def files(self, folder: str) -> list[str]:
         """Every file at any depth below `folder`, sorted; each real folder is read once."""
         found: list[str] = []
-        read = {self.real(""), self.real(folder.rpartition("/")[0])} if folder else set()
-        waiting = [folder]
+        read: set[str] = set()
+        over = {self.real(""), self.real(folder.rpartition("/")[0])} if folder else set()
+        waiting = [(folder, over)]  # and the folders that each lies in, links followed
         while waiting:
-            here = waiting.pop()
+            here, above = waiting.pop()
             real = self.real(here)
             # A link to "/" would bring the whole disk in.
-            is_link = os.path.islink(self.root / here)  # noqa: PTH114  Path's can raise
-            if real in read or (is_link and any(Path(r).is_relative_to(real) for r in read)):
+            if real in read or any(Path(one).is_relative_to(real) for one in above):
                 self.notes[NO_FILE].add(here)
                 continue
             read.add(real)
             folders, files = self.entries(here)
             found += files
-            waiting += reversed(folders)
+            waiting += [(inner, {*above, real}) for inner in reversed(folders)]
         return sorted(found, key=by_folder)
 
     def real(self, name: str) -> str:
@@ -135,9 +137,17 @@ class ZipListing(Listing):
                     self.add(archive, info)
 
     def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-        parts = info.filename.split("/")
-        first = next((i for i, part in enumerate(parts) if split_of(part)), 0)
+        parts = [part for part in info.filename.split("/") if part not in ("", ".")]
+        # The last folder that has a split's name and a class's below: all above it are wrappers.
+        splits = [i for i, part in enumerate(parts[:-1]) if split_of(part)]
+        first = ([i for i in splits if i < len(parts) - 2] or splits or [0])[-1]
         name = "/".join(parts[first:])
+        if any(map(hidden, parts)) or len(parts) > MOST_LEVELS:
+            self.notes[DEEP if len(parts) > MOST_LEVELS else HIDDEN].add(name)
+            return
+        if name in self.members:  # in another folder above, or another zip: both are kept
+            above = " ".join([Path(str(archive.filename)).stem, *parts[:first]])
+            name = "/".join([*parts[first:-1], f"{above} {parts[-1]}"])
         self.members[name] = archive, info
         while name:
             folder = name.rpartition("/")[0]
@@ -145,7 +155,7 @@ class ZipListing(Listing):
             name = folder
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        names = [name for name in sorted(self.inside[folder]) if not self.is_hidden(name)]
+        names = sorted(self.inside[folder])
         return [n for n in names if n in self.inside], [n for n in names if n in self.members]
 
     def size(self, name: str) -> int:
@@ -179,7 +189,10 @@ def listing_of(root: Path) -> Listing:
     zips = [root / name for name in files if name.lower().endswith(".zip")]
     # Zips beside what they were unpacked to would count every image twice.
     unpacked = any(map(split_of, folders))
-    return ZipListing(root, zips) if zips and not unpacked else listing
+    if not zips or unpacked:
+        return listing
+    zipped = ZipListing(root, zips)
+    return zipped if any(map(is_image, zipped.members)) else listing
 
 
 def readable(folder: Path) -> Path:
@@ -188,6 +201,11 @@ def readable(folder: Path) -> Path:
         fix = "make it readable (its owner: chmod -R u+rX), or move it elsewhere"
         raise DataError("cannot read a folder: Permission denied", folder, fix)
     return folder
+
+
+def hidden(name: str) -> bool:
+    """Of a file or folder, without those above it."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def split_of(folder: str) -> str | None:

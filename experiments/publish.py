@@ -55,7 +55,8 @@ def histories_csv(folder: Path) -> str:
 def publish_folder(folder: Path) -> None:
     """Into README.md the report, into docs/NAME/ the rows and figures."""
     of_transfer = is_of_transfer(readable(folder))
-    if not any(folder.glob(ALL_ROWS if of_transfer else "*/history.csv")):
+    needed = [ALL_ROWS] if of_transfer else ["results.csv", "*/history.csv"]
+    if not all(any(folder.glob(name)) for name in needed):
         fix = "name the folder of the runs; the command that began them goes on"
         raise ResultsError("there is nothing to publish, or not every run is finished", folder, fix)
     name = "transfer" if of_transfer else folder.name
@@ -78,17 +79,21 @@ class Options:
     """verify, bugs, or a folder of results."""
 
 
-def main(options: Options) -> None:
+def main(options: Options) -> int:
+    """0 if what is published says what it should: all is equal, all bugs are caught."""
     make_deterministic(torch.device("cpu"))
+    good = True
     if options.what == "verify":
-        _, table, text = prove.summary()
+        good, table, text = prove.summary()
         put_into_readme("verify", [table, text])
     elif options.what == "bugs":
-        table = gallery.table(gallery.examine_all(gallery.BUGS))
-        put_into_readme("bugs", [table, gallery.CAPTION])
+        verdicts = gallery.examine_all(gallery.BUGS)
+        good = all(any(found.values()) for found in verdicts.values())
+        put_into_readme("bugs", [gallery.table(verdicts), gallery.CAPTION])
     else:
         publish_folder(Path(options.what))
     print("README.md and docs/ are up to date")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

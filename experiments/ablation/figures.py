@@ -77,8 +77,9 @@ def draw_curves(figure: Figure, runs: Sequence[Run], output_dir: Path) -> None:
 
 def draw_arm(panel: Axes, histories: Sequence[dict], colour: str, label: str) -> None:
     """Of the seeds that did not diverge, or diverged last."""
-    longest = max((len(history.get("epoch", ())) for history in histories), default=0)
-    whole = [history for history in histories if longest and len(history["epoch"]) == longest]
+    lengths = [len(history.get("epoch", ())) for history in histories]
+    longest = max(lengths, default=0)
+    whole = [h for h, length in zip(histories, lengths, strict=True) if 0 < length == longest]
     if whole:
         epochs = whole[0]["epoch"]
         training, test = (

@@ -14,7 +14,7 @@ from experiments.ablation.runs import Data, make_batches
 from experiments.plumbing import cli
 
 LIMITS = {
-    "seeds": (1, 1000), "epochs": (1, 100_000), "batch_size": (1, 10**6), "lr": (1e-30, 1e30),
+    "seeds": (1, 1000), "epochs": (1, 100_000), "batch_size": (2, 10**6), "lr": (1e-30, 1e30),
     "size": (2, zoo.LARGEST_IMAGE), "train_images": (2, 10**9), "jobs": (1, 256),
 }  # fmt: skip
 MOST_DRAWN = 100_000  # training images; that takes a minute

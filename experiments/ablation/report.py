@@ -8,7 +8,7 @@ from data.listing import readable
 from experiments.ablation import transformers
 from experiments.ablation.literature import PROTOCOL, PUBLISHED
 from experiments.ablation.verdict import verdict
-from experiments.plumbing.results import NAME_IT, read_csv, read_rows
+from experiments.plumbing.results import NAME_IT, no_results, read_csv, read_rows
 from experiments.plumbing.stats import estimate
 from experiments.plumbing.tables import Part, Rows
 
@@ -34,7 +34,10 @@ def flatten(row: dict) -> dict:
 def read_results(path: Path) -> list[dict]:
     """The rows of the row.json files below a folder, or else of its results.csv."""
     file = path / "results.csv" if path.is_dir() else path
-    return list(map(flatten, read_rows(readable(path)))) or read_csv(file, FIELDS, NAME_IT)
+    rows = list(map(flatten, read_rows(readable(path))))
+    if not rows and not file.is_file():
+        raise no_results(path)
+    return rows or read_csv(file, FIELDS, NAME_IT)
 
 
 def table(results: Sequence[dict]) -> Rows:

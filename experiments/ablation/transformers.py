@@ -4,7 +4,7 @@ Paper: Dong et al. 2021 (arXiv 2103.03404), section 3.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,10 +111,16 @@ def slowing_table(residuals: Sequence[dict]) -> Rows:
 def read_residuals(folder: Path) -> list[dict]:
     """The rows of collapse.csv, whole: every block of every network in every state."""
     path, fix = folder / "collapse.csv", "run `make ablation-vit` again; what is trained stays"
-    rows = read_csv(path, COLUMNS, fix)
-    blocks = Counter((row["network"], row["state"], row["seed"]) for row in rows)
-    networks, states, _ = map(set, zip(*blocks, strict=True))
-    gaps = any(None in row.values() for row in rows) or len({*blocks.values()}) > 1
-    if gaps or networks != set(ORDER) or not states <= STATES.keys():
+    rows = sorted(read_csv(path, COLUMNS, fix), key=lambda row: row["block"] or 0)
+    arms: dict[tuple, list[int]] = defaultdict(list)
+    for row in rows:
+        arms[row["network"], row["state"], row["seed"]].append(row["block"])
+    networks, states, _ = map(set, zip(*arms, strict=True))
+    blocks = list(range(len(next(iter(arms.values())))))  # 0: the patches
+    numbers = [row[column] for row in rows for column in ("residual", "p10", "p90")]
+    usable = all(value is not None and 0 <= value < math.inf for value in numbers)
+    usable = usable and all(math.isfinite(row["log10"] or math.nan) for row in rows)
+    gaps = any(found != blocks for found in arms.values())
+    if gaps or not usable or networks != set(ORDER) or not states <= STATES.keys():
         raise ResultsError(UNFIT, path, fix)
     return rows

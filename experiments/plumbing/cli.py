@@ -132,7 +132,8 @@ def check_numbers(options: object, limits: Mapping[str, tuple[float, float]]) ->
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not least <= number <= most:
                 low, high = (f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in (least, most))
-                what = f"{flag} is too {'large' if number > most else 'small'}"
+                kind = "large" if number > most else "small"
+                what = f"{flag} is " + (f"too {kind}" if number == number else "not a number")
                 raise UsageError(what, f"{flag} {number}", f"give {low} to {high}")
 
 

@@ -133,4 +133,6 @@ def settle(
 def refuse_mixing(path: Path, key: str, earlier: str, now: str) -> None:
     if earlier != now:
         what = f"these results were made with {key} {earlier!r}, and runs are not mixed"
-        raise UsageError(what, path, f"choose another --output-dir, or {key} {earlier!r} again")
+        ways = {"question": ", or the preset that they are of", "starts": ""}
+        way = ways.get(key, f", or --{key} {earlier}")
+        raise UsageError(what, path, f"choose another --output-dir{way}")

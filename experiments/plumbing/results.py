@@ -103,7 +103,11 @@ def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]], fix: str) ->
 
 
 def no_results(path: Path) -> ResultsError:
-    return ResultsError("there are no finished runs here", path, NAME_IT)
+    """For a path without rows, why there are none."""
+    if (path / "row.json").is_file():
+        return ResultsError("this is one run of several", path, f"name {path.parent}")
+    what = "there are no finished runs here" if path.exists() else "there is no such folder"
+    return ResultsError(what, path, NAME_IT)
 
 
 def is_of_transfer(folder: Path) -> bool:

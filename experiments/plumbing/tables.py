@@ -21,15 +21,15 @@ Part = Rows | str  # a table, or sentences; **bold** in Markdown
 
 
 def print_report(parts: Sequence[Part]) -> None:
-    """The first column to the left, the next five to the right; of these, only paths are folded."""
+    """Columns as Markdown aligns them; of the first six, only paths are folded."""
     console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
             console.print(part.replace("**", "") + "\n", markup=False)
             continue
         drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-        for place, heading in enumerate(part.header):
-            justify: JustifyMethod = "right" if 0 < place < 6 else "left"
+        for place, (heading, align) in enumerate(zip(part.header, aligned(part), strict=True)):
+            justify: JustifyMethod = "right" if align.endswith(":") else "left"
             longest = max((len(line[place]) for line in part.lines), default=0)
             whole = place < 6 and longest < 40  # so tables without paths fit 80 columns
             drawn.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
@@ -38,12 +38,16 @@ def print_report(parts: Sequence[Part]) -> None:
         console.print(drawn)
 
 
+def aligned(table: Rows) -> list[str]:
+    """The alignment of every column."""
+    return [*table.align, *[table.align[-1]] * len(table.header)][: len(table.header)]
+
+
 def markdown(parts: Sequence[Part]) -> str:
     texts = []
     for part in parts:
         if isinstance(part, Rows):
-            align = [*part.align, *[part.align[-1]] * len(part.header)][: len(part.header)]
-            lines = (part.header, align, *part.lines)
+            lines = (part.header, aligned(part), *part.lines)
             part = "\n".join("| " + " | ".join(line).replace("\n", " ") + " |" for line in lines)
         texts.append(part)
     return "\n\n".join(texts)

@@ -99,7 +99,7 @@ def report_of(proof: Proof) -> list[Part]:
         sentences.append(f"seeded initial weights: {proof.start}")
     if proof.overall.verdict == "rounding":
         sentences.append(ROUNDING)
-    return [Rows(header, lines), *sentences]
+    return [Rows(header, lines, ("---", *["---:"] * 5, "---")), *sentences]
 
 
 def summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, str]:

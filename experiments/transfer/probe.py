@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from data.errors import DataError
+from experiments.plumbing.cli import NumericError
 from experiments.plumbing.precision import to_layout
 from experiments.train import Settings, infer, start, train
 from zoo.networks import Network
 
+NEVER = -1e4  # the bias of a class without images
 STEPS = 500  # of L-BFGS, at most; it stops by itself where the gradient vanishes
 
 
@@ -48,29 +49,30 @@ def logistic_regression(
 
     The penalty is on the weights of standardised features, so that it treats all alike; what is
     returned is for the features as they are. float64, by L-BFGS from zero: no seed, one answer.
-    `weights` (K,): one a class, of its losses. DataError for a class without images.
+    `weights` (K,): one a class, of its losses. A class without images is never predicted.
+    NumericError for features that are no numbers.
     """
     from sklearn.linear_model import LogisticRegression  # slow to import, so only here
     from sklearn.preprocessing import StandardScaler
 
-    if len(labels.unique()) < classes:
-        raise DataError(
-            f"only {len(labels.unique())} of {classes} classes have training images",
-            "a linear probe needs an image of each",
-            "raise --train-images, or choose another --strategy",
-        )
+    if not features.isfinite().all():
+        fix = "choose other --weights, or --precision fp32"
+        raise NumericError("features that the network computes are no numbers", "its probe", fix)
+    present = labels.unique()
     scaler = StandardScaler().fit(features.double().numpy())
     x, y = scaler.transform(features.double().numpy()), labels.numpy()
     mass = None if weights is None else weights.double().numpy()[y]
     total = len(y) if mass is None else mass.sum()
     # scikit-learn sums losses, and of two classes it penalises the difference of their weights.
-    inverse = (2 if classes == 2 else 1) / (max(l2, 1e-12) * total)
+    inverse = (2 if len(present) == 2 else 1) / (max(l2, 1e-12) * total)
     model = LogisticRegression(C=inverse, tol=1e-7, max_iter=STEPS).fit(x, y, mass)
     weight, bias = torch.from_numpy(model.coef_ / scaler.scale_), torch.from_numpy(model.intercept_)
-    if classes == 2:
+    if len(present) == 2:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     bias = bias - weight @ torch.from_numpy(scaler.mean_)
-    return weight.float(), bias.float()
+    of_all, biases = torch.zeros(classes, x.shape[1]), torch.full((classes,), NEVER)
+    of_all[present], biases[present] = weight.float(), bias.float()
+    return of_all, biases
 
 
 class FeatureBatches:

@@ -218,6 +218,30 @@ def test_zips_are_read_as_if_unpacked_together(tmp_path):
         assert set(found.notes) - {hidden} == others
 
 
+def test_zips_keep_all_images_of_one_name_whatever_is_above_them(tmp_path):
+    folders = ("train/ant", "train/bee", "val/ant", "val/bee")
+    tree = make(tmp_path / "tree", *many(*(f"{part}/{f}" for part in "12" for f in folders)))
+    zipped(tree / "1", tmp_path / "two" / "part_a.zip")
+    zipped(tree / "2", tmp_path / "two" / "part_b.zip", "test/")  # a name that splits have, too
+    for source in (tmp_path / "two", zipped(tree, tmp_path / "one.zip", "training/set/")):
+        found = scan_listing(listing_of(source))
+        assert {split: len(images) for split, images in found.splits.items()} == {
+            "train": 16, "val": 16}  # fmt: skip
+        assert (found.classes, found.notes) == (TWO, ())
+
+
+def test_a_zip_of_thousands_of_folders_in_each_other_takes_no_time(tmp_path):
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
+        archive.writestr("a/" * 20_000 + "0.png", b"")
+    refused_by(lambda: scan_listing(listing_of(tmp_path / "deep.zip")), "too many folders deep (1)")
+
+
+def test_classes_beside_a_zip_without_images_are_read(tmp_path):
+    root = make(tmp_path / "tree", *many(*TWO))
+    zipped(make(tmp_path / "other", "labels.txt"), root / "labels.zip")
+    assert scan_listing(listing_of(root)).classes == TWO
+
+
 def test_zips_beside_what_they_were_unpacked_to_do_not_count_twice(tmp_path):
     expected = scan(given_tree(tmp_path / "tree"))
     zipped(tmp_path / "tree", tmp_path / "tree" / "all.zip")
@@ -300,6 +324,17 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert names(found, "val") == [*many("val/ant", "val/bee"), "val/bee/sub/5.jpg"]
     links = "train/ant/again, train/ant/disk, train/bee/home, val/ant/gone.jpg, val/ant/self.jpg"
     assert note(found, "left out, a link").endswith(f" (7): {links} and 2 more")
+
+
+def test_a_link_into_a_folder_and_one_to_all_of_it_lose_nothing(tmp_path):
+    pool = make(tmp_path / "pool", "8.jpg", "9.jpg", *many("batch"))
+    root = make(tmp_path / "root", *many("bee"))
+    (root / "ant").mkdir()
+    (root / "ant" / "a").symlink_to(pool / "batch")
+    (root / "ant" / "b").symlink_to(pool)
+    found = scan(root)
+    assert labels(found, "train").count(0) + 2 == 6  # and one each in val and test
+    assert note(found, "left out, a link").endswith(": ant/b/batch")
 
 
 def test_a_lattice_of_links_is_read_once(tmp_path):

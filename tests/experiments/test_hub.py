@@ -316,6 +316,21 @@ def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(file, theirs, cop
     assert len(log) == 3  # nothing was asked for again
 
 
+def test_how_images_are_shown_is_not_guessed_offline(copied, hub, tmp_path):
+    """transformers' own download leaves no preprocessor_config.json, even if there is one."""
+    fetch = "from huggingface_hub import hf_hub_download as get"
+    for file in (CONFIG, "model.safetensors"):
+        in_a_process(tmp_path, hub[0], "-c", f"{fetch}; get('owner/name', {file!r})")
+    offline = {"HF_HUB_OFFLINE": "1"}
+    done = in_a_process(tmp_path, NOWHERE, "-c", OPEN, "hf:owner/name", **offline)
+    assert "cannot get hf:owner/name" in done.stderr
+    (copied / PROCESSOR).unlink()
+    asked = in_a_process(tmp_path, hub[0], "-c", OPEN, "hf:owner/name")
+    assert_prints(asked, str(read_folder(copied).metadata))
+    done = in_a_process(tmp_path, NOWHERE, "-c", OPEN, "hf:owner/name", **offline)
+    assert_prints(done, asked.stdout.strip())  # that there is none is remembered
+
+
 @pytest.mark.parametrize(
     "settings", [{"HF_HUB_OFFLINE": "1"}, pytest.param({}, marks=pytest.mark.slow)]
 )

@@ -8,8 +8,10 @@ read_weights at every load.
 import hashlib
 import http.client
 import re
+import shutil
 import socket
 import tempfile
+import time
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ from zoo.errors import WeightsError
 from zoo.weights.files import Weights, hash_in, read_weights
 
 TIMEOUT = 30.0  # seconds without a byte
+PREFIX, ABANDONED = "skipzoo-", 86_400  # of folders that downloads go to; seconds without a change
 
 
 def fetch(url: str) -> Weights:
@@ -27,10 +30,13 @@ def fetch(url: str) -> Weights:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            for old in path.parent.glob(f"{PREFIX}*"):  # of a process that was killed
+                if time.time() - old.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(old, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.parent) as folder:
                 new = Path(folder, path.name)
                 download(url, new, path)
-                read_weights(new)  # torch.hub takes a cut file without a hash for a whole one
+                check(url, new)  # torch.hub takes a cut file without a hash for a whole one
                 new.replace(path)
     except OSError as error:
         why = f"cannot use the folder that keeps downloads: {error.strerror or error}"
@@ -39,8 +45,16 @@ def fetch(url: str) -> Weights:
     try:
         return read_weights(path)
     except WeightsError as error:
-        fix = f"delete this file, and the same command downloads it again from {url}"
+        fix = f"{error.args[2]}; or delete this file, and it is downloaded again from {url}"
         raise WeightsError(error.args[0], path, fix) from error
+
+
+def check(url: str, new: Path) -> None:
+    """WeightsError if what came is no file of weights."""
+    try:
+        read_weights(new)
+    except WeightsError as error:
+        raise WeightsError(error.args[0], url, error.args[2]) from error
 
 
 def place_of(url: str) -> Path:
@@ -68,6 +82,8 @@ def download(url: str, new: Path, path: Path) -> None:
     except (OSError, ValueError, RuntimeError, http.client.HTTPException) as error:
         why = f"cannot download {path.name}: {error or type(error).__name__}"
         fix = f"try again, or put {path.name} into {path.parent}, or pass its PATH"
+        if digits := hash_in(path.name):
+            fix += f"; if {digits} is no hash, its PATH under another name"
         raise WeightsError(why, url, fix) from error
     finally:
         socket.setdefaulttimeout(before)

@@ -91,8 +91,9 @@ def read_bytes(path: Path) -> bytes:
         reason = getattr(error, "strerror", None) or error
         why = f"there is no such file, or it cannot be read: {reason}"
         raise WeightsError(why, path, fix) from error
-    if content is None:
-        raise WeightsError(f"this is not a file of at most {LARGEST:,} bytes", path, fix)
+    if not content:
+        why = "empty" if content == b"" else f"no file, or has more than {LARGEST:,} bytes"
+        raise WeightsError(f"this is {why}", path, fix)
     return content
 
 
@@ -130,7 +131,7 @@ def from_safetensors(content: bytes, source: str) -> Weights:
     header, text, body = header_of(content)
     tensors = safetensors.torch.load(content)
     metadata, digest = read_metadata(text, source)
-    if digest is not None and digest != digest_of(metadata, header, body):
+    if digest is not None and digest != digest_of(text_of(metadata), header, body):
         raise ValueError("its SHA-256 does not fit its content")
     return Weights(unwrap(tensors, source), metadata, source)
 
@@ -145,9 +146,9 @@ def header_of(content: bytes) -> tuple[dict[str, Any], str | None, memoryview]:
     return header, metadata.get(METADATA), memoryview(content)[8 + length :]
 
 
-def digest_of(metadata: Metadata, header: dict[str, Any], body: memoryview) -> str:
-    """SHA-256 of the metadata and of each tensor's name, dtype, shape and bytes, by name."""
-    digest = hashlib.sha256(text_of(metadata).encode())
+def digest_of(text: str, header: dict[str, Any], body: memoryview) -> str:
+    """SHA-256 of our metadata and of each tensor's name, dtype, shape and bytes, by name."""
+    digest = hashlib.sha256(text.encode())
     for name, entry in sorted(header.items()):
         digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
         digest.update(body[slice(*entry["data_offsets"])])
@@ -218,24 +219,34 @@ def read_metadata(text: Any, source: str) -> tuple[Metadata, str | None]:
 
 
 def text_of(metadata: Metadata) -> str:
-    return json.dumps({key: value for key, value in vars(metadata).items() if value is not None})
+    entries = {key: value for key, value in vars(metadata).items() if value is not None}
+    return json.dumps(json.loads(json.dumps(entries)))  # as it will be read: with keys of text
+
+
+def with_metadata(content: bytes, text: str) -> bytes:
+    """A .safetensors file with our metadata and its digest in it.
+
+    The library, given two entries, shuffles them at each save; transformers 4 wants the first.
+    """
+    header, _, body = header_of(content)
+    entry = json.dumps(json.loads(text) | {DIGEST: digest_of(text, header, body)})
+    new = json.dumps({"__metadata__": {"format": "pt", METADATA: entry}} | header).encode()
+    new += b" " * (-len(new) % 8)  # the numbers stay aligned
+    return struct.pack("<Q", len(new)) + new + body
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
     """Write a .safetensors or .pth file, whole or not at all.
 
-    The same tensors and metadata are the same bytes: safetensors shuffles metadata entries at each
-    save, so there is only one. A .pth file without metadata is a bare state dict for any library.
+    The same tensors and metadata are the same bytes. A .pth file without metadata is a bare state
+    dict for any library.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     text = text_of(metadata)
     if path.suffix == ".safetensors":
         content = safetensors.torch.save(tensors, {"format": "pt"})
         if text != "{}":
-            header, _, body = header_of(content)
-            digest = digest_of(metadata, header, body)
-            entry = json.dumps(json.loads(text) | {DIGEST: digest})
-            content = safetensors.torch.save(tensors, {METADATA: entry})
+            content = with_metadata(content, text)
     else:
         buffer = io.BytesIO()
         torch.save(tensors if text == "{}" else {"state_dict": tensors, METADATA: text}, buffer)

@@ -63,14 +63,25 @@ def from_hub(source: str) -> Weights:
     level = log.level
     log.setLevel(logging.ERROR)  # it tries several times, and logs each
     try:
-        from huggingface_hub import snapshot_download  # slow to import, so only here
+        # slow to import, so only here
+        from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        # First what is small: so where there are weights, no download of it was interrupted.
         small = [CONFIG, IMAGES, PROCESSOR]
         folder = Path(snapshot_download(match[1], revision=match[2], allow_patterns=small))
+        for file in small if not any((folder / name).exists() for name in small[1:]) else ():
+            # The defaults are right only where these are known not to be in the repository.
+            if try_to_load_from_cache(match[1], file, revision=folder.name) is None:
+                try:
+                    hf_hub_download(match[1], file, revision=folder.name)
+                except EntryNotFoundError as error:
+                    if isinstance(error, LocalEntryNotFoundError):  # it could not be asked
+                        raise
         for file in FILES:
             if not any((folder / name).exists() for name in FILES):
                 snapshot_download(match[1], revision=folder.name, allow_patterns=[file])
+        if not any((folder / name).exists() for name in FILES):
+            raise FileNotFoundError(f"neither {' nor '.join(FILES)} is there")
     except (ImportError, OSError, ValueError) as error:  # HfHubHTTPError is an OSError
         why = f"cannot get {source}: {str(error)[:300] or type(error).__name__}"
         address = f"https://huggingface.co/{match[1]}/tree/main"

@@ -35,14 +35,17 @@ def by_name(name: str, model: Network) -> Dialect:
 
 def recognise(weights: Weights) -> Dialect:
     """The dialect that knows the most names; of several, the first."""
-    names = list(weights.tensors)
-    best = max(DIALECTS, key=lambda dialect: sum(map(bool, map(dialect.to_zoo, names))))
-    if not any(map(best.to_zoo, names)):
+    names, known = list(weights.tensors), []
+    for dialect in DIALECTS:
+        known.append(sum(dialect.to_zoo(name) is not None for name in names))
+        if known[-1] == len(names):
+            return dialect
+    if not any(known):
         spoken = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
         why = f"these names belong to no network of the zoo: {', '.join(names[:3])}"
         fix = f"give a ResNet's or ViT's weights in the names of {spoken}"
         raise WeightsError(why, weights.source, fix)
-    return best
+    return DIALECTS[known.index(max(known))]
 
 
 def classes_of(weights: Weights) -> int | None:

@@ -201,20 +201,22 @@ def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
     """Refuse what would load and then compute nonsense."""
     if tensor.dtype not in HOLDS.get(place.dtype, {place.dtype}):
         problem = f"has dtype {tensor.dtype}, which {place.dtype} cannot hold"
-    elif is_nonsense(key, tensor):
-        problem = "is not finite, has negative variances, or is nothing but zeros"
-    else:
+    elif not (problem := nonsense_in(key, tensor)):
         return
     fix = "get the weights again, or train at a lower rate; convert precision after loading"
     raise WeightsError(f"{key} {problem}", source, fix)
 
 
-def is_nonsense(key: str, tensor: Tensor) -> bool:
+def nonsense_in(key: str, tensor: Tensor) -> str:
+    """What is wrong with the values; "" if nothing is."""
     if tensor.dtype not in FLOATS:
-        return False
+        return ""
     is_variance, total = key.endswith("running_var"), tensor.sum()
     # The sum of a tensor with a NaN or an infinity is not finite; the reverse needs a look.
-    not_finite = not total.isfinite() and not tensor.isfinite().all()
+    if not total.isfinite() and not tensor.isfinite().all():
+        return "is not finite"
+    if is_variance and (tensor < 0).any():
+        return "has negative variances"
     # A download that was cut may be filled up with zeros.
     zeros = not total and (tensor.dim() == 4 or is_variance) and not tensor.any()
-    return bool(not_finite or zeros or (is_variance and (tensor < 0).any()))
+    return "is nothing but zeros" if zeros else ""

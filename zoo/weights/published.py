@@ -42,17 +42,20 @@ def is_published_name(weights: str | Path) -> bool:
 
 def published(model: str, weights: str = "DEFAULT") -> Published:
     """What torchvision publishes for `model`; "DEFAULT" is its default."""
+    names = "names like IMAGENET1K_V1, for ImageNet's ResNets and ViTs only"
     try:
         from torchvision.models import get_model_weights  # slow to import, so only here
 
-        entry = get_model_weights(model)[weights]
+        entries = get_model_weights(model)
+        names = ", ".join(entries.__members__)
+        entry = entries[weights]
     except (ImportError, ValueError, KeyError) as error:
+        why = error if isinstance(error, ImportError) else f"torchvision publishes {names}"
         raise WeightsError(
-            f"there are no published weights {weights!r} for {model}: {error}",
-            "torchvision publishes IMAGENET1K_V1 and others, for ImageNet's ResNets and ViTs only",
+            f"there are no published weights {weights!r} for {model}", why,
             "pass the PATH or URL of a file; a plain network takes its twin's weights by "
             f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')",
-        ) from error
+        ) from error  # fmt: skip
     view, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
     preprocess = Preprocess(
         view.resize_size[0], view.crop_size[0], view.interpolation.value,

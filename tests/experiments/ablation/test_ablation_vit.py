@@ -3,11 +3,12 @@
 import collections
 import itertools
 import math
+import random
 import shutil
 
 import pytest
 import torch
-from conftest import assert_three_lines
+from conftest import ROOT, assert_three_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -246,6 +247,30 @@ def test_the_curve_of_an_arm_is_of_its_runs_alone(vit_campaign):
         assert len(mine) == 2
         for end, name in zip(ends, ("train_error", "test_error"), strict=True):
             assert end == pytest.approx(50 * sum(r[name] for r in mine))
+
+
+def test_a_seed_without_an_epoch_leaves_the_curve_of_the_others():
+    history = {"epoch": [1.0, 2.0], "train_error": [0.5, 0.4], "test_error": [0.6, 0.5]}
+    for histories, lines in (([{}, history], 2), ([{}], 0)):
+        panel = Figure().subplots()
+        figures.draw_arm(panel, histories, "red", "name")
+        assert len(panel.lines) == lines
+
+
+@pytest.mark.parametrize("spoilt", ["", "nan", "-3.0"])
+def test_residuals_are_read_in_any_order_and_refused_if_damaged(tmp_path, spoilt):
+    path = ROOT / "docs" / "ablation-vit"
+    header, *lines = (path / "collapse.csv").read_text(encoding="utf-8").splitlines()
+    whole = transformers.slowing_table(transformers.read_residuals(path))
+    random.Random(0).shuffle(lines)
+    (tmp_path / "collapse.csv").write_text("\n".join([header, *lines]), encoding="utf-8")
+    assert transformers.slowing_table(transformers.read_residuals(tmp_path)) == whole
+    cells = lines[5].split(",")
+    cells[header.split(",").index("residual")] = spoilt
+    lines[5] = ",".join(cells)
+    (tmp_path / "collapse.csv").write_text("\n".join([header, *lines]), encoding="utf-8")
+    with pytest.raises(ResultsError, match="damaged"):
+        transformers.read_residuals(tmp_path)
 
 
 def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):

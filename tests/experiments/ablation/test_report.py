@@ -143,6 +143,21 @@ def test_what_is_no_campaign_is_refused_and_nothing_is_to_be_deleted(invoke, tmp
     done = invoke("experiments.report", tmp_path / path)
     assert_three_lines(done, 3, path, "name a whole folder of results")
     assert "delete" not in done.stderr
+    assert ("no such folder" in done.stderr) == (path == "nowhere")
+
+
+def test_one_run_of_several_names_the_folder_of_all(invoke, tmp_path):
+    (tmp_path / "plain8-seed0").mkdir()
+    (tmp_path / "plain8-seed0" / "row.json").write_text("{}", encoding="utf-8")
+    done = invoke("experiments.report", tmp_path / "plain8-seed0")
+    assert_three_lines(done, 3, "one run of several", f"name {tmp_path}")
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_publish_says_with_its_exit_code_whether_all_is_equal(good, monkeypatch):
+    monkeypatch.setattr(publish, "put_into_readme", lambda name, parts: None)
+    monkeypatch.setattr(publish.prove, "summary", lambda: (good, None, ""))
+    assert publish.main(publish.Options("verify")) == (0 if good else 1)
 
 
 @pytest.mark.parametrize("path", ["docs/transfer", "docs/transfer/results.csv"])

@@ -59,10 +59,10 @@ BAD = [
     ("ablation vit --depths 3", 2, "no model 'vit3'"),
     ("ablation --seeds 0", 2, "--seeds is too small", "give 1 to 1,000"),
     ("ablation --seeds 99999999999999", 2, "give 1 to 1,000"),
-    ("ablation --batch-size 1", 3, "no training batch of 1"),
+    ("ablation --batch-size 1", 2, "give 2 to 1,000,000"),
     ("ablation --batch-size 100000", 3, "4000 training images"),
     ("ablation --epochs 99999999999999999999", 2, "give 1 to 100,000"),
-    ("ablation --lr nan", 2, "--lr is too small"),
+    ("ablation --lr nan", 2, "--lr is not a number"),
     ("ablation --lr inf", 2, "--lr is too large"),
     ("ablation --size 1", 2, "give 2 to 4,096"),
     ("ablation --size 100000", 2, "give 2 to 4,096"),
@@ -191,7 +191,7 @@ def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
 
     (tmp_path / "campaign.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UsageError, match="another command has its results here"):
-        transfer.settle_precision(transfer.Options("x"), None, None, tmp_path, Group())
+        transfer.settle_precision(transfer.Options("x"), None, torch.device("cpu"), tmp_path, Group())
 
 
 def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):

@@ -30,7 +30,7 @@ def test_the_same_weights_are_the_same_bytes(tmp_path):
     content = (tmp_path / "w.safetensors").read_bytes()
     assert int.from_bytes(content[:8], "little") % 8 == 0
     with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:
-        assert list(file.metadata()) == ["skipzoo"]
+        assert file.metadata()["format"] == "pt"  # transformers 4 opens nothing without it
         assert torch.equal(file.get_tensor("head.bias"), model.head.bias)
 
 
