@@ -4,6 +4,7 @@ Read first: listing.py (what counts as an image), then duplicates.py (the same i
 """
 
 import csv
+import difflib
 import hashlib
 import io
 import unicodedata
@@ -145,10 +146,12 @@ def check_classes(listing: Listing, homes: set[tuple[str, str]]) -> None:
     classes = {label for split, label in homes if split == "train"}
     for split, label in sorted(homes):
         if label not in classes:
+            same = [name for name in classes if fold(name) == fold(label)]
+            near = same or difflib.get_close_matches(label, classes) or classes
             raise listing.error(
                 f"{split} has a class that train lacks, so nothing can learn it: '{label}'",
                 "add images of it to train, move it elsewhere, or rename it (case and Unicode form "
-                f"count) to one of train's: {some(classes)}",
+                f"count) to one of train's: {some(near)}",
             )
         if any("\ud800" <= letter <= "\udfff" for letter in label):
             what = f"the name of a class folder is not valid Unicode: '{label}'"

@@ -163,7 +163,7 @@ class ZipListing(Listing):
 
     def open(self, name: str) -> Any:
         archive, info = self.members[name]
-        return archive.open(info)
+        return archive.open(info.filename)  # which a message then names
 
     def load(self, name: str) -> Tensor:
         archive, info = self.members[name]

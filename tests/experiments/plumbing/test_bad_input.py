@@ -191,7 +191,8 @@ def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
 
     (tmp_path / "campaign.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UsageError, match="another command has its results here"):
-        transfer.settle_precision(transfer.Options("x"), None, torch.device("cpu"), tmp_path, Group())
+        cpu = torch.device("cpu")
+        transfer.settle_precision(transfer.Options("x"), None, cpu, tmp_path, Group())
 
 
 def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):
