@@ -63,25 +63,18 @@ def from_hub(source: str) -> Weights:
     level = log.level
     log.setLevel(logging.ERROR)  # it tries several times, and logs each
     try:
-        # slow to import, so only here
-        from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        from huggingface_hub import snapshot_download  # slow to import, so only here
 
         small = [CONFIG, IMAGES, PROCESSOR]
         folder = Path(snapshot_download(match[1], revision=match[2], allow_patterns=small))
-        for file in small if not any((folder / name).exists() for name in small[1:]) else ():
-            # The defaults are right only where these are known not to be in the repository.
-            if try_to_load_from_cache(match[1], file, revision=folder.name) is None:
-                try:
-                    hf_hub_download(match[1], file, revision=folder.name)
-                except EntryNotFoundError as error:
-                    if isinstance(error, LocalEntryNotFoundError):  # it could not be asked
-                        raise
+        if not has(folder, IMAGES, PROCESSOR):
+            for file in (IMAGES, PROCESSOR):
+                make_sure_there_is_no(file, match[1], folder.name)
         for file in FILES:
-            if not any((folder / name).exists() for name in FILES):
+            if not has(folder, *FILES):
                 snapshot_download(match[1], revision=folder.name, allow_patterns=[file])
-        if not any((folder / name).exists() for name in FILES):
-            raise FileNotFoundError(f"neither {' nor '.join(FILES)} is there")
+        if not has(folder, *FILES):
+            raise FileNotFoundError(f"there is no {' or '.join(FILES)}")
     except (ImportError, OSError, ValueError) as error:  # HfHubHTTPError is an OSError
         why = f"cannot get {source}: {str(error)[:300] or type(error).__name__}"
         address = f"https://huggingface.co/{match[1]}/tree/main"
@@ -92,6 +85,23 @@ def from_hub(source: str) -> Weights:
         log.setLevel(level)
     weights = read_folder(folder)
     return Weights(weights.tensors, weights.metadata, source)
+
+
+def has(folder: Path, *names: str) -> bool:
+    return any((folder / name).exists() for name in names)
+
+
+def make_sure_there_is_no(file: str, repository: str, commit: str) -> None:
+    """An OSError if it cannot be asked: a cache may lack a file that the repository has."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if try_to_load_from_cache(repository, file, revision=commit) is None:
+        try:
+            hf_hub_download(repository, file, revision=commit)
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise
 
 
 def read_folder(folder: Path) -> Weights:
