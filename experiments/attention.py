@@ -82,7 +82,7 @@ def patches_of(attention: Tensor) -> Tensor:
 
 def main(options: Options) -> None:
     # matplotlib: slow to import
-    from experiments.drawing.heatmap import AttentionView, draw_attention
+    from experiments.drawing.heatmap import draw_attention
 
     cli.check_file("--output", options.output, ".png")
     with doing("loading the network"):
@@ -100,14 +100,13 @@ def main(options: Options) -> None:
         logits = classifier.logits(image[None])
     weights = attention_in(model, outputs)
     best = top_k(classifier, logits, 1)[0][0]
-    view = AttentionView(
-        image, options.picture.name, str(best["label"]), float(best["score"]),
-        patches_of(weights[block])[0], patches_of(rollout(weights, skips))[0],
-        f"blocks.{block}" + (", the last" if block == last else f" of {len(skips)}"), all(skips),
-    )  # fmt: skip
+    words = f"{best['label']}, {100 * float(best['score']):.1f} %"
+    heads, rolled = (patches_of(found)[0] for found in (weights[block], rollout(weights, skips)))
+    where = f"blocks.{block}" + (", the last" if block == last else f" of {len(skips)}")
     with doing("drawing"):
-        draw_attention(options.output, view)
-    print(f"{options.picture}: {best['label']}, {100 * best['score']:.1f} %")
+        title = f"{options.picture.name}: {words}"
+        draw_attention(options.output, image, title, heads, rolled, where, all(skips))
+    print(f"{options.picture}: {words}")
     print(f"attention: {options.output}")
 
 

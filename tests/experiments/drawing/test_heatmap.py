@@ -4,22 +4,23 @@ import pytest
 import torch
 from figures import NASTY, drawn, readable, words
 
-from experiments.drawing.heatmap import AttentionView, draw_attention
+from experiments.drawing.heatmap import draw_attention
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def view(maps, name="a.png", label="cat", adds=True):
+def drawing(maps, title="a.png: cat", adds=True):
+    """All that draw_attention takes besides the path."""
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
-    rollout = maps[0].double()
-    return AttentionView(image, name, label, 0.5, maps, rollout, "blocks.11, the last", adds)
+    return image, title, maps, maps[0].double(), "blocks.11, the last", adds
 
 
 @pytest.mark.parametrize(("heads", "side"), [(1, 1), (2, 3), (3, 14), (4, 8), (12, 14), (16, 14)])
 def test_attention_is_readable_for_any_number_of_heads(heads, side, tmp_path):
     for i, adds in enumerate((True, False)):
-        item = view(torch.rand(heads, side, side), NASTY[heads % 10], NASTY[i], adds)
-        figure = readable(draw_attention, tmp_path / "deep" / "a.png", item)
+        title = f"{NASTY[heads % 10]}: {NASTY[i]}"
+        what = drawing(torch.rand(heads, side, side), title, adds)
+        figure = readable(draw_attention, tmp_path / "deep" / "a.png", *what)
         assert sum(text.startswith("head ") for text in words(figure)) == heads
         assert any("no skips" in text for text in words(figure)) == (not adds)
 
@@ -29,7 +30,7 @@ def test_maps_are_shares_of_their_highest_value_over_the_whole_image(tmp_path):
     for head in range(11):  # the last one takes nothing of any patch
         maps[head, head % 8, 2] = 0.01 * (head + 1)
         maps[head, 0, 7] = 0.005
-    figure = drawn(draw_attention, tmp_path / "a.png", view(maps))
+    figure = drawn(draw_attention, tmp_path / "a.png", *drawing(maps))
     panels = {axes.get_title().split(":")[0]: axes for axes in figure.axes}
     for head in range(12):
         grey, heat = panels[f"head {head}"].images
