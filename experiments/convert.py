@@ -97,7 +97,9 @@ def network_of(weights: Weights) -> tuple[str, Network]:
         names = [n for n in found if not (dialect.requires and n.startswith("plain"))]
     if len(names) != 1:
         which = " or ".join(names) or "no network of the zoo"
-        why = f"these entries are of {which}: {', '.join(list(ours)[:3])} ..."
+        unknown = [key for key in weights.tensors if dialect.to_zoo(key) is None]
+        some = ", ".join((unknown or list(weights.tensors))[:3])
+        why = f"these entries are of {which}: {some} ..."
         fix = "load them into the right network in Python, and export that: zoo.load, zoo.export"
         raise WeightsError(why, weights.source, fix)
     (name,) = names

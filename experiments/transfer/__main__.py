@@ -9,6 +9,7 @@ Then: python -m experiments.predict CHECKPOINT PICTURES
 """
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from data.batches import check_batch_size
 from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
 from data.view_batches import ViewBatches
 from experiments.plumbing import cli
@@ -143,6 +145,8 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
     with doing(f"looking at the images in {options.data}"):
         pictures = open_pictures(source, cores, loaders if more.workers is None else more.workers)
     say_what(options, pictures, group)
+    for size in options.batch_size or (recipe_of(options).batch_size,):
+        check_batch_size(size, len(pictures.labels("train")), group.size)
     name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
     folder = options.output_dir or Path("runs") / f"transfer-{name}"
     with lock(folder) if group.first else nullcontext():
@@ -191,7 +195,7 @@ def conclude(rows: list[dict], folder: Path) -> None:
     if arm:
         best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either
         checkpoint = folder / best["name"] / "best.safetensors"
-        print(f"use it: python -m experiments.predict {checkpoint} PICTURES")
+        print(f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} PICTURES")
 
 
 if __name__ == "__main__":

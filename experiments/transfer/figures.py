@@ -79,7 +79,8 @@ def draw_accuracy_time(
         low, high = axes.get_xlim()
         axes.set_xlim(low / 2, high * 2)  # so wide that there are ticks
         bottom, top = axes.get_ylim()
-        axes.set_ylim(top=min(top, 100 + 0.06 * (100 - bottom)))  # no room for 102 %
+        bottom = max(bottom, 0)
+        axes.set_ylim(bottom, min(top, 100 + 0.06 * (100 - bottom)))  # no room for 102 %
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()

@@ -158,7 +158,7 @@ def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
     """
     check_model(model)
     spoken, where = by_name(dialect, model), f"zoo.export(model, {dialect!r})"
-    fix = "no network of theirs computes this; dialect='zoo' exports any model"
+    fix = "no network of theirs computes this; the dialect 'zoo' exports any model"
     check_settings(model, spoken, Weights({}, Metadata(), where), fix=fix)
     exported = {}
     for key, tensor in spoken.divided(model.state_dict()).items():
