@@ -41,9 +41,11 @@ class Dataset:
         """At most so many images (None: all), the classes in shares as equal as can be."""
         kept = balanced_order(self.train_labels)[:train].sort().values
         tested = balanced_order(self.test_labels)[:test].sort().values
-        images, labels = self.test_images[tested], self.test_labels[tested]
-        return Dataset(self.name, self.classes, self.train_images[kept], self.train_labels[kept],
-                       images, labels, notes=self.notes)  # fmt: skip
+        return replace(
+            self,
+            train_images=self.train_images[kept], train_labels=self.train_labels[kept],
+            test_images=self.test_images[tested], test_labels=self.test_labels[tested],
+        )  # fmt: skip
 
     def holding_out(self) -> "Dataset":
         """The training images alone, a tenth of them held out as the test set.
@@ -54,9 +56,12 @@ class Dataset:
         order = balanced_order(self.train_labels)
         held = order[: round(0.1 * len(order))].sort().values
         kept = order[len(held) :].sort().values
-        images, labels, name = self.train_images, self.train_labels, f"{self.name}, held-out split"
-        return Dataset(name, self.classes, images[kept], labels[kept], images[held], labels[held],
-                       notes=self.notes)  # fmt: skip
+        return replace(
+            self,
+            name=f"{self.name}, held-out split",
+            train_images=self.train_images[kept], train_labels=self.train_labels[kept],
+            test_images=self.train_images[held], test_labels=self.train_labels[held],
+        )  # fmt: skip
 
 
 def balanced_order(labels: Tensor) -> Tensor:

@@ -45,11 +45,11 @@ def draw_all(
         draw_curves(figure, runs, output_dir)
     if residuals:
         paths.append(output_dir / "collapse.png")
-        with png(paths[-1], 13, 4.4, math=True) as figure:
+        with png(paths[-1], 13, 4.4, mathtext=True) as figure:
             draw_collapse(figure, residuals)
     if any(run.norm == "none" for run in runs):
         paths.append(output_dir / "gradients.png")
-        with png(paths[-1], 10, 7, math=True) as figure:
+        with png(paths[-1], 10, 7, mathtext=True) as figure:
             draw_gradients(figure, runs, output_dir, device)
     return paths
 

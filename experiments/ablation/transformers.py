@@ -117,10 +117,12 @@ def read_residuals(folder: Path) -> list[dict]:
         arms[row["network"], row["state"], row["seed"]].append(row["block"])
     networks, states, _ = map(set, zip(*arms, strict=True))
     blocks = list(range(len(next(iter(arms.values())))))  # 0: the patches
-    numbers = [row[column] for row in rows for column in ("residual", "p10", "p90")]
-    usable = all(value is not None and 0 <= value < math.inf for value in numbers)
-    usable = usable and all(math.isfinite(row["log10"] or math.nan) for row in rows)
     gaps = any(found != blocks for found in arms.values())
-    if gaps or not usable or networks != set(ORDER) or not states <= STATES.keys():
+    # Powers of ten of residuals: any number; the others are residuals, and not negative.
+    lowest = {"log10": -math.inf, "residual": 0, "p10": 0, "p90": 0}
+    for column, least in lowest.items():
+        values = [math.nan if row[column] is None else row[column] for row in rows]
+        gaps |= not all(math.isfinite(value) and value >= least for value in values)
+    if gaps or networks != set(ORDER) or not states <= STATES.keys():
         raise ResultsError(UNFIT, path, fix)
     return rows

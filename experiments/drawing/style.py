@@ -39,14 +39,14 @@ log = logging.getLogger("zoo")
 
 
 @contextmanager
-def png(path: Path, width: float, height: float, math: bool = False) -> Iterator[Figure]:
+def png(path: Path, width: float, height: float, mathtext: bool = False) -> Iterator[Figure]:
     """An empty figure of so many inches; it becomes the PNG `path` when the block ends.
 
     The file is whole or not there; its folder is made if need be. The user's matplotlib settings
-    have no effect. $ _ \\ are letters like others, unless `math`: then 10^-2 stands on an axis.
+    have no effect. $ _ \\ are letters like others, unless `mathtext`: then 10^-2 stands on an axis.
     """
     settings: dict[Any, Any] = {
-        "font.family": installed_families(), "text.parse_math": math, "text.hinting": "none",
+        "font.family": installed_families(), "text.parse_math": mathtext, "text.hinting": "none",
         "figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.1,
     }  # fmt: skip
     with matplotlib.style.context(["default", {**STYLE, **settings}]):

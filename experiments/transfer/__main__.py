@@ -145,8 +145,9 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
     with doing(f"looking at the images in {options.data}"):
         pictures = open_pictures(source, cores, loaders if more.workers is None else more.workers)
     say_what(options, pictures, group)
-    for size in options.batch_size or (recipe_of(options).batch_size,):
-        check_batch_size(size, len(pictures.labels("train")), group.size)
+    if set(options.strategy) != {"linear-probe"}:  # which takes all images at once
+        for size in options.batch_size or (recipe_of(options).batch_size,):
+            check_batch_size(size, len(pictures.labels("train")), group.size)
     name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
     folder = options.output_dir or Path("runs") / f"transfer-{name}"
     with lock(folder) if group.first else nullcontext():

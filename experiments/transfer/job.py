@@ -127,9 +127,9 @@ class TransferJob:
 
     def probe(self) -> tuple[float, float]:
         """Give the model the head that fits its features best; loss and accuracy in training."""
-        import sklearn.linear_model  # noqa: F401  slow to import, which is no time of the probe's
-
         recipe, classes = self.run.recipe, len(self.set.classes)
+        if recipe.probe_lr is None:
+            import sklearn.linear_model  # noqa: F401  now: its import is no time of the probe's
         epochs = self.epochs()
         sources: list[Images] = [self.set.pictures("train", self.view)]
         if recipe.probe_views:

@@ -5,6 +5,7 @@ Files lie where PyTorch keeps them, in TORCH_HOME/hub/checkpoints. The digits in
 read_weights at every load.
 """
 
+import contextlib
 import hashlib
 import http.client
 import re
@@ -30,9 +31,7 @@ def fetch(url: str) -> Weights:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            for old in path.parent.glob(f"{PREFIX}*"):  # of a process that was killed
-                if time.time() - old.stat().st_mtime > ABANDONED:
-                    shutil.rmtree(old, ignore_errors=True)
+            remove_abandoned(path.parent)
             with tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.parent) as folder:
                 new = Path(folder, path.name)
                 download(url, new, path)
@@ -47,6 +46,14 @@ def fetch(url: str) -> Weights:
     except WeightsError as error:
         fix = f"{error.args[2]}; or delete this file, and it is downloaded again from {url}"
         raise WeightsError(error.args[0], path, fix) from error
+
+
+def remove_abandoned(folder: Path) -> None:
+    """What processes that were killed left of their downloads."""
+    for old in folder.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another process may be removing it
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                shutil.rmtree(old)
 
 
 def check(url: str, new: Path) -> None:

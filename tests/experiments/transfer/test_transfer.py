@@ -127,6 +127,15 @@ def everything(folder, tmp_path_factory):
     return output, done.stdout
 
 
+def test_a_batch_that_cannot_be_filled_is_refused_before_any_work_and_a_probe_needs_none(
+    folder, transfer, tmp_path
+):
+    large = "--batch-size", 32  # of 20 images
+    transfer(folder, tmp_path / "a", *large, refused=(3, "no training batch of 32", "2 to 20"))
+    assert not (tmp_path / "a").exists()
+    assert "linear-probe" in transfer(folder, tmp_path / "b", *large, "--strategy", "linear-probe")
+
+
 @pytest.mark.slow
 def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     output, said = everything
