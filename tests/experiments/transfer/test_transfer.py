@@ -130,8 +130,8 @@ def everything(folder, tmp_path_factory):
 def test_a_batch_that_cannot_be_filled_is_refused_before_any_work_and_a_probe_needs_none(
     folder, transfer, tmp_path
 ):
-    large = "--batch-size", 32  # of 20 images
-    transfer(folder, tmp_path / "a", *large, refused=(3, "no training batch of 32", "2 to 20"))
+    large = "--batch-size", 32  # of 30 images
+    transfer(folder, tmp_path / "a", *large, refused=(3, "no training batch of 32", "2 to 30"))
     assert not (tmp_path / "a").exists()
     assert "linear-probe" in transfer(folder, tmp_path / "b", *large, "--strategy", "linear-probe")
 
