@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from tqdm import tqdm
 
 from data.folders import scan
 from data.listing import listing_of
+from data.progress import Progress
 from data.views import View
 
 
@@ -85,9 +85,8 @@ def read_folder(root: Path, size: int, *, keep_duplicates: bool = False) -> Data
     for split in ("train", "test" if "test" in found.splits else "val"):
         names, labels = zip(*found.splits[split], strict=True)
         images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
-        # No bar in a worker process, where it would write over the campaign's, nor in a log file.
-        silent = True if parent_process() else None
-        bar = tqdm(names, f"reading {split}", leave=False, delay=2, disable=silent)
+        # No bar in a worker process, where it would write over the campaign's.
+        bar = Progress(names, f"reading {split}", delay=2, disable=parent_process() is not None)
         for i, name in enumerate(bar):
             images[i] = view(listing.load(name))
         tensors += [images, torch.tensor(labels)]

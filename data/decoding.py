@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from data.errors import DataError
 from data.images import load_image
 from data.processes import is_lost_loader, shielded_from
+from data.progress import Progress
 
 Form = Callable[[Tensor], Tensor]  # of a decoded image, uint8 (3, H, W) -> (3, h, w)
 Result = TypeVar("Result")
@@ -82,7 +82,7 @@ def decode_all(
             arriving = iter(loader)
     done = 0
     try:
-        for image in tqdm(arriving, title, len(files), leave=False, delay=1, disable=None):
+        for image in Progress(arriving, title, len(files), delay=1):
             yield image
             done += 1
     except RuntimeError as error:

@@ -4,9 +4,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 
-from tqdm import tqdm
-
 from data.listing import ORDER, UNREADABLE, Listing
+from data.progress import Progress
 
 Found = dict[str, tuple[str, str]]  # name of an image -> its split and class
 
@@ -44,7 +43,7 @@ def same_content(listing: Listing, names: Iterable[str]) -> list[list[str]]:
     # Only files of one size can be the same, so of large images hardly any is read.
     todo = [name for same in by_size.values() if len(same) > 1 for name in same]
     by_content: defaultdict[bytes, list[str]] = defaultdict(list)
-    for name in tqdm(todo, "looking for duplicates", leave=False, delay=2, disable=None):
+    for name in Progress(todo, "looking for duplicates", delay=2):
         try:
             with listing.open(name) as file:
                 by_content[hashlib.file_digest(file, "sha256").digest()].append(name)

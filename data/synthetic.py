@@ -1,9 +1,9 @@
 """Ten kinds of object, drawn by code, so that nothing need be downloaded.
 
-Settings and tables call this data set "embedded".
-Eight classes are shapes, two are textures on a shapeless blob. Colour, place, size, rotation,
-background and clutter vary and say nothing about the class; an object may be lighter or darker
-than its background. So a linear classifier on pixels, or a colour histogram, gets hardly anywhere,
+Settings call this data set "drawn".
+Eight classes are shapes, two are textures on a shapeless blob. Colour, place, size, rotation and
+background vary and say nothing about the class; an object may be lighter or darker than its
+background. So a linear classifier on pixels, or a colour histogram, gets hardly anywhere,
 and a network has to learn edges, corners and their arrangement.
 
 Picture number `index` of data set `seed` is a pure function of the two numbers.
@@ -91,20 +91,9 @@ def any_colour(rng: np.random.Generator) -> Map:
 def two_colours(rng: np.random.Generator) -> tuple[Map, Map]:
     """Two colours that differ clearly in brightness; which is the brighter is a coin toss."""
     first, second = any_colour(rng), any_colour(rng)
-    while abs(first.mean() - second.mean()) < 0.3:
+    while abs(first.mean() - second.mean()) < 0.4:
         second = any_colour(rng)
     return first, second
-
-
-def add_clutter(picture: Map, rng: np.random.Generator, pieces: int) -> None:
-    """Short strokes of any colour, anywhere: each too small to be an object."""
-    for _ in range(pieces):
-        x, y, angle = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0, np.pi)
-        u = (X - x) * np.cos(angle) + (Y - y) * np.sin(angle)
-        v = (Y - y) * np.cos(angle) - (X - x) * np.sin(angle)
-        length, width = rng.uniform(0.08, 0.3), rng.uniform(0.03, 0.08)
-        stroke = np.maximum(np.abs(u) - length, np.abs(v) - width)
-        paint(picture, any_colour(rng), cover(stroke))
 
 
 def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
@@ -114,11 +103,9 @@ def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
     kind = CLASSES[label]
     behind, front = two_colours(rng)
 
-    picture = behind + waves(rng, 0.2)  # (3, H, W)
-    add_clutter(picture, rng, pieces=int(rng.integers(2, 4)))
-
-    x, y, angle = *rng.uniform(-0.2, 0.2, 2), rng.uniform(0, 2 * np.pi)
-    radius = rng.uniform(0.6, 0.85)
+    picture = behind + waves(rng, 0.1)  # (3, H, W)
+    x, y, angle = *rng.uniform(-0.1, 0.1, 2), rng.uniform(0, 2 * np.pi)
+    radius = rng.uniform(0.75, 0.9)
     u = ((X - x) * np.cos(angle) + (Y - y) * np.sin(angle)) / radius
     v = ((Y - y) * np.cos(angle) - (X - x) * np.sin(angle)) / radius
     inside = cover(OUTLINES[kind](u, v) * radius)
@@ -131,9 +118,7 @@ def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
         paint(picture, behind, inside)
         paint(picture, front, inside * np.clip(0.5 + 3 * pattern, 0, 1))
     else:
-        paint(picture, front + waves(rng, 0.2), inside)
-
-    add_clutter(picture, rng, pieces=int(rng.integers(0, 2)))
+        paint(picture, front + waves(rng, 0.1), inside)
     picture += rng.normal(0, 0.02, picture.shape)
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8), label
 
@@ -145,4 +130,4 @@ def synthetic(train: int, test: int, seed: int = 0) -> Dataset:
         drawn = [draw(seed, index) for index in range(first, first + count)]
         parts.append(torch.from_numpy(np.stack([picture for picture, _ in drawn])))
         parts.append(torch.tensor([label for _, label in drawn]))
-    return Dataset("embedded pictures", CLASSES, *parts)
+    return Dataset("images drawn by code", CLASSES, *parts)

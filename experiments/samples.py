@@ -1,4 +1,4 @@
-"""A contact sheet of the images that data/synthetic.py draws ("embedded"): one row a class.
+"""A contact sheet of the images that data/synthetic.py draws ("drawn"): one row a class.
 
 python -m experiments.samples
 """

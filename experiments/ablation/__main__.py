@@ -24,14 +24,14 @@ from experiments.ablation import collapse
 from experiments.ablation.overrides import LIMITS, Options, plan
 from experiments.ablation.pool import default_jobs, run_campaign
 from experiments.ablation.questions import ABLATIONS, NETWORKS, Ablation, rows, with_warmup
-from experiments.ablation.report import FIELDS, flatten, report
+from experiments.ablation.report import FIELDS, describe, flatten, report
 from experiments.ablation.runs import Data, Run, build_model, load_data, make_batches
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.precision import ALL, FILES, settle
-from experiments.plumbing.results import STARTS, write_csv
+from experiments.plumbing.results import STARTS, read_row, write_csv
 from experiments.plumbing.tables import print_report
 
 
@@ -69,11 +69,36 @@ def carry_out(
 ) -> tuple[list[Run], list[dict]]:
     """Every run of the ablation, trained, and their results, which are also in results.csv."""
     runs = [with_warmup(run) for run in rows(ablation)]
-    results = list(map(flatten, run_campaign(runs, output_dir, device, jobs)))
+
+    def after_run(run: Run) -> None:
+        row = read_row(output_dir / run.name)
+        if row is None:  # it was stopped
+            return
+        print(describe(flatten(row)))
+        whole = whole_seeds(runs, output_dir)
+        if whole and whole[-1].seed == run.seed and len(whole) < len(runs):
+            show_so_far(whole, output_dir)
+
+    results = list(map(flatten, run_campaign(runs, output_dir, device, jobs, after_run)))
     write_csv(output_dir / "results.csv", results, FIELDS)
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
         raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
     return runs, results
+
+
+def whole_seeds(runs: Sequence[Run], output_dir: Path) -> list[Run]:
+    """The runs of the seeds of which every run is finished."""
+    missing = {run.seed for run in runs if not (output_dir / run.name / "row.json").exists()}
+    return [run for run in runs if run.seed not in missing]
+
+
+def show_so_far(runs: Sequence[Run], output_dir: Path) -> None:
+    """The report and the curves of the seeds that are done, while others are under way."""
+    from experiments.ablation import figures  # matplotlib, which no worker needs
+
+    results = [flatten(row) for run in runs if (row := read_row(output_dir / run.name))]
+    print_report(report(results, []))
+    print(f"figure so far: {figures.draw_all_curves(runs, output_dir)}")
 
 
 def describe_data(data: Data) -> str:

@@ -19,8 +19,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from data.progress import Progress
 from experiments.ablation.runs import Run, build_model, evaluation_batches
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import read_row, write_csv
@@ -91,7 +91,7 @@ def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
     images, _ = next(evaluation_batches(networks[0].data, IMAGES, torch.device("cpu")))
     rows = []
     jobs = list(conditions(networks, output_dir))
-    for state, run, weights in tqdm(jobs, "residuals", leave=False, disable=None):
+    for state, run, weights in Progress(jobs, "residuals"):
         model = build_model(run)
         assert isinstance(model, ViT)
         if weights is not None:

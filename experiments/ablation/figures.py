@@ -1,6 +1,6 @@
-"""The figures of an ablation, drawn from the files that its runs left; gradients are computed here.
+"""Figures of an ablation, drawn from the files that its runs left; gradients are computed here.
 
-curves.png      error by epoch, in the manner of figure 6 of He et al. 2015 (arXiv 1512.03385)
+curves.png      loss by epoch, and error as in figure 6 of He et al. 2015 (arXiv 1512.03385)
 gradients.png   gradient norm by layer, of initial and of final weights, with and without BN
 collapse.png    of transformers, relative residual by block, as in figure 2 of Dong et al. 2021
                 (arXiv 2103.03404)
@@ -40,9 +40,7 @@ def draw_all(
     runs: Sequence[Run], residuals: Sequence[dict], output_dir: Path, device: torch.device
 ) -> list[Path]:
     """The figures of an ablation; `residuals`, a transformer's, are the rows of collapse.csv."""
-    paths = [output_dir / "curves.png"]
-    with png(paths[0], 10, 4.4) as figure:
-        draw_curves(figure, runs, output_dir)
+    paths = [draw_all_curves(runs, output_dir)]
     if residuals:
         paths.append(output_dir / "collapse.png")
         with png(paths[-1], 13, 4.4, mathtext=True) as figure:
@@ -54,42 +52,56 @@ def draw_all(
     return paths
 
 
-def draw_curves(figure: Figure, runs: Sequence[Run], output_dir: Path) -> None:
-    """Training error dashed, test error solid; mean over the seeds, and a band from min to max."""
-    panels = figure.subplots(1, 2, sharey=True)
+def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
+    """Upper row: training loss; lower row: training error dashed, test error solid.
+
+    Mean over the seeds, and a band from the lowest to the highest. Columns: without skips, with.
+    """
+    path = output_dir / "curves.png"
     networks = [network for network in TITLES if network in {run.network for run in runs}]
-    unit = "block" if "vit" in networks else "layer"
     depths = sorted({run.depth for run in runs})
-    for network, panel in zip(networks, panels, strict=True):
-        for depth, colour in zip(depths, COLOURS, strict=False):
-            arm = [r for r in runs if (r.network, r.depth) == (network, depth) and r.norm != "none"]
-            label = f"{depth} {unit}{'s' if depth > 1 else ''}"
-            draw_arm(panel, [read_history(output_dir / run.name) for run in arm], colour, label)
-        panel.set(title=TITLES[network], xlabel="epoch")
-        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    panels[0].set_ylabel("error (%)")
-    panels[0].set_ylim(0, 100)
-    panels[1].legend(loc="upper right", frameon=False)
-    panels[0].plot([], [], "k-", label="test")
-    panels[0].plot([], [], "k--", label="training")
-    panels[0].legend(loc="lower left", frameon=False)
+    unit = "block" if "vit" in networks else "layer"
+    with png(path, 10, 7.4) as figure:
+        panels = figure.subplots(2, 2, sharex=True, sharey="row")
+        for network, (loss, error) in zip(networks, panels.T, strict=True):
+            for depth, colour in zip(depths, COLOURS, strict=False):
+                arm = [run for run in runs if (run.network, run.depth) == (network, depth)]
+                arm = [run for run in arm if run.norm != "none"]
+                label = f"{depth} {unit}{'s' if depth > 1 else ''}"
+                history = columns([read_history(output_dir / run.name) for run in arm])
+                draw_arm(loss, history, "train_loss", "-", colour, label)
+                draw_arm(error, history, "train_error", "--", colour)
+                draw_arm(error, history, "test_error", "-", colour)
+            loss.set_title(TITLES[network])
+            error.set_xlabel("epoch")
+            error.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        panels[0, 0].set(ylabel="training loss", ylim=(0, None))
+        panels[1, 0].set(ylabel="error (%)", ylim=(0, 100))
+        panels[0, 0].legend(loc="lower left", frameon=False)
+        panels[1, 1].plot([], [], "k-", label="test")
+        panels[1, 1].plot([], [], "k--", label="training")
+        panels[1, 1].legend(loc="upper right", frameon=False)
+    return path
 
 
-def draw_arm(panel: Axes, histories: Sequence[dict], colour: str, label: str) -> None:
-    """Of the seeds that did not diverge, or diverged last."""
-    lengths = [len(history.get("epoch", ())) for history in histories]
-    longest = max(lengths, default=0)
-    whole = [h for h, length in zip(histories, lengths, strict=True) if 0 < length == longest]
-    if whole:
-        epochs = whole[0]["epoch"]
-        training, test = (
-            100 * np.array([history[name] for history in whole])  # (seeds, epochs)
-            for name in ("train_error", "test_error")
-        )
-        dot = "o" if len(epochs) == 1 else ""  # a line through one epoch would not show
-        panel.plot(epochs, training.mean(0), f"{dot}--", color=colour, linewidth=1.2, mfc="none")
-        panel.plot(epochs, test.mean(0), f"{dot}-", color=colour, linewidth=2.2, label=label)
-        panel.fill_between(epochs, test.min(0), test.max(0), color=colour, alpha=0.15, lw=0)
+def columns(histories: Sequence[dict]) -> dict[str, np.ndarray]:
+    """Each (seeds, epochs), of the seeds that did not diverge, or diverged last."""
+    longest = max((len(history.get("epoch", ())) for history in histories), default=0)
+    whole = [history for history in histories if 0 < len(history.get("epoch", ())) == longest]
+    return {name: np.array([history[name] for history in whole]) for name in (*whole, {})[0]}
+
+
+def draw_arm(
+    panel: Axes, history: dict[str, np.ndarray], name: str, line: str, colour: str, label: str = ""
+) -> None:
+    if not history:
+        return
+    epochs, values = history["epoch"][0], history[name] * (100 if "error" in name else 1)
+    dot = "o" if len(epochs) == 1 else ""  # a line through one epoch would not show
+    width = 2.2 if line == "-" else 1.2
+    panel.plot(epochs, values.mean(0), dot + line, color=colour, lw=width, mfc="none", label=label)
+    if line == "-":
+        panel.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
 
 
 def draw_collapse(figure: Figure, residuals: Sequence[dict]) -> None:

@@ -85,7 +85,7 @@ def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
         anything = options.preset in ("imagenet-nets", "vit") and not is_cifar10(options.data_dir)
         if options.preset == "quick" or anything:
             data = replace(data, source="folder", size=max(data.size, 32), test_images=None)
-    if data.source == "embedded":
+    if data.source == "drawn":
         cli.check_numbers(options, {"train_images": (2, MOST_DRAWN)})
     size = options.size or on_gpu.get("size")
     numbers = given(size=size, train_images=options.train_images)

@@ -1,5 +1,7 @@
 """Many runs: side by side in processes, one bar for all, stoppable at any moment.
 
+They start in their order, so the longest should come first: none then ends alone, long after all.
+
 A worker is a process with one thread (on a GPU by default the only one). It shares three small
 arrays with the parent: where every run went on from, the steps it has done, and whether to stop.
 Nothing in them is locked, so a worker that is killed cannot leave the others waiting.
@@ -13,16 +15,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import Array
-from itertools import compress
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data.processes import shielded_from
+from data.progress import Progress
 from experiments.ablation.runs import Run, run_one
 from experiments.plumbing import signals
 from experiments.plumbing.cli import ResultsError
@@ -42,20 +43,27 @@ def default_jobs(device: torch.device) -> int:
 
 
 def run_campaign(
-    runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int
-) -> list[dict]:
-    """The row of every run, in order; those already in `output_dir` are not made again."""
+    runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int,
+    after_run: Callable[[Run], None] = lambda run: None,
+) -> list[dict]:  # fmt: skip
+    """The row of every run, in order; those already in `output_dir` are not made again.
+
+    after_run(run) is called whenever one is finished.
+    """
     with lock(output_dir):
         todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
         jobs = min(jobs, len(todo))
         if todo:
             print(f"{len(todo)} of {len(runs)} runs to do, {jobs} at a time")
-            run_all(todo, output_dir, device, jobs)
+            run_all(todo, output_dir, device, jobs, after_run)
         rows = [read_row(output_dir / run.name, run) for run in runs]
     return list(filter(None, rows))
 
 
-def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int) -> None:
+def run_all(
+    runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int,
+    after_run: Callable[[Run], None],
+) -> None:  # fmt: skip
     context = get_context("spawn")  # a forked process cannot use CUDA
     shared = Shared(*(context.Array("q", size, lock=False) for size in (len(runs), len(runs), 1)))
     with signals.deferred() as should_stop:
@@ -66,7 +74,7 @@ def run_all(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: i
                     pool.submit(work, run, output_dir / run.name, str(device), place)
                     for place, run in enumerate(runs)
                 ]
-            watch(runs, futures, shared, should_stop)
+            watch(runs, futures, shared, should_stop, after_run)
         except BrokenProcessPool as error:
             what = "a worker process was killed from outside, most often because memory ran out"
             fix = "the same command goes on from here; where memory is short, with --jobs 1"
@@ -87,26 +95,33 @@ def raise_failures(futures: Sequence[Future]) -> None:
 
 
 def watch(
-    runs: Sequence[Run], futures: Sequence[Future], shared: Shared, should_stop: Callable[[], bool]
-) -> None:
+    runs: Sequence[Run], futures: Sequence[Future], shared: Shared,
+    should_stop: Callable[[], bool], after_run: Callable[[Run], None],
+) -> None:  # fmt: skip
     """Show one bar for all runs until all are done or should_stop(); raise what a worker raised."""
     settings = runs[0].settings  # steps and batch size are those of all runs
     # An image costs about as much as the network is deep, so depth weighs the bar.
     depths = np.array([run.depth for run in runs])
-    began = time.perf_counter()
-    layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=settings.steps * int(depths.sum()), bar_format=layout) as bar:
-        while not should_stop():
-            done = [future.done() for future in futures]
-            for future in compress(futures, done):
+    waiting = dict(zip(futures, runs, strict=True))
+    bar_format = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    total = settings.steps * int(depths.sum())
+    with Progress(total=total, bar_format=bar_format, smoothing=0) as bar:
+        while waiting and not should_stop():
+            for future in [future for future in waiting if future.done()]:
                 future.result()
-            steps = np.where(done, settings.steps, shared.steps)
-            bar.initial, bar.n = int(depths @ shared.resumed_at), int(depths @ steps)
-            seen = settings.batch_size * (sum(steps) - sum(shared.resumed_at))
-            rate = seen / (time.perf_counter() - began)
-            bar.set_postfix_str(f"{sum(done)}/{len(runs)} runs, {rate:,.0f} images/s")
-            if all(done):
-                return
+                with bar.aside():
+                    after_run(waiting.pop(future))
+            done = [future.done() for future in futures]
+            resumed_at, steps = np.array(shared.resumed_at), np.array(shared.steps)
+            steps = np.where(done, settings.steps, steps)
+            if not any(steps > resumed_at):
+                bar.start_t = time.time()  # starting processes says nothing about their pace
+            bar.initial = int(depths @ resumed_at)
+            seen = settings.batch_size * int((steps - resumed_at).sum())
+            rate = seen / max(1e-3, time.time() - bar.start_t)
+            text = f"{len(runs) - len(waiting)}/{len(runs)} runs, {rate:,.0f} images/s"
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(int(depths @ steps) - bar.n)
             time.sleep(0.2)
 
 

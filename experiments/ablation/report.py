@@ -69,13 +69,25 @@ def table(results: Sequence[dict]) -> Rows:
 def caption(results: Sequence[dict]) -> str:
     """What was done, in one sentence: data, steps, precision, machine, time."""
     first = results[0]
-    names = {"embedded": "embedded pictures", "cifar10": "CIFAR-10"}
+    names = {"drawn": "images drawn by code", "cifar10": "CIFAR-10"}
     return (
         f"{names.get(first['source'], 'a folder')} at {first['size']}x{first['size']}, "
-        f"{first['train_images']:,} training and {first['test_images']:,} test pictures, "
+        f"{first['train_images']:,} training and {first['test_images']:,} test images, "
         f"{first['steps']:,} steps of {first['batch_size']}, last epoch; mean ± 95 % CI over n "
         f"seeds; {first['precision']}, {first['device']}, "
         f"{sum(result['seconds'] for result in results) / 60:.1f} process-minutes."
+    )
+
+
+def describe(result: dict) -> str:
+    """One finished run, in one line."""
+    name = f"{result['network']}{result['depth']}" + " no BN" * (result["norm"] == "none")
+    if result["status"] != "finished":
+        return f"{name} seed {result['seed']}: {result['status']}"
+    return (
+        f"{name} seed {result['seed']}: training loss {result['train_loss']:.3f}, error "
+        f"{100 * result['train_error']:.1f} %; test error {100 * result['test_error']:.1f} %; "
+        f"{result['seconds']:.0f} s"
     )
 
 

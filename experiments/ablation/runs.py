@@ -39,11 +39,11 @@ HISTORY_FIELDS = ("epoch", "step", "lr", "train_loss", "train_error", "test_loss
 class Data:
     """Which images, and how they reach the network."""
 
-    source: str = "embedded"  # drawn by data/synthetic.py; or "cifar10" or "folder"
+    source: str = "drawn"  # drawn by data/synthetic.py; or "cifar10" or "folder"
     data_dir: str | None = None  # where "folder" is; for "cifar10": None downloads
     size: int = 32  # of the network's input, in pixels a side
-    train_images: int | None = None  # at most; None: all there are ("embedded": 4,000)
-    test_images: int | None = None  # the same ("embedded": 1,000)
+    train_images: int | None = None  # at most; None: all there are ("drawn": 4,000)
+    test_images: int | None = None  # the same ("drawn": 1,000)
     normalize: str = "channel"  # mean and std of channels, or "pixel-mean" as in section 4.2
     choose: bool = False  # test on a held-out tenth of the training images (45k/5k)
 

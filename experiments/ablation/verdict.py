@@ -11,12 +11,17 @@ def verdict(results: Sequence[dict]) -> str:
 
     Degradation is the final training loss of the deepest minus that of the shallowest network,
     paired by seed. The answer is yes or no if the t-interval of plain minus residual excludes 0.
+    A depth of fewer seeds than another one is left out.
     """
     arms, unit = ("plain", "resnet"), "layers"
     if any(result["norm"] == "layer" for result in results):
         arms, unit = ("plainvit", "vit"), "blocks"
     results = [r for r in results if r["norm"] != "none" and r["network"] in arms]
-    depths = sorted({result["depth"] for result in results})
+    seeds_of = {
+        r["depth"]: {s["seed"] for s in results if s["depth"] == r["depth"]} for r in results
+    }
+    most = max(map(len, seeds_of.values()), default=0)
+    depths = sorted(depth for depth, seeds in seeds_of.items() if len(seeds) == most)
     if len(depths) < 2:
         return "Cannot tell: one depth alone shows no degradation."
     losses = {

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
-from tqdm import tqdm
 
 import zoo
+from data.progress import Progress
 from experiments.plumbing.tables import Rows
 from experiments.proof import resnet_bugs as resnets
 from experiments.proof import vit_bugs as vits
@@ -94,7 +94,7 @@ def examine(build: Callable[[], nn.Module], model: str) -> Verdicts:
 
 
 def examine_all(bugs: Iterable[Bug]) -> dict[Bug, Verdicts]:
-    return {bug: examine(bug.build, bug.model) for bug in tqdm(bugs, "networks", leave=False)}
+    return {bug: examine(bug.build, bug.model) for bug in Progress(bugs, "networks")}
 
 
 def marks(verdicts: Verdicts, missed: str = "") -> list[str]:

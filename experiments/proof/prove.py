@@ -7,9 +7,9 @@ from itertools import groupby
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 import zoo
+from data.progress import Progress
 from experiments.plumbing.tables import Part, Rows
 from experiments.proof import checks
 from experiments.proof.checks import Difference, worst
@@ -106,7 +106,7 @@ def summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, str]:
     """Whether all is equal, a table of SUMMARY and the libraries installed, and what it shows."""
     pairs = [(model, oracles_of(model)[library]) for model in SUMMARY for library in libraries]
     pairs = [(model, oracle) for model, oracle in pairs if oracle.installed]
-    proofs = [prove(*pair) for pair in tqdm(pairs, "comparing", unit="network", leave=False)]
+    proofs = [prove(*pair) for pair in Progress(pairs, "comparing", unit="network")]
     lines = []
     for model, of_model in groupby(proofs, lambda proof: proof.model):
         mine = list(of_model)
@@ -124,7 +124,7 @@ def twins_alike() -> tuple[bool, str]:
     """Whether all plain networks but the largest start as their twins do, and a sentence on it."""
     names = [name for name in zoo.list_models() if name.startswith("plain")]
     names.remove("plainvit_l_16")  # as plainvit_b_16, and slow to draw
-    bar = tqdm(names, "initial weights", unit="network", leave=False)
+    bar = Progress(names, "initial weights", unit="network")
     others = [name for name in bar if not starts_as_its_twin(name)]
     alike = f"{len(names) - len(others)} of {len(names)} plain networks start from the weights of "
     different = f" DIFFERENT: {', '.join(others)}" if others else ""

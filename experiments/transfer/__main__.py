@@ -10,18 +10,20 @@ Then: python -m experiments.predict CHECKPOINT PICTURES
 
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from data.batches import check_batch_size
 from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
+from data.progress import Progress
 from data.view_batches import ViewBatches
 from experiments.plumbing import cli
 from experiments.plumbing.cli import NumericError, UsageError, doing
@@ -67,9 +69,14 @@ def run_all(
         if row is None:
             title = f"run {number} of {len(runs)}: {run.strategy}"
             with (
-                bar_of(run, pictures, title, group) as progress,
-                board(folder / run.name, tensorboard and group.first) as on_epoch,
+                bar_of(run, pictures, title, group) as (progress, say_epoch),
+                board(folder / run.name, tensorboard and group.first) as draw_epoch,
             ):
+
+                def on_epoch(row: dict) -> None:
+                    say_epoch(row)
+                    draw_epoch(row)
+
                 row = run_transfer(
                     run, pictures, folder / run.name, device, group,
                     progress=progress, on_epoch=on_epoch,
@@ -82,18 +89,33 @@ def run_all(
 @contextmanager
 def bar_of(
     run: Transfer, pictures: PictureSet, title: str, group: Group
-) -> Iterator[Callable[[int], None]]:
-    """A bar over the images of a run; in a log file, a line that says what is under way."""
-    size, steps = run.recipe.batch_size, 1
+) -> Iterator[tuple[Callable[[int], None], Callable[[dict], None]]]:
+    """A bar over the images of a run, moved by a step; and what prints a line for an epoch."""
+    size, epochs, steps = run.recipe.batch_size, 1, 1  # a linear probe has no epochs
     if run.strategy != "linear-probe":
-        steps = run.recipe.epochs * (len(pictures.labels("train")) // size)
-    with tqdm(
-        desc=title, total=steps * size, unit=" images", unit_scale=True, leave=False,
-        disable=None if group.first else True,
-    ) as bar:  # fmt: skip
-        if bar.disable:
-            group.say(f"{title} ...")
-        yield lambda step: bar.update(step * size - bar.n) and None
+        epochs = run.recipe.epochs
+        steps = epochs * (len(pictures.labels("train")) // size)
+    group.say(f"{title} ...")
+    mark, best = time.perf_counter(), -1.0
+    options: dict[str, Any] = {"total": steps * size, "unit": " images", "unit_scale": True}
+    with Progress(desc=title, disable=not group.first, **options) as bar:
+
+        def say_epoch(row: dict) -> None:
+            nonlocal mark, best
+            seconds, mark = time.perf_counter() - mark, time.perf_counter()
+            better, best = row["val_accuracy"] > best, max(best, row["val_accuracy"])
+            with bar.aside():
+                print(describe_epoch(row, epochs, seconds) + ", best so far" * better)
+
+        yield lambda step: bar.update(step * size - bar.n) and None, say_epoch
+
+
+def describe_epoch(row: dict, epochs: int, seconds: float) -> str:
+    train, val = (
+        f"{name} loss {row[f'{name}_loss']:.3f}, accuracy {100 * row[f'{name}_accuracy']:.1f} %"
+        for name in ("train", "val")
+    )
+    return f"  epoch {row['epoch']} of {epochs}: {train}; {val}; {seconds:.1f} s"
 
 
 @contextmanager
@@ -196,6 +218,10 @@ def conclude(rows: list[dict], folder: Path) -> None:
     if arm:
         best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either
         checkpoint = folder / best["name"] / "best.safetensors"
+        minutes, seconds = divmod(round(sum(row["seconds"] for row in rows)), 60)
+        accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]
+        print(f"best on val: {accuracy:.1f} % in epoch {epoch} of {best['name']}")
+        print(f"time of all {len(rows)} runs: {minutes}:{seconds:02} minutes")
         print(f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} PICTURES")
 
 

@@ -1,4 +1,4 @@
-"""The embedded pictures: pure, balanced, and hard in the right way."""
+"""The images drawn by code: pure, balanced, and hard in the right way."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def linear_accuracy(data: Dataset, features_of) -> float:
 
 def test_a_linear_classifier_on_pixels_stays_under_40_percent(pictures):
     normalize = channel_normalize(pictures.train_images)
-    for data in (pictures.resized(16), pictures):
+    for data in (pictures.resized(12), pictures):
         accuracy = linear_accuracy(data, lambda images: normalize(images).flatten(1).double())
         assert 0.1 < accuracy < 0.4
 
@@ -69,16 +69,16 @@ def test_a_colour_histogram_stays_under_40_percent(pictures):
 
 
 @pytest.mark.slow
-def test_resnet20_reaches_85_percent_in_9_epochs_of_4000_small_pictures():
-    """The budget of `make ablation`: 16x16 pixels, 558 steps of 64; about 20 s of one thread."""
-    data = synthetic(train=4000, test=1000).resized(16)
+def test_resnet20_reaches_92_percent_in_4_epochs_of_4000_small_pictures():
+    """The budget of `make ablation`: 12x12 pixels, 500 steps of 32; about 15 s of one thread."""
+    data = synthetic(train=4000, test=1000).resized(12)
     normalize, cpu = channel_normalize(data.train_images), torch.device("cpu")
-    batches = Batches(data, normalize, 64, 0, cpu, input_size=16, padding=2)
-    settings = Settings(steps=9 * len(batches), batch_size=64, schedule="one-cycle", lr=0.03)
+    batches = Batches(data, normalize, 32, 0, cpu, input_size=12, padding=1)
+    settings = Settings(steps=4 * len(batches), batch_size=32, schedule="one-cycle", lr=0.03)
     torch.manual_seed(0)
     state = start(to_layout(zoo.build("resnet20"), settings), settings)
     for _ in train(batches, settings, state):
         pass
-    test = in_order(data.test_images, data.test_labels, normalize, 500, cpu, 16)
+    test = in_order(data.test_images, data.test_labels, normalize, 500, cpu, 12)
     _, error = evaluate(state.model, test, settings)
-    assert error <= 0.15
+    assert error <= 0.08

@@ -1,6 +1,7 @@
 """The ablation as data, and the command as people use and abuse it."""
 
 import dataclasses
+import re
 import resource
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from conftest import TINY, assert_three_lines
 
+from experiments.ablation import pool
 from experiments.ablation.__main__ import explain_parameters
 from experiments.ablation.overrides import Options, plan
 from experiments.ablation.questions import ABLATIONS, rows
@@ -32,6 +34,12 @@ def test_rows_differ_from_the_base_in_the_axes_fields_only(name):
         assert changed <= allowed
     plain = [dataclasses.replace(run, network="resnet") for run in made if run.network == "plain"]
     assert plain == [run for run in made if run.network == "resnet"]  # both arms, equal settings
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_seeds_follow_each_other_and_in_each_the_longest_runs_come_first(name):
+    order = [(run.seed, -run.depth) for run in rows(ABLATIONS[name])]
+    assert order == sorted(order)
 
 
 CPU = torch.device("cpu")
@@ -67,7 +75,7 @@ def test_every_arm_starts_as_the_reference_network_of_its_seed(run):
 def test_the_presets_are_what_they_say():
     depths = {name: sorted(ablation.axes["depth"]) for name, ablation in ABLATIONS.items()}
     assert depths == {"quick": [8, 20, 56], "cifar10": [8, 20, 56],
-                      "paper": [20, 32, 44, 56, 110], "imagenet-nets": [18, 50],
+                      "paper": [20, 32, 44, 56, 110], "imagenet-nets": [18, 34],
                       "vit": [1, 2, 4]}  # fmt: skip
     assert all(len(ablation.axes["seed"]) >= 3 for ablation in ABLATIONS.values())
     assert ABLATIONS["paper"].base.data == Data("cifar10", size=32, normalize="pixel-mean")
@@ -75,7 +83,7 @@ def test_the_presets_are_what_they_say():
 
 def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule(monkeypatch):
     options = Options(preset="quick", epochs=2, train_images=640)
-    assert plan(options, CPU).base.settings.steps == 2 * 10
+    assert plan(options, CPU).base.settings.steps == 2 * 20
     drawn = dataclasses.replace(ABLATIONS["quick"], base=Run(settings=Settings()))
     monkeypatch.setitem(ABLATIONS, "drawn", drawn)
     settings = plan(Options(preset="drawn", epochs=8, train_images=1280), CPU).base.settings
@@ -194,6 +202,62 @@ def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(campaign
     for figure in ("curves.png", "gradients.png"):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
     assert not list(folder.glob("*/checkpoint.pt"))
+
+
+def test_a_campaign_says_when_a_run_is_finished_and_what_is_known_after_a_seed(campaign):
+    said = campaign[1].stdout
+    for name in ("plain8 seed 0", "resnet20 seed 1", "plain20 no BN seed 0"):
+        line = rf"^{name}: training loss \d.*; test error .* %; \d+ s$"
+        assert len(re.findall(line, said, re.MULTILINE)) == 1
+    so_far, end = said.split("figure so far: ")
+    assert "(n = 1, paired by seed, 95 % t-interval), has no interval" in " ".join(so_far.split())
+    assert "(n = 2, paired by seed" in " ".join(end.split())
+    # All runs of the first seed, and none of the second, are in the table.
+    lines = re.findall(r"^ (?:plain|resnet)\d+ .* 1 $", so_far, re.MULTILINE)
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_the_remaining_time_is_foretold(jobs, monkeypatch):
+    """A minute after the start: with the costs of quick's runs, and 8 s to start a process."""
+    ablation = ABLATIONS["quick"]
+    base = dataclasses.replace(ablation.base, settings=Settings(steps=500))
+    runs = rows(dataclasses.replace(ablation, base=base))
+    cost = [1.4 + run.depth if run.network == "resnet" else 1 + 0.8 * run.depth for run in runs]
+    shared = pool.Shared([0] * len(runs), [0] * len(runs), [0])
+    steps, now, foretold = 500, [0.0], []
+
+    class Clock(pool.Progress):
+        def _time(self):
+            return now[0]
+
+        def update(self, n=1):
+            super().update(n)
+            rate = (self.n - self.initial) / (now[0] - self.start_t) if self.n else 0
+            foretold.append((now[0], (self.total - self.n) / rate if rate else 0))
+
+    def sleep(seconds):
+        now[0] += seconds
+        if now[0] < 8:
+            return
+        open_ = [i for i in range(len(runs)) if shared.steps[i] < steps][:jobs]
+        for i in open_:
+            shared.steps[i] = min(steps, shared.steps[i] + seconds * 700 / cost[i])
+
+    def is_done(i):
+        return lambda: shared.steps[i] == steps
+
+    futures = [pool.Future() for _ in runs]
+    for i, future in enumerate(futures):
+        monkeypatch.setattr(future, "done", is_done(i))
+        monkeypatch.setattr(future, "result", lambda: None)
+    monkeypatch.setattr(pool, "Progress", Clock)
+    monkeypatch.setattr(pool, "time", SimpleNamespace(time=lambda: now[0], sleep=sleep))
+    pool.watch(runs, futures, shared, lambda: False, lambda run: None)
+    assert now[0] > 120
+    ratios = [left / (now[0] - moment) for moment, left in foretold if 60 <= moment < now[0] - 30]
+    assert len(ratios) > 100
+    assert 1 / 1.5 < min(ratios) <= max(ratios) < 1.5
 
 
 def test_a_finished_campaign_is_not_run_again(campaign, invoke):
@@ -315,7 +379,7 @@ def test_an_own_folder_of_pictures_works(tmp_path, files, invoke, quick_workers)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Data pets: 8 training and 4 test images, 2 classes, 32x32" in done.stdout
-    assert ABLATIONS["quick"].base.data.size == 16
+    assert ABLATIONS["quick"].base.data.size == 12
 
 
 @pytest.mark.slow

@@ -239,21 +239,23 @@ def test_the_curve_of_an_arm_is_of_its_runs_alone(vit_campaign):
     runs = rows(plan(Options("vit", depths=(1, 2), seeds=2, epochs=1, train_images=128), CPU))
     results_ = read_results(folder / "results.csv")
     for arm in itertools.product(("vit", "plainvit"), (1, 2)):
-        panel = Figure().subplots()
         mine = [run for run in runs if (run.network, run.depth) == arm]
-        figures.draw_arm(panel, [read_history(folder / run.name) for run in mine], "red", "name")
-        ends = [float(line.get_ydata()[-1]) for line in panel.lines]
+        history = figures.columns([read_history(folder / run.name) for run in mine])
         mine = [r for r in results_ if (r["network"], r["depth"]) == arm]
         assert len(mine) == 2
-        for end, name in zip(ends, ("train_error", "test_error"), strict=True):
-            assert end == pytest.approx(50 * sum(r[name] for r in mine))
+        for name, times in (("train_loss", 1), ("train_error", 100), ("test_error", 100)):
+            panel = Figure().subplots()
+            figures.draw_arm(panel, history, name, "-", "red")
+            (line,) = panel.lines
+            mean = sum(r[name] for r in mine) / 2
+            assert line.get_ydata()[-1] == pytest.approx(times * mean)
 
 
 def test_a_seed_without_an_epoch_leaves_the_curve_of_the_others():
     history = {"epoch": [1.0, 2.0], "train_error": [0.5, 0.4], "test_error": [0.6, 0.5]}
-    for histories, lines in (([{}, history], 2), ([{}], 0)):
+    for histories, lines in (([{}, history], 1), ([{}], 0)):
         panel = Figure().subplots()
-        figures.draw_arm(panel, histories, "red", "name")
+        figures.draw_arm(panel, figures.columns(histories), "test_error", "-", "red")
         assert len(panel.lines) == lines
 
 

@@ -26,7 +26,7 @@ def results(plain, residual, depths=(8, 56), arms=("plain", "resnet"), **changes
                     "network": network, "depth": depth, "norm": "batch", "seed": seed,
                     "status": "finished" if value is not None else "diverged at step 3",
                     "parameters": 853_018, "train_loss": value, "train_error": 0.5,
-                    "test_error": 0.25, "seconds": 60.0, "source": "embedded", "size": 16,
+                    "test_error": 0.25, "seconds": 60.0, "source": "drawn", "size": 16,
                     "train_images": 4000, "test_images": 1000, "steps": 558, "batch_size": 64,
                     "precision": "fp32", "device": "CPU",
                 } | changes)  # fmt: skip
@@ -62,6 +62,11 @@ def test_the_verdict_says_yes_no_or_that_it_cannot_tell(case):
 def test_one_depth_shows_no_degradation():
     one = [r for r in results([2.0, 2.1], [1.0, 1.1]) if r["depth"] == 8]
     assert verdict(one).startswith("Cannot tell: ")
+
+
+def test_a_depth_of_fewer_seeds_does_not_enter_the_verdict():
+    fair = results([2.0, 2.1, 2.2], [0.7, 0.6, 0.8])
+    assert verdict(fair + results([0.1], [9.0], depths=(110, 110))) == verdict(fair)
 
 
 def test_runs_without_norm_do_not_enter_the_verdict():
@@ -205,9 +210,14 @@ def test_results_are_those_of_the_last_epoch_never_of_the_best(name):
             assert last[run] == {"run": run, "step": row["steps"], **results_}
 
 
-@pytest.mark.parametrize(("name", "preset"), [("quick", "quick"), ("ablation-vit", "vit")])
-def test_readmes_rows_come_from_the_preset_as_it_is_now(name, preset):
+@pytest.mark.parametrize(
+    ("name", "preset", "images"),
+    [("quick", "quick", 4000), ("ablation-vit", "vit", 4000), ("cifar10", "cifar10", 50_000)],
+)
+def test_readmes_rows_come_from_the_preset_as_it_is_now(name, preset, images):
     rows, ablation = read_results(ROOT / "docs" / name), ABLATIONS[preset]
-    made_with = {(r["lr"], r["steps"], r["size"], r["train_images"]) for r in rows}
-    assert made_with == {(ablation.base.settings.lr, ablation.epochs * (4000 // 64), 16, 4000)}
+    made_with = {(r["source"], r["lr"], r["steps"], r["size"], r["train_images"]) for r in rows}
+    settings, data = ablation.base.settings, ablation.base.data
+    steps = ablation.epochs * (images // settings.batch_size)
+    assert made_with == {(data.source, settings.lr, steps, data.size, images)}
     assert len({row["seed"] for row in rows}) >= 3

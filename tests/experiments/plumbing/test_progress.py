@@ -1,9 +1,11 @@
 """No silence: the first line comes before the work, and long steps say what they are."""
 
+import re
 import time
 
 import pytest
 
+from data import progress
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError, doing
 
@@ -42,3 +44,21 @@ def test_the_first_line_comes_before_any_work(module, arguments, works, first, i
     done = invoke(f"experiments.{module}", *arguments)
     assert done.stdout.startswith(first)
     assert done.stderr == "work\nbegins\nhere\n"
+
+
+@pytest.mark.parametrize("leave_early", [True, False])
+def test_without_a_terminal_progress_is_a_plain_line_now_and_then(leave_early, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.2)
+    with progress.Progress(desc="reading", total=100, unit=" images") as bar:
+        for i in range(1 if leave_early else 100):
+            bar.update()
+            time.sleep(0.01)
+            if i == 0:
+                with bar.aside():
+                    print("hello")
+    said = capsys.readouterr()
+    assert said.out == "hello\n"
+    assert "\r" not in said.err
+    lines = said.err.splitlines()
+    assert len(lines) <= (0 if leave_early else 5)
+    assert leave_early or re.fullmatch(r"reading: \d+ %, 00:00 passed, about 00:0\d left", lines[0])

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -144,8 +145,19 @@ def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
                   "30 train, 15 val, 18 test pictures, 3 classes",
                   "the accuracy is that on test"):  # fmt: skip
         assert words in " ".join(said.split())
+    line = r"^  epoch (\d) of [13]: train loss .* %; val loss .* %; [\d.]+ s(.*)$"
+    lines = re.findall(line, said, re.MULTILINE)
+    assert len(lines) == 2 * (5 * 3 + 1)  # a linear probe is one line
+    assert all(best == ", best so far" for epoch, best in lines if epoch == "1")
+    assert any(best == "" for _, best in lines)
     with (output / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    *_, best, time_taken, command = said.splitlines()
+    name = re.fullmatch(r"best on val: [\d.]+ % in epoch [123] of (\S+)", best)[1]
+    assert re.fullmatch(r"time of all 12 runs: \d+:\d\d minutes", time_taken)
+    assert command == (
+        f"use it: python -m experiments.predict {output / name / 'best.safetensors'} PICTURES"
+    )
     assert len(rows) == 12
     assert {row["strategy"] for row in rows} == set(STRATEGIES)
     lines = (output / "results.jsonl").read_text(encoding="utf-8").splitlines()
