@@ -1,4 +1,4 @@
-"""Put results into README.md, and rows and figures into docs/: for developers.
+"""Put results into README.md or a page of docs/, and rows and figures into docs/: for developers.
 
 python -m experiments.publish verify                  the comparison with other libraries
 python -m experiments.publish bugs                    the gallery of bugs
@@ -37,10 +37,12 @@ def fill_in(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
-def put_into_readme(name: str, parts: Sequence[Part]) -> None:
-    readme = Path("README.md")
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    write_atomic(readme, fill_in(text, name, markdown(parts)).encode())
+def put_into_docs(name: str, parts: Sequence[Part]) -> None:
+    """Into the page that has a place for it: docs/NAME.md, or README.md."""
+    page = Path("docs") / f"{name}.md"
+    page = page if page.is_file() else Path("README.md")
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    write_atomic(page, fill_in(text, name, markdown(parts)).encode())
 
 
 def histories_csv(folder: Path) -> str:
@@ -53,7 +55,7 @@ def histories_csv(folder: Path) -> str:
 
 
 def publish_folder(folder: Path) -> None:
-    """Into README.md the report, into docs/NAME/ the rows and figures."""
+    """The report into its page, the rows and figures into docs/NAME/."""
     of_transfer = is_of_transfer(readable(folder))
     needed = [ALL_ROWS] if of_transfer else ["results.csv", "*/history.csv"]
     if not all(any(folder.glob(name)) for name in needed):
@@ -61,7 +63,7 @@ def publish_folder(folder: Path) -> None:
         raise ResultsError("there is nothing to publish, or not every run is finished", folder, fix)
     name = "transfer" if of_transfer else folder.name
     package = experiments.transfer if of_transfer else experiments.ablation
-    put_into_readme(name, package.report.report_of(folder))
+    put_into_docs(name, package.report.report_of(folder))
     docs = Path("docs") / name
     docs.mkdir(parents=True, exist_ok=True)
     if not of_transfer:
@@ -73,7 +75,7 @@ def publish_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """Put results into README.md, and rows and figures into docs/."""
+    """Put results into README.md or docs/, and rows and figures into docs/."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")]
     """verify, bugs, or a folder of results."""
@@ -85,11 +87,11 @@ def main(options: Options) -> int:
     good = True
     if options.what == "verify":
         good, table, text = prove.summary()
-        put_into_readme("verify", [table, text])
+        put_into_docs("verify", [table, text])
     elif options.what == "bugs":
         verdicts = gallery.examine_all(gallery.BUGS)
         good = all(any(found.values()) for found in verdicts.values())
-        put_into_readme("bugs", [gallery.table(verdicts), gallery.CAPTION])
+        put_into_docs("bugs", [gallery.table(verdicts), gallery.CAPTION])
     else:
         publish_folder(Path(options.what))
     print("README.md and docs/ are up to date")
