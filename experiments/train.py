@@ -50,7 +50,7 @@ class Settings:
     weight_decay: float = 1e-4  # on everything, norms and biases too: the paper excludes nothing
     label_smoothing: float = 0.0  # Szegedy et al. 2015 (arXiv 1512.00567), section 7
     class_weights: tuple[float, ...] | None = None  # one a class, of its losses
-    precision: str = "fp32"  # "bf16": convolutions, matrix products by autocast; weights in fp32
+    precision: str = "fp32"  # "bf16", "fp16": convolutions, products by autocast; weights in fp32
     channels_last: bool = True
 
 
@@ -85,10 +85,13 @@ class BatchSource(Protocol):
 
 
 class Diverged(ArithmeticError):
-    """A step's loss was not finite. Parameters are as before it; running statistics moved."""
+    """A step's loss was not finite, or its gradients never fit into fp16.
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"diverged at step {step}")
+    Parameters are as before it; running statistics moved.
+    """
+
+    def __init__(self, step: int, why: str = "") -> None:
+        super().__init__(f"diverged at step {step}{why}")
         self.step = step
 
 
@@ -99,25 +102,30 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     compute: Callable[[Tensor], Tensor]  # the model, or what wraps it: DistributedDataParallel
+    scaler: torch.amp.GradScaler  # of the loss in fp16; in fp32 and bf16 it does nothing
     step: int = 0
     # Sums over the steps of the current epoch: of losses, of wrong answers, of pictures.
     loss_sum: float = 0.0
     wrong: int = 0
     seen: int = 0
     lr: float = 0.0  # of the last step, as read from the optimiser after it was set
+    skipped_steps: int = 0  # of the whole run: those whose gradients overflowed in fp16
     history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
 
-    counters = ("step", "loss_sum", "wrong", "seen", "lr", "history")
+    counters = ("step", "loss_sum", "wrong", "seen", "lr", "skipped_steps", "history")
 
     def state_dict(self) -> dict[str, object]:
         numbers = {name: getattr(self, name) for name in self.counters}
         return {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **numbers
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(), **numbers,
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict) -> None:
+        saved = {"scaler": {}, "skipped_steps": 0, **saved}  # checkpoints older than fp16 lack both
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
         for name in self.counters:
             setattr(self, name, saved[name])
 
@@ -134,7 +142,9 @@ def start(
     else:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.opt]
         optimizer = kind(learning, lr, weight_decay=decay)
-    return State(model, optimizer, compute or model)
+    device = next(model.parameters()).device.type
+    scaler = torch.amp.GradScaler(device, enabled=settings.precision == "fp16")
+    return State(model, optimizer, compute or model, scaler)
 
 
 def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Settings) -> Tensor:
@@ -143,13 +153,28 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Setting
         images = images.contiguous(memory_format=torch.channels_last)
     else:
         images = images.contiguous()
-    bf16 = settings.precision == "bf16"
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
+    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
         return model(images).float()
 
 
 def is_finite(loss: Tensor) -> bool:
     return bool(loss.isfinite())
+
+
+def update_weights(state: State) -> None:
+    """Step the optimiser, unless a gradient overflowed in fp16: then the scaler halves its scale.
+
+    Raises Diverged below scale 1, where it is not the scale that makes them overflow. In
+    DistributedDataParallel, backward() has averaged the gradients while they were scaled: all
+    processes find the same infinities, skip the same steps, and go on with the same scale.
+    """
+    scale = state.scaler.get_scale()  # 1 in fp32 and bf16
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.scaler.get_scale() < 1:
+        raise Diverged(state.step, ": gradients overflow in fp16 at every scale")
+    state.skipped_steps += state.scaler.get_scale() < scale
 
 
 def train(
@@ -179,10 +204,10 @@ def train(
             logits, labels, class_weights, label_smoothing=settings.label_smoothing
         )
         optimizer.zero_grad()
-        loss.backward()
+        state.scaler.scale(loss).backward()  # scaled: fp16 rounds gradients below 3e-8 to 0
         if not finite(loss):  # the CPU waits for the GPU: no step may follow a loss that is NaN
             raise Diverged(state.step)
-        optimizer.step()
+        update_weights(state)
 
         state.step += 1
         state.lr = optimizer.param_groups[0]["lr"]

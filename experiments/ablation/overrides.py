@@ -48,7 +48,7 @@ class Options:
     """Train on at most so many images, the classes in equal shares."""
     choose: bool = False
     """Test on a tenth held out of the training images: for choosing settings, not for a claim."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto times steps of what the hardware has and takes the fastest for every run."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""

@@ -191,6 +191,7 @@ def finish(
         "images": [len(dataset.train_labels), len(dataset.test_labels)],
         "parameters": sum(p.numel() for p in state.model.parameters()),
         **{name: last.get(name) for name in HISTORY_FIELDS[3:]},
+        "skipped_steps": state.skipped_steps,
         "seconds": round(seconds, 1),
         **machine(device),
     }

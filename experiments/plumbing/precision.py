@@ -28,18 +28,20 @@ def choose_precision(
     """Settings with the precision and memory layout that train fastest here, and why.
 
     "auto" times the forward and backward pass of what the hardware has: fp32 in both memory
-    layouts, and bf16. "fp32" and "bf16" are taken as they are, with channels_last, which wins
-    almost everywhere.
+    layouts, and bf16, or fp16 on a GPU without it. Others are taken as they are, with
+    channels_last, which wins almost everywhere.
     """
     if requested != "auto":
         chosen = replace(settings, precision=requested, channels_last=True)
         return chosen, f"{requested}, channels_last: as requested"
     fp32 = replace(settings, precision="fp32", channels_last=True)
-    options = [fp32, replace(fp32, channels_last=False), replace(fp32, precision="bf16")]
-    left_out = ""
-    if not has_bf16(device):
-        options.pop()
+    options, left_out = [fp32, replace(fp32, channels_last=False)], ""
+    if has_bf16(device):
+        options.append(replace(fp32, precision="bf16"))
+    else:
         left_out = "; bf16 is not tried, since this hardware is not known to compute in it"
+        if device.type == "cuda":
+            options.append(replace(fp32, precision="fp16"))
     seconds = time_in_turns(options, model, batches)
     chosen = min(options, key=lambda option: seconds[option])
     timed = ", ".join(f"{name(option)} {1000 * spent:.0f} ms" for option, spent in seconds.items())

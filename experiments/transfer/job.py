@@ -219,6 +219,7 @@ class TransferJob:
             "tested_on": tested_on,
             "accuracy": results.get(f"best_{tested_on}_accuracy"),
             **results,
+            "skipped_steps": state.skipped_steps,
             "seconds": round(clock.total, 2),
             "training_seconds": round(clock.training, 2),
             "waiting_seconds": round(clock.waiting, 2),

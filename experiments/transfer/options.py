@@ -108,7 +108,7 @@ class Options:
     """Train on at most so many images, the classes in equal shares."""
     skip_bad: bool = False
     """Go on without images that cannot be decoded."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto times steps of what the hardware has and takes the fastest."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import assert_prints
+from conftest import assert_prints, same
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -135,8 +135,9 @@ def test_sums_are_of_the_current_epoch_and_a_last_stub_joins_the_epoch_before():
     assert [step for step in range(1, 64_000) if starts_epoch(step, 390, 64_000)][-1] == 163 * 390
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_step():
-    settings = Settings(steps=10, batch_size=8)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(precision):
+    settings = Settings(steps=10, batch_size=8, precision=precision)
     state = start(zoo.build("resnet8", width=2), settings)
 
     class Poisoned(Random):
@@ -145,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step():
             return (images * math.nan if step == 5 else images), labels
 
     steps, before = train(Poisoned(), settings, state), {}
-    with pytest.raises(Diverged, match="diverged at step 5"):
+    with pytest.raises(Diverged, match=r"diverged at step 5$"):
         for _ in steps:
             before = {name: value.clone() for name, value in state.model.named_parameters()}
     assert state.step == 5
@@ -198,10 +199,92 @@ def test_evaluation_sums_over_pictures_not_batches():
 def test_precision_is_as_set_and_logits_are_fp32(channels_last):
     model, seen = zoo.build("resnet8", width=2), []
     model.stages[0][0].conv1.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "fp16"):
         settings = Settings(precision=precision, channels_last=channels_last)
         assert forward(model, torch.randn(2, 3, 8, 8), settings).dtype == torch.float32
-    assert seen == [torch.float32, torch.bfloat16]
+    assert seen == [torch.float32, torch.bfloat16, torch.float16]
+
+
+# --- fp16: on the CPU it is slow, and computes what a GPU computes ---
+
+
+class Spiked(Tiny):
+    """As Tiny, but the loss of step 3 is so high that its scaled gradients overflow in fp16."""
+
+    def batch(self, step):
+        return self.images * (-100 if step == 3 else 1), self.labels
+
+
+def steps_of(batches, model: nn.Module, **settings) -> list[dict]:
+    """After every step, all that the state would save, of a run with `settings`."""
+    settings = Settings(steps=6, batch_size=2, channels_last=False, **settings)
+    steps = train(batches, settings, start(model, settings))
+    return [copy.deepcopy(state.state_dict()) for state in steps]
+
+
+def test_fp16_keeps_gradients_that_are_too_small_for_fp16():
+    """They are near 2e-9, which fp16 rounds to 0: a step is as large as in fp32 all the same."""
+    model = nn.Linear(1, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[10.0], [-10.0]]))
+        model.bias.zero_()
+    moved = []
+    for precision in ("fp32", "fp16"):
+        settings = Settings(1, 2, lr=1e6, weight_decay=0, precision=precision, channels_last=False)
+        (state,) = train(Tiny(), settings, start(copy.deepcopy(model), settings))
+        moved.append(state.model.weight - model.weight)
+        assert state.model.weight.dtype == torch.float32
+    assert moved[0].abs().min() > 1e-4
+    torch.testing.assert_close(moved[1], moved[0], rtol=1e-2, atol=0)
+
+
+def test_a_step_whose_gradients_overflow_is_skipped_and_counted():
+    """Nothing but the scale changes in it, and all steps have the batch and the rate they had."""
+    model, asked = nn.Linear(1, 2), []
+    batches = Spiked()
+    batches.batch = lambda step, draw=batches.batch: (asked.append(step), draw(step))[1]
+    steps = steps_of(batches, model, precision="fp16", milestones=(4,), lr=0.1)
+    assert [saved["skipped_steps"] for saved in steps] == [0, 0, 0, 1, 1, 1]
+    assert [saved["scaler"]["scale"] for saved in steps] == [2.0**16] * 3 + [2.0**15] * 3
+    before, after = (steps[i]["optimizer"]["state"][0]["momentum_buffer"] for i in (2, 3))
+    assert torch.equal(before, after)
+    stayed = [torch.equal(a["model"]["weight"], b["model"]["weight"]) for a, b in pairwise(steps)]
+    assert stayed == [False, False, True, False, False]
+    assert asked == list(range(6))
+    assert [saved["lr"] for saved in steps] == pytest.approx([0.1] * 4 + [0.01] * 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_only_fp16_scales_the_loss(precision):
+    steps = steps_of(Spiked(), nn.Linear(1, 2), precision=precision)
+    assert {saved["skipped_steps"] for saved in steps} == {0}
+    assert [saved["scaler"] for saved in steps] == [{}] * 6
+
+
+def test_gradients_that_overflow_at_every_scale_end_the_run():
+    """The loss is finite and falls nowhere: 17 halvings of 2^16 are enough to know."""
+    model = nn.Linear(1, 2)
+    model.weight.register_hook(lambda gradient: gradient * math.inf)
+    settings = Settings(steps=100, batch_size=2, precision="fp16", channels_last=False)
+    first, state = copy.deepcopy(model.state_dict()), start(model, settings)
+    with pytest.raises(Diverged, match="diverged at step 16: gradients overflow in fp16"):
+        list(train(Tiny(), settings, state))
+    assert (state.step, state.skipped_steps) == (16, 16)
+    assert same(model.state_dict(), first)
+
+
+def test_a_checkpoint_from_before_fp16_goes_on():
+    """It has no scaler and no count of skipped steps."""
+    settings = Settings(steps=6, batch_size=2, channels_last=False)
+    model = nn.Linear(1, 2)
+    *_, last = steps_of(Tiny(), copy.deepcopy(model))
+    saved = steps_of(Tiny(), copy.deepcopy(model))[2]
+    del saved["scaler"], saved["skipped_steps"]
+    state = start(model, settings)
+    state.load_state_dict(saved)
+    list(train(Tiny(), settings, state))
+    assert same(state.model.state_dict(), last["model"])
+    assert state.skipped_steps == 0
 
 
 def test_the_defaults_are_the_papers():

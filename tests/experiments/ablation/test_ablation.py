@@ -401,9 +401,11 @@ def test_the_cifar10_preset_runs_on_the_real_data(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
-def test_on_a_gpu_the_same_campaign_runs_and_repeats(tmp_path, command):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_on_a_gpu_the_same_campaign_runs_and_repeats(tmp_path, command, precision):
+    assert TINY[-2:] == ("--precision", "fp32")
     for name in ("a", "b"):
-        arguments = (*TINY, "--device", "cuda", "--output-dir", tmp_path / name)
+        arguments = (*TINY[:-1], precision, "--device", "cuda", "--output-dir", tmp_path / name)
         done = command("experiments.ablation", *arguments)
         assert done.returncode == 0, done.stderr
     for run in (tmp_path / "a").glob("*/final.safetensors"):

@@ -1,9 +1,11 @@
 """An interrupted run ends bit for bit as if nothing had happened, whatever interrupted it."""
 
 import itertools
+import json
 import random
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -36,6 +38,8 @@ def child(folder, stop_at, run, steps) -> None:
         return stop_at is not None and steps[1] >= stop_at
 
     resumable.SAVE_SHARE = 1.0
+    if run.settings.precision == "fp16":  # a scale that soon overflows: it is halved, and grows
+        torch.amp.GradScaler = partial(torch.amp.GradScaler, init_scale=2.0**24, growth_interval=2)
     run_one(run, folder, CPU, save_every=0, progress=progress, should_stop=should_stop)
 
 
@@ -88,6 +92,25 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, tmp_path):
     _, (began, _) = attempt(tmp_path)
     assert began == 17
     assert files_in(tmp_path) == undisturbed
+
+
+def test_in_fp16_too_the_scale_and_the_skipped_steps_are_those_of_an_undisturbed_run(tmp_path):
+    """Killed by SIGKILL in the middle, when steps have been skipped."""
+    settings = replace(RUN.settings, precision="fp16", steps=20)
+    run = replace(RUN, settings=settings, data=replace(RUN.data, size=8))
+    assert attempt(tmp_path / "undisturbed", run=run)[0] == 0
+    code, _ = attempt(tmp_path / "killed", kill_at=12, run=run)
+    assert code == -signal.SIGKILL
+    saved = load_checkpoint(tmp_path / "killed" / "checkpoint.pt")
+    assert saved["skipped_steps"] > 0
+    assert saved["scaler"]["scale"] != 2.0**24
+    code, (began, reached) = attempt(tmp_path / "killed", run=run)
+    assert (code, reached) == (0, 20)
+    assert began == saved["step"] > 0
+    assert files_in(tmp_path / "killed") == files_in(tmp_path / "undisturbed")
+    rows = [json.loads((tmp_path / name / "row.json").read_text(encoding="utf-8"))
+            for name in ("undisturbed", "killed")]  # fmt: skip
+    assert rows[0]["skipped_steps"] == rows[1]["skipped_steps"] > saved["skipped_steps"]
 
 
 def test_a_run_that_is_stopped_while_it_is_evaluated_is_evaluated_later(undisturbed, tmp_path):
