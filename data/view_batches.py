@@ -103,7 +103,9 @@ class ViewBatches:
             return iter(loader)
 
     def finish(self, batch: Batch) -> Batch:
-        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        # To mps, a copy that nobody waits for may read memory freed since (pytorch #189690).
+        cuda = self.device.type == "cuda"
+        images, labels = (tensor.to(self.device, non_blocking=cuda) for tensor in batch)
         return enlarge(self.normalize(images), self.dataset.view.view.input_size), labels
 
 

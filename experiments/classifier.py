@@ -73,7 +73,7 @@ def predict(
 
 def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str | float]]]:
     """For each row of logits (N, K) the k most probable classes."""
-    scores, places = logits.double().softmax(1).topk(min(k, len(model.classes)))
+    scores, places = logits.cpu().double().softmax(1).topk(min(k, len(model.classes)))
     return [
         [{"label": model.classes[place], "score": score}
          for place, score in zip(*pair, strict=True)]

@@ -252,7 +252,7 @@ class Options:
     lr: float = 0.03
     """The highest learning rate."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tried by us)."""
 
 
 def main(options: Options) -> None:
@@ -263,7 +263,10 @@ def main(options: Options) -> None:
     dataset = synthetic(4000, 1000).resized(SIZE)
     normalize = channel_normalize(dataset.train_images)
     batches = Batches(dataset, normalize, 64, 0, device, input_size=SIZE, padding=2)
-    settings = Settings(options.epochs * len(batches), 64, "one-cycle", options.lr)
+    settings = Settings(
+        options.epochs * len(batches), 64, "one-cycle", options.lr,
+        channels_last=device.type != "mps",  # batch norm's gradients: plumbing/precision.py
+    )  # fmt: skip
     torch.manual_seed(0)
     state = start(zoo.build(options.model, len(dataset.classes)).to(device), settings)
     for _ in train(batches, settings, state):

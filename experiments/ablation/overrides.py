@@ -51,7 +51,7 @@ class Options:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto times steps of what the hardware has and takes the fastest for every run."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tried by us)."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Runs at a time, each with one thread (one a core, at most 3; 1 on a GPU)."""
     output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None

@@ -39,7 +39,7 @@ class Shared(NamedTuple):
 
 
 def default_jobs(device: torch.device) -> int:
-    return 1 if device.type == "cuda" else min(os.cpu_count() or 1, MAX_JOBS)
+    return min(os.cpu_count() or 1, MAX_JOBS) if device.type == "cpu" else 1
 
 
 def run_campaign(

@@ -6,11 +6,12 @@ from experiments.plumbing.cli import UsageError
 
 
 def choose_device(requested: str) -> tuple[torch.device, str]:
-    """The device for "auto", "cpu", "cuda", "cuda:1" ..., and one line that says why."""
+    """The device for "auto", "cpu", "cuda", "cuda:1", "mps" ..., and one line that says why."""
     if requested == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), f"CUDA: {torch.cuda.get_device_name()} is visible"
-        return torch.device("cpu"), "CPU: no CUDA device is visible"
+        mps = "; --device mps is there, not tried by us" * torch.backends.mps.is_available()
+        return torch.device("cpu"), f"CPU: no CUDA device is visible{mps}"
     try:
         device = torch.device(requested)
         torch.ones(1, device=device).item()
@@ -18,7 +19,7 @@ def choose_device(requested: str) -> tuple[torch.device, str]:
         what = f"cannot compute on {requested!r}: {str(error).splitlines()[0]}"
         fix = "--device auto takes what is there"
         raise UsageError(what, f"--device {requested}", fix) from error
-    return device, f"{requested}: as requested"
+    return device, f"{requested}: as requested" + ", not tried by us" * (device.type == "mps")
 
 
 def make_deterministic(device: torch.device, threads: int | None = 1) -> None:

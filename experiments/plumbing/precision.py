@@ -29,8 +29,15 @@ def choose_precision(
 
     "auto" times the forward and backward pass of what the hardware has: fp32 in both memory
     layouts, and bf16, or fp16 on a GPU without it. Others are taken as they are, with
-    channels_last, which wins almost everywhere.
+    channels_last, which wins almost everywhere. On mps there is only fp32 in NCHW, or UsageError.
     """
+    if device.type == "mps":
+        if requested not in ("auto", "fp32"):
+            what, fix = "mixed precision is not tried on mps", "choose --precision fp32"
+            raise UsageError(what, f"--device mps --precision {requested}", fix)
+        # In channels_last, batch norm's gradients there are wrong (pytorch #175189).
+        chosen = replace(settings, precision="fp32", channels_last=False)
+        return chosen, "fp32: mixed precision and channels_last are not tried on mps"
     if requested != "auto":
         chosen = replace(settings, precision=requested, channels_last=True)
         return chosen, f"{requested}, channels_last: as requested"
@@ -73,7 +80,7 @@ def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> flo
     """Seconds of one forward and backward pass; the model is left as it was."""
     model = to_layout(copy.deepcopy(model), settings).train()
     images, labels = batches.batch(0)
-    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    wait = torch.get_device_module(images.device).synchronize  # does nothing on the CPU
     wait()
     start = time.perf_counter()
     cross_entropy(forward(model, images, settings), labels).backward()
@@ -113,7 +120,7 @@ def settle(
     settled = {}
     for model, make in models.items():
         if model not in saved["models"]:
-            if requested == "auto":
+            if requested == "auto" and device.type != "mps":
                 group.say("Precision: timing steps ...")
             chosen, reason = choose_precision(requested, *make(), Settings(), device)
             values = chosen.precision, chosen.channels_last, reason

@@ -130,9 +130,13 @@ def lock(output_dir: Path) -> AbstractContextManager:
 
 def machine(device: torch.device) -> dict:
     """Hardware, threads, versions and commit, for a row of results."""
-    on_gpu = device.type == "cuda"
+    name = cpu_name()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        name = f"{torch.backends.mps.get_name()}, mps"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
+        "device": name,
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),

@@ -111,7 +111,7 @@ class Options:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto times steps of what the hardware has and takes the fastest."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tried by us)."""
     output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Where results go; the same command there continues (runs/transfer-DIR)."""
     more: Annotated[More, tyro.conf.OmitArgPrefixes] = field(default_factory=More)
