@@ -25,7 +25,6 @@ import tyro
 from data.errors import DataError, Problem
 from data.processes import is_lost_loader
 from experiments.plumbing import signals
-from zoo import ModelError, WeightsError
 
 Options = TypeVar("Options")
 
@@ -47,9 +46,10 @@ class CheckpointError(Problem):
 
 
 EXIT_CODES: dict[type[Exception], int] = {
-    UsageError: 2, ModelError: 2, DataError: 3, ResultsError: 3, CheckpointError: 4,
-    WeightsError: 4, NumericError: 5,
+    UsageError: 2, DataError: 3, ResultsError: 3, CheckpointError: 4, NumericError: 5,
 }  # fmt: skip
+# By name: zoo imports torch, for which --help need not wait.
+ZOO_CODES = {"zoo.errors.ModelError": 2, "zoo.errors.WeightsError": 4}
 CRASH = 70  # EX_SOFTWARE of BSD's sysexits
 PIPE = 141  # as a shell reports SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -158,8 +158,9 @@ def check_file(flag: str, path: Path, suffix: str = "") -> None:
 
 def explain(error: BaseException) -> tuple[str, int]:
     """Three lines and an exit code for an error that we know; for any other, one line and 70."""
-    for kind, code in EXIT_CODES.items():
-        if isinstance(error, kind):
+    for kind in type(error).__mro__:
+        name = f"{kind.__module__}.{kind.__name__}"
+        if code := EXIT_CODES.get(kind) or ZOO_CODES.get(name):
             return str(error), code
     first_line = (str(error) or type(error).__name__).splitlines()[0]
     if is_lost_loader(error) or is_out_of_memory(error):

@@ -14,8 +14,9 @@ from conftest import ROOT, TINY, assert_three_lines
 from data.errors import DataError
 from experiments.ablation.runs import Run
 from experiments.plumbing import cli
-from experiments.plumbing.cli import ResultsError, UsageError
+from experiments.plumbing.cli import CheckpointError, NumericError, ResultsError, UsageError
 from experiments.plumbing.results import read_row
+from zoo import ModelError, WeightsError
 
 
 def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatch):
@@ -151,6 +152,20 @@ def test_what_is_our_defect_is_said_in_one_line_and_anything_else_in_three(error
     assert word in lines
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(UsageError, 2), (ModelError, 2), (DataError, 3), (ResultsError, 3), (CheckpointError, 4),
+     (WeightsError, 4), (NumericError, 5)],
+)  # fmt: skip
+def test_an_error_and_those_derived_from_it_have_its_exit_code(kind, code):
+    lines = ("what",) if kind is ModelError else ("what", "where", "fix")
+    derived = type("Derived", (kind,), {})
+    assert cli.explain(kind(*lines)) == ("\n".join(lines), code)
+    assert cli.explain(derived(*lines)) == ("\n".join(lines), code)
+    stranger = type(kind.__name__, (Exception,), {})  # of another library
+    assert cli.explain(stranger("what"))[1] == cli.CRASH
+
+
 def test_a_folder_without_classes_is_not_said_to_be_seen_before(tmp_path):
     from data.collection import Source
     from experiments.evaluate import to_evaluate
@@ -196,7 +211,6 @@ def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
 
 
 def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):
-    from zoo import WeightsError
     from zoo.weights.files import read_weights
 
     (tmp_path / "results.csv").write_text("model,weights\n", encoding="utf-8")
