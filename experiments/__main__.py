@@ -1,6 +1,7 @@
 """Lists the commands, each with the first line of its file."""
 
 import ast
+import signal
 from pathlib import Path
 
 
@@ -19,6 +20,8 @@ def commands() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     print("python -m experiments.NAME; --help says more\n")
     for name, line in commands().items():
         print(f"{name:12}{line}")

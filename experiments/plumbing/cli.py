@@ -16,7 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -78,12 +78,14 @@ def run(
             raise UsageError("an argument is empty", given, "give it a value, or leave it out")
         config = (tyro.conf.FlagCreatePairsOff,)
         code = main(tyro.cli(options, prog=command, args=arguments, config=config)) or 0
+        print(end="", flush=True)  # an error that waits in the buffer is raised here
     except SystemExit as stop:  # of tyro: 0 for --help, or 2; of rich, whose reader has gone: 1
         code = PIPE if stop.code == 1 else int(stop.code or 0)
     except BaseException as error:
         code = leave(error, debug, resumes)
     signals.asked.raised = True  # there is nothing left to interrupt
     signals.kill_children()
+    drop_unwritable_output()
     sys.exit(code)
 
 
@@ -92,7 +94,6 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
     signals.asked.raised = True  # a signal must not interrupt this
     stopped = signals.asked.exit_code if signals.asked.first else 0
     if isinstance(error, BrokenPipeError) and not stopped:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE
     if isinstance(error, KeyboardInterrupt):
         stopped = stopped or 130
@@ -101,10 +102,20 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
         lines, code = word + ("; the same command goes on from here" if resumes else ""), stopped
     else:
         lines, code = explain(error)
-    if debug or code == CRASH:
-        traceback.print_exception(error)
-    print(lines, file=sys.stderr)
+    with suppress(OSError):  # `2>&1 | head`
+        if debug or code == CRASH:
+            traceback.print_exception(error)
+        print(lines, file=sys.stderr)
     return code
+
+
+def drop_unwritable_output() -> None:
+    """Python writes what is left when it exits, and would report that it cannot."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed from the start
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def is_consequence(error: BaseException) -> bool:

@@ -354,11 +354,28 @@ def test_what_a_worker_could_not_save_is_raised():
         campaign.raise_failures([saved, full])
 
 
-def test_a_reader_that_has_read_enough_ends_a_command_quietly():
-    command = [sys.executable, "-m", "experiments.shapes", "resnet18"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    process.stdout.close()  # before the first line: the command is still importing
-    assert process.wait(60) == 141
-    assert process.stderr.read() == ""
+NO_LINE_BREAK = """
+from dataclasses import make_dataclass
+from experiments.plumbing import cli
+cli.run(lambda options: print("kept in a buffer", end=""), make_dataclass("Options", []), "x")
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "streams", "code"),
+    [("-m experiments", ("stdout",), 141),
+     ("-m experiments.shapes --help", ("stdout",), 141),
+     ("-m experiments.shapes resnet18", ("stdout",), 141),
+     ("-m experiments.shapes --no-such-option", ("stdout", "stderr"), 141),
+     ("-m experiments.verify --weights x", ("stdout", "stderr"), 2),  # an error keeps its code
+     ("-c", ("stdout",), 141)],
+)  # fmt: skip
+def test_a_reader_that_has_read_enough_ends_a_command_quietly(words, streams, code):
+    reading, writing = os.pipe()
+    os.close(reading)  # so that the first line finds nobody
+    command = [sys.executable, *words.split(), *[NO_LINE_BREAK] * (words == "-c")]
+    pipes = {"stderr": subprocess.PIPE} | dict.fromkeys(streams, writing)
+    done = subprocess.run(command, cwd=ROOT, **pipes, text=True, timeout=60, check=False)
+    os.close(writing)
+    assert (128 - done.returncode if done.returncode < 0 else done.returncode) == code
+    assert (done.stderr or "").removeprefix("loading the libraries ...\n") == ""
