@@ -9,13 +9,8 @@ catch it. The gallery is in proof/gallery.py.
 
 from dataclasses import dataclass
 
-import torch
-
 from experiments.plumbing import cli
-from experiments.plumbing.device import make_deterministic
-from experiments.plumbing.tables import Rows, print_report
-from experiments.proof.checks import CHECKS
-from experiments.proof.gallery import BUGS, CORRECT, examine_all, marks, totals
+from experiments.plumbing.cli import doing
 
 
 @dataclass(frozen=True)
@@ -25,6 +20,13 @@ class Options:
 
 def main(options: Options) -> int:
     """0 if every bug is caught and the correct networks pass every check."""
+    with doing("loading the libraries"):
+        import torch
+
+        from experiments.plumbing.device import make_deterministic
+        from experiments.plumbing.tables import Rows, print_report
+        from experiments.proof.checks import CHECKS
+        from experiments.proof.gallery import BUGS, CORRECT, examine_all, marks, totals
     make_deterministic(torch.device("cpu"))
     verdicts = examine_all((*CORRECT, *BUGS))
     lines = [

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from data.decoding import decode_all, size_of
 from data.errors import DataError, printable
-from data.folders import Scan, scan
-from data.listing import Listing, some
 from experiments.plumbing import cli
 from experiments.plumbing.cli import doing
-from experiments.plumbing.results import write_csv
-from experiments.plumbing.tables import Rows, print_report
+
+if TYPE_CHECKING:
+    from data.folders import Scan
 
 TINY = 32  # pixels of the short side
 MOST_WORKERS = 256  # that are started if somebody asks for them
@@ -42,6 +41,11 @@ def main(options: Options) -> None:
     cli.check_numbers(options, {"workers": (0, MOST_WORKERS)})
     if options.output:
         cli.check_file("--output", options.output)
+    with doing("loading the libraries"):
+        from data.decoding import decode_all, size_of
+        from data.folders import scan
+        from data.listing import Listing
+        from experiments.plumbing.results import write_csv
     with doing(f"looking through {options.dir}"):
         found = scan(Listing(options.dir))
     for note in found.notes:
@@ -70,8 +74,10 @@ def main(options: Options) -> None:
     judge(found, rows)
 
 
-def print_counts(found: Scan) -> None:
+def print_counts(found: "Scan") -> None:
     """A table of counts: a row per class, a column per split."""
+    from experiments.plumbing.tables import Rows, print_report
+
     if found.drawn:
         print("what is not given of train, val and test is drawn, with seed 0")
     counts = [Counter(label for _, label in images) for images in found.splits.values()]
@@ -83,8 +89,10 @@ def print_counts(found: Scan) -> None:
     print_report([Rows(("class", *found.splits), lines)])
 
 
-def judge(found: Scan, rows: Sequence[dict]) -> None:
+def judge(found: "Scan", rows: Sequence[dict]) -> None:
     """Print what is bad, then the verdict; DataError if there is anything bad."""
+    from data.listing import some
+
     bad = [row for row in rows if row["verdict"] != "fine"]
     tiny = [row["path"] for row in rows if 0 < min(row["height"], row["width"]) < TINY]
     if tiny:

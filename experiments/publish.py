@@ -12,19 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
-import experiments.ablation.report
-import experiments.transfer.report
-from data.listing import readable
 from experiments.plumbing import cli
-from experiments.plumbing.cli import ResultsError
-from experiments.plumbing.device import make_deterministic
-from experiments.plumbing.results import ALL_ROWS, is_of_transfer
+from experiments.plumbing.cli import ResultsError, doing
 from experiments.plumbing.tables import Part, markdown
-from experiments.proof import gallery, prove
-from zoo.weights.atomic import write_atomic
 
 
 def fill_in(text: str, name: str, content: str) -> str:
@@ -39,6 +31,8 @@ def fill_in(text: str, name: str, content: str) -> str:
 
 def put_into_docs(name: str, parts: Sequence[Part]) -> None:
     """Into the page that has a place for it: docs/NAME.md, or README.md."""
+    from zoo.weights.atomic import write_atomic
+
     page = Path("docs") / f"{name}.md"
     page = page if page.is_file() else Path("README.md")
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
@@ -56,14 +50,20 @@ def histories_csv(folder: Path) -> str:
 
 def publish_folder(folder: Path) -> None:
     """The report into its page, the rows and figures into docs/NAME/."""
+    from data.listing import readable
+    from experiments.ablation import report as ablation
+    from experiments.plumbing.results import ALL_ROWS, is_of_transfer
+    from experiments.transfer import report as transfer
+    from zoo.weights.atomic import write_atomic
+
     of_transfer = is_of_transfer(readable(folder))
     needed = [ALL_ROWS] if of_transfer else ["results.csv", "*/history.csv"]
     if not all(any(folder.glob(name)) for name in needed):
         fix = "name the folder of the runs; the command that began them goes on"
         raise ResultsError("there is nothing to publish, or not every run is finished", folder, fix)
     name = "transfer" if of_transfer else folder.name
-    package = experiments.transfer if of_transfer else experiments.ablation
-    put_into_docs(name, package.report.report_of(folder))
+    package = transfer if of_transfer else ablation
+    put_into_docs(name, package.report_of(folder))
     docs = Path("docs") / name
     docs.mkdir(parents=True, exist_ok=True)
     if not of_transfer:
@@ -83,6 +83,11 @@ class Options:
 
 def main(options: Options) -> int:
     """0 if what is published says what it should: all is equal, all bugs are caught."""
+    with doing("loading the libraries"):
+        import torch
+
+        from experiments.plumbing.device import make_deterministic
+        from experiments.proof import gallery, prove
     make_deterministic(torch.device("cpu"))
     good = True
     if options.what == "verify":

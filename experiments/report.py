@@ -9,12 +9,8 @@ from typing import Annotated
 
 import tyro
 
-import experiments.ablation.report
-import experiments.transfer.report
-from data.listing import readable
 from experiments.plumbing import cli
-from experiments.plumbing.results import is_of_transfer
-from experiments.plumbing.tables import print_report
+from experiments.plumbing.cli import doing
 
 
 @dataclass(frozen=True)
@@ -26,9 +22,14 @@ class Options:
 
 
 def main(options: Options) -> None:
-    is_transfer = is_of_transfer(readable(options.folder))
-    package = experiments.transfer if is_transfer else experiments.ablation
-    print_report(package.report.report_of(options.folder))
+    with doing("loading the libraries"):
+        from data.listing import readable
+        from experiments.ablation import report as ablation
+        from experiments.plumbing.results import is_of_transfer
+        from experiments.plumbing.tables import print_report
+        from experiments.transfer import report as transfer
+    package = transfer if is_of_transfer(readable(options.folder)) else ablation
+    print_report(package.report_of(options.folder))
 
 
 if __name__ == "__main__":

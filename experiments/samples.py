@@ -6,10 +6,8 @@ python -m experiments.samples
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from data.synthetic import CLASSES, SIZE, draw
 from experiments.plumbing import cli
+from experiments.plumbing.cli import doing
 
 COLUMNS = 12
 
@@ -24,7 +22,10 @@ class Options:
 
 def draw_samples(path: Path, seed: int = 0) -> None:
     """The first training images of every class, with its name on the left."""
-    from experiments.drawing.style import png  # matplotlib: slow to import
+    import numpy as np
+
+    from data.synthetic import CLASSES, SIZE, draw
+    from experiments.drawing.style import png
 
     indices = np.arange(COLUMNS) * len(CLASSES) + np.arange(len(CLASSES))[:, None]
     cells = [[np.pad(draw(seed, i)[0], ((0, 0), (2, 2), (2, 2)), constant_values=255) for i in row]
@@ -40,7 +41,8 @@ def draw_samples(path: Path, seed: int = 0) -> None:
 
 def main(options: Options) -> None:
     cli.check_file("--output", options.output, ".png")
-    draw_samples(options.output)
+    with doing("drawing the images"):
+        draw_samples(options.output)
     print(f"contact sheet: {options.output}")
 
 

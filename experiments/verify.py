@@ -13,16 +13,10 @@ are compared with torchvision's, and those of plain networks with their twins'.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 import tyro
 
-import zoo
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError
-from experiments.plumbing.device import make_deterministic
-from experiments.plumbing.tables import print_report
-from experiments.proof.oracles import LIBRARIES, MODELS, RESNET_ORACLES, the_oracle
-from experiments.proof.prove import prove, report_of, summary
+from experiments.plumbing.cli import UsageError, doing
 
 
 @dataclass(frozen=True)
@@ -38,6 +32,17 @@ class Options:
 
 
 def main(options: Options) -> int:
+    if options.weights and options.model == "all":
+        where = f"--weights {options.weights}"
+        raise UsageError("weights are for one model", where, "name the model before it")
+    with doing("loading the libraries"):
+        import torch
+
+        import zoo
+        from experiments.plumbing.device import make_deterministic
+        from experiments.plumbing.tables import print_report
+        from experiments.proof.oracles import MODELS, the_oracle
+        from experiments.proof.prove import prove, report_of
     if options.model not in ("all", *MODELS):
         zoo.check(options.model, {})
         why = f"no other library has {options.model}, so there is nothing to compare it with"
@@ -56,9 +61,10 @@ def main(options: Options) -> int:
 
 
 def verify_all(options: Options) -> int:
-    if options.weights:
-        where = f"--weights {options.weights}"
-        raise UsageError("weights are for one model", where, "name the model before it")
+    from experiments.plumbing.tables import print_report
+    from experiments.proof.oracles import LIBRARIES, RESNET_ORACLES, the_oracle
+    from experiments.proof.prove import summary
+
     if options.against:
         the_oracle(options.against, "resnet18")  # refused if it is not installed
     chosen = (options.against,) if options.against else LIBRARIES

@@ -15,8 +15,8 @@ from PIL import Image
 
 import zoo
 from data.views import View
-from experiments import bugs
 from experiments.classifier import save_classifier
+from experiments.proof.gallery import BUGS
 from zoo.weights import load
 from zoo.weights.files import Metadata, Weights
 
@@ -88,7 +88,7 @@ def test_the_bugs_line_shows_the_whole_gallery(invoke, examined, monkeypatch):
     monkeypatch.setattr("experiments.proof.gallery.examine", examined)
     done = invoke("experiments.bugs")
     assert done.returncode == 0, done.stderr
-    assert f"caught of {len(bugs.BUGS)}" in done.stdout
+    assert f"caught of {len(BUGS)}" in done.stdout
 
 
 def two_comparisons() -> None:

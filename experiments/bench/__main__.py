@@ -10,15 +10,16 @@ pixels, features or logits.
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench.timing import CPU, Comparison, seconds_in_turns
 from experiments.plumbing import cli
 from experiments.plumbing.cli import doing
-from experiments.plumbing.device import make_deterministic
+
+if TYPE_CHECKING:
+    from experiments.bench.timing import Comparison
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,11 @@ class Options:
     """How often each side is timed, in turns (5 or more)."""
 
 
-def comparisons() -> list[Callable[[], Comparison]]:
+def comparisons() -> list[Callable[[], "Comparison"]]:
     """What makes each row of the table."""
-    from experiments.bench import networks, transfer  # torchvision's models: slow to import
+    import torch
+
+    from experiments.bench import networks, transfer
 
     on_gpu = networks.ON_GPU if torch.cuda.is_available() else ()
     return [*networks.COMPARISONS, *transfer.COMPARISONS, *on_gpu]
@@ -39,11 +42,16 @@ def comparisons() -> list[Callable[[], Comparison]]:
 
 def main(options: Options) -> None:
     cli.check_numbers(options, {"rounds": (5, 1000)})
-    make_deterministic(CPU)
     print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1 ours is faster")
     table = Table("comparison", "min", "median", "max", "ours, ms", "equal?", show_lines=True)
     with doing("loading the libraries"):
+        import torch
+
+        from experiments.bench.timing import CPU, seconds_in_turns
+        from experiments.plumbing.device import make_deterministic
+
         makers = comparisons()
+    make_deterministic(CPU)
     for number, make in enumerate(makers, 1):
         with doing(f"comparison {number} of {len(makers)}"):
             torch.manual_seed(0)

@@ -6,8 +6,7 @@ import pytest
 from conftest import assert_prints
 
 import zoo
-from experiments import bugs
-from experiments.proof import resnet_bugs, vit_bugs
+from experiments.proof import gallery, resnet_bugs, vit_bugs
 from experiments.proof.checks import CHECKS
 from experiments.proof.gallery import BUGS, Bug, examine, table
 
@@ -75,15 +74,15 @@ def test_readmes_table_has_a_line_a_bug_and_counts():
 
 def test_the_command_shows_the_matrix_and_fails_if_a_bug_escapes(invoke, monkeypatch):
     fan_in = [bug for bug in BUGS if bug.name == "fan_in for fan_out"]
-    monkeypatch.setattr(bugs, "BUGS", fan_in)
+    monkeypatch.setattr(gallery, "BUGS", fan_in)
     done = invoke("experiments.bugs")
     assert_prints(done, "caught of 1", "fan_in for fan_out")
     assert "NOT CAUGHT" not in done.stdout
-    monkeypatch.setattr(bugs, "BUGS", (Bug("no bug at all", resnet_bugs.resnet18),))
+    monkeypatch.setattr(gallery, "BUGS", (Bug("no bug at all", resnet_bugs.resnet18),))
     assert_prints(invoke("experiments.bugs"), "no bug at all: NOT CAUGHT", code=1)
 
 
 def test_the_command_fails_if_the_correct_network_does(invoke, monkeypatch):
-    monkeypatch.setattr(bugs, "BUGS", BUGS[-1:])
-    monkeypatch.setattr(bugs, "CORRECT", BUGS[-2:-1])
+    monkeypatch.setattr(gallery, "BUGS", BUGS[-1:])
+    monkeypatch.setattr(gallery, "CORRECT", BUGS[-2:-1])
     assert invoke("experiments.bugs").returncode == 1

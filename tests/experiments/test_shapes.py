@@ -8,7 +8,7 @@ from torch import nn
 
 import zoo
 from experiments.proof.oracles import RESNETS
-from experiments.shapes import default_size, parts, receptive_fields
+from experiments.proof.shapes import default_size, parts, receptive_fields
 
 
 def on_meta(name, **settings):

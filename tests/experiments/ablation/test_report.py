@@ -161,7 +161,7 @@ def test_one_run_of_several_names_the_folder_of_all(invoke, tmp_path):
 @pytest.mark.parametrize("good", [True, False])
 def test_publish_says_with_its_exit_code_whether_all_is_equal(good, monkeypatch):
     monkeypatch.setattr(publish, "put_into_docs", lambda name, parts: None)
-    monkeypatch.setattr(publish.prove, "summary", lambda: (good, None, ""))
+    monkeypatch.setattr("experiments.proof.prove.summary", lambda: (good, None, ""))
     assert publish.main(publish.Options("verify")) == (0 if good else 1)
 
 

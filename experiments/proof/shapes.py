@@ -1,0 +1,72 @@
+"""Shapes, parameters, FLOPs and receptive field of every part of a network.
+
+Nothing is computed: the network is on the meta device, where tensors have shapes but no numbers.
+"""
+
+import re
+from typing import NamedTuple
+
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.proof.checks import shapes_of
+from zoo.networks import Network
+from zoo.resnet import CifarStem
+from zoo.vit import ViT
+
+
+class Part(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    shape: tuple[int, ...]  # of the output
+    parameters: int
+    flops: int  # of a forward pass; a multiplication and its addition are two
+    receptive_field: str  # pixels of the input that one output pixel or token sees, a side
+
+
+def default_size(model: Network) -> int:
+    if isinstance(model, ViT):
+        return model.stem.image_size
+    return 32 if isinstance(model.stem, CifarStem) else 224
+
+
+def parts(model: Network, size: int) -> list[Part]:
+    """The parts in their order, for a batch of one image (1, 3, size, size)."""
+    model = model.to("meta").eval()
+    with FlopCounterMode(display=False) as counter:
+        shapes = shapes_of(model, size)
+    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    fields = receptive_fields(model)
+    return [
+        Part(name, shapes[name], sum(p.numel() for p in module.parameters()),
+             flops.get(f"{type(model).__name__}.{name}", 0), str(fields.get(name, "")))
+        for name, module in model.named_modules()
+        if re.fullmatch(r"stem|(stages|blocks)\.\d+|norm|head", name)
+    ]  # fmt: skip
+
+
+def receptive_fields(model: Network) -> dict[str, int | str]:
+    """Pixels a side that one pixel after the stem and after each stage depends on.
+
+    Along the longest way, through every F(x). A window of `kernel` reaches (kernel - 1) steps
+    further, and a step is as many input pixels as all the strides before it multiply to. A token
+    of a ViT sees a patch at first, and after one block all of the image.
+    """
+    conv = model.stem.conv
+    if isinstance(model, ViT):
+        blocks = [f"blocks.{i}" for i in range(len(model.blocks))]
+        return {"stem": conv.kernel_size[0], **dict.fromkeys([*blocks, "norm"], "all")}
+    windows = [("stem", conv.kernel_size[0], conv.stride[0])]
+    if not isinstance(model.stem, CifarStem):
+        windows.append(("stem", 3, 2))  # the max-pool
+    for i, stage in enumerate(model.stages):
+        for name, module in stage.named_modules():
+            if isinstance(module, nn.Conv2d) and "shortcut" not in name:
+                windows.append((f"stages.{i}", module.kernel_size[0], module.stride[0]))
+    field, step = 1, 1
+    fields: dict[str, int | str] = {}
+    for name, kernel, stride in windows:
+        field, step = field + (kernel - 1) * step, step * stride
+        fields[name] = field
+    return fields
