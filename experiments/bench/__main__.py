@@ -8,18 +8,13 @@ pixels, features or logits.
 """
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from experiments.plumbing import cli
 from experiments.plumbing.cli import doing
-
-if TYPE_CHECKING:
-    from experiments.bench.timing import Comparison
 
 
 @dataclass(frozen=True)
@@ -30,16 +25,6 @@ class Options:
     """How often each side is timed, in turns (5 or more)."""
 
 
-def comparisons() -> list[Callable[[], "Comparison"]]:
-    """What makes each row of the table."""
-    import torch
-
-    from experiments.bench import networks, transfer
-
-    on_gpu = networks.ON_GPU if torch.cuda.is_available() else ()
-    return [*networks.COMPARISONS, *transfer.COMPARISONS, *on_gpu]
-
-
 def main(options: Options) -> None:
     cli.check_numbers(options, {"rounds": (5, 1000)})
     print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1 ours is faster")
@@ -47,11 +32,12 @@ def main(options: Options) -> None:
     with doing("loading the libraries"):
         import torch
 
+        from experiments.bench import networks, transfer
         from experiments.bench.timing import CPU, seconds_in_turns
         from experiments.plumbing.device import make_deterministic
-
-        makers = comparisons()
     make_deterministic(CPU)
+    on_gpu = networks.ON_GPU if torch.cuda.is_available() else ()
+    makers = (*networks.COMPARISONS, *transfer.COMPARISONS, *on_gpu)
     for number, make in enumerate(makers, 1):
         with doing(f"comparison {number} of {len(makers)}"):
             torch.manual_seed(0)

@@ -170,8 +170,7 @@ def check_file(flag: str, path: Path, suffix: str = "") -> None:
 def explain(error: BaseException) -> tuple[str, int]:
     """Three lines and an exit code for an error that we know; for any other, one line and 70."""
     for kind in type(error).__mro__:
-        name = f"{kind.__module__}.{kind.__name__}"
-        if code := EXIT_CODES.get(kind) or ZOO_CODES.get(name):
+        if code := EXIT_CODES.get(kind) or ZOO_CODES.get(f"{kind.__module__}.{kind.__name__}"):
             return str(error), code
     first_line = (str(error) or type(error).__name__).splitlines()[0]
     if is_lost_loader(error) or is_out_of_memory(error):

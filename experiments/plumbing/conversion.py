@@ -17,21 +17,19 @@ from zoo.weights.settings import settings_of
 
 
 def convert(source: str, output: Path, to: str, given: str | None) -> None:
-    """Write the weights of `source` to `output` in the names of `to`, and say so.
+    """Write the weights of `source` in the names of `to`; `given`: class names as a,b,c.
 
-    `given`: the class names as a,b,c. WeightsError for weights that no network of the zoo takes,
-    or that library has no names for; UsageError for class names that do not fit.
+    Raises WeightsError for weights that do not fit, UsageError for class names that do not.
     """
-    suffix = output.suffix
     with doing(f"reading {source}"):
         weights = open_weights(source)
         name, model = network_of(weights)
     classes = class_names(given, weights.metadata.classes, model.head.out_features)
-    if not suffix:
+    if not output.suffix:
         write_as_folder(output, name, model, classes, weights)
         return
     metadata, note = Metadata(), ""
-    if suffix == ".safetensors" or to == "zoo":
+    if output.suffix == ".safetensors" or to == "zoo":
         metadata = Metadata(name, settings_of(model), classes, weights.metadata.preprocess)
         note = f" and {len(classes)} class names" if classes else ""
     elif given:

@@ -33,7 +33,7 @@ def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
      ("ablation", ("vit",), "ablation.__main__.plan", "Do transformers"),
      ("transfer", ("PETS",), "transfer.__main__.open_pictures", "Device"),
      ("verify", ("resnet18",), "proof.prove.prove", "comparing resnet18 with torchvision"),
-     ("bench", (), "bench.__main__.comparisons", "usual / ours")],
+     ("bench", (), "bench.networks.drawn_batches", "usual / ours")],
 )  # fmt: skip
 def test_the_first_line_comes_before_any_work(module, arguments, works, first, invoke, monkeypatch):
     def stop(*_, **__):
