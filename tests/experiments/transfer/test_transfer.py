@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -486,6 +487,15 @@ def test_weights_that_the_last_step_ruins_have_diverged_too(folder, tmp_path, mo
 
     monkeypatch.setattr(transfer_run, "train_resumably", ruin)
     assert run(folder, tmp_path)["status"] == "diverged at step 1"
+
+
+def test_in_fp16_steps_that_were_skipped_are_in_the_row(folder, tmp_path, monkeypatch):
+    large = partial(torch.amp.GradScaler, init_scale=2.0**30)  # no gradient fits into fp16
+    monkeypatch.setattr(torch.amp, "GradScaler", large)
+    run(folder, tmp_path, replace(RUN, base=Settings(precision="fp16")))
+    done = row(tmp_path)
+    assert done["status"] == "finished"
+    assert 0 < done["skipped_steps"] <= 9  # of three epochs of three steps
 
 
 @pytest.mark.slow
