@@ -16,7 +16,8 @@ def choose_device(requested: str) -> tuple[torch.device, str]:
         device = torch.device(requested)
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        what = f"cannot compute on {requested!r}: {str(error).splitlines()[0]}"
+        why = str(error).splitlines()[0].split(". ")[0]  # the next sentence lists all backends
+        what = f"cannot compute on {requested!r}: {why}"
         fix = "--device auto takes what is there"
         raise UsageError(what, f"--device {requested}", fix) from error
     return device, f"{requested}: as requested" + ", not tried by us" * (device.type == "mps")

@@ -125,7 +125,9 @@ def test_auto_stays_on_the_cpu_and_mentions_mps(monkeypatch):
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="mps is here")
 def test_mps_is_refused_where_there_is_none():
-    with refusal(UsageError, "cannot compute on 'mps'", "--device auto"):
+    with refusal(UsageError, "--device mps", "--device auto"):
+        choose_device("mps")
+    with pytest.raises(UsageError, match=r"cannot compute on 'mps': .{1,100}\n"):  # one sentence
         choose_device("mps")
 
 
