@@ -1,59 +1,65 @@
 """Where a vision transformer looks: attention of every head, and its roll-out, over an image.
 
-    python -m experiments.attention CHECKPOINT PICTURE
+    python -m experiments.attention CHECKPOINT IMAGES ...
 
 Papers: Vaswani et al. 2017 (arXiv 1706.03762), section 3.2, for attention; Abnar and Zuidema 2020,
 "Quantifying Attention Flow in Transformers" (arXiv 2005.00928), section 3, for its roll-out.
 Dimension key: N batch, L tokens (one for the class, then the patches, row by row), h heads.
 """
 
+from __future__ import annotations
+
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
-from torch import Tensor
+from tqdm import tqdm
 
-from data.images import load_image
-from experiments.classifier import load_model, top_k
+from data.errors import DataError, printable
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError, doing
-from experiments.proof.checks import outputs_of
-from zoo.plainvit import MlpSkipOnly, PlainAttentionBlock, PlainEncoderBlock
-from zoo.vit import ViT
 
-NOTHING_ADDED = (PlainEncoderBlock, MlpSkipOnly, PlainAttentionBlock)  # to what attention returns
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from experiments.classifier import Classifier
+    from zoo.vit import ViT
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the attention of every head, and its roll-out, over an image."""
+    """Draw the attention of every head, and its roll-out, over each image."""
 
     checkpoint: tyro.conf.Positional[str]
     """A vision transformer: a .safetensors of experiments.transfer, a folder, or hf:OWNER/NAME."""
-    picture: tyro.conf.Positional[Path]
-    """Any image."""
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
+    """Images: files, folders or patterns."""
     block: int | None = None
     """Whose heads to show, counted from 0 (the last)."""
     output: Path = Path("runs/attention.png")
-    """The PNG to write."""
+    """The PNG to write; for several images a folder of this name, without .png."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def attention_in(model: ViT, outputs: Mapping[str, Tensor]) -> list[Tensor]:
     """The attention (N, h, L, L) of every block, in order, from the outputs of its first norm."""
     attentions: list[Any] = [block.attention for block in model.blocks]
     tokens = [outputs[f"blocks.{i}.norm1"] for i in range(len(attentions))]
-    with torch.no_grad():
-        pairs = zip(attentions, tokens, strict=True)
-        return [attention.spelled_out(x)[1].cpu() for attention, x in pairs]
+    pairs = zip(attentions, tokens, strict=True)
+    return [attention.spelled_out(x)[1].detach().cpu() for attention, x in pairs]
 
 
 def skips_of(model: ViT) -> list[bool]:
     """For every block, whether it adds its attention to the stream."""
-    return [not isinstance(block, NOTHING_ADDED) for block in model.blocks]
+    from zoo.plainvit import MlpSkipOnly, PlainAttentionBlock, PlainEncoderBlock
+
+    nothing_added = (PlainEncoderBlock, MlpSkipOnly, PlainAttentionBlock)
+    return [not isinstance(block, nothing_added) for block in model.blocks]
 
 
 def rollout(weights: Sequence[Tensor], skips: Sequence[bool]) -> Tensor:
@@ -64,6 +70,8 @@ def rollout(weights: Sequence[Tensor], skips: Sequence[bool]) -> Tensor:
     those of W and I have the sum 1. A block without the addition keeps nothing of a token but
     what attention takes of it, so there A = W.
     """
+    import torch
+
     length = weights[0].shape[-1]
     same = torch.eye(length, dtype=torch.float64)
     rolled = same.expand(len(weights[0]), length, length)
@@ -80,34 +88,60 @@ def patches_of(attention: Tensor) -> Tensor:
     return row.unflatten(-1, (side, side))
 
 
-def main(options: Options) -> None:
-    # matplotlib: slow to import
-    from experiments.drawing.heatmap import draw_attention
-
+def main(options: Options) -> int:
     cli.check_file("--output", options.output, ".png")
     with doing("loading the network"):
+        # Not above: importing torch takes seconds, and --help needs none of it.
+        from data.decoding import decode_all
+        from experiments.classifier import about, find_images, load_model
+        from experiments.plumbing.device import choose_device
+        from zoo.vit import ViT
+
+        device, why = choose_device(options.device)
+        paths = find_images(options.inputs)
         classifier = load_model(options.checkpoint)
-    model = classifier.model
-    if not isinstance(model, ViT):
-        why = "this network has no attention to show: it is no vision transformer"
-        raise UsageError(why, options.checkpoint, "give a checkpoint of one, such as vit_b_16")
-    skips = skips_of(model)
-    last = len(skips) - 1
+        classifier.model.to(device)
+    if not isinstance(classifier.model, ViT):
+        what = "this network has no attention to show: it is no vision transformer"
+        raise UsageError(what, options.checkpoint, "give a checkpoint of one, such as vit_b_16")
+    last = len(classifier.model.blocks) - 1
     cli.check_numbers(options, {"block": (0, last)})
     block = last if options.block is None else options.block
-    image = classifier.view(load_image(options.picture))
-    with doing("looking at the image"), outputs_of(model) as outputs:
+    print(f"{about(classifier)}; device {why}")
+    output, folder, code = options.output, options.output.with_suffix(""), 0
+    images = decode_all(list(map(str, paths)), classifier.view, 0, "drawing")
+    with doing("drawing"):
+        for number, (path, image) in enumerate(zip(paths, images, strict=True), 1):
+            if isinstance(image, DataError):
+                code = cli.EXIT_CODES[DataError]
+                tqdm.write(str(image), sys.stderr)
+                continue
+            if len(paths) > 1:  # two of them may have the same name
+                output = folder / f"{number:0{len(str(len(paths)))}}-{path.stem[:50]}.png"
+            words = draw(classifier, block, image, path.name, output)
+            tqdm.write(f"{printable(str(path))}: {words}\nattention: {output}")
+    return code
+
+
+def draw(classifier: Classifier, block: int, image: Tensor, name: str, output: Path) -> str:
+    """Draw one image, uint8 (3, S, S); the class it is taken for, in words.
+
+    One at a time: the attention of a batch may take gigabytes, and drawing takes most of the time.
+    """
+    from experiments.classifier import top_k
+    from experiments.drawing.heatmap import draw_attention
+    from experiments.proof.checks import outputs_of
+
+    model: Any = classifier.model
+    with outputs_of(model) as outputs:
         logits = classifier.logits(image[None])
-    weights = attention_in(model, outputs)
+    weights, skips = attention_in(model, outputs), skips_of(model)
     best = top_k(classifier, logits, 1)[0][0]
     words = f"{best['label']}, {100 * float(best['score']):.1f} %"
     heads, rolled = (patches_of(found)[0] for found in (weights[block], rollout(weights, skips)))
-    where = f"blocks.{block}" + (", the last" if block == last else f" of {len(skips)}")
-    with doing("drawing"):
-        title = f"{options.picture.name}: {words}"
-        draw_attention(options.output, image, title, heads, rolled, where, all(skips))
-    print(f"{options.picture}: {words}")
-    print(f"attention: {options.output}")
+    where = f"blocks.{block}" + (", the last" if block == len(skips) - 1 else f" of {len(skips)}")
+    draw_attention(output, image, f"{name}: {words}", heads, rolled, where, all(skips))
+    return words
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
 """A network with all that it takes to use it: class names, and how pictures are shown to it.
 
-    from experiments.classifier import load_model, predict
+    from experiments.classifier import find_images, load_model, predict, predictions
 
     model = load_model("runs/transfer-my_pictures/RUN/best.safetensors")
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
+    for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
 Names and preprocessing come from the checkpoint, never from a folder found later.
 """
 
-from collections.abc import Mapping
+import glob
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +25,10 @@ from torch import Tensor
 
 import zoo
 from data.batches import enlarge
+from data.decoding import decode_all
+from data.errors import DataError
 from data.images import load_image
+from data.listing import EXTENSIONS, Listing
 from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.cli import UsageError
@@ -37,6 +46,8 @@ from zoo.weights.published import is_published_name
 from zoo.weights.settings import settings_of
 
 FP32 = Settings(precision="fp32", channels_last=True)  # predictions, and what transfer reports
+CORES = min(os.cpu_count() or 1, 8)  # processes that decode, if nobody asks for another number
+ENDINGS = (*EXTENSIONS, ".gif")  # of the images in a folder
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,57 @@ def predict(
         raise UsageError(f"there is no top {k}", "predict(..., k=...)", "give 1 or more")
     image = picture if isinstance(picture, Tensor) else load_image(str(picture), str(picture))
     return top_k(model, model.logits(model.view(image)[None]), k)[0]
+
+
+def predictions(
+    model: Classifier, paths: Sequence[Path], k: int = 5, batch_size: int = 32, workers: int = 0
+) -> Iterator[tuple[Path, list[dict] | DataError]]:
+    """What predict says of every file, in order; or why the file cannot be decoded.
+
+    `batch_size` images are decoded, classified and forgotten at a time: in `workers` processes,
+    while the network computes, or in this one for 0. Neither changes more than rounding. Raises
+    DataError if such a process is killed.
+    """
+    arriving = decode_all(list(map(str, paths)), model.view, workers, "classifying")
+    with closing(arriving):
+        for first in range(0, len(paths), batch_size):
+            chunk = paths[first : first + batch_size]
+            arrived = islice(arriving, len(chunk))
+            # Copies: what arrives from a process keeps one of the few files that may be open.
+            images = [x.clone() if isinstance(x, Tensor) else x for x in arrived]
+            good = [image for image in images if isinstance(image, Tensor)]
+            answers = iter(top_k(model, model.logits(torch.stack(good)), k) if good else ())
+            for path, image in zip(chunk, images, strict=True):
+                yield path, image if isinstance(image, DataError) else next(answers)
+
+
+def find_images(inputs: Sequence[str]) -> list[Path]:
+    """The files that paths, folders and patterns name, each once, in the order given.
+
+    DataError for a folder without images, or a pattern that no file fits.
+    """
+    if not inputs:
+        raise UsageError("no images are named", "the command line", "name files or folders, too")
+    found: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            listing = Listing(path)
+            files = [path / name for name in listing.files("") if name.lower().endswith(ENDINGS)]
+            print(*listing.sentences(), sep="\n", end="\n" * bool(listing.notes), file=sys.stderr)
+            if not files:
+                what = "there are no images in this folder"
+                raise DataError(what, path, f"looked for {', '.join(ENDINGS)}")
+            found |= dict.fromkeys(files)
+        elif path.exists() or not glob.has_magic(text):
+            found[path] = None  # one that does not exist is reported as what it is
+        else:
+            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  also absolute ones
+            files = [Path(match) for match in matches if Path(match).is_file()]
+            if not files:
+                raise DataError("no file fits this pattern", text, "check its folder and its *")
+            found |= dict.fromkeys(files)
+    return list(found)
 
 
 def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str | float]]]:

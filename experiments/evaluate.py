@@ -1,38 +1,36 @@
-"""How good a checkpoint is on a folder of pictures, class by class, and where it is surely wrong.
+"""How good a checkpoint is on a folder of images, class by class, and where it is surely wrong.
 
     python -m experiments.evaluate CHECKPOINT DIR
     python -m experiments.evaluate --model resnet50 --weights IMAGENET1K_V2 imagenet/val
 
 DIR: train/CLASS/ and test/CLASS/ (or else val/), which is evaluated on; or one folder of classes;
-or cifar10. Pictures of one folder that the checkpoint was trained on or chosen by are left out,
+or cifar10. Images of one folder that the checkpoint was trained on or chosen by are left out,
 unless those were more than 60,000: then it does not list them.
 """
+
+from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import tyro
-from torch import Tensor
 from tqdm import tqdm
 
-from data.collection import PictureSet, Source, Split, checksum, open_pictures, whole_folder
 from data.errors import DataError
-from data.images import load_image
-from data.view_batches import every_image
-from experiments.classifier import FP32, Classifier, about, open_classifier
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError, doing
-from experiments.plumbing.results import write_csv
-from experiments.plumbing.stats import wilson
-from experiments.train import infer
 
-BATCH = 64
-SHOWN = 20  # pictures on a sheet
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from data.collection import PictureSet, Source
+    from experiments.classifier import Classifier
+
+SHOWN = 20  # images on a sheet
 EVALUATED = "evaluated"  # the name of the split
 COLUMNS = ("picture", "truth", "label", "score")  # of predictions.csv
 WORDNET = re.compile(r"n\d{8}")
@@ -43,20 +41,29 @@ class Options:
     """Accuracy, per-class table, confusion matrix and the surest mistakes of a checkpoint."""
 
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
-    """A best.safetensors or last.safetensors of experiments.transfer, then the folder of pictures;
+    """A best.safetensors or last.safetensors of experiments.transfer, then the folder of images;
     or with --model only the folder."""
     model: str | None = None
     """Instead of a checkpoint: an ImageNet model of the zoo."""
     weights: str = "DEFAULT"
     """With --model: the name of published weights."""
     skip_bad: bool = False
-    """Go on without pictures that cannot be decoded."""
+    """Go on without images that cannot be decoded."""
     output_dir: Path = Path("runs/evaluation")
     """Where the figures and predictions.csv go."""
+    batch_size: int = 64
+    """How many images the network computes at a time."""
+    workers: int | None = None
+    """Processes that decode images, and load them while the network computes (one a core, up to
+    8); 0: this one."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
     """What to evaluate on, in words, and its images: one split, with the checkpoint's labels."""
+    from data.collection import Split, checksum, open_pictures, whole_folder
+
     images = whole_folder(source) if Path(source.data).is_dir() else None
     if images is None:
         images = open_pictures(source, 0, 0)
@@ -72,7 +79,7 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
         if left_out := len(part.files) - len(new):
             why = "images that the checkpoint was trained on or chosen by"
             images.notes.append(f"left out: {left_out} {why}")
-            name, part = "those it has not seen", part.chosen(torch.tensor(new, dtype=torch.int64))
+            name, part = "those it has not seen", part.chosen(part.labels.new_tensor(new))
     if not len(part.labels):
         why = "there are no images here that the checkpoint has not seen"
         raise DataError(why, source.data, "name a folder of other images, one folder a class")
@@ -83,6 +90,8 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
 
 def labels_of(images: PictureSet, model: Classifier) -> Tensor:
     """The checkpoint's label of each class of the images, by name."""
+    import torch
+
     known = {name: label for label, name in enumerate(model.classes)}
     if len(images.classes) == len(known) and all(map(WORDNET.fullmatch, images.classes)):
         return torch.arange(len(known))  # ImageNet's n01440764 ... are sorted as its classes are
@@ -95,33 +104,41 @@ def labels_of(images: PictureSet, model: Classifier) -> Tensor:
     return torch.tensor([known[name] for name in images.classes])
 
 
-def evaluate_on(model: Classifier, images: PictureSet) -> Tensor:
-    """Logits float32 (N, K) of every image, in order."""
+def evaluate_on(model: Classifier, images: PictureSet, batch_size: int) -> Tensor:
+    """Logits float32 (N, K) of every image, in order, on the CPU."""
+    from data.view_batches import every_image
+    from experiments.classifier import FP32
+    from experiments.train import infer
+
+    device = next(model.model.parameters()).device
     labels, shown = images.labels(EVALUATED), images.pictures(EVALUATED, model.view)
-    batches = every_image(shown, labels, model.view, BATCH, torch.device("cpu"))
-    total = math.ceil(len(labels) / BATCH)
+    batches = every_image(shown, labels, model.view, batch_size, device, images.loaders)
+    total = math.ceil(len(labels) / batch_size)
     bar = tqdm(batches, total=total, unit="batch", leave=False, disable=None)
     return infer(model.model.eval(), bar, FP32)[0]
 
 
 def draw(model: Classifier, images: PictureSet, scores: Tensor, folder: Path) -> list[Path]:
     """The confusion matrix, a sheet of images, and one of the most confident mistakes."""
-    from sklearn.metrics import confusion_matrix  # slow to import, as matplotlib is
+    from sklearn.metrics import confusion_matrix
 
+    from data.images import load_image
+    from data.views import AtMost
     from experiments.drawing.sheet import LabelledImage, draw_confusion, draw_sheet
 
     labels, guesses, title = images.labels(EVALUATED), scores.argmax(1), images.name
     matrix = confusion_matrix(labels, guesses, labels=range(len(model.classes)))
     paths = [folder / "confusion.png"]
-    draw_confusion(paths[0], torch.from_numpy(matrix), model.classes)
+    draw_confusion(paths[0], labels.new_tensor(matrix), model.classes)
     shown, files = images.pictures(EVALUATED, model.view), images.splits[EVALUATED].files
+    small = AtMost(500, "bilinear")  # a sheet of a camera's images would take gigabytes
 
     def sheet(name: str, places: Sequence[int], words: str) -> None:
         cells = []
         for i in places:
             best, order = scores[i].topk(min(3, len(model.classes)))
             cells.append(LabelledImage(
-                load_image(files[i]) if files else shown[i],
+                small(load_image(files[i])) if files else shown[i],
                 Path(files[i]).name if files else f"image {i}",
                 tuple(model.classes[j] for j in order), tuple(best.tolist()),
                 model.classes[int(labels[i])],
@@ -147,23 +164,43 @@ def main(options: Options) -> None:
             "python -m experiments.evaluate " + " ".join(options.inputs),
             "CHECKPOINT DIR, or --model resnet50 DIR",
         )
+    cli.check_numbers(options, {"batch_size": (1, 100_000), "workers": (0, 256)})
     cli.check_folder(options.output_dir)
     with doing("loading the network"):
+        # Not above: importing torch takes seconds, and --help needs none of it.
+        from data.collection import Source
+        from experiments.classifier import CORES, about, open_classifier
+        from experiments.plumbing.device import choose_device
+
+        device, why = choose_device(options.device)
         model = open_classifier(options.inputs[0], options.model, options.weights)
-    print(about(model))
+        model.model.to(device)
+    print(f"{about(model)}; device {why}")
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)
     with doing(f"looking through {source.data}"):
         name, images = to_evaluate(source, model)
+    images.workers = images.loaders = CORES if options.workers is None else options.workers
     with doing("decoding the images"):
         images.pictures(EVALUATED, model.view)  # and leaves out what it may
     for note in images.notes:
         print(f"  {note}")
-    labels = images.labels(EVALUATED)
-    with doing(f"evaluating {len(labels):,} images"):
-        scores = evaluate_on(model, images).double().softmax(1)
-    best, guesses = scores.max(1)
+    with doing(f"evaluating {len(images.labels(EVALUATED)):,} images"):
+        scores = evaluate_on(model, images, options.batch_size).double().softmax(1)
+    report(model, images, name, scores, options.output_dir)
+    with doing("drawing the figures"):
+        figures = draw(model, images, scores, options.output_dir)
+    for figure in figures:
+        print(f"figure: {figure}")
+
+
+def report(model: Classifier, images: PictureSet, name: str, scores: Tensor, folder: Path) -> None:
+    """Print the table of classes and the accuracy; write every prediction into `folder`."""
     from sklearn.metrics import classification_report  # slow to import: after the work is begun
 
+    from experiments.plumbing.results import write_csv
+    from experiments.plumbing.stats import wilson
+
+    labels, (best, guesses) = images.labels(EVALUATED), scores.max(1)
     print(classification_report(
         labels, guesses, labels=range(len(model.classes)), target_names=model.classes,
         digits=3, zero_division=math.nan,
@@ -174,16 +211,12 @@ def main(options: Options) -> None:
         f"{100 * right / len(labels):.2f} % right on {images.name} ({name}): {right:,} of "
         f"{len(labels):,}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
-    options.output_dir.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files = images.splits[EVALUATED].files or range(len(labels))
     truths, said = ([model.classes[i] for i in column.tolist()] for column in (labels, guesses))
     table = zip(files, truths, said, best.tolist(), strict=True)
-    path = options.output_dir / "predictions.csv"
+    path = folder / "predictions.csv"
     write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in table], COLUMNS)
-    with doing("drawing the figures"):
-        figures = draw(model, images, scores, options.output_dir)
-    for figure in figures:
-        print(f"figure: {figure}")
     print(f"every prediction: {path}")
 
 

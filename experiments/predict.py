@@ -1,41 +1,39 @@
-"""What a trained network sees in pictures.
+"""What a trained network sees in images.
 
-    python -m experiments.predict CHECKPOINT PICTURES ...
-    python -m experiments.predict --model resnet50 --weights IMAGENET1K_V2 PICTURES ...
+    python -m experiments.predict CHECKPOINT IMAGES ...
+    python -m experiments.predict --model resnet50 --weights IMAGENET1K_V2 IMAGES ...
 
-PICTURES: files, folders or patterns like 'holiday/*.jpg'. In a notebook: experiments/classifier.py.
+IMAGES: files, folders or patterns like 'holiday/*.jpg'. In a notebook: experiments/classifier.py.
 """
 
-import glob
+from __future__ import annotations
+
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import tyro
-from torch import Tensor
+from tqdm import tqdm
 
-from data.decoding import decode_all
-from data.errors import DataError
-from data.images import load_image
-from data.listing import EXTENSIONS, Listing
-from experiments.classifier import Classifier, about, open_classifier, top_k
+from data.errors import DataError, printable
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError, doing
-from experiments.plumbing.tables import Rows, print_report
+from experiments.plumbing.cli import doing
 
-BATCH = 32
+if TYPE_CHECKING:
+    from experiments.classifier import Classifier
+
+SHOWN = 30  # images on the sheet
 
 
 @dataclass(frozen=True)
 class Options:
-    """Name what is in pictures, with probabilities."""
+    """Name what is in images, with probabilities."""
 
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
-    """A checkpoint of experiments.transfer, then pictures; or with --model only pictures."""
+    """A checkpoint of experiments.transfer, then images; or with --model only images."""
     model: str | None = None
     """Instead of a checkpoint: an ImageNet model of the zoo."""
     weights: str = "DEFAULT"
@@ -43,106 +41,91 @@ class Options:
     k: int = 5
     """How many classes to name (at most all)."""
     json: bool = False
-    """Print a list of {"label", "score"} a picture, and nothing else."""
+    """Print one JSON document and nothing else: a list with, for each image and on a line of its
+    own, {"image": PATH, "predictions": [{"label", "score"}, ...]}; null if it is not decodable."""
     sheet: Path = Path("runs/predictions.png")
-    """Where to draw the pictures with their labels."""
-
-
-def find_pictures(inputs: Sequence[str]) -> list[Path]:
-    """The files that paths, folders and patterns name, each once, in the order given."""
-    found: dict[Path, None] = {}
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            listing = Listing(path)
-            files = [path / name for name in listing.files("") if name.lower().endswith(ENDINGS)]
-            print(*listing.sentences(), sep="\n", end="\n" * bool(listing.notes), file=sys.stderr)
-            if not files:
-                what = "there are no images in this folder"
-                raise DataError(what, path, f"looked for {', '.join(ENDINGS)}")
-            found |= dict.fromkeys(files)
-        elif path.exists() or not glob.has_magic(text):
-            found[path] = None  # one that does not exist is reported as what it is
-        else:
-            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  also absolute ones
-            if not matches:
-                raise DataError("no file fits this pattern", text, "check its folder and its *")
-            found |= dict.fromkeys(Path(match) for match in matches if Path(match).is_file())
-    return list(found)
-
-
-ENDINGS = (*EXTENSIONS, ".gif")
-
-
-def predictions(
-    model: Classifier, paths: Sequence[Path], k: int
-) -> Iterator[tuple[Path, list[dict] | DataError]]:
-    """For each file its k most probable classes, or why it cannot be decoded."""
-    for first in range(0, len(paths), BATCH):
-        chunk = paths[first : first + BATCH]
-        images = list(decode_all(list(map(str, chunk)), model.view, workers=0))
-        good = [image for image in images if isinstance(image, Tensor)]
-        answers = iter(top_k(model, model.logits(torch.stack(good)), k) if good else ())
-        for path, image in zip(chunk, images, strict=True):
-            yield path, image if isinstance(image, DataError) else next(answers)
+    """Where to draw the first images with their labels."""
+    batch_size: int = 32
+    """How many images the network computes at a time."""
+    workers: int | None = None
+    """Processes that decode images meanwhile (0 on a CPU; on a GPU one a core, up to 8)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def main(options: Options) -> int:
-    cli.check_numbers(options, {"k": (1, 10**6)})
+    cli.check_numbers(options, {"k": (1, 10**6), "batch_size": (1, 10**5), "workers": (0, 256)})
     cli.check_file("--sheet", options.sheet, ".png")
-    names = options.inputs if options.model else options.inputs[1:]
-    if not names:
-        raise UsageError(
-            "no pictures are named",
-            "python -m experiments.predict " + " ".join(options.inputs),
-            "CHECKPOINT PICTURES ..., or --model resnet50 PICTURES ...",
-        )
     with doing("loading the network"):
+        # Not above: importing torch takes seconds, and --help needs none of it.
+        from experiments.classifier import CORES, about, find_images, open_classifier, predictions
+        from experiments.plumbing.device import choose_device
+
+        device, why = choose_device(options.device)
+        paths = find_images(options.inputs if options.model else options.inputs[1:])
         model = open_classifier(options.inputs[0], options.model, options.weights)
+        model.model.to(device)
     if not options.json:
-        print(about(model))
-    answers: dict[Path, list[dict] | None] = {}
+        print(f"{about(model)}; device {why}")
+    # On a CPU the network takes every core.
+    workers = CORES * (device.type == "cuda") if options.workers is None else options.workers
+    answers = predictions(model, paths, options.k, options.batch_size, workers)
     with doing("decoding and classifying"):
-        for path, answer in predictions(model, find_pictures(names), options.k):
-            answers[path] = None if isinstance(answer, DataError) else answer
-            if isinstance(answer, DataError):
-                print(answer, file=sys.stderr)
-    if options.json:
-        as_ascii = (sys.stdout.encoding or "ascii").lower() != "utf-8"
-        print(json.dumps(list(answers.values()), ensure_ascii=as_ascii, indent=1))
-    else:
-        print_report([Rows(("image", "label", "%"), lines(answers), ("---", "---", "---:"))])
+        good, shown = show(answers, len(paths), options.json)
     with doing("drawing the sheet"):
-        draw(options, model, answers)
-    return cli.EXIT_CODES[DataError] if None in answers.values() else 0
+        draw(options, model, good, shown)
+    return 0 if good == len(paths) else cli.EXIT_CODES[DataError]
 
 
-def lines(answers: Mapping[Path, list[dict] | None]) -> list[list[str]]:
-    found = []
-    for path, answer in answers.items():
-        rows = [[guess["label"], f"{100 * guess['score']:.1f}"] for guess in answer or ()]
-        for place, row in enumerate(rows or [["cannot be decoded", ""]]):
-            found.append(["" if place else str(path), *row])
-    return found
+def show(
+    answers: Iterable[tuple[Path, list[dict] | DataError]], images: int, as_json: bool
+) -> tuple[int, dict[Path, list[dict]]]:
+    """Print each answer as it comes, past the progress bar; how many are good, the first of them.
+
+    The others are not kept: all classes of many images would fill the memory.
+    """
+    good, shown = 0, {}
+    for number, (path, answer) in enumerate(answers, 1):
+        guesses = None if isinstance(answer, DataError) else answer
+        if guesses is None:
+            tqdm.write(str(answer), sys.stderr)
+        elif (good := good + 1) <= SHOWN:
+            shown[path] = guesses
+        start, end = "[" if number == 1 else " ", "]" if number == images else ","
+        tqdm.write(start + json_of(path, guesses) + end if as_json else text_of(path, guesses))
+    return good, shown
 
 
-def draw(options: Options, model: Classifier, answers: Mapping[Path, list[dict] | None]) -> None:
-    from experiments.drawing.sheet import MOST_IMAGES, LabelledImage, draw_sheet  # matplotlib
+def json_of(path: Path, guesses: list[dict] | None) -> str:
+    """In ASCII where the output, or a name whose bytes are no UTF-8, allows nothing else."""
+    utf8 = (sys.stdout.encoding or "ascii").lower() == "utf-8" and str(path).isprintable()
+    return json.dumps({"image": str(path), "predictions": guesses}, ensure_ascii=not utf8)
 
-    good = [(path, answer) for path, answer in answers.items() if answer]
+
+def text_of(path: Path, guesses: list[dict] | None) -> str:
+    words = [f"{guess['label']} {100 * guess['score']:.1f} %" for guess in guesses or ()]
+    return printable(f"{path}  {', '.join(words) or 'cannot be decoded'}")
+
+
+def draw(options: Options, model: Classifier, good: int, shown: dict[Path, list[dict]]) -> None:
     if not good:
         return
-    shown = [
+    from data.images import load_image
+    from data.views import AtMost
+    from experiments.drawing.sheet import LabelledImage, draw_sheet
+
+    small = AtMost(500, "bilinear")  # a sheet of a camera's images would take gigabytes
+    images = [
         LabelledImage(
-            load_image(str(path)), path.name, tuple(guess["label"] for guess in answer),
+            small(load_image(str(path))), path.name, tuple(guess["label"] for guess in answer),
             tuple(guess["score"] for guess in answer),
         )
-        for path, answer in good[:MOST_IMAGES]
+        for path, answer in shown.items()
     ]  # fmt: skip
     title = f"{Path(model.source).parent.name} {Path(model.source).name}".strip()
-    if len(good) > len(shown):
-        title += f": the first {len(shown)} of {len(good)} images"
-    draw_sheet(options.sheet, shown, title)
+    if good > len(shown):
+        title += f": the first {len(shown)} of {good} images"
+    draw_sheet(options.sheet, images, title)
     print(f"sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
 

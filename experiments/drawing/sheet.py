@@ -19,7 +19,7 @@ from torch import Tensor
 from data.errors import DataError
 from experiments.drawing.style import fit, png, text_width
 
-MOST_IMAGES, MOST_BARS = 30, 10  # of a sheet that one can look over; under an image
+MOST_BARS = 10  # under an image
 CELL, LINE = 2.3, 0.21  # inches: a cell's width and its image's height; a line of text under it
 TRUE, OTHER, WRONG = "#009E73", "#56B4E9", "#D55E00"  # Okabe and Ito's green, sky and vermilion
 EMPTY, FRAME = "#EEEEEE", "#AAAAAA"

@@ -163,7 +163,8 @@ def test_a_planted_look_is_drawn_over_its_patch(picture, saved, invoke, tmp_path
     figure = drawn(lambda: finished.append(
         invoke("experiments.attention", checkpoint, picture, "--output", output)
     ))  # fmt: skip
-    assert f"{picture}: a, 33.3 %\nattention: {output}\n" == finished[0].stdout, finished[0].stderr
+    said = f"{picture}: a, 33.3 %\nattention: {output}\n"
+    assert finished[0].stdout.partition("\n")[2] == said, finished[0].stderr
     pixels, panels = pixels_of(output), panels_of(figure)
     for head, patch in enumerate(PLANTED.values()):
         assert brightest(panels[f"head {head}"], pixels) == patch
@@ -221,5 +222,7 @@ def test_what_cannot_be_drawn_is_refused_in_three_lines(picture, saved, invoke, 
     checkpoint = saved("vit1", zoo.build("vit1", 3))
     done = invoke("experiments.attention", checkpoint, tmp_path / "none.png")
     assert_three_lines(done, 3, "none.png")
+    done = invoke("experiments.attention", checkpoint)
+    assert_three_lines(done, 2, "no images are named")
     done = invoke("experiments.attention", checkpoint, picture, "--output", "/proc/none/a.png")
     assert_three_lines(done, 2, "cannot use this", "/proc/none", "check this path")

@@ -165,24 +165,25 @@ def test_the_command_names_files_folders_and_patterns(folder, checkpoint, invoke
     assert Image.open(sheet).size[0] > 300
 
 
-def test_json_is_a_list_a_picture_and_nothing_else(folder, checkpoint, invoke, tmp_path):
+def test_json_is_one_document_with_the_name_of_every_image(folder, checkpoint, invoke, tmp_path):
     (folder / "ant" / "broken.jpg").write_bytes(b"\xff\xd8 not much")
     done = invoke("experiments.predict", checkpoint, folder / "ant", "--json", "--k", 9, "--sheet",
                   tmp_path / "sheet.png")  # fmt: skip
     assert done.returncode == 3
     assert "broken.jpg" in done.stderr
     answers = json.loads(done.stdout)
-    assert len(answers) == 5
-    assert [answer is None for answer in answers] == [True, False, False, False, False]
+    assert [answer["image"] for answer in answers] == sorted(map(str, folder.glob("ant/*")))
+    assert (Path(answers[0]["image"]).name, answers[0]["predictions"]) == ("broken.jpg", None)
     for answer in answers[1:]:
-        assert {guess["label"] for guess in answer} == set(CLASSES)
-        assert sum(guess["score"] for guess in answer) == pytest.approx(1)
+        assert {guess["label"] for guess in answer["predictions"]} == set(CLASSES)
+        assert sum(guess["score"] for guess in answer["predictions"]) == pytest.approx(1)
 
 
 def test_nothing_to_predict_is_said(folder, checkpoint, invoke, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, code, words in (
-        ((checkpoint,), 2, "no pictures are named"),
+        ((checkpoint,), 2, "no images are named"),
+        ((checkpoint, f"{folder}/*"), 3, "no file fits this pattern"),  # folders only
         ((checkpoint, f"{folder}/*.xyz"), 3, "no file fits this pattern"),
         ((checkpoint, tmp_path / "empty"), 3, "no images in this folder"),
         ((folder, folder), 4, "this is a folder"),
@@ -201,7 +202,7 @@ def test_published_weights_name_imagenets_classes(published, folder, invoke, tmp
     with torch.no_grad():
         scores = theirs.eval()(weights.transforms()(load_image(file))[None])[0].softmax(0)
     (answer,) = json.loads(done.stdout)
-    for guess, score, place in zip(answer, *scores.topk(5), strict=True):
+    for guess, score, place in zip(answer["predictions"], *scores.topk(5), strict=True):
         assert guess["label"] == weights.meta["categories"][place]
         assert guess["score"] == pytest.approx(score.item(), rel=5e-3)
 

@@ -55,8 +55,8 @@ def test_transfer_predict_and_evaluate(pictures, checkpoint, invoke, tmp_path):
         assert (loaded.model.norm.eps, loaded.model.stem.resizing) == (1e-12, "bicubic")
     picture = pictures / "val" / "ring" / "16.png"
     said = invoke("experiments.predict", best, picture, "--json", "--sheet", tmp_path / "s.png")
-    (guesses,) = json.loads(said.stdout)
-    assert {guess["label"] for guess in guesses} == set(CLASSES)
+    (answer,) = json.loads(said.stdout)
+    assert {guess["label"] for guess in answer["predictions"]} == set(CLASSES)
     other = pictures.parent / "other"
     assert_prints(invoke("experiments.evaluate", best, other, "--output-dir", tmp_path / "e"), "12")
 

@@ -113,7 +113,7 @@ def test_it_is_refused_in_three_lines(invoke, tmp_path, monkeypatch, case):
 
 
 def test_images_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monkeypatch):
-    from experiments.predict import find_pictures
+    from experiments.classifier import find_images
 
     (tmp_path / "train" / "ant").mkdir(parents=True)
     (tmp_path / "train" / ".hidden").mkdir()
@@ -126,10 +126,10 @@ def test_images_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monke
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    assert find_pictures([str(tmp_path)]) == [tmp_path / "train/ant/1.png"]
+    assert find_images([str(tmp_path)]) == [tmp_path / "train/ant/1.png"]
     closed = "ant"
     with pytest.raises(DataError, match="cannot list a folder"):
-        find_pictures([str(tmp_path)])
+        find_images([str(tmp_path)])
 
 
 @pytest.mark.parametrize(
