@@ -11,6 +11,14 @@ EVERY = 30  # seconds between two lines
 LINE = "{desc}{percentage:.0f} %, {elapsed} passed, about {remaining} left{postfix}"
 
 
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a line above whatever bar there is."""
+    if sys.stderr.isatty():
+        tqdm.write(text, file)
+    else:
+        print(text, file=file)
+
+
 class Progress(tqdm):
     """tqdm's bar, gone once done; where stderr is no terminal, lines without carriage returns."""
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from tqdm import tqdm
 
 from data.errors import DataError, printable
+from data.progress import say
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError, doing
 
@@ -114,12 +114,12 @@ def main(options: Options) -> int:
         for number, (path, image) in enumerate(zip(paths, images, strict=True), 1):
             if isinstance(image, DataError):
                 code = cli.EXIT_CODES[DataError]
-                tqdm.write(str(image), sys.stderr)
+                say(str(image), sys.stderr)
                 continue
             if len(paths) > 1:  # two of them may have the same name
                 output = folder / f"{number:0{len(str(len(paths)))}}-{path.stem[:50]}.png"
             words = draw(classifier, block, image, path.name, output)
-            tqdm.write(f"{printable(str(path))}: {words}\nattention: {output}")
+            say(f"{printable(str(path))}: {words}\nattention: {output}")
     return code
 
 

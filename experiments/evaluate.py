@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from tqdm import tqdm
 
 from data.errors import DataError
+from data.progress import Progress
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError, doing
 
@@ -114,7 +114,7 @@ def evaluate_on(model: Classifier, images: PictureSet, batch_size: int) -> Tenso
     labels, shown = images.labels(EVALUATED), images.pictures(EVALUATED, model.view)
     batches = every_image(shown, labels, model.view, batch_size, device, images.loaders)
     total = math.ceil(len(labels) / batch_size)
-    bar = tqdm(batches, total=total, unit="batch", leave=False, disable=None)
+    bar = Progress(batches, "evaluating", total)
     return infer(model.model.eval(), bar, FP32)[0]
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from tqdm import tqdm
 
 from data.errors import DataError, printable
+from data.progress import say
 from experiments.plumbing import cli
 from experiments.plumbing.cli import doing
 
@@ -88,11 +88,11 @@ def show(
     for number, (path, answer) in enumerate(answers, 1):
         guesses = None if isinstance(answer, DataError) else answer
         if guesses is None:
-            tqdm.write(str(answer), sys.stderr)
+            say(str(answer), sys.stderr)
         elif (good := good + 1) <= SHOWN:
             shown[path] = guesses
         start, end = "[" if number == 1 else " ", "]" if number == images else ","
-        tqdm.write(start + json_of(path, guesses) + end if as_json else text_of(path, guesses))
+        say(start + json_of(path, guesses) + end if as_json else text_of(path, guesses))
     return good, shown
 
 
