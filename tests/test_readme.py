@@ -142,7 +142,7 @@ def test_readmes_python_runs(tmp_path, monkeypatch):
 
 
 def test_presets_in_readme_are_the_presets():
-    from experiments.ablation.__main__ import ABLATIONS
+    from experiments.ablation.questions import ABLATIONS
 
     rows = re.findall(r"(?m)^\| `([a-z0-9-]+)` \|[^|]*\| ([\d, ]+) \|", README)
     assert {name: [int(d) for d in depths.split(",")] for name, depths in rows} == {

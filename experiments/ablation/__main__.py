@@ -11,131 +11,19 @@ next to no gradient, and training stalls: Noci et al. 2022 (arXiv 2206.03126).
 Read first: questions.py.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import nn
-
-import zoo
-from data.batches import Batches
-from experiments.ablation import collapse
-from experiments.ablation.overrides import LIMITS, Options, plan
-from experiments.ablation.pool import default_jobs, run_campaign
-from experiments.ablation.questions import ABLATIONS, NETWORKS, Ablation, rows, with_warmup
-from experiments.ablation.report import FIELDS, describe, flatten, report
-from experiments.ablation.runs import Data, Run, build_model, load_data, make_batches
+from experiments.ablation.options import LIMITS, Options
 from experiments.plumbing import cli
-from experiments.plumbing.cli import NumericError, doing
-from experiments.plumbing.device import choose_device, make_deterministic
-from experiments.plumbing.distributed import ALONE
-from experiments.plumbing.precision import ALL, FILES, settle
-from experiments.plumbing.results import STARTS, read_row, write_csv
-from experiments.plumbing.tables import print_report
-
-
-def settle_precision(
-    options: Options, ablation: Ablation, device: torch.device, output_dir: Path
-) -> Ablation:
-    """Choose precision once an ablation, on its deepest residual network, and remember it there."""
-    make_deterministic(device)
-    base = ablation.base
-    deepest = replace(base, depth=max(ablation.axes["depth"]))
-
-    def make() -> tuple[nn.Module, Batches]:
-        return build_model(deepest).to(device), make_batches(deepest, device)
-
-    path, about = output_dir / FILES[0], {"question": ablation.question, "device": device.type}
-    chosen = settle(path, about | STARTS, options.precision, device, {ALL: make}, ALONE)[ALL]
-    settings = replace(
-        base.settings, precision=chosen.precision, channels_last=chosen.channels_last
-    )
-    return replace(ablation, base=replace(base, settings=settings))
-
-
-def explain_parameters(depths: Sequence[int]) -> None:
-    """Print a line for every plain network that has fewer parameters than its residual twin."""
-    for depth in sorted(depths):
-        networks = [zoo.build(f"{network}{depth}") for network in NETWORKS]
-        plain, residual = (sum(p.numel() for p in each.parameters()) for each in networks)
-        if plain != residual:
-            lost = f"without its skips, plain{depth} also lost {residual - plain:,} parameters"
-            print(f"{lost} in their projections")
-
-
-def carry_out(
-    ablation: Ablation, output_dir: Path, device: torch.device, jobs: int
-) -> tuple[list[Run], list[dict]]:
-    """Every run of the ablation, trained, and their results, which are also in results.csv."""
-    runs = [with_warmup(run) for run in rows(ablation)]
-
-    def after_run(run: Run) -> None:
-        row = read_row(output_dir / run.name)
-        if row is None:  # it was stopped
-            return
-        print(describe(flatten(row)))
-        whole = whole_seeds(runs, output_dir)
-        if whole and whole[-1].seed == run.seed and len(whole) < len(runs):
-            show_so_far(whole, output_dir)
-
-    results = list(map(flatten, run_campaign(runs, output_dir, device, jobs, after_run)))
-    write_csv(output_dir / "results.csv", results, FIELDS)
-    if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
-        raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
-    return runs, results
-
-
-def whole_seeds(runs: Sequence[Run], output_dir: Path) -> list[Run]:
-    """The runs of the seeds of which every run is finished."""
-    missing = {run.seed for run in runs if not (output_dir / run.name / "row.json").exists()}
-    return [run for run in runs if run.seed not in missing]
-
-
-def show_so_far(runs: Sequence[Run], output_dir: Path) -> None:
-    """The report and the curves of the seeds that are done, while others are under way."""
-    from experiments.ablation import figures  # matplotlib, which no worker needs
-
-    results = [flatten(row) for run in runs if (row := read_row(output_dir / run.name))]
-    print_report(report(results, []))
-    print(f"figure so far: {figures.draw_all_curves(runs, output_dir)}")
-
-
-def describe_data(data: Data) -> str:
-    dataset = load_data(data)
-    train, test = len(dataset.train_labels), len(dataset.test_labels)
-    counts = f"{train:,} training and {test:,} test images, {len(dataset.classes)} classes"
-    return "\n  ".join((f"Data {dataset.name}: {counts}, {data.size}x{data.size}", *dataset.notes))
+from experiments.plumbing.cli import doing
 
 
 def main(options: Options) -> None:
     cli.check_numbers(options, LIMITS)
     cli.check_folder(options.output_dir or Path("runs"))
-    device, why = choose_device(options.device)
-    print(ABLATIONS[options.preset].question)
-    print(f"Device {why}")
-    with doing("loading the images"):
-        ablation = plan(options, device)
-        print(describe_data(ablation.base.data))
-    of_transformers = options.preset == "vit"
-    if not of_transformers:
-        explain_parameters(ablation.axes["depth"])
-    name = ("ablation-" if of_transformers else "") + options.preset
-    name += f"-{options.data_dir.stem}" if options.data_dir else ""
-    output_dir = options.output_dir or Path("runs") / name
-    ablation = settle_precision(options, ablation, device, output_dir)
-    runs, results = carry_out(ablation, output_dir, device, options.jobs or default_jobs(device))
-    residuals = []
-    if of_transformers:
-        with doing("measuring the tokens of all networks"):
-            residuals = collapse.measure(runs, output_dir)
-    print_report(report(results, residuals))
-    with doing("drawing the figures"):
-        from experiments.ablation import figures  # matplotlib, which no worker needs
-
-        for path in figures.draw_all(runs, residuals, output_dir, device):
-            print(f"figure: {path}")
-    print(f"rows and histories: {output_dir}")
+    with doing("loading the libraries"):
+        from experiments.ablation import campaign
+    campaign.carry_out(options)
 
 
 if __name__ == "__main__":

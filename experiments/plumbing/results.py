@@ -134,7 +134,7 @@ def machine(device: torch.device) -> dict:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type == "mps":
-        name = f"{torch.backends.mps.get_name()}, mps"
+        name += ", mps"
     return {
         "device": name,
         "threads": torch.get_num_threads(),

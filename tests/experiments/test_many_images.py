@@ -220,28 +220,6 @@ def test_a_gpu_gives_the_same_answers(checkpoint, files):
 
 # --- Starting and ending ---
 
-HELP = """
-import sys
-import tyro
-import experiments.plumbing.cli
-large = ("torch", "torchvision", "PIL", "sklearn", "scipy", "matplotlib", "numpy", "zoo")
-sys.modules |= dict.fromkeys(large)  # importing them fails
-import experiments.{name} as command
-for name in large:  # tyro looks for torch's types where torch is there
-    del sys.modules[name]
-tyro.cli(command.Options, args=["--help"])
-"""
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_needs_none_of_the_large_libraries(name):
-    done = subprocess.run(
-        [sys.executable, "-c", HELP.format(name=name)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "--device" in done.stdout
-
 
 def many(folder: Path, count: int) -> Path:
     """`count` images in two classes, most of them links."""

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import zoo
 from data.synthetic import synthetic
-from experiments.ablation.__main__ import ABLATIONS, rows, with_warmup
+from experiments.ablation.questions import ABLATIONS, rows, with_warmup
 from experiments.plumbing.distributed import Group
 from experiments.train import Diverged, Settings, evaluate, forward, start, starts_epoch, train
 
@@ -294,8 +294,8 @@ def test_the_defaults_are_the_papers():
 
 
 def test_the_command_trains_a_network_and_prints_a_line_an_epoch(invoke, monkeypatch):
-    monkeypatch.setattr("experiments.train.synthetic", lambda train, test: synthetic(128, 64))
-    done = invoke("experiments.train", "resnet8", "--epochs", 2, "--device", "cpu")
+    monkeypatch.setattr("data.synthetic.synthetic", lambda train, test: synthetic(128, 64))
+    done = invoke("experiments.train", "resnet8", "--epochs", 2)
     assert_prints(done)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("resnet8, 4,000 training")

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import resource
+import typing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from conftest import TINY, assert_three_lines
 
+import zoo
 from experiments.ablation import pool
-from experiments.ablation.__main__ import explain_parameters
-from experiments.ablation.overrides import Options, plan
+from experiments.ablation.campaign import explain_parameters
+from experiments.ablation.options import LIMITS, Options
+from experiments.ablation.overrides import plan
 from experiments.ablation.questions import ABLATIONS, rows
 from experiments.ablation.report import read_results
 from experiments.ablation.runs import Data, Run, build_model
@@ -79,6 +82,11 @@ def test_the_presets_are_what_they_say():
                       "vit": [1, 2, 4]}  # fmt: skip
     assert all(len(ablation.axes["seed"]) >= 3 for ablation in ABLATIONS.values())
     assert ABLATIONS["paper"].base.data == Data("cifar10", size=32, normalize="pixel-mean")
+
+
+def test_the_command_line_offers_every_preset_and_no_image_too_large():
+    assert typing.get_args(typing.get_type_hints(Options)["preset"]) == tuple(ABLATIONS)
+    assert LIMITS["size"][1] == zoo.LARGEST_IMAGE
 
 
 def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule(monkeypatch):

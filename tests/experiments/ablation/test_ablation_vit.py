@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from experiments.ablation import collapse, figures, transformers
 from experiments.ablation.collapse import STATES, composite_norm, relative_residual, residuals
-from experiments.ablation.overrides import Options, plan
+from experiments.ablation.options import Options
+from experiments.ablation.overrides import plan
 from experiments.ablation.questions import PARTS, rows
 from experiments.ablation.report import read_results
 from experiments.ablation.runs import Data, Run, build_model, evaluation_batches

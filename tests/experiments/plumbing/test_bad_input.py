@@ -202,7 +202,7 @@ def test_ablations_do_not_write_over_other_results(invoke, tmp_path, name, conte
 
 def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
     from experiments.plumbing.distributed import Group
-    from experiments.transfer import __main__ as transfer
+    from experiments.transfer import comparison as transfer
 
     (tmp_path / "campaign.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UsageError, match="another command has its results here"):

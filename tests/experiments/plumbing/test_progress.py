@@ -29,9 +29,9 @@ def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("module", "arguments", "works", "first"),
-    [("ablation", (), "ablation.__main__.plan", "Do plain networks"),
-     ("ablation", ("vit",), "ablation.__main__.plan", "Do transformers"),
-     ("transfer", ("PETS",), "transfer.__main__.open_pictures", "Device"),
+    [("ablation", (), "ablation.campaign.plan", "Do plain networks"),
+     ("ablation", ("vit",), "ablation.campaign.plan", "Do transformers"),
+     ("transfer", ("PETS",), "transfer.comparison.open_pictures", "Device"),
      ("verify", ("resnet18",), "proof.prove.prove", "comparing resnet18 with torchvision"),
      ("bench", (), "bench.networks.drawn_batches", "usual / ours")],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Frozen means frozen, and recipes do what they say."""
 
 from dataclasses import asdict, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch
 import zoo
 from data.views import RandomView, View
 from experiments.train import Settings, lr_at, start, train
-from experiments.transfer import strategies
-from experiments.transfer.options import More, Options, recipe_of
+from experiments.transfer import options, strategies
+from experiments.transfer.options import More, Options
+from experiments.transfer.plan import recipe_of
 from experiments.transfer.recipes import RECIPES, Recipe, evaluation_view, training_view
 from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, settings_of, to_train
 
@@ -160,3 +162,8 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
 
 def test_there_is_a_word_on_every_strategy():
     assert all(f"\n{name}" in strategies.__doc__ for name in STRATEGIES)
+
+
+def test_the_command_line_offers_every_strategy_and_recipe():
+    assert get_args(options.Strategy) == ("all", *STRATEGIES)
+    assert get_args(options.Recipe) == tuple(RECIPES)

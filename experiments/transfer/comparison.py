@@ -1,0 +1,217 @@
+"""Strategies compared: what is said before, while and after their networks are trained."""
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.batches import check_batch_size
+from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
+from data.progress import Progress
+from data.view_batches import ViewBatches
+from experiments.plumbing.cli import NumericError, UsageError, doing
+from experiments.plumbing.device import choose_device, make_deterministic
+from experiments.plumbing.distributed import ALONE, Group, processes
+from experiments.plumbing.precision import FILES, settle
+from experiments.plumbing.results import STARTS, lock, read_row
+from experiments.plumbing.tables import print_report
+from experiments.train import Settings
+from experiments.transfer import report
+from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
+from experiments.transfer.options import Options
+from experiments.transfer.plan import check, plan, recipe_of
+from zoo.weights.atomic import write_atomic
+
+MOST_WORKERS = 8
+
+
+def settle_precision(
+    options: Options, pictures: PictureSet, device: torch.device, folder: Path, group: Group
+) -> dict[str, Settings]:
+    """Precision and layout of every model: chosen once for the folder, and remembered there."""
+    weights = None if options.weights == "none" else options.weights
+
+    def make(name: str) -> tuple[nn.Module, ViewBatches]:
+        few = min(4, len(pictures.labels("train")))  # ratios are the same
+        recipe = replace(recipe_of(options), batch_size=few)
+        run = Transfer("scratch", name, weights, 0, recipe, Settings())
+        job = TransferJob(run, pictures, folder, device, ALONE)
+        return job.model, job.batches()
+
+    about, models = {"device": device.type, **STARTS}, {n: partial(make, n) for n in options.model}
+    return settle(folder / FILES[1], about, options.precision, device, models, group)
+
+
+def run_all(
+    runs: list[Transfer], pictures: PictureSet, folder: Path, device: torch.device, group: Group,
+    tensorboard: bool,
+) -> list[dict]:  # fmt: skip
+    """The row of every run; those already in `folder` are not made again."""
+    rows = []
+    for number, run in enumerate(runs, 1):
+        row = read_row(folder / run.name, run, NEEDS)
+        if row is None:
+            title = f"run {number} of {len(runs)}: {run.strategy}"
+            with (
+                bar_of(run, pictures, title, group) as (progress, say_epoch),
+                board(folder / run.name, tensorboard and group.first) as draw_epoch,
+            ):
+
+                def on_epoch(row: dict) -> None:
+                    say_epoch(row)
+                    draw_epoch(row)
+
+                row = run_transfer(
+                    run, pictures, folder / run.name, device, group,
+                    progress=progress, on_epoch=on_epoch,
+                )  # fmt: skip
+            group.say(describe(run, row))
+        rows.append(row)
+    return rows
+
+
+@contextmanager
+def bar_of(
+    run: Transfer, pictures: PictureSet, title: str, group: Group
+) -> Iterator[tuple[Callable[[int], None], Callable[[dict], None]]]:
+    """A bar over the images of a run, moved by a step; and what prints a line for an epoch."""
+    size, epochs, steps = run.recipe.batch_size, 1, 1  # a linear probe has no epochs
+    if run.strategy != "linear-probe":
+        epochs = run.recipe.epochs
+        steps = epochs * (len(pictures.labels("train")) // size)
+    group.say(f"{title} ...")
+    mark, best = time.perf_counter(), -1.0
+    options: dict[str, Any] = {"total": steps * size, "unit": " images", "unit_scale": True}
+    with Progress(desc=title, disable=not group.first, **options) as bar:
+
+        def say_epoch(row: dict) -> None:
+            nonlocal mark, best
+            seconds, mark = time.perf_counter() - mark, time.perf_counter()
+            better, best = row["val_accuracy"] > best, max(best, row["val_accuracy"])
+            with bar.aside():
+                print(describe_epoch(row, epochs, seconds) + ", best so far" * better)
+
+        yield lambda step: bar.update(step * size - bar.n) and None, say_epoch
+
+
+def describe_epoch(row: dict, epochs: int, seconds: float) -> str:
+    train, val = (
+        f"{name} loss {row[f'{name}_loss']:.3f}, accuracy {100 * row[f'{name}_accuracy']:.1f} %"
+        for name in ("train", "val")
+    )
+    return f"  epoch {row['epoch']} of {epochs}: {train}; {val}; {seconds:.1f} s"
+
+
+@contextmanager
+def board(folder: Path, wanted: bool) -> Iterator[Callable[[dict], None]]:
+    """What gets every row of the history, and writes it for TensorBoard if that is wanted."""
+    if not wanted:
+        yield lambda row: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            f"TensorBoard is not here: {error}", "--tensorboard", "pip install tensorboard"
+        ) from error
+    with SummaryWriter(str(folder)) as writer:
+
+        def on_epoch(row: dict) -> None:
+            for name in row.keys() - {"epoch", "step"}:
+                writer.add_scalar(name, row[name], int(row["epoch"]))
+            writer.flush()
+
+        yield on_epoch
+
+
+def describe(run: Transfer, row: dict) -> str:
+    if row["status"] != "finished":
+        return f"{run.name}: {row['status']}"
+    return (
+        f"{run.name}: {100 * row['accuracy']:.1f} % on {row['tested_on']} (epoch "
+        f"{row['best_epoch']}), {row['seconds']:.1f} s, {report.bound_by(row)}"
+    )
+
+
+def carry_out(options: Options) -> None:
+    check(options)
+    device, why = choose_device(options.device)
+    with processes() as group:
+        compare(options, device, why, group)
+
+
+def compare(options: Options, device: torch.device, why: str, group: Group) -> None:
+    make_deterministic(device, threads=None)
+    cores = min(os.cpu_count() or 1, MOST_WORKERS)
+    loaders = cores if device.type == "cuda" else 0
+    more = options.more
+    source = Source(options.data, options.train_images, more.test_images, options.skip_bad,
+                    more.cache_gb)  # fmt: skip
+    group.say(f"Device {why}" + f", {group.size} processes" * (group.size > 1))
+    with doing(f"looking at the images in {options.data}"):
+        pictures = open_pictures(source, cores, loaders if more.workers is None else more.workers)
+    say_what(options, pictures, group)
+    if set(options.strategy) != {"linear-probe"}:  # which takes all images at once
+        for size in options.batch_size or (recipe_of(options).batch_size,):
+            check_batch_size(size, len(pictures.labels("train")), group.size)
+    name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
+    folder = options.output_dir or Path("runs") / f"transfer-{name}"
+    with lock(folder) if group.first else nullcontext():
+        with doing("preparing the images, one process at a time"):
+            base = settle_precision(options, pictures, device, folder, group)
+        say_notes(pictures, group)  # decoding may have left some out
+        runs = plan(options, base, identity(pictures))
+        for run in runs:
+            read_row(folder / run.name, run, NEEDS)  # refuses other settings before any work
+        if pictures.table and group.first:
+            write_atomic(folder / "split.csv", pictures.table.encode("utf-8", "replace"))
+        rows = run_all(runs, pictures, folder, device, group, more.tensorboard)
+        say_notes(pictures, group)
+        if group.first:
+            conclude(rows, folder)
+
+
+def say_what(options: Options, pictures: PictureSet, group: Group) -> None:
+    counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in pictures.splits.items())
+    group.say(f"Data {pictures.name}: {counts} pictures, {len(pictures.classes)} classes")
+    say_notes(pictures, group)
+    settings = asdict(recipe_of(options))
+    if options.batch_size:
+        settings["batch_size"] = " and ".join(map(str, options.batch_size))
+    recipe = ", ".join(f"{key} {value}" for key, value in settings.items())
+    group.say(f"Recipe {options.recipe}: {recipe}")
+
+
+def say_notes(pictures: PictureSet, group: Group) -> None:
+    """What is odd about the pictures and has not been said yet."""
+    for note in pictures.notes:
+        group.say(f"  {note}")
+    pictures.notes.clear()
+
+
+def conclude(rows: list[dict], folder: Path) -> None:
+    if not any(row["status"] == "finished" for row in rows):
+        raise NumericError("every run diverged", folder, "a lower --lr in a new --output-dir")
+    with doing("drawing the figures"):
+        figures = report.write_all(rows, folder)
+    print_report(report.report(rows))
+    for path in figures:
+        print(f"figure: {path}")
+    print(f"rows, histories and checkpoints: {folder}")
+    _, arm = report.choose(rows)
+    if arm:
+        best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either
+        checkpoint = folder / best["name"] / "best.safetensors"
+        minutes, seconds = divmod(round(sum(row["seconds"] for row in rows)), 60)
+        accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]
+        print(f"best on val: {accuracy:.1f} % in epoch {epoch} of {best['name']}")
+        print(f"time of all {len(rows)} runs: {minutes}:{seconds:02} minutes")
+        print(f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} PICTURES")

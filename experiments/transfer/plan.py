@@ -1,0 +1,71 @@
+"""What the command line asks experiments.transfer to do: checks, the recipe, the runs."""
+
+import itertools
+from dataclasses import fields, replace
+from pathlib import Path
+
+import zoo
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError
+from experiments.train import Settings
+from experiments.transfer.job import Transfer
+from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
+from experiments.transfer.recipes import RECIPES, Recipe
+from experiments.transfer.strategies import STRATEGIES
+
+
+def recipe_of(options: Options) -> Recipe:
+    """The named recipe with what the command line changes: every option that it has, too."""
+    recipe, given = RECIPES[options.recipe], vars(options.more) | vars(options)
+    names = [setting.name for setting in fields(Recipe) if setting.name != "batch_size"]
+    named = {name: given.get(name) for name in names}
+    changes = {k: v for k, v in named.items() if v is not None and v is not False}
+    if options.lr:
+        changes["head_lr"] = options.lr * recipe.head_lr / recipe.lr
+        if recipe.probe_lr:
+            changes["probe_lr"] = options.lr * recipe.probe_lr / recipe.lr
+    if options.size:
+        changes["input_size"] = None
+    return replace(recipe, **changes)
+
+
+def plan(options: Options, base: dict[str, Settings], pictures: str) -> list[Transfer]:
+    """Every model, batch size, strategy and seed; one seed of everything first."""
+    strategies = STRATEGIES if "all" in options.strategy else options.strategy
+    recipe, weights = recipe_of(options), None if options.weights == "none" else options.weights
+    sizes = options.batch_size or (recipe.batch_size,)
+    combinations = itertools.product(
+        range(options.seeds), dict.fromkeys(options.model), dict.fromkeys(sizes),
+        dict.fromkeys(strategies),
+    )  # fmt: skip
+    return [
+        Transfer(
+            strategy, model, weights, seed, replace(recipe, batch_size=size), base[model], pictures
+        )
+        for seed, model, size, strategy in combinations
+        if strategy != "moving-bn" or "vit" not in model  # without batch norms
+    ]
+
+
+def check(options: Options) -> None:
+    """UsageError or zoo.ModelError for what can be seen to be wrong before any work."""
+    cli.check_numbers(options, LIMITS)
+    cli.check_numbers(options.more, MORE_LIMITS)
+    for name in ("scale", "ratio"):
+        low, high = getattr(options.more, name) or (0, 1)
+        if low > high:
+            raise UsageError(
+                f"--{name} is not a range", f"--{name} {low} {high}", "the smaller number first"
+            )
+    for name in ("model", "strategy"):
+        if not getattr(options, name):
+            raise UsageError(f"--{name} names nothing", f"--{name}", "give a name, or leave it out")
+    for name in options.model:
+        zoo.check(name, {"image_size": options.size} if "vit" in name and options.size else {})
+        if "vit" in name and set(options.strategy) == {"moving-bn"}:
+            raise UsageError(
+                f"{name} has no batch norms whose statistics could move",
+                "--strategy moving-bn",
+                "choose a ResNet, or feature-extraction",
+            )
+    cli.check_folder(options.output_dir or Path("runs"))
