@@ -1,7 +1,11 @@
 # skipzoo: `make` lists the targets, and each sets up what it needs. Begin with `make ablation`.
-PYTHON ?= python3
+# .venv/.made says which TORCH and PYTHON .venv was made with: they hold until others are named.
+MADE := $(shell cat .venv/.made 2>/dev/null || { test -e .venv/.ready && echo lock python3; })
+TORCH := $(or $(word 1,$(MADE)),lock)
+PYTHON ?= $(or $(word 2,$(MADE)),python3)
 RUN := .venv/bin/python -m
 READY := .venv/.ready
+ORACLES := .venv/.ready-dev
 
 .PHONY: help setup train ablation ablation-vit transfer check-data verify bugs samples shapes report bench test test-fast check
 .DEFAULT_GOAL := help
@@ -9,7 +13,7 @@ READY := .venv/.ready
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## make .venv from requirements.lock, and nothing else
+setup: $(READY)  ## make .venv from requirements.lock (TORCH=cpu, auto, cu130 ...: another build of torch)
 
 train: $(READY)  ## one network on images drawn by code, a line an epoch (MODEL=resnet20)
 	@$(RUN) experiments.train $(MODEL) $(ARGS)
@@ -26,7 +30,7 @@ transfer: $(READY)  ## five ways of training on your pictures, four from pretrai
 check-data: $(READY)  ## what is in a folder of pictures, and whether all of it decodes (DATA=folder)
 	@$(RUN) experiments.check_data $(if $(DATA),'$(DATA)') $(ARGS)
 
-verify: $(READY)  ## seven networks against torchvision, transformers and timm (or MODEL=resnet50, block by block)
+verify: $(ORACLES)  ## seven networks against torchvision, transformers and timm (or MODEL=resnet50, block by block)
 	@$(RUN) experiments.verify $(MODEL) $(ARGS)
 
 bugs: $(READY)  ## bugs, and which checks catch them
@@ -44,26 +48,59 @@ report: $(READY)  ## the table and verdict of a campaign again, or a transfer's 
 bench: $(READY)  ## speed ratios against PyTorch's and torchvision's usual ways
 	@$(RUN) experiments.bench $(ARGS)
 
-test: $(READY)  ## all tests; README's tables of training are not made again
+test: $(ORACLES)  ## all tests; README's tables of training are not made again
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
-test-fast: $(READY)  ## the networks and their proofs, imports, batches and verdicts: about a minute
+test-fast: $(ORACLES)  ## the networks and their proofs, imports, batches and verdicts: about a minute
 	@$(RUN) pytest -n 2 --dist loadfile -m 'not slow' -k 'not timm and not transformers' \
 	    tests/zoo tests/test_arrows.py tests/data/test_batches.py tests/experiments/ablation/test_report.py $(ARGS)
 
-check: $(READY)  ## style and types
+check: $(ORACLES)  ## style and types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 # Installing goes through uv, which takes seconds; where there is none it is put into .venv first.
+UV := PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --compile-bytecode --python .venv/bin/python
+ifeq ($(TORCH),lock)
+INSTALL := $(UV) --require-hashes -r requirements.lock
+else
+# PyTorch's index has torch and torchvision with hashes of its own, and CUDA's libraries to each.
+INSTALL := awk '/^[a-z]/ { bare = /^torch/; skip = bare || /^(cuda|nvidia|triton)/ } \
+    bare && /^torch/ { print $$1 } !skip' requirements.lock | $(UV) --torch-backend $(TORCH) -r -
+endif
+ifneq ($(TORCH) $(PYTHON),$(MADE))
+.PHONY: $(READY)
+endif
+
 $(READY): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-	    echo "skipzoo needs Python 3.11 to 3.13"; \
+	@case '$(TORCH)' in lock|auto|cpu|cu[0-9]*|rocm[0-9]*|xpu) ;; *) \
+	    echo "no build of torch has this name"; \
+	    echo "TORCH=$(TORCH)"; \
+	    echo "give cpu, auto, cu130 or another that 'uv pip install --help' lists; or lock"; exit 2;; \
+	esac >&2
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { \
+	    echo "skipzoo needs Python 3.11 to 3.14; uv installs one, or name one with PYTHON="; \
 	    echo "$(PYTHON) is $$($(PYTHON) --version 2>&1)"; \
-	    echo "name another one: make setup PYTHON=python3.12"; exit 2; } >&2
-	@$(PYTHON) -m venv .venv || { \
+	    echo 'uv python install 3.12 && make setup PYTHON="$$(uv python find 3.12)"'; exit 2; } >&2
+ifneq ($(TORCH) $(PYTHON),$(MADE))
+	@test -n '$(MADE)' || test ! -e .venv || { \
+	    echo "there is a virtual environment that make did not make, or did not finish"; \
+	    echo "$(CURDIR)/.venv"; \
+	    echo "move it away, or delete it: rm -r .venv"; exit 2; } >&2
+	@$(PYTHON) -m venv --clear .venv || { \
+	    rm -rf .venv; \
 	    echo "cannot make a virtual environment"; \
 	    echo "$(PYTHON) -m venv .venv"; \
 	    echo "install the venv module (Debian, Ubuntu: apt install python3-venv)"; exit 2; } >&2
+	@echo '$(TORCH) $(PYTHON)' > .venv/.made
+endif
 	@command -v uv >/dev/null || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock
+	@$(INSTALL) || { \
+	    echo "cannot install requirements.lock; uv says why above"; \
+	    echo "TORCH=$(TORCH)"; \
+	    echo "try again; other than for TORCH=lock, download.pytorch.org must have this build"; exit 2; } >&2
+	@touch $@
+
+# What tests, style and comparisons need besides. Their dependencies are in the two locks.
+$(ORACLES): $(READY) requirements-dev.lock
+	@$(UV) --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@
