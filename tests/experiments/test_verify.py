@@ -146,6 +146,7 @@ def draw_again(stages: nn.Sequential) -> nn.Sequential:
 
 
 def test_verify_notices_twins_that_start_apart(invoke, monkeypatch):
+    pytest.importorskip("timm")
     few(monkeypatch)
     monkeypatch.setattr(zoo.resnet, "without_skips", draw_again)
     done = invoke("experiments.verify", "--against", "timm")
@@ -157,6 +158,7 @@ def test_verify_notices_twins_that_start_apart(invoke, monkeypatch):
 
 def test_verify_notices_other_initial_weights(invoke, monkeypatch):
     """Everything else is equal: the networks are given the same weights."""
+    pytest.importorskip("timm")
     monkeypatch.setattr(zoo.resnet.ResNet, "init_weights", lambda self: None)
     words = "10 blocks: DIFFERENT", "seeded initial weights: DIFFERENT: stem.conv.weight"
     assert_prints(invoke("experiments.verify", "resnet18"), *words, code=1)
