@@ -68,7 +68,8 @@ def run(
     debug = len(arguments) < len(sys.argv) - 1
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # a log file shows each line at once
+            # A log shows each line at once. On Windows its encoding may lack letters of a name.
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     signals.listen()
     command = f"python -m experiments.{module}"
     try:

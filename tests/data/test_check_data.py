@@ -135,3 +135,16 @@ def test_the_real_ants_and_bees(real_data, tmp_path, invoke):
     lines = done.stdout.splitlines()
     assert lines[0] == "left out, not .jpg, .png ... (1): train/ants/imageNotFound.gif"
     assert lines[-1] == "244 + 153 images in 2 classes: all decode"
+
+
+def test_letters_that_the_terminal_lacks_do_not_end_a_command(tree):
+    """Windows writes a log file in an encoding of one country."""
+    for split in SPLITS:
+        (tree / split / "bee").rename(tree / split / "꿀벌")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.check_data", str(tree), "--workers", "0"],
+        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rb"\uafc0\ubc8c" in done.stdout
