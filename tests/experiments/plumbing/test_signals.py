@@ -375,7 +375,10 @@ def test_a_reader_that_has_read_enough_ends_a_command_quietly(words, streams, co
     os.close(reading)  # so that the first line finds nobody
     command = [sys.executable, *words.split(), *[NO_LINE_BREAK] * (words == "-c")]
     pipes = {"stderr": subprocess.PIPE} | dict.fromkeys(streams, writing)
-    done = subprocess.run(command, cwd=ROOT, **pipes, text=True, timeout=60, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=buffered, **pipes, text=True, timeout=60, check=False
+    )
     os.close(writing)
     assert (128 - done.returncode if done.returncode < 0 else done.returncode) == code
     assert (done.stderr or "").removeprefix("loading the libraries ...\n") == ""
