@@ -20,7 +20,7 @@ from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.precision import ALL, FILES, settle
-from experiments.plumbing.results import STARTS, read_row, write_csv
+from experiments.plumbing.results import STARTS, read_row, say_skipped, write_csv
 from experiments.plumbing.tables import print_report
 
 
@@ -63,7 +63,7 @@ def train_all(
         row = read_row(output_dir / run.name)
         if row is None:  # it was stopped
             return
-        print(describe(flatten(row)))
+        print(describe(flatten(row)) + say_skipped(row))
         whole = whole_seeds(runs, output_dir)
         if whole and whole[-1].seed == run.seed and len(whole) < len(runs):
             show_so_far(whole, output_dir)

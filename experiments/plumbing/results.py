@@ -80,6 +80,12 @@ def read_rows(folder: Path, needs: Sequence[str] = NEEDS) -> list[dict]:
     return [row for row in rows if row is not None]
 
 
+def say_skipped(row: Mapping) -> str:
+    """The end of a sentence on a run, where fp16 had to skip steps."""
+    skipped = row.get("skipped_steps")  # rows of earlier versions lack it
+    return f"; {skipped} steps skipped, whose gradients overflowed in fp16" if skipped else ""
+
+
 def read_history(folder: Path) -> dict[str, list[float]]:
     """The columns of a run's history.csv."""
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:

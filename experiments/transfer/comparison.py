@@ -21,7 +21,7 @@ from experiments.plumbing.cli import NumericError, UsageError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.precision import FILES, settle
-from experiments.plumbing.results import STARTS, lock, read_row
+from experiments.plumbing.results import STARTS, lock, read_row, say_skipped
 from experiments.plumbing.tables import print_report
 from experiments.train import Settings
 from experiments.transfer import report
@@ -137,7 +137,7 @@ def describe(run: Transfer, row: dict) -> str:
         return f"{run.name}: {row['status']}"
     return (
         f"{run.name}: {100 * row['accuracy']:.1f} % on {row['tested_on']} (epoch "
-        f"{row['best_epoch']}), {row['seconds']:.1f} s, {report.bound_by(row)}"
+        f"{row['best_epoch']}), {row['seconds']:.1f} s, {report.bound_by(row)}" + say_skipped(row)
     )
 
 

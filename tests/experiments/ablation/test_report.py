@@ -11,7 +11,7 @@ from experiments.ablation.report import FIELDS, read_results, report, report_of,
 from experiments.ablation.transformers import verdicts
 from experiments.ablation.verdict import verdict
 from experiments.plumbing.cli import ResultsError
-from experiments.plumbing.results import read_csv, write_csv
+from experiments.plumbing.results import read_csv, say_skipped, write_csv
 from experiments.plumbing.stats import Estimate, estimate
 from experiments.plumbing.tables import markdown
 
@@ -124,6 +124,11 @@ def test_published_figures_stand_beside_ours_only_where_the_protocol_is_the_pape
     for key, value in (("steps", 6400), ("size", 16), ("choose", True), ("lr", 0.05)):
         header, *_ = table(results([2.0, 2.1], [1.0, 1.1], **(paper | {key: value})))
         assert header[-1] == "n"
+
+
+def test_a_run_that_skipped_steps_says_how_many():
+    assert say_skipped({"skipped_steps": 3}).startswith("; 3 steps skipped")
+    assert say_skipped({"skipped_steps": 0}) == say_skipped({}) == ""
 
 
 def test_the_table_counts_what_finished():
