@@ -1,8 +1,8 @@
 """What a claim is: experiments that train, compare and report, and the files that they share.
 
 The files here are commands, but for classifier.py, the interface for notebooks; so are the packages
-ablation, transfer and bench. Run them from the root, as `python -m experiments.NAME`;
-`python -m experiments` lists them. Read first: train.py (the loop), then ablation/questions.py.
+ablation, bench, train and transfer. Run them from the root, as `python -m experiments.NAME`;
+`python -m experiments` lists them. Read first: train/loop.py, then ablation/questions.py.
 """
 
 import signal

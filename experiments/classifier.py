@@ -32,7 +32,7 @@ from data.listing import EXTENSIONS, Listing
 from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.cli import UsageError
-from experiments.train import Settings, forward
+from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
 from zoo.plainvit import BLOCKS

@@ -108,7 +108,7 @@ def evaluate_on(model: Classifier, images: PictureSet, batch_size: int) -> Tenso
     """Logits float32 (N, K) of every image, in order, on the CPU."""
     from data.view_batches import every_image
     from experiments.classifier import FP32
-    from experiments.train import infer
+    from experiments.train.loop import infer
 
     device = next(model.model.parameters()).device
     labels, shown = images.labels(EVALUATED), images.pictures(EVALUATED, model.view)

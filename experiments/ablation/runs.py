@@ -25,7 +25,7 @@ from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.precision import to_layout
 from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, train_resumably, until_stopped
-from experiments.train import Batch, Diverged, Settings, State, evaluate, start
+from experiments.train.loop import Batch, Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of

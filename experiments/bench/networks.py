@@ -18,7 +18,7 @@ from data.synthetic import synthetic
 from experiments.bench import timing
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, step_of
 from experiments.proof.checks import shake
-from experiments.train import Settings
+from experiments.train.loop import Settings
 from zoo.networks import Network
 
 BF16 = Settings(precision="bf16", channels_last=True)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from experiments.plumbing.precision import choose_precision, name, to_layout
-from experiments.train import Batch, BatchSource, Settings, forward
+from experiments.train.loop import Batch, BatchSource, Settings, forward
 
 CPU = torch.device("cpu")
 EAGER = Settings(precision="fp32", channels_last=False)  # what PyTorch does unless told otherwise

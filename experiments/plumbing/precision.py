@@ -16,7 +16,7 @@ from experiments.plumbing.cli import ResultsError, UsageError
 from experiments.plumbing.device import has_bf16
 from experiments.plumbing.distributed import Group
 from experiments.plumbing.results import KEEP_IT, UNFIT, parsed, write_json
-from experiments.train import BatchSource, Settings, forward
+from experiments.train.loop import BatchSource, Settings, forward
 
 Model = TypeVar("Model", bound=nn.Module)
 TIMING = 8.0  # seconds

@@ -1,8 +1,8 @@
 """Training that can be stopped at any moment and ends with the same bits.
 
-The loop is train.py's; here is what happens between its steps: rows of history, checkpoints, and
-the clock. State is all that changes, so a checkpoint is State, the clock, and whose they are. It is
-either whole or not there, and damage is noticed.
+The loop is train/loop.py's; here is what happens between its steps: rows of history, checkpoints,
+and the clock. State is all that changes, so a checkpoint is State, the clock, and whose they are.
+It is either whole or not there, and damage is noticed.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from experiments.plumbing.cli import CheckpointError
 from experiments.plumbing.distributed import ALONE, Group
-from experiments.train import Batch, BatchSource, Settings, State, starts_epoch, train
+from experiments.train.loop import Batch, BatchSource, Settings, State, starts_epoch, train
 from zoo.weights.atomic import write_atomic
 
 MAGIC = b"skipzoo checkpoint, sha256 "

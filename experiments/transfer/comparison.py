@@ -23,7 +23,7 @@ from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.precision import FILES, settle
 from experiments.plumbing.results import STARTS, lock, read_row, say_skipped
 from experiments.plumbing.tables import print_report
-from experiments.train import Settings
+from experiments.train.loop import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.options import Options

@@ -29,7 +29,7 @@ from experiments.plumbing.distributed import Group
 from experiments.plumbing.precision import to_layout
 from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
-from experiments.train import Diverged, Settings, State, infer, start
+from experiments.train.loop import Diverged, Settings, State, infer, start
 from experiments.transfer.probe import (
     FeatureBatches,
     features_of,

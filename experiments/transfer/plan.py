@@ -7,7 +7,7 @@ from pathlib import Path
 import zoo
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
-from experiments.train import Settings
+from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer
 from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
 from experiments.transfer.recipes import RECIPES, Recipe

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from experiments.plumbing.cli import NumericError
 from experiments.plumbing.precision import to_layout
-from experiments.train import Settings, infer, start, train
+from experiments.train.loop import Settings, infer, start, train
 from zoo.networks import Network
 
 NEVER = -1e4  # the bias of a class without images

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from experiments.train import Settings
+from experiments.train.loop import Settings
 from experiments.transfer.recipes import Recipe
 from zoo.networks import Network
 

@@ -14,7 +14,7 @@ import zoo
 from data.augment import crop_flip
 from data.batches import Batches, Normalize, channel_normalize, in_order, pixel_mean_normalize
 from data.dataset import Dataset, balanced_order
-from experiments.train import Settings, evaluate
+from experiments.train.loop import Settings, evaluate
 
 CPU = torch.device("cpu")
 PLAIN = Normalize(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1 / 255))  # pixels as they are

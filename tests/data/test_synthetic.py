@@ -10,7 +10,7 @@ from data.batches import Batches, channel_normalize, in_order
 from data.dataset import Dataset
 from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, draw, synthetic
 from experiments.plumbing.precision import to_layout
-from experiments.train import Settings, evaluate, start, train
+from experiments.train.loop import Settings, evaluate, start, train
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from experiments.classifier import (
 from experiments.evaluate import to_evaluate
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import wilson
-from experiments.train import evaluate, forward
+from experiments.train.loop import evaluate, forward
 from zoo import WeightsError
 from zoo.weights.files import Metadata, read_weights, write_weights
 

@@ -8,9 +8,6 @@ from conftest import ROOT
 
 from experiments.__main__ import commands
 
-# Of these, --help still imports them: the list is to become empty.
-NOT_YET = ("train",)
-
 IN_A_FRESH_INTERPRETER = """
 import runpy, sys
 
@@ -35,12 +32,7 @@ def answer(name: str, option: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-late = pytest.mark.xfail(strict=True, reason="its options are not yet apart from its work")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=late if name in NOT_YET else ()) for name in commands()]
-)
+@pytest.mark.parametrize("name", commands())
 def test_help_imports_nothing_that_takes_seconds(name):
     done = answer(name, "--help")
     assert done.returncode == 0, done.stderr

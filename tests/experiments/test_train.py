@@ -14,7 +14,7 @@ import zoo
 from data.synthetic import synthetic
 from experiments.ablation.questions import ABLATIONS, rows, with_warmup
 from experiments.plumbing.distributed import Group
-from experiments.train import Diverged, Settings, evaluate, forward, start, starts_epoch, train
+from experiments.train.loop import Diverged, Settings, evaluate, forward, start, starts_epoch, train
 
 PAPER = ABLATIONS["paper"].base.settings
 

@@ -22,7 +22,7 @@ from experiments.ablation.runs import Data, Run, build_model
 from experiments.plumbing import precision
 from experiments.plumbing.device import choose_device, has_bf16
 from experiments.plumbing.results import lock
-from experiments.train import Settings
+from experiments.train.loop import Settings
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

@@ -25,7 +25,7 @@ from experiments.plumbing.device import choose_device
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.precision import choose_precision, time_step
 from experiments.plumbing.results import machine
-from experiments.train import Settings
+from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer, run_transfer
 from experiments.transfer.recipes import RECIPES
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from experiments.plumbing import precision
 from experiments.plumbing.distributed import processes
-from experiments.train import Settings, start, train
+from experiments.train.loop import Settings, start, train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -15,7 +15,7 @@ from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.cli import CheckpointError
 from experiments.plumbing.resume import load_checkpoint
-from experiments.train import Settings
+from experiments.train.loop import Settings
 
 STEPS = 60
 RUN = Run(

@@ -25,7 +25,7 @@ from data.view_batches import StepDataset, ViewBatches
 from data.views import RandomView, View
 from experiments.classifier import load_model
 from experiments.plumbing.distributed import Group
-from experiments.train import Settings, infer
+from experiments.train.loop import Settings, infer
 from experiments.transfer.report import read_history
 
 OPTIONS = (

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 import zoo
 from experiments.plumbing.cli import NumericError
 from experiments.proof.checks import difference, shake
-from experiments.train import Settings
+from experiments.train.loop import Settings
 from experiments.transfer import probe
 from experiments.transfer.probe import FeatureBatches, logistic_regression
 from experiments.transfer.strategies import rarity

@@ -8,7 +8,7 @@ import torch
 
 import zoo
 from data.views import RandomView, View
-from experiments.train import Settings, lr_at, start, train
+from experiments.train.loop import Settings, lr_at, start, train
 from experiments.transfer import options, strategies
 from experiments.transfer.options import More, Options
 from experiments.transfer.plan import recipe_of

@@ -32,7 +32,7 @@ from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.distributed import Group
 from experiments.plumbing.resume import load_checkpoint
-from experiments.train import Settings
+from experiments.train.loop import Settings
 from experiments.transfer import job as transfer_run
 from experiments.transfer.job import Transfer, TransferJob, run_transfer
 from experiments.transfer.recipes import RECIPES

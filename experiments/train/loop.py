@@ -1,11 +1,9 @@
 """The loop: one network, one stream of batches, one schedule.
 
-    python -m experiments.train resnet20     trains one network on images drawn by code
-
 `train` is a generator: it takes a step, then hands control back, and its caller evaluates, saves or
-stops (`main` below; plumbing/resume.py for long runs). It knows nothing of where images come from,
-nor of processes. All that a resumed run needs is in State, since batches and learning rates are
-pure functions of the step.
+stops (__main__.py beside this file; plumbing/resume.py for long runs). It knows nothing of where
+images come from, nor of processes. All that a resumed run needs is in State, since batches and
+learning rates are pure functions of the step.
 
 Protocol: He et al. 2015 (arXiv 1512.03385), section 4.2; Settings' defaults are the paper's.
 Dimension key: N batch.
@@ -17,11 +15,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-
-from experiments.plumbing import cli
 
 Batch = tuple[Tensor, Tensor]  # images float32 (N, 3, H, W), labels int64 (N,)
 
@@ -232,49 +227,3 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], settings: Settings) -> 
     """Mean loss and error (0 to 1) over every image."""
     logits, labels = infer(model.eval(), batches, settings)
     return cross_entropy(logits, labels).item(), float((logits.argmax(1) != labels).double().mean())
-
-
-SIZE = 12  # pixels a side, as in `make ablation`: a network takes half a minute on a laptop
-
-
-@dataclass(frozen=True)
-class Options:
-    """Train one network on images that are drawn by code, and print a line an epoch."""
-
-    model: tyro.conf.Positional[str] = "resnet20"
-    """A name of zoo.list_models()."""
-    epochs: int = 5
-    """How often to see each of the 4,000 training images."""
-    lr: float = 0.03
-    """The highest learning rate."""
-
-
-def main(options: Options) -> None:
-    import zoo
-    from data.batches import Batches, channel_normalize, in_order
-    from data.synthetic import synthetic
-
-    cli.check_numbers(options, {"epochs": (1, 100_000), "lr": (1e-30, 1e30)})
-    zoo.check(options.model, {})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{options.model}, 4,000 training and 1,000 test images, {SIZE}x{SIZE}; on {device}")
-    dataset = synthetic(4000, 1000).resized(SIZE)
-    normalize = channel_normalize(dataset.train_images)
-    batches = Batches(dataset, normalize, 32, 0, device, input_size=SIZE, padding=1)
-    settings = Settings(options.epochs * len(batches), 32, "one-cycle", options.lr)
-    torch.manual_seed(0)
-    state = start(zoo.build(options.model, len(dataset.classes)).to(device), settings)
-    for _ in train(batches, settings, state):
-        if state.step % len(batches) == 0:
-            test = in_order(dataset.test_images, dataset.test_labels, normalize, 500, device, SIZE)
-            test_loss, test_error = evaluate(state.model, test, settings)
-            print(
-                f"epoch {state.step // len(batches)} of {options.epochs}: "
-                f"training loss {state.loss_sum / state.seen:.3f}, "
-                f"error {100 * state.wrong / state.seen:.1f} %; "
-                f"test loss {test_loss:.3f}, error {100 * test_error:.1f} %"
-            )
-
-
-if __name__ == "__main__":
-    cli.run(main, Options, "train")

@@ -1,0 +1,1 @@
+"""Training: the loop (loop.py), and a command that trains one network with it."""

@@ -1,0 +1,61 @@
+"""One network, trained on images drawn by code, with a line an epoch.
+
+    python -m experiments.train resnet20
+
+The shortest use of the loop: loop.py, which is to be read first.
+"""
+
+from dataclasses import dataclass
+
+import tyro
+
+from experiments.plumbing import cli
+from experiments.plumbing.cli import doing
+
+SIZE = 12  # pixels a side, as in `make ablation`: a network takes half a minute on a laptop
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train one network on images that are drawn by code, and print a line an epoch."""
+
+    model: tyro.conf.Positional[str] = "resnet20"
+    """A name of zoo.list_models()."""
+    epochs: int = 5
+    """How often to see each of the 4,000 training images."""
+    lr: float = 0.03
+    """The highest learning rate."""
+
+
+def main(options: Options) -> None:
+    cli.check_numbers(options, {"epochs": (1, 100_000), "lr": (1e-30, 1e30)})
+    with doing("loading the libraries"):
+        import torch
+
+        import zoo
+        from data.batches import Batches, channel_normalize, in_order
+        from data.synthetic import synthetic
+        from experiments.train.loop import Settings, evaluate, start, train
+    zoo.check(options.model, {})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{options.model}, 4,000 training and 1,000 test images, {SIZE}x{SIZE}; on {device}")
+    dataset = synthetic(4000, 1000).resized(SIZE)
+    normalize = channel_normalize(dataset.train_images)
+    batches = Batches(dataset, normalize, 32, 0, device, input_size=SIZE, padding=1)
+    settings = Settings(options.epochs * len(batches), 32, "one-cycle", options.lr)
+    torch.manual_seed(0)
+    state = start(zoo.build(options.model, len(dataset.classes)).to(device), settings)
+    for _ in train(batches, settings, state):
+        if state.step % len(batches) == 0:
+            test = in_order(dataset.test_images, dataset.test_labels, normalize, 500, device, SIZE)
+            test_loss, test_error = evaluate(state.model, test, settings)
+            print(
+                f"epoch {state.step // len(batches)} of {options.epochs}: "
+                f"training loss {state.loss_sum / state.seen:.3f}, "
+                f"error {100 * state.wrong / state.seen:.1f} %; "
+                f"test loss {test_loss:.3f}, error {100 * test_error:.1f} %"
+            )
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "train")
