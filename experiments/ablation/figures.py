@@ -156,6 +156,7 @@ def draw_gradients(
 def draw_norms(panel: Axes, run: Run, norms: np.ndarray, label: str) -> None:
     shown = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
     colour, marker = ("#0072B2", "o") if run.network == "resnet" else ("#D55E00", "s")
+    label += "" if norms.any() else ": 0 everywhere"
     layers = range(1, len(norms) + 1)
     panel.semilogy(layers, shown, color=colour, label=label, marker=marker, markersize=3.5)
     panel.legend(frameon=False, fontsize=10)

@@ -33,7 +33,8 @@ def plan(options: Options, device: torch.device) -> Ablation:
         base = replace(base, settings=replace(settings, steps=steps, milestones=milestones))
     depths, seeds = sorted(set(options.depths), reverse=True), range(options.seeds or 0)
     axes = ablation.axes | given(depth=tuple(depths), seed=tuple(seeds))
-    return replace(ablation, base=base, axes=axes, epochs=epochs)
+    also = tuple(row for row in ablation.also if not (options.depths and "depth" in row))
+    return replace(ablation, base=base, axes=axes, epochs=epochs, also=also)
 
 
 def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
@@ -45,7 +46,8 @@ def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
     if data.source == "drawn":
         cli.check_numbers(options, {"train_images": (2, MOST_DRAWN)})
     size = options.size or on_gpu.get("size")
-    numbers = given(size=size, train_images=options.train_images)
+    train_images = options.train_images or on_gpu.get("train_images")
+    numbers = given(size=size, train_images=train_images)
     return replace(data, choose=options.choose, **numbers)
 
 

@@ -69,7 +69,7 @@ ABLATIONS = {
         epochs=4,
         # One pair with Bottlenecks, which is not part of the verdict.
         also=tuple({"network": network, "depth": 50} for network in NETWORKS),
-        on_gpu={"size": 64, "epochs": 10},
+        on_gpu={"size": 64, "epochs": 10, "train_images": 50_000},
     ),
     "vit": Ablation(
         question="Do transformers without additions lose the difference of their tokens, and "

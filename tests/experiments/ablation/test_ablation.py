@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, assert_three_lines
 
 import zoo
-from experiments.ablation import pool
+from experiments.ablation import overrides, pool
 from experiments.ablation.campaign import explain_parameters
 from experiments.ablation.options import LIMITS, Options
 from experiments.ablation.overrides import plan
@@ -96,6 +96,20 @@ def test_a_shortened_paper_run_keeps_the_shape_of_its_schedule(monkeypatch):
     monkeypatch.setitem(ABLATIONS, "drawn", drawn)
     settings = plan(Options(preset="drawn", epochs=8, train_images=1280), CPU).base.settings
     assert (settings.steps, settings.milestones) == (80, (40, 60))
+
+
+def test_imagenets_networks_have_a_pair_of_50_unless_depths_are_named(monkeypatch):
+    monkeypatch.setattr(overrides, "make_batches", lambda run, device: range(10))
+    pair = [(50, "plain"), (50, "resnet")]
+    for depths, more in (((), pair), ((18, 50), []), ((18,), [])):
+        ablation = plan(Options("imagenet-nets", depths=depths), CPU)
+        made = [(run.depth, run.network) for run in rows(ablation)]
+        of_seeds = [(d, n) for d in ablation.axes["depth"] for n in ("plain", "resnet")] * 3
+        assert sorted(made) == sorted(of_seeds + more)
+    data = plan(Options("imagenet-nets"), torch.device("cuda")).base.data
+    assert (data.size, data.train_images) == (64, 50_000)
+    fewer = Options("imagenet-nets", train_images=100, size=32)
+    assert plan(fewer, torch.device("cuda")).base.data.train_images == 100
 
 
 def test_plain_nets_lose_their_projections_and_it_is_said(capsys):
