@@ -15,7 +15,7 @@ from torch import nn
 
 from data.batches import check_batch_size
 from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
-from data.progress import Progress
+from data.progress import Progress, say
 from data.view_batches import ViewBatches
 from experiments.plumbing.cli import NumericError, UsageError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
@@ -65,8 +65,8 @@ def run_all(
                 board(folder / run.name, tensorboard and group.first) as draw_epoch,
             ):
 
-                def on_epoch(row: dict) -> None:
-                    say_epoch(row)
+                def on_epoch(row: dict, is_best: bool) -> None:
+                    say_epoch(row, is_best)
                     draw_epoch(row)
 
                 row = run_transfer(
@@ -81,23 +81,21 @@ def run_all(
 @contextmanager
 def bar_of(
     run: Transfer, pictures: PictureSet, title: str, group: Group
-) -> Iterator[tuple[Callable[[int], None], Callable[[dict], None]]]:
+) -> Iterator[tuple[Callable[[int], None], Callable[[dict, bool], None]]]:
     """A bar over the images of a run, moved by a step; and what prints a line for an epoch."""
     size, epochs, steps = run.recipe.batch_size, 1, 1  # a linear probe has no epochs
     if run.strategy != "linear-probe":
         epochs = run.recipe.epochs
         steps = epochs * (len(pictures.labels("train")) // size)
     group.say(f"{title} ...")
-    mark, best = time.perf_counter(), -1.0
+    mark = time.perf_counter()
     options: dict[str, Any] = {"total": steps * size, "unit": " images", "unit_scale": True}
     with Progress(desc=title, disable=not group.first, **options) as bar:
 
-        def say_epoch(row: dict) -> None:
-            nonlocal mark, best
+        def say_epoch(row: dict, is_best: bool) -> None:
+            nonlocal mark
             seconds, mark = time.perf_counter() - mark, time.perf_counter()
-            better, best = row["val_accuracy"] > best, max(best, row["val_accuracy"])
-            with bar.aside():
-                print(describe_epoch(row, epochs, seconds) + ", best so far" * better)
+            say(describe_epoch(row, epochs, seconds) + ", best so far" * is_best)
 
         yield lambda step: bar.update(step * size - bar.n) and None, say_epoch
 

@@ -161,8 +161,8 @@ class TransferJob:
             return loss, float((logits.argmax(1) == labels).float().mean())
 
     def add_row(
-        self, state: State, train_scores: tuple[float, float], on_epoch: Callable[[dict], None],
-        should_stop: Callable[[], bool] = lambda: False,
+        self, state: State, train_scores: tuple[float, float],
+        on_epoch: Callable[[dict, bool], None], should_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         """After an epoch: look at val, keep the best epoch, write the history."""
         self.group.agree(state.model)
@@ -174,11 +174,12 @@ class TransferJob:
         )  # fmt: skip
         row = dict(zip(HISTORY_FIELDS, values, strict=True))
         state.history.append(row)
-        if val_accuracy > best:
+        is_best = val_accuracy > best
+        if is_best:
             self.save("best", {"epoch": row["epoch"]})
         if self.group.first:
             write_csv(self.folder / "history.csv", state.history, HISTORY_FIELDS)
-            on_epoch(row)
+            on_epoch(row, is_best)
 
     def finish(self, state: State, status: str) -> dict:
         """Evaluate the saved files in fp32; then write row.json, which marks the run complete."""
@@ -248,7 +249,7 @@ def run_transfer(
     group: Group,
     *,
     progress: Callable[[int], None] = lambda step: None,
-    on_epoch: Callable[[dict], None] = lambda row: None,
+    on_epoch: Callable[[dict, bool], None] = lambda row, is_best: None,
     save_every: float = 10,
 ) -> dict:
     """Train `run` to its end and return its row.

@@ -1,5 +1,6 @@
 """Transfer, whole: every strategy, what it leaves, and that nothing disturbs it."""
 
+import contextlib
 import csv
 import json
 import os
@@ -209,6 +210,28 @@ def test_a_finished_campaign_is_not_made_again(everything, folder, transfer, inv
 
 
 # --- interruptions ---
+
+
+def test_the_best_epoch_so_far_is_known_after_an_interruption(folder, tmp_path):
+    change = replace(RUN, recipe=replace(RECIPE, epochs=8))
+
+    def marks(output, stop_at=None) -> dict[int, bool]:
+        found = {}
+
+        def on_epoch(row, is_best):
+            found[row["epoch"]] = is_best
+            if row["epoch"] == stop_at:
+                raise InterruptedError
+
+        with contextlib.suppress(InterruptedError):
+            run(folder, output, change, on_epoch=on_epoch, save_every=0)
+        return found
+
+    whole = marks(tmp_path / "whole")
+    assert set(whole.values()) == {True, False}
+    for stop_at in (3, 6):
+        assert marks(tmp_path / "stopped", stop_at).items() <= whole.items()
+    assert marks(tmp_path / "stopped").items() <= whole.items()
 
 
 def child(folder, output, change, threads, steps) -> None:
