@@ -1,8 +1,9 @@
 # skipzoo: `make` lists the targets, and each sets up what it needs. Begin with `make ablation`.
 # .venv/.made says which TORCH and PYTHON .venv was made with: they hold until others are named.
 MADE := $(shell cat .venv/.made 2>/dev/null || { test -e .venv/.ready && echo lock python3; })
-TORCH := $(or $(word 1,$(MADE)),lock)
-PYTHON ?= $(or $(word 2,$(MADE)),python3)
+# Other ones are named on the command line; variables of the environment count the first time only.
+TORCH := $(or $(word 1,$(MADE)),$(TORCH),lock)
+PYTHON := $(or $(word 2,$(MADE)),$(PYTHON),python3)
 RUN := .venv/bin/python -m
 READY := .venv/.ready
 ORACLES := .venv/.ready-dev
@@ -97,7 +98,7 @@ endif
 	@$(INSTALL) || { \
 	    echo "cannot install requirements.lock; uv says why above"; \
 	    echo "TORCH=$(TORCH)"; \
-	    echo "try again; other than for TORCH=lock, download.pytorch.org must have this build"; exit 2; } >&2
+	    echo "try again, or go back: make setup TORCH=lock; others must be on download.pytorch.org"; exit 2; } >&2
 	@touch $@
 
 # What tests, style and comparisons need besides. Their dependencies are in the two locks.

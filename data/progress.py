@@ -11,9 +11,13 @@ EVERY = 30  # seconds between two lines
 LINE = "{desc}{percentage:.0f} %, {elapsed} passed, about {remaining} left{postfix}"
 
 
+def in_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # None: closed from the start
+
+
 def say(text: str, file: TextIO | None = None) -> None:
     """Print a line above whatever bar there is."""
-    if sys.stderr.isatty():
+    if in_terminal():
         tqdm.write(text, file)
     else:
         print(text, file=file)
@@ -23,12 +27,13 @@ class Progress(tqdm):
     """tqdm's bar, gone once done; where stderr is no terminal, lines without carriage returns."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.plain = not sys.stderr.isatty()
+        self.plain = not in_terminal()
+        options.setdefault("disable", sys.stderr is None)
         if self.plain:
             options |= {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY}
             options |= {"bar_format": LINE, "miniters": 1}
         super().__init__(*args, **{"leave": False, **options})
-        if self.plain and self.desc:
+        if self.plain and not self.disable and self.desc:
             self.desc += ": "
 
     @staticmethod
@@ -36,6 +41,10 @@ class Progress(tqdm):
         if file.isatty():
             return tqdm.status_printer(file)
         return lambda text: print(text, file=file, flush=True)
+
+    def moveto(self, n: int) -> None:
+        if not self.plain:
+            super().moveto(n)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """An ablation carried out: what is said before, while and after its networks are trained."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def settle_precision(
     return replace(ablation, base=replace(base, settings=settings))
 
 
-def explain_parameters(depths: Sequence[int]) -> None:
+def explain_parameters(depths: Collection[int]) -> None:
     """Print a line for every plain network that has fewer parameters than its residual twin."""
     for depth in sorted(depths):
         networks = [zoo.build(f"{network}{depth}") for network in NETWORKS]
@@ -106,7 +106,7 @@ def carry_out(options: Options) -> None:
         print(describe_data(ablation.base.data))
     of_transformers = options.preset == "vit"
     if not of_transformers:
-        explain_parameters(ablation.axes["depth"])
+        explain_parameters({run.depth for run in rows(ablation)})
     name = ("ablation-" if of_transformers else "") + options.preset
     name += f"-{options.data_dir.stem}" if options.data_dir else ""
     output_dir = options.output_dir or Path("runs") / name

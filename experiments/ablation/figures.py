@@ -77,10 +77,10 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
             error.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         panels[0, 0].set(ylabel="training loss", ylim=(0, None))
         panels[1, 0].set(ylabel="error (%)", ylim=(0, 100))
-        panels[0, 0].legend(loc="lower left", frameon=False)
+        panels[0, 0].legend(loc="best", frameon=False)
         panels[1, 1].plot([], [], "k-", label="test")
         panels[1, 1].plot([], [], "k--", label="training")
-        panels[1, 1].legend(loc="upper right", frameon=False)
+        panels[1, 1].legend(loc="best", frameon=False)
     return path
 
 
@@ -156,7 +156,8 @@ def draw_gradients(
 def draw_norms(panel: Axes, run: Run, norms: np.ndarray, label: str) -> None:
     shown = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
     colour, marker = ("#0072B2", "o") if run.network == "resnet" else ("#D55E00", "s")
-    label += "" if norms.any() else ": 0 everywhere"
+    if not np.isfinite(norms).any() or not norms.any():
+        label += ": 0 everywhere" if np.isfinite(norms).all() else ": not a number"
     layers = range(1, len(norms) + 1)
     panel.semilogy(layers, shown, color=colour, label=label, marker=marker, markersize=3.5)
     panel.legend(frameon=False, fontsize=10)

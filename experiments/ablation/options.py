@@ -20,7 +20,8 @@ class Options:
         "quick"
     )
     """quick: drawn images, minutes. cifar10: 40 minutes on 2 cores with bf16. paper: section 4.2,
-    64,000 steps a run, for a GPU. imagenet-nets: resnet18 and 50. vit: transformers, minutes."""
+    64,000 steps a run, for a GPU. imagenet-nets: resnet18 and 34 and
+    a pair of 50, hours. vit: transformers, minutes."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Images: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with zips of them.
     Without it they are drawn, or CIFAR-10 is downloaded, as the preset says."""

@@ -54,7 +54,9 @@ def run_campaign(
         todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
         jobs = min(jobs, len(todo))
         if todo:
-            print(f"{len(todo)} of {len(runs)} runs to do, {jobs} at a time")
+            begun = sum((output_dir / run.name / "checkpoint.pt").exists() for run in todo)
+            goes_on = f"; {begun} of them go on from their checkpoints" if begun else ""
+            print(f"{len(todo)} of {len(runs)} runs to do, {jobs} at a time{goes_on}")
             run_all(todo, output_dir, device, jobs, after_run)
         rows = [read_row(output_dir / run.name, run) for run in runs]
     return list(filter(None, rows))
@@ -105,7 +107,7 @@ def watch(
     waiting = dict(zip(futures, runs, strict=True))
     bar_format = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     total = settings.steps * int(depths.sum())
-    with Progress(total=total, bar_format=bar_format, smoothing=0) as bar:
+    with Progress(total=total, bar_format=bar_format, smoothing=0, miniters=1) as bar:
         while waiting and not should_stop():
             for future in [future for future in waiting if future.done()]:
                 future.result()
@@ -120,6 +122,7 @@ def watch(
             seen = settings.batch_size * int((steps - resumed_at).sum())
             rate = seen / max(1e-3, time.time() - bar.start_t)
             text = f"{len(runs) - len(waiting)}/{len(runs)} runs, {rate:,.0f} images/s"
+            text = text if seen else "processes are starting"
             bar.set_postfix_str(text, refresh=False)
             bar.update(int(depths @ steps) - bar.n)
             time.sleep(0.2)

@@ -47,7 +47,7 @@ ABLATIONS = {
         also=WITHOUT_NORM,
     ),
     "cifar10": Ablation(
-        question="The same on CIFAR-10, its 50,000 and 10,000 pictures, on a CPU reduced to 16x16.",
+        question="Do plain networks train worse as they get deeper on CIFAR-10, too?",
         base=Run(data=Data("cifar10", size=16), settings=ONE_CYCLE),
         axes=AXES,
         epochs=8,
@@ -60,7 +60,7 @@ ABLATIONS = {
         axes={"seed": SEEDS, "depth": (110, 56, 44, 32, 20), "network": NETWORKS},
     ),
     "imagenet-nets": Ablation(
-        question="The same with ImageNet's networks: 18 and 34 layers, the same kind of block.",
+        question="Do ImageNet's plain networks train worse with 34 layers than with 18?",
         base=Run(
             data=Data("cifar10", size=32, train_images=16_000),
             settings=replace(ONE_CYCLE, batch_size=64),

@@ -69,7 +69,11 @@ def table(results: Sequence[dict]) -> Rows:
 def caption(results: Sequence[dict]) -> str:
     """What was done, in one sentence: data, steps, precision, machine, time."""
     first = results[0]
-    names = {"drawn": "images drawn by code", "cifar10": "CIFAR-10"}
+    names = {
+        "drawn": "images drawn by code",
+        "embedded": "an earlier version's images",
+        "cifar10": "CIFAR-10",
+    }
     return (
         f"{names.get(first['source'], 'a folder')} at {first['size']}x{first['size']}, "
         f"{first['train_images']:,} training and {first['test_images']:,} test images, "

@@ -1,9 +1,11 @@
 """Do plain networks degrade more with depth than residual ones? Yes, no, or cannot tell."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 
 from experiments.plumbing.stats import Estimate, estimate, judge
+from zoo.resnet import TABLE
 
 
 def verdict(results: Sequence[dict]) -> str:
@@ -11,17 +13,13 @@ def verdict(results: Sequence[dict]) -> str:
 
     Degradation is the final training loss of the deepest minus that of the shallowest network,
     paired by seed. The answer is yes or no if the t-interval of plain minus residual excludes 0.
-    A depth of fewer seeds than another one is left out.
+    Where several depths share a kind of block, those of another kind are left out.
     """
     arms, unit = ("plain", "resnet"), "layers"
     if any(result["norm"] == "layer" for result in results):
         arms, unit = ("plainvit", "vit"), "blocks"
     results = [r for r in results if r["norm"] != "none" and r["network"] in arms]
-    seeds_of = {
-        r["depth"]: {s["seed"] for s in results if s["depth"] == r["depth"]} for r in results
-    }
-    most = max(map(len, seeds_of.values()), default=0)
-    depths = sorted(depth for depth, seeds in seeds_of.items() if len(seeds) == most)
+    depths = of_one_block({result["depth"] for result in results})
     if len(depths) < 2:
         return "Cannot tell: one depth alone shows no degradation."
     losses = {
@@ -43,6 +41,16 @@ def verdict(results: Sequence[dict]) -> str:
         f"changes by {plain.signed} in plain networks and by {residual.signed} in residual "
         f"ones; plain minus residual, {difference}" + unfinished(results)
     )
+
+
+def of_one_block(depths: Collection[int]) -> list[int]:
+    """The depths to compare, ascending: 18 and 34 have BasicBlocks, 50 layers Bottlenecks."""
+    kinds: dict[object, list[int]] = defaultdict(list)
+    for depth in sorted(depths):
+        row = TABLE.get(f"resnet{depth}")  # None: blocks of a transformer
+        kinds[row and row.block].append(depth)
+    largest = max(kinds.values(), key=len, default=[])
+    return largest if len(largest) > 1 else sorted(depths)
 
 
 def compare(pairs: Sequence[tuple[float, float]]) -> tuple[str, str, Estimate, Estimate]:

@@ -24,6 +24,7 @@ import tyro
 
 from data.errors import DataError, Problem
 from data.processes import is_lost_loader
+from data.progress import say
 from experiments.plumbing import signals
 
 Options = TypeVar("Options")
@@ -128,7 +129,7 @@ def is_consequence(error: BaseException) -> bool:
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Print `what` to stderr, once, if the code inside takes longer than SILENCE."""
-    timer = threading.Timer(SILENCE, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
+    timer = threading.Timer(SILENCE, lambda: say(f"{what} ...", sys.stderr))
     timer.daemon = True
     timer.start()
     try:

@@ -69,7 +69,7 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
         return None
     row = parsed(path.read_bytes(), path, ("run", *needs))
     if run is not None and row["run"] != json.loads(json.dumps(asdict(run))):
-        fix = "choose another --output-dir, or the options that it was made with"
+        fix = "choose another --output-dir, or the options and version that it was made with"
         raise ResultsError("a finished run with other settings is in the way", path, fix)
     return row
 

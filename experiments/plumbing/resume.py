@@ -82,7 +82,7 @@ def train_resumably(
     Goes on from the checkpoint at `path` if there is one; it must be `owner`'s. `save_every`:
     seconds between checkpoints, or more where saving would take over SAVE_SHARE of the time. Of
     several processes the first saves, and only between epochs, when all are at the same step.
-    Raises train.Diverged.
+    Raises Diverged.
     """
     resume(state, path, owner, clock)
     saved, save_cost = time.perf_counter(), 0.0

@@ -82,30 +82,41 @@ def run_all(
 def bar_of(
     run: Transfer, pictures: PictureSet, title: str, group: Group
 ) -> Iterator[tuple[Callable[[int], None], Callable[[dict, bool], None]]]:
-    """A bar over the images of a run, moved by a step; and what prints a line for an epoch."""
-    size, epochs, steps = run.recipe.batch_size, 1, 1  # a linear probe has no epochs
-    if run.strategy != "linear-probe":
-        epochs = run.recipe.epochs
+    """A bar over the images of a run, moved by a step; and what prints a line for an epoch.
+
+    A linear probe has no epochs, and so no such lines.
+    """
+    size, epochs, steps = run.recipe.batch_size, run.recipe.epochs, 1
+    has_epochs = run.strategy != "linear-probe"
+    if has_epochs:
         steps = epochs * (len(pictures.labels("train")) // size)
     group.say(f"{title} ...")
-    mark = time.perf_counter()
+    mark: float | None = None
     options: dict[str, Any] = {"total": steps * size, "unit": " images", "unit_scale": True}
     with Progress(desc=title, disable=not group.first, **options) as bar:
 
         def say_epoch(row: dict, is_best: bool) -> None:
             nonlocal mark
-            seconds, mark = time.perf_counter() - mark, time.perf_counter()
-            say(describe_epoch(row, epochs, seconds) + ", best so far" * is_best)
+            seconds, mark = time.perf_counter() - (mark or 0), time.perf_counter()
+            if has_epochs:
+                say(describe_epoch(row, epochs, seconds) + ", best" * is_best)
 
-        yield lambda step: bar.update(step * size - bar.n) and None, say_epoch
+        def progress(step: int) -> None:
+            nonlocal mark
+            if mark is None:  # training begins, or goes on from a checkpoint's step
+                mark, bar.initial, bar.n = time.perf_counter(), step * size, step * size
+                bar.start_t = bar.last_print_t = time.time()
+            bar.update(step * size - bar.n)
+
+        yield progress, say_epoch
 
 
 def describe_epoch(row: dict, epochs: int, seconds: float) -> str:
     train, val = (
-        f"{name} loss {row[f'{name}_loss']:.3f}, accuracy {100 * row[f'{name}_accuracy']:.1f} %"
+        f"{name} loss {row[f'{name}_loss']:.3f} acc {100 * row[f'{name}_accuracy']:.1f} %"
         for name in ("train", "val")
     )
-    return f"  epoch {row['epoch']} of {epochs}: {train}; {val}; {seconds:.1f} s"
+    return f"epoch {row['epoch']}/{epochs}: {train}, {val}, {seconds:.1f} s"  # fits 80 columns
 
 
 @contextmanager
@@ -210,6 +221,6 @@ def conclude(rows: list[dict], folder: Path) -> None:
         checkpoint = folder / best["name"] / "best.safetensors"
         minutes, seconds = divmod(round(sum(row["seconds"] for row in rows)), 60)
         accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]
-        print(f"best on val: {accuracy:.1f} % in epoch {epoch} of {best['name']}")
-        print(f"time of all {len(rows)} runs: {minutes}:{seconds:02} minutes")
+        print(f"best on val of {arm.label}: {accuracy:.1f} % in epoch {epoch} of {best['name']}")
+        print(f"all {len(rows)} runs took {minutes}:{seconds:02} minutes")
         print(f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} PICTURES")

@@ -64,9 +64,13 @@ def test_one_depth_shows_no_degradation():
     assert verdict(one).startswith("Cannot tell: ")
 
 
-def test_a_depth_of_fewer_seeds_does_not_enter_the_verdict():
-    fair = results([2.0, 2.1, 2.2], [0.7, 0.6, 0.8])
-    assert verdict(fair + results([0.1], [9.0], depths=(110, 110))) == verdict(fair)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_pair_with_another_kind_of_block_does_not_enter_the_verdict(seeds):
+    fair = results([2.0, 2.1, 2.2][:seeds], [0.7, 0.6, 0.8][:seeds], depths=(18, 34))
+    pair = results([0.1], [9.0], depths=(50, 50))
+    assert verdict(fair + pair) == verdict(fair)
+    assert ": from 18 to 34 layers" in verdict(fair)
+    assert ": from 18 to 50 layers" in verdict(results([2.0], [0.7], depths=(18, 50)))
 
 
 def test_runs_without_norm_do_not_enter_the_verdict():

@@ -61,3 +61,25 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(leave_early, m
     lines = said.err.splitlines()
     assert len(lines) <= (0 if leave_early else 5)
     assert leave_early or re.fullmatch(r"reading: \d+ %, 00:00 passed, about 00:0\d left", lines[0])
+
+
+def test_no_bar_is_no_line_and_bars_inside_bars_stay_plain(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.05)
+    for _ in progress.Progress(range(3), "silent", disable=True):
+        time.sleep(0.1)
+    assert capsys.readouterr() == ("", "")
+    for _ in progress.Progress(range(2), "outer"):
+        for _ in progress.Progress(range(2), "inner"):
+            time.sleep(0.1)
+    said = capsys.readouterr().err
+    assert "inner: 50 %" in said
+    assert "outer: 50 %" in said
+    assert "\x1b" not in said
+    assert "\n\n" not in said
+
+
+def test_without_stderr_nothing_is_shown_and_nothing_fails(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys, "stderr", None)
+    for _ in progress.Progress(range(3), "reading"):
+        progress.say("hello")
+    assert capsys.readouterr().out == "hello\n" * 3
