@@ -20,7 +20,7 @@ import tyro
 from data.errors import DataError, printable
 from data.progress import say
 from experiments.plumbing import cli
-from experiments.plumbing.cli import doing
+from experiments.plumbing.cli import UsageError, doing
 
 if TYPE_CHECKING:
     from experiments.classifier import Classifier
@@ -56,6 +56,10 @@ class Options:
 def main(options: Options) -> int:
     cli.check_numbers(options, {"k": (1, 10**6), "batch_size": (1, 10**5), "workers": (0, 256)})
     cli.check_file("--sheet", options.sheet, ".png")
+    if len(options.inputs) < (1 if options.model else 2):
+        given = "python -m experiments.predict " + " ".join(options.inputs)
+        fix = "CHECKPOINT IMAGES ..., or --model resnet50 IMAGES ..."
+        raise UsageError("no images are named", given, fix)
     with doing("loading the network"):
         # Not above: importing torch takes seconds, and --help needs none of it.
         from experiments.classifier import CORES, about, find_images, open_classifier, predictions

@@ -57,16 +57,16 @@ class Checkout:
         (self.bin / name).write_text(script, encoding="utf-8")
         (self.bin / name).chmod(stat.S_IRWXU)
 
-    def make(self, *words: str) -> list[str]:
+    def make(self, *words: str, **variables: str) -> list[str]:
         """`make WORDS`, which succeeds; what uv and the new python were asked."""
         self.log.write_text("", encoding="utf-8")
-        done = self.run(*words)
+        done = self.run(*words, **variables)
         assert done.returncode == 0, done.stderr
         return self.log.read_text(encoding="utf-8").splitlines()
 
-    def run(self, *words: str) -> subprocess.CompletedProcess:
+    def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [shutil.which("make"), *words], cwd=self.root, env={"PATH": str(self.bin)},
+            [shutil.which("make"), *words], cwd=self.root, env={"PATH": str(self.bin)} | variables,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -142,6 +142,7 @@ def test_another_python_makes_the_environment_anew(checkout):
     checkout.make("setup")
     shutil.copy(checkout.bin / "python3", checkout.bin / "python3.12")
     (checkout.venv / "mark").touch()
+    assert not installed(checkout.make("setup", PYTHON="python3.12", TORCH="cpu"))  # not named
     assert installed(checkout.make("setup", "PYTHON=python3.12"))
     assert not (checkout.venv / "mark").exists()
     assert not installed(checkout.make("setup"))
