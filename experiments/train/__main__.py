@@ -25,6 +25,8 @@ class Options:
     """How often to see each of the 4,000 training images."""
     lr: float = 0.03
     """The highest learning rate."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tried by us)."""
 
 
 def main(options: Options) -> None:
@@ -35,17 +37,20 @@ def main(options: Options) -> None:
         import zoo
         from data.batches import Batches, channel_normalize, in_order
         from data.synthetic import synthetic
-        from experiments.plumbing.device import make_deterministic
+        from experiments.plumbing.device import choose_device, make_deterministic
         from experiments.train.loop import Settings, evaluate, start, train
     zoo.check(options.model, {})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{options.model}, 4,000 training and 1,000 test images, {SIZE}x{SIZE}; on {device}")
+    device, why = choose_device(options.device)
+    print(f"{options.model}, 4,000 training and 1,000 test images, {SIZE}x{SIZE}; device {why}")
     make_deterministic(device)  # with one thread: for so small a network faster than several
     with doing("drawing the images"):
         dataset = synthetic(4000, 1000).resized(SIZE)
     normalize = channel_normalize(dataset.train_images)
     batches = Batches(dataset, normalize, 32, 0, device, input_size=SIZE, padding=1)
-    settings = Settings(options.epochs * len(batches), 32, "one-cycle", options.lr)
+    settings = Settings(
+        options.epochs * len(batches), 32, "one-cycle", options.lr,
+        channels_last=device.type != "mps",  # batch norm's gradients: plumbing/precision.py
+    )  # fmt: skip
     torch.manual_seed(0)
     state = start(zoo.build(options.model, len(dataset.classes)).to(device), settings)
     for _ in train(batches, settings, state):

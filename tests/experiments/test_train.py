@@ -295,7 +295,7 @@ def test_the_defaults_are_the_papers():
 
 def test_the_command_trains_a_network_and_prints_a_line_an_epoch(invoke, monkeypatch):
     monkeypatch.setattr("data.synthetic.synthetic", lambda train, test: synthetic(128, 64))
-    done = invoke("experiments.train", "resnet8", "--epochs", 2)
+    done = invoke("experiments.train", "resnet8", "--epochs", 2, "--device", "cpu")
     assert_prints(done)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("resnet8, 4,000 training")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
+from conftest import assert_prints, refusal
 from pictures import noise
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import zoo
 from data.collection import Source, open_pictures
+from data.synthetic import synthetic
 from data.views import View
 from experiments.ablation.pool import default_jobs
 from experiments.ablation.runs import Data, Run, run_one
@@ -139,6 +140,21 @@ def test_on_mps_there_is_one_precision_and_one_layout():
     for requested in ("bf16", "fp16"):
         with refusal(UsageError, "not tried on mps", f"--precision {requested}"):
             choose_precision(requested, None, None, Settings(), MPS)
+
+
+def test_the_command_train_has_that_layout_too(invoke, monkeypatch):
+    seen = []
+    monkeypatch.setattr("data.synthetic.synthetic", lambda train, test: synthetic(128, 64))
+    monkeypatch.setattr("data.batches.Batches", lambda *_, **__: range(2))
+    monkeypatch.setattr(
+        "experiments.train.loop.train", lambda _, settings, __: seen.append(settings) or []
+    )
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, _: module)
+    for device in (torch.device("cpu"), MPS):
+        choose = "experiments.plumbing.device.choose_device"
+        monkeypatch.setattr(choose, lambda _, d=device: (d, str(d)))
+        assert_prints(invoke("experiments.train", "resnet8"), f"device {device}")
+    assert [settings.channels_last for settings in seen] == [True, False]
 
 
 def test_a_timing_waits_for_the_device(monkeypatch):
