@@ -1,8 +1,7 @@
 """Progress of long work: a bar in a terminal; a line every 30 s in a file, a notebook, a CI log."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -15,11 +14,14 @@ def in_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()  # None: closed from the start
 
 
+def above(file: TextIO | None = None) -> AbstractContextManager:
+    """What is printed inside, to stdout or `file`, comes to stand above whatever bar there is."""
+    return tqdm.external_write_mode(file) if in_terminal() else nullcontext()
+
+
 def say(text: str, file: TextIO | None = None) -> None:
     """Print a line above whatever bar there is."""
-    if in_terminal():
-        tqdm.write(text, file)
-    else:
+    with above(file):
         print(text, file=file)
 
 
@@ -45,12 +47,6 @@ class Progress(tqdm):
     def moveto(self, n: int) -> None:
         if not self.plain:
             super().moveto(n)
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What is printed inside comes to stand above the bar."""
-        with nullcontext() if self.plain else self.external_write_mode():
-            yield
 
     def close(self) -> None:
         if self.plain:

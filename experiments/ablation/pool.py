@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from data.processes import shielded_from
-from data.progress import Progress
+from data.progress import Progress, above
 from experiments.ablation.runs import Run, run_one
 from experiments.plumbing import signals
 from experiments.plumbing.cli import ResultsError
@@ -111,7 +111,7 @@ def watch(
         while waiting and not should_stop():
             for future in [future for future in waiting if future.done()]:
                 future.result()
-                with bar.aside():
+                with above():
                     after_run(waiting.pop(future))
             done = [future.done() for future in futures]
             resumed_at, steps = np.array(shared.resumed_at), np.array(shared.steps)

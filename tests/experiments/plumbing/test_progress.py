@@ -53,7 +53,7 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(leave_early, m
             bar.update()
             time.sleep(0.01)
             if i == 0:
-                with bar.aside():
+                with progress.above():
                     print("hello")
     said = capsys.readouterr()
     assert said.out == "hello\n"
