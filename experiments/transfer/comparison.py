@@ -1,6 +1,5 @@
 """Strategies compared: what is said before, while and after their networks are trained."""
 
-import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from data.batches import check_batch_size
 from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
 from data.progress import Progress, say
 from data.view_batches import ViewBatches
+from experiments.classifier import CORES
 from experiments.plumbing.cli import NumericError, UsageError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
@@ -29,8 +29,6 @@ from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.options import Options
 from experiments.transfer.plan import check, plan, recipe_of
 from zoo.weights.atomic import write_atomic
-
-MOST_WORKERS = 8
 
 
 def settle_precision(
@@ -159,14 +157,13 @@ def carry_out(options: Options) -> None:
 
 def compare(options: Options, device: torch.device, why: str, group: Group) -> None:
     make_deterministic(device, threads=None)
-    cores = min(os.cpu_count() or 1, MOST_WORKERS)
-    loaders = cores if device.type == "cuda" else 0
+    loaders = CORES if device.type == "cuda" else 0
     more = options.more
     source = Source(options.data, options.train_images, more.test_images, options.skip_bad,
                     more.cache_gb)  # fmt: skip
     group.say(f"Device {why}" + f", {group.size} processes" * (group.size > 1))
     with doing(f"looking at the images in {options.data}"):
-        pictures = open_pictures(source, cores, loaders if more.workers is None else more.workers)
+        pictures = open_pictures(source, CORES, loaders if more.workers is None else more.workers)
     say_what(options, pictures, group)
     if set(options.strategy) != {"linear-probe"}:  # which takes all images at once
         for size in options.batch_size or (recipe_of(options).batch_size,):

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-Strategy = Literal[
+StrategyName = Literal[
     "all", "finetune", "feature-extraction", "linear-probe", "lp-ft", "scratch", "moving-bn"
 ]
-Recipe = Literal[
+RecipeName = Literal[
     "default", "bootcamp", "two-strategies", "tutorial", "cifar10", "small", "imagenet"
 ]
 Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
@@ -73,13 +73,13 @@ class Options:
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
     """train/CLASS/ with val/CLASS/ or test/CLASS/ or both; or CLASS/ alone, which is then split;
     or cifar10, which is downloaded."""
-    strategy: Annotated[tuple[Strategy, ...], tyro.conf.arg(metavar="NAME ...")] = ("all",)
+    strategy: Annotated[tuple[StrategyName, ...], tyro.conf.arg(metavar="NAME ...")] = ("all",)
     """all, or some of finetune, feature-extraction, linear-probe, lp-ft, scratch, moving-bn."""
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("resnet18",)
     """Any model of the zoo, plain ones too; several are compared."""
     weights: str = "DEFAULT"
     """A published name, a FILE, a URL, hf:OWNER/NAME, or none. A plain network takes its twin's."""
-    recipe: Recipe = "default"
+    recipe: RecipeName = "default"
     """Settings by name; --epochs, --lr and so on replace single ones of them."""
     seeds: int = 3
     """How many: each draws its own head, order and random views."""

@@ -165,5 +165,5 @@ def test_there_is_a_word_on_every_strategy():
 
 
 def test_the_command_line_offers_every_strategy_and_recipe():
-    assert get_args(options.Strategy) == ("all", *STRATEGIES)
-    assert get_args(options.Recipe) == tuple(RECIPES)
+    assert get_args(options.StrategyName) == ("all", *STRATEGIES)
+    assert get_args(options.RecipeName) == tuple(RECIPES)
