@@ -8,6 +8,7 @@ collapse.png    of transformers, relative residual by block, as in figure 2 of D
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
             loss.set_title(TITLES[network])
             error.set_xlabel("epoch")
             error.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        panels[0, 0].set(ylabel="training loss", ylim=(0, None))
+        panels[0, 0].set(ylabel="training loss", ylim=(0, 1.05 * panels[0, 0].get_ylim()[1]))
         panels[1, 0].set(ylabel="error (%)", ylim=(0, 100))
         panels[0, 0].legend(loc="best", frameon=False)
         panels[1, 1].plot([], [], "k-", label="test")
@@ -98,9 +99,10 @@ def draw_arm(
         return
     epochs, values = history["epoch"][0], history[name] * (100 if "error" in name else 1)
     dot = "o" if len(epochs) == 1 else ""  # a line through one epoch would not show
-    width = 2.2 if line == "-" else 1.2
-    panel.plot(epochs, values.mean(0), dot + line, color=colour, lw=width, mfc="none", label=label)
-    if line == "-":
+    solid = line == "-"
+    style: dict[str, Any] = {"lw": 2.2, "mfc": colour} if solid else {"lw": 1.2, "mfc": "none"}
+    panel.plot(epochs, values.mean(0), dot + line, color=colour, label=label, **style)
+    if solid:
         panel.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
 
 

@@ -252,6 +252,14 @@ def test_the_curve_of_an_arm_is_of_its_runs_alone(vit_campaign):
             assert line.get_ydata()[-1] == pytest.approx(times * mean)
 
 
+def test_after_one_epoch_training_and_test_can_be_told_apart():
+    history = {"epoch": [1.0], "train_error": [0.5], "test_error": [0.6]}
+    panel = Figure().subplots()
+    for name, line in (("train_error", "--"), ("test_error", "-")):
+        figures.draw_arm(panel, figures.columns([history]), name, line, "red")
+    assert [line.get_markerfacecolor() for line in panel.lines] == ["none", "red"]
+
+
 def test_a_seed_without_an_epoch_leaves_the_curve_of_the_others():
     history = {"epoch": [1.0, 2.0], "train_error": [0.5, 0.4], "test_error": [0.6, 0.5]}
     for histories, lines in (([{}, history], 1), ([{}], 0)):

@@ -229,6 +229,10 @@ def test_the_best_epoch_so_far_is_known_after_an_interruption(folder, tmp_path):
 
     whole = marks(tmp_path / "whole")
     assert set(whole.values()) == {True, False}
+    accuracies = read_history(tmp_path / "whole")["val_accuracy"]
+    assert list(whole.values()) == [
+        accuracy > max(accuracies[:i], default=-1) for i, accuracy in enumerate(accuracies)
+    ]
     for stop_at in (3, 6):
         assert marks(tmp_path / "stopped", stop_at).items() <= whole.items()
     assert marks(tmp_path / "stopped").items() <= whole.items()
