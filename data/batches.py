@@ -119,7 +119,9 @@ def check_batch_size(size: int, images: int, processes: int = 1) -> None:
         multiple = f", a multiple of {processes}" if processes > 1 else ""
         raise DataError(
             f"no training batch of {size} can be made",
-            f"{images} training images, {processes} processes; batch norm needs 2 in each",
+            f"{images} training images"
+            + f", {processes} processes" * (processes > 1)
+            + "; batch norm needs 2 or more in each process",
             f"choose a --batch-size from {2 * processes} to {images}{multiple}",
         )
 

@@ -76,13 +76,14 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
         digits = str(model.metrics.get("seen", ""))
         seen = {digits[i : i + 8] for i in range(0, len(digits), 8)}
         new = [i for i, file in enumerate(part.files) if not seen or checksum(file) not in seen]
+        if not new:
+            why = f"the checkpoint was trained on, or chosen by, all {len(part.files)} images here"
+            fix = "name other images; for those of val/, name the folder that holds it and train/"
+            raise DataError(why, source.data, fix)
         if left_out := len(part.files) - len(new):
             why = "images that the checkpoint was trained on or chosen by"
             images.notes.append(f"left out: {left_out} {why}")
             name, part = "those it has not seen", part.chosen(part.labels.new_tensor(new))
-    if not len(part.labels):
-        why = "there are no images here that the checkpoint has not seen"
-        raise DataError(why, source.data, "name a folder of other images, one folder a class")
     places = labels_of(images, model)
     images.splits = {EVALUATED: Split(places[part.labels], part.files, part.images)}
     return name, images

@@ -58,7 +58,7 @@ def main(options: Options) -> int:
     cli.check_file("--sheet", options.sheet, ".png")
     if len(options.inputs) < (1 if options.model else 2):
         given = "python -m experiments.predict " + " ".join(options.inputs)
-        fix = "CHECKPOINT IMAGES ..., or --model resnet50 IMAGES ..."
+        fix = "first a checkpoint, then images; or --model resnet50 and only images"
         raise UsageError("no images are named", given, fix)
     with doing("loading the network"):
         # Not above: importing torch takes seconds, and --help needs none of it.
@@ -70,7 +70,7 @@ def main(options: Options) -> int:
         model = open_classifier(options.inputs[0], options.model, options.weights)
         model.model.to(device)
     if not options.json:
-        print(f"{about(model)}; device {why}")
+        print(f"{about(model)}; device {why}", file=sys.stderr)  # stdout: a line an image
     # On a CPU the network takes every core.
     workers = CORES * (device.type == "cuda") if options.workers is None else options.workers
     answers = predictions(model, paths, options.k, options.batch_size, workers)

@@ -27,7 +27,7 @@ from data.progress import Progress, above
 from experiments.ablation.runs import Run, run_one
 from experiments.plumbing import signals
 from experiments.plumbing.cli import ResultsError
-from experiments.plumbing.results import lock, read_row
+from experiments.plumbing.results import lock, read_row, to_do
 
 MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
 
@@ -53,10 +53,9 @@ def run_campaign(
     with lock(output_dir):
         todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
         jobs = min(jobs, len(todo))
+        folders = [output_dir / run.name for run in todo]
+        print(to_do(folders, len(runs), f", {jobs} at a time"))
         if todo:
-            begun = sum((output_dir / run.name / "checkpoint.pt").exists() for run in todo)
-            goes_on = f"; {begun} of them go on from their checkpoints" if begun else ""
-            print(f"{len(todo)} of {len(runs)} runs to do, {jobs} at a time{goes_on}")
             run_all(todo, output_dir, device, jobs, after_run)
         rows = [read_row(output_dir / run.name, run) for run in runs]
     return list(filter(None, rows))

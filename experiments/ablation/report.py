@@ -20,6 +20,7 @@ FIELDS = {
     "lr": float, "weight_decay": float, "precision": str, "channels_last": str, "device": str,
     "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
 }  # fmt: skip
+QUESTION = "Do plain networks degrade more with depth?"
 ORDER = ("plain", "resnet", *transformers.ORDER)  # of the table
 
 
@@ -80,6 +81,8 @@ def caption(results: Sequence[dict]) -> str:
         f"{first['steps']:,} steps of {first['batch_size']}, last epoch; mean ± 95 % CI over n "
         f"seeds; {first['precision']}, {first['device']}, "
         f"{sum(result['seconds'] for result in results) / 60:.1f} process-minutes."
+        + " The rows without BN are for the figure of gradients, and no part of the answer."
+        * any(result["norm"] == "none" for result in results)
     )
 
 
@@ -98,8 +101,9 @@ def describe(result: dict) -> str:
 def report(results: Sequence[dict], residuals: Sequence[dict]) -> list[Part]:
     """`residuals`: of transformers, the rows of collapse.csv."""
     if not residuals:
-        answer = f"**Do plain networks degrade more with depth? {verdict(results)}**"
-        return [table(results), caption(results), answer]
+        of_transformers = any(result["norm"] == "layer" for result in results)
+        question = transformers.QUESTION if of_transformers else QUESTION
+        return [table(results), caption(results), f"**{question} {verdict(results)}**"]
     return [
         table(results), caption(results),
         transformers.residuals_table(residuals), transformers.NOTE,

@@ -15,6 +15,7 @@ from experiments.plumbing.results import UNFIT, read_csv
 from experiments.plumbing.stats import Estimate, estimate, judge
 from experiments.plumbing.tables import Rows
 
+QUESTION = "Does depth hurt training more without additions?"
 ORDER = ("vit", "plainvit", "attention-skip", "mlp-skip", "no-mlp", "pure-attention")
 SLOWING = (  # what may slow the collapse: the network that has it, the one that has not
     ("both additions", "vit", "plainvit"),
@@ -77,7 +78,7 @@ def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
     stalling = verdict(results) + unfinished(parts)
     collapsing = " ".join(collapse_verdict(residuals, state) for state in STATES)
     return [
-        f"**Does depth hurt training more without additions? {stalling}**",
+        f"**{QUESTION} {stalling}**",
         f"**Do additions keep the tokens apart? {collapsing}**",
     ]
 

@@ -126,7 +126,7 @@ def draw_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
         if few:  # white on dark, as large as the longest number allows
             size = min(11, 72 * side / count / (len(str(counts.max())) + 0.5))
             for (row, column), number in np.ndenumerate(counts):
-                colour = "white" if shares[row, column] > 0.5 else "black" if number else "#999999"
+                colour = "white" if shares[row, column] > 0.65 else "black" if number else "#999999"
                 axes.text(column, row, number, size=size, color=colour, ha="center", va="center")
         else:
             figure.supxlabel(largest_confusions(counts, classes), size=12, ma="left")

@@ -74,6 +74,15 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     return row
 
 
+def to_do(folders: Sequence[Path], runs: int, how: str = "") -> str:
+    """What is left of so many `runs`: those of `folders`, some of which may have been begun."""
+    if not folders:
+        return f"all {runs} runs are finished, and are not made again"
+    begun = sum((folder / "checkpoint.pt").exists() for folder in folders)
+    goes_on = f"; {begun} of them go on from their checkpoints" if begun else ""
+    return f"{len(folders)} of {runs} runs to do{how}{goes_on}"
+
+
 def read_rows(folder: Path, needs: Sequence[str] = NEEDS) -> list[dict]:
     """The rows of the finished runs in a folder of results."""
     rows = [read_row(path.parent, needs=needs) for path in sorted(folder.glob("*/row.json"))]

@@ -1,4 +1,4 @@
-"""One network, trained on images drawn by code, with a line an epoch.
+"""One network, trained on images drawn by code, with a line an epoch; nothing is saved.
 
     python -m experiments.train resnet20
 
@@ -17,7 +17,7 @@ SIZE = 12  # pixels a side, as in `make ablation`: a network takes half a minute
 
 @dataclass(frozen=True)
 class Options:
-    """Train one network on images that are drawn by code, and print a line an epoch."""
+    """Train one network on images drawn by code, print a line an epoch, and save nothing."""
 
     model: tyro.conf.Positional[str] = "resnet20"
     """A name of zoo.list_models()."""

@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from data.batches import check_batch_size
-from data.collection import CIFAR10, PictureSet, Source, identity, open_pictures
+from data.collection import CACHE, CIFAR10, PictureSet, Source, identity, open_pictures
 from data.progress import Progress, say
 from data.view_batches import ViewBatches
 from experiments.classifier import CORES
@@ -21,7 +21,7 @@ from experiments.plumbing.cli import NumericError, UsageError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.precision import FILES, settle
-from experiments.plumbing.results import STARTS, lock, read_row, say_skipped
+from experiments.plumbing.results import STARTS, lock, read_row, say_skipped, to_do
 from experiments.plumbing.tables import print_report
 from experiments.train.loop import Settings
 from experiments.transfer import report
@@ -164,6 +164,7 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
     group.say(f"Device {why}" + f", {group.size} processes" * (group.size > 1))
     with doing(f"looking at the images in {options.data}"):
         pictures = open_pictures(source, CORES, loaders if more.workers is None else more.workers)
+    options = with_batches_that_fit(options, len(pictures.labels("train")), group)
     say_what(options, pictures, group)
     if set(options.strategy) != {"linear-probe"}:  # which takes all images at once
         for size in options.batch_size or (recipe_of(options).batch_size,):
@@ -175,8 +176,9 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
             base = settle_precision(options, pictures, device, folder, group)
         say_notes(pictures, group)  # decoding may have left some out
         runs = plan(options, base, identity(pictures))
-        for run in runs:
-            read_row(folder / run.name, run, NEEDS)  # refuses other settings before any work
+        # Reading a row refuses other settings before any work.
+        todo = [run for run in runs if read_row(folder / run.name, run, NEEDS) is None]
+        group.say(to_do([folder / run.name for run in todo], len(runs)))
         if pictures.table and group.first:
             write_atomic(folder / "split.csv", pictures.table.encode("utf-8", "replace"))
         rows = run_all(runs, pictures, folder, device, group, more.tensorboard)
@@ -185,15 +187,29 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
             conclude(rows, folder)
 
 
+def with_batches_that_fit(options: Options, images: int, group: Group) -> Options:
+    """Where there are too few images for one batch of the recipe: a quarter of them a batch."""
+    batch = recipe_of(options).batch_size
+    if options.batch_size or images >= batch:
+        return options
+    size = max(2, images // 4 // group.size) * group.size
+    group.say(f"Batches of {size}: {images} images are less than the recipe's {batch}")
+    return replace(options, batch_size=(size,))
+
+
 def say_what(options: Options, pictures: PictureSet, group: Group) -> None:
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in pictures.splits.items())
     group.say(f"Data {pictures.name}: {counts} pictures, {len(pictures.classes)} classes")
     say_notes(pictures, group)
-    settings = asdict(recipe_of(options))
+    settings = recipe_of(options).in_use()
     if options.batch_size:
-        settings["batch_size"] = " and ".join(map(str, options.batch_size))
+        settings["batch-size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())
     group.say(f"Recipe {options.recipe}: {recipe}")
+    if options.weights == "none" and set(options.strategy) != {"scratch"}:
+        group.say(
+            "Weights none: every strategy begins with random ones, and nothing is transferred"
+        )
 
 
 def say_notes(pictures: PictureSet, group: Group) -> None:
@@ -212,6 +228,8 @@ def conclude(rows: list[dict], folder: Path) -> None:
     for path in figures:
         print(f"figure: {path}")
     print(f"rows, histories and checkpoints: {folder}")
+    if CACHE.exists():
+        print(f"decoded images, for the next time: {CACHE} (may be deleted)")
     _, arm = report.choose(rows)
     if arm:
         best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either

@@ -4,7 +4,7 @@ Only `tutorial` and `imagenet` have a source to quote. The others are what many 
 courses have in common.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from data.views import RandomView, View
 
@@ -41,6 +41,19 @@ class Recipe:
     padding: int = 0
     input_size: int | None = None  # None: `size`; larger: the square is enlarged to it
     mean_std: str = "weights"  # as they were trained with; or "cifar10"
+
+    def in_use(self) -> dict[str, str]:
+        """The settings that change something, by the names of their options."""
+        idle = {name for name, value in asdict(self).items() if value in (None, 0)}
+        idle |= {"lr_step_size"} if self.lr_scheduler != "step" else set()
+        idle |= {"momentum"} if self.opt != "sgd" else set()
+        idle |= {"scale", "ratio"} if self.crop != "resized" else set()
+        kept = {name: value for name, value in asdict(self).items() if name not in idle}
+        return {
+            name.replace("_", "-"): " to ".join(f"{v:.3g}" for v in value)
+            if isinstance(value, tuple) else str(value)
+            for name, value in kept.items()
+        }  # fmt: skip
 
 
 DEFAULT = Recipe()

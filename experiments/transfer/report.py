@@ -144,15 +144,18 @@ def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
     running = [arm for arm in arms(rows) if arm.rows and arm.strategy != "moving-bn"]
     if not running:
         return "Nothing to choose from: no run of these strategies finished.", None
-    best = max(running, key=lambda arm: arm.mean("accuracy").mean)
+    # Of equals the quickest.
+    best = max(running, key=lambda arm: (arm.mean("accuracy").mean, -arm.mean("seconds").mean))
     others = [arm for arm in running if arm is not best]
     leads = {arm.label: lead(best, arm) for arm in others}
     if not others:
         return f"{best.label} alone cannot be compared: {best}.", best
     if any(value.n < 2 for value in leads.values()):
+        equal = [arm.label for arm in others if arm.mean("accuracy") == best.mean("accuracy")]
         return (
-            f"Cannot tell which to choose: of the strategies {best.label} has the highest "
-            f"accuracy, {best}, but two seeds or more are needed."
+            f"Cannot tell which to choose: of the strategies {' and '.join([best.label, *equal])} "
+            f"{'have' if equal else 'has'} the highest accuracy, {best}, but two seeds or more are "
+            "needed."
         ), best
     as_good = [arm for arm in others if leads[arm.label].mean <= leads[arm.label].half]
     chosen = min([best, *as_good], key=lambda arm: arm.mean("seconds").mean)

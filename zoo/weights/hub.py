@@ -110,6 +110,8 @@ def read_folder(folder: Path) -> Weights:
     if file is None or not (folder / CONFIG).is_file():
         why = f"this is a folder without {CONFIG}, or without {' or '.join(FILES)}"
         fix = f"give a .pth or .safetensors file, or a folder with {CONFIG} and {FILES[0]}"
+        if inside := sorted(folder.rglob("*.safetensors")):
+            fix = f"give a file of weights, such as {inside[0]}"
         raise WeightsError(why, folder, fix)
     config = CONFIG_DEFAULTS | read_json(folder / CONFIG)
     name = name_of(config, folder / CONFIG)

@@ -287,6 +287,7 @@ def test_a_finished_campaign_is_not_run_again(campaign, invoke):
     before = snapshot(folder)
     done = invoke("experiments.ablation", *TINY, "--output-dir", folder)
     assert done.returncode == 0
+    assert "runs are finished, and are not made again" in done.stdout
     assert "runs to do" not in done.stdout
     assert snapshot(folder) == before
 

@@ -120,6 +120,15 @@ def test_options_replace_settings_of_the_recipe_also_by_zero():
     assert recipe_of(Options("x", recipe="cifar10")) == RECIPES["cifar10"]
 
 
+def test_only_settings_that_change_something_are_printed():
+    default, tutorial = RECIPES["default"].in_use(), RECIPES["tutorial"].in_use()
+    assert default["scale"] == "0.35 to 1"
+    assert {"momentum", "lr-warmup-epochs", "head-lr"} <= default.keys()
+    assert not {"lr-step-size", "squash", "rotation", "probe-lr", "size"} & default.keys()
+    assert (tutorial["lr-step-size"], tutorial["batch-size"]) == ("7", "4")
+    assert not {"momentum", "scale", "weight-decay"} & RECIPES["bootcamp"].in_use().keys()
+
+
 def test_recipes_are_what_their_sources_say():
     """The numbers of the issue and of FACTS, apart from our own."""
     facts = {

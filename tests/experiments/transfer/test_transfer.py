@@ -32,6 +32,7 @@ from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.distributed import Group
+from experiments.plumbing.results import to_do
 from experiments.plumbing.resume import load_checkpoint
 from experiments.train.loop import Settings
 from experiments.transfer import job as transfer_run
@@ -139,11 +140,17 @@ def test_a_batch_that_cannot_be_filled_is_refused_before_any_work_and_a_probe_ne
     assert "linear-probe" in transfer(folder, tmp_path / "b", *large, "--strategy", "linear-probe")
 
 
+def test_few_images_make_small_batches_unless_a_size_is_asked_for(folder, transfer, tmp_path):
+    said = transfer(folder, tmp_path, "--epochs", 1, "--batch-size")
+    assert "Batches of 7: 30 images are less than the recipe's 32" in said
+    assert (tmp_path / "resnet8-finetune-batch7-seed0" / "row.json").exists()
+
+
 @pytest.mark.slow
 def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     output, said = everything
     for words in (*STRATEGIES[:-1], "as in most notebooks", "Data ", "Choose ", "bounded by",
-                  "Recipe default: epochs 3, batch_size 8, opt sgd",
+                  "Recipe default: epochs 3, batch-size 8, opt sgd",
                   "30 train, 15 val, 18 test pictures, 3 classes",
                   "the accuracy is that on test"):  # fmt: skip
         assert words in " ".join(said.split())
@@ -203,7 +210,7 @@ def test_a_finished_campaign_is_not_made_again(everything, folder, transfer, inv
     output, _ = everything
     campaign = (folder, output, "--strategy", "all", "--seeds", 2)
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*")}
-    transfer(*campaign)
+    assert "all 12 runs are finished, and are not made again" in transfer(*campaign)
     assert {path: path.stat().st_mtime_ns for path in output.glob("*/*")} == before
     transfer(*campaign, "--lr", 0.5, refused=(3, "other settings", "row.json"))
     assert "Choose " in invoke("experiments.report", output).stdout
@@ -305,6 +312,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(folder, tmp_path):
     assert "goes on from here" in said
     assert "Traceback" not in said
     assert 0 < load_checkpoint(run_folder / "checkpoint.pt")["step"] < 1200
+    assert to_do([run_folder, tmp_path / "other"], 3) == (
+        "2 of 3 runs to do; 1 of them go on from their checkpoints"
+    )
 
 
 # --- choosing, and what is said of it ---
@@ -531,7 +541,7 @@ def test_imagenets_recipe_runs_dry(folder, tmp_path, transfer):
     options = ("--strategy", "scratch", "--model", "resnet18", "--size", 32, "--epochs", 1)
     said = transfer(folder, tmp_path, "--recipe", "imagenet", *options)
     assert "lr 0.1" in said
-    assert "scale (0.08, 1.0)" in said
+    assert "scale 0.08 to 1" in said
 
 
 def test_cifar10_is_taken_as_it_is(tmp_path, monkeypatch):

@@ -76,6 +76,8 @@ def test_few_pictures_do_not_decide_though_seeds_agree():
 
 def test_one_seed_or_one_strategy_cannot_tell():
     assert "Cannot tell" in advice(rows(finetune=(50, 990), linear_probe=(2, 500)))
+    said = advice(rows(finetune=(50, 990), linear_probe=(2, 990), lp_ft=(60, 500)))
+    assert "of the strategies linear-probe and finetune have the highest accuracy" in said
     assert "alone cannot be compared" in advice(rows(finetune=(50, 990, 980)))
     diverged = [row("finetune", seed, 0, status="diverged at step 3") for seed in (0, 1)]
     assert advice(diverged) == "Nothing to choose from: no run of these strategies finished."
