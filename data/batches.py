@@ -1,10 +1,11 @@
-"""The contract between images and the training loop: `batches.batch(step) -> (images, labels)`.
+"""A batch is a function of its step, batch(step) -> (images, labels): runs can resume anywhere.
 
-A pure function of (seed, step): the order, crops and flips of an epoch are drawn on the CPU from
-(seed, epoch) and copied to the device once. So every device and every resumed run sees the same
-batches, no random state needs saving, and inside an epoch batch() neither draws on the CPU, nor
-copies to the device, nor waits for it. The training loop does wait: it reads every loss.
+The order, crops and flips of an epoch are drawn on the CPU from (seed, epoch), and copied to the
+device once. So every device and every resumed run sees the same batches, and a checkpoint needs no
+random state. Within an epoch, batch() works on the device alone. (The training loop does
+synchronise with a GPU: it reads every loss.)
 Dimension key: N batch, C channels, H W height and width.
+Read next: experiments/train/loop.py
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,13 +25,13 @@ Batch = tuple[Tensor, Tensor]  # images and labels
 
 @dataclass(frozen=True)
 class Normalize:
-    """uint8 (N, C, H, W) -> float32 `(images / 255 - mean) / std`; mean and std broadcast to it."""
+    """uint8 (N, C, H, W) -> float32 `(images / 255 - mean) / std`; mean and std are broadcast."""
 
     mean: Tensor
     std: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        # In place in its own copy: fresh memory costs more than the arithmetic.
+        # In place, in the copy that float() made: new memory costs more than the arithmetic.
         return images.float().div_(255).sub_(self.mean).div_(self.std)
 
     def to(self, device: torch.device) -> "Normalize":
@@ -39,32 +40,34 @@ class Normalize:
 
 def channel_normalize(images: Tensor) -> Normalize:
     """Mean and standard deviation of each channel over uint8 images (N, C, H, W)."""
-    # From counts of the 256 values: exact, and without a float copy of the whole data set.
+    # From a histogram of the 256 values: exact, and without a float copy of the whole dataset.
     counts = torch.stack(
         [channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]
     )
     counts = counts.double() / counts.sum(1, keepdim=True)  # (C, 256)
     values = torch.arange(256, dtype=torch.float64) / 255
-    mean = counts @ values
+    mean = counts @ values  # (C,)
+    # var = E[x^2] - E[x]^2. A constant channel has std 0, so at least one of 255 steps.
     std = (counts @ values.square() - mean.square()).sqrt().clamp(min=1 / 255)
     return Normalize(mean.float()[:, None, None], std.float()[:, None, None])
 
 
 def pixel_mean_normalize(images: Tensor) -> Normalize:
-    """The mean of each pixel subtracted and nothing else (section 4.2, after section 3.4)."""
-    total = torch.zeros(images.shape[1:], dtype=torch.int64)
-    for chunk in images.split(1000):
+    """Subtract the mean of each pixel, and do nothing else (He et al. 2015, section 4.2)."""
+    total = torch.zeros(images.shape[1:], dtype=torch.int64)  # (C, H, W)
+    for chunk in images.split(1000):  # sums of integers: exact in any order
         total += chunk.sum(0)
     mean = (total.double() / len(images) / 255).float()
     return Normalize(mean, torch.ones(1, 1, 1))
 
 
-class Batches:
-    """Training batches of one seed: shuffled every epoch, cropped and flipped, normalised.
+class TensorBatches:
+    """Training batches of images in memory: normalised, shuffled every epoch, cropped, flipped.
 
-    The last partial batch of an epoch is dropped; the order changes every epoch, so no image is
-    left out for good. Padding comes after normalisation (section 4.2), so it has the mean's colour.
-    `input_size`: images stored smaller are enlarged to it, on the device, after the crop.
+    An epoch drops its last partial batch; since the order changes, no image is left out for good.
+    Crops are padded after normalisation (section 4.2), so that the padding has the mean's colour.
+    `input_size`: the network's input. Images that are stored smaller are enlarged to it on the
+    device, after the crop, which saves memory and time.
     """
 
     def __init__(
@@ -84,18 +87,23 @@ class Batches:
         self.normalize = normalize.to(device)
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.input_size, self.padding = input_size, padding
-        self.drawn_epoch = -1
+        self.drawn_epoch = -1  # the epoch that order, tops, lefts and flips are of
+        self.order = self.tops = self.lefts = self.flips = torch.empty(0)
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Steps per epoch."""
         return len(self.labels) // self.batch_size
 
     def draw_epoch(self, epoch: int) -> None:
+        """Draw the order of the images, and a crop and a flip of each."""
+        # NumPy's generator draws the same numbers on every machine and in every version.
         rng = np.random.default_rng((self.seed, epoch))
         count = len(self.labels)
         order = rng.permutation(count)
+        # A crop of the padded image begins at one of 2 * padding + 1 rows, and columns.
         tops, lefts = rng.integers(0, 2 * self.padding + 1, (2, count))
         flips = rng.integers(0, 2, count)
+        # One copy to the device an epoch.
         draws = torch.from_numpy(np.stack([order, tops, lefts, flips]))  # int64 (4, count)
         self.order, self.tops, self.lefts, self.flips = draws.to(self.device)
         self.drawn_epoch = epoch
@@ -106,7 +114,7 @@ class Batches:
         if epoch != self.drawn_epoch:
             self.draw_epoch(epoch)
         here = slice(place * self.batch_size, (place + 1) * self.batch_size)
-        index = self.order[here]
+        index = self.order[here]  # (N,): which images
         images = self.normalize(self.images[index])
         tops, lefts, flips = self.tops[here], self.lefts[here], self.flips[here].bool()
         images = crop_flip(images, tops, lefts, flips, self.padding)
@@ -114,7 +122,7 @@ class Batches:
 
 
 def check_batch_size(size: int, images: int, processes: int = 1) -> None:
-    """DataError unless each process gets as many images of a batch, two or more."""
+    """DataError unless all processes get equally many images of a batch, two or more."""
     if not 2 * processes <= size <= images or size % processes:
         multiple = f", a multiple of {processes}" if processes > 1 else ""
         raise DataError(
@@ -127,13 +135,13 @@ def check_batch_size(size: int, images: int, processes: int = 1) -> None:
 
 
 def enlarge(images: Tensor, size: int) -> Tensor:
-    """(N, C, H, W) -> (N, C, size, size), bilinear; unchanged where it has that size."""
+    """(N, C, H, W) -> (N, C, size, size), bilinear; unchanged if it has that size."""
     if images.shape[-1] == size:
         return images
     return interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def in_order(
+def whole_images(
     images: Tensor,
     labels: Tensor,
     normalize: Normalize,
@@ -141,13 +149,13 @@ def in_order(
     device: torch.device,
     input_size: int,
 ) -> Iterator[Batch]:
-    """Every image once, in order, whole (no crop, no flip), the last partial batch included."""
+    """Evaluation batches: every image once, in order, without crop or flip, the rest included."""
     chunks = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     return prepared(chunks, normalize.to(device), input_size)
 
 
 def prepared(batches: Iterable[Batch], normalize: Normalize, size: int) -> Iterator[Batch]:
-    """Batches of uint8 images as a network takes them, where `normalize` is."""
+    """Batches of uint8 images as a network takes them, on the device of `normalize`."""
     device = normalize.mean.device
     for images, labels in batches:
         yield enlarge(normalize(images.to(device)), size), labels.to(device)

@@ -1,6 +1,6 @@
 """A user's folder of images: its classes and splits, drawn where needed so that results are honest.
 
-Read first: listing.py (what counts as an image), then duplicates.py (the same image twice).
+See also listing.py (what counts as an image), then duplicates.py (the same image twice).
 """
 
 import csv

@@ -2,7 +2,7 @@
 
 The files here are commands, but for classifier.py, the interface for notebooks; so are the packages
 ablation, bench, train and transfer. Run them from the root, as `python -m experiments.NAME`;
-`python -m experiments` lists them. Read first: train/loop.py, then ablation/questions.py.
+`python -m experiments` lists them. The reading path goes through train/loop.py and ablation/questions.py.
 """
 
 import signal

@@ -51,7 +51,7 @@ def attention_in(model: ViT, outputs: Mapping[str, Tensor]) -> list[Tensor]:
     attentions: list[Any] = [block.attention for block in model.blocks]
     tokens = [outputs[f"blocks.{i}.norm1"] for i in range(len(attentions))]
     pairs = zip(attentions, tokens, strict=True)
-    return [attention.spelled_out(x)[1].detach().cpu() for attention, x in pairs]
+    return [attention.with_weights(x)[1].detach().cpu() for attention, x in pairs]
 
 
 def skips_of(model: ViT) -> list[bool]:

@@ -1,10 +1,15 @@
-"""Put results into README.md or a page of docs/, and rows and figures into docs/: for developers.
+"""Write results into the pages of docs/, and what README.md says of them: for developers.
 
+python -m experiments.publish readme                  what README takes from results and code
 python -m experiments.publish verify                  the comparison with other libraries
 python -m experiments.publish bugs                    the gallery of bugs
 python -m experiments.publish runs/quick              an ablation, or experiments.transfer's results
+
+Text between <!-- NAME --> and <!-- /NAME --> is replaced in whichever page has these two lines.
 """
 
+import ast
+import inspect
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,7 +21,11 @@ import tyro
 
 from experiments.plumbing import cli
 from experiments.plumbing.cli import ResultsError, doing
-from experiments.plumbing.tables import Part, markdown
+from experiments.plumbing.tables import Part, Rows, markdown
+
+# Published ablations, by folder of docs/: the page that explains them.
+PAGES = {"quick": "presets", "cifar10": "presets", "imagenet-nets": "imagenet-nets",
+         "ablation-vit": "transformers"}  # fmt: skip
 
 
 def fill_in(text: str, name: str, content: str) -> str:
@@ -25,18 +34,118 @@ def fill_in(text: str, name: str, content: str) -> str:
     if not pattern.search(text):
         where = f"looked for <!-- {name} --> and <!-- /{name} -->"
         fix = "go to skipzoo's own folder, or add the two lines where the table belongs"
-        raise ResultsError(f"README.md is not here, or has no place for {name!r}", where, fix)
+        raise ResultsError(f"no page here has a place for {name!r}", where, fix)
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
 def put_into_docs(name: str, parts: Sequence[Part]) -> None:
-    """Into the page that has a place for it: docs/NAME.md, or README.md."""
+    """Into the page that has a place for it: README.md, or one of docs/."""
     from zoo.weights.atomic import write_atomic
 
-    page = Path("docs") / f"{name}.md"
-    page = page if page.is_file() else Path("README.md")
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8") if page.is_file() else ""
+        if f"<!-- {name} -->" in text:
+            break
     write_atomic(page, fill_in(text, name, markdown(parts)).encode())
+
+
+# --- What README takes from results and code ---
+
+
+def readme_parts() -> dict[str, list[Part]]:
+    """The generated parts of README.md, by name."""
+    return {
+        "summary": summary(), "reading": [reading()], "forward": [forwards()],
+        "results": [answers()], "equal": [equalities()],
+    }  # fmt: skip
+
+
+def summary() -> list[Part]:
+    """The deepest plain and residual network of the quick ablation, and how they were trained."""
+    from experiments.ablation.report import images_of, read_results
+    from experiments.plumbing.stats import estimate
+
+    results = read_results(Path("docs/quick"))
+    deepest = max(result["depth"] for result in results)
+    lines = []
+    for words, network in (("plain", "plain"), ("residual", "resnet")):
+        rows = [r for r in results if (r["network"], r["depth"], r["norm"])
+                == (network, deepest, "batch")]  # fmt: skip
+        loss, error = (estimate([row[key] for row in rows]) for key in ("train_loss", "test_error"))
+        lines.append([f"{words}, {deepest} layers", loss.show(3), f"{error.show(1, 100)} %"])
+    first, minutes = results[0], sum(result["seconds"] for result in results) / 60
+    what = "plain networks train worse as they get deeper, residual ones better"
+    figure = f"![Training loss and error by epoch: {what}](docs/quick/curves.png)"
+    source = images_of(results)
+    sentence = (
+        f"{source[0].upper()}{source[1:]}, {first['steps']} steps of {first['batch_size']}; mean ± "
+        f"95 % CI, shaded: minimum to maximum over seeds. All {len(results)} runs take about "
+        f"{minutes / 2:.0f} minutes on 2 CPU cores ({first['device']}, {first['precision']}).\n"
+        "This is figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385) in miniature."
+    )
+    header = (f"the same training, {len(rows)} seeds", "training loss", "test error")
+    return [Rows(header, lines), figure, sentence]
+
+
+def reading_path() -> list[Path]:
+    """The files to read, in order: each names the one to read next."""
+    path = [Path("zoo/blocks.py")]
+    while found := re.search(r"Read next: ([a-z/]+\.py)", path[-1].read_text(encoding="utf-8")):
+        path.append(Path(found[1]))
+    return path
+
+
+def reading() -> Rows:
+    """The reading path with line counts; the idea of a file is its docstring's first line."""
+    lines = []
+    for number, path in enumerate(reading_path(), 1):
+        text = path.read_text(encoding="utf-8")
+        idea = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+        lines.append([f"{number}. [`{path}`]({path})", str(len(text.splitlines())), idea])
+    return Rows(("file", "lines", "its idea"), lines, ("---", "---:", "---"))
+
+
+def forwards() -> str:
+    """The bodies of forward(), of BasicBlock and its plain twin, in two columns, uncommented."""
+    from zoo.blocks import BasicBlock
+    from zoo.plain import PlainBasicBlock
+
+    columns = []
+    for block in (BasicBlock, PlainBasicBlock):
+        lines = inspect.getsource(block.forward).splitlines()[1:]
+        columns.append([block.__name__, *(re.sub(r"  # .*", "", line).strip() for line in lines)])
+    width = max(map(len, columns[0])) + 6
+    rows = [f"{left:{width}}{right}" for left, right in zip(*columns, strict=True)]
+    return "\n".join(["```", *rows, "```"])
+
+
+def equalities() -> str:
+    """The table of verify, as the page of the proof has it."""
+    text = Path("docs/proof.md").read_text(encoding="utf-8")
+    block = text.partition("<!-- verify -->")[2].partition("<!-- /verify -->")[0]
+    return "\n".join(line for line in block.splitlines() if line.startswith("|"))
+
+
+def answers() -> Rows:
+    """A line for each published ablation."""
+    from experiments.ablation.report import images_of, read_results
+    from experiments.ablation.verdict import degradation_of
+    from experiments.plumbing.stats import estimate
+
+    lines = []
+    for name, page in PAGES.items():
+        if not (results := Path("docs") / name).is_dir():
+            continue
+        found = degradation_of(rows := read_results(results))
+        plain, residual = (estimate([pair[i] for pair in found.pairs]) for i in (0, 1))
+        difference = estimate([pair[0] - pair[1] for pair in found.pairs])
+        networks = "ViTs" if found.unit == "blocks" else "ResNets"
+        lines.append([
+            f"[{networks}, {found.depths[0]} to {found.depths[-1]} {found.unit}](docs/{page}.md)",
+            images_of(rows), plain.signed, residual.signed, difference.signed, str(difference.n),
+        ])  # fmt: skip
+    return Rows(("networks", "images", "plain", "residual", "difference", "n"), lines,
+                ("---", "---", "---:"))  # fmt: skip
 
 
 def histories_csv(folder: Path) -> str:
@@ -78,7 +187,7 @@ class Options:
     """Put results into README.md or docs/, and rows and figures into docs/."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")]
-    """verify, bugs, or a folder of results."""
+    """readme, verify, bugs, or a folder of results."""
 
 
 def main(options: Options) -> int:
@@ -97,8 +206,10 @@ def main(options: Options) -> int:
         verdicts = gallery.examine_all(gallery.BUGS)
         good = all(any(found.values()) for found in verdicts.values())
         put_into_docs("bugs", [gallery.table(verdicts), gallery.CAPTION])
-    else:
+    elif options.what != "readme":
         publish_folder(Path(options.what))
+    for name, parts in readme_parts().items():
+        put_into_docs(name, parts)
     print("README.md and docs/ are up to date")
     return 0 if good else 1
 

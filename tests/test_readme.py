@@ -1,6 +1,7 @@
-"""README tells the truth: its commands exist and run, its files and targets are there."""
+"""README and docs tell the truth: commands are understood and run, links and targets exist."""
 
 import re
+import runpy
 import shlex
 import subprocess
 from functools import partial
@@ -9,22 +10,36 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+import tyro
 from conftest import ROOT, in_a_child
 from PIL import Image
 
 import zoo
 from data.views import View
+from experiments import publish
 from experiments.classifier import save_classifier
+from experiments.plumbing.tables import markdown
 from experiments.proof.gallery import BUGS
 from zoo.weights import load
 from zoo.weights.files import Metadata, Weights
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-INSTALL = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README, TEXT = PAGES["README.md"], "\n".join(PAGES.values())
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+# Commands in a line of text or of a table, and those in blocks of code.
 COMMANDS = sorted(set(re.findall(r"`(python -m [a-z.]+[^`]*)`", README)))
+BLOCKS = re.findall(r"(?ms)^```\n(.*?)^```$", TEXT)
+LINES = sorted({
+    line.partition("  #")[0].strip()
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith(("make ", "python -m experiments.", "torchrun "))
+} | set(re.findall(r"`((?:make [a-z-]+|python -m experiments\.[a-z]+) [^`]*)`", TEXT)))  # fmt: skip
 TARGETS = sorted(
-    set(re.findall(r"\bmake ([a-z-]+)\b(?! alone)", README + INSTALL))
+    set(re.findall(r"\bmake ([a-z-]+)\b(?! alone)", TEXT))
     & set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
 )
 TINY = {
@@ -33,11 +48,62 @@ TINY = {
     "experiments.check_data": "--workers 0",
     "experiments.verify": "resnet18",
     "experiments.bugs": "--help",
-    "experiments.samples": "--output {tmp}/sheet.png",
     "experiments.shapes": "",
+    "experiments.train": "--epochs 1",
     "experiments.report": "",
     "pytest": "--collect-only -q tests/test_arrows.py",
 }
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_what_readme_takes_from_results_and_code_is_up_to_date(monkeypatch):
+    """If not: python -m experiments.publish readme."""
+    monkeypatch.chdir(ROOT)
+    for name, parts in publish.readme_parts().items():
+        assert publish.fill_in(README, name, markdown(parts)) == README
+
+
+def test_the_reading_path_goes_through_nine_files_and_ends(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = publish.reading_path()
+    assert len(path) == len(set(path)) == 9
+    assert path[-1].name == "questions.py"
+    lines = [file.read_text(encoding="utf-8").count("\n") for file in path]
+    assert sum(lines) < 1500
+    others = {p for folder in ("zoo", "data", "experiments") for p in Path(folder).rglob("*.py")}
+    for file in others - {*path, Path("experiments/publish.py")}:  # no second path
+        assert not re.search("(?m)^Read (next|first|with)", file.read_text(encoding="utf-8")), file
+
+
+def understood(words: list[str], monkeypatch) -> None:
+    """Parse a command's options without carrying it out."""
+    parsed = []
+
+    def parse(main, options, module, resumes=False):
+        config = (tyro.conf.FlagCreatePairsOff,)
+        parsed.append(tyro.cli(options, args=words[1:], config=config))
+
+    monkeypatch.setattr("experiments.plumbing.cli.run", parse)
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    assert len(parsed) == 1
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_on_every_page_is_understood(line, monkeypatch):
+    if line.startswith("make "):
+        target = shlex.split(line)[1]
+        assert target in TARGETS
+        done = subprocess.run(
+            ["make", "-n", "READY=", "ORACLES=", *shlex.split(line)[1:]], cwd=ROOT,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        line = done.stdout.splitlines()[-1]
+    found = re.search(r"-m (experiments\..*)", line)
+    if found:
+        understood(shlex.split(found[1]), monkeypatch)
 
 
 def test_readme_names_the_commands_that_matter():
@@ -58,16 +124,16 @@ def test_make_alone_lists_every_target():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "line", [c for c in COMMANDS if not c.endswith(("...", "ablation", " vit", "bench"))]
+    "line", [c for c in COMMANDS if not c.endswith(("ablation", " vit", "bench"))]
 )
 def test_python_m_lines_run(line, command, tmp_path):
     words = shlex.split(line)[2:]
     if words[0] == "experiments.report":  # the committed rows stand for a campaign
         words[1] = "docs/quick/results.csv"
-    if "my_pictures" in words:
-        words[1] = str(tmp_path / "my_pictures")
+    if "my_images" in words:
+        words[1] = str(tmp_path / "my_images")
         for name, colour in (("cat", "red"), ("dog", "blue")):
-            folder = tmp_path / "my_pictures" / name
+            folder = tmp_path / "my_images" / name
             folder.mkdir(parents=True)
             for i in range(8):
                 Image.new("RGB", (20 + i, 20), colour).save(folder / f"{i}.png")
@@ -119,19 +185,21 @@ def test_bench_refuses_sides_that_differ_and_too_few_rounds(command):
     assert command("experiments.bench", "--rounds", "3").returncode == 2
 
 
-def test_files_that_readme_links_exist():
-    for path in re.findall(r"\]\(([^)h][^)]*)\)", README):
-        assert (ROOT / path).is_file(), path
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_links_exists(page):
+    for link in re.findall(r"\]\(([^)h][^)]*)\)", PAGES[page]):
+        path = (ROOT / page).parent / link
+        assert path.exists(), link
 
 
-def test_readmes_python_runs(tmp_path, monkeypatch):
-    """With random weights where README has published ones."""
+def test_the_python_of_all_pages_runs(tmp_path, monkeypatch):
+    """With random weights where the page has published ones."""
     state = torchvision.models.resnet50().state_dict()
     monkeypatch.setattr(load, "fetch", lambda url: Weights(state, Metadata(), url))
     monkeypatch.chdir(tmp_path)
     for name, classes in (("resnet50.pth", 1000), ("resnet50_model.pth", 4)):
         torch.save(torchvision.models.resnet50(num_classes=classes).state_dict(), name)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len(blocks) == 3
     model = zoo.build("resnet8", 2)
     save_classifier(Path("best.safetensors"), "resnet8", model, ("cat", "dog"), View(), {})
@@ -141,10 +209,10 @@ def test_readmes_python_runs(tmp_path, monkeypatch):
     assert zoo.list_models()[0] == "plain8"
 
 
-def test_presets_in_readme_are_the_presets():
+def test_the_table_of_presets_has_the_presets():
     from experiments.ablation.questions import ABLATIONS
 
-    rows = re.findall(r"(?m)^\| `([a-z0-9-]+)` \|[^|]*\| ([\d, ]+) \|", README)
+    rows = re.findall(r"(?m)^\| `([a-z0-9-]+)` \|[^|]*\| ([\d, ]+) \|", TEXT)
     assert {name: [int(d) for d in depths.split(",")] for name, depths in rows} == {
         name: sorted(ablation.axes["depth"]) for name, ablation in ABLATIONS.items()
     }

@@ -1,6 +1,6 @@
 """skipzoo: networks with skip connections, to be read, proven and ablated.
 
-Read first: blocks.py. Every name is in resnet.TABLE or vit.TABLE; zoo.build is in registry.py.
+The reading path begins at blocks.py. Every name is in resnet.TABLE or vit.TABLE; zoo.build is in registry.py.
 """
 
 from zoo.errors import ModelError, WeightsError

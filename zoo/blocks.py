@@ -1,39 +1,45 @@
-"""A residual block computes a correction F(x) and adds it to what it was given: y = x + F(x).
+"""A residual block learns a correction F(x) and adds it to its input: y = x + F(x).
 
-A stack of layers that should do nothing finds that hard to learn; a block that should do nothing
-need only push F to zero. That is the whole idea, and this file is where it happens.
+A deeper network should train at least as well as a shallow one: its additional layers could copy
+their input. In practice it trains worse ("degradation"), and He et al. suspect that a stack of
+layers finds it hard to learn to change nothing. Suppose that the best mapping of a few layers is
+H(x): a residual block learns the difference F(x) = H(x) - x, and computes H(x) = F(x) + x. To
+change nothing, it only has to push F to 0.
 
+Words: here `residual` is F(x), and `shortcut` is the other arm. Many texts, and other people's
+code, call x or the whole block "residual".
 Paper: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385),
 section 3, figures 2 and 5.
-Dimension key: N batch, C channels, H W height and width of a map.
-In this code `residual` is F(x) and `shortcut` the other arm; many texts call the arm residual.
-Read with: shortcuts.py (the other arm: x itself, or x brought to the new shape).
-Read next: plain.py (the same blocks without the addition), resnet.py (blocks -> stages -> network).
+Dimension key: N batch, C channels, H W height and width of a feature map.
+Read next: zoo/shortcuts.py
 """
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from zoo.shortcuts import Norm, make_shortcut
+from zoo.shortcuts import Norm, make_shortcut  # the other arm: the next file to read
 
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from 3x3."""
     # No bias: the normalisation that follows subtracts the mean, and a bias with it.
     return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
 
 
 def conv1x1(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from its channels."""
     return nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the way around them: `y = relu(F(x) + shortcut(x))`.
+    """Two 3x3 convolutions, and a shortcut around them: `y = relu(F(x) + shortcut(x))`.
 
     (N, in_channels, H, W) -> (N, channels, H/stride, W/stride), halves rounded up. Figure 5, left.
 
-    `shortcut` is one of zoo.shortcuts.SHORTCUTS and is used only where the shape changes;
-    everywhere else the block adds x itself. `norm` is a class called with the number of channels:
-    nn.BatchNorm2d, or nn.Identity (which ignores the number) for a network without normalisation.
+    The shortcut is x itself where x and F(x) have the same shape. Where they differ, because of
+    stride 2 or more channels, it is what `shortcut` says: "projection" (a 1x1 convolution) or
+    "pad" (zero channels), see zoo.shortcuts.SHORTCUTS. `norm` is a class that is called with the
+    number of channels: nn.BatchNorm2d, or nn.Identity for a network without normalisation.
     """
 
     def __init__(
@@ -46,31 +52,35 @@ class BasicBlock(nn.Module):
         norm: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        self.out_channels = channels
+        self.out_channels = channels  # what the next block gets (zoo/resnet.py)
+        # F(x): the stride is on the first convolution, so that the second one works on a small map.
         self.conv1 = conv3x3(in_channels, channels, stride)
         self.norm1 = norm(channels)
         self.conv2 = conv3x3(channels, channels)
-        self.norm2 = norm(channels)
+        self.norm2 = norm(channels)  # nn.Identity(channels) ignores its argument
+        # The other arm. It has parameters only if it is a projection.
         self.shortcut = make_shortcut(shortcut, in_channels, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))  # (N, C_in, H, W) -> (N, C, H/stride, W/stride)
-        residual = self.norm2(self.conv2(residual))
-        return relu(residual + self.shortcut(x))
+        residual = self.norm2(self.conv2(residual))  # no ReLU here: F(x) may be negative
+        return relu(residual + self.shortcut(x))  # the addition that this project is about
 
 
 STRIDES_IN = ("conv2", "conv1")  # which convolution of a Bottleneck has the stride
 
 
 class Bottleneck(nn.Module):
-    """New since BasicBlock: 1x1 convolutions narrow the maps for the 3x3 one and widen them again.
+    """The block of ResNet-50, -101 and -152: F has a 1x1, a 3x3 and a 1x1 convolution.
 
     `y = relu(F(x) + shortcut(x))`: (N, in_channels, H, W) -> (N, 4 * channels, H/stride, W/stride).
-    The maps have 4 * channels outside and `channels` inside, so F costs about as much as
-    BasicBlock's for maps of `channels`. Figure 5, right.
+    The first 1x1 convolution reduces the map to `channels`, the 3x3 one works on these, and the
+    last one expands them to 4 * channels. So F costs about as much as a BasicBlock of `channels`,
+    although x and y have four times as many. Figure 5, right.
 
-    Deviation from the paper: the stride sits on the 3x3 convolution, as in torchvision ("v1.5"),
-    because a strided 1x1 never looks at three pixels of four. `stride_in="conv1"` is the paper's.
+    Deviation from the paper: the stride is on the 3x3 convolution, as in torchvision's ResNets
+    (known as "v1.5"). A 1x1 convolution with stride 2 ignores three of four pixels.
+    `stride_in="conv1"` is the paper's version.
     """
 
     def __init__(
@@ -86,11 +96,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         assert stride_in in STRIDES_IN, f"unknown stride_in {stride_in!r}"
         self.out_channels = 4 * channels
-        self.conv1 = conv1x1(in_channels, channels, stride if stride_in == "conv1" else 1)
+        self.conv1 = conv1x1(in_channels, channels, stride if stride_in == "conv1" else 1)  # reduce
         self.norm1 = norm(channels)
         self.conv2 = conv3x3(channels, channels, stride if stride_in == "conv2" else 1)
         self.norm2 = norm(channels)
-        self.conv3 = conv1x1(channels, self.out_channels)
+        self.conv3 = conv1x1(channels, self.out_channels)  # expand
         self.norm3 = norm(self.out_channels)
         self.shortcut = make_shortcut(shortcut, in_channels, self.out_channels, stride, norm)
 
@@ -98,4 +108,4 @@ class Bottleneck(nn.Module):
         residual = relu(self.norm1(self.conv1(x)))  # (N, C_in, H, W) -> (N, C, H, W)
         residual = relu(self.norm2(self.conv2(residual)))  # -> (N, C, H/stride, W/stride)
         residual = self.norm3(self.conv3(residual))  # -> (N, 4C, H/stride, W/stride)
-        return relu(residual + self.shortcut(x))
+        return relu(residual + self.shortcut(x))  # the same last line as BasicBlock's

@@ -1,13 +1,13 @@
-"""The transformer with its additions removed, both or one: what the skips of ViT are compared with.
+"""A plain ViT has the blocks of a ViT without the additions, or with only one of the two.
 
-Without them every block replaces each token by a mixture of all, and block by block the tokens
-become the same. The networks start with the weights of their residual twins, and have as many,
-except where the MLPs are gone.
+Without the skip, attention replaces each token by an average over all tokens. After a few blocks
+all tokens are the same ("rank collapse"). These networks have the same initial weights as their
+residual twins, and the same number of parameters unless the MLPs are removed.
 
 Paper: Dong et al. 2021, "Attention is Not All You Need: Pure Attention Loses Rank Doubly
 Exponentially with Depth" (arXiv 2103.03404), sections 2 and 3.
-Dimension key: N batch, L tokens, D width.
-Read next: registry.py (zoo.build).
+Dimension key: N batch, L tokens, D width; x is (N, L, D) everywhere.
+Read next: data/batches.py
 """
 
 from torch import Tensor
@@ -16,47 +16,48 @@ from zoo.vit import EncoderBlock, ViT, vit
 
 
 class PlainEncoderBlock(EncoderBlock):
-    """New since EncoderBlock: neither addition, so `y = mlp(norm(attention(norm(x))))`."""
+    """As EncoderBlock without both additions: `y = mlp(norm(attention(norm(x))))`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attention(self.norm1(x))
-        return self.mlp(self.norm2(x))
+        x = self.attention(self.norm1(x))  # EncoderBlock: x = x + ...
+        return self.mlp(self.norm2(x))  # EncoderBlock: return x + ...
 
 
 class AttentionSkipOnly(EncoderBlock):
-    """New since EncoderBlock: the MLP's addition is gone."""
+    """As EncoderBlock without the addition around the MLP."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return self.mlp(self.norm2(x))
+        return self.mlp(self.norm2(x))  # no addition here
 
 
 class MlpSkipOnly(EncoderBlock):
-    """New since EncoderBlock: attention's addition is gone."""
+    """As EncoderBlock without the addition around attention."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attention(self.norm1(x))
+        x = self.attention(self.norm1(x))  # no addition here
         return x + self.mlp(self.norm2(x))
 
 
 class AttentionBlock(EncoderBlock):
-    """New since EncoderBlock: no MLP, so `y = x + attention(norm(x))`."""
+    """As EncoderBlock without the MLP: `y = x + attention(norm(x))`."""
 
     def __init__(self, width: int, heads: int, hidden: int, eps: float) -> None:
         super().__init__(width, heads, hidden, eps)
-        del self.norm2, self.mlp
+        del self.norm2, self.mlp  # drawn and dropped, so that what stays starts as in the twin
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.attention(self.norm1(x))
 
 
 class PlainAttentionBlock(AttentionBlock):
-    """New since AttentionBlock: no addition either. Dong et al.'s "pure attention"."""
+    """As AttentionBlock without its addition: "pure attention" in Dong et al., section 2."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attention(self.norm1(x))
 
 
+# By the names that zoo.build's `block` takes; the ablation compares all of them.
 BLOCKS: dict[str, type[EncoderBlock]] = {
     "plain": PlainEncoderBlock,
     "attention-skip": AttentionSkipOnly,
@@ -75,6 +76,6 @@ def plainvit(
     eps: float = 1e-6,
     resizing: str = "align-corners",
 ) -> ViT:
-    """vit(), with other blocks: `block` is a key of BLOCKS."""
+    """As vit(), with blocks of another kind: `block` is a key of BLOCKS."""
     kind = BLOCKS[block]
     return vit(name, num_classes, image_size=image_size, eps=eps, resizing=resizing, block=kind)

@@ -6,7 +6,7 @@ as their own library does.
 
 Paper: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.2 "Fine-tuning and higher resolution".
 Dimension key: N batch, L tokens, D width, S side of the square grid.
-Read next: vit.py, which adds them to the patches.
+Used by: vit.py, which adds them to the patches.
 """
 
 import math

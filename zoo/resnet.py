@@ -1,12 +1,12 @@
-"""Stem, stages, head: blocks assembled into the networks of the paper, and their plain twins.
+"""A ResNet is a stem, stages of blocks, and a head: one table and one builder make all of them.
 
-Every stage after the first halves the map and doubles the channels, so that each block costs about
-the same. TABLE has every ResNet by name, and resnet() builds each of them. A plain network is
-assembled as its residual twin; then each block loses its shortcut.
+The stem turns pixels into a feature map. Each stage after the first halves the map and doubles the
+channels, so that all blocks cost about the same. The head averages the map and classifies. TABLE
+has every ResNet by name, and resnet() builds it, or its plain twin.
 
 Paper: He et al. 2015 (arXiv 1512.03385), table 1 (ImageNet) and section 4.2 (CIFAR-10).
 Dimension key: N batch, C channels, H W height and width of the image.
-Read next: vit.py (the same stream in a transformer), registry.py (zoo.build).
+Read next: zoo/vit.py
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from zoo.shortcuts import Norm
 
 
 class ImageNetStem(nn.Module):
-    """A 7x7 convolution and a max-pool: a quarter of the height and width before any block."""
+    """A 7x7 convolution and max-pooling reduce height and width to a quarter before any block."""
 
     def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class ImageNetStem(nn.Module):
 
 
 class CifarStem(nn.Module):
-    """A 3x3 convolution: small images keep their size."""
+    """A 3x3 convolution without stride: small images keep their size."""
 
     def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -51,8 +51,9 @@ class CifarStem(nn.Module):
 class ResNet(nn.Module):
     """(N, 3, H, W) images -> (N, num_classes) logits.
 
-    `make_block(in_channels, channels, stride)` builds one block; the stages' `channels` are
-    `width` times 1, 2, 4 and so on. The maps of Bottlenecks have four times as many.
+    `make_block(in_channels, channels, stride)` builds one block: BasicBlock or Bottleneck with its
+    other arguments filled in, see resnet() below. The stages' `channels` are `width` times 1, 2, 4
+    and 8; a Bottleneck returns four times as many.
     """
 
     def __init__(
@@ -66,13 +67,13 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = stem
         self.stages = nn.Sequential()
-        in_channels = stem.out_channels
+        in_channels = stem.out_channels  # of the map that the next block gets
         for i, blocks in enumerate(blocks_per_stage):
             stage = nn.Sequential()
             for j in range(blocks):
-                stride = 2 if i > 0 and j == 0 else 1
+                stride = 2 if i > 0 and j == 0 else 1  # the first block of a stage halves the map
                 block = make_block(in_channels, width * 2**i, stride)
-                in_channels = block.out_channels
+                in_channels = block.out_channels  # channels, or 4 * channels of a Bottleneck
                 stage.append(block)
             self.stages.append(stage)
         self.head = nn.Linear(in_channels, num_classes)
@@ -81,14 +82,16 @@ class ResNet(nn.Module):
     def init_weights(self) -> None:
         """He initialisation of the convolutions (He et al. 2015a, arXiv 1502.01852, equation 14).
 
-        In the order of self.modules(): seeded alike, a network starts as torchvision's does.
-        The head keeps PyTorch's default.
+        The order of self.modules() decides which random numbers a layer gets. It is torchvision's,
+        so with the same seed a network starts from torchvision's weights (tested). The head keeps
+        PyTorch's default.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, images: Tensor) -> Tensor:
+        """What the head classifies: (N, 3, H, W) -> (N, C')."""
         x = self.stem(images)  # (N, 3, H, W) -> (N, C, H/4, W/4), or (N, C, H, W) for CIFAR
         x = self.stages(x)  # -> (N, C', H/32, W/32), or (N, C', H/4, W/4)
         return x.mean((2, 3))  # global average pool -> (N, C')
@@ -97,11 +100,11 @@ class ResNet(nn.Module):
         return self.head(self.features(images))  # (N, 3, H, W) -> (N, C') -> (N, num_classes)
 
 
-NORMS = {"batch": nn.BatchNorm2d, "none": nn.Identity}
+NORMS = {"batch": nn.BatchNorm2d, "none": nn.Identity}  # by the names of zoo.build's `norm`
 
 
 class Row(NamedTuple):
-    """What a ResNet of the paper consists of; the last three are defaults of zoo.build."""
+    """One ResNet of the paper. The last three fields are defaults of zoo.build."""
 
     block: type[BasicBlock] | type[Bottleneck]
     blocks_per_stage: tuple[int, ...]
@@ -111,7 +114,9 @@ class Row(NamedTuple):
     shortcut: str  # where the shape changes, one of SHORTCUTS
 
 
-TABLE = {  # section 4.2: 6n + 2 layers, option A; then table 1
+# A network's number counts its layers with weights. For CIFAR-10 (section 4.2): 3 stages of n
+# BasicBlocks have 6n convolutions, and the stem and the head make 6n + 2. Then table 1.
+TABLE = {
     "resnet8": Row(BasicBlock, (1, 1, 1), CifarStem, 10, 16, "pad"),  # not in the paper
     "resnet20": Row(BasicBlock, (3, 3, 3), CifarStem, 10, 16, "pad"),
     "resnet32": Row(BasicBlock, (5, 5, 5), CifarStem, 10, 16, "pad"),
@@ -136,9 +141,13 @@ def resnet(
     norm: str = "batch",
     width: int | None = None,
 ) -> ResNet:
-    """The network of a row of TABLE, or its plain twin; None takes what the row says."""
+    """The network of a row of TABLE, or its plain twin; None takes the row's value.
+
+    `shortcut`: see zoo.shortcuts. `stride_in`: see Bottleneck. `norm`: a key of NORMS.
+    """
     row = TABLE[name]
     width = width or row.width
+    # A function of (in_channels, channels, stride), all that differs from block to block.
     make_block = partial(row.block, shortcut=shortcut or row.shortcut, norm=NORMS[norm])
     if row.block is Bottleneck:
         make_block = partial(make_block, stride_in=stride_in)

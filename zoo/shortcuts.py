@@ -1,9 +1,13 @@
-"""The arm beside F(x): what carries the input around a block, one small class for each way.
+"""The shortcut carries the input around F(x): as it is, projected, or padded with zeros.
+
+A block can add x to F(x) only if both have the same shape. Most blocks keep the shape, and their
+shortcut is x. The first block of a stage halves the map and doubles the channels; there the
+shortcut has to change the shape of x, too. This file has one small class for each way.
 
 Paper: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385),
 section 3.2, equations 1 and 2, and the options A and B of section 4.1.
-Dimension key: N batch, C channels, H W height and width of a map.
-Read with: blocks.py, whose blocks add these to F(x). Read next: plain.py.
+Dimension key: N batch, C channels, H W height and width of a feature map.
+Read next: zoo/plain.py
 """
 
 from torch import Tensor, nn
@@ -13,14 +17,14 @@ Norm = type[nn.Module]  # nn.BatchNorm2d, or nn.Identity for none
 
 
 class Identity(nn.Module):
-    """`y = x`: the case that matters. Nothing to learn, nothing in the way (equation 1)."""
+    """`y = x`, of the same shape: no parameters, and gradients pass unchanged (equation 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class Projection(nn.Module):
-    """`y = norm(W x)`: a 1x1 convolution where the shapes differ (option B, equation 2).
+    """`y = norm(W x)`: a 1x1 convolution changes the shape (option B, equation 2).
 
     (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), halves rounded up.
     """
@@ -29,28 +33,28 @@ class Projection(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
     ) -> None:
         super().__init__()
-        self.kind = "projection"
+        self.kind = "projection"  # so that weights can be checked against it (zoo/weights)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         self.norm = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        return self.norm(self.conv(x))  # (N, C_in, H, W) -> (N, C_out, H/stride, W/stride)
 
 
 class ZeroPad(nn.Module):
     """`y = [0, x, 0]`: every stride-th pixel of x, with channels of zeros added (option A).
 
     No parameters, so a residual network with it has exactly as many as its plain twin.
-    The paper does not say where the zeros go, and the parameter count does not show it.
-    "pad" puts half of them before and half after x's channels, as most published CIFAR-10
-    checkpoints do, and is the default for that reason; "pad-append" puts all of them after.
+    The paper does not say where the zeros go: half before and half after x's channels ("pad"), or
+    all of them after ("pad-append"). Weights trained with one are wrong with the other. "pad" is
+    the default because most published CIFAR-10 weights were trained with it.
 
     (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), halves rounded up.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, kind: str = "pad") -> None:
         super().__init__()
-        zeros = out_channels - in_channels
+        zeros = out_channels - in_channels  # channels to add
         self.kind = kind
         self.before = zeros // 2 if kind == "pad" else 0
         self.after = zeros - self.before
@@ -58,7 +62,8 @@ class ZeroPad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]  # (N, C, H, W) -> (N, C, H/stride, W/stride)
-        return pad(x, (0, 0, 0, 0, self.before, self.after))  # C -> out_channels
+        # pad() counts from the last dimension: nothing in W, nothing in H, then the channels.
+        return pad(x, (0, 0, 0, 0, self.before, self.after))  # -> (N, out_channels, ...)
 
     def extra_repr(self) -> str:
         return f"before={self.before}, after={self.after}, stride={self.stride}"
@@ -70,8 +75,9 @@ SHORTCUTS = ("projection", "pad", "pad-append")
 def make_shortcut(
     kind: str, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
 ) -> nn.Module:
-    """The shortcut of one block: identity where the shapes fit, otherwise `kind`, of SHORTCUTS."""
+    """The shortcut of one block: Identity if it keeps the shape, otherwise `kind`, of SHORTCUTS."""
     assert kind in SHORTCUTS, f"unknown shortcut {kind!r}"
+    # In ResNet-18, 3 of 8 blocks change the shape: the first ones of stages 2, 3 and 4.
     if stride == 1 and in_channels == out_channels:
         return Identity()
     if kind == "projection":

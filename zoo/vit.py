@@ -1,14 +1,15 @@
-"""An image as a row of patches, and blocks that add to each what it learns from all the others.
+"""A ViT cuts an image into patches; each block adds attention and an MLP: x = x + F(x), twice.
 
-The stream is BasicBlock's: `x = x + F(x)`, twice a block, with attention and a small network in
-place of convolutions. Nothing is applied to the sum, so that the stream runs untouched from the
-patches to the last norm.
+The stream is that of ResNets, with other branches F: attention mixes the patches, an MLP works on
+each patch alone. Unlike in BasicBlock, no ReLU follows the addition, so the sum runs unchanged from
+the first block to the last norm.
 
 Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929), section 3.1,
 equations 1 to 4, figure 1.
 Dimension key: N batch, H W height and width of an image, P side of a patch, L tokens (the patches
-and one for the class), D width, h heads, K = D/h.
-Read next: plainvit.py (the same blocks without the additions).
+and one class token), D width, h heads, K = D/h.
+Deviation from the paper: no dropout, which torchvision's and timm's ViTs also leave out by default.
+Read next: zoo/plainvit.py
 """
 
 import math
@@ -23,46 +24,52 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from zoo.positions import resize_positions
 
 
-class Patches(nn.Module):
-    """An image cut into P x P patches, each one token: (N, 3, H, W) -> (N, L, D). Equation 1.
+class ViTStem(nn.Module):
+    """Patches become tokens, and get a class token and positions (equation 1).
 
-    Raises ValueError for images that do not divide into patches. Those of another size than
-    `image_size` have the position embeddings stretched: see positions.py.
+    (N, 3, H, W) -> (N, L, D).
+    Raises ValueError for images that do not divide into patches. For images of another size than
+    `image_size`, the position embeddings are resized: see zoo/positions.py.
     """
 
     def __init__(self, patch_size: int, width: int, image_size: int, resizing: str) -> None:
         super().__init__()
         self.image_size, self.resizing = image_size, resizing
+        # Kernel and stride are one patch: the same linear map of every patch.
         self.conv = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        # The head reads this token, which collects what the patches say about the class.
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         length = 1 + (image_size // patch_size) ** 2
         self.position = nn.Parameter(torch.empty(1, length, width).normal_(std=0.02))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv(images)  # (N, 3, H, W) -> (N, D, H/P, W/P)
-        rows, columns = x.shape[2:]
+        rows, columns = x.shape[2:]  # of patches
         if images.shape[2:] != (rows * self.conv.stride[0], columns * self.conv.stride[1]):
             size = "x".join(map(str, images.shape[2:]))
             raise ValueError(f"images of {size} pixels are no whole number of patches")
         x = x.flatten(2).transpose(1, 2)  # -> (N, D, L-1) -> (N, L-1, D)
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)  # -> (N, L, D)
+        # Attention ignores the order of tokens; this tells it where a patch was.
         return x + resize_positions(self.position, rows, columns, self.resizing)
 
 
 class Attention(nn.Module):
-    """Each token attends to all tokens, in each of h heads: `softmax(q k^T / sqrt(K)) v`.
+    """Multi-head self-attention: each token averages the values v of all tokens, in h heads.
 
-    (N, L, D) -> (N, L, D). Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
+    `softmax(q k^T / sqrt(K)) v`: (N, L, D) -> (N, L, D).
+    Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.proj = nn.Linear(width, width)  # before qkv: torchvision draws it first
+        self.proj = nn.Linear(width, width)  # mixes the heads; torchvision draws it before qkv
         self.qkv = XavierLinear(width, 3 * width)
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        # PyTorch's fused kernel; with_weights() below has the same formula written out.
         x = scaled_dot_product_attention(*self.split(x))  # (N, L, D) -> (N, h, L, K)
         return self.proj(x.transpose(1, 2).flatten(2))  # -> (N, L, h, K) -> (N, L, D)
 
@@ -72,10 +79,10 @@ class Attention(nn.Module):
         q, k, v = x.permute(2, 0, 3, 1, 4)  # -> (3, N, h, L, K)
         return q, k, v
 
-    def spelled_out(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same output but for rounding, and the weights (N, h, L, L).
+    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output of forward(), except for rounding, and the attention weights (N, h, L, L).
 
-        Row i of the weights is token i's attention to every token.
+        Row i of the weights is token i's attention over all tokens; it sums to 1.
         """
         q, k, v = self.split(x)
         weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(3)  # -> (N, h, L, L)
@@ -84,7 +91,7 @@ class Attention(nn.Module):
 
 
 class XavierLinear(nn.Linear):
-    """q, k and v as one matrix; initialised as Glorot and Bengio 2010 propose, the bias with 0."""
+    """q, k and v as one matrix, initialised as Glorot and Bengio 2010 propose; the bias is 0."""
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)
@@ -92,7 +99,7 @@ class XavierLinear(nn.Linear):
 
 
 class MLP(nn.Module):
-    """Applied to each token on its own: widen, exact GELU, narrow. (N, L, D) -> (N, L, D)."""
+    """Two linear layers, applied to each token alone. (N, L, D) -> (N, L, D)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -103,13 +110,14 @@ class MLP(nn.Module):
             nn.init.normal_(linear.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        # GELU by erf: the tanh approximation of some libraries gives other numbers.
         return self.fc2(gelu(self.fc1(x)))  # (N, L, D) -> (N, L, 4D) -> (N, L, D)
 
 
 class EncoderBlock(nn.Module):
     """`x = x + attention(norm(x))`, then `x = x + mlp(norm(x))`. (N, L, D) -> (N, L, D).
 
-    Equations 2 and 3. The norm stands inside of the branch ("pre-norm"), not on the sum.
+    Equations 2 and 3. The norms are inside the branches ("pre-norm"), not on the sum.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, eps: float) -> None:
@@ -120,33 +128,35 @@ class EncoderBlock(nn.Module):
         self.mlp = MLP(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.attention(self.norm1(x))  # information moves between tokens
+        return x + self.mlp(self.norm2(x))  # each token alone
 
 
 class ViT(nn.Module):
-    """(N, 3, H, W) images -> (N, num_classes) logits; `make_block()` builds one of the blocks."""
+    """(N, 3, H, W) images -> (N, num_classes) logits. `make_block()` builds one block."""
 
     def __init__(
         self,
-        stem: Patches,
+        stem: ViTStem,
         make_block: Callable[[], nn.Module],
         blocks: int,
         num_classes: int,
         eps: float,
     ) -> None:
         super().__init__()
-        width = stem.conv.out_channels
+        width = stem.conv.out_channels  # D
         self.stem = stem
         self.blocks = nn.Sequential(*(make_block() for _ in range(blocks)))
         self.norm = nn.LayerNorm(width, eps)
         self.head = nn.Linear(width, num_classes)
-        # Last, as in torchvision: seeded alike, a network starts as theirs does.
+        # After all other layers, as in torchvision: the same seed then gives the same weights.
         nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / stem.conv.weight[0].numel()))
-        for name in ("stem.conv.bias", "head.weight", "head.bias"):  # a zero head: section 3.2
+        # A zero head (section 3.2): at first, all classes are equally likely.
+        for name in ("stem.conv.bias", "head.weight", "head.bias"):
             nn.init.zeros_(self.get_parameter(name))
 
     def features(self, images: Tensor) -> Tensor:
+        """What the head classifies: (N, 3, H, W) -> (N, D)."""
         x = self.blocks(self.stem(images))  # (N, 3, H, W) -> (N, L, D)
         return self.norm(x)[:, 0]  # the class token -> (N, D)
 
@@ -188,11 +198,12 @@ def vit(
     resizing: str = "align-corners",
     block: type[EncoderBlock] = EncoderBlock,
 ) -> ViT:
-    """The network of a row of TABLE; None takes what the row says.
+    """The network of a row of TABLE; None takes the row's value.
 
-    `eps` and `resizing` are torchvision's; weights of other libraries need their own.
+    `eps` (of the norms) and `resizing` (of the positions) are torchvision's by default. Weights of
+    other libraries need their own values.
     """
     row = TABLE[name]
-    stem = Patches(row.patch_size, row.width, image_size or row.image_size, resizing)
+    stem = ViTStem(row.patch_size, row.width, image_size or row.image_size, resizing)
     make_block = partial(block, row.width, row.heads, row.hidden, eps)
     return ViT(stem, make_block, row.blocks, num_classes or row.num_classes, eps)

@@ -1,1 +1,1 @@
-"""Ablations: python -m experiments.ablation. Read first: questions.py."""
+"""Ablations: python -m experiments.ablation. Begin with questions.py."""

@@ -8,7 +8,7 @@
 Of transformers two things are predicted. Without additions the tokens of an image become the same,
 block by block: Dong et al. 2021 (arXiv 2103.03404), sections 2 and 3. Then queries and keys have
 next to no gradient, and training stalls: Noci et al. 2022 (arXiv 2206.03126).
-Read first: questions.py.
+Begin with questions.py.
 """
 
 from pathlib import Path

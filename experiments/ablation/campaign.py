@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import zoo
-from data.batches import Batches
+from data.batches import TensorBatches
 from experiments.ablation import collapse
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
@@ -32,7 +32,7 @@ def settle_precision(
     base = ablation.base
     deepest = replace(base, depth=max(ablation.axes["depth"]))
 
-    def make() -> tuple[nn.Module, Batches]:
+    def make() -> tuple[nn.Module, TensorBatches]:
         return build_model(deepest).to(device), make_batches(deepest, device)
 
     path, about = output_dir / FILES[0], {"question": ablation.question, "device": device.type}

@@ -67,19 +67,23 @@ def table(results: Sequence[dict]) -> Rows:
     return Rows(header, lines, ("---", *["---:"] * 5, "---"))
 
 
-def caption(results: Sequence[dict]) -> str:
-    """What was done, in one sentence: data, steps, precision, machine, time."""
-    first = results[0]
+def images_of(results: Sequence[dict]) -> str:
     names = {
         "drawn": "images drawn by code",
         "embedded": "an earlier version's images",
         "cifar10": "CIFAR-10",
     }
+    size = results[0]["size"]
+    return f"{names.get(results[0]['source'], 'a folder')} at {size}x{size}"
+
+
+def caption(results: Sequence[dict]) -> str:
+    """What was done, in one sentence: data, steps, precision, machine, time."""
+    first = results[0]
     return (
-        f"{names.get(first['source'], 'a folder')} at {first['size']}x{first['size']}, "
-        f"{first['train_images']:,} training and {first['test_images']:,} test images, "
-        f"{first['steps']:,} steps of {first['batch_size']}, last epoch; mean ± 95 % CI over n "
-        f"seeds; {first['precision']}, {first['device']}, "
+        f"{images_of(results)}, {first['train_images']:,} training and {first['test_images']:,} "
+        f"test images, {first['steps']:,} steps of {first['batch_size']}, last epoch; mean ± 95 % "
+        f"CI over n seeds; {first['precision']}, {first['device']}, "
         f"{sum(result['seconds'] for result in results) / 60:.1f} process-minutes."
         + " The rows without BN are for the figure of gradients, and no part of the answer."
         * any(result["norm"] == "none" for result in results)

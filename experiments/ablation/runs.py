@@ -17,7 +17,13 @@ import torch
 from torch import nn
 
 import zoo
-from data.batches import Batches, Normalize, channel_normalize, in_order, pixel_mean_normalize
+from data.batches import (
+    Normalize,
+    TensorBatches,
+    channel_normalize,
+    pixel_mean_normalize,
+    whole_images,
+)
 from data.cifar import cifar10
 from data.dataset import Dataset, read_folder
 from data.synthetic import SIZE, synthetic
@@ -107,10 +113,10 @@ def normalize_of(data: Data) -> Normalize:
     return fit(load_data(data).train_images)
 
 
-def make_batches(run: Run, device: torch.device) -> Batches:
+def make_batches(run: Run, device: torch.device) -> TensorBatches:
     dataset = load_data(run.data)
     padding = dataset.train_images.shape[-1] // 8  # 4 pixels of 32, as in section 4.2
-    return Batches(
+    return TensorBatches(
         dataset, normalize_of(run.data), run.settings.batch_size, run.seed, device,
         input_size=run.data.size, padding=padding,
     )  # fmt: skip
@@ -119,7 +125,7 @@ def make_batches(run: Run, device: torch.device) -> Batches:
 def evaluation_batches(data: Data, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """The test images in order, whole and normalised."""
     images, labels = load_data(data).test_images, load_data(data).test_labels
-    return in_order(images, labels, normalize_of(data), batch_size, device, data.size)
+    return whole_images(images, labels, normalize_of(data), batch_size, device, data.size)
 
 
 def build_model(run: Run) -> nn.Module:

@@ -3,25 +3,32 @@
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from experiments.plumbing.stats import Estimate, estimate, judge
 from zoo.resnet import TABLE
 
 
-def verdict(results: Sequence[dict]) -> str:
-    """Do plain networks degrade more with depth than residual ones?
+class Degradation(NamedTuple):
+    """How training loss changes from the shallowest to the deepest network, in both arms."""
 
-    Degradation is the final training loss of the deepest minus that of the shallowest network,
-    paired by seed. The answer is yes or no if the t-interval of plain minus residual excludes 0.
-    Where several depths share a kind of block, those of another kind are left out.
+    depths: list[int]  # that are compared, ascending
+    unit: str  # of a depth
+    pairs: list[tuple[float, float]]  # plain and residual, one of each seed that has all four runs
+    results: list[dict]  # that it rests on
+
+
+def degradation_of(results: Sequence[dict]) -> Degradation:
+    """The final training loss of the deepest minus that of the shallowest network, by seed.
+
+    Networks without normalisation do not count. Where several depths share a kind of block, those
+    of another kind do not count either.
     """
     arms, unit = ("plain", "resnet"), "layers"
     if any(result["norm"] == "layer" for result in results):
         arms, unit = ("plainvit", "vit"), "blocks"
     results = [r for r in results if r["norm"] != "none" and r["network"] in arms]
     depths = of_one_block({result["depth"] for result in results})
-    if len(depths) < 2:
-        return "Cannot tell: one depth alone shows no degradation."
     losses = {
         (result["network"], result["depth"], result["seed"]): result["train_loss"]
         for result in results
@@ -35,6 +42,17 @@ def verdict(results: Sequence[dict]) -> str:
     seeds = sorted({result["seed"] for result in results})
     pairs = [(degradation(arms[0], seed), degradation(arms[1], seed)) for seed in seeds]
     pairs = [pair for pair in pairs if not math.isnan(sum(pair))]
+    return Degradation(depths, unit, pairs, results)
+
+
+def verdict(results: Sequence[dict]) -> str:
+    """Do plain networks degrade more with depth than residual ones?
+
+    Yes or no if the t-interval of plain minus residual, paired by seed, excludes 0.
+    """
+    depths, unit, pairs, results = degradation_of(results)
+    if len(depths) < 2:
+        return "Cannot tell: one depth alone shows no degradation."
     answer, difference, plain, residual = compare(pairs)
     return (
         f"{answer}: from {depths[0]} to {depths[-1]} {unit} the final training loss "

@@ -13,7 +13,7 @@ from torchvision import transforms
 
 import zoo
 from data.augment import crop_flip
-from data.batches import Batches, channel_normalize
+from data.batches import TensorBatches, channel_normalize
 from data.synthetic import synthetic
 from experiments.bench import timing
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, step_of
@@ -24,11 +24,11 @@ from zoo.networks import Network
 BF16 = Settings(precision="bf16", channels_last=True)
 
 
-def drawn_batches(count: int) -> Batches:
+def drawn_batches(count: int) -> TensorBatches:
     """So many batches of 128, 32x32, an epoch."""
     dataset = synthetic(train=count * 128, test=10)
     normalize = channel_normalize(dataset.train_images)
-    return Batches(dataset, normalize, 128, 0, CPU, input_size=32, padding=4)
+    return TensorBatches(dataset, normalize, 128, 0, CPU, input_size=32, padding=4)
 
 
 def compare_training() -> Comparison:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, unfold
 
-from zoo.vit import MLP, TABLE, Attention, EncoderBlock, Patches, ViT
+from zoo.vit import MLP, TABLE, Attention, EncoderBlock, ViT, ViTStem
 
 SIZE = "vit2"
 
 
 def vit(
     block: type[EncoderBlock] = EncoderBlock,
-    stem: type[Patches] = Patches,
+    stem: type[ViTStem] = ViTStem,
     network: type[ViT] = ViT,
     attention: type[Attention] = Attention,
     mlp: type[MLP] = MLP,
@@ -40,7 +40,7 @@ class NoBiasOnQkv(EncoderBlock):
         self.attention.qkv.register_parameter("bias", None)
 
 
-class NormsAroundThePatches(Patches):
+class NormsAroundThePatches(ViTStem):
     """Every patch has the same brightness and contrast before anything looks at it."""
 
     def __init__(self, patch_size: int, width: int, image_size: int, resizing: str) -> None:
@@ -87,7 +87,7 @@ class TanhGelu(MLP):
         return self.fc2(gelu(self.fc1(x), approximate="tanh"))
 
 
-class ClassTokenLast(Patches):
+class ClassTokenLast(ViTStem):
     """Every patch has its neighbour's position."""
 
     def forward(self, images: Tensor) -> Tensor:

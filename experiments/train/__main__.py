@@ -35,7 +35,7 @@ def main(options: Options) -> None:
         import torch
 
         import zoo
-        from data.batches import Batches, channel_normalize, in_order
+        from data.batches import TensorBatches, channel_normalize, whole_images
         from data.synthetic import synthetic
         from experiments.plumbing.device import choose_device, make_deterministic
         from experiments.train.loop import Settings, evaluate, start, train
@@ -46,7 +46,7 @@ def main(options: Options) -> None:
     with doing("drawing the images"):
         dataset = synthetic(4000, 1000).resized(SIZE)
     normalize = channel_normalize(dataset.train_images)
-    batches = Batches(dataset, normalize, 32, 0, device, input_size=SIZE, padding=1)
+    batches = TensorBatches(dataset, normalize, 32, 0, device, input_size=SIZE, padding=1)
     settings = Settings(
         options.epochs * len(batches), 32, "one-cycle", options.lr,
         channels_last=device.type != "mps",  # batch norm's gradients: plumbing/precision.py
@@ -55,7 +55,9 @@ def main(options: Options) -> None:
     state = start(zoo.build(options.model, len(dataset.classes)).to(device), settings)
     for _ in train(batches, settings, state):
         if state.step % len(batches) == 0:
-            test = in_order(dataset.test_images, dataset.test_labels, normalize, 500, device, SIZE)
+            test = whole_images(
+                dataset.test_images, dataset.test_labels, normalize, 500, device, SIZE
+            )
             test_loss, test_error = evaluate(state.model, test, settings)
             print(
                 f"epoch {state.step // len(batches)} of {options.epochs}: "

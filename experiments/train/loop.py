@@ -1,12 +1,13 @@
-"""The loop: one network, one stream of batches, one schedule.
+"""The training loop is a generator: train() yields after every step, and the caller does the rest.
 
-`train` is a generator: it takes a step, then hands control back, and its caller evaluates, saves or
-stops (__main__.py beside this file; plumbing/resume.py for long runs). It knows nothing of where
-images come from, nor of processes. All that a resumed run needs is in State, since batches and
-learning rates are pure functions of the step.
+The caller evaluates, saves or stops between two steps. The shortest caller is __main__.py beside
+this file: `python -m experiments.train resnet20` runs it. Long runs go through
+experiments/plumbing/resume.py. The loop knows nothing about files or processes. Batches and
+learning rates are functions of the step, so State is all that a checkpoint has to hold.
 
-Protocol: He et al. 2015 (arXiv 1512.03385), section 4.2; Settings' defaults are the paper's.
-Dimension key: N batch.
+Protocol: He et al. 2015 (arXiv 1512.03385), section 4.2; the defaults of Settings are the paper's.
+Dimension key: N batch, H W height and width of an image.
+Read next: experiments/ablation/questions.py
 """
 
 import math
@@ -25,30 +26,30 @@ Batch = tuple[Tensor, Tensor]  # images float32 (N, 3, H, W), labels int64 (N,)
 class Settings:
     """How to train.
 
-    lr, opt, momentum, weight_decay and label_smoothing are torchvision's references' names and mean
-    the same; batch_size counts the pictures of all processes, and theirs those of one GPU.
+    lr, opt, momentum, weight_decay and label_smoothing have the names and meanings of torchvision's
+    training references. batch_size counts the images of all processes; theirs, those of one GPU.
     """
 
     steps: int = 64_000
     batch_size: int = 128
     schedule: str = "steps"  # as in the paper; "one-cycle" or "cosine" for short runs
-    lr: float = 0.1  # the highest rate of any schedule
-    milestones: tuple[int, ...] = (32_000, 48_000)  # "steps": divide by 10 at each
-    warmup_steps: int = 0  # "steps": 400 for ResNet-110, which does not start at 0.1
-    warmup_lr: float = 0.01  # "steps" only; "cosine" rises to `lr` in a straight line
+    lr: float = 0.1  # the highest rate of the schedule
+    milestones: tuple[int, ...] = (32_000, 48_000)  # "steps": divide the rate by 10 at each
+    warmup_steps: int = 0  # 400 for ResNet-110, which does not begin to learn at 0.1
+    warmup_lr: float = 0.01  # of "steps" until warmup_steps; "cosine" rises linearly to `lr`
     opt: str = "sgd"  # or "adam", "adamw", with PyTorch's betas
     momentum: float = 0.9
-    weight_decay: float = 1e-4  # on everything, norms and biases too: the paper excludes nothing
+    weight_decay: float = 1e-4  # on all parameters, norms and biases too: the paper excludes none
     label_smoothing: float = 0.0  # Szegedy et al. 2015 (arXiv 1512.00567), section 7
-    class_weights: tuple[float, ...] | None = None  # one a class, of its losses
-    precision: str = "fp32"  # "bf16", "fp16": convolutions, products by autocast; weights in fp32
-    channels_last: bool = True
+    class_weights: tuple[float, ...] | None = None  # factors of the losses, one per class
+    precision: str = "fp32"  # "bf16", "fp16": autocast for convolutions and products only
+    channels_last: bool = True  # memory layout (N, H, W, C): faster on most CPUs and GPUs
 
 
 def lr_at(step: int, settings: Settings) -> float:
-    """The learning rate of step 0, 1, ...: a pure function, so that a resumed run cannot differ."""
+    """The learning rate of step 0, 1, ...; it depends on nothing else, so resuming is exact."""
     if settings.schedule == "one-cycle":
-        # Up in a straight line over the first quarter, down to almost nothing at the end.
+        # A triangle: linearly up over the first quarter of the steps, then down almost to 0.
         done, peak = step + 1, settings.steps / 4
         down = (settings.steps + 1 - done) / (settings.steps + 1 - peak)
         return settings.lr * min(done / peak, down)
@@ -60,25 +61,25 @@ def lr_at(step: int, settings: Settings) -> float:
     if step < settings.warmup_steps:
         return settings.warmup_lr
     passed = sum(step >= milestone for milestone in settings.milestones)
-    return settings.lr / 10**passed
+    return settings.lr / 10**passed  # section 4.2: 0.1, 0.01 from 32k on, 0.001 from 48k on
 
 
 def starts_epoch(step: int, steps_per_epoch: int, steps: int) -> bool:
-    """Before step `step`. 64,000 steps are 164 epochs and a stub, which counts with the 164th."""
+    """Whether an epoch starts at `step`. A last, incomplete epoch is merged into the one before."""
     return step % steps_per_epoch == 0 and (step == 0 or steps - step >= steps_per_epoch)
 
 
 class BatchSource(Protocol):
-    """data.batches.Batches, or anything that keeps its promise: pure in the step."""
+    """Such as data.batches.TensorBatches: batch(step) depends on nothing but the step."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int: ...  # steps per epoch
     def batch(self, step: int) -> tuple[Tensor, Tensor]: ...
 
 
 class Diverged(ArithmeticError):
-    """A step's loss was not finite, or its gradients never fit into fp16.
+    """A step's loss was not finite, or its gradients overflow in fp16 at every scale.
 
-    Parameters are as before it; running statistics moved.
+    The parameters are those before the step; running statistics have changed.
     """
 
     def __init__(self, step: int, why: str = "") -> None:
@@ -88,21 +89,22 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class State:
-    """What changes while training, and all that a checkpoint has to keep."""
+    """Everything that training changes, which is what a checkpoint holds."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    compute: Callable[[Tensor], Tensor]  # the model, or what wraps it: DistributedDataParallel
-    scaler: torch.amp.GradScaler  # of the loss in fp16; in fp32 and bf16 it does nothing
-    step: int = 0
-    # Sums over the steps of the current epoch: of losses, of wrong answers, of pictures.
+    compute: Callable[[Tensor], Tensor]  # the model, or DistributedDataParallel around it
+    scaler: torch.amp.GradScaler  # scales the loss in fp16; does nothing in fp32 and bf16
+    step: int = 0  # steps done
+    # Sums over the current epoch: divided by `seen`, they are its mean loss and its error.
     loss_sum: float = 0.0
-    wrong: int = 0
-    seen: int = 0
-    lr: float = 0.0  # of the last step, as read from the optimiser after it was set
-    skipped_steps: int = 0  # of the whole run: those whose gradients overflowed in fp16
-    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+    wrong: int = 0  # images that were classified wrongly
+    seen: int = 0  # images
+    lr: float = 0.0  # of the last step, as the optimiser had it
+    skipped_steps: int = 0  # of the whole run: steps whose gradients overflowed in fp16
+    history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch
 
+    # No annotation, so the dataclass does not take it for a field.
     counters = ("step", "loss_sum", "wrong", "seen", "lr", "skipped_steps", "history")
 
     def state_dict(self) -> dict[str, object]:
@@ -124,8 +126,9 @@ class State:
 def start(
     model: nn.Module, settings: Settings, compute: Callable[[Tensor], Tensor] | None = None
 ) -> State:
-    """Before the first step: an optimiser over every parameter that is to learn."""
+    """The state before the first step, with an optimiser of all parameters that are not frozen."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Only the first step sees this rate: train() sets it before every step.
     lr, decay = settings.lr, settings.weight_decay
     optimizer: torch.optim.Optimizer
     if settings.opt == "sgd":
@@ -139,7 +142,7 @@ def start(
 
 
 def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Settings) -> Tensor:
-    """Logits in fp32, computed with the precision and memory layout of `settings`."""
+    """Logits float32 (N, classes), computed with the precision and layout of `settings`."""
     if settings.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     else:
@@ -150,15 +153,16 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Setting
 
 
 def is_finite(loss: Tensor) -> bool:
+    """Whether training may go on; with several processes, callers of train() ask all of them."""
     return bool(loss.isfinite())
 
 
 def update_weights(state: State) -> None:
-    """Step the optimiser, unless a gradient overflowed in fp16: then the scaler halves its scale.
+    """An optimiser step; if a gradient overflowed in fp16, skip it and halve the scale instead.
 
-    Raises Diverged below scale 1, where it is not the scale that makes them overflow. In
-    DistributedDataParallel, backward() has averaged the gradients while they were scaled: all
-    processes find the same infinities, skip the same steps, and go on with the same scale.
+    Raises Diverged below scale 1, where the scale is not what makes gradients overflow. With
+    DistributedDataParallel, backward() averages the scaled gradients, so all processes see the
+    same infinities, skip the same steps and keep the same scale.
     """
     scale = state.scaler.get_scale()  # 1 in fp32 and bf16
     state.scaler.step(state.optimizer)
@@ -174,21 +178,23 @@ def train(
     state: State,
     finite: Callable[[Tensor], bool] = is_finite,
 ) -> Iterator[State]:
-    """Train from state.step to settings.steps, yielding after every step; raises Diverged.
+    """Train from state.step to settings.steps, and yield after every step; raises Diverged.
 
-    `finite`: whether a loss is a number, of all processes that train the network together.
+    `finite`: whether the loss is finite, in all processes that train this network together.
     """
     model, optimizer, class_weights = state.model, state.optimizer, None
     if settings.class_weights:
         device = next(model.parameters()).device
         class_weights = torch.tensor(settings.class_weights, device=device)
     while state.step < settings.steps:
+        # --- learning rate, and new sums at the start of an epoch ---
         for group in optimizer.param_groups:
             group["lr"] = lr_at(state.step, settings)
         if starts_epoch(state.step, len(batches), settings.steps):
             state.loss_sum, state.wrong, state.seen = 0.0, 0, 0
 
-        model.train()
+        # --- forward, backward, update ---
+        model.train()  # batch statistics for BatchNorm; the caller may have called eval()
         images, labels = batches.batch(state.step)  # (N, 3, H, W), (N,)
         logits = forward(state.compute, images, settings)  # -> (N, classes)
         loss = cross_entropy(
@@ -196,14 +202,15 @@ def train(
         )
         optimizer.zero_grad()
         state.scaler.scale(loss).backward()  # scaled: fp16 rounds gradients below 3e-8 to 0
-        if not finite(loss):  # the CPU waits for the GPU: no step may follow a loss that is NaN
+        if not finite(loss):  # synchronises with the GPU: no update after a loss that is NaN
             raise Diverged(state.step)
         update_weights(state)
 
+        # --- bookkeeping ---
         state.step += 1
         state.lr = optimizer.param_groups[0]["lr"]
         state.loss_sum += loss.item() * len(labels)
-        state.wrong += int((logits.argmax(1) != labels).sum())  # and here it waits for the GPU
+        state.wrong += int((logits.argmax(1) != labels).sum())  # synchronises again
         state.seen += len(labels)
         yield state
 
@@ -212,9 +219,9 @@ def train(
 def infer(
     compute: Callable[[Tensor], Tensor], batches: Iterable[Batch], settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Outputs float32 (N, C) and labels int64 (N,) of all batches, on the CPU.
+    """Outputs float32 (N, classes) and labels int64 (N,) of all batches, on the CPU.
 
-    In the mode that the model is in: call model.eval() first.
+    Call model.eval() first: this function does not change the model's mode.
     """
     outputs, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for images, answers in batches:

@@ -107,7 +107,7 @@ class TransferJob:
         several = self.group.size > 1
         return ViewBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
 
-    def in_order(self, pictures: Images, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self, pictures: Images, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Evaluation batches of a split, each process its part."""
         labels, part = self.set.labels(split), self.group.part
         return every_image(pictures, labels, self.view, 64, self.device, self.loaders, part)
@@ -117,7 +117,7 @@ class TransferJob:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[float, list[int]]:  # fmt: skip
         """Mean loss, and 1 for every image that is named right, 0 for the others; or Stopped."""
-        batches = self.in_order(self.set.pictures(split, self.view), split)
+        batches = self.evaluation_batches(self.set.pictures(split, self.view), split)
         # The memory layout decides how sums round: with FP32 they are those of predict.
         model = to_layout(model, settings).eval()
         found = infer(model, until_stopped(batches, should_stop), settings)
@@ -139,7 +139,7 @@ class TransferJob:
             sources = [MappedImages(numbers, view) for view in views]
         parts, begin = [], time.perf_counter()
         for source in sources:
-            batches = timed(self.in_order(source, "train"), self.clock)
+            batches = timed(self.evaluation_batches(source, "train"), self.clock)
             found = features_of(self.model, batches, self.run.base)
             parts.append([self.group.together(tensor) for tensor in found])
         features, labels = (torch.cat(column) for column in zip(*parts, strict=True))

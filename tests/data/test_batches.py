@@ -12,7 +12,13 @@ from torchvision.transforms import functional as transforms
 
 import zoo
 from data.augment import crop_flip
-from data.batches import Batches, Normalize, channel_normalize, in_order, pixel_mean_normalize
+from data.batches import (
+    Normalize,
+    TensorBatches,
+    channel_normalize,
+    pixel_mean_normalize,
+    whole_images,
+)
 from data.dataset import Dataset, balanced_order
 from experiments.train.loop import Settings, evaluate
 
@@ -29,10 +35,12 @@ def dataset(train=40, test=10, size=8, classes=5) -> Dataset:
     return Dataset("made", names, images[:train], labels[:train], images[train:], labels[train:])
 
 
-def batches(data=None, batch_size=8, seed=0, padding=1, **options) -> Batches:
+def batches(data=None, batch_size=8, seed=0, padding=1, **options) -> TensorBatches:
     data = data or dataset()
     size = data.train_images.shape[-1]
-    return Batches(data, PLAIN, batch_size, seed, CPU, input_size=size, padding=padding, **options)
+    return TensorBatches(
+        data, PLAIN, batch_size, seed, CPU, input_size=size, padding=padding, **options
+    )
 
 
 def test_all_162_crops_and_flips_are_torchvisions():
@@ -99,7 +107,7 @@ def test_a_batch_is_torchvisions_crop_and_flip_of_the_pictures_it_drew():
 
 def test_a_last_batch_of_one_picture_is_counted_in_evaluation():
     data = dataset(test=9)
-    order = in_order(data.test_images, data.test_labels, PLAIN, 4, CPU, 8)
+    order = whole_images(data.test_images, data.test_labels, PLAIN, 4, CPU, 8)
     _, error = evaluate(zoo.build("resnet8", 5, width=2), order, Settings())
     assert error * 9 == pytest.approx(round(error * 9))
 
@@ -108,7 +116,7 @@ def test_padding_has_the_colour_of_the_mean():
     """Section 4.2: the per-pixel mean is subtracted first, so padding is exactly zero."""
     data = dataset(size=8)
     normalize = pixel_mean_normalize(data.train_images)
-    source = Batches(data, normalize, 40, 0, CPU, input_size=8, padding=4)
+    source = TensorBatches(data, normalize, 40, 0, CPU, input_size=8, padding=4)
     source.batch(0)  # which draws
     source.tops[0], source.lefts[0] = 0, 0
     picture = source.batch(0)[0][0]
@@ -132,9 +140,9 @@ def test_normalisation_is_the_mean_and_deviation_of_the_pictures():
 
 def test_pictures_stored_small_are_enlarged_in_the_batch():
     data = dataset()
-    source = Batches(data, PLAIN, 8, 0, CPU, input_size=24, padding=1)
+    source = TensorBatches(data, PLAIN, 8, 0, CPU, input_size=24, padding=1)
     assert source.batch(0)[0].shape == (8, 3, 24, 24)
-    order = in_order(data.test_images, data.test_labels, PLAIN, 4, CPU, 24)
+    order = whole_images(data.test_images, data.test_labels, PLAIN, 4, CPU, 24)
     assert [len(labels) for images, labels in order] == [4, 4, 2]
 
 

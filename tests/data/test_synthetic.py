@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import one_hot
 
 import zoo
-from data.batches import Batches, channel_normalize, in_order
+from data.batches import TensorBatches, channel_normalize, whole_images
 from data.dataset import Dataset
 from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, draw, synthetic
 from experiments.plumbing.precision import to_layout
@@ -73,12 +73,12 @@ def test_resnet20_reaches_92_percent_in_4_epochs_of_4000_small_pictures():
     """The budget of `make ablation`: 12x12 pixels, 500 steps of 32; about 15 s of one thread."""
     data = synthetic(train=4000, test=1000).resized(12)
     normalize, cpu = channel_normalize(data.train_images), torch.device("cpu")
-    batches = Batches(data, normalize, 32, 0, cpu, input_size=12, padding=1)
+    batches = TensorBatches(data, normalize, 32, 0, cpu, input_size=12, padding=1)
     settings = Settings(steps=4 * len(batches), batch_size=32, schedule="one-cycle", lr=0.03)
     torch.manual_seed(0)
     state = start(to_layout(zoo.build("resnet20"), settings), settings)
     for _ in train(batches, settings, state):
         pass
-    test = in_order(data.test_images, data.test_labels, normalize, 500, cpu, 12)
+    test = whole_images(data.test_images, data.test_labels, normalize, 500, cpu, 12)
     _, error = evaluate(state.model, test, settings)
     assert error <= 0.08

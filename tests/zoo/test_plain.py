@@ -10,7 +10,7 @@ from torch import fx, nn
 
 import zoo
 from zoo.networks import plain_name
-from zoo.vit import MLP, TABLE, Attention, Patches
+from zoo.vit import MLP, TABLE, Attention, ViTStem
 
 PAIRS = [(name, {}) for name in zoo.list_models() if not name.startswith("plain")]
 
@@ -44,7 +44,7 @@ class Tracer(fx.Tracer):
     """Sees a transformer's additions, and not the inside of what is between them."""
 
     def is_leaf_module(self, module, name):
-        return isinstance(module, Patches | Attention | MLP) or super().is_leaf_module(module, name)
+        return isinstance(module, ViTStem | Attention | MLP) or super().is_leaf_module(module, name)
 
 
 def without_additions(

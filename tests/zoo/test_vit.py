@@ -162,11 +162,11 @@ def test_a_block_is_its_formula(block):
 
 
 @pytest.mark.parametrize("heads", [1, 4, 16])
-def test_spelled_out_attention_is_the_fused_one(heads):
+def test_attention_written_out_is_the_fused_one(heads):
     attention = Attention(64, heads).double()
     shake(attention)
     x = torch.randn(2, 17, 64, dtype=torch.float64)
-    out, weights = attention.spelled_out(x)
+    out, weights = attention.with_weights(x)
     torch.testing.assert_close(out, attention(x), rtol=1e-12, atol=1e-14)
     assert weights.shape == (2, heads, 17, 17)
     torch.testing.assert_close(weights.sum(3), torch.ones_like(weights[..., 0]))

@@ -6,7 +6,7 @@ less, and {leaf} for the last word (weight, bias, running_mean ...). State dicts
 setting that changes the outputs, so a dialect also lists the settings that its networks have.
 There is one table per library and family of networks; timm's ResNets reuse torchvision's.
 
-Read next: load.py, which moves tensors by these names.
+Used by: load.py, which moves tensors by these names.
 """
 
 import functools

@@ -145,7 +145,7 @@ def test_on_mps_there_is_one_precision_and_one_layout():
 def test_the_command_train_has_that_layout_too(invoke, monkeypatch):
     seen = []
     monkeypatch.setattr("data.synthetic.synthetic", lambda train, test: synthetic(128, 64))
-    monkeypatch.setattr("data.batches.Batches", lambda *_, **__: range(2))
+    monkeypatch.setattr("data.batches.TensorBatches", lambda *_, **__: range(2))
     monkeypatch.setattr(
         "experiments.train.loop.train", lambda _, settings, __: seen.append(settings) or []
     )
