@@ -25,10 +25,10 @@ ablation: $(READY)  ## plain against residual networks (PRESET=quick|cifar10|pap
 ablation-vit: $(READY)  ## vision transformers with and without their skips (DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation vit $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
 
-transfer: $(READY)  ## five ways of training on your pictures, four from pretrained weights (DATA=folder, ARGS='--model resnet50')
+transfer: $(READY)  ## five ways of training on your images, four from pretrained weights (DATA=folder, ARGS='--model resnet50')
 	@$(RUN) experiments.transfer $(if $(DATA),'$(DATA)') $(ARGS)
 
-check-data: $(READY)  ## what is in a folder of pictures, and whether all of it decodes (DATA=folder)
+check-data: $(READY)  ## what is in a folder of images, and whether all of it decodes (DATA=folder)
 	@$(RUN) experiments.check_data $(if $(DATA),'$(DATA)') $(ARGS)
 
 verify: $(ORACLES)  ## seven networks against torchvision, transformers and timm (or MODEL=resnet50, block by block)
@@ -37,7 +37,7 @@ verify: $(ORACLES)  ## seven networks against torchvision, transformers and timm
 bugs: $(READY)  ## bugs, and which checks catch them
 	@$(RUN) experiments.bugs $(ARGS)
 
-samples: $(READY)  ## a contact sheet of the pictures that data/synthetic.py draws
+samples: $(READY)  ## a contact sheet of the images that data/synthetic.py draws
 	@$(RUN) experiments.samples $(ARGS)
 
 shapes: $(READY)  ## shapes, parameters and FLOPs of a network, stage by stage (MODEL=resnet50)

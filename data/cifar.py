@@ -14,7 +14,7 @@ CLASSES = (
 )  # fmt: skip
 FOLDER = "cifar-10-batches-py"  # torchvision's name for what its archive unpacks to
 COUNTS = (50_000, 10_000)
-CACHE = Path("cache/cifar10")
+CIFAR_CACHE = Path("cache/cifar10")
 
 
 def cifar10(data_dir: Path | None = None) -> Dataset:
@@ -24,7 +24,7 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     it there the next time.
     """
     if data_dir is None or (data_dir / FOLDER).is_dir():
-        dataset = read_batches(data_dir or CACHE, download=data_dir is None)
+        dataset = read_batches(data_dir or CIFAR_CACHE, download=data_dir is None)
     else:
         # It has no duplicates, and searching 60,000 files takes a sixth of the time of reading.
         dataset = replace(read_folder(data_dir, 32, keep_duplicates=True), name="CIFAR-10")
@@ -35,7 +35,7 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
             raise DataError(
                 f"{split} has {len(labels):,} images where {count:,} belong, {share:,} of a class "
                 f"(there are {', '.join(map(str, counts[:20]))})",
-                (data_dir or CACHE).absolute(),
+                (data_dir or CIFAR_CACHE).absolute(),
                 "if it is CIFAR-10, unzip or download all of it again; if not, choose quick",
             )
     return dataset

@@ -23,7 +23,7 @@ from data.listing import Listing
 from data.store import estimated_bytes, store, undecodable
 from data.views import RandomView, View
 
-CACHE = Path("cache/pictures")
+IMAGE_CACHE = Path("cache/images")
 MOST_SEEN = 60_000  # images whose checksums a checkpoint carries
 CIFAR10 = "cifar10"  # in place of a folder: download it
 
@@ -54,7 +54,7 @@ class Split:
 
 
 @dataclass
-class PictureSet:
+class ImageDataset:
     """Classes and splits of a data set, in any form that is asked for."""
 
     source: Source
@@ -75,7 +75,7 @@ class PictureSet:
     def labels(self, split: str) -> Tensor:
         return self.splits[split].labels
 
-    def pictures(self, split: str, form: View | RandomView) -> Images:
+    def images(self, split: str, form: View | RandomView) -> Images:
         """Images of one split as evaluation sees them, or as random views are cut from them."""
         small = form.stored if isinstance(form, RandomView) else form
         if (split, small) not in self.formed:
@@ -88,16 +88,16 @@ class PictureSet:
             as_they_are = isinstance(form, View) and form.leaves(images.shape[-1])
             return images if as_they_are else MappedImages(images, form)
         title = f"decoding {split}"
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with FileLock(CACHE / ".lock"):  # of several processes one decodes and the others wait
-            for stale in CACHE.glob("*.tmp"):  # of a process that was killed
+        IMAGE_CACHE.mkdir(parents=True, exist_ok=True)
+        with FileLock(IMAGE_CACHE / ".lock"):  # one process decodes, the others wait
+            for stale in IMAGE_CACHE.glob("*.tmp"):  # of a process that was killed
                 stale.unlink()
-            room = min(0.9 * shutil.disk_usage(CACHE).free, self.source.cache_gb * 1e9)
+            room = min(0.9 * shutil.disk_usage(IMAGE_CACHE).free, self.source.cache_gb * 1e9)
             if estimated_bytes(files, form) < room:
-                stored, bad = store(files, form, CACHE, workers=self.workers, title=title)
+                stored, bad = store(files, form, IMAGE_CACHE, workers=self.workers, title=title)
                 self.leave_out(split, bad)
                 return stored
-            self.leave_out(split, undecodable(files, CACHE, self.workers, title))
+            self.leave_out(split, undecodable(files, IMAGE_CACHE, self.workers, title))
             return DecodedOnUse(self.splits[split].files, form)
 
     @cached_property
@@ -130,7 +130,7 @@ class PictureSet:
         self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
 
 
-def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
+def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:
     """Find and split the images; DataError says what is missing."""
     folder = Path(source.data)
     if source.data == CIFAR10 or (folder.is_dir() and is_cifar10(folder)):
@@ -142,7 +142,7 @@ def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
             "test": Split(whole.test_labels, images=whole.test_images),
         }
         notes = ["val is a tenth of the training images, the same every time"]
-        found = PictureSet(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
+        found = ImageDataset(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
     else:
         found = from_scan(source, scan(Listing(folder)), workers, loaders)
     for name, split in found.splits.items():
@@ -152,13 +152,13 @@ def open_pictures(source: Source, workers: int, loaders: int) -> PictureSet:
     return found
 
 
-def whole_folder(source: Source) -> PictureSet | None:
+def whole_folder(source: Source) -> ImageDataset | None:
     """Every image of one folder of classes, as the split "whole"; None if it holds splits."""
     found = scan_classes(Listing(Path(source.data)))
     return from_scan(source, found) if found else None
 
 
-def from_scan(source: Source, found: Scan, workers: int = 0, loaders: int = 0) -> PictureSet:
+def from_scan(source: Source, found: Scan, workers: int = 0, loaders: int = 0) -> ImageDataset:
     splits = {
         name: Split(
             torch.tensor([label for _, label in images], dtype=torch.int64),
@@ -166,7 +166,7 @@ def from_scan(source: Source, found: Scan, workers: int = 0, loaders: int = 0) -
         )
         for name, images in found.splits.items()
     }
-    return PictureSet(
+    return ImageDataset(
         source, found.root.resolve().name, found.classes, splits, list(found.notes), found.csv(),
         workers, loaders,
     )  # fmt: skip
@@ -176,10 +176,10 @@ def checksum(file: str) -> str:
     return f"{zlib.crc32(Path(file).read_bytes()):08x}"
 
 
-def identity(pictures: PictureSet) -> str:
+def identity(dataset: ImageDataset) -> str:
     """A hash of classes, images and labels as they are used: their results are not mixed."""
-    whole = hashlib.sha256(repr((pictures.classes, pictures.table)).encode())
-    for name, part in pictures.splits.items():
+    whole = hashlib.sha256(repr((dataset.classes, dataset.table)).encode())
+    for name, part in dataset.splits.items():
         whole.update(repr((name, part.labels.tolist(), part.files)).encode("utf-8", "replace"))
         if part.images is not None:
             whole.update(part.images.numpy().tobytes())

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 
-from data.listing import ORDER, UNREADABLE, Listing
+from data.listing import SPLIT_ORDER, UNREADABLE, Listing
 from data.progress import Progress
 
 Found = dict[str, tuple[str, str]]  # name of an image -> its split and class
@@ -20,7 +20,7 @@ def without_duplicates(found: Found, listing: Listing, drawn: bool) -> Found:
     """
     gone: set[str] = set()
     for group in same_content(listing, sorted(found)):
-        last = max((found[name][0] for name in group), key=ORDER.index)
+        last = max((found[name][0] for name in group), key=SPLIT_ORDER.index)
         here = [name for name in group if found[name][0] == last]
         two_classes = len({found[name] for name in here}) > 1
         odd = here if two_classes else here[1:]

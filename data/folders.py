@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.duplicates import Found, without_duplicates
-from data.listing import NO_CLASS, ORDER, Listing, by_folder, is_image, some, split_of
+from data.listing import NO_CLASS, SPLIT_ORDER, Listing, by_folder, is_image, some, split_of
 
 SHARE = 0.15  # of each class, for each part that is drawn
 
@@ -59,8 +59,8 @@ def scan(
         found = without_duplicates(found, listing, bool(parts))
     check_counts(listing, homes, Counter(found.values()), len(parts))
     if parts:
-        found = draw(found, parts, seed)
-    splits = [split for split in ORDER if split in given or split in parts]
+        found = draw_splits(found, parts, seed)
+    splits = [split for split in SPLIT_ORDER if split in given or split in parts]
     return labelled(listing, found, splits, bool(parts))
 
 
@@ -190,7 +190,7 @@ def check_counts(
 # --- Drawn splits ---
 
 
-def draw(found: Found, parts: tuple[str, ...], seed: int) -> Found:
+def draw_splits(found: Found, parts: tuple[str, ...], seed: int) -> Found:
     """15 % of each class of train, at least one image, for each of `parts`."""
     drawn = dict(found)
     # By a hash of the name, so an image that is added later hardly moves the others;

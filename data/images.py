@@ -44,7 +44,7 @@ def load_image(file: str | Path | IO[bytes], name: str | None = None) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # limits and damage are checked here
-            pixels = decode(read_bytes(file))
+            pixels = decode(read_limited(file))
     except ImportError:
         raise
     except Exception as error:  # damaged bytes lead decoders to exceptions of any type
@@ -60,7 +60,7 @@ def reason(error: Exception) -> str:
     return line.split(".cpp:")[-1].lstrip("0123456789, ")  # torchvision's source and line
 
 
-def read_bytes(file: str | Path | IO[bytes]) -> bytes:
+def read_limited(file: str | Path | IO[bytes]) -> bytes:
     if isinstance(file, str | Path):
         path = Path(file)
         size = path.stat().st_size

@@ -20,7 +20,7 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-ORDER = ("train", "val", "test")
+SPLIT_ORDER = ("train", "val", "test")
 LAYOUT = "train/<class>/*.jpg beside val/ or test/, or one folder for each class"
 UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # also in a zip
 NAMED = 5  # names in a note; the rest is counted

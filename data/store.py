@@ -20,7 +20,7 @@ from data.decoding import Form, decode_all, size_of
 from data.errors import DataError
 
 VERSION = 2  # of this file's format, and of what load_image and views make of a file
-LIBRARIES = ("pillow", "torch", "torchvision")  # they decode and resize
+DECODERS = ("pillow", "torch", "torchvision")  # they decode and resize
 
 
 class DecodedOnce:
@@ -57,7 +57,7 @@ def store(
     if index is None:
         with replacing(path) as file:
             index = write_pixels(file, decode_all(files, form, workers, title))
-        write_json(path.with_suffix(".json"), index)  # last: its presence marks complete pixels
+        write_index(path.with_suffix(".json"), index)  # last: its presence marks complete pixels
     return DecodedOnce(path, index["shapes"]), errors_of(files, index["bad"])
 
 
@@ -74,7 +74,7 @@ def undecodable(
     path = folder / f"{key}.checked.json"
     if not path.exists():
         decoded = enumerate(decode_all(files, size_of, workers, title))
-        write_json(path, {i: image.args for i, image in decoded if isinstance(image, DataError)})
+        write_index(path, {i: image.args for i, image in decoded if isinstance(image, DataError)})
     return errors_of(files, json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -92,7 +92,7 @@ def estimated_bytes(files: Sequence[str], form: Form) -> int:
 
 def versions() -> list[object]:
     """What the pixels depend on besides a file and its form."""
-    return [VERSION, *map(version, LIBRARIES)]
+    return [VERSION, *map(version, DECODERS)]
 
 
 def key_of(files: Sequence[str], form: Form) -> str:
@@ -138,7 +138,7 @@ def write_header(file: IO[bytes], size: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def write_json(path: Path, value: object) -> None:
+def write_index(path: Path, value: object) -> None:
     with replacing(path) as file:
         file.write(json.dumps(value).encode())
 

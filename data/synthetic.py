@@ -6,8 +6,8 @@ background vary and say nothing about the class; an object may be lighter or dar
 background. So a linear classifier on pixels, or a colour histogram, gets hardly anywhere,
 and a network has to learn edges, corners and their arrangement.
 
-Picture number `index` of data set `seed` is a pure function of the two numbers.
-Dimension key: H W height and width of the picture, N pictures.
+Image number `index` of data set `seed` is a pure function of the two numbers.
+Dimension key: H W height and width of the image, N images.
 """
 
 import numpy as np
@@ -20,10 +20,10 @@ SIZE = 32
 CLASSES = (
     "disc", "ring", "square", "triangle", "star", "cross", "crescent", "bow", "stripes", "checks",
 )  # fmt: skip
-FIRST_TEST_INDEX = 1_000_000  # training pictures count up from 0, test pictures from here
+FIRST_TEST_INDEX = 1_000_000  # training images count up from 0, test images from here
 
 Map = NDArray[np.float64]  # (H, W), or (3, H, W) with colours
-# The middle of every pixel, in units where the picture reaches from -1 to 1.
+# The middle of every pixel, in units where the image reaches from -1 to 1.
 Y, X = np.mgrid[0:SIZE, 0:SIZE] * (2 / SIZE) + (1 / SIZE - 1)
 
 
@@ -72,9 +72,9 @@ def cover(distance: Map) -> Map:
     return np.clip(0.5 - distance * (SIZE / 2), 0, 1)
 
 
-def paint(picture: Map, colour: Map, amount: Map) -> None:
-    """Lay `colour`, (3, 1, 1) or (3, H, W), over the picture (3, H, W) as far as `amount` says."""
-    picture += amount * (colour - picture)
+def paint(image: Map, colour: Map, amount: Map) -> None:
+    """Lay `colour`, (3, 1, 1) or (3, H, W), over the image (3, H, W) as far as `amount` says."""
+    image += amount * (colour - image)
 
 
 def waves(rng: np.random.Generator, strength: float) -> Map:
@@ -96,14 +96,14 @@ def two_colours(rng: np.random.Generator) -> tuple[Map, Map]:
     return first, second
 
 
-def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
-    """Picture (3, 32, 32) and label of place `index` in data set `seed`."""
+def draw_image(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
+    """Image (3, 32, 32) and label of place `index` in data set `seed`."""
     rng = np.random.default_rng((seed, index))
     label = index % len(CLASSES)
     kind = CLASSES[label]
     behind, front = two_colours(rng)
 
-    picture = behind + waves(rng, 0.1)  # (3, H, W)
+    image = behind + waves(rng, 0.1)  # (3, H, W)
     x, y, angle = *rng.uniform(-0.1, 0.1, 2), rng.uniform(0, 2 * np.pi)
     radius = rng.uniform(0.75, 0.9)
     u = ((X - x) * np.cos(angle) + (Y - y) * np.sin(angle)) / radius
@@ -115,19 +115,19 @@ def draw(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
         if kind == "checks":
             pattern = pattern * np.sin(rate * v * radius * np.pi + phase[1])
         # Half of the pattern is the background's colour, so that its outline gives nothing away.
-        paint(picture, behind, inside)
-        paint(picture, front, inside * np.clip(0.5 + 3 * pattern, 0, 1))
+        paint(image, behind, inside)
+        paint(image, front, inside * np.clip(0.5 + 3 * pattern, 0, 1))
     else:
-        paint(picture, front + waves(rng, 0.1), inside)
-    picture += rng.normal(0, 0.02, picture.shape)
-    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8), label
+        paint(image, front + waves(rng, 0.1), inside)
+    image += rng.normal(0, 0.02, image.shape)
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8), label
 
 
 def synthetic(train: int, test: int, seed: int = 0) -> Dataset:
-    """`train` + `test` pictures at 32x32, the classes in equal shares; about 1 ms a picture."""
+    """`train` + `test` images at 32x32, the classes in equal shares; about 1 ms an image."""
     parts = []
     for first, count in ((0, train), (FIRST_TEST_INDEX, test)):
-        drawn = [draw(seed, index) for index in range(first, first + count)]
-        parts.append(torch.from_numpy(np.stack([picture for picture, _ in drawn])))
+        drawn = [draw_image(seed, index) for index in range(first, first + count)]
+        parts.append(torch.from_numpy(np.stack([image for image, _ in drawn])))
         parts.append(torch.tensor([label for _, label in drawn]))
     return Dataset("images drawn by code", CLASSES, *parts)

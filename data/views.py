@@ -113,7 +113,7 @@ class RandomView:
             width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < width <= columns and 0 < height <= rows:
                 return int(y * (rows - height + 1)), int(x * (columns - width + 1)), height, width
-        # None of the tries fits into a long picture: its middle, as far as the ratios allow.
+        # None of the tries fits into a long image: its middle, as far as the ratios allow.
         width, height = columns, rows
         if columns / rows < self.ratio[0]:
             height = max(1, round(columns / self.ratio[0]))

@@ -1,8 +1,9 @@
 """What a claim is: experiments that train, compare and report, and the files that they share.
 
-The files here are commands, but for classifier.py, the interface for notebooks; so are the packages
-ablation, bench, train and transfer. Run them from the root, as `python -m experiments.NAME`;
-`python -m experiments` lists them. The reading path goes through train/loop.py and ablation/questions.py.
+Each file here is a command, except classifier.py, the interface for notebooks. The packages
+ablation, bench, train and transfer are commands too. Run them from the root, as
+`python -m experiments.NAME`; `python -m experiments` lists them. The reading path (see README)
+contains train/loop.py and ablation/questions.py.
 """
 
 import signal

@@ -118,12 +118,14 @@ def main(options: Options) -> int:
                 continue
             if len(paths) > 1:  # two of them may have the same name
                 output = folder / f"{number:0{len(str(len(paths)))}}-{path.stem[:50]}.png"
-            words = draw(classifier, block, image, path.name, output)
+            words = draw_attention(classifier, block, image, path.name, output)
             say(f"{printable(str(path))}: {words}\nattention: {output}")
     return code
 
 
-def draw(classifier: Classifier, block: int, image: Tensor, name: str, output: Path) -> str:
+def draw_attention(
+    classifier: Classifier, block: int, image: Tensor, name: str, output: Path
+) -> str:
     """Draw one image, uint8 (3, S, S); the class it is taken for, in words.
 
     One at a time: the attention of a batch may take gigabytes, and drawing takes most of the time.

@@ -1,4 +1,4 @@
-"""What is in a folder of pictures: classes, splits, everything odd, and whether all of it decodes.
+"""What is in a folder of images: classes, splits, everything odd, and whether all of it decodes.
 
 python -m experiments.check_data FOLDER
 """
@@ -26,14 +26,14 @@ MOST_WORKERS = 256  # that are started if somebody asks for them
 
 @dataclass(frozen=True)
 class Options:
-    """Check a folder of pictures before training on it."""
+    """Check a folder of images before training on it."""
 
     dir: tyro.conf.Positional[Path]
     """Holds train/ and val/ or test/ with a folder for each class, or a folder for each class."""
     workers: int | None = None
     """Processes that decode (one a core, 4 at most); 0: in this one."""
     output: Path | None = None
-    """A CSV to write, a line a picture."""
+    """A CSV to write, a line an image."""
 
 
 def main(options: Options) -> None:
@@ -71,7 +71,7 @@ def main(options: Options) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_csv(options.output, rows, tuple(rows[0]))
         print(f"every image: {options.output}")
-    judge(found, rows)
+    print_verdict(found, rows)
 
 
 def print_counts(found: "Scan") -> None:
@@ -89,7 +89,7 @@ def print_counts(found: "Scan") -> None:
     print_report([Rows(("class", *found.splits), lines)])
 
 
-def judge(found: "Scan", rows: Sequence[dict]) -> None:
+def print_verdict(found: "Scan", rows: Sequence[dict]) -> None:
     """Print what is bad, then the verdict; DataError if there is anything bad."""
     from data.listing import some
 

@@ -1,8 +1,8 @@
-"""A network with all that it takes to use it: class names, and how pictures are shown to it.
+"""A network with all that it takes to use it: class names, and how images are shown to it.
 
     from experiments.classifier import find_images, load_model, predict, predictions
 
-    model = load_model("runs/transfer-my_pictures/RUN/best.safetensors")
+    model = load_model("runs/transfer-my_images/RUN/best.safetensors")
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
@@ -69,16 +69,16 @@ class Classifier:
 
 
 def predict(
-    model: Classifier, picture: str | Path | Tensor, k: int = 5
+    model: Classifier, image: str | Path | Tensor, k: int = 5
 ) -> list[dict[str, str | float]]:
     """The k most probable classes (all, if they are fewer), best first, with probabilities.
 
-    `picture`: a file, or what data.images.load_image returns, uint8 (3, H, W). Raises
-    data.errors.DataError for a file that is no picture, UsageError for k below 1.
+    `image`: a file, or what data.images.load_image returns, uint8 (3, H, W). Raises
+    data.errors.DataError for a file that is no image, UsageError for k below 1.
     """
     if k < 1:
         raise UsageError(f"there is no top {k}", "predict(..., k=...)", "give 1 or more")
-    image = picture if isinstance(picture, Tensor) else load_image(str(picture), str(picture))
+    image = image if isinstance(image, Tensor) else load_image(str(image), str(image))
     return top_k(model, model.logits(model.view(image)[None]), k)[0]
 
 

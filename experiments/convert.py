@@ -4,7 +4,7 @@
     python -m experiments.convert best.safetensors FOLDER --to transformers
 
 A transformer for transformers can become a folder, as the Hugging Face Hub has them: its files say
-what a state dict does not, the norms' eps, the class names and how pictures are shown.
+what a state dict does not, the norms' eps, the class names and how images are shown.
 Whose names the file has, and of which network it is, is recognised from its entries. The weights
 are loaded into that network and exported again, so everything that zoo.load refuses is refused
 (plumbing/conversion.py).

@@ -27,12 +27,12 @@ from experiments.plumbing.cli import UsageError, doing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from data.collection import PictureSet, Source
+    from data.collection import ImageDataset, Source
     from experiments.classifier import Classifier
 
 SHOWN = 20  # images on a sheet
 EVALUATED = "evaluated"  # the name of the split
-COLUMNS = ("picture", "truth", "label", "score")  # of predictions.csv
+COLUMNS = ("image", "truth", "label", "score")  # of predictions.csv
 WORDNET = re.compile(r"n\d{8}")
 
 
@@ -60,13 +60,13 @@ class Options:
     """auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
+def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:
     """What to evaluate on, in words, and its images: one split, with the checkpoint's labels."""
-    from data.collection import Split, checksum, open_pictures, whole_folder
+    from data.collection import Split, checksum, open_dataset, whole_folder
 
     images = whole_folder(source) if Path(source.data).is_dir() else None
     if images is None:
-        images = open_pictures(source, 0, 0)
+        images = open_dataset(source, 0, 0)
         name, part = images.tested_on, images.splits[images.tested_on]
     else:
         name, part = "all of it", images.splits["whole"]
@@ -89,7 +89,7 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, PictureSet]:
     return name, images
 
 
-def labels_of(images: PictureSet, model: Classifier) -> Tensor:
+def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
     """The checkpoint's label of each class of the images, by name."""
     import torch
 
@@ -105,21 +105,23 @@ def labels_of(images: PictureSet, model: Classifier) -> Tensor:
     return torch.tensor([known[name] for name in images.classes])
 
 
-def evaluate_on(model: Classifier, images: PictureSet, batch_size: int) -> Tensor:
+def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Tensor:
     """Logits float32 (N, K) of every image, in order, on the CPU."""
     from data.view_batches import every_image
     from experiments.classifier import FP32
     from experiments.train.loop import infer
 
     device = next(model.model.parameters()).device
-    labels, shown = images.labels(EVALUATED), images.pictures(EVALUATED, model.view)
+    labels, shown = images.labels(EVALUATED), images.images(EVALUATED, model.view)
     batches = every_image(shown, labels, model.view, batch_size, device, images.loaders)
     total = math.ceil(len(labels) / batch_size)
     bar = Progress(batches, "evaluating", total)
     return infer(model.model.eval(), bar, FP32)[0]
 
 
-def draw(model: Classifier, images: PictureSet, scores: Tensor, folder: Path) -> list[Path]:
+def draw_figures(
+    model: Classifier, images: ImageDataset, scores: Tensor, folder: Path
+) -> list[Path]:
     """The confusion matrix, a sheet of images, and one of the most confident mistakes."""
     from sklearn.metrics import confusion_matrix
 
@@ -131,7 +133,7 @@ def draw(model: Classifier, images: PictureSet, scores: Tensor, folder: Path) ->
     matrix = confusion_matrix(labels, guesses, labels=range(len(model.classes)))
     paths = [folder / "confusion.png"]
     draw_confusion(paths[0], labels.new_tensor(matrix), model.classes)
-    shown, files = images.pictures(EVALUATED, model.view), images.splits[EVALUATED].files
+    shown, files = images.images(EVALUATED, model.view), images.splits[EVALUATED].files
     small = AtMost(500, "bilinear")  # a sheet of a camera's images would take gigabytes
 
     def sheet(name: str, places: Sequence[int], words: str) -> None:
@@ -182,19 +184,21 @@ def main(options: Options) -> None:
         name, images = to_evaluate(source, model)
     images.workers = images.loaders = CORES if options.workers is None else options.workers
     with doing("decoding the images"):
-        images.pictures(EVALUATED, model.view)  # and leaves out what it may
+        images.images(EVALUATED, model.view)  # and leaves out what it may
     for note in images.notes:
         print(f"  {note}")
     with doing(f"evaluating {len(images.labels(EVALUATED)):,} images"):
         scores = evaluate_on(model, images, options.batch_size).double().softmax(1)
-    report(model, images, name, scores, options.output_dir)
+    show_results(model, images, name, scores, options.output_dir)
     with doing("drawing the figures"):
-        figures = draw(model, images, scores, options.output_dir)
+        figures = draw_figures(model, images, scores, options.output_dir)
     for figure in figures:
         print(f"figure: {figure}")
 
 
-def report(model: Classifier, images: PictureSet, name: str, scores: Tensor, folder: Path) -> None:
+def show_results(
+    model: Classifier, images: ImageDataset, name: str, scores: Tensor, folder: Path
+) -> None:
     """Print the table of classes and the accuracy; write every prediction into `folder`."""
     from sklearn.metrics import classification_report  # slow to import: after the work is begun
 

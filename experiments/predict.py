@@ -77,7 +77,7 @@ def main(options: Options) -> int:
     with doing("decoding and classifying"):
         good, shown = show(answers, len(paths), options.json)
     with doing("drawing the sheet"):
-        draw(options, model, good, shown)
+        draw_predictions(options, model, good, shown)
     return 0 if good == len(paths) else cli.EXIT_CODES[DataError]
 
 
@@ -96,7 +96,7 @@ def show(
         elif (good := good + 1) <= SHOWN:
             shown[path] = guesses
         start, end = "[" if number == 1 else " ", "]" if number == images else ","
-        say(start + json_of(path, guesses) + end if as_json else text_of(path, guesses))
+        say(start + json_of(path, guesses) + end if as_json else line_of(path, guesses))
     return good, shown
 
 
@@ -106,12 +106,14 @@ def json_of(path: Path, guesses: list[dict] | None) -> str:
     return json.dumps({"image": str(path), "predictions": guesses}, ensure_ascii=not utf8)
 
 
-def text_of(path: Path, guesses: list[dict] | None) -> str:
+def line_of(path: Path, guesses: list[dict] | None) -> str:
     words = [f"{guess['label']} {100 * guess['score']:.1f} %" for guess in guesses or ()]
     return printable(f"{path}  {', '.join(words) or 'cannot be decoded'}")
 
 
-def draw(options: Options, model: Classifier, good: int, shown: dict[Path, list[dict]]) -> None:
+def draw_predictions(
+    options: Options, model: Classifier, good: int, shown: dict[Path, list[dict]]
+) -> None:
     if not good:
         return
     from data.images import load_image

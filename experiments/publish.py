@@ -200,7 +200,7 @@ def main(options: Options) -> int:
     make_deterministic(torch.device("cpu"))
     good = True
     if options.what == "verify":
-        good, table, text = prove.summary()
+        good, table, text = prove.verify_summary()
         put_into_docs("verify", [table, text])
     elif options.what == "bugs":
         verdicts = gallery.examine_all(gallery.BUGS)
@@ -208,8 +208,9 @@ def main(options: Options) -> int:
         put_into_docs("bugs", [gallery.table(verdicts), gallery.CAPTION])
     elif options.what != "readme":
         publish_folder(Path(options.what))
-    for name, parts in readme_parts().items():
-        put_into_docs(name, parts)
+    if options.what in ("readme", "verify") or Path(options.what).name in PAGES:
+        for name, parts in readme_parts().items():
+            put_into_docs(name, parts)
     print("README.md and docs/ are up to date")
     return 0 if good else 1
 

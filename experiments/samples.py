@@ -24,12 +24,15 @@ def draw_samples(path: Path, seed: int = 0) -> None:
     """The first training images of every class, with its name on the left."""
     import numpy as np
 
-    from data.synthetic import CLASSES, SIZE, draw
+    from data.synthetic import CLASSES, SIZE, draw_image
     from experiments.drawing.style import png
 
     indices = np.arange(COLUMNS) * len(CLASSES) + np.arange(len(CLASSES))[:, None]
-    cells = [[np.pad(draw(seed, i)[0], ((0, 0), (2, 2), (2, 2)), constant_values=255) for i in row]
-             for row in indices.tolist()]  # fmt: skip
+    border = ((0, 0), (2, 2), (2, 2))
+    cells = [
+        [np.pad(draw_image(seed, i)[0], border, constant_values=255) for i in row]
+        for row in indices.tolist()
+    ]
     with png(path, 9, 7.2) as figure:
         axes = figure.subplots()
         axes.imshow(np.block(cells).transpose(1, 2, 0))  # (3, H, W) -> (H, W, 3)

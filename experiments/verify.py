@@ -41,13 +41,13 @@ def main(options: Options) -> int:
         import zoo
         from experiments.plumbing.device import make_deterministic
         from experiments.plumbing.tables import print_report
-        from experiments.proof.oracles import MODELS, the_oracle
+        from experiments.proof.oracles import COMPARED, the_oracle
         from experiments.proof.prove import prove, report_of
-    if options.model not in ("all", *MODELS):
+    if options.model not in ("all", *COMPARED):
         zoo.check(options.model, {})
         why = f"no other library has {options.model}, so there is nothing to compare it with"
         fix = "choose one of these, or leave the name out for a summary"
-        raise UsageError(why, f"compared are {', '.join(MODELS)}", fix)
+        raise UsageError(why, f"compared are {', '.join(COMPARED)}", fix)
     make_deterministic(torch.device("cpu"))
     if options.model == "all":
         return verify_all(options)
@@ -63,12 +63,12 @@ def main(options: Options) -> int:
 def verify_all(options: Options) -> int:
     from experiments.plumbing.tables import print_report
     from experiments.proof.oracles import LIBRARIES, RESNET_ORACLES, the_oracle
-    from experiments.proof.prove import summary
+    from experiments.proof.prove import verify_summary
 
     if options.against:
         the_oracle(options.against, "resnet18")  # refused if it is not installed
     chosen = (options.against,) if options.against else LIBRARIES
-    equal, table, text = summary(chosen)
+    equal, table, text = verify_summary(chosen)
     print_report([table, text])
     for library in chosen:
         if not RESNET_ORACLES[library].installed:

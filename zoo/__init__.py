@@ -1,6 +1,7 @@
 """skipzoo: networks with skip connections, to be read, proven and ablated.
 
-The reading path begins at blocks.py. Every name is in resnet.TABLE or vit.TABLE; zoo.build is in registry.py.
+The reading path begins at blocks.py. Every name is in resnet.TABLE or vit.TABLE; zoo.build is in
+registry.py.
 """
 
 from zoo.errors import ModelError, WeightsError

@@ -19,7 +19,7 @@ from experiments.ablation.runs import Data, Run, build_model, load_data, make_ba
 from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE
-from experiments.plumbing.precision import ALL, FILES, settle
+from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle
 from experiments.plumbing.results import STARTS, read_row, say_skipped, write_csv
 from experiments.plumbing.tables import print_report
 
@@ -35,7 +35,10 @@ def settle_precision(
     def make() -> tuple[nn.Module, TensorBatches]:
         return build_model(deepest).to(device), make_batches(deepest, device)
 
-    path, about = output_dir / FILES[0], {"question": ablation.question, "device": device.type}
+    path, about = (
+        output_dir / SETTINGS_FILES[0],
+        {"question": ablation.question, "device": device.type},
+    )
     chosen = settle(path, about | STARTS, options.precision, device, {ALL: make}, ALONE)[ALL]
     settings = replace(
         base.settings, precision=chosen.precision, channels_last=chosen.channels_last

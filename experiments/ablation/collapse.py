@@ -29,7 +29,7 @@ from zoo.vit import ViT
 STATES = {  # the weights of a network, and where its parts went
     "initial": "at initialisation",
     "removed": "removed after training",
-    "trained": "trained so",
+    "trained": "trained without them",
 }
 # Rounding in fp64 leaves about 4e-16 of tokens that are equal, and nothing below this is compared.
 VISIBLE = 1e-14
@@ -69,7 +69,7 @@ def residuals(model: ViT, images: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def summary(found: Tensor) -> dict[str, float]:
+def statistics(found: Tensor) -> dict[str, float]:
     """The numbers of COLUMNS, of the residuals (N,) of the images after one block.
 
     They differ by powers of ten, so no one number says all: the mean shows the largest, the mean of
@@ -95,15 +95,15 @@ def measure(runs: Sequence[Run], output_dir: Path) -> list[dict]:
         model = build_model(run)
         assert isinstance(model, ViT)
         if weights is not None:
-            fill(model, weights)
+            load_run_weights(model, weights)
         of_run = {"network": run.network, "depth": run.depth, "seed": run.seed, "state": state}
         for block, found in enumerate(residuals(model, images)):
-            rows.append({**of_run, "block": block, **summary(found)})
+            rows.append({**of_run, "block": block, **statistics(found)})
     write_csv(output_dir / "collapse.csv", rows, COLUMNS)
     return rows
 
 
-def fill(model: nn.Module, path: Path) -> None:
+def load_run_weights(model: nn.Module, path: Path) -> None:
     """With the weights of a finished run; those of parts that the model has not are left out."""
     try:
         file = safetensors.torch.load_file(path)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.ablation.collapse import STATES, VISIBLE, fill
+from experiments.ablation.collapse import STATES, VISIBLE, load_run_weights
 from experiments.ablation.runs import Run, build_model, make_batches
 from experiments.drawing.style import COLOURS, png
 from experiments.plumbing.device import make_deterministic
@@ -143,7 +143,7 @@ def draw_gradients(
             if (run.depth, run.seed, run.norm) == (deepest, 0, norm):
                 model, folder = build_model(run), output_dir / run.name
                 draw_norms(before, run, gradient_norms(model, run, device), run.model)
-                fill(model, folder / "final.safetensors")
+                load_run_weights(model, folder / "final.safetensors")
                 row = read_row(folder, run) or {}
                 note = "" if row.get("status") == "finished" else f": {row.get('status')}"
                 draw_norms(after, run, gradient_norms(model, run, device), run.model + note)

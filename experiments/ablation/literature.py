@@ -9,8 +9,8 @@ and Li et al. 2018 (arXiv 1712.09913), table 2.
 
 # Section 4.2 in all that options change but precision.
 PROTOCOL = {
-    "source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128, "schedule": "steps",
-    "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "choose": False,
+    "source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128, "schedule": "step",
+    "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "holdout": False,
 }  # fmt: skip
 
 PUBLISHED = {  # the paper's, and those of replications

@@ -39,8 +39,8 @@ class Options:
     """Side of the images that the network sees."""
     train_images: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Train on at most so many images, the classes in equal shares."""
-    choose: bool = False
-    """Test on a tenth held out of the training images: for choosing settings, not for a claim."""
+    holdout: bool = False
+    """Evaluate on 10 % of the training images, for tuning without the test set."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto times steps of what the hardware has and takes the fastest for every run."""
     device: str = "auto"

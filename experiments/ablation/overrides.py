@@ -48,7 +48,7 @@ def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
     size = options.size or on_gpu.get("size")
     train_images = options.train_images or on_gpu.get("train_images")
     numbers = given(size=size, train_images=train_images)
-    return replace(data, choose=options.choose, **numbers)
+    return replace(data, holdout=options.holdout, **numbers)
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Ablation:
 
 
 # Most budgets here are a few epochs: too short for the paper's two drops of the rate.
-ONE_CYCLE = Settings(schedule="one-cycle", milestones=())
+TRIANGLE = Settings(schedule="triangle", milestones=())
 NETWORKS = ("plain", "resnet")
 SEEDS = (0, 1, 2)
 # Layers 6n + 2 for n = 9, 3, 1; the deepest first, since its runs take longest.
@@ -42,21 +42,21 @@ WITHOUT_NORM = tuple({"network": network, "norm": "none"} for network in NETWORK
 TRANSFORMER = Run(
     network="vit", depth=4, norm="layer", data=replace(SMALL, size=16),
     # At higher rates residual networks learn more, and the deepest plain one learns less (LOG.md).
-    settings=replace(ONE_CYCLE, batch_size=64, opt="adamw", lr=5e-4, weight_decay=0.05),
+    settings=replace(TRIANGLE, batch_size=64, opt="adamw", lr=5e-4, weight_decay=0.05),
 )  # fmt: skip
 
 ABLATIONS = {
     "quick": Ablation(
         question="Do plain networks train worse as they get deeper, and residual ones not?",
         # The rate at which the deepest plain network learns most, of three (LOG.md).
-        base=Run(data=SMALL, settings=replace(ONE_CYCLE, batch_size=32, lr=0.03)),
+        base=Run(data=SMALL, settings=replace(TRIANGLE, batch_size=32, lr=0.03)),
         axes=AXES,
         epochs=4,
         also=WITHOUT_NORM,
     ),
     "cifar10": Ablation(
         question="The same on CIFAR-10, its 50,000 and 10,000 pictures, on a CPU reduced to 16x16.",
-        base=Run(data=Data("cifar10", size=16), settings=ONE_CYCLE),
+        base=Run(data=Data("cifar10", size=16), settings=TRIANGLE),
         axes=AXES,
         epochs=8,
         also=WITHOUT_NORM,
@@ -72,7 +72,7 @@ ABLATIONS = {
         base=Run(
             data=Data("cifar10", size=32, train_images=16_000),
             # The rate at which plain34 learns most, of three (LOG.md).
-            settings=replace(ONE_CYCLE, batch_size=64, lr=0.01),
+            settings=replace(TRIANGLE, batch_size=64, lr=0.01),
         ),
         axes={"seed": SEEDS, "depth": (34, 18), "network": NETWORKS},
         epochs=3,
@@ -111,6 +111,6 @@ def rows(ablation: Ablation) -> list[Run]:
 
 def with_warmup(run: Run) -> Run:
     """The one exception of section 4.2, in both arms: lr 0.01 for the first 400 steps."""
-    if run.depth == WARMUP_DEPTH and run.settings.schedule == "steps":
+    if run.depth == WARMUP_DEPTH and run.settings.schedule == "step":
         return replace(run, settings=replace(run.settings, warmup_steps=WARMUP_STEPS))
     return run

@@ -16,7 +16,7 @@ FIELDS = {
     "network": str, "depth": int, "norm": str, "seed": int, "status": str, "parameters": int,
     "train_loss": float, "train_error": float, "test_loss": float, "test_error": float,
     "seconds": float, "source": str, "size": int, "train_images": int, "test_images": int,
-    "choose": str, "normalize": str, "steps": int, "batch_size": int, "schedule": str,
+    "holdout": str, "normalize": str, "steps": int, "batch_size": int, "schedule": str,
     "lr": float, "weight_decay": float, "precision": str, "channels_last": str, "device": str,
     "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
 }  # fmt: skip

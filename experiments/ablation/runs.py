@@ -51,7 +51,7 @@ class Data:
     train_images: int | None = None  # at most; None: all there are ("drawn": 4,000)
     test_images: int | None = None  # the same ("drawn": 1,000)
     normalize: str = "channel"  # mean and std of channels, or "pixel-mean" as in section 4.2
-    choose: bool = False  # test on a held-out tenth of the training images (45k/5k)
+    holdout: bool = False  # test on a tenth of the training images, for tuning (45k/5k)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def load_data(data: Data) -> Dataset:
         dataset = cifar10(Path(data.data_dir) if data.data_dir else None)
     else:
         dataset = synthetic(data.train_images or 4000, data.test_images or 1000)
-    if data.choose:
+    if data.holdout:
         dataset = dataset.holding_out()
     if data.train_images or data.test_images:
         dataset = dataset.limited(data.train_images, data.test_images)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.ablation.collapse import COLUMNS, INITIAL_SEEDS, STATES, VISIBLE
-from experiments.ablation.verdict import compare, unfinished, verdict
+from experiments.ablation.verdict import compare_arms, unfinished, verdict
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import UNFIT, read_csv
 from experiments.plumbing.stats import Estimate, estimate, judge
@@ -26,11 +26,11 @@ SLOWING = (  # what may slow the collapse: the network that has it, the one that
     ("MLPs, without additions", "plainvit", "pure-attention"),
 )
 HEADINGS = ["\n".join(heading.split(" ", 1)) for heading in STATES.values()]
-RATIO = "Log10 of the ratio of relative residuals, mean over pictures and blocks, paired by seed."
+RATIO = "Log10 of the ratio of relative residuals, mean over images and blocks, paired by seed."
 NOTE = (
-    "Relative residual after the last block, mean over pictures, ± 95 % CI: before training "
-    f"({INITIAL_SEEDS} seeds), of the trained vit once the parts are removed, and of the network "
-    "as it was trained; 0: all tokens of a picture are the same."
+    "Relative residual after the last block, mean over images, ± 95 % CI: at initialisation "
+    f"({INITIAL_SEEDS} seeds), of the trained vit after removing the parts, and of the network "
+    "that was trained without them. 0: all tokens of an image are identical."
 )
 
 
@@ -65,7 +65,9 @@ def collapse_verdict(residuals: Sequence[dict], state: str) -> str:
         for found in (by_block(residuals, network, state) for network in ("vit", "plainvit"))
     ]
     seeds = sorted(ends[0].keys() & ends[1].keys())
-    answer, difference, vit, plain = compare([(ends[0][seed], ends[1][seed]) for seed in seeds])
+    answer, difference, vit, plain = compare_arms(
+        [(ends[0][seed], ends[1][seed]) for seed in seeds]
+    )
     return (
         f"{answer}, {STATES[state]}: the relative residual after the last block is {vit.show(3)} "
         f"in vit and {plain.show(3)} in plainvit; the difference, {difference}"

@@ -53,7 +53,7 @@ def verdict(results: Sequence[dict]) -> str:
     depths, unit, pairs, results = degradation_of(results)
     if len(depths) < 2:
         return "Cannot tell: one depth alone shows no degradation."
-    answer, difference, plain, residual = compare(pairs)
+    answer, difference, plain, residual = compare_arms(pairs)
     return (
         f"{answer}: from {depths[0]} to {depths[-1]} {unit} the final training loss "
         f"changes by {plain.signed} in plain networks and by {residual.signed} in residual "
@@ -62,7 +62,7 @@ def verdict(results: Sequence[dict]) -> str:
 
 
 def of_one_block(depths: Collection[int]) -> list[int]:
-    """The depths to compare, ascending: 18 and 34 have BasicBlocks, 50 layers Bottlenecks."""
+    """The depths to compare_arms, ascending: 18 and 34 have BasicBlocks, 50 layers Bottlenecks."""
     kinds: dict[object, list[int]] = defaultdict(list)
     for depth in sorted(depths):
         row = TABLE.get(f"resnet{depth}")  # None: blocks of a transformer
@@ -71,7 +71,7 @@ def of_one_block(depths: Collection[int]) -> list[int]:
     return largest if len(largest) > 1 else sorted(depths)
 
 
-def compare(pairs: Sequence[tuple[float, float]]) -> tuple[str, str, Estimate, Estimate]:
+def compare_arms(pairs: Sequence[tuple[float, float]]) -> tuple[str, str, Estimate, Estimate]:
     """The answer, the difference that it rests on, and the two means; a pair is of one seed."""
     first, second = (estimate([pair[i] for pair in pairs]) for i in (0, 1))
     difference = estimate([pair[0] - pair[1] for pair in pairs])

@@ -88,15 +88,15 @@ def compare_network(
 
 
 @torch.no_grad()
-def infer(model: nn.Module, images: Tensor) -> Tensor:
+def forward_only(model: nn.Module, images: Tensor) -> Tensor:
     return model.eval()(images).float()
 
 
 def compare_inference(batch_size: int) -> Comparison:
     _, model = networks("vit_b_16")
     images = torch.randn(batch_size, 3, 224, 224)
-    usual = partial(infer, model, images)
-    ours = partial(infer, deepcopy(model).bfloat16(), images.bfloat16())
+    usual = partial(forward_only, model, images)
+    ours = partial(forward_only, deepcopy(model).bfloat16(), images.bfloat16())
     wanted = usual()
     difference = float((wanted - ours()).abs().max() / wanted.abs().max())
     same(difference, 0, 0.05)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from experiments.drawing.style import fit, png
 
-SHARE = 0.75  # of the colours; the image under them has the rest, in grey
+OPACITY = 0.75  # of the colours; the image under them has the rest, in grey
 
 
 def draw_attention(
@@ -47,7 +47,7 @@ def draw_attention(
         bar = right.colorbar(coloured, ax=panels, ticks=[0, 1], aspect=40)
         bar.ax.set_facecolor("0.5")  # the colours as they are over middle grey
         bar.ax.set_yticklabels(["0", "highest"])
-        figure.supxlabel(explain(rollout.numel(), adds), size=11)
+        figure.supxlabel(explain_rollout(rollout.numel(), adds), size=11)
 
 
 def draw_map(axes: Axes, image: Tensor, heat: Tensor, name: str) -> AxesImage:
@@ -58,12 +58,12 @@ def draw_map(axes: Axes, image: Tensor, heat: Tensor, name: str) -> AxesImage:
     axes.set_title(f"{name}: up to {percent(float(heat.max()))}", size=11)
     # Smooth: squares would hide the image's edges.
     return axes.imshow(
-        heat.float().numpy() / (float(heat.max()) or 1.0), cmap="inferno", alpha=SHARE, vmin=0,
+        heat.float().numpy() / (float(heat.max()) or 1.0), cmap="inferno", alpha=OPACITY, vmin=0,
         vmax=1, interpolation="catrom", extent=(-0.5, side - 0.5, side - 0.5, -0.5),
     )  # fmt: skip
 
 
-def explain(patches: int, adds: bool) -> str:
+def explain_rollout(patches: int, adds: bool) -> str:
     even = 1 / (patches + 1)  # the class token takes of itself too
     mixed = "half attention, half skip," if adds else "no skips here,"
     return (

@@ -95,7 +95,10 @@ def to_layout(model: Model, settings: Settings) -> Model:
 
 ALL = "all networks"  # of an ablation
 ENTRY = ("precision", "channels_last", "reason")
-FILES = ("campaign.json", "transfer.json")  # of experiments.ablation, of experiments.transfer
+SETTINGS_FILES = (
+    "campaign.json",
+    "transfer.json",
+)  # of experiments.ablation, of experiments.transfer
 
 
 def settle(
@@ -105,9 +108,9 @@ def settle(
     """Precision and layout of every model: chosen once for a folder of results, kept in `path`.
 
     `about` says what else its runs have in common; results of something else, or of another of
-    FILES, are refused. `models`: what makes the network and the batches to time, by name.
+    SETTINGS_FILES, are refused. `models`: what makes the network and the batches to time, by name.
     """
-    for name in FILES:
+    for name in SETTINGS_FILES:
         if name != path.name and (path.parent / name).exists():
             what = "another command has its results here"
             raise UsageError(what, path.parent / name, "choose another --output-dir")

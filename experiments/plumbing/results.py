@@ -32,6 +32,14 @@ ALL_ROWS = "results.jsonl"  # of experiments.transfer: a row.json a line
 STARTS = {"starts": "as the residual network of the seed"}
 
 
+RENAMED = {
+    '"choose": ': '"holdout": ',
+    '"pictures": "': '"dataset_id": "',
+    '"schedule": "one-cycle"': '"schedule": "triangle"',
+    '"schedule": "steps"': '"schedule": "step"',
+}
+
+
 def write_json(path: Path, content: object) -> None:
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -45,10 +53,17 @@ def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> No
     write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
+def renamed(text: str) -> str:
+    """A run's settings as JSON, in which earlier versions had other names for some of them."""
+    for old, new in RENAMED.items():
+        text = text.replace(old, new)
+    return text
+
+
 def parsed(content: bytes, path: Path, needs: Collection[str]) -> dict[str, Any]:
     """The JSON object in a file's content; ResultsError if there is none that has `needs`."""
     try:
-        found = json.loads(content)
+        found = json.loads(renamed(content.decode()))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not found.keys() >= set(needs):
@@ -106,9 +121,10 @@ def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]], fix: str) ->
     """The rows of a file with these columns, None for an empty cell; ResultsError without any."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
+            lines = json.loads(renamed(json.dumps(list(csv.DictReader(file)))))
             rows = [
                 {key: kind(line[key]) if line[key] else None for key, kind in kinds.items()}
-                for line in csv.DictReader(file)
+                for line in lines
             ]
     except (OSError, KeyError, ValueError, csv.Error):
         rows = []

@@ -128,7 +128,7 @@ def trace(model: nn.Module, blocks: Iterable[str], images: Tensor) -> list[dict[
     return [evaluation, training, gradients, dict(model.named_buffers())]
 
 
-def compare(
+def compare_blocks(
     ours: nn.Module, theirs: nn.Module, oracle: Oracle, dtype: torch.dtype | None = None
 ) -> list[Block]:
     """Block by block, two networks that have the same weights; in fp64 if rounding is allowed."""
@@ -139,18 +139,18 @@ def compare(
     names = oracle.blocks_of(theirs)
     our_parts = trace(ours.to(dtype), names, images)
     their_parts = [
-        in_our_names(part, oracle) for part in trace(theirs.to(dtype), names.values(), images)
+        to_our_names(part, oracle) for part in trace(theirs.to(dtype), names.values(), images)
     ]
     blocks = []
     for our_name, their_name in names.items():
         pairs = zip(our_parts, their_parts, strict=True)
-        parts = [within(our_name, a, b, oracle.rounding) for a, b in pairs]
+        parts = [block_difference(our_name, a, b, oracle.rounding) for a, b in pairs]
         shape = tuple(their_parts[1][our_name].shape)
         blocks.append(Block(our_name, their_name, shape, *parts))
     return blocks
 
 
-def within(
+def block_difference(
     block: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rounding: int
 ) -> Difference:
     """The worst difference among a block's output and the tensors inside of it."""
@@ -160,12 +160,12 @@ def within(
 
 def sides_of(theirs: nn.Module, oracle: Oracle) -> tuple[int, ...]:
     """Pixels a side of the images to compare with: a ViT's own, or small ones and large ones."""
-    entries = in_our_names(theirs.state_dict(), oracle)
+    entries = to_our_names(theirs.state_dict(), oracle)
     size = side_of_image({name: tuple(value.shape) for name, value in entries.items()})
     return (size,) if size else (64, 224)
 
 
-def in_our_names(entries: Mapping[str, Tensor], oracle: Oracle) -> dict[str, Tensor]:
+def to_our_names(entries: Mapping[str, Tensor], oracle: Oracle) -> dict[str, Tensor]:
     """Their entries as we spell and divide them: q, k and v are one."""
     named = {oracle.in_zoo(name): value for name, value in entries.items()}
     for name in [name for name in named if ".attention.q." in name]:
@@ -200,7 +200,7 @@ def stage_shapes(ours: Make, theirs: Make, oracle: Oracle) -> str:
         a, b = ours(), theirs()
     names = oracle.blocks_of(b)
     for side in sides_of(b, oracle):
-        ours_at, theirs_at = shapes_of(a, side), shapes_of(b, side)
+        ours_at, theirs_at = output_shapes(a, side), output_shapes(b, side)
         for our_name, their_name in names.items():
             found, wanted = ours_at.get(our_name), theirs_at[their_name]
             if found != wanted:
@@ -208,7 +208,7 @@ def stage_shapes(ours: Make, theirs: Make, oracle: Oracle) -> str:
     return ""
 
 
-def shapes_of(model: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
+def output_shapes(model: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
     """Every module's output shape, by name, for one image; nothing is computed."""
     with outputs_of(model) as outputs, torch.no_grad():
         model.eval()(torch.empty(1, 3, side, side, device="meta"))
@@ -228,13 +228,13 @@ def with_their_weights(ours: Make, theirs: Make, oracle: Oracle) -> tuple[nn.Mod
     """Their network, shaken, and ours with the same weights; RuntimeError if they do not fit."""
     a, b = ours(), theirs()
     shake(b)
-    a.load_state_dict(in_our_names(b.state_dict(), oracle), strict=True)
+    a.load_state_dict(to_our_names(b.state_dict(), oracle), strict=True)
     return a, b
 
 
 def eval_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
     """The same weights give the same activations in every block."""
-    for block in compare(*with_their_weights(ours, theirs, oracle), oracle):
+    for block in compare_blocks(*with_their_weights(ours, theirs, oracle), oracle):
         if not block.evaluation.equal:
             return f"{block.ours} off by {block.evaluation.largest:.1e}"
     return ""
@@ -242,7 +242,7 @@ def eval_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
 
 def train_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
     """One pass in train mode and back gives the same activations, gradients and buffers."""
-    for block in compare(*with_their_weights(ours, theirs, oracle), oracle):
+    for block in compare_blocks(*with_their_weights(ours, theirs, oracle), oracle):
         for part in ("training", "gradients", "buffers"):
             if not getattr(block, part).equal:
                 return f"{block.ours}, {part} off by {getattr(block, part).largest:.1e}"
@@ -251,14 +251,14 @@ def train_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
 
 def seeded_init(ours: Make, theirs: Make, oracle: Oracle) -> str:
     """Seeded alike, training starts from the same weights."""
-    a, b = seeded(ours), in_our_names(seeded(theirs), oracle)
+    a, b = seeded_entries(ours), to_our_names(seeded_entries(theirs), oracle)
     if a.keys() != b.keys():
         return "other entries"
     different = [name for name in a if not torch.equal(a[name], b[name])]
     return f"{different[0]} and {len(different) - 1} others differ" if different else ""
 
 
-def seeded(make: Make) -> dict[str, Tensor]:
+def seeded_entries(make: Make) -> dict[str, Tensor]:
     torch.manual_seed(1)
     return make().state_dict()
 

@@ -35,7 +35,7 @@ def resnet_bug(name: str, seen: str = "", **parts: Any) -> Bug:
 
 
 def vit_bug(name: str, seen: str = "", **parts: Any) -> Bug:
-    return Bug(name, partial(vits.vit, **parts), seen, vits.SIZE)
+    return Bug(name, partial(vits.broken_vit, **parts), seen, vits.SIZE)
 
 
 def with_copy(build: Callable[[], nn.Module], block: str, place: str) -> nn.Module:
@@ -72,7 +72,7 @@ BUGS = (
     vit_bug("heads and K exchanged", attention=vits.HeadsForK),
     vit_bug("GELU by tanh", mlp=vits.TanhGelu),
     vit_bug("class token at the end", stem=vits.ClassTokenLast, network=vits.ReadsTheLastToken),
-    Bug("encoder blocks as copies", partial(with_copy, vits.vit, "blocks.0", "blocks.1"),
+    Bug("encoder blocks as copies", partial(with_copy, vits.broken_vit, "blocks.0", "blocks.1"),
         "equinox's ViT example", vits.SIZE),
 )  # fmt: skip
 CORRECT = (

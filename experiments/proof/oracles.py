@@ -16,8 +16,8 @@ from zoo.resnet import ImageNetStem
 from zoo.vit import TABLE
 from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS, Dialect, Rules, rename
 
-RESNETS = tuple(name for name, row in RESNET_TABLE.items() if row.stem is ImageNetStem)
-MODELS = (*RESNETS, *TABLE)
+IMAGENET_RESNETS = tuple(name for name, row in RESNET_TABLE.items() if row.stem is ImageNetStem)
+COMPARED = (*IMAGENET_RESNETS, *TABLE)
 TIMM_NAMES = {
     "vit_b_16": "vit_base_patch16_224",
     "vit_b_32": "vit_base_patch32_224",

@@ -13,14 +13,14 @@ from data.progress import Progress
 from experiments.plumbing.tables import Part, Rows
 from experiments.proof import checks
 from experiments.proof.checks import Difference, worst
-from experiments.proof.oracles import LIBRARIES, RESNETS, VIT_ORACLES, Oracle, oracles_of
+from experiments.proof.oracles import IMAGENET_RESNETS, LIBRARIES, VIT_ORACLES, Oracle, oracles_of
 from zoo.networks import Network
 from zoo.vit import ViT
 from zoo.weights.identify import classes_of
 from zoo.weights.load import open_weights
 from zoo.weights.published import is_published_name
 
-SUMMARY = (*RESNETS, "vit_b_16", "vit_b_32")  # vit_l_16 alone takes minutes
+SUMMARY = (*IMAGENET_RESNETS, "vit_b_16", "vit_b_32")  # vit_l_16 alone takes minutes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def prove(model: str, oracle: Oracle, weights: str | None = None) -> Proof:
     wanted = {oracle.in_files(name): value for name, value in theirs.state_dict().items()}
     names = {*exported, *wanted}
     round_trip = worst(checks.difference(exported.get(n), wanted.get(n)) for n in names)
-    return Proof(model, oracle, checks.compare(ours, theirs, oracle), round_trip, start)
+    return Proof(model, oracle, checks.compare_blocks(ours, theirs, oracle), round_trip, start)
 
 
 def theirs_of(ours: Network, model: str, oracle: Oracle) -> nn.Module:
@@ -102,7 +102,7 @@ def report_of(proof: Proof) -> list[Part]:
     return [Rows(header, lines, ("---", *["---:"] * 5, "---")), *sentences]
 
 
-def summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, str]:
+def verify_summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, str]:
     """Whether all is equal, a table of SUMMARY and the libraries installed, and what it shows."""
     pairs = [(model, oracles_of(model)[library]) for model in SUMMARY for library in libraries]
     pairs = [(model, oracle) for model, oracle in pairs if oracle.installed]
@@ -132,5 +132,7 @@ def twins_alike() -> tuple[bool, str]:
 
 
 def starts_as_its_twin(name: str) -> bool:
-    plain, residual = (checks.seeded(partial(zoo.build, model)) for model in (name, zoo.twin(name)))
+    plain, residual = (
+        checks.seeded_entries(partial(zoo.build, model)) for model in (name, zoo.twin(name))
+    )
     return all(torch.equal(plain[key], residual.get(key, torch.empty(0))) for key in plain)

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.proof.checks import shapes_of
+from experiments.proof.checks import output_shapes
 from zoo.networks import Network
 from zoo.resnet import CifarStem
 from zoo.vit import ViT
 
 
-class Part(NamedTuple):
+class PartShape(NamedTuple):
     """One line of the table."""
 
     name: str
@@ -31,15 +31,15 @@ def default_size(model: Network) -> int:
     return 32 if isinstance(model.stem, CifarStem) else 224
 
 
-def parts(model: Network, size: int) -> list[Part]:
+def parts(model: Network, size: int) -> list[PartShape]:
     """The parts in their order, for a batch of one image (1, 3, size, size)."""
     model = model.to("meta").eval()
     with FlopCounterMode(display=False) as counter:
-        shapes = shapes_of(model, size)
+        shapes = output_shapes(model, size)
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     fields = receptive_fields(model)
     return [
-        Part(name, shapes[name], sum(p.numel() for p in module.parameters()),
+        PartShape(name, shapes[name], sum(p.numel() for p in module.parameters()),
              flops.get(f"{type(model).__name__}.{name}", 0), str(fields.get(name, "")))
         for name, module in model.named_modules()
         if re.fullmatch(r"stem|(stages|blocks)\.\d+|norm|head", name)

@@ -14,7 +14,7 @@ from zoo.vit import MLP, TABLE, Attention, EncoderBlock, ViT, ViTStem
 SIZE = "vit2"
 
 
-def vit(
+def broken_vit(
     block: type[EncoderBlock] = EncoderBlock,
     stem: type[ViTStem] = ViTStem,
     network: type[ViT] = ViT,

@@ -48,7 +48,7 @@ def main(options: Options) -> None:
     normalize = channel_normalize(dataset.train_images)
     batches = TensorBatches(dataset, normalize, 32, 0, device, input_size=SIZE, padding=1)
     settings = Settings(
-        options.epochs * len(batches), 32, "one-cycle", options.lr,
+        options.epochs * len(batches), 32, "triangle", options.lr,
         channels_last=device.type != "mps",  # batch norm's gradients: plumbing/precision.py
     )  # fmt: skip
     torch.manual_seed(0)

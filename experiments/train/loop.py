@@ -32,11 +32,11 @@ class Settings:
 
     steps: int = 64_000
     batch_size: int = 128
-    schedule: str = "steps"  # as in the paper; "one-cycle" or "cosine" for short runs
+    schedule: str = "step"  # as in the paper; "triangle" or "cosine" for short runs
     lr: float = 0.1  # the highest rate of the schedule
-    milestones: tuple[int, ...] = (32_000, 48_000)  # "steps": divide the rate by 10 at each
+    milestones: tuple[int, ...] = (32_000, 48_000)  # "step": divide the rate by 10 at each
     warmup_steps: int = 0  # 400 for ResNet-110, which does not begin to learn at 0.1
-    warmup_lr: float = 0.01  # of "steps" until warmup_steps; "cosine" rises linearly to `lr`
+    warmup_lr: float = 0.01  # of "step" until warmup_steps; "cosine" rises linearly to `lr`
     opt: str = "sgd"  # or "adam", "adamw", with PyTorch's betas
     momentum: float = 0.9
     weight_decay: float = 1e-4  # on all parameters, norms and biases too: the paper excludes none
@@ -48,8 +48,8 @@ class Settings:
 
 def lr_at(step: int, settings: Settings) -> float:
     """The learning rate of step 0, 1, ...; it depends on nothing else, so resuming is exact."""
-    if settings.schedule == "one-cycle":
-        # A triangle: linearly up over the first quarter of the steps, then down almost to 0.
+    if settings.schedule == "triangle":
+        # Linearly up over the first quarter of the steps, then linearly down, almost to 0.
         done, peak = step + 1, settings.steps / 4
         down = (settings.steps + 1 - done) / (settings.steps + 1 - peak)
         return settings.lr * min(done / peak, down)

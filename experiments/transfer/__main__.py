@@ -1,11 +1,11 @@
-"""Ways of using a pretrained network, and training from scratch, compared on your pictures.
+"""Ways of using a pretrained network, and training from scratch, compared on your images.
 
     python -m experiments.transfer DIR                          all of them, resnet18, 3 seeds
     python -m experiments.transfer DIR --strategy finetune      one
     torchrun --nproc-per-node 2 -m experiments.transfer DIR     with two processes
 
 DIR: train/CLASS/*.jpg with val/ or test/ or both, or one folder of classes, or `cifar10`.
-Then: python -m experiments.predict CHECKPOINT PICTURES
+Then: python -m experiments.predict CHECKPOINT IMAGES
 """
 
 from experiments.plumbing import cli

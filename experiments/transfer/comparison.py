@@ -13,43 +13,43 @@ import torch
 from torch import nn
 
 from data.batches import check_batch_size
-from data.collection import CACHE, CIFAR10, PictureSet, Source, identity, open_pictures
+from data.collection import CIFAR10, IMAGE_CACHE, ImageDataset, Source, identity, open_dataset
 from data.progress import Progress, say
 from data.view_batches import ViewBatches
 from experiments.classifier import CORES
 from experiments.plumbing.cli import NumericError, UsageError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
-from experiments.plumbing.precision import FILES, settle
+from experiments.plumbing.precision import SETTINGS_FILES, settle
 from experiments.plumbing.results import STARTS, lock, read_row, say_skipped, to_do
 from experiments.plumbing.tables import print_report
 from experiments.train.loop import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.options import Options
-from experiments.transfer.plan import check, plan, recipe_of
+from experiments.transfer.plan import check_options, plan, recipe_of
 from zoo.weights.atomic import write_atomic
 
 
 def settle_precision(
-    options: Options, pictures: PictureSet, device: torch.device, folder: Path, group: Group
+    options: Options, dataset: ImageDataset, device: torch.device, folder: Path, group: Group
 ) -> dict[str, Settings]:
     """Precision and layout of every model: chosen once for the folder, and remembered there."""
     weights = None if options.weights == "none" else options.weights
 
     def make(name: str) -> tuple[nn.Module, ViewBatches]:
-        few = min(4, len(pictures.labels("train")))  # ratios are the same
+        few = min(4, len(dataset.labels("train")))  # ratios are the same
         recipe = replace(recipe_of(options), batch_size=few)
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
-        job = TransferJob(run, pictures, folder, device, ALONE)
+        job = TransferJob(run, dataset, folder, device, ALONE)
         return job.model, job.batches()
 
     about, models = {"device": device.type, **STARTS}, {n: partial(make, n) for n in options.model}
-    return settle(folder / FILES[1], about, options.precision, device, models, group)
+    return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
 
 
 def run_all(
-    runs: list[Transfer], pictures: PictureSet, folder: Path, device: torch.device, group: Group,
+    runs: list[Transfer], dataset: ImageDataset, folder: Path, device: torch.device, group: Group,
     tensorboard: bool,
 ) -> list[dict]:  # fmt: skip
     """The row of every run; those already in `folder` are not made again."""
@@ -59,7 +59,7 @@ def run_all(
         if row is None:
             title = f"run {number} of {len(runs)}: {run.strategy}"
             with (
-                bar_of(run, pictures, title, group) as (progress, say_epoch),
+                bar_of(run, dataset, title, group) as (progress, say_epoch),
                 board(folder / run.name, tensorboard and group.first) as draw_epoch,
             ):
 
@@ -68,7 +68,7 @@ def run_all(
                     draw_epoch(row)
 
                 row = run_transfer(
-                    run, pictures, folder / run.name, device, group,
+                    run, dataset, folder / run.name, device, group,
                     progress=progress, on_epoch=on_epoch,
                 )  # fmt: skip
             group.say(describe(run, row))
@@ -78,7 +78,7 @@ def run_all(
 
 @contextmanager
 def bar_of(
-    run: Transfer, pictures: PictureSet, title: str, group: Group
+    run: Transfer, dataset: ImageDataset, title: str, group: Group
 ) -> Iterator[tuple[Callable[[int], None], Callable[[dict, bool], None]]]:
     """A bar over the images of a run, moved by a step; and what prints a line for an epoch.
 
@@ -87,7 +87,7 @@ def bar_of(
     size, epochs, steps = run.recipe.batch_size, run.recipe.epochs, 1
     has_epochs = run.strategy != "linear-probe"
     if has_epochs:
-        steps = epochs * (len(pictures.labels("train")) // size)
+        steps = epochs * (len(dataset.labels("train")) // size)
     group.say(f"{title} ...")
     mark: float | None = None
     options: dict[str, Any] = {"total": steps * size, "unit": " images", "unit_scale": True}
@@ -149,13 +149,13 @@ def describe(run: Transfer, row: dict) -> str:
 
 
 def carry_out(options: Options) -> None:
-    check(options)
+    check_options(options)
     device, why = choose_device(options.device)
     with processes() as group:
-        compare(options, device, why, group)
+        compare_strategies(options, device, why, group)
 
 
-def compare(options: Options, device: torch.device, why: str, group: Group) -> None:
+def compare_strategies(options: Options, device: torch.device, why: str, group: Group) -> None:
     make_deterministic(device, threads=None)
     loaders = CORES if device.type == "cuda" else 0
     more = options.more
@@ -163,26 +163,26 @@ def compare(options: Options, device: torch.device, why: str, group: Group) -> N
                     more.cache_gb)  # fmt: skip
     group.say(f"Device {why}" + f", {group.size} processes" * (group.size > 1))
     with doing(f"looking at the images in {options.data}"):
-        pictures = open_pictures(source, CORES, loaders if more.workers is None else more.workers)
-    options = with_batches_that_fit(options, len(pictures.labels("train")), group)
-    say_what(options, pictures, group)
+        dataset = open_dataset(source, CORES, loaders if more.workers is None else more.workers)
+    options = with_batches_that_fit(options, len(dataset.labels("train")), group)
+    say_what(options, dataset, group)
     if set(options.strategy) != {"linear-probe"}:  # which takes all images at once
         for size in options.batch_size or (recipe_of(options).batch_size,):
-            check_batch_size(size, len(pictures.labels("train")), group.size)
+            check_batch_size(size, len(dataset.labels("train")), group.size)
     name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
     folder = options.output_dir or Path("runs") / f"transfer-{name}"
     with lock(folder) if group.first else nullcontext():
         with doing("preparing the images, one process at a time"):
-            base = settle_precision(options, pictures, device, folder, group)
-        say_notes(pictures, group)  # decoding may have left some out
-        runs = plan(options, base, identity(pictures))
+            base = settle_precision(options, dataset, device, folder, group)
+        say_notes(dataset, group)  # decoding may have left some out
+        runs = plan(options, base, identity(dataset))
         # Reading a row refuses other settings before any work.
         todo = [run for run in runs if read_row(folder / run.name, run, NEEDS) is None]
         group.say(to_do([folder / run.name for run in todo], len(runs)))
-        if pictures.table and group.first:
-            write_atomic(folder / "split.csv", pictures.table.encode("utf-8", "replace"))
-        rows = run_all(runs, pictures, folder, device, group, more.tensorboard)
-        say_notes(pictures, group)
+        if dataset.table and group.first:
+            write_atomic(folder / "split.csv", dataset.table.encode("utf-8", "replace"))
+        rows = run_all(runs, dataset, folder, device, group, more.tensorboard)
+        say_notes(dataset, group)
         if group.first:
             conclude(rows, folder)
 
@@ -197,10 +197,10 @@ def with_batches_that_fit(options: Options, images: int, group: Group) -> Option
     return replace(options, batch_size=(size,))
 
 
-def say_what(options: Options, pictures: PictureSet, group: Group) -> None:
-    counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in pictures.splits.items())
-    group.say(f"Data {pictures.name}: {counts} pictures, {len(pictures.classes)} classes")
-    say_notes(pictures, group)
+def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
+    counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in dataset.splits.items())
+    group.say(f"Data {dataset.name}: {counts} images, {len(dataset.classes)} classes")
+    say_notes(dataset, group)
     settings = recipe_of(options).in_use()
     if options.batch_size:
         settings["batch-size"] = " and ".join(map(str, options.batch_size))
@@ -212,11 +212,11 @@ def say_what(options: Options, pictures: PictureSet, group: Group) -> None:
         )
 
 
-def say_notes(pictures: PictureSet, group: Group) -> None:
-    """What is odd about the pictures and has not been said yet."""
-    for note in pictures.notes:
+def say_notes(dataset: ImageDataset, group: Group) -> None:
+    """What is odd about the images and has not been said yet."""
+    for note in dataset.notes:
         group.say(f"  {note}")
-    pictures.notes.clear()
+    dataset.notes.clear()
 
 
 def conclude(rows: list[dict], folder: Path) -> None:
@@ -228,8 +228,8 @@ def conclude(rows: list[dict], folder: Path) -> None:
     for path in figures:
         print(f"figure: {path}")
     print(f"rows, histories and checkpoints: {folder}")
-    if CACHE.exists():
-        print(f"decoded images, for the next time: {CACHE} (may be deleted)")
+    if IMAGE_CACHE.exists():
+        print(f"decoded images, for the next time: {IMAGE_CACHE} (may be deleted)")
     _, arm = report.choose(rows)
     if arm:
         best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either
@@ -238,4 +238,4 @@ def conclude(rows: list[dict], folder: Path) -> None:
         accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]
         print(f"best on val of {arm.label}: {accuracy:.1f} % in epoch {epoch} of {best['name']}")
         print(f"all {len(rows)} runs took {minutes}:{seconds:02} minutes")
-        print(f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} PICTURES")
+        print(f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} IMAGES")

@@ -1,4 +1,4 @@
-"""One transfer: a network, a strategy, a seed, pictures, a recipe; and the files it leaves.
+"""One transfer: a network, a strategy, a seed, a dataset, a recipe; and the files it leaves.
 
 history.csv        a row an epoch, written after each
 checkpoint.pt      everything needed to go on, while the run is not finished
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.collection import PictureSet
+from data.collection import ImageDataset
 from data.decoding import Images, MappedImages
 from data.view_batches import StepDataset, ViewBatches, every_image
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
@@ -37,7 +37,7 @@ from experiments.transfer.probe import (
     probe_by_sgd,
 )
 from experiments.transfer.recipes import Recipe, evaluation_view, training_view
-from experiments.transfer.strategies import rarity, settings_of, to_train
+from experiments.transfer.strategies import rarity, to_train, training_settings
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # of row.json, by whoever reads it
 HISTORY_FIELDS = (
@@ -55,7 +55,7 @@ class Transfer:
     seed: int
     recipe: Recipe
     base: Settings  # precision and memory layout
-    pictures: str = ""  # pictures.identity of what it is trained and tested on
+    dataset_id: str = ""  # data.collection.identity of what it is trained and tested on
 
     @property
     def name(self) -> str:
@@ -74,32 +74,32 @@ class TransferJob:
     """A run under way: what its steps share."""
 
     def __init__(
-        self, run: Transfer, pictures: PictureSet, folder: Path, device: torch.device, group: Group
+        self, run: Transfer, dataset: ImageDataset, folder: Path, device: torch.device, group: Group
     ) -> None:
-        self.run, self.set, self.folder, self.device = run, pictures, folder, device
+        self.run, self.set, self.folder, self.device = run, dataset, folder, device
         self.group, self.clock = group, Clock()
         # Only random weights depend on the seed.
         given, asked = load_pretrained(run.model, run.weights, 0 if run.weights else run.seed)
         if run.strategy == "scratch" and run.weights:
-            given, _ = load_pretrained(run.model, None, run.seed)  # pictures shown as to the others
+            given, _ = load_pretrained(run.model, None, run.seed)  # images shown as to the others
         self.view = evaluation_view(run.recipe, asked)
         self.random_view = training_view(run.recipe, self.view)
         # All of them now: what cannot be decoded is to be known before the first epoch.
-        self.train_pictures = pictures.pictures("train", self.random_view)
-        for split in pictures.splits:
+        self.train_images = dataset.images("train", self.random_view)
+        for split in dataset.splits:
             if split != "train":
-                pictures.pictures(split, self.view)
-        self.labels = pictures.labels("train")
+                dataset.images(split, self.view)
+        self.labels = dataset.labels("train")
         # Forking beside the threads of several processes' group can hang.
-        self.loaders = pictures.loaders if group.size == 1 else 0
+        self.loaders = dataset.loaders if group.size == 1 else 0
         self.model = copy.deepcopy(given)
         torch.manual_seed(run.seed)
-        self.model.head = nn.Linear(given.head.in_features, len(pictures.classes))
+        self.model.head = nn.Linear(given.head.in_features, len(dataset.classes))
         self.model = to_layout(self.model, run.base).to(device)
 
     def epochs(self) -> StepDataset:
         return StepDataset(
-            self.train_pictures, self.labels, self.random_view, self.run.recipe.batch_size,
+            self.train_images, self.labels, self.random_view, self.run.recipe.batch_size,
             self.run.seed, self.group.part,
         )  # fmt: skip
 
@@ -107,17 +107,17 @@ class TransferJob:
         several = self.group.size > 1
         return ViewBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
 
-    def evaluation_batches(self, pictures: Images, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self, images: Images, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Evaluation batches of a split, each process its part."""
         labels, part = self.set.labels(split), self.group.part
-        return every_image(pictures, labels, self.view, 64, self.device, self.loaders, part)
+        return every_image(images, labels, self.view, 64, self.device, self.loaders, part)
 
     def answers(
         self, model: nn.Module, split: str, settings: Settings,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[float, list[int]]:  # fmt: skip
         """Mean loss, and 1 for every image that is named right, 0 for the others; or Stopped."""
-        batches = self.evaluation_batches(self.set.pictures(split, self.view), split)
+        batches = self.evaluation_batches(self.set.images(split, self.view), split)
         # The memory layout decides how sums round: with FP32 they are those of predict.
         model = to_layout(model, settings).eval()
         found = infer(model, until_stopped(batches, should_stop), settings)
@@ -131,7 +131,7 @@ class TransferJob:
         if recipe.probe_lr is None:
             import sklearn.linear_model  # noqa: F401  now: its import is no time of the probe's
         epochs = self.epochs()
-        sources: list[Images] = [self.set.pictures("train", self.view)]
+        sources: list[Images] = [self.set.images("train", self.view)]
         if recipe.probe_views:
             # Every training image in the random view of one epoch.
             views = (partial(epochs.random_view, k) for k in range(recipe.probe_views))
@@ -148,7 +148,9 @@ class TransferJob:
             on_device = features.to(self.device), labels.to(self.device)
             rows = FeatureBatches(*on_device, recipe.batch_size, self.run.seed)
             base = replace(self.run.base, precision="fp32", channels_last=False)
-            settings = settings_of(recipe, "linear-probe", len(rows), self.labels, classes, base)
+            settings = training_settings(
+                recipe, "linear-probe", len(rows), self.labels, classes, base
+            )
             probe_by_sgd(head, rows, replace(settings, lr=recipe.probe_lr))
         else:
             weights = torch.tensor(rarity(self.labels, classes)) if recipe.class_weights else None
@@ -189,7 +191,7 @@ class TransferJob:
             self.save("last", {"epoch": len(state.history)})
         self.group.same(None)  # the files are written
         scores: dict[str, Any] = {}
-        for name, chosen_by in FILES.items() if finished else ():
+        for name, chosen_by in CHOSEN_BY.items() if finished else ():
             loaded = load_model(self.folder / f"{name}.safetensors")
             self.model.load_state_dict(loaded.model.state_dict())
             if scores.get("epoch") != loaded.metrics["epoch"]:  # else the last one is the best one
@@ -237,13 +239,13 @@ class TransferJob:
             )  # fmt: skip
 
 
-FILES = {"best": "val accuracy", "last": "nothing"}  # what chose the epoch in each
+CHOSEN_BY = {"best": "val accuracy", "last": "nothing"}  # what chose the epoch in each
 PROBED = ("linear-probe", "lp-ft")  # strategies that begin with a probe
 
 
 def run_transfer(
     run: Transfer,
-    pictures: PictureSet,
+    dataset: ImageDataset,
     folder: Path,
     device: torch.device,
     group: Group,
@@ -259,10 +261,10 @@ def run_transfer(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
-    job = TransferJob(run, pictures, folder, device, group)
+    job = TransferJob(run, dataset, folder, device, group)
     steps_per_epoch = len(job.labels) // run.recipe.batch_size
-    settings = settings_of(
-        run.recipe, run.strategy, steps_per_epoch, job.labels, len(pictures.classes), run.base
+    settings = training_settings(
+        run.recipe, run.strategy, steps_per_epoch, job.labels, len(dataset.classes), run.base
     )
     if run.strategy in PROBED and not path.exists():
         train_scores = job.probe()

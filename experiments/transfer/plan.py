@@ -29,7 +29,7 @@ def recipe_of(options: Options) -> Recipe:
     return replace(recipe, **changes)
 
 
-def plan(options: Options, base: dict[str, Settings], pictures: str) -> list[Transfer]:
+def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[Transfer]:
     """Every model, batch size, strategy and seed; one seed of everything first."""
     strategies = STRATEGIES if "all" in options.strategy else options.strategy
     recipe, weights = recipe_of(options), None if options.weights == "none" else options.weights
@@ -40,14 +40,20 @@ def plan(options: Options, base: dict[str, Settings], pictures: str) -> list[Tra
     )  # fmt: skip
     return [
         Transfer(
-            strategy, model, weights, seed, replace(recipe, batch_size=size), base[model], pictures
+            strategy,
+            model,
+            weights,
+            seed,
+            replace(recipe, batch_size=size),
+            base[model],
+            dataset_id,
         )
         for seed, model, size, strategy in combinations
         if strategy != "moving-bn" or "vit" not in model  # without batch norms
     ]
 
 
-def check(options: Options) -> None:
+def check_options(options: Options) -> None:
     """UsageError or zoo.ModelError for what can be seen to be wrong before any work."""
     cli.check_numbers(options, LIMITS)
     cli.check_numbers(options.more, MORE_LIMITS)

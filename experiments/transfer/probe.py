@@ -1,8 +1,8 @@
 """The linear probe: features once, then logistic regression on them.
 
-A frozen network gives a picture the same features in every epoch, so computing them 25 times, as a
+A frozen network gives an image the same features in every epoch, so computing them 25 times, as a
 training loop does, is 24 times too many. What is left is a convex problem with one answer.
-Dimension key: N pictures, C features, K classes.
+Dimension key: N images, C features, K classes.
 """
 
 import copy
@@ -76,7 +76,7 @@ def logistic_regression(
 
 
 class FeatureBatches:
-    """Shuffled batches of features: the contract of data/batches.py, one row a picture."""
+    """Shuffled batches of features: the contract of data/batches.py, one row an image."""
 
     def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
         self.features, self.labels = features, labels

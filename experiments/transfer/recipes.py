@@ -13,10 +13,10 @@ from data.views import RandomView, View
 class Recipe:
     """How to train, in epochs; names as in torchvision's references, where those have the setting.
 
-    batch_size counts the pictures of all processes, and theirs those of one GPU.
+    batch_size counts the images of all processes, and theirs those of one GPU.
     """
 
-    epochs: int = 20  # enough for every strategy's validation loss to level off on 250 pictures
+    epochs: int = 20  # enough for every strategy's validation loss to level off on 250 images
     batch_size: int = 32
     opt: str = "sgd"  # "sgd", "adam" or "adamw"
     lr: float = 0.01  # a tenth of training from scratch: the weights are to be changed, not lost
@@ -30,9 +30,9 @@ class Recipe:
     class_weights: bool = False  # the loss of a class weighed by its rarity
     probe_l2: float = 1e-3  # of linear-probe's logistic regression, on standardised features
     probe_lr: float | None = None  # SGD at this rate instead, as some recipes have it
-    probe_views: int = 0  # augmented views of a picture that the probe learns from; 0: as it is
+    probe_views: int = 0  # augmented views of an image that the probe learns from; 0: as it is
     crop: str = "resized"  # as data.views.RandomView has it
-    scale: tuple[float, float] = (0.35, 1.0)  # gentler than ImageNet's 0.08: few pictures
+    scale: tuple[float, float] = (0.35, 1.0)  # gentler than ImageNet's 0.08: few images
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip_prob: float = 0.5
     rotation: float = 0.0
@@ -93,7 +93,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def evaluation_view(recipe: Recipe, asked: View) -> View:
-    """How evaluation shows pictures: as the weights `asked`, but for what the recipe sets."""
+    """How evaluation shows images: as the weights `asked`, but for what the recipe sets."""
     size = recipe.size or asked.crop
     view = replace(
         asked,

@@ -78,7 +78,7 @@ def arms(rows: Sequence[dict]) -> list[Arm]:
 
 
 HEADER = (
-    "strategy", "accuracy %", "last epoch", "seconds", "learning", "images/s", "waits", "n",
+    "strategy", "accuracy %", "last epoch", "seconds", "trainable", "images/s", "loading", "n",
 )  # fmt: skip
 
 
@@ -128,11 +128,11 @@ def caption(rows: Sequence[dict]) -> str:
     )
     weights = sorted({str(row["run"]["weights"] or "random weights") for row in rows})
     return (
-        f"{counts} pictures; {' and '.join(sorted({row['run']['model'] for row in rows}))} from "
+        f"{counts} images; {' and '.join(sorted({row['run']['model'] for row in rows}))} from "
         f"{', '.join(Path(w).name for w in weights)}; {run['recipe']['epochs']} epochs, "
-        f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (besides, {images[on]:,} "
-        f"pictures leave ± {50 * (high - low):.1f} points); {run['base']['precision']}, "
-        f"{first['threads']} threads, {first['device']}."
+        f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds ({images[on]:,} images "
+        f"alone add ± {50 * (high - low):.1f} points); {run['base']['precision']}, "
+        f"{first['threads']} thread{'s' * (first['threads'] > 1)}, {first['device']}."
     )
 
 
@@ -174,7 +174,7 @@ def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
 
 
 def points(value: Estimate) -> str:
-    return f"{value.show(1, 100)} points (n = {value.n}, paired by seed and picture, 95 %)"
+    return f"{value.show(1, 100)} points (n = {value.n}, paired by seed and image, 95 %)"
 
 
 def lead(best: Arm, other: Arm) -> Estimate:
@@ -206,14 +206,14 @@ def report_of(folder: Path) -> list[Part]:
     if path.is_file():
         rows = [parsed(row, path, ("run", *NEEDS)) for row in path.read_bytes().splitlines()]
     else:
-        rows = sorted(read_rows(readable(folder), NEEDS), key=place_of)
+        rows = sorted(read_rows(readable(folder), NEEDS), key=planned_order)
     if not rows:
         raise no_results(folder)
     more = "the command that made them makes those that are not"
     return report(rows) + ([] if path.is_file() else [f"{len(rows)} runs are finished; {more}"])
 
 
-def place_of(row: dict) -> tuple:
+def planned_order(row: dict) -> tuple:
     """Where experiments.transfer has a run: one seed of everything first."""
     run = row["run"]
     size, strategy = run["recipe"]["batch_size"], STRATEGIES.index(run["strategy"])

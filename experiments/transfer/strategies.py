@@ -1,4 +1,4 @@
-"""Ways of transferring what a network has learned to other pictures.
+"""Ways of transferring what a network has learned to other images.
 
 finetune            every weight goes on learning, from the pretrained ones
 feature-extraction  only a new head learns, on random views; frozen means frozen
@@ -55,7 +55,7 @@ def to_train(strategy: str, model: Network) -> nn.Module:
     return model
 
 
-def settings_of(
+def training_settings(
     recipe: Recipe,
     strategy: str,
     steps_per_epoch: int,
@@ -73,7 +73,7 @@ def settings_of(
         base,
         steps=steps,
         batch_size=recipe.batch_size,
-        schedule="cosine" if recipe.lr_scheduler == "cosine" else "steps",
+        schedule="cosine" if recipe.lr_scheduler == "cosine" else "step",
         lr=lr,
         milestones=tuple(range(every, steps, every)) if recipe.lr_scheduler == "step" else (),
         warmup_steps=min(recipe.lr_warmup_epochs * steps_per_epoch, steps - 1),
@@ -87,9 +87,9 @@ def settings_of(
 
 
 def rarity(labels: Tensor, classes: int) -> tuple[float, ...]:
-    """A weight a class, inverse to how often it comes, 1 on average over the pictures.
+    """A weight a class, inverse to how often it comes, 1 on average over the images.
 
-    0 for a class without pictures, which has no losses to weigh.
+    0 for a class without images, which has no losses to weigh.
     """
     counts = labels.bincount(minlength=classes).double()
     weights = len(labels) / ((counts > 0).sum() * counts)

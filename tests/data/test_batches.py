@@ -1,4 +1,4 @@
-"""The contract between pictures and the loop, and the augmentation behind it."""
+"""The contract between images and the loop, and the augmentation behind it."""
 
 import itertools
 from collections import Counter
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import refused
+from sample_images import refused
 from torchvision.transforms import functional as transforms
 
 import zoo
@@ -44,15 +44,15 @@ def batches(data=None, batch_size=8, seed=0, padding=1, **options) -> TensorBatc
 
 
 def test_all_162_crops_and_flips_are_torchvisions():
-    picture = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     cases = list(itertools.product(range(9), range(9), (False, True)))
     tops, lefts, flips = (torch.tensor(values) for values in zip(*cases, strict=True))
-    ours = crop_flip(picture.expand(len(cases), -1, -1, -1), tops, lefts, flips, 4)
-    padded = transforms.pad(transforms.to_pil_image(picture[0]), 4)
-    for image, (top, left, flip) in zip(ours, cases, strict=True):
+    ours = crop_flip(image.expand(len(cases), -1, -1, -1), tops, lefts, flips, 4)
+    padded = transforms.pad(transforms.to_pil_image(image[0]), 4)
+    for cropped, (top, left, flip) in zip(ours, cases, strict=True):
         theirs = transforms.crop(padded, top, left, 32, 32)
         theirs = transforms.pil_to_tensor(transforms.hflip(theirs) if flip else theirs)
-        assert torch.equal(image, theirs)
+        assert torch.equal(cropped, theirs)
     assert len({image.numpy().tobytes() for image in ours}) == 162
 
 
@@ -91,7 +91,7 @@ def test_an_epoch_shows_every_image_once_and_drops_the_last_partial_batch():
     assert len(set(shown)) == len(shown) == 40
 
 
-def test_a_batch_is_torchvisions_crop_and_flip_of_the_pictures_it_drew():
+def test_a_batch_is_torchvisions_crop_and_flip_of_the_images_it_drew():
     data = dataset(size=8)
     source = batches(data, padding=2)
     images, labels = source.batch(2)
@@ -105,7 +105,7 @@ def test_a_batch_is_torchvisions_crop_and_flip_of_the_pictures_it_drew():
         torch.testing.assert_close(image, expected.float(), rtol=0, atol=1e-3)
 
 
-def test_a_last_batch_of_one_picture_is_counted_in_evaluation():
+def test_a_last_batch_of_one_image_is_counted_in_evaluation():
     data = dataset(test=9)
     order = whole_images(data.test_images, data.test_labels, PLAIN, 4, CPU, 8)
     _, error = evaluate(zoo.build("resnet8", 5, width=2), order, Settings())
@@ -119,14 +119,14 @@ def test_padding_has_the_colour_of_the_mean():
     source = TensorBatches(data, normalize, 40, 0, CPU, input_size=8, padding=4)
     source.batch(0)  # which draws
     source.tops[0], source.lefts[0] = 0, 0
-    picture = source.batch(0)[0][0]
+    image = source.batch(0)[0][0]
     columns = slice(4, 8) if source.flips[0] else slice(0, 4)
-    assert not picture[:, :4].any()
-    assert not picture[:, :, columns].any()
-    assert picture[:, 4:].any()
+    assert not image[:, :4].any()
+    assert not image[:, :, columns].any()
+    assert image[:, 4:].any()
 
 
-def test_normalisation_is_the_mean_and_deviation_of_the_pictures():
+def test_normalisation_is_the_mean_and_deviation_of_the_images():
     data = dataset(train=2500)
     floats = data.train_images.double() / 255
     channel = channel_normalize(data.train_images)
@@ -138,7 +138,7 @@ def test_normalisation_is_the_mean_and_deviation_of_the_pictures():
     torch.testing.assert_close(pixel.mean.double(), floats.mean(0), rtol=0, atol=1e-7)
 
 
-def test_pictures_stored_small_are_enlarged_in_the_batch():
+def test_images_stored_small_are_enlarged_in_the_batch():
     data = dataset()
     source = TensorBatches(data, PLAIN, 8, 0, CPU, input_size=24, padding=1)
     assert source.batch(0)[0].shape == (8, 3, 24, 24)

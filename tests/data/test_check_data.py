@@ -1,4 +1,4 @@
-"""Every picture is decoded before it is relied on, and what cannot be is named."""
+"""Every image is decoded before it is relied on, and what cannot be is named."""
 
 import csv
 import os
@@ -11,23 +11,23 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, assert_three_lines
-from pictures import noise, save
+from sample_images import noise, save
 
 SPLITS = ("train", "val")
 TWO = ("ant", "bee")
 
 
-def picture(seed: int, size: tuple[int, int] = (40, 50)) -> bytes:
+def image(seed: int, size: tuple[int, int] = (40, 50)) -> bytes:
     """A PNG of noise; `size` is (width, height)."""
     return save(noise(seed, *size[::-1]), "PNG", compress_level=1)
 
 
 def make_tree(root: Path, count: int, size: tuple[int, int] = (40, 50)) -> Path:
-    """Half of the pictures in train and half in val, in turn of two classes."""
+    """Half of the images in train and half in val, in turn of two classes."""
     for i in range(count):
         path = root / SPLITS[2 * i // count] / TWO[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(i, size))
+        path.write_bytes(image(i, size))
     return root
 
 
@@ -39,14 +39,14 @@ def tree(tmp_path) -> Path:
 def spoil(root: Path) -> list[Path]:
     """Three bad files, in the order of the scan."""
     bad = [root / "train/ant/2.png", root / "train/bee/5.png", root / "val/bee/9.png"]
-    bad[0].write_bytes(picture(2)[:2000])
+    bad[0].write_bytes(image(2)[:2000])
     bad[1].write_bytes(b"")
     bad[2].write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
     return bad
 
 
 def test_a_good_folder(tree, invoke):
-    (tree / "train" / "ant" / "notes.txt").write_bytes(b"not a picture")
+    (tree / "train" / "ant" / "notes.txt").write_bytes(b"not an image")
     done = invoke("experiments.check_data", tree, "--workers", 0)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -59,7 +59,7 @@ def test_a_good_folder(tree, invoke):
         assert word not in done.stdout
 
 
-def test_bad_pictures_are_all_named_and_the_answer_is_no(tree, tmp_path, invoke):
+def test_bad_images_are_all_named_and_the_answer_is_no(tree, tmp_path, invoke):
     bad = spoil(tree)
     table = tmp_path / "new" / "table.csv"
     done = invoke("experiments.check_data", tree, "--workers", 0, "--output", table)
@@ -81,9 +81,9 @@ def test_bad_pictures_are_all_named_and_the_answer_is_no(tree, tmp_path, invoke)
         assert [row["width"], row["height"]] == size
 
 
-def test_tiny_pictures_are_counted_and_named_but_fine(tree, invoke):
+def test_tiny_images_are_counted_and_named_but_fine(tree, invoke):
     for name, size in (("ant/6", (31, 200)), ("ant/8", (32, 32)), ("bee/7", (200, 1))):
-        (tree / f"val/{name}.png").write_bytes(picture(0, size))
+        (tree / f"val/{name}.png").write_bytes(image(0, size))
     done = invoke("experiments.check_data", tree, "--workers", 0)
     assert done.returncode == 0
     assert "odd: images with a side under 32 pixels: 2: val/ant/6.png, val/bee/7.png" in done.stdout

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import refused, save
 from PIL import Image
+from sample_images import refused, save
 from torchvision.datasets import CIFAR10
 
 from data import cifar
@@ -22,7 +22,7 @@ from data.cifar import cifar10, is_cifar10
 from data.dataset import read_folder
 
 
-def picture(value: int, size=(8, 8), blue=7) -> bytes:
+def image(value: int, size=(8, 8), blue=7) -> bytes:
     return save(Image.new("RGB", size, (value % 256, 255 - value % 256, blue)), "PNG")
 
 
@@ -32,7 +32,7 @@ def make_tree(root: Path, test="test", classes=("ant", "bee"), count=3) -> Path:
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 value, blue = 100 * c + i, 7 if split == "train" else 8
-                (root / split / name / f"{i}.png").write_bytes(picture(value, blue=blue))
+                (root / split / name / f"{i}.png").write_bytes(image(value, blue=blue))
     return root
 
 
@@ -62,7 +62,7 @@ def test_a_zip_has_the_pixels_of_its_folder(tmp_path):
 
 def test_other_shapes_are_fitted_and_duplicates_noted(tmp_path):
     tree = make_tree(tmp_path)
-    (tree / "train" / "ant" / "wide.png").write_bytes(picture(9, (40, 20)))
+    (tree / "train" / "ant" / "wide.png").write_bytes(image(9, (40, 20)))
     (tree / "train" / "bee" / "2.png").write_bytes((tree / "test/bee/1.png").read_bytes())
     data = read_folder(tree, 8)
     assert data.train_images.shape == (6, 3, 8, 8)
@@ -75,7 +75,7 @@ def test_other_shapes_are_fitted_and_duplicates_noted(tmp_path):
 def test_a_damaged_image_is_named(tmp_path):
     tree = make_tree(tmp_path / "tree")
     bad = tree / "train" / "bee" / "1.png"
-    whole = picture(50, (64, 64))
+    whole = image(50, (64, 64))
     bad.write_bytes(whole[: len(whole) // 2])
     refused(lambda: read_folder(tree, 8), "cannot decode", str(bad))
     refused(lambda: read_folder(tmp_path / "nowhere", 8), "No such file", "nowhere")
@@ -121,7 +121,7 @@ def served(tmp_path, monkeypatch):
     url = f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}"
     for name, value in {**tables, "url": url}.items():
         monkeypatch.setattr(CIFAR10, name, value)
-    monkeypatch.setattr(cifar, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(cifar, "CIFAR_CACHE", tmp_path / "cache")
     monkeypatch.setattr(cifar, "COUNTS", (100, 20))
     yield file
     server.shutdown()

@@ -15,12 +15,12 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import refused as refused_by
+from sample_images import refused as refused_by
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from data import duplicates, listing
 from data.errors import DataError
-from data.folders import Scan, draw, scan_classes
+from data.folders import Scan, draw_splits, scan_classes
 from data.folders import scan as scan_listing
 from data.listing import EXTENSIONS, Listing, listing_of
 
@@ -135,7 +135,7 @@ def test_names_of_any_script_and_with_spaces(tmp_path):
     assert all(row[2].split("/")[0] == row[1] for row in rows[1:])
 
 
-def test_pictures_of_a_class_stay_together_though_a_space_sorts_before_a_slash(tmp_path):
+def test_images_of_a_class_stay_together_though_a_space_sorts_before_a_slash(tmp_path):
     found = scan(make(tmp_path, *many("val/ant", "train/ant", "train/ant b", "val/ant b")))
     assert labels(found, "train") == [0] * 4 + [1] * 4
     deep = given_tree(tmp_path / "deep", "val/ant/0 b/1.jpg", "val/ant/0/2.jpg")
@@ -169,20 +169,20 @@ def test_the_order_of_listing_changes_nothing(tmp_path, monkeypatch):
        st.sampled_from([("val",), ("val", "test")]))  # fmt: skip
 def test_every_class_has_its_share_of_every_drawn_part(sizes, seed, parts):
     train = {f"{c}/{i}": ("train", str(c)) for c, size in enumerate(sizes) for i in range(size)}
-    drawn = draw(train, parts, seed)
+    drawn = draw_splits(train, parts, seed)
     assert [label for _, label in drawn.values()] == [label for _, label in train.values()]
     counts = Counter(drawn.values())
     for c, size in enumerate(sizes):
         for split in ("train", *parts):
             share = 0.15 if split != "train" else 1 - 0.15 * len(parts)
             assert counts[split, str(c)]
-            # Of three pictures for three parts each gets one, however far that is from its share.
+            # Of three images for three parts each gets one, however far that is from its share.
             assert abs(counts[split, str(c)] - share * size) <= (1 if size > 3 else 1.2)
 
 
 def test_a_draw_does_not_favour_early_names():
     train = {f"{i:03}": ("train", "ant") for i in range(100)}
-    drawn = [draw(train, ("val",), seed) for seed in range(40)]
+    drawn = [draw_splits(train, ("val",), seed) for seed in range(40)]
     taken = [int(name) for each in drawn for name, (split, _) in each.items() if split == "val"]
     assert len(taken) == 40 * 15
     assert 45 < sum(taken) / len(taken) < 54  # mean 49.5, standard error 1.1
@@ -272,7 +272,7 @@ def test_the_extensions_are_torchvisions():
 # --- what is left out ---
 
 
-def test_what_is_no_picture_is_left_out_by_name(tmp_path):
+def test_what_is_no_image_is_left_out_by_name(tmp_path):
     root = given_tree(tmp_path, "train/ant/imageNotFound.gif")
     assert scan(root).notes == ("left out, not .jpg, .png ... (1): train/ant/imageNotFound.gif",)
     make(root, *(f"val/bee/{i}.txt" for i in range(8)))
@@ -391,7 +391,7 @@ def test_nothing_is_lost(made):
 # --- copies ---
 
 
-def test_a_copy_of_a_later_splits_picture_is_left_out(tmp_path):
+def test_a_copy_of_a_later_splits_image_is_left_out(tmp_path):
     root = given_tree(tmp_path, *many("test/ant", "test/bee"))
     everything = set(names(scan(root)))
     make(root, "train/ant/0.jpg", "val/ant/3.jpg", content=b"in train and val")
@@ -427,7 +427,7 @@ def test_of_copies_in_one_class_one_stays_where_a_part_is_drawn(tmp_path, given)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "drawn"])
-def test_the_same_picture_under_two_classes_teaches_nothing(tmp_path, split):
+def test_the_same_image_under_two_classes_teaches_nothing(tmp_path, split):
     inside = "" if split == "drawn" else f"{split}/"
     root = make(tmp_path, *many(*TWO, count=5)) if split == "drawn" else given_tree(tmp_path)
     odd = {inside + name for name in ("ant/0.jpg", "bee/1.jpg", "bee/2.jpg")}
@@ -516,7 +516,7 @@ def test_a_root_that_cannot_be_used_is_refused(tmp_path):
     refused(given_tree(tmp_path / "out" / "in").parent, "in/ holds splits of its own", "out/in")
 
 
-def test_too_few_pictures_are_refused_by_the_name_of_their_class(tmp_path):
+def test_too_few_images_are_refused_by_the_name_of_their_class(tmp_path):
     root = make(tmp_path / "a", *many("ant"), *many("bee", count=2))
     refused(root, "'bee' in train: 2", "3 or more")
     root = make(tmp_path / "b", *many("train/ant", "test/ant"), *many("train/bee", count=1))

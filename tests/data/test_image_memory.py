@@ -8,8 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import COLOR, FEW, HEIGHT, WIDTH, Made, chunk, filtered, png, rgb, save, tags, tiff
 from PIL import Image
+from sample_images import (
+    COLOR,
+    FEW,
+    HEIGHT,
+    WIDTH,
+    Made,
+    chunk,
+    filtered,
+    png,
+    rgb,
+    save,
+    tags,
+    tiff,
+)
 
 
 def bombs() -> list[Made]:
@@ -76,7 +89,7 @@ def largest() -> list[Made]:
             *(Made(name, content) for name, content in files.items())]  # fmt: skip
 
 
-# The peak, less what the process has before the first picture: importing torch and torchvision took
+# The peak, less what the process has before the first image: importing torch and torchvision took
 # from 530 to 790 MiB on two machines, and nothing here can change that.
 # Not getrusage, whose peak is the parent's too: exec hands it on.
 MEASURE = """
@@ -100,7 +113,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_picture_takes_half_a_gigabyte(tmp_path):
+def test_no_image_takes_half_a_gigabyte(tmp_path):
     files = [*bombs(), *metadata(), *largest()]
     for made in files:
         (tmp_path / made.name).write_bytes(made.content)

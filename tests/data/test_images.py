@@ -1,4 +1,4 @@
-"""Every way in which a file is a picture or fails to be one: the right pixels, or three lines."""
+"""Every way in which a file is an image or fails to be one: the right pixels, or three lines."""
 
 import io
 import json
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import COLOR, HEIGHT, WIDTH, chunk, corpus, save
-from pictures import refused as refused_by
 from PIL import Image
+from sample_images import COLOR, HEIGHT, WIDTH, chunk, corpus, save
+from sample_images import refused as refused_by
 
 from data.errors import DataError
 from data.images import FORMATS, load_image
@@ -27,7 +27,7 @@ CORPUS = corpus()
 
 
 def refused(file, *words: str, name: str | None = None) -> str:
-    """Three lines, the picture named in the second."""
+    """Three lines, the image named in the second."""
     what, where, _ = refused_by(lambda: load_image(file, name))
     assert where == (name or str(file))
     assert all(word in what for word in words), what
@@ -74,8 +74,8 @@ def test_a_file_gives_its_pixels_or_is_refused_by_name(tmp_path, capfd, made):
 
 def test_postscript_never_starts_a_program(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
-    (tmp_path / "picture.jpg").write_bytes(save(COLOR, "EPS"))
-    refused(tmp_path / "picture.jpg", "PNG")
+    (tmp_path / "image.jpg").write_bytes(save(COLOR, "EPS"))
+    refused(tmp_path / "image.jpg", "PNG")
 
 
 def test_pillow_alone_would_turn_16_bit_grey_white_and_show_hidden_colors():
@@ -88,7 +88,7 @@ def test_pillow_alone_would_turn_16_bit_grey_white_and_show_hidden_colors():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
-def test_all_eight_orientations_of_a_picture_are_the_same(kind):
+def test_all_eight_orientations_of_a_image_are_the_same(kind):
     upright = torch.from_numpy(COLOR).permute(2, 0, 1)
     # How it must be stored to be upright after what EXIF says of 1 to 8.
     stored = [
@@ -150,7 +150,7 @@ def test_any_path_works_and_can_be_printed(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(save(COLOR, "PNG"))
     assert torch.equal(load_image(path), load_image(str(path)))
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     lines = refused_by(lambda: load_image(path), *([str(path)] if name.isprintable() else []))
     assert all(line.isprintable() for line in lines)  # so it can be encoded, too
 

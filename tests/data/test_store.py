@@ -1,4 +1,4 @@
-"""Pictures decoded once or at every use: the same pixels, whatever interrupts the decoding."""
+"""Images decoded once or at every use: the same pixels, whatever interrupts the decoding."""
 
 import json
 import multiprocessing
@@ -34,7 +34,7 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("form", [VIEW, RandomView(size=16).stored], ids=["view", "stored"])
-def test_stored_and_streamed_pictures_have_the_same_pixels(files, tmp_path, form, workers):
+def test_stored_and_streamed_images_have_the_same_pixels(files, tmp_path, form, workers):
     stored, bad = store(files, form, tmp_path / "cache", workers=workers)
     assert not bad
     assert same(stored, DecodedOnUse(tuple(files), form))
@@ -94,7 +94,7 @@ def test_nothing_that_can_be_decoded_is_an_empty_store(tmp_path):
         assert (len(stored), list(bad)) == (0, [0])
 
 
-def test_a_bad_picture_is_left_out_and_named(files, tmp_path):
+def test_a_bad_image_is_left_out_and_named(files, tmp_path):
     content = Path(files[4]).read_bytes()
     Path(files[4]).write_bytes(content[: len(content) // 2])
     Path(files[7]).write_bytes(b"")
@@ -125,7 +125,7 @@ def store_and_die(files: list[str], at: int, cache: Path) -> None:
 
 @pytest.mark.parametrize("at", [0, 5, 11])
 def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_whole(files, tmp_path, at):
-    """SIGKILL from inside, at one picture; then the next attempt decodes everything."""
+    """SIGKILL from inside, at one image; then the next attempt decodes everything."""
     cache = tmp_path / "cache"
     done = in_a_child(partial(store_and_die, files, at, cache), tmp_path)
     assert done.returncode == -signal.SIGKILL
@@ -133,7 +133,7 @@ def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_whole(files, tmp
     assert same(store(files, VIEW, cache)[0], DecodedOnUse(tuple(files), VIEW))
 
 
-def test_phone_pictures_are_stored_at_the_size_that_training_needs(tmp_path):
+def test_phone_images_are_stored_at_the_size_that_training_needs(tmp_path):
     for i in range(3):
         Image.new("RGB", (1600, 1200), (i, 0, 0)).save(tmp_path / f"{i}.jpg")
     files = [str(path) for path in sorted(tmp_path.glob("*.jpg"))]

@@ -8,33 +8,33 @@ from torch.nn.functional import one_hot
 import zoo
 from data.batches import TensorBatches, channel_normalize, whole_images
 from data.dataset import Dataset
-from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, draw, synthetic
+from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, draw_image, synthetic
 from experiments.plumbing.precision import to_layout
 from experiments.train.loop import Settings, evaluate, start, train
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Dataset:
+def images() -> Dataset:
     return synthetic(train=6000, test=1000)
 
 
-def test_a_picture_is_a_pure_function_of_seed_and_index(pictures):
+def test_a_image_is_a_pure_function_of_seed_and_index(images):
     for index in (0, 7, 5999):
-        again, label = draw(0, index)
-        assert np.array_equal(again, pictures.train_images[index].numpy())
-        assert label == pictures.train_labels[index]
-    first_test, _ = draw(0, FIRST_TEST_INDEX)
-    assert np.array_equal(first_test, pictures.test_images[0].numpy())
-    assert not np.array_equal(draw(0, 3)[0], draw(1, 3)[0])
-    assert not np.array_equal(draw(0, 3)[0], draw(0, 13)[0])
-    assert draw(0, 3)[0].shape == (3, SIZE, SIZE)
-    assert draw(0, 3)[0].dtype == np.uint8
+        again, label = draw_image(0, index)
+        assert np.array_equal(again, images.train_images[index].numpy())
+        assert label == images.train_labels[index]
+    first_test, _ = draw_image(0, FIRST_TEST_INDEX)
+    assert np.array_equal(first_test, images.test_images[0].numpy())
+    assert not np.array_equal(draw_image(0, 3)[0], draw_image(1, 3)[0])
+    assert not np.array_equal(draw_image(0, 3)[0], draw_image(0, 13)[0])
+    assert draw_image(0, 3)[0].shape == (3, SIZE, SIZE)
+    assert draw_image(0, 3)[0].dtype == np.uint8
 
 
-def test_classes_come_in_equal_shares_and_no_picture_twice(pictures):
-    assert pictures.train_labels.bincount().tolist() == [600] * len(CLASSES)
-    assert pictures.test_labels.bincount().tolist() == [100] * len(CLASSES)
-    everything = torch.cat([pictures.train_images, pictures.test_images]).flatten(1)
+def test_classes_come_in_equal_shares_and_no_image_twice(images):
+    assert images.train_labels.bincount().tolist() == [600] * len(CLASSES)
+    assert images.test_labels.bincount().tolist() == [100] * len(CLASSES)
+    everything = torch.cat([images.train_images, images.test_images]).flatten(1)
     assert len({row.numpy().tobytes() for row in everything}) == len(everything)
 
 
@@ -52,29 +52,29 @@ def linear_accuracy(data: Dataset, features_of) -> float:
     return best
 
 
-def test_a_linear_classifier_on_pixels_stays_under_40_percent(pictures):
-    normalize = channel_normalize(pictures.train_images)
-    for data in (pictures.resized(12), pictures):
-        accuracy = linear_accuracy(data, lambda images: normalize(images).flatten(1).double())
+def test_a_linear_classifier_on_pixels_stays_under_40_percent(images):
+    normalize = channel_normalize(images.train_images)
+    for data in (images.resized(12), images):
+        accuracy = linear_accuracy(data, lambda batch: normalize(batch).flatten(1).double())
         assert 0.1 < accuracy < 0.4
 
 
-def test_a_colour_histogram_stays_under_40_percent(pictures):
-    def histogram(images):  # (N, 512): 8 levels of each colour, jointly
-        levels = (images // 32).long()
+def test_a_colour_histogram_stays_under_40_percent(images):
+    def histogram(batch):  # (N, 512): 8 levels of each colour, jointly
+        levels = (batch // 32).long()
         code = (levels[:, 0] * 8 + levels[:, 1]) * 8 + levels[:, 2]
         return torch.stack([c.bincount(minlength=512) for c in code.flatten(1)]).double()
 
-    assert linear_accuracy(pictures, histogram) < 0.4
+    assert linear_accuracy(images, histogram) < 0.4
 
 
 @pytest.mark.slow
-def test_resnet20_reaches_92_percent_in_4_epochs_of_4000_small_pictures():
+def test_resnet20_reaches_92_percent_in_4_epochs_of_4000_small_images():
     """The budget of `make ablation`: 12x12 pixels, 500 steps of 32; about 15 s of one thread."""
     data = synthetic(train=4000, test=1000).resized(12)
     normalize, cpu = channel_normalize(data.train_images), torch.device("cpu")
     batches = TensorBatches(data, normalize, 32, 0, cpu, input_size=12, padding=1)
-    settings = Settings(steps=4 * len(batches), batch_size=32, schedule="one-cycle", lr=0.03)
+    settings = Settings(steps=4 * len(batches), batch_size=32, schedule="triangle", lr=0.03)
     torch.manual_seed(0)
     state = start(to_layout(zoo.build("resnet20"), settings), settings)
     for _ in train(batches, settings, state):

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from pictures import refused
+from sample_images import refused
 
 from data.decoding import DecodedOnUse
 from data.store import store
@@ -15,14 +15,14 @@ CPU = torch.device("cpu")
 VIEW = View(20, 16, input_size=16)
 
 
-def batches(pictures, workers=0, part=(0, 1), seed=0, size=4) -> ViewBatches:
-    labels = torch.arange(len(pictures))
+def batches(images, workers=0, part=(0, 1), seed=0, size=4) -> ViewBatches:
+    labels = torch.arange(len(images))
     view = RandomView(size=16, view=VIEW, rotation=10.0)
-    return ViewBatches(StepDataset(pictures, labels, view, size, seed, part), CPU, workers)
+    return ViewBatches(StepDataset(images, labels, view, size, seed, part), CPU, workers)
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(files, tmp_path):
-    """Whatever the order, the workers, and whether pictures are stored or streamed."""
+    """Whatever the order, the workers, and whether images are stored or streamed."""
     form = RandomView(size=16).stored
     stored, _ = store(files, form, tmp_path / "cache")
     expected = [batches(stored).batch(step) for step in range(7)]
@@ -45,9 +45,9 @@ def test_an_epoch_shows_every_image_and_the_next_one_differently(files):
 
 
 def test_parts_of_a_batch_are_the_whole(files):
-    pictures = DecodedOnUse(tuple(files), RandomView(size=16).stored)
-    whole = batches(pictures).batch(1)
-    parts = [batches(pictures, part=(i, 2)).batch(1) for i in (0, 1)]
+    images = DecodedOnUse(tuple(files), RandomView(size=16).stored)
+    whole = batches(images).batch(1)
+    parts = [batches(images, part=(i, 2)).batch(1) for i in (0, 1)]
     for i in (0, 1):
         assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
 
@@ -55,19 +55,19 @@ def test_parts_of_a_batch_are_the_whole(files):
 @pytest.mark.parametrize("part", [(0, 1), (0, 3), (1, 3), (2, 3)])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_shows_every_image_once(files, part, workers):
-    pictures, labels = DecodedOnUse(tuple(files), VIEW), torch.arange(12)
-    shown = list(every_image(pictures, labels, VIEW, 5, CPU, workers, part))
+    source, labels = DecodedOnUse(tuple(files), VIEW), torch.arange(12)
+    shown = list(every_image(source, labels, VIEW, 5, CPU, workers, part))
     mine = list(range(part[0], 12, part[1]))
     assert torch.cat([answers for _, answers in shown]).tolist() == mine
     mean, std = (torch.tensor(v)[:, None, None] for v in (VIEW.mean, VIEW.std))
     images = torch.cat([images for images, _ in shown])
-    expected = torch.stack([pictures[i] for i in mine])
+    expected = torch.stack([source[i] for i in mine])
     assert torch.allclose(images, (expected / 255 - mean) / std, atol=1e-6)
 
 
 def test_a_batch_of_one_cannot_be_normalised_and_is_refused(files):
-    pictures = DecodedOnUse(tuple(files), VIEW)
+    images = DecodedOnUse(tuple(files), VIEW)
     for size, part, fix in ((1, (0, 1), "2 to 12"), (13, (0, 1), "2 to 12"),
                             (2, (0, 2), "4 to 12, a multiple of 2"),
                             (5, (0, 2), "a multiple of 2")):  # fmt: skip
-        refused(partial(batches, pictures, part=part, size=size), fix)
+        refused(partial(batches, images, part=part, size=size), fix)

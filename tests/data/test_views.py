@@ -29,7 +29,7 @@ def test_evaluation_is_what_the_weights_ask(shape, weights):
     assert torch.equal(view(image), expected)
 
 
-def test_squashed_shows_all_of_the_picture():
+def test_squashed_shows_all_of_the_image():
     image = noise(50, 200)
     expected = functional.resize(image, [64, 64], antialias=True)
     assert torch.equal(View(crop=64, squash=True)(image), expected)
@@ -74,7 +74,7 @@ def test_a_box_lies_inside(height, width, seed):
 
 
 @pytest.mark.parametrize("ratio", [(100.0, 100.0), (0.01, 0.01)])
-def test_ratios_that_no_picture_has_leave_a_pixel(ratio):
+def test_ratios_that_no_image_has_leave_a_pixel(ratio):
     view = RandomView("resized", 8, ratio=ratio)
     shown = view(torch.zeros(3, 20, 30, dtype=torch.uint8), [0.5] * NUMBERS)
     assert shown.shape == (3, 8, 8)
@@ -105,7 +105,7 @@ def test_random_crops_pad_with_black_and_reach_every_corner():
     assert loose.stored(noise(50, 80)).shape == (3, 40, 64)
 
 
-def test_rotation_turns_by_its_number_and_whole_pictures_stay_whole():
+def test_rotation_turns_by_its_number_and_whole_images_stay_whole():
     image = noise(40, 40)
     view = RandomView("none", 40, rotation=30.0, hflip_prob=0.0, view=View(40, 40))
     row = [0.5] * NUMBERS
@@ -115,7 +115,7 @@ def test_rotation_turns_by_its_number_and_whole_pictures_stay_whole():
     assert torch.equal(view(image, row), turned)
 
 
-def test_stored_pictures_are_small_but_never_enlarged():
+def test_stored_images_are_small_but_never_enlarged():
     view = RandomView(size=224)
     assert view.stored == AtMost(504, "bilinear")
     assert view.stored(noise(1000, 2000)).shape == (3, 504, 1008)

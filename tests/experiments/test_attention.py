@@ -21,7 +21,7 @@ PLANTED = {"red": (1, 6), "green": (5, 2), "blue": (7, 3)}  # the patch's row an
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     """Black, with a red, a green and a blue patch, 4 x 4 pixels each."""
     pixels = np.zeros((32, 32, 3), dtype=np.uint8)
     for channel, (row, column) in enumerate(PLANTED.values()):
@@ -61,8 +61,8 @@ def saved(tmp_path):
 
 
 def pixels_of(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB")).astype(int)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
 
 
 @pytest.mark.parametrize("block", [None, *BLOCKS])
@@ -157,25 +157,25 @@ def panels_of(figure):
     return {axes.get_title().split(":")[0]: axes for axes in figure.axes}
 
 
-def test_a_planted_look_is_drawn_over_its_patch(picture, saved, invoke, tmp_path):
+def test_a_planted_look_is_drawn_over_its_patch(image, saved, invoke, tmp_path):
     output = tmp_path / "deep" / "heads.png"
     checkpoint, finished = saved("vit2", looks_at_colours()), []
     figure = drawn(lambda: finished.append(
-        invoke("experiments.attention", checkpoint, picture, "--output", output)
+        invoke("experiments.attention", checkpoint, image, "--output", output)
     ))  # fmt: skip
-    said = f"{picture}: a, 33.3 %\nattention: {output}\n"
+    said = f"{image}: a, 33.3 %\nattention: {output}\n"
     assert finished[0].stdout.partition("\n")[2] == said, finished[0].stderr
     pixels, panels = pixels_of(output), panels_of(figure)
     for head, patch in enumerate(PLANTED.values()):
         assert brightest(panels[f"head {head}"], pixels) == patch
     assert brightest(panels["roll-out"], pixels) in PLANTED.values()
     shown = panels["what the network sees"].images[0].get_array()
-    assert np.array_equal(shown, pixels_of(picture))
+    assert np.array_equal(shown, pixels_of(image))
 
 
-def test_planted_looks_by_numbers(picture):
+def test_planted_looks_by_numbers(image):
     model = looks_at_colours()
-    pixels = torch.tensor(pixels_of(picture)).permute(2, 0, 1) / 255
+    pixels = torch.tensor(pixels_of(image)).permute(2, 0, 1) / 255
     with outputs_of(model) as outputs:
         model(pixels[None])
     weights = attention_in(model, outputs)
@@ -191,7 +191,7 @@ def test_planted_looks_by_numbers(picture):
     assert rolled[0, 0].item() == pytest.approx(0.75 / 4 / 65, rel=1e-3)
 
 
-def test_another_block_can_be_asked_for(picture, saved, invoke, tmp_path):
+def test_another_block_can_be_asked_for(image, saved, invoke, tmp_path):
     model = looks_at_colours()
     with torch.no_grad():  # in the last one, heads 0 and 1 change places
         keys = model.blocks[1].attention.qkv.weight[64:96]
@@ -199,30 +199,30 @@ def test_another_block_can_be_asked_for(picture, saved, invoke, tmp_path):
     checkpoint, brightest_patches = saved("vit2", model), []
     for block in (0, 1):
         output = tmp_path / "out.png"
-        figure = drawn(invoke, "experiments.attention", checkpoint, picture, "--block", block,
+        figure = drawn(invoke, "experiments.attention", checkpoint, image, "--block", block,
                        "--output", output)  # fmt: skip
         brightest_patches.append(brightest(panels_of(figure)["head 1"], pixels_of(output)))
     assert brightest_patches == [PLANTED["green"], PLANTED["red"]]
     for block in (-1, 2):
-        done = invoke("experiments.attention", checkpoint, picture, f"--block={block}")
+        done = invoke("experiments.attention", checkpoint, image, f"--block={block}")
         assert_three_lines(done, 2, f"--block {block}", "give 0 to 1")
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_plain_networks_are_drawn_too(block, picture, saved, invoke, tmp_path):
+def test_plain_networks_are_drawn_too(block, image, saved, invoke, tmp_path):
     checkpoint = saved("plainvit2", zoo.build("plainvit2", 3, block=block))
     output = tmp_path / "plain.png"
-    assert_prints(invoke("experiments.attention", checkpoint, picture, "--output", output))
+    assert_prints(invoke("experiments.attention", checkpoint, image, "--output", output))
     assert pixels_of(output).shape[2] == 3
 
 
-def test_what_cannot_be_drawn_is_refused_in_three_lines(picture, saved, invoke, tmp_path):
-    done = invoke("experiments.attention", saved("resnet8", zoo.build("resnet8", 3)), picture)
+def test_what_cannot_be_drawn_is_refused_in_three_lines(image, saved, invoke, tmp_path):
+    done = invoke("experiments.attention", saved("resnet8", zoo.build("resnet8", 3)), image)
     assert_three_lines(done, 2, "no attention to show", "resnet8.safetensors", "vit_b_16")
     checkpoint = saved("vit1", zoo.build("vit1", 3))
     done = invoke("experiments.attention", checkpoint, tmp_path / "none.png")
     assert_three_lines(done, 3, "none.png")
     done = invoke("experiments.attention", checkpoint)
     assert_three_lines(done, 2, "no images are named")
-    done = invoke("experiments.attention", checkpoint, picture, "--output", "/proc/none/a.png")
+    done = invoke("experiments.attention", checkpoint, image, "--output", "/proc/none/a.png")
     assert_three_lines(done, 2, "cannot use this", "/proc/none", "check this path")

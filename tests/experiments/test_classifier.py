@@ -12,7 +12,7 @@ from conftest import assert_prints, assert_three_lines, refusal, shaken
 from PIL import Image
 
 import zoo
-from data.collection import Source, open_pictures
+from data.collection import Source, open_dataset
 from data.decoding import DecodedOnUse
 from data.errors import DataError
 from data.images import load_image
@@ -41,12 +41,12 @@ VIEW = View(24, 20, "bicubic", input_size=32)
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("data.collection.CACHE", tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr("data.collection.IMAGE_CACHE", tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Pictures of every kind, beyond what training scans for."""
+    """Images of every kind, beyond what training scans for."""
     rng = np.random.default_rng(0)
     for name in CLASSES:
         (tmp_path / "test" / name).mkdir(parents=True)
@@ -76,12 +76,12 @@ def test_prediction_sees_validations_pixels_and_gives_its_logits(folder, checkpo
     files = sorted(map(str, folder.glob("*/*")))
     labels = torch.zeros(len(files), dtype=torch.int64)
     stored, _ = store(files, VIEW, tmp_path / "cache")
-    for pictures in (stored, DecodedOnUse(tuple(files), VIEW)):
+    for images in (stored, DecodedOnUse(tuple(files), VIEW)):
         for i, file in enumerate(files):
-            assert torch.equal(model.view(load_image(file)), pictures[i])
-        batches = list(every_image(pictures, labels, VIEW, 5, CPU))
+            assert torch.equal(model.view(load_image(file)), images[i])
+        batches = list(every_image(images, labels, VIEW, 5, CPU))
         with torch.no_grad():
-            expected = torch.cat([model.model(images) for images, _ in batches])
+            expected = torch.cat([model.model(batch) for batch, _ in batches])
     one_by_one = torch.cat([model.logits(model.view(load_image(f))[None]) for f in files])
     assert (one_by_one - expected).abs().max() < 1e-5 * expected.abs().max()
     for file, logits in zip(files, expected, strict=True):
@@ -243,20 +243,20 @@ def test_names_come_from_the_checkpoint(folder, checkpoint, invoke, tmp_path):
     assert_three_lines(done, 3, "does not know wasp", "ant, bee, 개미")
 
 
-def test_pictures_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
-    """Of the very folder that was split only the test part is left, also when a picture is new."""
-    pictures = open_pictures(Source(str(folder)), 0, 0)
+def test_images_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
+    """Of the very folder that was split only the test part is left, also when an image is new."""
+    images = open_dataset(Source(str(folder)), 0, 0)
     path = tmp_path / "best.safetensors"
-    metrics = {"seen": pictures.seen}
+    metrics = {"seen": images.seen}
     save_classifier(path, "resnet8", zoo.build("resnet8", 3), CLASSES, VIEW, metrics)
     model = load_model(path)
     _, found = to_evaluate(Source(str(folder)), model)
-    assert sorted(found.splits["evaluated"].files) == sorted(pictures.splits["test"].files)
+    assert sorted(found.splits["evaluated"].files) == sorted(images.splits["test"].files)
     Image.new("RGB", (30, 30)).save(folder / "ant" / "new.png")
     done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
     text = "left out: 9 images that the checkpoint was trained on or chosen by"
     assert_prints(done, text, " of 4;")
-    for file in pictures.splits["test"].files:
+    for file in images.splits["test"].files:
         Path(file).unlink()
     (folder / "ant" / "new.png").unlink()
     done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
@@ -265,7 +265,7 @@ def test_pictures_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
 
 @pytest.mark.usefixtures("published")
 def test_imagenets_folders_are_its_classes_in_order(tmp_path):
-    """1,000 folders n00000000 ..., one picture in each: labels by place, copies counted too."""
+    """1,000 folders n00000000 ..., one image in each: labels by place, copies counted too."""
     model = open_classifier("", "resnet18", "IMAGENET1K_V1")
     places = [tmp_path / "val" / f"n{7 * i:08}" / "x.png" for i in range(1000)]
     for path in places:

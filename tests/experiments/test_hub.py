@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: a folder in its layout, or its name; pictures shown as there."""
+"""Models of the Hugging Face Hub: a folder in its layout, or its name; images shown as there."""
 
 import functools
 import http.server
@@ -20,7 +20,7 @@ from PIL import Image
 import zoo
 from experiments.classifier import load_model, predict, save_classifier
 from experiments.proof.checks import shake
-from zoo.weights.hub import read_folder, write_folder
+from zoo.weights.hub import read_hub_folder, write_folder
 from zoo.weights.load import open_weights
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -45,15 +45,15 @@ def written(folder: Path, layers: int, **labels) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
-    """A folder that transformers wrote, the network in it, and a picture."""
+    """A folder that transformers wrote, the network in it, and an image."""
     folder = tmp_path_factory.mktemp("hub") / "model"
     places = {name: place for place, name in enumerate(CIFAR10)}
     model = written(folder, 2, id2label=dict(enumerate(CIFAR10)), label2id=places)
     generator = torch.Generator().manual_seed(0)
     small = torch.randint(0, 256, (9, 12, 3), generator=generator, dtype=torch.uint8)
-    picture = folder.parent / "picture.png"
-    Image.fromarray(small.numpy()).resize((120, 75), Image.Resampling.BICUBIC).save(picture)
-    return folder, model, picture
+    image = folder.parent / "image.png"
+    Image.fromarray(small.numpy()).resize((120, 75), Image.Resampling.BICUBIC).save(image)
+    return folder, model, image
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def change(folder: Path, name: str, **changes) -> None:
     path.write_text(json.dumps({k: v for k, v in said.items() if v is not None}), encoding="utf-8")
 
 
-def by_transformers(folder: Path, picture: Path, **options) -> list[dict]:
-    return transformers.pipeline("image-classification", str(folder), **options)(str(picture))
+def by_transformers(folder: Path, image: Path, **options) -> list[dict]:
+    return transformers.pipeline("image-classification", str(folder), **options)(str(image))
 
 
 def assert_alike(mine: list[dict], wanted: list[dict]) -> None:
@@ -92,21 +92,21 @@ def test_a_folder_of_transformers_is_the_same_network_with_its_labels(theirs):
 
 @pytest.mark.parametrize("resample", [2, 3])
 def test_predictions_are_those_of_transformers_pipeline(theirs, copied, resample):
-    _, _, picture = theirs
+    _, _, image = theirs
     change(copied, "preprocessor_config.json", resample=resample)
-    mine = predict(load_model(copied), picture, k=10)
-    assert_alike(mine, by_transformers(copied, picture, top_k=10))
+    mine = predict(load_model(copied), image, k=10)
+    assert_alike(mine, by_transformers(copied, image, top_k=10))
     assert len({round(guess["score"], 4) for guess in mine}) > 5  # there is something to compare
 
 
 def test_the_old_extractors_file_is_read(theirs, copied):
     """ViTFeatureExtractor's, of 2021; transformers 5 no longer has the class."""
-    folder, _, picture = theirs
+    folder, _, image = theirs
     old = {"do_normalize": True, "do_resize": True, "feature_extractor_type": "ViTFeatureExtractor",
            "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2,
            "size": 32}  # fmt: skip
     (copied / "preprocessor_config.json").write_text(json.dumps(old), encoding="utf-8")
-    assert predict(load_model(copied), picture) == predict(load_model(folder), picture)
+    assert predict(load_model(copied), image) == predict(load_model(folder), image)
 
 
 def test_a_pickle_that_weights_only_accepts_is_read(theirs, copied):
@@ -130,29 +130,29 @@ def test_a_pickle_that_runs_code_is_refused(theirs, copied):
 
 
 def test_a_folder_that_we_write_is_what_their_pipeline_takes(theirs, tmp_path):
-    folder, _, picture = theirs
+    folder, _, image = theirs
     ours = load_model(folder)
     write_folder(tmp_path / "out", "vit2", ours.model, ours.classes, asdict(ours.view))
-    mine, wanted = read_folder(tmp_path / "out"), read_folder(folder)
+    mine, wanted = read_hub_folder(tmp_path / "out"), read_hub_folder(folder)
     assert mine.metadata == wanted.metadata
     assert set(mine.tensors) == set(wanted.tensors)
     assert held(wanted.tensors, mine.tensors)
-    answers = [by_transformers(of, picture, top_k=10) for of in (tmp_path / "out", folder)]
+    answers = [by_transformers(of, image, top_k=10) for of in (tmp_path / "out", folder)]
     assert answers[0] == answers[1]
 
 
 def test_our_checkpoint_becomes_a_folder_with_its_own_eps_and_view(theirs, invoke, tmp_path):
     """eps 1e-6 and ImageNet's normalisation: a state dict could not say it, the folder does."""
-    picture = theirs[2]
+    image = theirs[2]
     model = shaken("vit2", 3)
     view = type(load_model(theirs[0]).view)(36, 32, input_size=32)  # the shorter side, then a crop
     save_classifier(tmp_path / "c.safetensors", "vit2", model, ("a", "b", "c"), view, {})
     done = invoke("experiments.convert", tmp_path / "c.safetensors", tmp_path / "f",
                   "--to", "transformers")  # fmt: skip
     assert_prints(done)
-    mine = predict(load_model(tmp_path / "c.safetensors"), picture)
-    assert predict(load_model(tmp_path / "f"), picture) == mine
-    assert_alike(mine, by_transformers(tmp_path / "f", picture))
+    mine = predict(load_model(tmp_path / "c.safetensors"), image)
+    assert predict(load_model(tmp_path / "f"), image) == mine
+    assert_alike(mine, by_transformers(tmp_path / "f", image))
 
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -309,7 +309,7 @@ def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(file, theirs, cop
         (copied / "model.safetensors").unlink()
         torch.save(theirs[1].state_dict(), copied / file)
     first = in_a_process(home, endpoint, "-c", OPEN, "hf:owner/name")
-    assert_prints(first, str(read_folder(copied).metadata))
+    assert_prints(first, str(read_hub_folder(copied).metadata))
     assert sorted(log) == sorted([CONFIG, file, PROCESSOR])
     again = in_a_process(home, NOWHERE, "-c", OPEN, "hf:owner/name", HF_HUB_OFFLINE="1")
     assert again.stdout == first.stdout, again.stderr
@@ -326,7 +326,7 @@ def test_how_images_are_shown_is_not_guessed_offline(copied, hub, tmp_path):
     assert "cannot get hf:owner/name" in done.stderr
     (copied / PROCESSOR).unlink()
     asked = in_a_process(tmp_path, hub[0], "-c", OPEN, "hf:owner/name")
-    assert_prints(asked, str(read_folder(copied).metadata))
+    assert_prints(asked, str(read_hub_folder(copied).metadata))
     done = in_a_process(tmp_path, NOWHERE, "-c", OPEN, "hf:owner/name", **offline)
     assert_prints(done, asked.stdout.strip())  # that there is none is remembered
 

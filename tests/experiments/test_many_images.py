@@ -32,7 +32,7 @@ DAMAGED = b"\xff\xd8 not much"
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("data.collection.CACHE", tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr("data.collection.IMAGE_CACHE", tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture(scope="module")

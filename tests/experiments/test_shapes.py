@@ -7,7 +7,7 @@ from conftest import assert_prints, assert_three_lines
 from torch import nn
 
 import zoo
-from experiments.proof.oracles import RESNETS
+from experiments.proof.oracles import IMAGENET_RESNETS
 from experiments.proof.shapes import default_size, parts, receptive_fields
 
 
@@ -21,9 +21,12 @@ SWAG = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
 
 @pytest.mark.parametrize(
     ("name", "size", "weights"),
-    [(name, None, torchvision.models.get_model_weights(name).IMAGENET1K_V1)
-     for name in (*RESNETS, "vit_b_16", "vit_b_32", "vit_l_16")] + [("vit_b_16", 384, SWAG)],
-)  # fmt: skip
+    [
+        (name, None, torchvision.models.get_model_weights(name).IMAGENET1K_V1)
+        for name in (*IMAGENET_RESNETS, "vit_b_16", "vit_b_32", "vit_l_16")
+    ]
+    + [("vit_b_16", 384, SWAG)],
+)
 def test_parameters_and_flops_are_torchvisions(name, size, weights):
     """Of its metadata: nothing is downloaded."""
     model = on_meta(name, image_size=size)

@@ -79,8 +79,8 @@ def test_only_depth_110_warms_up_and_does_so_in_both_arms():
     assert warm == {("plain", 110), ("resnet", 110)}
 
 
-def test_one_cycle_rises_falls_and_never_reaches_zero():
-    settings = Settings(schedule="one-cycle", steps=100, lr=0.4, channels_last=False)
+def test_the_triangle_rises_falls_and_never_reaches_zero():
+    settings = Settings(schedule="triangle", steps=100, lr=0.4, channels_last=False)
     rates = executed_rates(settings)
     assert len(rates) == 100
     top = rates.index(max(rates))
@@ -181,12 +181,12 @@ def test_label_smoothing_and_class_weights_are_pytorchs():
     assert state.loss_sum / 8 == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_evaluation_sums_over_pictures_not_batches():
+def test_evaluation_sums_over_images_not_batches():
     model = nn.Linear(1, 2).train()
     with torch.no_grad():
         model.weight.zero_()
         model.bias.copy_(torch.tensor([1.0, 0.0]))  # always says class 0
-    sizes = [(3, 0), (1, 1)]  # 3 pictures of class 0, then 1 of class 1: error 1/4, not 1/2
+    sizes = [(3, 0), (1, 1)]  # 3 images of class 0, then 1 of class 1: error 1/4, not 1/2
     batches = [(torch.zeros(n, 1), torch.full((n,), label)) for n, label in sizes]
     loss, error = evaluate(model, batches, Settings(channels_last=False))
     assert error == 0.25
@@ -288,7 +288,7 @@ def test_a_checkpoint_from_before_fp16_goes_on():
 
 
 def test_the_defaults_are_the_papers():
-    assert (PAPER.steps, PAPER.batch_size, PAPER.schedule) == (64_000, 128, "steps")
+    assert (PAPER.steps, PAPER.batch_size, PAPER.schedule) == (64_000, 128, "step")
     assert (PAPER.lr, PAPER.momentum, PAPER.weight_decay) == (0.1, 0.9, 1e-4)
     assert PAPER.milestones == (32_000, 48_000)
 

@@ -13,7 +13,7 @@ from torch import nn
 import zoo
 from experiments import verify
 from experiments.proof import checks, oracles
-from experiments.proof.checks import Difference, compare, difference, shake, worst
+from experiments.proof.checks import Difference, compare_blocks, difference, shake, worst
 from experiments.proof.oracles import RESNET_ORACLES
 from experiments.proof.prove import prove
 from experiments.verify import Options
@@ -91,7 +91,7 @@ def test_differences_that_are_no_numbers_are_infinite():
 def test_a_block_or_parameter_that_is_not_there_is_no_equal():
     theirs = TORCHVISION.build("resnet34", 1000)
     ours = zoo.build("resnet18")
-    blocks = {block.ours: block for block in compare(ours, theirs, TORCHVISION)}
+    blocks = {block.ours: block for block in compare_blocks(ours, theirs, TORCHVISION)}
     missing = blocks["stages.0.2"]
     assert missing.evaluation == missing.gradients == missing.overall == (float("inf"), False)
 

@@ -8,7 +8,7 @@ from conftest import assert_prints, assert_three_lines, held, shaken
 from PIL import Image
 
 import zoo
-from data.synthetic import draw
+from data.synthetic import draw_image
 from data.views import View
 from experiments.bench import networks as bench_networks
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
@@ -18,15 +18,15 @@ CLASSES = ("disc", "ring")  # the first two of the images drawn by code
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Embedded pictures, of each class 16 for training, 6 for val, and 6 in a folder beside."""
-    folder = tmp_path_factory.mktemp("data") / "pictures"
+def images(tmp_path_factory):
+    """Embedded images, of each class 16 for training, 6 for val, and 6 in a folder beside."""
+    folder = tmp_path_factory.mktemp("data") / "images"
     for place, name in enumerate(CLASSES):
         for split, first, last in (("train", 0, 16), ("val", 16, 22), ("../other", 22, 28)):
             (folder / split / name).mkdir(parents=True)
             for number in range(first, last):
-                picture = Image.fromarray(draw(0, 10 * number + place)[0].transpose(1, 2, 0))
-                picture.save(folder / split / name / f"{number}.png")
+                image = Image.fromarray(draw_image(0, 10 * number + place)[0].transpose(1, 2, 0))
+                image.save(folder / split / name / f"{number}.png")
     return folder
 
 
@@ -41,9 +41,9 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def test_transfer_predict_and_evaluate(pictures, checkpoint, invoke, tmp_path):
+def test_transfer_predict_and_evaluate(images, checkpoint, invoke, tmp_path):
     done = invoke(
-        "experiments.transfer", pictures, "--model", "vit2", "--weights", checkpoint, "--strategy",
+        "experiments.transfer", images, "--model", "vit2", "--weights", checkpoint, "--strategy",
         "finetune", "linear-probe", "lp-ft", "--epochs", 1, "--batch-size", 8, "--seeds", 1,
         "--precision", "fp32", "--output-dir", tmp_path,
     )  # fmt: skip
@@ -53,11 +53,11 @@ def test_transfer_predict_and_evaluate(pictures, checkpoint, invoke, tmp_path):
         loaded = load_model(best)
         assert (loaded.classes, loaded.view.mean) == (CLASSES, (0.5,) * 3)
         assert (loaded.model.norm.eps, loaded.model.stem.resizing) == (1e-12, "bicubic")
-    picture = pictures / "val" / "ring" / "16.png"
-    said = invoke("experiments.predict", best, picture, "--json", "--sheet", tmp_path / "s.png")
+    image = images / "val" / "ring" / "16.png"
+    said = invoke("experiments.predict", best, image, "--json", "--sheet", tmp_path / "s.png")
     (answer,) = json.loads(said.stdout)
     assert {guess["label"] for guess in answer["predictions"]} == set(CLASSES)
-    other = pictures.parent / "other"
+    other = images.parent / "other"
     assert_prints(invoke("experiments.evaluate", best, other, "--output-dir", tmp_path / "e"), "12")
 
 
@@ -78,8 +78,8 @@ def test_another_size_is_another_grid(checkpoint):
     ("options", "words"),
     [(("--size", 30), "multiple of 4"), (("--strategy", "moving-bn"), "no batch norms")],
 )
-def test_what_a_transformer_cannot_do_is_refused(options, words, pictures, invoke, tmp_path):
-    done = invoke("experiments.transfer", pictures, "--model", "vit2", "--weights", "none",
+def test_what_a_transformer_cannot_do_is_refused(options, words, images, invoke, tmp_path):
+    done = invoke("experiments.transfer", images, "--model", "vit2", "--weights", "none",
                   "--output-dir", tmp_path, *options)  # fmt: skip
     assert_three_lines(done, 2, words)
 

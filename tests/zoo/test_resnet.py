@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
 import zoo
-from experiments.proof.checks import compare, seeded_init, shake
-from experiments.proof.oracles import LIBRARIES, RESNET_ORACLES, RESNETS
+from experiments.proof.checks import compare_blocks, seeded_init, shake
+from experiments.proof.oracles import IMAGENET_RESNETS, LIBRARIES, RESNET_ORACLES
 from zoo.resnet import TABLE
 
 TORCHVISION = RESNET_ORACLES["torchvision"]
@@ -30,7 +30,7 @@ def pair(name: str, library: str) -> tuple[nn.Module, nn.Module]:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", IMAGENET_RESNETS)
 def test_every_block_is_theirs_to_the_last_bit(name, library):
     """Activations in eval and train mode, gradients, buffers, and the key map both ways."""
     ours, theirs = pair(name, library)
@@ -39,14 +39,14 @@ def test_every_block_is_theirs_to_the_last_bit(name, library):
     assert held(theirs.state_dict(), exported)
     assert len(exported) == len(theirs.state_dict())
     for dtype in (torch.float32, torch.float64) if name in SMALL else (torch.float32,):
-        blocks = compare(ours, theirs, oracle, dtype)
+        blocks = compare_blocks(ours, theirs, oracle, dtype)
         assert [block.ours for block in blocks if not block.overall.equal] == []
         assert len(blocks) == sum(TABLE[name].blocks_per_stage) + 2  # stem and head
         assert all(block.overall.largest == 0 and block.shape[0] == 2 for block in blocks)
 
 
 @pytest.mark.torchvision_order
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", IMAGENET_RESNETS)
 def test_seeded_alike_training_starts_from_torchvisions_weights(name):
     ours, theirs = partial(zoo.build, name), partial(TORCHVISION.build, name, 1000)
     assert seeded_init(ours, theirs, TORCHVISION) == ""

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import get_model_weights
 
 import zoo
-from experiments.proof.checks import compare, seeded_init, shake
+from experiments.proof.checks import compare_blocks, seeded_init, shake
 from experiments.proof.oracles import LIBRARIES, VIT_ORACLES
 from zoo.plainvit import BLOCKS
 from zoo.positions import RESIZINGS
@@ -40,7 +40,7 @@ def test_every_block_is_theirs(name, library):
     assert exported.keys() == wanted.keys()
     assert held(wanted, exported)
     for dtype in DTYPES:
-        blocks = compare(ours, theirs, oracle, dtype)
+        blocks = compare_blocks(ours, theirs, oracle, dtype)
         assert [block.ours for block in blocks if not block.overall.equal] == []
         assert len(blocks) == int(name[3:]) + 3  # stem, norm and head
         largest = max(block.overall.largest for block in blocks)
@@ -101,7 +101,7 @@ def no_gradient(model):
 def test_differences_are_noticed_and_where_they_start(spoil, first, library):
     ours, theirs = vit_pair("vit2", library)
     spoil(ours)
-    blocks = compare(ours, theirs, VIT_ORACLES[library])
+    blocks = compare_blocks(ours, theirs, VIT_ORACLES[library])
     different = [block.ours for block in blocks if not block.evaluation.equal]
     assert (different[0] if different else None) == first
     assert any(not block.gradients.equal for block in blocks)
@@ -113,7 +113,7 @@ def test_in_fp64_alone_no_eps_hides_in_the_rounding(library):
     for dtype in DTYPES:
         ours, theirs = vit_pair("vit2", library)
         other_eps(ours)
-        blocks = compare(ours, theirs, VIT_ORACLES[library], dtype)
+        blocks = compare_blocks(ours, theirs, VIT_ORACLES[library], dtype)
         hides = all(block.evaluation.equal for block in blocks)
         assert hides == (dtype == torch.float32)
 

@@ -35,7 +35,9 @@ def fetch(url: str) -> Weights:
             with tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.parent) as folder:
                 new = Path(folder, path.name)
                 download(url, new, path)
-                check(url, new)  # torch.hub takes a cut file without a hash for a whole one
+                check_download(
+                    url, new
+                )  # torch.hub takes a cut file without a hash for a whole one
                 new.replace(path)
     except OSError as error:
         why = f"cannot use the folder that keeps downloads: {error.strerror or error}"
@@ -56,7 +58,7 @@ def remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(old)
 
 
-def check(url: str, new: Path) -> None:
+def check_download(url: str, new: Path) -> None:
     """WeightsError if what came is no file of weights."""
     try:
         read_weights(new)

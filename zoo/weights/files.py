@@ -27,11 +27,11 @@ from zoo.errors import WeightsError
 from zoo.weights.atomic import write_atomic
 from zoo.weights.screen import AGAIN, Suspicious, screen
 
-LARGEST = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, with an optimizer's state three times that
+MOST_BYTES = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, with an optimizer's state three times that
 WRAPPERS = ("state_dict", "model")  # entries of a checkpoint that hold the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,000
-LONGEST = 500  # letters of an entry's name
+MOST_LETTERS = 500  # letters of an entry's name
 LONGEST_METADATA = 2**20  # letters; the 1,000 classes of ImageNet take 14,000
 METADATA = "skipzoo"  # the entry of a file that holds its Metadata, as JSON
 DIGEST = "sha256"  # in that JSON of a .safetensors file
@@ -72,7 +72,7 @@ def read_weights(path: Path) -> Weights:
         why = f"the file is not what its name says: its SHA-256 begins with {found}"
         fix = f"get the file again; if {named} is no hash, rename the file"
         raise WeightsError(why, path, fix)
-    return decode(content, str(path), hashed=bool(named))
+    return decode_weights(content, str(path), hashed=bool(named))
 
 
 def hash_in(name: str) -> str:
@@ -86,18 +86,18 @@ def read_bytes(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         # A pipe or a device would never end.
-        content = path.read_bytes() if path.is_file() and size <= LARGEST else None
+        content = path.read_bytes() if path.is_file() and size <= MOST_BYTES else None
     except (OSError, ValueError) as error:  # no path can hold a zero byte
         reason = getattr(error, "strerror", None) or error
         why = f"there is no such file, or it cannot be read: {reason}"
         raise WeightsError(why, path, fix) from error
     if not content:
-        why = "empty" if content == b"" else f"no file, or has more than {LARGEST:,} bytes"
+        why = "empty" if content == b"" else f"no file, or has more than {MOST_BYTES:,} bytes"
         raise WeightsError(f"this is {why}", path, fix)
     return content
 
 
-def decode(content: bytes, source: str, hashed: bool = False) -> Weights:
+def decode_weights(content: bytes, source: str, hashed: bool = False) -> Weights:
     """Tensors on the CPU, however they were saved; `hashed` if the SHA-256 has been compared.
 
     torch.save writes a zip archive, before PyTorch 1.6 a bare pickle.
@@ -173,7 +173,7 @@ def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
         fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
         raise WeightsError(why, source, fix)
     for key, value in tensors.items():
-        if not (isinstance(key, str) and len(key) <= LONGEST and is_plain(value)):
+        if not (isinstance(key, str) and len(key) <= MOST_LETTERS and is_plain(value)):
             why = f"the entry {key!r:.60} is {type(value).__name__} and not a plain, named tensor"
             fix = "give a state dict, or a checkpoint that holds one as 'state_dict' or 'model'"
             raise WeightsError(why, source, fix)

@@ -22,7 +22,7 @@ from zoo.weights.files import LONGEST_METADATA, Metadata, Weights, read_weights,
 
 PREFIX = "hf:"
 CONFIG, IMAGES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
-FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 
 # config.json's names of the first fields of vit.Row, in their order.
 SIZES = ("patch_size", "num_hidden_layers", "num_attention_heads", "hidden_size",
@@ -70,20 +70,20 @@ def from_hub(source: str) -> Weights:
         if not has(folder, IMAGES, PROCESSOR):
             for file in (IMAGES, PROCESSOR):
                 make_sure_there_is_no(file, match[1], folder.name)
-        for file in FILES:
-            if not has(folder, *FILES):
+        for file in WEIGHT_FILES:
+            if not has(folder, *WEIGHT_FILES):
                 snapshot_download(match[1], revision=folder.name, allow_patterns=[file])
-        if not has(folder, *FILES):
-            raise FileNotFoundError(f"there is no {' or '.join(FILES)}")
+        if not has(folder, *WEIGHT_FILES):
+            raise FileNotFoundError(f"there is no {' or '.join(WEIGHT_FILES)}")
     except (ImportError, OSError, ValueError) as error:  # HfHubHTTPError is an OSError
         why = f"cannot get {source}: {str(error)[:300] or type(error).__name__}"
         address = f"https://huggingface.co/{match[1]}/tree/main"
-        files = f"{CONFIG}, {IMAGES} and {' or '.join(FILES)}"
+        files = f"{CONFIG}, {IMAGES} and {' or '.join(WEIGHT_FILES)}"
         fix = f"fetch {files} where there is a network, put them into one folder, and pass its PATH"
         raise WeightsError(why, address, fix) from error
     finally:
         log.setLevel(level)
-    weights = read_folder(folder)
+    weights = read_hub_folder(folder)
     return Weights(weights.tensors, weights.metadata, source)
 
 
@@ -104,12 +104,12 @@ def make_sure_there_is_no(file: str, repository: str, commit: str) -> None:
                 raise
 
 
-def read_folder(folder: Path) -> Weights:
+def read_hub_folder(folder: Path) -> Weights:
     """A folder in the Hub's layout: the weights, and what goes with them."""
-    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None or not (folder / CONFIG).is_file():
-        why = f"this is a folder without {CONFIG}, or without {' or '.join(FILES)}"
-        fix = f"give a .pth or .safetensors file, or a folder with {CONFIG} and {FILES[0]}"
+        why = f"this is a folder without {CONFIG}, or without {' or '.join(WEIGHT_FILES)}"
+        fix = f"give a .pth or .safetensors file, or a folder with {CONFIG} and {WEIGHT_FILES[0]}"
         if inside := sorted(folder.rglob("*.safetensors")):
             fix = f"give a file of weights, such as {inside[0]}"
         raise WeightsError(why, folder, fix)
@@ -238,4 +238,4 @@ def write_folder(
         write_atomic(path, (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())
     tensors = TRANSFORMERS_VIT.divided(model.state_dict())
     named = {TRANSFORMERS_VIT.from_zoo(key) or key: tensor for key, tensor in tensors.items()}
-    write_weights(folder / FILES[0], named, Metadata())
+    write_weights(folder / WEIGHT_FILES[0], named, Metadata())

@@ -90,17 +90,17 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
     for name, row in VITS.items():
         if (row.patch_size, row.blocks) == (stem[2], blocks):
             changed = other_than(row, num_classes=head[0], image_size=side_of_image(shapes))
-            if shapes == shapes_of(vit, name, **changed):
+            if shapes == parameter_shapes(vit, name, **changed):
                 found += [(plain_name(name), changed), (name, changed)]
     for name, resnet_row in RESNETS.items():
         if sum(resnet_row.blocks_per_stage) != blocks:
             continue
         changed = other_than(resnet_row, num_classes=head[0], width=stem[0])
-        if shapes == shapes_of(resnet, name, plain=True, **changed):
+        if shapes == parameter_shapes(resnet, name, plain=True, **changed):
             found.append((plain_name(name), changed))
         for shortcut in dict.fromkeys([resnet_row.shortcut, "projection"]):
             options = changed | other_than(resnet_row, shortcut=shortcut)
-            if shapes == shapes_of(resnet, name, **options):
+            if shapes == parameter_shapes(resnet, name, **options):
                 found.append((name, options))
     return found
 
@@ -131,7 +131,7 @@ def side_of_image(shapes: Shapes) -> int:
 
 
 @functools.cache
-def shapes_of(build: Callable[..., Network], name: str, **settings: Any) -> Shapes:
+def parameter_shapes(build: Callable[..., Network], name: str, **settings: Any) -> Shapes:
     with torch.device("meta"):
         state = build(name, **settings).state_dict()
     return {key: tuple(tensor.shape) for key, tensor in state.items() if is_shaped(key)}

@@ -22,13 +22,13 @@ from zoo.vit import ViT
 from zoo.weights.dialects import Dialect
 from zoo.weights.download import fetch
 from zoo.weights.files import Metadata, Weights, from_loaded, read_weights
-from zoo.weights.hub import PREFIX, from_hub, read_folder
+from zoo.weights.hub import PREFIX, from_hub, read_hub_folder
 from zoo.weights.identify import by_name, is_shaped, likely_cause, recognise
 from zoo.weights.settings import check_settings
 
 log = logging.getLogger("zoo")
 
-State = Mapping[str, Tensor]
+Tensors = Mapping[str, Tensor]
 
 STATE_DICT = "the state dict"  # where messages look for what is wrong with one
 
@@ -77,7 +77,7 @@ def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
         return from_hub(str(source))
     if str(source).startswith(("http://", "https://")):
         return fetch(str(source))
-    return read_folder(Path(source)) if os.path.isdir(source) else read_weights(Path(source))  # noqa: PTH112  Path's can raise
+    return read_hub_folder(Path(source)) if os.path.isdir(source) else read_weights(Path(source))  # noqa: PTH112  Path's can raise
 
 
 def fill(
@@ -119,7 +119,7 @@ def fill(
     return model
 
 
-def in_our_names(weights: Weights, dialect: Dialect) -> tuple[State, State]:
+def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
     """The tensors whose names the dialect knows, in our names, and the others in theirs."""
     theirs: dict[str, str] = {}  # by our name
     for key in weights.tensors:
@@ -170,7 +170,7 @@ def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
     return exported
 
 
-def misfits(places: State, tensors: State, unknown: State, dialect: Dialect) -> list[str]:
+def misfits(places: Tensors, tensors: Tensors, unknown: Tensors, dialect: Dialect) -> list[str]:
     """What keeps every tensor from having a place of its shape, and every place a tensor.
 
     Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.
@@ -184,7 +184,7 @@ def misfits(places: State, tensors: State, unknown: State, dialect: Dialect) -> 
     return problems
 
 
-def shape_in(state: State, key: str) -> str:
+def shape_in(state: Tensors, key: str) -> str:
     return str(tuple(state[key].shape)) if key in state else "missing"
 
 

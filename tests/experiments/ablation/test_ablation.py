@@ -391,7 +391,7 @@ def test_every_run_diverged_is_exit_code_5(tmp_path, invoke, quick_workers):
 
 
 @pytest.mark.slow
-def test_an_own_folder_of_pictures_works(tmp_path, files, invoke, quick_workers):
+def test_an_own_folder_of_images_works(tmp_path, files, invoke, quick_workers):
     for i, file in enumerate(map(Path, files)):
         folder = tmp_path / "pets" / ("val" if i % 3 == 0 else "train") / ("cat", "dog")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -409,7 +409,7 @@ def test_an_own_folder_of_pictures_works(tmp_path, files, invoke, quick_workers)
 def test_the_cifar10_preset_runs_on_the_real_data(
     real_data, real_cifar10, tmp_path, invoke, quick_workers, monkeypatch
 ):
-    """Here the pictures are those decoded once for all tests; the worker decodes them itself."""
+    """Here the images are those decoded once for all tests; the worker decodes them itself."""
     folder = real_data / "cifar10"
     monkeypatch.setattr("experiments.ablation.runs.cifar10", {folder: real_cifar10}.get)
     done = invoke(

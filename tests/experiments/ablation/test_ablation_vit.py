@@ -48,9 +48,9 @@ def test_the_residual_of_a_matrix_by_hand():
     assert relative_residual(x).tolist() == [pytest.approx(2 / math.sqrt(12))]
 
 
-def test_a_row_says_the_mean_and_the_mean_logarithm_of_its_pictures():
+def test_a_row_says_the_mean_and_the_mean_logarithm_of_its_images():
     found = torch.tensor([1e-20, 1e-3, 1e-1, 1e-1], dtype=torch.float64)  # the first: rounding
-    row = collapse.summary(found)
+    row = collapse.statistics(found)
     assert row["residual"] == pytest.approx((1e-3 + 2e-1) / 4, rel=1e-5)
     assert row["log10"] == pytest.approx((-14 - 3 - 1 - 1) / 4, rel=1e-5)
     assert collapse.VISIBLE < row["p10"] < 1e-3 < row["p90"] == 0.1
@@ -60,7 +60,7 @@ def test_every_image_has_a_residual_of_its_own():
     model = vit("plainvit", 2)
     images = torch.randn(3, 3, 16, 16)
     together = residuals(model, images)
-    assert together.shape == (3, 3)  # the patches and two blocks, three pictures
+    assert together.shape == (3, 3)  # the patches and two blocks, three images
     for number, image in enumerate(images):
         assert residuals(model, image[None])[:, 0].allclose(together[:, number], rtol=1e-6)
 
@@ -333,6 +333,6 @@ def test_lost_weights_are_said_in_three_lines(vit_campaign, tmp_path, content):
     path = tmp_path / "out" / "vit2-seed1" / "final.safetensors"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(ResultsError) as error:
-        collapse.fill(vit("vit", 2), path)
+        collapse.load_run_weights(vit("vit", 2), path)
     assert "vit2-seed1" in str(error.value)
     assert len(str(error.value).split("\n")) == 3

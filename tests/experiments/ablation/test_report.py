@@ -117,15 +117,15 @@ def test_estimates_of_one_and_none():
 
 def test_published_figures_stand_beside_ours_only_where_the_protocol_is_the_papers():
     paper = {"source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128,
-             "schedule": "steps", "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000,
-             "choose": False}  # fmt: skip
+             "schedule": "step", "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000,
+             "holdout": False}  # fmt: skip
     rows = results([2.0, 2.1], [1.0, 1.1], depths=(20, 56), **paper)
     header, lines, _ = table(rows)
     assert header[-2:] == ["paper", "replications"]
     by_name = {line[0]: line for line in lines}
     assert by_name["resnet20"][-2:] == ["8.75", "8.27 / 8.29 / 8.0"]
     assert by_name["plain56"][-2:] == ["-", "12.76 / 11.83 / 13.31"]
-    for key, value in (("steps", 6400), ("size", 16), ("choose", True), ("lr", 0.05)):
+    for key, value in (("steps", 6400), ("size", 16), ("holdout", True), ("lr", 0.05)):
         header, *_ = table(results([2.0, 2.1], [1.0, 1.1], **(paper | {key: value})))
         assert header[-1] == "n"
 
@@ -170,7 +170,7 @@ def test_one_run_of_several_names_the_folder_of_all(invoke, tmp_path):
 @pytest.mark.parametrize("good", [True, False])
 def test_publish_says_with_its_exit_code_whether_all_is_equal(good, monkeypatch):
     monkeypatch.setattr(publish, "put_into_docs", lambda name, parts: None)
-    monkeypatch.setattr("experiments.proof.prove.summary", lambda: (good, None, ""))
+    monkeypatch.setattr("experiments.proof.prove.verify_summary", lambda: (good, None, ""))
     assert publish.main(publish.Options("verify")) == (0 if good else 1)
 
 

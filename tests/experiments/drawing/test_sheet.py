@@ -7,7 +7,7 @@ import pytest
 import torch
 from figures import NASTY, drawn, readable, words
 from matplotlib.colors import same_color, to_hex
-from pictures import refused
+from sample_images import refused
 
 from experiments.drawing import sheet
 from experiments.drawing.sheet import LabelledImage, draw_confusion, draw_sheet

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_prints, refusal
-from pictures import noise
 from PIL import Image
+from sample_images import noise
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from data.collection import Source, open_pictures
+from data.collection import Source, open_dataset
 from data.synthetic import synthetic
 from data.views import View
 from experiments.ablation.pool import default_jobs
@@ -88,7 +88,7 @@ def test_an_ablations_run_has_no_fp64_on_the_device(like_mps, tmp_path, kind, op
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 @pytest.mark.parametrize("strategy", ["finetune", "feature-extraction", "lp-ft"])
 def test_a_transfer_has_no_fp64_on_the_device(like_mps, tmp_path, monkeypatch, strategy):
-    monkeypatch.setattr("data.collection.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("data.collection.IMAGE_CACHE", tmp_path / "cache")
     rng = np.random.default_rng(0)
     for folder in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "images" / folder).mkdir(parents=True)
@@ -98,7 +98,7 @@ def test_a_transfer_has_no_fp64_on_the_device(like_mps, tmp_path, monkeypatch, s
     recipe = replace(RECIPES["default"], size=16, squash=True, epochs=2, batch_size=8)
     recipe = replace(recipe, class_weights=True, probe_lr=0.1)
     run = Transfer(strategy, "resnet8", None, 0, recipe, NCHW)
-    images = open_pictures(Source(str(tmp_path / "images")), 0, 0)
+    images = open_dataset(Source(str(tmp_path / "images")), 0, 0)
     with like_mps:
         row = run_transfer(run, images, tmp_path / "out", META, ALONE, save_every=0)
     assert row["status"] == "finished"

@@ -31,7 +31,7 @@ def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
     ("module", "arguments", "works", "first"),
     [("ablation", (), "ablation.campaign.plan", "Do plain networks"),
      ("ablation", ("vit",), "ablation.campaign.plan", "Do transformers"),
-     ("transfer", ("PETS",), "transfer.comparison.open_pictures", "Device"),
+     ("transfer", ("PETS",), "transfer.comparison.open_dataset", "Device"),
      ("verify", ("resnet18",), "proof.prove.prove", "comparing resnet18 with torchvision"),
      ("bench", (), "bench.networks.drawn_batches", "usual / ours")],
 )  # fmt: skip

@@ -14,13 +14,14 @@ from conftest import run_and_kill
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.cli import CheckpointError
+from experiments.plumbing.results import read_row
 from experiments.plumbing.resume import load_checkpoint
 from experiments.train.loop import Settings
 
 STEPS = 60
 RUN = Run(
     depth=8, seed=1, data=Data(size=16, train_images=160, test_images=20),
-    settings=Settings(steps=STEPS, batch_size=16, schedule="one-cycle"),
+    settings=Settings(steps=STEPS, batch_size=16, schedule="triangle"),
 )  # fmt: skip
 CPU = torch.device("cpu")
 
@@ -130,3 +131,19 @@ def test_a_foreign_checkpoint_is_refused_and_kept(tmp_path):
     with pytest.raises(CheckpointError, match="other settings"):
         run_one(replace(RUN, seed=5), tmp_path, CPU)
     assert path.read_bytes() == good
+
+
+def test_a_checkpoint_and_a_row_with_older_names_of_settings_are_continued(tmp_path, undisturbed):
+    assert attempt(tmp_path, stop_at=20)[0] == 0
+    path = tmp_path / "checkpoint.pt"
+    saved = load_checkpoint(path)
+    older = saved["run"].replace('"holdout"', '"choose"').replace('"triangle"', '"one-cycle"')
+    assert older != saved["run"]
+    resumable.save_checkpoint(path, saved | {"run": older})
+    assert attempt(tmp_path)[0] == 0
+    assert files_in(tmp_path) == undisturbed
+    row = tmp_path / "row.json"
+    row.write_text(
+        row.read_text().replace('"holdout"', '"choose"').replace("triangle", "one-cycle")
+    )
+    assert read_row(tmp_path, RUN)["run"]["settings"]["schedule"] == "triangle"

@@ -92,8 +92,8 @@ class Command:
         assert not left, left
 
 
-def pictures(root: Path, train: int = 24) -> Path:
-    """Two classes of noise, `train` training pictures of each and 4 for validation."""
+def images(root: Path, train: int = 24) -> Path:
+    """Two classes of noise, `train` training images of each and 4 for validation."""
     rng = np.random.default_rng(0)
     for split, number in (("train", train), ("val", 4)):
         for name in ("cat", "dog"):
@@ -169,7 +169,7 @@ def test_a_campaign_is_interrupted_at_random_moments(tmp_path):
 
 @pytest.mark.slow
 def test_a_transfer_is_interrupted_at_random_moments(tmp_path):
-    folder = pictures(tmp_path / "pets")
+    folder = images(tmp_path / "pets")
     arguments = ("experiments.transfer", folder, *TRANSFER)
     interrupt_until_done(tmp_path, TRANSFER_PHASES, arguments, seed=2, runs=RUNS // 2)
 
@@ -177,7 +177,7 @@ def test_a_transfer_is_interrupted_at_random_moments(tmp_path):
 @pytest.fixture(scope="module")
 def four_runs(tmp_path_factory) -> tuple:
     """Of a hundred steps each, with next to nothing to read or to test in between."""
-    folder = pictures(tmp_path_factory.mktemp("long") / "pets", train=160)
+    folder = images(tmp_path_factory.mktemp("long") / "pets", train=160)
     return ("experiments.ablation", "--data-dir", folder, "--size", 16, "--depths", 8, "--seeds", 1,
             "--epochs", 20, "--precision", "fp32", "--output-dir")  # fmt: skip
 
@@ -234,7 +234,7 @@ TIMED = {
 @pytest.mark.parametrize("name", TIMED)
 @pytest.mark.parametrize("number", CODES)
 def test_interrupted_while_precision_is_timed(tmp_path, name, number):
-    pets = pictures(tmp_path / "pets")
+    pets = images(tmp_path / "pets")
     arguments = [pets if word == "PETS" else word for word in TIMED[name]]
     command = Command(tmp_path, f"experiments.{name}", *arguments, "--output-dir", tmp_path / "out")
     command.wait_for("timing")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, forked
-from pictures import noise
 from PIL import Image
+from sample_images import noise
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -37,9 +37,9 @@ RUN = "resnet8-scratch-batch8-seed0"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """26 + 11 pictures, so that the shares of two processes are not equal in val."""
-    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+def images(tmp_path_factory):
+    """26 + 11 images, so that the shares of two processes are not equal in val."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     counts = {"train/dark": 13, "train/light": 13, "val/dark": 6, "val/light": 5}
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
@@ -50,12 +50,12 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(pictures, tmp_path_factory):
+def undisturbed(images, tmp_path_factory):
     """What two processes leave, and what they print; started by hand, which is quicker."""
     folder = tmp_path_factory.mktemp("undisturbed")
     said = folder / "said"
     store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    ranks = [forked.Process(target=rank, args=(i, store.port, str(pictures), str(folder), said))
+    ranks = [forked.Process(target=rank, args=(i, store.port, str(images), str(folder), said))
              for i in range(2)]  # fmt: skip
     for process in ranks:
         process.start()
@@ -66,7 +66,7 @@ def undisturbed(pictures, tmp_path_factory):
     return folder / RUN, text
 
 
-def rank(number: int, port: int, pictures: str, folder: str, said: Path) -> None:
+def rank(number: int, port: int, images: str, folder: str, said: Path) -> None:
     """One of the processes that torchrun starts, with the variables that it sets."""
     os.environ |= {
         "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2",
@@ -75,25 +75,25 @@ def rank(number: int, port: int, pictures: str, folder: str, said: Path) -> None
     }  # fmt: skip
     for stream in (1, 2):
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    sys.argv = ["transfer", pictures, *OPTIONS, "--output-dir", folder]
+    sys.argv = ["transfer", images, *OPTIONS, "--output-dir", folder]
     torch.set_num_threads(1)
     runpy.run_module("experiments.transfer", run_name="__main__", alter_sys=True)
 
 
-def launch(pictures, folder):
+def launch(images, folder):
     """torchrun on a free port."""
     torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
                 "--rdzv-endpoint", "localhost:0", "-m", "experiments.transfer")  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-m", *torchrun, pictures, *OPTIONS, "--output-dir", folder], cwd=ROOT,
+        [sys.executable, "-m", *torchrun, images, *OPTIONS, "--output-dir", folder], cwd=ROOT,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
-def by_hand(pictures) -> dict:
+def by_hand(folder) -> dict:
     """One process that does what two should: BN per half batch, gradients averaged."""
-    files = sorted(map(str, (pictures / "train").glob("*/*")))  # the dark ones first
+    files = sorted(map(str, (folder / "train").glob("*/*")))  # the dark ones first
     labels = torch.tensor(["light" in name for name in files]).long()
     whole = View(16, 16, squash=True, input_size=16)
     view = RandomView(size=16, scale=(0.35, 1.0), view=whole)
@@ -121,16 +121,16 @@ def by_hand(pictures) -> dict:
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_half_batches_and_averaged_gradients(pictures, undisturbed):
+def test_two_processes_are_one_with_half_batches_and_averaged_gradients(images, undisturbed):
     run, said = undisturbed
     assert said.count("Recipe") == 1  # one of them prints
     ours = load_model(run / "last.safetensors").model.state_dict()
-    for key, value in by_hand(pictures).items():
+    for key, value in by_hand(images).items():
         assert torch.allclose(ours[key].float(), value.float(), rtol=1e-3, atol=1e-4), key
 
 
 @pytest.mark.slow
-def test_each_picture_is_counted_once(undisturbed):
+def test_each_image_is_counted_once(undisturbed):
     run, _ = undisturbed
     row = json.loads((run / "row.json").read_text(encoding="utf-8"))
     assert row["processes"] == 2
@@ -144,11 +144,9 @@ def test_each_picture_is_counted_once(undisturbed):
 
 
 @pytest.mark.slow
-def test_a_dying_process_ends_the_job_with_a_message_and_it_resumes(
-    pictures, undisturbed, tmp_path
-):
+def test_a_dying_process_ends_the_job_with_a_message_and_it_resumes(images, undisturbed, tmp_path):
     """SIGKILL to the second process in the middle; the same command then ends like undisturbed."""
-    process = launch(pictures, tmp_path)
+    process = launch(images, tmp_path)
     checkpoint = tmp_path / RUN / "checkpoint.pt"
     until = time.monotonic() + 60
     while not checkpoint.exists():
@@ -165,7 +163,7 @@ def test_a_dying_process_ends_the_job_with_a_message_and_it_resumes(
     assert process.returncode != 0
     assert not (tmp_path / RUN / "row.json").exists()
     assert re.search("another process of this job is gone|goes on from here", said), said
-    process = launch(pictures, tmp_path)
+    process = launch(images, tmp_path)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     for name in ("last.safetensors", "best.safetensors", "history.csv"):

@@ -13,7 +13,7 @@ from experiments.transfer import options, strategies
 from experiments.transfer.options import More, Options
 from experiments.transfer.plan import recipe_of
 from experiments.transfer.recipes import RECIPES, Recipe, evaluation_view, training_view
-from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, settings_of, to_train
+from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, to_train, training_settings
 
 
 class Noise:
@@ -73,7 +73,7 @@ def test_frozen_networks_keep_eval_mode_and_give_the_heads_gradient():
     assert torch.equal(frozen(images), model.eval()(images))
 
 
-def test_rarity_weighs_classes_inversely_and_pictures_to_1():
+def test_rarity_weighs_classes_inversely_and_images_to_1():
     labels = torch.tensor([0, 0, 0, 1])
     assert rarity(labels, 2) == pytest.approx((2 / 3, 2.0))  # of the four: 3 * 2 / 3 + 2 = 4
     assert rarity(labels, 3) == pytest.approx((2 / 3, 2.0, 0.0))
@@ -83,7 +83,7 @@ def executed_rates(recipe: Recipe, strategy: str, steps_per_epoch: int = 4) -> l
     """The rate of each step, as the optimiser had it: a schedule can be right and not be used."""
     model = zoo.build("resnet8", 3, width=1)
     labels = torch.arange(9) % 3
-    settings = settings_of(recipe, strategy, steps_per_epoch, labels, 3, Settings())
+    settings = training_settings(recipe, strategy, steps_per_epoch, labels, 3, Settings())
     state = start(to_train(strategy, model), settings)
     return [state.lr for state in train(Noise(), settings, state)]
 
@@ -157,7 +157,7 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
     assert (smaller.resize, smaller.crop, smaller.input_size) == (116, 112, 112)
     squashed = evaluation_view(RECIPES["bootcamp"], asked)
     assert (squashed.squash, squashed.crop) == (True, 224)
-    # A checkpoint trained on small pictures enlarged to 224, also when it is transferred further.
+    # A checkpoint trained on small images enlarged to 224, also when it is transferred further.
     enlarged = View(32, 32, squash=True, input_size=224)
     assert evaluation_view(RECIPES["default"], enlarged) == enlarged
     assert evaluation_view(replace(RECIPES["default"], size=96), enlarged).input_size == 96

@@ -21,12 +21,12 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT, assert_three_lines, run_and_kill
-from pictures import noise
 from PIL import Image
+from sample_images import noise
 
 import zoo
-from data import collection as pictures_module
-from data.collection import PictureSet, Source, open_pictures
+from data import collection as collection_module
+from data.collection import ImageDataset, Source, open_dataset
 from data.dataset import Dataset
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
@@ -48,7 +48,7 @@ CLASSES = ("dots", "Übersee", "개")
 
 
 def make_folder(root: Path, **splits: int) -> Path:
-    """Three classes that differ in brightness, faintly; as many pictures of each as asked."""
+    """Three classes that differ in brightness, faintly; as many images of each as asked."""
     rng = np.random.default_rng(0)
     for split, count in splits.items():
         for label, name in enumerate(CLASSES):
@@ -62,12 +62,12 @@ def make_folder(root: Path, **splits: int) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("pictures"), train=10, val=5, test=6)
+    return make_folder(tmp_path_factory.mktemp("images"), train=10, val=5, test=6)
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(pictures_module, "CACHE", tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr(collection_module, "IMAGE_CACHE", tmp_path_factory.getbasetemp() / "cache")
 
 
 RECIPE = replace(RECIPES["default"], size=16, squash=True, epochs=3, batch_size=8)
@@ -77,8 +77,8 @@ OPTIONS = ("--model", "resnet8", "--weights", "none", "--size", 16, "--squash", 
 FINETUNE = "resnet8-finetune-batch8-seed0"  # the folder of a run
 
 
-def opened(folder: Path) -> PictureSet:
-    return open_pictures(Source(str(folder)), 0, 0)
+def opened(folder: Path) -> ImageDataset:
+    return open_dataset(Source(str(folder)), 0, 0)
 
 
 def run(folder: Path, output: Path, change: Transfer = RUN, **options) -> dict | None:
@@ -151,7 +151,7 @@ def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     output, said = everything
     for words in (*STRATEGIES[:-1], "as in most notebooks", "Data ", "Choose ", "bounded by",
                   "Recipe default: epochs 3, batch-size 8, opt sgd",
-                  "30 train, 15 val, 18 test pictures, 3 classes",
+                  "30 train, 15 val, 18 test images, 3 classes",
                   "the accuracy is that on test"):  # fmt: skip
         assert words in " ".join(said.split())
     line = r"^epoch (\d)/3: train loss [\d.]+ acc [\d.]+ %, val loss .* %, [\d.]+ s(.*)$"
@@ -165,7 +165,7 @@ def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     name = re.fullmatch(r"best on val of [a-z-]+: [\d.]+ % in epoch [123] of (\S+)", best)[1]
     assert re.fullmatch(r"all 12 runs took \d+:\d\d minutes", time_taken)
     assert command == (
-        f"use it: python -m experiments.predict {output / name / 'best.safetensors'} PICTURES"
+        f"use it: python -m experiments.predict {output / name / 'best.safetensors'} IMAGES"
     )
     assert len(rows) == 12
     assert {row["strategy"] for row in rows} == set(STRATEGIES)
@@ -185,14 +185,14 @@ def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
 
 @pytest.mark.slow
 def test_rows_are_what_their_files_score(everything, folder):
-    """The accuracy in every row is had again from best.safetensors, on test; right by picture."""
-    pictures = opened(folder)
+    """The accuracy in every row is had again from best.safetensors, on test; right by image."""
+    images = opened(folder)
     for path in everything[0].glob("resnet8-*"):
         found, history = row(path), read_history(path)
         model = load_model(path / "best.safetensors")
-        shown = pictures.pictures("test", model.view)
+        shown = images.images("test", model.view)
         guesses = model.logits(torch.stack([shown[i] for i in range(18)])).argmax(1)
-        right = (guesses == pictures.labels("test")).int().tolist()
+        right = (guesses == images.labels("test")).int().tolist()
         assert found["right"] == "".join(map(str, right))
         assert found["accuracy"] == found["best_test_accuracy"] == sum(right) / 18
         assert found["tested_on"] == "test"
@@ -328,8 +328,8 @@ def test_without_a_test_set_it_says_that_the_number_also_chose(tmp_path, transfe
     assert "two seeds or more are needed" in said
 
 
-def test_a_folder_of_classes_is_split_and_results_of_other_pictures_are_refused(tmp_path, transfer):
-    """The split is written down, and stays when the same command meets other pictures."""
+def test_a_folder_of_classes_is_split_and_results_of_other_images_are_refused(tmp_path, transfer):
+    """The split is written down, and stays when the same command meets other images."""
     folder, output = make_folder(tmp_path / "flat", **{".": 12}), tmp_path / "out"
     command = (folder, output, "--strategy", "linear-probe")
     other = (3, "other settings", "row.json")
@@ -346,7 +346,7 @@ def test_a_folder_of_classes_is_split_and_results_of_other_pictures_are_refused(
     assert (output / "split.csv").read_text(encoding="utf-8") == split
     (folder / "dots" / "new.png").unlink()
     transfer(*command)
-    Image.new("RGB", (20, 20)).save(folder / "dots" / "0.png")  # another picture of that name
+    Image.new("RGB", (20, 20)).save(folder / "dots" / "0.png")  # another image of that name
     transfer(*command, refused=other)
 
 
@@ -358,7 +358,7 @@ def test_lists_of_models_and_batch_sizes_are_compared(folder, tmp_path, transfer
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 24), ("val", 12)])
-def test_a_bad_picture_stops_the_run_unless_it_is_skipped(tmp_path, transfer, split, count):
+def test_a_bad_image_stops_the_run_unless_it_is_skipped(tmp_path, transfer, split, count):
     folder = make_folder(tmp_path / "set", train=8, val=4)
     bad = folder / split / "dots" / "3.png"
     bad.write_bytes(bad.read_bytes()[:200])
@@ -372,7 +372,7 @@ def test_a_bad_picture_stops_the_run_unless_it_is_skipped(tmp_path, transfer, sp
         transfer(folder, output, *more, "--skip-bad")
         assert row(output / FINETUNE)["images"] == {"train": 24, "val": 12} | {split: count - 1}
         weights.append((output / FINETUNE / "last.safetensors").read_bytes())
-    assert weights[0] == weights[1]  # stored or streamed, the same pictures
+    assert weights[0] == weights[1]  # stored or streamed, the same images
 
 
 def test_running_out_of_memory_says_what_to_do(folder, tmp_path, transfer, monkeypatch):
@@ -433,13 +433,13 @@ def test_pretrained_weights_and_what_they_ask(tmp_path, monkeypatch):
     assert pretrained("resnet8", None, 0)[1] == View(32, 32, input_size=32)
 
 
-def test_pictures_in_memory_are_shown_as_predict_shows_them(tmp_path):
-    """32x32 pictures under a view that scales them first: 37 pixels, and 32 of the middle."""
+def test_images_in_memory_are_shown_as_predict_shows_them(tmp_path):
+    """32x32 images under a view that scales them first: 37 pixels, and 32 of the middle."""
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    part = pictures_module.Split(torch.arange(4), images=images)
-    pictures = PictureSet(Source(""), "", CLASSES, {"val": part}, [], "", 0, 0)
+    part = collection_module.Split(torch.arange(4), images=images)
+    dataset = ImageDataset(Source(""), "", CLASSES, {"val": part}, [], "", 0, 0)
     for view in (View(37, 32), View(32, 32), View(40, 32, squash=True), View(28, 24)):
-        shown = pictures.pictures("val", view)
+        shown = dataset.images("val", view)
         same = [torch.equal(shown[i], view(images[i])) for i in range(len(shown))]
         assert same == [True] * 4, view
 
@@ -478,7 +478,7 @@ def test_only_the_head_is_new(folder, tmp_path):
     assert not torch.equal(scratch.model.stem.conv.weight, before.stem.conv.weight)
 
 
-def test_scratch_is_shown_the_same_pictures_as_the_others(folder, tmp_path):
+def test_scratch_is_shown_the_same_images_as_the_others(folder, tmp_path):
     """What the weights' file asks for, though it takes none of the weights."""
     path, asked = tmp_path / "ours.safetensors", View(30, 24, "bicubic", mean=(0.1, 0.2, 0.3))
     save_classifier(path, "resnet8", zoo.build("resnet8", 4), tuple("abcd"), asked, {})
@@ -545,17 +545,17 @@ def test_imagenets_recipe_runs_dry(folder, tmp_path, transfer):
 
 
 def test_cifar10_is_taken_as_it_is(tmp_path, monkeypatch):
-    """32x32 pictures, a tenth held out to choose by, enlarged to 224 in their batch."""
+    """32x32 images, a tenth held out to choose by, enlarged to 224 in their batch."""
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(40) % 10
     whole = Dataset("CIFAR-10", tuple("abcdefghij"), images, labels, images, labels)
-    monkeypatch.setattr(pictures_module, "cifar10", lambda _: whole)
-    pictures = open_pictures(Source("cifar10", test_images=20), 0, 0)
-    assert [len(part.labels) for part in pictures.splits.values()] == [36, 4, 20]
+    monkeypatch.setattr(collection_module, "cifar10", lambda _: whole)
+    dataset = open_dataset(Source("cifar10", test_images=20), 0, 0)
+    assert [len(part.labels) for part in dataset.splits.values()] == [36, 4, 20]
     recipe = replace(RECIPES["cifar10"], batch_size=4)
-    made = TransferJob(replace(RUN, recipe=recipe), pictures, tmp_path, CPU, Group())
+    made = TransferJob(replace(RUN, recipe=recipe), dataset, tmp_path, CPU, Group())
     assert made.batches().batch(0)[0].shape == (4, 3, 224, 224)
-    assert pictures.pictures("val", made.view) is pictures.splits["val"].images
+    assert dataset.images("val", made.view) is dataset.splits["val"].images
     assert made.view.mean == (0.4914, 0.4822, 0.4465)
 
 

@@ -16,7 +16,7 @@ def advice(data) -> str:
 
 
 def row(strategy, seed, right, seconds=10.0, status="finished", model="resnet18", **more) -> dict:
-    """A row of `right` of 1,000 test pictures, always the first ones."""
+    """A row of `right` of 1,000 test images, always the first ones."""
     bits = "1" * right + "0" * (1000 - right)
     return {
         "name": f"{strategy}{seed}", "status": status, "tested_on": "test", "right": bits,
@@ -62,10 +62,10 @@ def test_a_slow_equal_is_not_chosen_and_a_quick_loser_neither():
     assert choose(data)[1].strategy == "finetune"
 
 
-def test_few_pictures_do_not_decide_though_seeds_agree():
-    """A lead of 2 of 50 pictures in every seed: no spread over seeds, and yet chance."""
+def test_few_images_do_not_decide_though_seeds_agree():
+    """A lead of 2 of 50 images in every seed: no spread over seeds, and yet chance."""
     data = rows(finetune=(50, 960, 960, 960), linear_probe=(2, 940, 940, 940))
-    assert choose(data)[1].strategy == "finetune"  # of 1,000 pictures 20 are clear
+    assert choose(data)[1].strategy == "finetune"  # of 1,000 images 20 are clear
     for each in data:
         right = round(each["accuracy"] * 50)
         each |= {"right": "1" * right + "0" * (50 - right), "accuracy": right / 50}
@@ -117,14 +117,14 @@ def test_what_bounds_a_run():
     assert "0 %" in bound_by(row("finetune", 0, 1, training_seconds=0.0, waiting_seconds=0.0))
 
 
-def test_the_interval_of_pictures_covers_as_often_as_it_says():
-    """Two equal strategies on other pictures each time: a lead is claimed in about 5 % of them."""
+def test_the_interval_of_images_covers_as_often_as_it_says():
+    """Two equal strategies on other images each time: a lead is claimed in about 5 % of them."""
     rng, claimed = np.random.default_rng(0), 0
     for _ in range(200):
-        pictures = rng.random(400)  # how hard each is; both find the same ones hard
+        images = rng.random(400)  # how hard each is; both find the same ones hard
         found = rows(finetune=(50, 0, 0, 0), scratch=(60, 0, 0, 0))
         for each in found:
-            right = (rng.random(400) < pictures).astype(int)
+            right = (rng.random(400) < images).astype(int)
             each |= {"right": "".join(map(str, right)), "accuracy": right.mean()}
         said = advice(found)
         claimed += "excludes 0" in said and "does not" not in said
@@ -188,7 +188,7 @@ def test_a_folder_is_shown_again_with_its_advice_and_an_interrupted_one_is_not_p
 def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
     written(tmp_path, DATA)
     monkeypatch.chdir(tmp_path)
-    assert_three_lines(invoke("experiments.publish", tmp_path), 3, "README.md is not here")
+    assert_three_lines(invoke("experiments.publish", tmp_path), 3, "no page here has a place")
     assert not (tmp_path / "docs").exists()
     (tmp_path / "README.md").write_text("<!-- transfer -->\n<!-- /transfer -->\n", encoding="utf-8")
     done = invoke("experiments.publish", tmp_path)

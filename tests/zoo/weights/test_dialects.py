@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import zoo
-from experiments.proof.oracles import LIBRARIES, MODELS, oracles_of
+from experiments.proof.oracles import COMPARED, LIBRARIES, oracles_of
 from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS
 
 TORCHVISION, TRANSFORMERS = RESNET_DIALECTS["torchvision"], RESNET_DIALECTS["transformers"]
@@ -25,7 +25,7 @@ def without_prefix(dialect, key: str) -> str:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", COMPARED)
 def test_the_map_is_a_bijection_between_their_entries_and_ours(name, library):
     pytest.importorskip(library)
     oracle = oracles_of(name)[library]

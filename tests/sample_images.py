@@ -1,4 +1,4 @@
-"""Pictures made by code, small files of every kind, each with what must become of it.
+"""Images made by code, small files of every kind, each with what must become of it.
 
 And what every test of a refusal asks: DataError in three lines.
 """
@@ -214,7 +214,7 @@ def jpegs() -> list[Made]:
         Made("restarts.jpg", save(COLOR, "JPEG", restart_marker_blocks=1, **fine), COLOR, 4),
         Made("cmyk.jpg", save(INK, "JPEG", quality=100), SEEN_INK, 5),
         Made("ycck.jpg", ycck(np.asarray(INK)), SEEN_INK, 8),
-        Made("two pictures.jpg", save(COLOR, "MPO", **pair), COLOR, 40),
+        Made("two images.jpg", save(COLOR, "MPO", **pair), COLOR, 40),
         Made("followed by a film.jpg", whole + bytes(range(256)) * 20, COLOR, 4),
         Made("profile.jpg", save(COLOR, "JPEG", icc_profile=b"none" * 40_000, **fine), COLOR, 4),
         Made("broken exif.jpg", save(COLOR, "JPEG", exif=broken_exif, **fine), COLOR, 4),
@@ -291,16 +291,16 @@ def animations() -> list[Made]:
 
 
 def foreign() -> list[Made]:
-    """What is no picture of an allowed format, though some are named like one."""
+    """What is no image of an allowed format, though some are named like one."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as out:
         out.writestr("a.png", save(COLOR, "PNG"))
     files = {
-        "words.png": b"no picture, just text",
+        "words.png": b"no image, just text",
         "page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9"/></svg>',
         "paper.pdf": b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n",
-        "pictures.png": archive.getvalue(),
+        "images.png": archive.getvalue(),
         "postscript.eps": save(COLOR, "EPS"),
         "postscript.jpg": save(COLOR, "EPS"),
         "phone.heic": struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(90),
