@@ -14,49 +14,49 @@ ORACLES := .venv/.ready-dev
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## make .venv from requirements.lock (TORCH=cpu, auto, cu130 ...: another build of torch)
+setup: $(READY)  ## create .venv from requirements.lock (TORCH=cpu, auto, cu130 ...: another build of torch)
 
-train: $(READY)  ## one network on images drawn by code, a line an epoch (MODEL=resnet20)
+train: $(READY)  ## train one network on synthetic images, one line per epoch (MODEL=resnet20)
 	@$(RUN) experiments.train $(MODEL) $(ARGS)
 
-ablation: $(READY)  ## plain against residual networks (PRESET=quick|cifar10|paper|imagenet-nets, DATA=folder, ARGS='--seeds 5')
+ablation: $(READY)  ## compare plain with residual networks (PRESET=quick|cifar10|paper|imagenet-nets, DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation $(PRESET) $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
 
-ablation-vit: $(READY)  ## vision transformers with and without their skips (DATA=folder, ARGS='--seeds 5')
+ablation-vit: $(READY)  ## compare vision transformers with and without skips (DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation vit $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
 
-transfer: $(READY)  ## five ways of training on your images, four from pretrained weights (DATA=folder, ARGS='--model resnet50')
+transfer: $(READY)  ## compare five transfer-learning strategies on your images (DATA=folder, ARGS='--model resnet50')
 	@$(RUN) experiments.transfer $(if $(DATA),'$(DATA)') $(ARGS)
 
-check-data: $(READY)  ## what is in a folder of images, and whether all of it decodes (DATA=folder)
+check-data: $(READY)  ## check a folder of images: classes, splits, duplicates, undecodable files (DATA=folder)
 	@$(RUN) experiments.check_data $(if $(DATA),'$(DATA)') $(ARGS)
 
-verify: $(ORACLES)  ## seven networks against torchvision, transformers and timm (or MODEL=resnet50, block by block)
+verify: $(ORACLES)  ## compare seven networks with torchvision, transformers and timm (or MODEL=resnet50, block by block)
 	@$(RUN) experiments.verify $(MODEL) $(ARGS)
 
-bugs: $(READY)  ## bugs, and which checks catch them
+bugs: $(READY)  ## show which checks catch which bugs
 	@$(RUN) experiments.bugs $(ARGS)
 
-samples: $(READY)  ## a contact sheet of the images that data/synthetic.py draws
+samples: $(READY)  ## draw a contact sheet of the synthetic images
 	@$(RUN) experiments.samples $(ARGS)
 
-shapes: $(READY)  ## shapes, parameters and FLOPs of a network, stage by stage (MODEL=resnet50)
+shapes: $(READY)  ## print shapes, parameters and FLOPs of a network, stage by stage (MODEL=resnet50)
 	@$(RUN) experiments.shapes $(or $(MODEL),resnet50) $(ARGS)
 
-report: $(READY)  ## the table and verdict of a campaign again, or a transfer's advice (FOLDER=runs/quick)
+report: $(READY)  ## print the results of an ablation or a transfer again (FOLDER=runs/quick)
 	@$(RUN) experiments.report $(or $(FOLDER),runs/quick) $(ARGS)
 
-bench: $(READY)  ## speed ratios against PyTorch's and torchvision's usual ways
+bench: $(READY)  ## measure speed ratios against usual code with PyTorch and torchvision
 	@$(RUN) experiments.bench $(ARGS)
 
-test: $(ORACLES)  ## all tests; README's tables of training are not made again
+test: $(ORACLES)  ## run all tests; the published results are not trained again
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
-test-fast: $(ORACLES)  ## the networks and their proofs, imports, batches and verdicts: about a minute
+test-fast: $(ORACLES)  ## run the tests of networks, proofs, imports, batches and verdicts: about a minute
 	@$(RUN) pytest -n 2 --dist loadfile -m 'not slow' -k 'not timm and not transformers' \
 	    tests/zoo tests/test_arrows.py tests/data/test_batches.py tests/experiments/ablation/test_report.py $(ARGS)
 
-check: $(ORACLES)  ## style and types
+check: $(ORACLES)  ## check style and types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 # Installing goes through uv, which takes seconds; where there is none it is put into .venv first.

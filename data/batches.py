@@ -2,8 +2,8 @@
 
 The order, crops and flips of an epoch are drawn on the CPU from (seed, epoch), and copied to the
 device once. So every device and every resumed run sees the same batches, and a checkpoint needs no
-random state. Within an epoch, batch() works on the device alone. (The training loop does
-synchronise with a GPU: it reads every loss.)
+random state. Within an epoch, batch() copies nothing from the CPU, so the CPU need not wait for the
+GPU. (The training loop waits once a step anyway, to read the loss.)
 Dimension key: N batch, C channels, H W height and width.
 Read next: experiments/train/loop.py
 """
@@ -27,7 +27,7 @@ Batch = tuple[Tensor, Tensor]  # images and labels
 class Normalize:
     """uint8 (N, C, H, W) -> float32 `(images / 255 - mean) / std`; mean and std are broadcast."""
 
-    mean: Tensor
+    mean: Tensor  # (C, 1, 1): one value a channel; or (C, H, W): one a pixel
     std: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -44,28 +44,28 @@ def channel_normalize(images: Tensor) -> Normalize:
     counts = torch.stack(
         [channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]
     )
-    counts = counts.double() / counts.sum(1, keepdim=True)  # (C, 256)
+    counts = counts.double() / counts.sum(1, keepdim=True)  # (C, 256), each row sums to 1
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = counts @ values  # (C,)
-    # var = E[x^2] - E[x]^2. A constant channel has std 0, so at least one of 255 steps.
+    # var = E[x^2] - E[x]^2. A constant channel has std 0: divide by 1/255 instead.
     std = (counts @ values.square() - mean.square()).sqrt().clamp(min=1 / 255)
-    return Normalize(mean.float()[:, None, None], std.float()[:, None, None])
+    return Normalize(mean.float()[:, None, None], std.float()[:, None, None])  # (C, 1, 1)
 
 
 def pixel_mean_normalize(images: Tensor) -> Normalize:
     """Subtract the mean of each pixel, and do nothing else (He et al. 2015, section 4.2)."""
     total = torch.zeros(images.shape[1:], dtype=torch.int64)  # (C, H, W)
-    for chunk in images.split(1000):  # sums of integers: exact in any order
+    for chunk in images.split(1000):  # 1,000 at a time to save memory; integers, so it is exact
         total += chunk.sum(0)
     mean = (total.double() / len(images) / 255).float()
-    return Normalize(mean, torch.ones(1, 1, 1))
+    return Normalize(mean, torch.ones(1, 1, 1))  # std 1: the paper does not divide
 
 
 class TensorBatches:
     """Training batches of images in memory: normalised, shuffled every epoch, cropped, flipped.
 
     An epoch drops its last partial batch; since the order changes, no image is left out for good.
-    Crops are padded after normalisation (section 4.2), so that the padding has the mean's colour.
+    Images are padded for the crop after normalisation, so the padding has the mean's colour.
     `input_size`: the network's input. Images that are stored smaller are enlarged to it on the
     device, after the crop, which saves memory and time.
     """
@@ -82,6 +82,7 @@ class TensorBatches:
         padding: int,
     ) -> None:
         check_batch_size(batch_size, len(dataset.train_labels))
+        # The whole training set, as bytes: CIFAR-10 takes 150 MB.
         self.images = dataset.train_images.to(device)
         self.labels = dataset.train_labels.to(device)
         self.normalize = normalize.to(device)
@@ -96,13 +97,13 @@ class TensorBatches:
 
     def draw_epoch(self, epoch: int) -> None:
         """Draw the order of the images, and a crop and a flip of each."""
-        # NumPy's generator draws the same numbers on every machine and in every version.
+        # NumPy's generator draws the same numbers on every machine.
         rng = np.random.default_rng((self.seed, epoch))
         count = len(self.labels)
-        order = rng.permutation(count)
+        order = rng.permutation(count)  # every image once
         # A crop of the padded image begins at one of 2 * padding + 1 rows, and columns.
         tops, lefts = rng.integers(0, 2 * self.padding + 1, (2, count))
-        flips = rng.integers(0, 2, count)
+        flips = rng.integers(0, 2, count)  # half of the images, on average
         # One copy to the device an epoch.
         draws = torch.from_numpy(np.stack([order, tops, lefts, flips]))  # int64 (4, count)
         self.order, self.tops, self.lefts, self.flips = draws.to(self.device)
@@ -110,20 +111,22 @@ class TensorBatches:
 
     def batch(self, step: int) -> Batch:
         """Images float32 (N, C, input_size, input_size) and labels int64 (N,) of one step."""
-        epoch, place = divmod(step, len(self))
+        epoch, place = divmod(step, len(self))  # place: of the batch in its epoch
         if epoch != self.drawn_epoch:
             self.draw_epoch(epoch)
         here = slice(place * self.batch_size, (place + 1) * self.batch_size)
         index = self.order[here]  # (N,): which images
-        images = self.normalize(self.images[index])
+        images = self.normalize(self.images[index])  # -> float32 (N, C, H, W)
         tops, lefts, flips = self.tops[here], self.lefts[here], self.flips[here].bool()
-        images = crop_flip(images, tops, lefts, flips, self.padding)
+        images = crop_flip(images, tops, lefts, flips, self.padding)  # padded, cropped to (H, W)
+        # Enlarged last: the crop works on the small image.
         return enlarge(images, self.input_size), self.labels[index]
 
 
 def check_batch_size(size: int, images: int, processes: int = 1) -> None:
-    """DataError unless all processes get equally many images of a batch, two or more."""
-    if not 2 * processes <= size <= images or size % processes:
+    """DataError unless all processes (one per GPU) get equally many images, two or more."""
+    fits = 2 * processes <= size <= images and size % processes == 0
+    if not fits:
         multiple = f", a multiple of {processes}" if processes > 1 else ""
         raise DataError(
             f"no training batch of {size} can be made",
@@ -149,7 +152,7 @@ def whole_images(
     device: torch.device,
     input_size: int,
 ) -> Iterator[Batch]:
-    """Evaluation batches: every image once, in order, without crop or flip, the rest included."""
+    """Evaluation batches: every image once, in order, whole, a smaller last batch too."""
     chunks = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     return prepared(chunks, normalize.to(device), input_size)
 

@@ -12,46 +12,46 @@ from data.listing import listing_of, split_of
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-FOLDER = "cifar-10-batches-py"  # torchvision's name for what its archive unpacks to
+FOLDER = "cifar-10-batches-py"  # the folder in torchvision's archive
 COUNTS = (50_000, 10_000)
 CIFAR_CACHE = Path("cache/cifar10")
 
 
 def cifar10(data_dir: Path | None = None) -> Dataset:
-    """From `data_dir` (ImageFolder form, zips of it, or torchvision's own files), or downloaded.
+    """CIFAR-10 from `data_dir` (ImageFolder layout, zips of it, or torchvision's own files).
 
-    Without `data_dir`, torchvision downloads 170 MB into cache/cifar10, checks its MD5, and finds
-    it there the next time.
+    Without `data_dir`, torchvision downloads 170 MB into cache/cifar10, checks the MD5, and reuses
+    the files the next time. Raises DataError unless the classes have 5,000 and 1,000 images each.
     """
     if data_dir is None or (data_dir / FOLDER).is_dir():
         dataset = read_batches(data_dir or CIFAR_CACHE, download=data_dir is None)
     else:
-        # It has no duplicates, and searching 60,000 files takes a sixth of the time of reading.
+        # CIFAR-10 has no identical images; a search would take a sixth of the time of reading.
         dataset = replace(read_folder(data_dir, 32, keep_duplicates=True), name="CIFAR-10")
     splits = {"train": dataset.train_labels, "test": dataset.test_labels}
     for (split, labels), count in zip(splits.items(), COUNTS, strict=True):
         counts, share = labels.bincount(minlength=len(CLASSES)).tolist(), count // len(CLASSES)
         if counts != [share] * len(CLASSES):
             raise DataError(
-                f"{split} has {len(labels):,} images where {count:,} belong, {share:,} of a class "
-                f"(there are {', '.join(map(str, counts[:20]))})",
+                f"{split} has {len(labels):,} images instead of {count:,}, {share:,} per class "
+                f"(found: {', '.join(map(str, counts[:20]))})",
                 (data_dir or CIFAR_CACHE).absolute(),
-                "if it is CIFAR-10, unzip or download all of it again; if not, choose quick",
+                "if this is CIFAR-10, unzip or download it again; if not, choose quick",
             )
     return dataset
 
 
 def read_batches(root: Path, download: bool) -> Dataset:
-    """The Python version of the data set, as torchvision keeps it in `root`."""
-    from torchvision.datasets import CIFAR10  # slow to import, so only where it is needed
+    """Read torchvision's copy of the dataset (Python version) in `root`; DataError if it fails."""
+    from torchvision.datasets import CIFAR10  # slow to import, so only here
 
     try:
         train, test = (CIFAR10(str(root), train=t, download=download) for t in (True, False))
-    except (RuntimeError, EOFError, OSError) as error:  # of the network too
+    except (RuntimeError, EOFError, OSError) as error:  # OSError: the network too
         raise DataError(
             f"cannot {'download' if download else 'read'} CIFAR-10: {error}",
             f"{root.absolute()}, for {CIFAR10.url}",
-            f"put {CIFAR10.filename} there, or name the folder that has it (in an ablation with "
+            f"put {CIFAR10.filename} there, or give the folder that has it (in an ablation: "
             f"--data-dir FOLDER); if it is there, unpack it again in place of {FOLDER}",
         ) from error
     tensors = []
@@ -62,7 +62,7 @@ def read_batches(root: Path, download: bool) -> Dataset:
 
 
 def is_cifar10(data_dir: Path) -> bool:
-    """Whether the folder holds CIFAR-10, in either form, going by the names in it."""
+    """True if the folder holds CIFAR-10 in either layout, judging by the names in it."""
     listing = listing_of(data_dir)
     if (data_dir / FOLDER).is_dir():
         return True

@@ -1,6 +1,6 @@
-"""A user's images made ready for training: found, split, and decoded once if they fit.
+"""Prepares a user's images for training: finds, splits, and decodes them once if they fit.
 
-Whether they are stored as raw pixels or decoded at every use changes the time and not one pixel.
+Whether images are stored as raw pixels or decoded at each use changes the speed, never a pixel.
 """
 
 import hashlib
@@ -24,30 +24,31 @@ from data.store import estimated_bytes, store, undecodable
 from data.views import RandomView, View
 
 IMAGE_CACHE = Path("cache/images")
-MOST_SEEN = 60_000  # images whose checksums a checkpoint carries
-CIFAR10 = "cifar10"  # in place of a folder: download it
+MOST_SEEN = 60_000  # a checkpoint stores the checksums of so many images
+CIFAR10 = "cifar10"  # given in place of a folder: download it
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which images, and how many of them."""
+    """Which images to use, and how many."""
 
-    data: str  # a folder, or CIFAR10
-    train_images: int | None = None  # at most, the classes in equal shares
-    test_images: int | None = None  # at most, of val and of test
+    data: str  # path of a folder, or CIFAR10
+    train_images: int | None = None  # at most, with balanced classes; None: all
+    test_images: int | None = None  # at most, in each of val and test
     skip_bad: bool = False
-    cache_gb: float = 4.0  # a split that takes more is decoded at every use
+    cache_gb: float = 4.0  # a larger split is decoded at each use
 
 
 @dataclass
 class Split:
-    """The images of one part, before they are given a form: files, or in memory already."""
+    """The images of one split at their original size: as files, or in memory."""
 
     labels: Tensor  # int64 (N,)
     files: tuple[str, ...] = ()
     images: Tensor | None = None  # uint8 (N, 3, H, W)
 
     def chosen(self, kept: Tensor) -> "Split":
+        """The images at the indices `kept`, int64 (K,)."""
         files = tuple(self.files[i] for i in kept.tolist()) if self.files else ()
         images = self.images[kept] if self.images is not None else None
         return Split(self.labels[kept], files, images)
@@ -55,34 +56,36 @@ class Split:
 
 @dataclass
 class ImageDataset:
-    """Classes and splits of a data set, in any form that is asked for."""
+    """Classes and splits of a dataset; images() returns a split in the requested form."""
 
     source: Source
     name: str
     classes: tuple[str, ...]
     splits: dict[str, Split]  # "train", "val" and maybe "test"
     notes: list[str]
-    table: str  # the split, written down
+    table: str  # the split as CSV, see Scan.csv()
     workers: int  # processes that decode before the first epoch
-    loaders: int  # processes that load while training
+    loaders: int  # processes that load during training
     formed: dict[tuple[str, Form], Images] = field(default_factory=dict)
 
     @property
     def tested_on(self) -> str:
-        """The split that accuracy is reported on; without a test set, also the one chosen by."""
+        """The split that accuracy is reported on: test, or val if there is no test."""
         return "test" if "test" in self.splits else "val"
 
     def labels(self, split: str) -> Tensor:
+        """Labels of one split, int64 (N,)."""
         return self.splits[split].labels
 
     def images(self, split: str, form: View | RandomView) -> Images:
-        """Images of one split as evaluation sees them, or as random views are cut from them."""
+        """Images of one split as evaluation sees them, or as stored for random views."""
         small = form.stored if isinstance(form, RandomView) else form
         if (split, small) not in self.formed:
             self.formed[split, small] = self.make(split, small)
         return self.formed[split, small]
 
     def make(self, split: str, form: Form) -> Images:
+        """Images of one split in a form: stored if they fit into the cache, else made on use."""
         images, files = self.splits[split].images, self.splits[split].files
         if images is not None:
             as_they_are = isinstance(form, View) and form.leaves(images.shape[-1])
@@ -102,15 +105,15 @@ class ImageDataset:
 
     @cached_property
     def seen(self) -> str:
-        """A checksum, 8 digits, of every image to train on or to choose by; in order.
+        """The distinct checksums of all train and val images, 8 hex digits each, sorted, joined.
 
-        "" for more than MOST_SEEN images, and for those that are in memory.
+        "" for more than MOST_SEEN images, and for images in memory.
         """
         files = self.splits["train"].files + self.splits["val"].files
         return "".join(sorted(set(map(checksum, files)))) if len(files) <= MOST_SEEN else ""
 
     def leave_out(self, split: str, bad: dict[int, DataError]) -> None:
-        """Leave out the images that cannot be decoded with --skip-bad; else DataError."""
+        """With --skip-bad, drop the images that cannot be decoded; without it, raise DataError."""
         if not bad:
             return
         part = self.splits[split]
@@ -121,17 +124,17 @@ class ImageDataset:
         fix = "repair the file or move it elsewhere"
         if not self.source.skip_bad:
             counts = f"{len(bad)} of {len(part.labels):,} in {split}"
-            raise DataError(f"{what} ({counts})", where, f"{fix}, or go on without it: --skip-bad")
+            raise DataError(f"{what} ({counts})", where, f"{fix}, or leave it out: --skip-bad")
         if not kept or (split == "train" and gone):
             classes = ", ".join(self.classes[label] for label in sorted(gone))
-            raise DataError(f"{what} (no other is left in {split} of {classes})", where, fix)
+            raise DataError(f"{what} (no other image is left in {split} of {classes})", where, fix)
         self.splits[split] = left
         names = ", ".join(printable(str(error.args[1])) for error in bad.values())
         self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
 
 
 def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:
-    """Find and split the images; DataError says what is missing."""
+    """Find and split the images. Raises DataError if anything is missing."""
     folder = Path(source.data)
     if source.data == CIFAR10 or (folder.is_dir() and is_cifar10(folder)):
         whole = cifar10(None if source.data == CIFAR10 else folder)
@@ -141,43 +144,47 @@ def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:
             "val": Split(part.test_labels, images=part.test_images),
             "test": Split(whole.test_labels, images=whole.test_images),
         }
-        notes = ["val is a tenth of the training images, the same every time"]
-        found = ImageDataset(source, whole.name, whole.classes, splits, notes, "", workers, loaders)
+        notes = ["val is a fixed tenth of the training images"]
+        dataset = ImageDataset(
+            source, whole.name, whole.classes, splits, notes, "", workers, loaders
+        )
     else:
-        found = from_scan(source, scan(Listing(folder)), workers, loaders)
-    for name, split in found.splits.items():
-        most = source.train_images if name == "train" else source.test_images
-        if most is not None and most < len(split.labels):
-            found.splits[name] = split.chosen(balanced_order(split.labels)[:most].sort().values)
-    return found
+        dataset = from_scan(source, scan(Listing(folder)), workers, loaders)
+    for name, split in dataset.splits.items():
+        limit = source.train_images if name == "train" else source.test_images
+        if limit is not None and limit < len(split.labels):
+            dataset.splits[name] = split.chosen(balanced_order(split.labels)[:limit].sort().values)
+    return dataset
 
 
 def whole_folder(source: Source) -> ImageDataset | None:
     """Every image of one folder of classes, as the split "whole"; None if it holds splits."""
-    found = scan_classes(Listing(Path(source.data)))
-    return from_scan(source, found) if found else None
+    folder = scan_classes(Listing(Path(source.data)))
+    return from_scan(source, folder) if folder else None
 
 
-def from_scan(source: Source, found: Scan, workers: int = 0, loaders: int = 0) -> ImageDataset:
+def from_scan(source: Source, folder: Scan, workers: int = 0, loaders: int = 0) -> ImageDataset:
+    """The images of a scanned folder; every file is named by its full path."""
     splits = {
         name: Split(
             torch.tensor([label for _, label in images], dtype=torch.int64),
-            tuple(str(found.root / name) for name, _ in images),
+            tuple(str(folder.root / name) for name, _ in images),
         )
-        for name, images in found.splits.items()
+        for name, images in folder.splits.items()
     }
     return ImageDataset(
-        source, found.root.resolve().name, found.classes, splits, list(found.notes), found.csv(),
-        workers, loaders,
+        source, folder.root.resolve().name, folder.classes, splits, list(folder.notes),
+        folder.csv(), workers, loaders,
     )  # fmt: skip
 
 
 def checksum(file: str) -> str:
+    """CRC-32 of a file's bytes, 8 hex digits."""
     return f"{zlib.crc32(Path(file).read_bytes()):08x}"
 
 
 def identity(dataset: ImageDataset) -> str:
-    """A hash of classes, images and labels as they are used: their results are not mixed."""
+    """A hash of the classes, images and labels in use; results of different data never mix."""
     whole = hashlib.sha256(repr((dataset.classes, dataset.table)).encode())
     for name, part in dataset.splits.items():
         whole.update(repr((name, part.labels.tolist(), part.files)).encode("utf-8", "replace"))

@@ -17,7 +17,7 @@ from data.views import View
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images are uint8 (N, 3, H, W), labels int64 (N,) that index `classes`."""
+    """Training and test images, uint8 (N, 3, H, W); labels int64 (N,) that index `classes`."""
 
     name: str
     classes: tuple[str, ...]
@@ -28,7 +28,7 @@ class Dataset:
     notes: tuple[str, ...] = field(default=(), kw_only=True)  # what was left out or looks odd
 
     def resized(self, size: int) -> "Dataset":
-        """The same images with `size` pixels a side, averaged (antialias) when that is fewer."""
+        """The same images with `size` pixels a side, antialiased when that is fewer."""
         if self.train_images.shape[-1] == size:
             return self
         train, test = (
@@ -38,7 +38,7 @@ class Dataset:
         return replace(self, train_images=train, test_images=test)
 
     def limited(self, train: int | None, test: int | None) -> "Dataset":
-        """At most so many images (None: all), the classes in shares as equal as can be."""
+        """At most so many images (None: all), the classes as balanced as possible."""
         kept = balanced_order(self.train_labels)[:train].sort().values
         tested = balanced_order(self.test_labels)[:test].sort().values
         return replace(
@@ -48,10 +48,10 @@ class Dataset:
         )  # fmt: skip
 
     def holding_out(self) -> "Dataset":
-        """The training images alone, a tenth of them held out as the test set.
+        """The training images alone, with a tenth of them held out as the test set.
 
-        The split of section 4.2 (45k/5k of CIFAR-10's 50k), for choosing settings without ever
-        looking at the real test set. Stratified, and the same every time.
+        For choosing settings without the real test set: 45k/5k of CIFAR-10's 50k, as in He et al.
+        2015, section 4.2. Stratified by class and deterministic.
         """
         order = balanced_order(self.train_labels)
         held = order[: round(0.1 * len(order))].sort().values
@@ -65,7 +65,7 @@ class Dataset:
 
 
 def balanced_order(labels: Tensor) -> Tensor:
-    """A fixed shuffle of range(N) that deals the classes out in turn, int64 (N,)."""
+    """A fixed shuffle of range(N), int64 (N,), in which the classes take turns."""
     shuffled = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
     turn = torch.empty(len(labels), dtype=torch.int64)
     for label in labels.unique():
@@ -75,19 +75,19 @@ def balanced_order(labels: Tensor) -> Tensor:
 
 
 def read_folder(root: Path, size: int, *, keep_duplicates: bool = False) -> Dataset:
-    """The images of train/ and of test/ (or else val/), or of zips of them (data/folders.py).
+    """Read train/ and test/ (or else val/) of a folder, or of zips of them (data/folders.py).
 
-    Decoded, the shorter side scaled to `size` pixels, and the middle cut out: (3, size, size).
+    Images are decoded, scaled to `size` pixels on the shorter side, and center-cropped to a square.
     """
     listing = listing_of(root)
-    found = scan(listing, wanted=("test",), keep_duplicates=keep_duplicates)
+    folder = scan(listing, wanted=("test",), keep_duplicates=keep_duplicates)
     view, tensors = View(size, size), []
-    for split in ("train", "test" if "test" in found.splits else "val"):
-        names, labels = zip(*found.splits[split], strict=True)
+    for split in ("train", "test" if "test" in folder.splits else "val"):
+        names, labels = zip(*folder.splits[split], strict=True)
         images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
-        # No bar in a worker process, where it would write over the campaign's.
+        # No bar in a worker process: it would overwrite the campaign's.
         bar = Progress(names, f"reading {split}", delay=2, disable=parent_process() is not None)
         for i, name in enumerate(bar):
             images[i] = view(listing.load(name))
         tensors += [images, torch.tensor(labels)]
-    return Dataset(root.stem, found.classes, *tensors, notes=found.notes)
+    return Dataset(root.stem, folder.classes, *tensors, notes=folder.notes)

@@ -1,4 +1,4 @@
-"""Images by number, decoded at every use; and all images of a list, decoded in worker processes.
+"""Images by index, decoded at each use; and whole lists of images, decoded in worker processes.
 
 `images[i]` is a uint8 tensor (3, H, W). A tensor (N, 3, H, W) satisfies this protocol too.
 """
@@ -17,11 +17,13 @@ from data.images import load_image
 from data.processes import is_lost_loader, shielded_from
 from data.progress import Progress
 
-Form = Callable[[Tensor], Tensor]  # of a decoded image, uint8 (3, H, W) -> (3, h, w)
+Form = Callable[[Tensor], Tensor]  # maps a decoded image, uint8 (3, H, W) -> (3, h, w)
 Result = TypeVar("Result")
 
 
 class Images(Protocol):
+    """N images by index: each uint8 (3, H, W)."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Tensor: ...
 
@@ -42,7 +44,7 @@ class DecodedOnUse:
 
 @dataclass(frozen=True)
 class MappedImages:
-    """Other images in another form."""
+    """Other images, with `form` applied at each use."""
 
     images: Images
     form: Form
@@ -55,12 +57,12 @@ class MappedImages:
 
 
 def size_of(image: Tensor) -> tuple[int, int]:
-    """Height and width in pixels, upright: a small result for worker processes to send."""
+    """Height and width in pixels, upright: a result that workers can send cheaply."""
     return image.shape[1], image.shape[2]
 
 
 def decode_or_error(form: Callable[[Tensor], Result], file: str) -> Result | DataError:
-    """For worker processes: the error of an undecodable image is returned, not raised."""
+    """Decode in a worker process: the error of an undecodable image is returned, not raised."""
     try:
         return form(load_image(file, file))
     except DataError as error:
@@ -70,9 +72,9 @@ def decode_or_error(form: Callable[[Tensor], Result], file: str) -> Result | Dat
 def decode_all(
     files: Sequence[str], form: Callable[[Tensor], Result], workers: int, title: str = "decoding"
 ) -> Generator[Result | DataError]:
-    """`form` of every image, or the error that says why it cannot be decoded; in order.
+    """Yield `form` of each image in order, or the error that says why it cannot be decoded.
 
-    In `workers` processes, or in this one for 0. DataError is raised if one of them is killed.
+    Decodes in `workers` processes (0: in this one). Raises DataError if one of them is killed.
     """
     decode = partial(decode_or_error, form)
     arriving: Iterator[Result | DataError] = map(decode, files)
@@ -89,7 +91,7 @@ def decode_all(
         if not is_lost_loader(error):
             raise
         raise DataError(
-            "a process that decodes images was killed, most often because memory ran out",
+            "a process that decodes images was killed, most likely because memory ran out",
             f"at one of the {2 * workers} images from {files[done]}",
-            "make room, or use fewer --workers",
+            "free some memory, or use fewer --workers",
         ) from error

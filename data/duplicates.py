@@ -1,4 +1,4 @@
-"""The same image twice: found by content, and left out where it would make a result dishonest."""
+"""Finds identical images by content, and leaves out those that would make results dishonest."""
 
 import hashlib
 from collections import defaultdict
@@ -7,22 +7,22 @@ from collections.abc import Iterable
 from data.listing import SPLIT_ORDER, UNREADABLE, Listing
 from data.progress import Progress
 
-Found = dict[str, tuple[str, str]]  # name of an image -> its split and class
+Assignment = dict[str, tuple[str, str]]  # image name -> (split, class)
 
 
-def without_duplicates(found: Found, listing: Listing, drawn: bool) -> Found:
-    """`found` less the images whose content is elsewhere too; what is left out is noted.
+def without_duplicates(images: Assignment, listing: Listing, drawn: bool) -> Assignment:
+    """Leave out images whose content also occurs elsewhere, and note their names.
 
-    What was trained on cannot judge, nor can what chose the settings: of an image in several
-    splits only the copy in the last of train, val, test stays. In train the same image under two
-    classes teaches nothing and all of its copies go; where parts are `drawn` from train, one copy
-    of each image stays, so that no two can land in two splits. Other copies stay.
+    A test image must not have been trained on, nor used to choose settings: of copies in several
+    splits, only those in the last of train, val, test stay. In train, an image under two classes
+    teaches nothing, so all of its copies go. If other splits are `drawn` from train, one copy of
+    each image stays, so that copies cannot end up in two splits. All other copies stay.
     """
     gone: set[str] = set()
-    for group in same_content(listing, sorted(found)):
-        last = max((found[name][0] for name in group), key=SPLIT_ORDER.index)
-        here = [name for name in group if found[name][0] == last]
-        two_classes = len({found[name] for name in here}) > 1
+    for group in same_content(listing, sorted(images)):
+        last = max((images[name][0] for name in group), key=SPLIT_ORDER.index)
+        here = [name for name in group if images[name][0] == last]
+        two_classes = len({images[name] for name in here}) > 1
         odd = here if two_classes else here[1:]
         leave = last == "train" and (two_classes or drawn)
         elsewhere = [name for name in group if name not in here]
@@ -31,22 +31,22 @@ def without_duplicates(found: Found, listing: Listing, drawn: bool) -> Found:
             other = here[1] if name == here[0] else here[0]
             reason = "left out" if name in gone else "odd but kept"
             listing.notes[f"{reason}, a copy of another image"].add(f"{name} (as {other})")
-    return {name: home for name, home in found.items() if name not in gone}
+    return {name: home for name, home in images.items() if name not in gone}
 
 
 def same_content(listing: Listing, names: Iterable[str]) -> list[list[str]]:
-    """The groups of two or more files with the same content; empty files belong to none."""
+    """Groups of two or more files with the same content; empty files are in no group."""
     by_size: defaultdict[int, list[str]] = defaultdict(list)
     for name in names:
         by_size[listing.size(name)].append(name)
-    by_size.pop(0, None)  # broken, not duplicates: decoding names them
-    # Only files of one size can be the same, so of large images hardly any is read.
+    by_size.pop(0, None)  # empty: broken, not duplicates; decoding reports them
+    # Only files of the same size can be identical, so few large files are read at all.
     todo = [name for same in by_size.values() if len(same) > 1 for name in same]
     by_content: defaultdict[bytes, list[str]] = defaultdict(list)
     for name in Progress(todo, "looking for duplicates", delay=2):
         try:
             with listing.open(name) as file:
                 by_content[hashlib.file_digest(file, "sha256").digest()].append(name)
-        except UNREADABLE:  # decoding names it
+        except UNREADABLE:  # decoding reports it
             continue
     return [group for group in by_content.values() if len(group) > 1]

@@ -1,8 +1,8 @@
-"""Errors that a person can act on."""
+"""Errors that users can act on."""
 
 
 class Problem(ValueError):
-    """Three lines: what was given and what is allowed, where, and what to do."""
+    """An error in three lines: what is wrong and what is allowed, where, and how to fix it."""
 
     def __init__(self, what: str, where: object, fix: str) -> None:
         super().__init__(what, where, fix)
@@ -12,9 +12,9 @@ class Problem(ValueError):
 
 
 class DataError(Problem):
-    """Images that are missing, damaged or not what was asked for."""
+    """Images that are missing, damaged or not as requested."""
 
 
 def printable(text: str) -> str:
-    """`text` with unprintable characters escaped: names of files can hold any bytes."""
+    """`text` with unprintable characters escaped: file names can hold any bytes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""The one way an image file becomes pixels: training, evaluation and prediction read with it."""
+"""Decodes image files to pixels: training, evaluation and prediction all read images here."""
 
 import contextlib
 import io
@@ -14,30 +14,30 @@ from torch import Tensor
 
 from data.errors import DataError
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # nothing that starts a program
-# With these limits an image takes at most 512 MiB beside torch and torchvision (a test measures).
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none starts a program
+# With these limits, decoding takes at most 512 MiB on top of torch and torchvision (tested).
 MAX_BYTES = 80_000_000  # of a file; 24 million pixels at three bytes are 72 MB
 MAX_PIXELS = 25_000_000  # a camera's 6000 x 4000 is 24 million
-MAX_WEBP_PIXELS = 12_500_000  # a phone's 4032 x 3024; each takes Pillow 25 bytes, else 7 to 14
+MAX_WEBP_PIXELS = 12_500_000  # a phone's 4032 x 3024; Pillow takes 25 bytes a pixel, not 7-14
 MAX_EXIF = 1_000_000  # bytes; longer ones are ignored
-FIX = "check the path, scale a large image down, or copy it again or convert it to PNG or JPEG"
+FIX = "check the path, shrink a large image, copy the file again, or convert it to PNG or JPEG"
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors go to stderr twice
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Pillow's errors are printed twice
 
 
 def load_image(file: str | Path | IO[bytes], name: str | None = None) -> Tensor:
-    """Decode an image fully: uint8 (3, H, W), sRGB, upright as its EXIF orientation says.
+    """Decode an image fully: uint8 (3, H, W), sRGB, rotated as its EXIF orientation says.
 
     The three colours of a pixel are adjacent in memory, as decoders leave them: resizing is faster.
 
-    The format is recognised by content (FORMATS), never by name. Of several frames or pages the
-    first is taken. Transparent pixels are composited onto white: `convert("RGB")` would drop alpha
+    The format is recognised by content (FORMATS), never by name. Only the first frame or page is
+    read. Transparent pixels are composited onto white: `convert("RGB")` would drop alpha
     and show the hidden colours, often black. 16-bit grey is scaled to 8 bits, where
     `convert("RGB")` would clip nearly all of it to white. ICC profiles are ignored: every image is
-    taken to be sRGB.
+    assumed to be sRGB.
 
-    DataError names the image (`name`, default its path) if it cannot be read, is truncated, is not
-    one of FORMATS or is too large. Damage that leaves an image decodable is not detected.
+    Raises DataError, with the image's `name` (default: its path), if it cannot be read, is
+    truncated, is not one of FORMATS or is too large. Damage that still decodes is not detected.
     """
     if name is None:
         name = str(getattr(file, "name", "an image") if hasattr(file, "read") else file)
@@ -47,39 +47,41 @@ def load_image(file: str | Path | IO[bytes], name: str | None = None) -> Tensor:
             pixels = decode(read_limited(file))
     except ImportError:
         raise
-    except Exception as error:  # damaged bytes lead decoders to exceptions of any type
+    except Exception as error:  # damaged bytes make decoders raise exceptions of any type
         raise DataError(f"cannot decode an image: {reason(error)}", name, FIX) from error
-    # numpy copies here: torch would start threads, which can take 20 times as long for few pixels.
+    # NumPy copies: torch would start threads, which takes up to 20 times as long for few pixels.
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
 
 
 def reason(error: Exception) -> str:
+    """Why an image cannot be decoded, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"none of {', '.join(FORMATS)}, or damaged at its start"
+        return f"none of {', '.join(FORMATS)}, or damaged at the start"
     line = str(getattr(error, "strerror", None) or error).partition("\n")[0] or repr(error)
-    return line.split(".cpp:")[-1].lstrip("0123456789, ")  # torchvision's source and line
+    return line.split(".cpp:")[-1].lstrip("0123456789, ")  # drop torchvision's source file and line
 
 
 def read_limited(file: str | Path | IO[bytes]) -> bytes:
+    """All bytes of a file. Raises ValueError if there are none or more than MAX_BYTES."""
     if isinstance(file, str | Path):
         path = Path(file)
         size = path.stat().st_size
         if not path.is_file():  # opening a pipe would wait for a writer
             raise ValueError("it is not a file")
         with path.open("rb") as opened:
-            # The file's own size: a buffer of MAX_BYTES takes a tenth of the decoding time.
+            # The file's own size: allocating MAX_BYTES would take a tenth of the decoding time.
             data = opened.read(min(size, MAX_BYTES) + 1)
     else:
         data = file.read(MAX_BYTES + 1)
     if not data:
         raise ValueError("the file is empty")
     if len(data) > MAX_BYTES:
-        raise ValueError(f"it is too large: more than the {MAX_BYTES:,} bytes that are read")
+        raise ValueError(f"it is too large: more than {MAX_BYTES:,} bytes")
     return data
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Upright pixels, uint8 (H, W, 3)."""
+    """Decode the bytes of a file to upright pixels, uint8 (H, W, 3)."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_size(image)
         # Format and mode alone choose the decoder, so the same file always gives the same result.
@@ -96,7 +98,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def check_size(image: Image.Image) -> None:
-    """The only check of the pixels' number, before any is decoded."""
+    """Raise ValueError for no or too many pixels. The only such check, before any is decoded."""
     tags = getattr(image, "tag_v2", {})  # the tiles of a TIFF can be larger than the image
     most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
     for width, height in (image.size, (tags.get(322, 1), tags.get(323, 1))):
@@ -107,13 +109,13 @@ def check_size(image: Image.Image) -> None:
 
 
 def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """A view of (H, W, 3) turned as EXIF says; where that cannot be read, as it is stored.
+    """A view of pixels (H, W, 3), rotated as EXIF says; as stored if EXIF cannot be read.
 
-    Not torchvision's apply_exif_orientation, which misses EXIF behind XMP, as photo editors write
-    it; not Pillow's exif_transpose, for which the pixels would have to be Pillow's.
+    torchvision's apply_exif_orientation misses EXIF that follows XMP, as photo editors write it.
+    Pillow's exif_transpose needs the pixels in a Pillow image.
     """
     orientation = 1
-    with contextlib.suppress(Exception):  # of any type; broken EXIF does not make the pixels bad
+    with contextlib.suppress(Exception):  # of any type: broken EXIF does not spoil the pixels
         if len(image.info.get("exif", b"")) <= MAX_EXIF:
             orientation = int(image.getexif().get(0x0112, 1))
     if orientation in (5, 6, 7, 8):
@@ -129,9 +131,9 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose black and white are unknown")
     if not image.has_transparency_data:
-        # convert() copies what is RGB already, too.
+        # convert() would copy an image that is RGB already.
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    if image.mode == "La":  # grey multiplied by alpha, which converts to LA only
+    if image.mode == "La":  # premultiplied by alpha; Pillow converts it to LA only
         image = image.convert("LA")
     if image.mode != "RGBA":
         image = image.convert("RGBA")
@@ -141,12 +143,12 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def grey_to_8_bits(image: Image.Image) -> np.ndarray:
-    """16-bit grey, or a TIFF's 12-bit or inverted grey -> uint8 (H, W, 3)."""
+    """16-bit grey, or a TIFF's 12-bit or inverted grey, -> uint8 (H, W, 3)."""
     tags = getattr(image, "tag_v2", {})
     grey = np.asarray(image)
     white = 4095 if tags.get(258) == (12,) else 65535
     if grey.min() < 0 or grey.max() > white:
-        raise ValueError(f"its grey values leave 0 to {white}: {grey.min()} to {grey.max()}")
+        raise ValueError(f"its grey values are not in 0 to {white}: {grey.min()} to {grey.max()}")
     scaled = grey.astype(np.uint32)
     scaled *= 255  # in place: a temporary copy of 25 million values takes 100 MB
     scaled += white // 2

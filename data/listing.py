@@ -1,4 +1,4 @@
-"""Lists the files of a folder, or of zips, and notes by name everything that is left out."""
+"""Lists the files of a folder, or of zips, and notes the name of everything that is left out."""
 
 import os
 import zipfile
@@ -13,7 +13,7 @@ from torch import Tensor
 from data.errors import DataError, printable
 from data.images import load_image
 
-# torchvision.datasets.folder's list; importing it takes seconds, in every worker (a test compares).
+# Those of torchvision.datasets.folder (tested); importing it takes seconds in every worker.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {
     "train": "train", "training": "train",
@@ -21,52 +21,54 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 SPLIT_ORDER = ("train", "val", "test")
-LAYOUT = "train/<class>/*.jpg beside val/ or test/, or one folder for each class"
+LAYOUT = "train/<class>/*.jpg beside val/ or test/, or one folder per class"
 UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # also in a zip
-NAMED = 5  # names in a note; the rest is counted
+NAMED = 5  # names listed in a note; the others are counted
 
-# Why something is left out, in a note before its name.
-NO_CLASS = "left out, in no class folder of images"
-NO_FILE = "left out, a link that is broken or leads back, or no file"
+# Why something is left out: the start of a note, before the names.
+NO_CLASS = "left out, not in a class folder with images"
+NO_FILE = "left out, a link that is broken or circular, or not a regular file"
 HIDDEN = "left out, hidden"
-DEEP = "left out, too many folders deep"
-MOST_LEVELS = 50  # of folders in a zip: each takes time
+DEEP = "left out, nested too deeply"
+MOST_LEVELS = 50  # of nested folders in a zip: each takes time
 
 
 class Listing:
-    """The folders of one root. Names are relative to it, with slashes, on every system."""
+    """The folders and files of one root. Names are relative to it, with slashes on every system."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.notes: defaultdict[str, set[str]] = defaultdict(set)  # reason -> names
 
     def sentences(self) -> tuple[str, ...]:
-        """One per reason, such as "left out, hidden (1): train/ants/.a.jpg"."""
+        """One note per reason, such as "left out, hidden (1): train/ants/.a.jpg"."""
         notes = sorted(self.notes.items(), reverse=True)
         return tuple(f"{why} ({len(names):,}): {some(names)}" for why, names in notes if names)
 
-    def error(self, what: str, fix: str = f"expected is {LAYOUT}") -> DataError:
+    def error(self, what: str, fix: str = f"expected: {LAYOUT}") -> DataError:
+        """A DataError about the root."""
         return DataError(what, self.root.absolute(), fix)
 
     def is_hidden(self, name: str) -> bool:
+        """True for a hidden file or folder, which is noted."""
         if is_hidden := hidden(name.rpartition("/")[2]):
             self.notes[HIDDEN].add(name)
         return is_hidden
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        """The folders and the files in one folder ("" is the root), by name. Links are followed."""
+        """Folders and files in one folder ("" is the root), sorted by name. Links are followed."""
         try:
-            with os.scandir(self.root / folder) as listed:
-                found = [(f"{folder}/{e.name}" if folder else e.name, e) for e in listed]
+            with os.scandir(self.root / folder) as scanned:
+                listed = [(f"{folder}/{e.name}" if folder else e.name, e) for e in scanned]
         except OSError as error:
             raise DataError(
                 f"cannot list a folder: {error.strerror}",
                 (self.root / folder).absolute(),
-                f"name a readable folder that holds {LAYOUT}"
+                f"give a readable folder with {LAYOUT}"
                 + "; unpack an archive first" * (self.root / folder).is_file(),
             ) from error
         folders, files = [], []
-        for name, entry in found:
+        for name, entry in listed:
             if self.is_hidden(name):
                 continue
             whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
@@ -76,33 +78,34 @@ class Listing:
                 files.append(name)
             else:
                 self.notes[NO_FILE].add(name)
-        # Links last: of a folder and a link to it, the folder is read and the link is noted.
+        # Links last, so that a folder is read itself and the link to it is noted.
         return [name for _, name in sorted(folders)], sorted(files)
 
     def files(self, folder: str) -> list[str]:
         """Every file at any depth below `folder`, sorted; each real folder is read once."""
-        found: list[str] = []
+        names: list[str] = []
         read: set[str] = set()
         over = {self.real(""), self.real(folder.rpartition("/")[0])} if folder else set()
-        waiting = [(folder, over)]  # and the folders that each lies in, links followed
+        waiting = [(folder, over)]  # with the real paths of all folders above
         while waiting:
             here, above = waiting.pop()
             real = self.real(here)
-            # A link to "/" would bring the whole disk in.
+            # A link to "/" would add the whole disk.
             if real in read or any(Path(one).is_relative_to(real) for one in above):
                 self.notes[NO_FILE].add(here)
                 continue
             read.add(real)
             folders, files = self.entries(here)
-            found += files
+            names += files
             waiting += [(inner, {*above, real}) for inner in reversed(folders)]
-        return sorted(found, key=by_folder)
+        return sorted(names, key=by_folder)
 
     def real(self, name: str) -> str:
+        """The real path of a file or folder: absolute, links resolved."""
         return os.path.realpath(self.root / name)
 
     def images(self, folder: str) -> list[str]:
-        """The images at any depth below the folder of a class."""
+        """The images at any depth below a class folder; everything else is noted."""
         files = self.files(folder)
         images = list(filter(is_image, files))
         self.notes["left out, not .jpg, .png ..."] |= set(files) - set(images)
@@ -111,17 +114,20 @@ class Listing:
         return images
 
     def size(self, name: str) -> int:
+        """Bytes of a file."""
         return (self.root / name).stat().st_size
 
     def open(self, name: str) -> Any:
+        """Open a file to read its bytes."""
         return (self.root / name).open("rb")
 
     def load(self, name: str) -> Tensor:
+        """Decode an image: uint8 (3, H, W)."""
         return load_image(self.root / name)
 
 
 class ZipListing(Listing):
-    """Zips read as if they were unpacked together, without the folders above train/."""
+    """Zips, read as if unpacked into one folder, without the folders above train/."""
 
     def __init__(self, root: Path, zips: Sequence[Path]) -> None:
         super().__init__(root)
@@ -137,15 +143,16 @@ class ZipListing(Listing):
                     self.add(archive, info)
 
     def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        """Add one file of a zip; hidden and deeply nested files are noted instead."""
         parts = [part for part in info.filename.split("/") if part not in ("", ".")]
-        # The last folder that has a split's name and a class's below: all above it are wrappers.
+        # A name starts at the last split folder with a class folder below; above are wrappers.
         splits = [i for i, part in enumerate(parts[:-1]) if split_of(part)]
         first = ([i for i in splits if i < len(parts) - 2] or splits or [0])[-1]
         name = "/".join(parts[first:])
         if any(map(hidden, parts)) or len(parts) > MOST_LEVELS:
             self.notes[DEEP if len(parts) > MOST_LEVELS else HIDDEN].add(name)
             return
-        if name in self.members:  # in another folder above, or another zip: both are kept
+        if name in self.members:  # the same below another wrapper or in another zip: keep both
             above = " ".join([Path(str(archive.filename)).stem, *parts[:first]])
             name = "/".join([*parts[first:-1], f"{above} {parts[-1]}"])
         self.members[name] = archive, info
@@ -155,17 +162,21 @@ class ZipListing(Listing):
             name = folder
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
+        """Folders and files in one folder ("" is the root), sorted by name."""
         names = sorted(self.inside[folder])
         return [n for n in names if n in self.inside], [n for n in names if n in self.members]
 
     def size(self, name: str) -> int:
+        """Bytes of a file, unpacked."""
         return self.members[name][1].file_size
 
     def open(self, name: str) -> Any:
+        """Open a file to read its bytes."""
         archive, info = self.members[name]
-        return archive.open(info.filename)  # which a message then names
+        return archive.open(info.filename)  # by name, which error messages then contain
 
     def load(self, name: str) -> Tensor:
+        """Decode an image: uint8 (3, H, W)."""
         archive, info = self.members[name]
         where = f"{archive.filename}: {info.filename}"
         try:
@@ -176,18 +187,19 @@ class ZipListing(Listing):
 
 
 def zip_error(error: Exception, where: object) -> DataError:
-    fix = "name a folder or a zip that you may read; if this is one, copy or download it again"
+    """A DataError about a zip, or a file in one, that cannot be read."""
+    fix = "give a folder or a zip that you may read; if this is one, copy or download it again"
     return DataError(f"cannot read a zip: {getattr(error, 'strerror', None) or error}", where, fix)
 
 
 def listing_of(root: Path) -> Listing:
-    """Of a zip, of the zips in a folder that holds no split, or of a folder."""
+    """List a zip, the zips in a folder without unpacked splits, or a folder."""
     if root.is_file():
         return ZipListing(root, [root])
     listing = Listing(root)
     folders, files = listing.entries("")
     zips = [root / name for name in files if name.lower().endswith(".zip")]
-    # Zips beside what they were unpacked to would count every image twice.
+    # Zips beside their unpacked content would count every image twice.
     unpacked = any(map(split_of, folders))
     if not zips or unpacked:
         return listing
@@ -196,7 +208,7 @@ def listing_of(root: Path) -> Listing:
 
 
 def readable(folder: Path) -> Path:
-    """`folder`; DataError if it cannot be listed: its files would be left out without a word."""
+    """Return `folder`; DataError if it cannot be listed, which would silently omit its files."""
     if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
         fix = "make it readable (its owner: chmod -R u+rX), or move it elsewhere"
         raise DataError("cannot read a folder: Permission denied", folder, fix)
@@ -204,26 +216,27 @@ def readable(folder: Path) -> Path:
 
 
 def hidden(name: str) -> bool:
-    """Of a file or folder, without those above it."""
+    """True if a file or folder is hidden, judging by its own name (no slashes)."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def split_of(folder: str) -> str | None:
-    """The split that a folder is for, going by its name."""
+    """The split that a folder holds, judging by its name; None for other names."""
     return SPLITS.get(folder.rpartition("/")[2].lower())
 
 
 def is_image(name: str) -> bool:
+    """True if the name has one of EXTENSIONS."""
     return name.lower().endswith(EXTENSIONS)
 
 
 def by_folder(name: str) -> list[str]:
-    """A key to sort by, so that "ant/2" comes before "ant b/1", as the classes do."""
+    """Sort key by folder, then file: "ant/2" comes before "ant b/1", as "ant" before "ant b"."""
     return name.split("/")
 
 
 def some(names: Iterable[str]) -> str:
-    """The first names in order, and how many more there are."""
+    """The first NAMED names in order, and how many more there are."""
     first = sorted(names)
     more = f" and {len(first) - NAMED:,} more" if len(first) > NAMED else ""
     return ", ".join(map(printable, first[:NAMED])) + more

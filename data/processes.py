@@ -1,4 +1,4 @@
-"""Worker processes: how to start them out of reach of Ctrl-C, and how to tell that one is gone."""
+"""Worker processes: shield them from Ctrl-C, and recognise that one has died."""
 
 import signal
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ from multiprocessing import resource_tracker
 
 
 def is_lost_loader(error: BaseException) -> bool:
-    """Whether DataLoader says with `error` that one of its processes is gone."""
+    """True if `error` is DataLoader's report that one of its processes has died."""
     return "DataLoader worker" in str(error)
 
 
 @contextmanager
 def shielded_from(*signals: signal.Signals) -> Iterator[None]:
-    """Processes that are started inside never get these signals, so tell them to stop yourself.
+    """Shield processes that are started inside from these signals; the caller must stop them.
 
-    Without it, Ctrl-C reaches a worker during its imports, which then prints a traceback. This
-    process loses no signal: it arrives when the block ends, or in another thread. On Windows
-    nothing is shielded.
+    Otherwise Ctrl-C would reach workers during their imports, and each would print a traceback.
+    This process loses no signal: it arrives when the block ends, or in another thread. Has no
+    effect on Windows.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

@@ -1,6 +1,6 @@
-"""Images decoded once, into a file of raw pixels that later runs map into memory.
+"""Decodes images once, into a file of raw pixels that later runs map into memory.
 
-Processes share the mapped file and memory stays free.
+Processes share the mapped file, so memory stays free.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from torch import Tensor
 from data.decoding import Form, decode_all, size_of
 from data.errors import DataError
 
-VERSION = 2  # of this file's format, and of what load_image and views make of a file
-DECODERS = ("pillow", "torch", "torchvision")  # they decode and resize
+VERSION = 2  # of this file format and of the pixels that load_image and views produce
+DECODERS = ("pillow", "torch", "torchvision")  # the libraries that decode and resize
 
 
 class DecodedOnce:
@@ -47,10 +47,11 @@ class DecodedOnce:
 def store(
     files: Sequence[str], form: Form, folder: Path, *, workers: int = 0, title: str = "decoding"
 ) -> tuple[DecodedOnce, dict[int, DataError]]:
-    """The decoded images, from `folder` or made there, and the errors of those it lacks.
+    """Read the decoded images from `folder`, or decode and store them there first.
 
-    The file's name is a hash of the content of every image, of `form` and of versions(), so another
-    file is made when any of them changes. Keys of the errors are places in `files`.
+    Returns the images that decode, and the errors of the others by index in `files`. The stored
+    file is named by a hash of all images' content, of `form` and of versions(), so a change of any
+    of these makes a new file.
     """
     path = folder / f"{key_of(files, form)}.npy"
     index = read_index(path)
@@ -64,9 +65,10 @@ def store(
 def undecodable(
     files: Sequence[str], folder: Path, workers: int, title: str
 ) -> dict[int, DataError]:
-    """Decode every image once before they are decoded on use; the errors are kept in a file.
+    """The errors of images that cannot be decoded, by index; for images decoded at each use.
 
-    The file's name is a hash of the images' names, sizes and dates and of versions().
+    The errors are stored in a JSON file, named by a hash of the images' names, sizes and dates and
+    of versions().
     """
     stats = [Path(file).stat() for file in files]
     state = [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]
@@ -79,35 +81,36 @@ def undecodable(
 
 
 def errors_of(files: Sequence[str], bad: Mapping[str, Sequence[str]]) -> dict[int, DataError]:
-    """Files of the same content share an entry, so errors name the files as they are now."""
+    """DataErrors by index that name today's files; the stored name may be of an identical file."""
     return {int(i): DataError(what, files[int(i)], fix) for i, (what, _, fix) in bad.items()}
 
 
 def estimated_bytes(files: Sequence[str], form: Form) -> int:
-    """About how much store() would write: `form` of up to 399 of the images, decoded."""
+    """Estimate how many bytes store() would write, from `form` of up to 399 of the images."""
     sample = files[:: max(1, len(files) // 200)]
     sizes = [image.numel() for image in decode_all(sample, form, 0) if isinstance(image, Tensor)]
     return round(np.mean(sizes) * len(files)) if sizes else 0
 
 
 def versions() -> list[object]:
-    """What the pixels depend on besides a file and its form."""
+    """Versions of everything that the pixels depend on, besides a file and its form."""
     return [VERSION, *map(version, DECODERS)]
 
 
 def key_of(files: Sequence[str], form: Form) -> str:
+    """A hash of the files' content, of `form` and of versions(): 32 hex digits."""
     whole = hashlib.sha256(f"{versions()} {form!r}".encode())
     for file in files:
         try:
             with Path(file).open("rb") as content:
                 whole.update(hashlib.file_digest(content, "sha256").digest())
-        except OSError:  # decoding says why
+        except OSError:  # decoding reports it
             whole.update(b"unreadable")
     return whole.hexdigest()[:32]
 
 
 def read_index(path: Path) -> dict | None:
-    """The index of the pixels at `path`; None unless both files are there and whole."""
+    """The index of the pixels at `path`; None unless both files exist and are complete."""
     try:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         size = sum(3 * height * width for height, width in index["shapes"])
@@ -117,10 +120,10 @@ def read_index(path: Path) -> dict | None:
 
 
 def write_pixels(file: IO[bytes], images: Iterator[Tensor | DataError]) -> dict[str, Any]:
-    """A flat .npy of the pixels, image by image; returns its index."""
+    """Write the pixels, image by image, as a flat .npy; return shapes and errors."""
     shapes: list[tuple[int, int]] = []
     bad: dict[int, tuple] = {}
-    write_header(file, 0)  # its length does not depend on the size, so it is overwritten below
+    write_header(file, 0)  # same length for any size, so it can be overwritten below
     size = 0
     for place, image in enumerate(images):
         if isinstance(image, DataError):
@@ -134,18 +137,20 @@ def write_pixels(file: IO[bytes], images: Iterator[Tensor | DataError]) -> dict[
 
 
 def write_header(file: IO[bytes], size: int) -> None:
+    """Write the header of a .npy of uint8 (size,)."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (size,)}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def write_index(path: Path, value: object) -> None:
+    """Write a JSON file, whole or not at all."""
     with replacing(path) as file:
         file.write(json.dumps(value).encode())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` once complete: whole or absent, also after a power cut."""
+    """Open a file that appears at `path` once complete: whole or absent, even after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,12 +1,12 @@
-"""Ten kinds of object, drawn by code, so that nothing need be downloaded.
+"""Ten classes of objects drawn by code, so that nothing has to be downloaded.
 
-Settings call this data set "drawn".
-Eight classes are shapes, two are textures on a shapeless blob. Colour, place, size, rotation and
-background vary and say nothing about the class; an object may be lighter or darker than its
-background. So a linear classifier on pixels, or a colour histogram, gets hardly anywhere,
-and a network has to learn edges, corners and their arrangement.
+Settings call this dataset "drawn".
+Eight classes are shapes, two are textures on a shapeless blob. Colour, position, size, rotation and
+background are independent of the class; an object may be lighter or darker than its background. So
+a linear classifier on pixels, or one on colour histograms, learns very little, and a network has to
+learn edges, corners and their arrangement.
 
-Image number `index` of data set `seed` is a pure function of the two numbers.
+Image `index` of dataset `seed` is a pure function of the two numbers.
 Dimension key: H W height and width of the image, N images.
 """
 
@@ -23,22 +23,24 @@ CLASSES = (
 FIRST_TEST_INDEX = 1_000_000  # training images count up from 0, test images from here
 
 Map = NDArray[np.float64]  # (H, W), or (3, H, W) with colours
-# The middle of every pixel, in units where the image reaches from -1 to 1.
+# The centre of every pixel; the image extends from -1 to 1.
 Y, X = np.mgrid[0:SIZE, 0:SIZE] * (2 / SIZE) + (1 / SIZE - 1)
 
 
 def wedge(u: Map, v: Map, parts: int) -> tuple[Map, Map]:
-    """Fold the plane into one of `parts` equal wedges, mirrored about its middle."""
+    """Fold the plane into one of `parts` equal wedges, mirrored about its axis."""
     angle, radius = np.arctan2(v, u), np.hypot(u, v)
     angle = np.abs((angle + np.pi / parts) % (2 * np.pi / parts) - np.pi / parts)
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
 def triangle(u: Map, v: Map) -> Map:
+    """Distance to the outline of an equilateral triangle."""
     return wedge(u, v, 3)[0] - 0.5
 
 
 def star(u: Map, v: Map) -> Map:
+    """Distance to the outline of a star with five points."""
     a, b = wedge(u, v, 5)
     tip, notch = np.array([1.0, 0.0]), 0.42 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
     edge = notch - tip
@@ -46,11 +48,12 @@ def star(u: Map, v: Map) -> Map:
 
 
 def blob(u: Map, v: Map) -> Map:
+    """Distance to the outline of a rounded shape, which carries a texture."""
     angle = np.arctan2(v, u)
     return np.hypot(u, v) - 0.85 - 0.1 * np.cos(2 * angle) - 0.06 * np.cos(3 * angle + 1)
 
 
-# Each is negative inside the object, positive outside, and grows about as distance does.
+# Approximate signed distances to the outline: negative inside the object, positive outside.
 OUTLINES = {
     "disc": lambda u, v: np.hypot(u, v) - 0.8,
     "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.7) - 0.2,
@@ -68,28 +71,29 @@ OUTLINES = {
 
 
 def cover(distance: Map) -> Map:
-    """How much of each pixel lies inside (0 to 1), from the distance to the outline."""
+    """The share of each pixel that is inside (0 to 1), from its distance to the outline."""
     return np.clip(0.5 - distance * (SIZE / 2), 0, 1)
 
 
 def paint(image: Map, colour: Map, amount: Map) -> None:
-    """Lay `colour`, (3, 1, 1) or (3, H, W), over the image (3, H, W) as far as `amount` says."""
+    """Blend `colour`, (3, 1, 1) or (3, H, W), into the image (3, H, W), in place; amount 0 to 1."""
     image += amount * (colour - image)
 
 
 def waves(rng: np.random.Generator, strength: float) -> Map:
-    """Smooth light and shade: the sum of three slow waves."""
+    """Smooth light and shade (H, W): the mean of three slow waves, times `strength`."""
     fx, fy, phase = rng.uniform(-4, 4, 3), rng.uniform(-4, 4, 3), rng.uniform(0, 2 * np.pi, 3)
     shade = sum(np.sin(a * X + b * Y + c) for a, b, c in zip(fx, fy, phase, strict=True))
     return strength * shade / 3
 
 
 def any_colour(rng: np.random.Generator) -> Map:
+    """A uniformly random colour (3, 1, 1)."""
     return rng.uniform(0, 1, (3, 1, 1))
 
 
 def two_colours(rng: np.random.Generator) -> tuple[Map, Map]:
-    """Two colours that differ clearly in brightness; which is the brighter is a coin toss."""
+    """Two colours that differ clearly in brightness; which one is brighter is random."""
     first, second = any_colour(rng), any_colour(rng)
     while abs(first.mean() - second.mean()) < 0.4:
         second = any_colour(rng)
@@ -97,7 +101,7 @@ def two_colours(rng: np.random.Generator) -> tuple[Map, Map]:
 
 
 def draw_image(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
-    """Image (3, 32, 32) and label of place `index` in data set `seed`."""
+    """Image `index` of dataset `seed`, uint8 (3, 32, 32), and its label."""
     rng = np.random.default_rng((seed, index))
     label = index % len(CLASSES)
     kind = CLASSES[label]
@@ -114,7 +118,7 @@ def draw_image(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
         pattern = np.sin(rate * u * radius * np.pi + phase[0])
         if kind == "checks":
             pattern = pattern * np.sin(rate * v * radius * np.pi + phase[1])
-        # Half of the pattern is the background's colour, so that its outline gives nothing away.
+        # Half of the pattern has the background's colour, so that the outline does not stand out.
         paint(image, behind, inside)
         paint(image, front, inside * np.clip(0.5 + 3 * pattern, 0, 1))
     else:
@@ -124,7 +128,7 @@ def draw_image(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
 
 
 def synthetic(train: int, test: int, seed: int = 0) -> Dataset:
-    """`train` + `test` images at 32x32, the classes in equal shares; about 1 ms an image."""
+    """Draw `train` + `test` images at 32x32 with balanced classes; about 1 ms per image."""
     parts = []
     for first, count in ((0, train), (FIRST_TEST_INDEX, test)):
         drawn = [draw_image(seed, index) for index in range(first, first + count)]

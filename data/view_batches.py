@@ -1,8 +1,8 @@
 """Training batches of random views, and evaluation batches, from images of any size.
 
-The same contract as data/batches.py: `batch(step)` is a pure function of (seed, step). What an
-epoch needs is drawn from (seed, epoch); a worker process that prefetches draws the same.
-Dimension key: N images of a batch, S side of the square that the network sees.
+The same interface as data/batches.py: `batch(step)` is a pure function of (seed, step). An epoch's
+random numbers depend on (seed, epoch) only, so a worker process that prefetches draws the same.
+Dimension key: N batch, S side of a view, I side of the network's input (I >= S).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,14 @@ from data.views import NUMBERS, RandomView, View
 
 
 def normalize_as(view: View) -> Normalize:
+    """Normalise with a view's mean and standard deviation."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (view.mean, view.std))
     return Normalize(mean, std)
 
 
 @dataclass
 class StepDataset:
-    """Maps a step to its batch, in worker processes: uint8 (N, 3, S, S) and labels int64 (N,)."""
+    """Maps a step to its batch, uint8 (N, 3, S, S) and labels int64 (N,); for worker processes."""
 
     images: Images
     labels: Tensor
@@ -39,16 +40,18 @@ class StepDataset:
     drawn_epoch: int = -1
 
     def __len__(self) -> int:
-        """Steps an epoch; the last partial batch is dropped, as in data/batches.py."""
+        """Steps per epoch; the last partial batch is dropped, as in data/batches.py."""
         return len(self.labels) // self.batch_size
 
     def draw_epoch(self, epoch: int) -> None:
+        """Draw the order of the images."""
         rng = np.random.default_rng((self.seed, epoch))
         self.order = rng.permutation(len(self.labels))
         self.drawn_epoch = epoch
 
     def random_view(self, epoch: int, index: int) -> Tensor:
-        # Drawn image by image: numbers for the whole of ImageNet would fill every worker.
+        """The view of one image in one epoch, uint8 (3, S, S)."""
+        # Drawn per image: the numbers for all of ImageNet would fill the memory of every worker.
         numbers = np.random.default_rng((self.seed, epoch, index)).random(NUMBERS)
         return self.view(self.images[index], numbers.tolist())
 
@@ -63,9 +66,9 @@ class StepDataset:
 
 
 class ViewBatches:
-    """Training batches of one seed: shuffled every epoch, cropped and turned, normalised.
+    """Training batches of random views: shuffled every epoch, augmented, normalised.
 
-    `spawn`: worker processes start anew, where a fork would copy locks that threads hold.
+    `spawn`: start workers as new processes, since a fork would copy locks that threads hold.
     """
 
     def __init__(
@@ -81,20 +84,21 @@ class ViewBatches:
         return len(self.dataset)
 
     def batch(self, step: int) -> Batch:
-        """Images float32 (N, 3, S, S) and labels int64 (N,) of one step."""
+        """Images float32 (N, 3, I, I) and labels int64 (N,) of one step."""
         if not self.workers:
             return self.finish(self.dataset[step])
-        if step != self.next_step:  # the first, or a resumed one: workers go on from here
+        if step != self.next_step:  # the first or a resumed step: workers continue from here
             self.coming, self.next_step = self.prefetch(step), step
         self.next_step += 1
         return self.finish(next(self.coming))
 
     def prefetch(self, step: int) -> Iterator[Batch]:
+        """Start worker processes that make the batches of `step` and all later steps, in order."""
         dataset: Any = self.dataset  # a map from steps to batches
         loader: Any = DataLoader(
             dataset,
             batch_size=None,
-            sampler=range(step, step + 2**40),  # without an end: whoever asks knows when to stop
+            sampler=range(step, step + 2**40),  # endless: the caller knows when to stop
             num_workers=self.workers,
             multiprocessing_context="spawn" if self.spawn else None,
             pin_memory=self.device.type == "cuda",
@@ -103,7 +107,8 @@ class ViewBatches:
             return iter(loader)
 
     def finish(self, batch: Batch) -> Batch:
-        # To mps, a copy that nobody waits for may read memory freed since (pytorch #189690).
+        """Move a batch to the device, normalise its images, and enlarge them to I x I."""
+        # On mps, a non-blocking copy may read memory that has been freed (pytorch #189690).
         cuda = self.device.type == "cuda"
         images, labels = (tensor.to(self.device, non_blocking=cuda) for tensor in batch)
         return enlarge(self.normalize(images), self.dataset.view.view.input_size), labels
@@ -118,7 +123,10 @@ def every_image(
     workers: int = 0,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Every image once, in order: (N, 3, S, S) and labels; `part` (i, n): every n-th from i."""
+    """Evaluation batches: every image once, in order, normalised: float32 (N, 3, I, I), labels.
+
+    `part` (i, n): only every n-th image, starting at the i-th.
+    """
     pairs: Any = StackDataset(images, labels)  # type: ignore[arg-type]  # two sequences
     loader: Any = DataLoader(
         pairs, batch_size, sampler=range(part[0], len(labels), part[1]), num_workers=workers,
@@ -130,6 +138,6 @@ def every_image(
 
 
 def stacked(pairs: Sequence[Batch]) -> Batch:
-    """Not DataLoader's own, which lays the pixels out otherwise in a worker process."""
+    """Stack images and labels. DataLoader's own function changes the memory format in workers."""
     images, labels = zip(*pairs, strict=True)
     return torch.stack(images), torch.stack(labels)

@@ -1,7 +1,7 @@
-"""From a decoded image to the square that a network sees: as evaluation does it, and at random.
+"""Crops and resizes a decoded image to the square that a network sees: fixed, or at random.
 
-A random view is a pure function of the image and of a row of uniform numbers, so it is the same
-in every process and after every resume. Equal to torchvision's transforms once the numbers are
+A random view is a pure function of the image and of a list of uniform numbers, so it is the same
+in every process and after every resume. Given the same numbers, it equals torchvision's transforms
 (tests compare).
 Dimension key: C channels, H W height and width of an image, S side of the square.
 """
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TRIES = 10  # of RandomResizedCrop, before it takes the middle
-NUMBERS = 2 * TRIES + 4  # uniform numbers that one random view takes
-SPARE = 2.25  # a crop of a fifth of the image still has the pixels that the network sees
+TRIES = 10  # of RandomResizedCrop, before it falls back to a center crop
+NUMBERS = 2 * TRIES + 4  # uniform numbers per random view
+SPARE = 2.25  # stored side / view's side: a crop of a fifth of the area needs no enlarging
 
 
 @dataclass(frozen=True)
 class View:
-    """What evaluation and prediction show the network of an image."""
+    """The preprocessing of an image in evaluation and prediction."""
 
     resize: int = 256  # pixels of the shorter side
-    crop: int = 224  # pixels a side of the middle that is kept
+    crop: int = 224  # pixels a side of the center crop
     interpolation: str = "bilinear"  # or "bicubic"
-    squash: bool = False  # both sides to `crop` instead, so that nothing is cut off
+    squash: bool = False  # resize both sides to `crop` instead: nothing is cut off
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of R, G, B in [0, 1], subtracted
     std: tuple[float, ...] = (0.229, 0.224, 0.225)  # then divided by
-    input_size: int = 224  # a smaller crop is enlarged to it, in its batch
+    input_size: int = 224  # smaller crops are enlarged to it, as a batch
 
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 (3, H, W) -> (3, crop, crop)."""
@@ -42,7 +42,7 @@ class View:
 
 @dataclass(frozen=True)
 class ShorterSide:
-    """The shorter side scaled to `side` pixels: uint8 (3, H, W) -> (3, h, w)."""
+    """Scale the shorter side to `side` pixels: uint8 (3, H, W) -> (3, h, w)."""
 
     side: int
     interpolation: str
@@ -55,7 +55,7 @@ class ShorterSide:
 
 @dataclass(frozen=True)
 class AtMost(ShorterSide):
-    """The same, and smaller images left as they are."""
+    """The same, but leave smaller images as they are."""
 
     def __call__(self, image: Tensor) -> Tensor:
         return image if min(image.shape[1:]) <= self.side else super().__call__(image)
@@ -63,20 +63,20 @@ class AtMost(ShorterSide):
 
 @dataclass(frozen=True)
 class RandomView:
-    """What training shows of an image: another crop of it every time."""
+    """The augmentation of an image in training: a different random crop each time."""
 
-    crop: str = "resized"  # RandomResizedCrop; "random": RandomCrop; "none": all of `view`
+    crop: str = "resized"  # RandomResizedCrop; "random": RandomCrop; "none": `view`, uncropped
     size: int = 224
-    scale: tuple[float, float] = (0.08, 1.0)  # "resized": the crop's share of the area
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # "resized": its width by its height
-    padding: int = 0  # "random": black pixels added on every side of `view` first
+    scale: tuple[float, float] = (0.08, 1.0)  # "resized": the crop's share of the image's area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # "resized": the crop's width / height
+    padding: int = 0  # "random": black pixels added to every side of `view` first
     hflip_prob: float = 0.5
-    rotation: float = 0.0  # degrees, to either side
+    rotation: float = 0.0  # degrees, at most, in either direction
     view: View = View()
 
     @property
     def stored(self) -> "View | AtMost | ShorterSide":
-        """What makes an image as small as random views of it allow."""
+        """The transform to store images with: as small as their random views allow."""
         if self.crop == "resized":
             return AtMost(math.ceil(SPARE * self.size), self.view.interpolation)
         if self.crop == "random" and not self.view.squash:
@@ -84,7 +84,7 @@ class RandomView:
         return self.view
 
     def __call__(self, image: Tensor, numbers: list[float]) -> Tensor:
-        """An image as `stored` left it and NUMBERS `numbers` in [0, 1) -> uint8 (3, S, S)."""
+        """An image transformed by `stored`, and NUMBERS numbers in [0, 1), -> uint8 (3, S, S)."""
         *boxes, y, x, flip, turn = numbers
         if self.crop == "resized":
             top, left, height, width = self.box(image, boxes, y, x)
@@ -113,7 +113,7 @@ class RandomView:
             width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < width <= columns and 0 < height <= rows:
                 return int(y * (rows - height + 1)), int(x * (columns - width + 1)), height, width
-        # None of the tries fits into a long image: its middle, as far as the ratios allow.
+        # No try fits into a long image: take the largest center crop with an allowed ratio.
         width, height = columns, rows
         if columns / rows < self.ratio[0]:
             height = max(1, round(columns / self.ratio[0]))
@@ -123,7 +123,7 @@ class RandomView:
 
 
 def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:
-    """uint8 (3, H, W) -> (3, *size), or with a shorter side of size (S,); antialiased."""
+    """Resize with antialiasing: uint8 (3, H, W) -> (3, *size); size (S,) is the shorter side's."""
     if tuple(image.shape[1:]) == size:
         return image
     from torchvision.transforms.v2 import InterpolationMode, functional  # slow to import
@@ -132,6 +132,7 @@ def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:
 
 
 def center_crop(image: Tensor, size: int) -> Tensor:
+    """uint8 (3, H, W) -> (3, size, size); smaller images are padded with black."""
     if image.shape[1:] == (size, size):
         return image
     from torchvision.transforms.v2 import functional
@@ -140,6 +141,7 @@ def center_crop(image: Tensor, size: int) -> Tensor:
 
 
 def rotated(image: Tensor, degrees: float) -> Tensor:
+    """Rotate counter-clockwise, (3, H, W) -> (3, H, W), bilinear; corners become black."""
     from torchvision.transforms.v2 import InterpolationMode, functional
 
     return functional.rotate(image, degrees, InterpolationMode.BILINEAR)

@@ -1,10 +1,10 @@
-"""Where a vision transformer looks: attention of every head, and its roll-out, over an image.
+"""Draw the attention of a vision transformer over images: every head, and attention rollout.
 
     python -m experiments.attention CHECKPOINT IMAGES ...
 
 Papers: Vaswani et al. 2017 (arXiv 1706.03762), section 3.2, for attention; Abnar and Zuidema 2020,
-"Quantifying Attention Flow in Transformers" (arXiv 2005.00928), section 3, for its roll-out.
-Dimension key: N batch, L tokens (one for the class, then the patches, row by row), h heads.
+"Quantifying Attention Flow in Transformers" (arXiv 2005.00928), section 3, for attention rollout.
+Dimension key: N batch, L tokens (the class token, then the patches row by row), h heads.
 """
 
 from __future__ import annotations
@@ -32,22 +32,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the attention of every head, and its roll-out, over each image."""
+    """Draw the attention of every head, and attention rollout, over each image."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A vision transformer: a .safetensors of experiments.transfer, a folder, or hf:OWNER/NAME."""
+    """A ViT: a .safetensors file of experiments.transfer, a Hugging Face folder, hf:OWNER/NAME."""
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
     """Images: files, folders or patterns."""
     block: int | None = None
-    """Whose heads to show, counted from 0 (the last)."""
+    """The block whose heads to draw, counted from 0 (the last)."""
     output: Path = Path("runs/attention.png")
-    """The PNG to write; for several images a folder of this name, without .png."""
+    """The PNG to write; for several images, a folder of this name without .png."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def attention_in(model: ViT, outputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """The attention (N, h, L, L) of every block, in order, from the outputs of its first norm."""
+    """The attention weights (N, h, L, L) of every block, in order.
+
+    `outputs`: module name -> output; the weights are computed from those of each block's norm1.
+    """
     attentions: list[Any] = [block.attention for block in model.blocks]
     tokens = [outputs[f"blocks.{i}.norm1"] for i in range(len(attentions))]
     pairs = zip(attentions, tokens, strict=True)
@@ -55,7 +58,7 @@ def attention_in(model: ViT, outputs: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def skips_of(model: ViT) -> list[bool]:
-    """For every block, whether it adds its attention to the stream."""
+    """For every block, whether it has a skip around its attention."""
     from zoo.plainvit import MlpSkipOnly, PlainAttentionBlock, PlainEncoderBlock
 
     nothing_added = (PlainEncoderBlock, MlpSkipOnly, PlainAttentionBlock)
@@ -63,12 +66,12 @@ def skips_of(model: ViT) -> list[bool]:
 
 
 def rollout(weights: Sequence[Tensor], skips: Sequence[bool]) -> Tensor:
-    """How much of each input is in each token after the last block: float64 (N, L, L), rows of 1.
+    """Share of each input token in each token after the last block: float64 (N, L, L).
 
-    `weights`: of every block the attention (N, h, L, L). Section 3: A = 0.5 W + 0.5 I, where W is
-    the mean over heads and I the skip, and blocks multiply. Rows need not be normalised again:
-    those of W and I have the sum 1. A block without the addition keeps nothing of a token but
-    what attention takes of it, so there A = W.
+    Every row sums to 1. `weights`: the attention (N, h, L, L) of each block. Section 3: the product
+    over blocks of A = 0.5 W + 0.5 I, where W is the mean over heads and I is the skip. Rows of W
+    and I sum to 1, so A needs no normalisation. A block without the skip passes tokens on through
+    attention only, so there A = W.
     """
     import torch
 
@@ -82,16 +85,17 @@ def rollout(weights: Sequence[Tensor], skips: Sequence[bool]) -> Tensor:
 
 
 def patches_of(attention: Tensor) -> Tensor:
-    """What the class token takes of each patch: (..., L, L) -> (..., rows, columns), a square."""
+    """The class token's attention to each patch: (..., L, L) -> (..., rows, columns), a square."""
     row = attention[..., 0, 1:]  # -> (..., L-1)
     side = math.isqrt(row.shape[-1])
     return row.unflatten(-1, (side, side))
 
 
 def main(options: Options) -> int:
+    """Draw each image; return 0, or the exit code of DataError if one cannot be decoded."""
     cli.check_file("--output", options.output, ".png")
     with doing("loading the network"):
-        # Not above: importing torch takes seconds, and --help needs none of it.
+        # Not at the top: importing torch takes seconds, and --help does not need it.
         from data.decoding import decode_all
         from experiments.classifier import about, find_images, load_model
         from experiments.plumbing.device import choose_device
@@ -102,8 +106,8 @@ def main(options: Options) -> int:
         classifier = load_model(options.checkpoint)
         classifier.model.to(device)
     if not isinstance(classifier.model, ViT):
-        what = "this network has no attention to show: it is no vision transformer"
-        raise UsageError(what, options.checkpoint, "give a checkpoint of one, such as vit_b_16")
+        what = "this network has no attention to show: it is not a vision transformer"
+        raise UsageError(what, options.checkpoint, "give a checkpoint of a ViT, such as vit_b_16")
     last = len(classifier.model.blocks) - 1
     cli.check_numbers(options, {"block": (0, last)})
     block = last if options.block is None else options.block
@@ -116,7 +120,7 @@ def main(options: Options) -> int:
                 code = cli.EXIT_CODES[DataError]
                 say(str(image), sys.stderr)
                 continue
-            if len(paths) > 1:  # two of them may have the same name
+            if len(paths) > 1:  # numbered: two images may have the same name
                 output = folder / f"{number:0{len(str(len(paths)))}}-{path.stem[:50]}.png"
             words = draw_attention(classifier, block, image, path.name, output)
             say(f"{printable(str(path))}: {words}\nattention: {output}")
@@ -126,7 +130,7 @@ def main(options: Options) -> int:
 def draw_attention(
     classifier: Classifier, block: int, image: Tensor, name: str, output: Path
 ) -> str:
-    """Draw one image, uint8 (3, S, S); the class it is taken for, in words.
+    """Draw one image, uint8 (3, S, S); return its predicted class and probability as text.
 
     One at a time: the attention of a batch may take gigabytes, and drawing takes most of the time.
     """
@@ -140,7 +144,7 @@ def draw_attention(
     weights, skips = attention_in(model, outputs), skips_of(model)
     best = top_k(classifier, logits, 1)[0][0]
     words = f"{best['label']}, {100 * float(best['score']):.1f} %"
-    heads, rolled = (patches_of(found)[0] for found in (weights[block], rollout(weights, skips)))
+    heads, rolled = (patches_of(matrix)[0] for matrix in (weights[block], rollout(weights, skips)))
     where = f"blocks.{block}" + (", the last" if block == len(skips) - 1 else f" of {len(skips)}")
     draw_attention(output, image, f"{name}: {words}", heads, rolled, where, all(skips))
     return words

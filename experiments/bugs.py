@@ -1,10 +1,10 @@
-"""A gallery of bugs: networks that look like ResNets or ViTs and are not, and who notices.
+"""Show which checks catch which bugs in networks that look like ResNets or ViTs but are not.
 
     python -m experiments.bugs
 
-Each is a few lines away from zoo/ and returns logits of the right shape; half were found in
+Each bug differs from zoo/ by a few lines and returns logits of the right shape; half were found in
 repositories that many people learn from (`seen` names them). The table shows which of checks.CHECKS
-catch it. The gallery is in proof/gallery.py.
+catch each bug. The gallery is in proof/gallery.py.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """0 if every bug is caught and the correct networks pass every check."""
+    """Print the table; return 0 if every bug is caught and the correct networks pass, else 1."""
     with doing("loading the libraries"):
         import torch
 
@@ -37,7 +37,7 @@ def main(options: Options) -> int:
     print_report([Rows(("network", *CHECKS), lines)])
     for name, check in CHECKS.items():
         print(f"{name:7}{(check.__doc__ or '').splitlines()[0]}")
-    print("-      It cannot run: their weights do not load.\n")
+    print("-      The check cannot run: the other library's weights do not load.\n")
     for bug in BUGS:
         reasons = [f"{check}: {text}" for check, text in verdicts[bug].items() if text]
         seen = f" ({bug.seen})" if bug.seen else ""

@@ -1,4 +1,4 @@
-"""What is in a folder of images: classes, splits, everything odd, and whether all of it decodes.
+"""Check a folder of images: classes, splits, oddities, and whether every image decodes.
 
 python -m experiments.check_data FOLDER
 """
@@ -20,8 +20,8 @@ from experiments.plumbing.cli import doing
 if TYPE_CHECKING:
     from data.folders import Scan
 
-TINY = 32  # pixels of the short side
-MOST_WORKERS = 256  # that are started if somebody asks for them
+TINY = 32  # pixels of the shorter side
+MOST_WORKERS = 256  # the limit of --workers
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ class Options:
     """Check a folder of images before training on it."""
 
     dir: tyro.conf.Positional[Path]
-    """Holds train/ and val/ or test/ with a folder for each class, or a folder for each class."""
+    """Has train/ and val/ or test/ with one folder per class, or directly one folder per class."""
     workers: int | None = None
-    """Processes that decode (one a core, 4 at most); 0: in this one."""
+    """Processes that decode images (one per core, at most 4); 0: decode in this one."""
     output: Path | None = None
-    """A CSV to write, a line an image."""
+    """A CSV file to write, one line per image."""
 
 
 def main(options: Options) -> None:
+    """Scan the folder, decode every image, and print what was found."""
     workers = min(os.cpu_count() or 1, 4) if options.workers is None else options.workers
     cli.check_numbers(options, {"workers": (0, MOST_WORKERS)})
     if options.output:
@@ -46,17 +47,17 @@ def main(options: Options) -> None:
         from data.folders import scan
         from data.listing import Listing
         from experiments.plumbing.results import write_csv
-    with doing(f"looking through {options.dir}"):
-        found = scan(Listing(options.dir))
-    for note in found.notes:
+    with doing(f"scanning {options.dir}"):
+        scanned = scan(Listing(options.dir))
+    for note in scanned.notes:
         print(note)
-    print_counts(found)
+    print_counts(scanned)
     rows: list[dict] = [
-        {"path": name, "split": split, "class": found.classes[label]}
-        for split, images in found.splits.items() for name, label in images
+        {"path": name, "split": split, "class": scanned.classes[label]}
+        for split, images in scanned.splits.items() for name, label in images
     ]  # fmt: skip
-    files = [str(found.root / row["path"]) for row in rows]
-    # Closed at Ctrl-C too: the workers end with the generator.
+    files = [str(scanned.root / row["path"]) for row in rows]
+    # Closed on Ctrl-C too: the workers end with the generator.
     arriving = decode_all(files, size_of, workers)
     with doing(f"decoding {len(files):,} images"), closing(arriving):
         for row, file, result in zip(rows, files, arriving, strict=True):
@@ -70,27 +71,27 @@ def main(options: Options) -> None:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_csv(options.output, rows, tuple(rows[0]))
-        print(f"every image: {options.output}")
-    print_verdict(found, rows)
+        print(f"list of all images: {options.output}")
+    print_verdict(scanned, rows)
 
 
-def print_counts(found: "Scan") -> None:
-    """A table of counts: a row per class, a column per split."""
+def print_counts(scanned: "Scan") -> None:
+    """Print the number of images: one row per class, one column per split."""
     from experiments.plumbing.tables import Rows, print_report
 
-    if found.drawn:
-        print("what is not given of train, val and test is drawn, with seed 0")
-    counts = [Counter(label for _, label in images) for images in found.splits.values()]
+    if scanned.drawn:
+        print("missing splits (of train, val and test) are drawn at random, with seed 0")
+    counts = [Counter(label for _, label in images) for images in scanned.splits.values()]
     lines = [
         [printable(name), *(f"{count[label]:,}" for count in counts)]
-        for label, name in enumerate(found.classes)
+        for label, name in enumerate(scanned.classes)
     ]
     lines.append(["all", *(f"{count.total():,}" for count in counts)])
-    print_report([Rows(("class", *found.splits), lines)])
+    print_report([Rows(("class", *scanned.splits), lines)])
 
 
-def print_verdict(found: "Scan", rows: Sequence[dict]) -> None:
-    """Print what is bad, then the verdict; DataError if there is anything bad."""
+def print_verdict(scanned: "Scan", rows: Sequence[dict]) -> None:
+    """Print tiny and undecodable images, then the verdict; DataError if any cannot be decoded."""
     from data.listing import some
 
     bad = [row for row in rows if row["verdict"] != "fine"]
@@ -98,17 +99,17 @@ def print_verdict(found: "Scan", rows: Sequence[dict]) -> None:
     if tiny:
         print(f"odd: images with a side under {TINY} pixels: {len(tiny):,}: {some(tiny)}")
     for row in bad:
-        print(printable(f"bad: {found.root / row['path']}: {row['verdict']}"))
+        print(printable(f"bad: {scanned.root / row['path']}: {row['verdict']}"))
     if bad:
         summary = f"{len(bad):,} of {len(rows):,} cannot be decoded"
         print(summary)
         raise DataError(
-            f"{summary}, such as this one: {bad[0]['verdict']}",
-            found.root / bad[0]["path"],
+            f"{summary}, for example this one: {bad[0]['verdict']}",
+            scanned.root / bad[0]["path"],
             "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer",
         )
-    sizes = " + ".join(f"{len(images):,}" for images in found.splits.values())
-    print(f"{sizes} images in {len(found.classes):,} classes: all decode")
+    sizes = " + ".join(f"{len(images):,}" for images in scanned.splits.values())
+    print(f"{sizes} images in {len(scanned.classes):,} classes: all decode")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A network with all that it takes to use it: class names, and how images are shown to it.
+"""A network with everything needed to use it: class names and preprocessing.
 
     from experiments.classifier import find_images, load_model, predict, predictions
 
@@ -6,7 +6,7 @@
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
-Names and preprocessing come from the checkpoint, never from a folder found later.
+Class names and preprocessing come from the checkpoint, never from a folder of images.
 """
 
 import glob
@@ -45,39 +45,39 @@ from zoo.weights.load import fill, open_weights
 from zoo.weights.published import is_published_name
 from zoo.weights.settings import settings_of
 
-FP32 = Settings(precision="fp32", channels_last=True)  # predictions, and what transfer reports
-CORES = min(os.cpu_count() or 1, 8)  # processes that decode, if nobody asks for another number
-ENDINGS = (*EXTENSIONS, ".gif")  # of the images in a folder
+FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
+CORES = min(os.cpu_count() or 1, 8)  # default number of processes that decode images
+ENDINGS = (*EXTENSIONS, ".gif")  # of image files in a folder
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What load_model returns and predict takes."""
+    """A network with class names and preprocessing: load_model returns it, predict takes it."""
 
     model: Network
     classes: tuple[str, ...]  # in the order of the head's outputs
     view: View
-    metrics: Mapping[str, Any]  # what it scored when it was saved
+    metrics: Mapping[str, Any]  # scores at the time of saving
     source: str  # the file, or the name of published weights
 
     def logits(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, crop, crop), as `view` made them -> float32 (N, K), in eval mode."""
+        """uint8 (N, 3, crop, crop) from `view` -> float32 (N, K), computed in eval mode."""
         device = next(self.model.parameters()).device
-        shown = normalize_as(self.view).to(device)(images.to(device))
+        normalized = normalize_as(self.view).to(device)(images.to(device))
         with torch.no_grad():
-            return forward(self.model.eval(), enlarge(shown, self.view.input_size), FP32)
+            return forward(self.model.eval(), enlarge(normalized, self.view.input_size), FP32)
 
 
 def predict(
     model: Classifier, image: str | Path | Tensor, k: int = 5
 ) -> list[dict[str, str | float]]:
-    """The k most probable classes (all, if they are fewer), best first, with probabilities.
+    """The k most probable classes (all if there are fewer), best first, with probabilities.
 
-    `image`: a file, or what data.images.load_image returns, uint8 (3, H, W). Raises
-    data.errors.DataError for a file that is no image, UsageError for k below 1.
+    `image`: a file, or an image from data.images.load_image, uint8 (3, H, W). Raises
+    data.errors.DataError for a file that is not an image, UsageError for k below 1.
     """
     if k < 1:
-        raise UsageError(f"there is no top {k}", "predict(..., k=...)", "give 1 or more")
+        raise UsageError(f"k is too small: {k}", "predict(..., k=...)", "give 1 or more")
     image = image if isinstance(image, Tensor) else load_image(str(image), str(image))
     return top_k(model, model.logits(model.view(image)[None]), k)[0]
 
@@ -85,18 +85,18 @@ def predict(
 def predictions(
     model: Classifier, paths: Sequence[Path], k: int = 5, batch_size: int = 32, workers: int = 0
 ) -> Iterator[tuple[Path, list[dict] | DataError]]:
-    """What predict says of every file, in order; or why the file cannot be decoded.
+    """Yield each path, in order, with its result of predict, or with why it cannot be decoded.
 
-    `batch_size` images are decoded, classified and forgotten at a time: in `workers` processes,
-    while the network computes, or in this one for 0. Neither changes more than rounding. Raises
-    DataError if such a process is killed.
+    Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode while
+    the network computes; with 0, this process decodes. Neither changes results beyond rounding.
+    Raises DataError if a worker is killed.
     """
     arriving = decode_all(list(map(str, paths)), model.view, workers, "classifying")
     with closing(arriving):
         for first in range(0, len(paths), batch_size):
             chunk = paths[first : first + batch_size]
             arrived = islice(arriving, len(chunk))
-            # Copies: what arrives from a process keeps one of the few files that may be open.
+            # Copies: each tensor from a worker keeps a file open, and open files are limited.
             images = [x.clone() if isinstance(x, Tensor) else x for x in arrived]
             good = [image for image in images if isinstance(image, Tensor)]
             answers = iter(top_k(model, model.logits(torch.stack(good)), k) if good else ())
@@ -105,13 +105,13 @@ def predictions(
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The files that paths, folders and patterns name, each once, in the order given.
+    """The files that paths, folders and patterns name: each once, in the order given.
 
-    DataError for a folder without images, or a pattern that no file fits.
+    Raises DataError for a folder without images or a pattern without matches.
     """
     if not inputs:
-        raise UsageError("no images are named", "the command line", "name files or folders, too")
-    found: dict[Path, None] = {}
+        raise UsageError("no images are named", "the command line", "add files or folders")
+    paths: dict[Path, None] = {}
     for text in inputs:
         path = Path(text)
         if path.is_dir():
@@ -121,20 +121,20 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             if not files:
                 what = "there are no images in this folder"
                 raise DataError(what, path, f"looked for {', '.join(ENDINGS)}")
-            found |= dict.fromkeys(files)
+            paths |= dict.fromkeys(files)
         elif path.exists() or not glob.has_magic(text):
-            found[path] = None  # one that does not exist is reported as what it is
+            paths[path] = None  # if it does not exist, decoding reports that
         else:
             matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  also absolute ones
             files = [Path(match) for match in matches if Path(match).is_file()]
             if not files:
-                raise DataError("no file fits this pattern", text, "check its folder and its *")
-            found |= dict.fromkeys(files)
-    return list(found)
+                raise DataError("no file matches this pattern", text, "check its folder and its *")
+            paths |= dict.fromkeys(files)
+    return list(paths)
 
 
 def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str | float]]]:
-    """For each row of logits (N, K) the k most probable classes."""
+    """For each row of logits (N, K), the k most probable classes with their probabilities."""
     scores, places = logits.cpu().double().softmax(1).topk(min(k, len(model.classes)))
     return [
         [{"label": model.classes[place], "score": score}
@@ -144,46 +144,51 @@ def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str 
 
 
 def about(model: Classifier) -> str:
+    """One line: source, number of classes, and the epoch if it is known."""
     epoch, chosen = model.metrics.get("epoch"), model.metrics.get("chosen_by")
     which = f", epoch {epoch}, chosen by {chosen}" if epoch else ""
     return f"{model.source}: {len(model.classes)} classes{which}"
 
 
 def load_model(path: str | Path, name: str | None = None) -> Classifier:
-    """What save_classifier wrote, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
+    """Load a file of save_classifier, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
 
-    WeightsError for anything that says less than it needs, or is of another network than `name`.
+    Raises WeightsError if information is missing, or if the weights are not of the network `name`.
     """
     weights = open_weights(path)
-    found = weights.metadata
-    if found.model is None or found.classes is None or found.preprocess is None:
-        why = "the file does not say which network it is for, its classes and its preprocessing"
-        fix = "give what experiments.transfer saved, or --model and --weights for published weights"
+    metadata = weights.metadata
+    if metadata.model is None or metadata.classes is None or metadata.preprocess is None:
+        why = "the file lacks the name of its network, its classes or its preprocessing"
+        fix = "give a file of experiments.transfer, or --model and --weights for published weights"
         raise WeightsError(why, path, fix)
-    if name not in (None, found.model):
-        raise WeightsError(f"these are {found.model}'s weights", path, f"--model {found.model}")
-    model = fill(built_for(found.model, weights), weights)
-    if len(found.classes) != (outputs := model.head.out_features):
-        why = f"the file names {len(found.classes)} classes and its head has {outputs} outputs"
+    if name not in (None, metadata.model):
+        why, fix = f"these are {metadata.model}'s weights", f"--model {metadata.model}"
+        raise WeightsError(why, path, fix)
+    model = fill(built_for(metadata.model, weights), weights)
+    if len(metadata.classes) != (outputs := model.head.out_features):
+        why = f"the file names {len(metadata.classes)} classes and its head has {outputs} outputs"
         raise WeightsError(why, path, "get the file again")
     model.to(memory_format=torch.channels_last)
-    view = view_from(found.preprocess, weights.source)
-    return Classifier(model.eval(), found.classes, view, found.metrics or {}, weights.source)
+    view = view_from(metadata.preprocess, weights.source)
+    return Classifier(model.eval(), metadata.classes, view, metadata.metrics or {}, weights.source)
 
 
-def built_for(name: str, weights: Weights, **found: Any) -> Network:
-    """The network `name`, with a file's settings and classes, and those that its shapes show."""
+def built_for(name: str, weights: Weights, **implied: Any) -> Network:
+    """Build the network `name` with a file's settings and number of classes.
+
+    `implied`: settings that the weights' shapes imply; settings stored in the file override them.
+    """
     stored, allowed = weights.metadata.settings or {}, zoo.settings_allowed(name)
     settings: dict[str, Any] = {
         key: stored[key] for key, words in zoo.CHOICES.items()
         if key in allowed and stored.get(key) in words
     }  # fmt: skip
     settings |= brought_by(weights, allowed)
-    return zoo.build(name, **{"num_classes": classes_of(weights)} | found | settings)
+    return zoo.build(name, **{"num_classes": classes_of(weights)} | implied | settings)
 
 
 def view_from(preprocess: Mapping[str, Any], source: object) -> View:
-    """The View that a file describes, if every value in it is usable."""
+    """The View that a file describes; raises WeightsError for missing or unusable values."""
     try:
         values = {field.name: preprocess[field.name] for field in fields(View)}
         values |= {name: tuple(float(v) for v in preprocess[name]) for name in ("mean", "std")}
@@ -207,18 +212,18 @@ def view_from(preprocess: Mapping[str, Any], source: object) -> View:
 def save_classifier(
     path: Path, name: str, model: Network, classes: tuple[str, ...], view: View, metrics: dict
 ) -> None:
-    """Everything that load_model needs, with a SHA-256, whole or not at all."""
+    """Write everything that load_model needs, atomically and with a SHA-256."""
     versions = {package: version(package) for package in ("torch", "torchvision", "pillow")}
     metadata = Metadata(name, settings_of(model), classes, asdict(view), metrics, versions)
     write_weights(path, model.state_dict(), metadata)
 
 
 def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifier:
-    """Weights of the model `name`, if one is named, or else what is in a checkpoint."""
+    """The model `name` with `weights` if a name is given, else the classifier in `checkpoint`."""
     if name:
         zoo.check(name, {})
     elif weights != "DEFAULT":
-        why, fix = "weights are for a --model, and none is named", "name it, or leave --weights out"
+        why, fix = "--weights needs --model, and none is named", "add --model, or omit --weights"
         raise UsageError(why, f"--weights {weights}", fix)
     if not name or not is_published_name(weights):
         return load_model(weights if name else checkpoint, name)
@@ -229,12 +234,12 @@ def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifi
 
 
 def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
-    """A network with weights, and how images are to be shown to it.
+    """A network with weights, and the preprocessing that they need.
 
-    `weights`: what zoo.load takes, a published name, or None for random ones of `seed`. A plain
-    network takes its residual twin's and says what it dropped. Files of other libraries do not say
-    how images were shown: then as ImageNet's V1 weights want it, at 32x32 for the CIFAR networks,
-    and whole for the transformers.
+    `weights`: anything that zoo.load takes, a published name, or None for random ones of `seed`. A
+    plain network gets its residual twin's weights, and prints which are dropped. Files of other
+    libraries do not store their preprocessing. It is then that of ImageNet's V1 weights, 32x32 for
+    the CIFAR networks, and the whole image for ViTs.
     """
     torch.manual_seed(seed)
     if weights is None:
@@ -243,9 +248,9 @@ def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View
     view = None
     if is_published_name(weights):
         entry = zoo.published(zoo.twin(name), weights)
-        weights, shown = entry.url, entry.preprocess
-        view = View(shown.resize, shown.crop, shown.interpolation, False, shown.mean, shown.std,
-                    shown.crop)  # fmt: skip
+        weights, stated = entry.url, entry.preprocess
+        view = View(stated.resize, stated.crop, stated.interpolation, False, stated.mean,
+                    stated.std, stated.crop)  # fmt: skip
     loaded = open_weights(weights)
     stored = loaded.metadata.settings or {}
     plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
@@ -258,7 +263,7 @@ def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View
 
 
 def default_view(model: Network, dialect: Dialect | None = None) -> View:
-    """For files that do not say: the model's size, and the normalisation of the library."""
+    """Preprocessing for files that store none: the model's image size, the library's mean, std."""
     mean, std = dialect.normalize if dialect else IMAGENET_MEAN_STD
     if isinstance(model, ViT):
         side = model.stem.image_size

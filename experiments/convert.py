@@ -1,12 +1,12 @@
-"""Weights from one library's names into another's, with the class names that go with them.
+"""Convert weights from one library's names to another's, class names included.
 
     python -m experiments.convert resnet50_model.pth animals.safetensors --to zoo --classes cat,dog
     python -m experiments.convert best.safetensors FOLDER --to transformers
 
-A transformer for transformers can become a folder, as the Hugging Face Hub has them: its files say
-what a state dict does not, the norms' eps, the class names and how images are shown.
-Whose names the file has, and of which network it is, is recognised from its entries. The weights
-are loaded into that network and exported again, so everything that zoo.load refuses is refused
+With `--to transformers`, a ViT can be written as a folder in the Hugging Face Hub's layout: its
+files store what a state dict does not, namely the norms' eps, class names and preprocessing.
+The naming scheme and the network are detected from the entries of the file. The weights are loaded
+into that network and exported again, so everything that zoo.load refuses is refused here, too
 (plumbing/conversion.py).
 """
 
@@ -24,22 +24,23 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 
 @dataclass(frozen=True)
 class Options:
-    """Convert a file of weights from one library's names into another's."""
+    """Convert a file of weights from one library's names to another's."""
 
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
-    """A .pth or .safetensors file, the URL of one, hf:OWNER/NAME or a folder in its layout."""
+    """A .pth or .safetensors file, its URL, hf:OWNER/NAME, or a folder in the Hub's layout."""
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """Where to write: .safetensors or .pth; or a folder, for a ViT of transformers."""
+    """The .safetensors or .pth file to write; with --to transformers, a folder is possible, too."""
     to: Literal["torchvision", "transformers", "timm", "cifar", "zoo"]
-    """Whose names the output has."""
+    """The library whose names the output has."""
     classes: str | None = None
     """Class names in the order of the head's outputs: a,b,c."""
 
 
 def main(options: Options) -> None:
+    """Convert the file; raise UsageError if the output exists or has another suffix."""
     suffix, as_folder = options.output.suffix, options.to == "transformers"
     if options.output.exists() or (suffix not in SUFFIXES and (suffix or not as_folder)):
-        why = "only new .safetensors and .pth files are written, and new folders for transformers"
+        why = "OUT must be new: a .safetensors or .pth file, or a folder with --to transformers"
         raise UsageError(why, options.output, "choose another name")
     cli.check_folder(options.output.parent)
     with doing("loading the libraries"):

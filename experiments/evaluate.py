@@ -1,11 +1,11 @@
-"""How good a checkpoint is on a folder of images, class by class, and where it is surely wrong.
+"""Evaluate a checkpoint on a folder of images: accuracy, each class, most confident mistakes.
 
     python -m experiments.evaluate CHECKPOINT DIR
     python -m experiments.evaluate --model resnet50 --weights IMAGENET1K_V2 imagenet/val
 
-DIR: train/CLASS/ and test/CLASS/ (or else val/), which is evaluated on; or one folder of classes;
-or cifar10. Images of one folder that the checkpoint was trained on or chosen by are left out,
-unless those were more than 60,000: then it does not list them.
+DIR: a folder with train/CLASS/ and test/CLASS/ (or else val/), of which the latter is used; or one
+folder of classes; or cifar10. From one folder of classes, images that the checkpoint was trained on
+or chosen by are left out. A checkpoint lists these images only if there are at most 60,000.
 """
 
 from __future__ import annotations
@@ -38,30 +38,32 @@ WORDNET = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True)
 class Options:
-    """Accuracy, per-class table, confusion matrix and the surest mistakes of a checkpoint."""
+    """Accuracy, per-class table, confusion matrix and most confident mistakes of a checkpoint."""
 
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
-    """A best.safetensors or last.safetensors of experiments.transfer, then the folder of images;
-    or with --model only the folder."""
+    """A .safetensors file of experiments.transfer, then the folder of images;
+    with --model, only the folder."""
     model: str | None = None
-    """Instead of a checkpoint: an ImageNet model of the zoo."""
+    """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
-    """With --model: the name of published weights."""
+    """The name of published weights, for --model."""
     skip_bad: bool = False
-    """Go on without images that cannot be decoded."""
+    """Leave out images that cannot be decoded."""
     output_dir: Path = Path("runs/evaluation")
-    """Where the figures and predictions.csv go."""
+    """Folder for the figures and predictions.csv."""
     batch_size: int = 64
-    """How many images the network computes at a time."""
+    """Images per batch."""
     workers: int | None = None
-    """Processes that decode images, and load them while the network computes (one a core, up to
-    8); 0: this one."""
+    """Processes that decode and load images (one per core, at most 8); 0: use this one."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:
-    """What to evaluate on, in words, and its images: one split, with the checkpoint's labels."""
+    """A name for the images to evaluate on, and the images: one split with the checkpoint's labels.
+
+    Raises DataError if there are none, or if the checkpoint does not know one of their classes.
+    """
     from data.collection import Split, checksum, open_dataset, whole_folder
 
     images = whole_folder(source) if Path(source.data).is_dir() else None
@@ -69,33 +71,33 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:
         images = open_dataset(source, 0, 0)
         name, part = images.tested_on, images.splits[images.tested_on]
     else:
-        name, part = "all of it", images.splits["whole"]
+        name, part = "all images", images.splits["whole"]
         if not part.files:
-            why, fix = "there are no classes here", "name the folder that holds the class folders"
+            why, fix = "there are no classes here", "give the folder that has the class folders"
             raise DataError(why, source.data, fix)
         digits = str(model.metrics.get("seen", ""))
         seen = {digits[i : i + 8] for i in range(0, len(digits), 8)}
         new = [i for i, file in enumerate(part.files) if not seen or checksum(file) not in seen]
         if not new:
             why = f"the checkpoint was trained on, or chosen by, all {len(part.files)} images here"
-            fix = "name other images; for those of val/, name the folder that holds it and train/"
+            fix = "give other images; to use those of val/, give the folder that has it and train/"
             raise DataError(why, source.data, fix)
         if left_out := len(part.files) - len(new):
             why = "images that the checkpoint was trained on or chosen by"
             images.notes.append(f"left out: {left_out} {why}")
-            name, part = "those it has not seen", part.chosen(part.labels.new_tensor(new))
+            name, part = "images it has not seen", part.chosen(part.labels.new_tensor(new))
     places = labels_of(images, model)
     images.splits = {EVALUATED: Split(places[part.labels], part.files, part.images)}
     return name, images
 
 
 def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
-    """The checkpoint's label of each class of the images, by name."""
+    """The checkpoint's label, int64, of each class of the images, matched by name."""
     import torch
 
     known = {name: label for label, name in enumerate(model.classes)}
     if len(images.classes) == len(known) and all(map(WORDNET.fullmatch, images.classes)):
-        return torch.arange(len(known))  # ImageNet's n01440764 ... are sorted as its classes are
+        return torch.arange(len(known))  # n01440764 ... sort in the order of ImageNet's classes
     if unknown := sorted(set(images.classes) - set(known)):
         more = " ..." if len(known) > 20 else ""
         its = f"its classes are {', '.join(model.classes[:20])}{more}"
@@ -106,14 +108,14 @@ def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
 
 
 def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Tensor:
-    """Logits float32 (N, K) of every image, in order, on the CPU."""
+    """Logits float32 (N, K) of all images, in order, on the CPU."""
     from data.view_batches import every_image
     from experiments.classifier import FP32
     from experiments.train.loop import infer
 
     device = next(model.model.parameters()).device
-    labels, shown = images.labels(EVALUATED), images.images(EVALUATED, model.view)
-    batches = every_image(shown, labels, model.view, batch_size, device, images.loaders)
+    labels, viewed = images.labels(EVALUATED), images.images(EVALUATED, model.view)
+    batches = every_image(viewed, labels, model.view, batch_size, device, images.loaders)
     total = math.ceil(len(labels) / batch_size)
     bar = Progress(batches, "evaluating", total)
     return infer(model.model.eval(), bar, FP32)[0]
@@ -122,7 +124,10 @@ def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Ten
 def draw_figures(
     model: Classifier, images: ImageDataset, scores: Tensor, folder: Path
 ) -> list[Path]:
-    """The confusion matrix, a sheet of images, and one of the most confident mistakes."""
+    """Draw the confusion matrix, a sheet of samples, and one of the most confident mistakes.
+
+    Returns the paths of the figures.
+    """
     from sklearn.metrics import confusion_matrix
 
     from data.images import load_image
@@ -133,15 +138,15 @@ def draw_figures(
     matrix = confusion_matrix(labels, guesses, labels=range(len(model.classes)))
     paths = [folder / "confusion.png"]
     draw_confusion(paths[0], labels.new_tensor(matrix), model.classes)
-    shown, files = images.images(EVALUATED, model.view), images.splits[EVALUATED].files
-    small = AtMost(500, "bilinear")  # a sheet of a camera's images would take gigabytes
+    viewed, files = images.images(EVALUATED, model.view), images.splits[EVALUATED].files
+    small = AtMost(500, "bilinear")  # a sheet of full-size photos would take gigabytes
 
     def sheet(name: str, places: Sequence[int], words: str) -> None:
         cells = []
         for i in places:
             best, order = scores[i].topk(min(3, len(model.classes)))
             cells.append(LabelledImage(
-                small(load_image(files[i])) if files else shown[i],
+                small(load_image(files[i])) if files else viewed[i],
                 Path(files[i]).name if files else f"image {i}",
                 tuple(model.classes[j] for j in order), tuple(best.tolist()),
                 model.classes[int(labels[i])],
@@ -160,17 +165,18 @@ def draw_figures(
 
 
 def main(options: Options) -> None:
+    """Evaluate the checkpoint, print the results, and write figures and predictions."""
     wanted = 1 if options.model else 2
     if len(options.inputs) != wanted:
         raise UsageError(
-            f"{wanted} paths are needed, and {len(options.inputs)} are given",
+            f"{wanted} paths are needed, but {len(options.inputs)} are given",
             "python -m experiments.evaluate " + " ".join(options.inputs),
-            "CHECKPOINT DIR, or --model resnet50 DIR",
+            "give CHECKPOINT DIR, or --model resnet50 DIR",
         )
     cli.check_numbers(options, {"batch_size": (1, 100_000), "workers": (0, 256)})
     cli.check_folder(options.output_dir)
     with doing("loading the network"):
-        # Not above: importing torch takes seconds, and --help needs none of it.
+        # Not at the top: importing torch takes seconds, and --help does not need it.
         from data.collection import Source
         from experiments.classifier import CORES, about, open_classifier
         from experiments.plumbing.device import choose_device
@@ -180,11 +186,11 @@ def main(options: Options) -> None:
         model.model.to(device)
     print(f"{about(model)}; device {why}")
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)
-    with doing(f"looking through {source.data}"):
+    with doing(f"scanning {source.data}"):
         name, images = to_evaluate(source, model)
     images.workers = images.loaders = CORES if options.workers is None else options.workers
     with doing("decoding the images"):
-        images.images(EVALUATED, model.view)  # and leaves out what it may
+        images.images(EVALUATED, model.view)  # leaves out bad images if --skip-bad allows it
     for note in images.notes:
         print(f"  {note}")
     with doing(f"evaluating {len(images.labels(EVALUATED)):,} images"):
@@ -199,8 +205,8 @@ def main(options: Options) -> None:
 def show_results(
     model: Classifier, images: ImageDataset, name: str, scores: Tensor, folder: Path
 ) -> None:
-    """Print the table of classes and the accuracy; write every prediction into `folder`."""
-    from sklearn.metrics import classification_report  # slow to import: after the work is begun
+    """Print the table of classes and the accuracy; write every prediction to `folder`."""
+    from sklearn.metrics import classification_report  # slow to import: not before it is needed
 
     from experiments.plumbing.results import write_csv
     from experiments.plumbing.stats import wilson
@@ -213,16 +219,18 @@ def show_results(
     right = int((guesses == labels).sum())
     low, high = wilson(right, len(labels))
     print(
-        f"{100 * right / len(labels):.2f} % right on {images.name} ({name}): {right:,} of "
+        f"{100 * right / len(labels):.2f} % correct on {images.name} ({name}): {right:,} of "
         f"{len(labels):,}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = images.splits[EVALUATED].files or range(len(labels))
-    truths, said = ([model.classes[i] for i in column.tolist()] for column in (labels, guesses))
-    table = zip(files, truths, said, best.tolist(), strict=True)
+    truths, predicted = (
+        [model.classes[i] for i in column.tolist()] for column in (labels, guesses)
+    )
+    table = zip(files, truths, predicted, best.tolist(), strict=True)
     path = folder / "predictions.csv"
     write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in table], COLUMNS)
-    print(f"every prediction: {path}")
+    print(f"all predictions: {path}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a trained network sees in images.
+"""Predict the classes of images with a trained network.
 
     python -m experiments.predict CHECKPOINT IMAGES ...
     python -m experiments.predict --model resnet50 --weights IMAGENET1K_V2 IMAGES ...
@@ -30,38 +30,39 @@ SHOWN = 30  # images on the sheet
 
 @dataclass(frozen=True)
 class Options:
-    """Name what is in images, with probabilities."""
+    """Print the most probable classes of each image."""
 
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
-    """A checkpoint of experiments.transfer, then images; or with --model only images."""
+    """A checkpoint of experiments.transfer, then images; with --model, only images."""
     model: str | None = None
-    """Instead of a checkpoint: an ImageNet model of the zoo."""
+    """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
-    """With --model: the name of published weights."""
+    """The name of published weights, for --model."""
     k: int = 5
-    """How many classes to name (at most all)."""
+    """How many classes to print per image (at most all)."""
     json: bool = False
-    """Print one JSON document and nothing else: a list with, for each image and on a line of its
-    own, {"image": PATH, "predictions": [{"label", "score"}, ...]}; null if it is not decodable."""
+    """Print one JSON document and nothing else: a list with one line per image,
+    {"image": PATH, "predictions": [{"label", "score"}, ...]}; null if it cannot be decoded."""
     sheet: Path = Path("runs/predictions.png")
-    """Where to draw the first images with their labels."""
+    """The PNG to draw the first images and their labels in."""
     batch_size: int = 32
-    """How many images the network computes at a time."""
+    """Images per batch."""
     workers: int | None = None
-    """Processes that decode images meanwhile (0 on a CPU; on a GPU one a core, up to 8)."""
+    """Processes that decode images meanwhile (0 on a CPU; on a GPU one per core, at most 8)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def main(options: Options) -> int:
+    """Print and draw predictions; return 0, or DataError's exit code if an image is undecodable."""
     cli.check_numbers(options, {"k": (1, 10**6), "batch_size": (1, 10**5), "workers": (0, 256)})
     cli.check_file("--sheet", options.sheet, ".png")
     if len(options.inputs) < (1 if options.model else 2):
-        given = "python -m experiments.predict " + " ".join(options.inputs)
-        fix = "first a checkpoint, then images; or --model resnet50 and only images"
-        raise UsageError("no images are named", given, fix)
+        command = "python -m experiments.predict " + " ".join(options.inputs)
+        fix = "give a checkpoint, then images; or --model resnet50 and only images"
+        raise UsageError("no images are named", command, fix)
     with doing("loading the network"):
-        # Not above: importing torch takes seconds, and --help needs none of it.
+        # Not at the top: importing torch takes seconds, and --help does not need it.
         from experiments.classifier import CORES, about, find_images, open_classifier, predictions
         from experiments.plumbing.device import choose_device
 
@@ -70,67 +71,69 @@ def main(options: Options) -> int:
         model = open_classifier(options.inputs[0], options.model, options.weights)
         model.model.to(device)
     if not options.json:
-        print(f"{about(model)}; device {why}", file=sys.stderr)  # stdout: a line an image
-    # On a CPU the network takes every core.
+        print(f"{about(model)}; device {why}", file=sys.stderr)  # stdout has one line per image
+    # On a CPU the network itself uses every core.
     workers = CORES * (device.type == "cuda") if options.workers is None else options.workers
     answers = predictions(model, paths, options.k, options.batch_size, workers)
     with doing("decoding and classifying"):
-        good, shown = show(answers, len(paths), options.json)
+        good, first = show(answers, len(paths), options.json)
     with doing("drawing the sheet"):
-        draw_predictions(options, model, good, shown)
+        draw_predictions(options, model, good, first)
     return 0 if good == len(paths) else cli.EXIT_CODES[DataError]
 
 
 def show(
     answers: Iterable[tuple[Path, list[dict] | DataError]], images: int, as_json: bool
 ) -> tuple[int, dict[Path, list[dict]]]:
-    """Print each answer as it comes, past the progress bar; how many are good, the first of them.
+    """Print each answer as it arrives; return the number of decoded images and the first answers.
 
-    The others are not kept: all classes of many images would fill the memory.
+    Only the first SHOWN answers are kept: all classes of many images would fill the memory.
     """
-    good, shown = 0, {}
+    good, first = 0, {}
     for number, (path, answer) in enumerate(answers, 1):
         guesses = None if isinstance(answer, DataError) else answer
         if guesses is None:
             say(str(answer), sys.stderr)
         elif (good := good + 1) <= SHOWN:
-            shown[path] = guesses
+            first[path] = guesses
         start, end = "[" if number == 1 else " ", "]" if number == images else ","
         say(start + json_of(path, guesses) + end if as_json else line_of(path, guesses))
-    return good, shown
+    return good, first
 
 
 def json_of(path: Path, guesses: list[dict] | None) -> str:
-    """In ASCII where the output, or a name whose bytes are no UTF-8, allows nothing else."""
+    """JSON of one image; in ASCII if the output or the path's bytes are not UTF-8."""
     utf8 = (sys.stdout.encoding or "ascii").lower() == "utf-8" and str(path).isprintable()
     return json.dumps({"image": str(path), "predictions": guesses}, ensure_ascii=not utf8)
 
 
 def line_of(path: Path, guesses: list[dict] | None) -> str:
+    """The same as a line of text."""
     words = [f"{guess['label']} {100 * guess['score']:.1f} %" for guess in guesses or ()]
     return printable(f"{path}  {', '.join(words) or 'cannot be decoded'}")
 
 
 def draw_predictions(
-    options: Options, model: Classifier, good: int, shown: dict[Path, list[dict]]
+    options: Options, model: Classifier, good: int, first: dict[Path, list[dict]]
 ) -> None:
+    """Draw the first images with their predicted classes; nothing if no image was decoded."""
     if not good:
         return
     from data.images import load_image
     from data.views import AtMost
     from experiments.drawing.sheet import LabelledImage, draw_sheet
 
-    small = AtMost(500, "bilinear")  # a sheet of a camera's images would take gigabytes
+    small = AtMost(500, "bilinear")  # a sheet of full-size photos would take gigabytes
     images = [
         LabelledImage(
             small(load_image(str(path))), path.name, tuple(guess["label"] for guess in answer),
             tuple(guess["score"] for guess in answer),
         )
-        for path, answer in shown.items()
+        for path, answer in first.items()
     ]  # fmt: skip
     title = f"{Path(model.source).parent.name} {Path(model.source).name}".strip()
-    if good > len(shown):
-        title += f": the first {len(shown)} of {good} images"
+    if good > len(first):
+        title += f": the first {len(first)} of {good} images"
     draw_sheet(options.sheet, images, title)
     print(f"sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 

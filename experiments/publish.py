@@ -74,13 +74,14 @@ def summary() -> list[Part]:
         loss, error = (estimate([row[key] for row in rows]) for key in ("train_loss", "test_error"))
         lines.append([f"{words}, {deepest} layers", loss.show(3), f"{error.show(1, 100)} %"])
     first, minutes = results[0], sum(result["seconds"] for result in results) / 60
-    what = "plain networks train worse as they get deeper, residual ones better"
+    what = "plain networks train worse as they get deeper, residual ones do not"
     figure = f"![Training loss and error by epoch: {what}](docs/quick/curves.png)"
     source = images_of(results)
     sentence = (
-        f"{source[0].upper()}{source[1:]}, {first['steps']} steps of {first['batch_size']}; mean ± "
-        f"95 % CI, shaded: minimum to maximum over seeds. All {len(results)} runs take about "
-        f"{minutes / 2:.0f} minutes on 2 CPU cores ({first['device']}, {first['precision']}).\n"
+        f"{source[0].upper()}{source[1:]}, {first['steps']} steps of {first['batch_size']}. Table: "
+        f"mean ± 95 % CI; shaded: minimum to maximum over seeds. All {len(results)} runs (2 of them "
+        f"without BN) take\nabout {minutes / 2:.0f} minutes on 2 CPU cores ({first['device']}, "
+        f"{first['precision']}). "
         "This is figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385) in miniature."
     )
     header = (f"the same training, {len(rows)} seeds", "training loss", "test error")

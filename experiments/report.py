@@ -1,4 +1,4 @@
-"""The table, verdict or advice of finished results, again.
+"""Print the tables, verdicts or advice of finished runs again.
 
 python -m experiments.report runs/quick
 """
@@ -15,13 +15,14 @@ from experiments.plumbing.cli import doing
 
 @dataclass(frozen=True)
 class Options:
-    """Show the results of an ablation, or of experiments.transfer, again."""
+    """Print the results of an ablation, or of experiments.transfer, again."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """Where the command wrote its results."""
+    """The folder that the command wrote its results to."""
 
 
 def main(options: Options) -> None:
+    """Detect which command wrote the results, and print its report."""
     with doing("loading the libraries"):
         from data.listing import readable
         from experiments.ablation import report as ablation

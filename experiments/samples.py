@@ -1,4 +1,4 @@
-"""A contact sheet of the images that data/synthetic.py draws ("drawn"): one row a class.
+"""Draw a contact sheet of the synthetic images of data/synthetic.py: one row per class.
 
 python -m experiments.samples
 """
@@ -14,14 +14,14 @@ COLUMNS = 12
 
 @dataclass(frozen=True)
 class Options:
-    """Draw a contact sheet of the images that data/synthetic.py draws."""
+    """Draw a contact sheet of the synthetic images of data/synthetic.py."""
 
     output: Path = Path("runs/samples.png")
     """The PNG to write."""
 
 
 def draw_samples(path: Path, seed: int = 0) -> None:
-    """The first training images of every class, with its name on the left."""
+    """Draw the first training images of every class, with its name on the left."""
     import numpy as np
 
     from data.synthetic import CLASSES, SIZE, draw_image
@@ -43,6 +43,7 @@ def draw_samples(path: Path, seed: int = 0) -> None:
 
 
 def main(options: Options) -> None:
+    """Draw the sheet and print its path."""
     cli.check_file("--output", options.output, ".png")
     with doing("drawing the images"):
         draw_samples(options.output)

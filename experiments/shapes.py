@@ -1,8 +1,8 @@
-"""Shapes, parameters, FLOPs and receptive field of a network, stage by stage or block by block.
+"""Print shapes, parameters, FLOPs and receptive field of a network, by stage or by block.
 
     python -m experiments.shapes resnet50
 
-How they are found is in proof/shapes.py.
+They are computed in proof/shapes.py.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,16 @@ from experiments.plumbing.cli import UsageError, doing
 
 @dataclass(frozen=True)
 class Options:
-    """Print a network stage by stage, or block by block."""
+    """Print shapes, parameters, FLOPs and receptive field, stage by stage or block by block."""
 
     model: tyro.conf.Positional[str] = "resnet50"
     """A name of zoo.list_models()."""
     size: int | None = None
-    """Side of the image (224; 32 for the CIFAR networks)."""
+    """Side of the input image in pixels (the network's: 224, or 32 for the CIFAR networks)."""
 
 
 def main(options: Options) -> None:
+    """Print the table; raise UsageError for a size that does not suit a ViT."""
     with doing("loading the libraries"):
         import torch
 
@@ -36,22 +37,22 @@ def main(options: Options) -> None:
         model = zoo.build(options.model)
     size = options.size or default_size(model)
     if isinstance(model, ViT) and size % (patch := model.stem.conv.stride[0]):
-        why = f"images of {size} pixels a side are no whole number of patches"
+        why = f"images with sides of {size} pixels are not a whole number of patches"
         raise UsageError(why, f"--size {size}", f"give a multiple of {patch}")
-    found = parts(model, size)
+    table = parts(model, size)
     lines = [
         [part.name, f"({', '.join(map(str, part.shape))})", f"{part.parameters:,}",
          f"{part.flops / 1e9:.3f}", part.receptive_field]
-        for part in found
+        for part in table
     ]  # fmt: skip
-    parameters, flops = sum(p.parameters for p in found), sum(p.flops for p in found)
+    parameters, flops = sum(p.parameters for p in table), sum(p.flops for p in table)
     lines.append(["total", "", f"{parameters:,}", f"{flops / 1e9:.3f}", ""])
     print(f"{options.model}, one image (1, 3, {size}, {size})")
     header = ("part", "output shape", "parameters", "GFLOPs", "receptive field")
     print_report([Rows(header, lines), NOTE])
 
 
-NOTE = "A multiply-add is two FLOPs: half of these are the GMACs that torchvision prints."
+NOTE = "A multiply-add counts as two FLOPs. torchvision prints GMACs, which are half as many."
 
 
 if __name__ == "__main__":

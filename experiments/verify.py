@@ -1,13 +1,14 @@
-"""Ours against theirs, block by block, to the last bit.
+"""Compare our networks with other libraries', block by block, bit for bit.
 
     python -m experiments.verify resnet50                          against torchvision
     python -m experiments.verify vit_b_16 --against transformers
     python -m experiments.verify                                   seven networks, all libraries
 
-Their network gets shaken random weights (or ours gets `--weights`), the key map carries them over
-and back, and both compute one pass in eval mode, one in train mode, and its gradients. The ViTs of
-torchvision and transformers do the same sums in another order: see Oracle.rounding. Initial weights
-are compared with torchvision's, and those of plain networks with their twins'.
+The other library's network gets perturbed random weights (or ours gets `--weights`), which are
+converted to our names and back. Both networks compute one pass in eval mode, and one in train mode
+with its gradients. The ViTs of torchvision and transformers sum in another order: see
+Oracle.rounding. Our initial weights are compared with torchvision's, and those of plain networks
+with their residual twins'.
 """
 
 from dataclasses import dataclass
@@ -21,20 +22,21 @@ from experiments.plumbing.cli import UsageError, doing
 
 @dataclass(frozen=True)
 class Options:
-    """Compare our networks with other libraries', block by block, to the last bit."""
+    """Compare our networks with other libraries', block by block, bit for bit."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = "all"
     """resnet18, 34, 50, 101 or 152, or vit_b_16, vit_b_32, vit_l_16, vit1, 2, 4, 6, 8, 12."""
     weights: str | None = None
-    """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL; random without it."""
+    """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL (random weights)."""
     against: Literal["torchvision", "transformers", "timm"] | None = None
-    """The library to compare with (torchvision; without MODEL, every one installed)."""
+    """The library to compare with (torchvision; without MODEL, every installed one)."""
 
 
 def main(options: Options) -> int:
+    """Print the comparison; return 0 if the networks are equal, else 1."""
     if options.weights and options.model == "all":
         where = f"--weights {options.weights}"
-        raise UsageError("weights are for one model", where, "name the model before it")
+        raise UsageError("weights are for one model", where, "add the name of the model")
     with doing("loading the libraries"):
         import torch
 
@@ -46,8 +48,8 @@ def main(options: Options) -> int:
     if options.model not in ("all", *COMPARED):
         zoo.check(options.model, {})
         why = f"no other library has {options.model}, so there is nothing to compare it with"
-        fix = "choose one of these, or leave the name out for a summary"
-        raise UsageError(why, f"compared are {', '.join(COMPARED)}", fix)
+        fix = "choose one of these, or omit the name for a summary"
+        raise UsageError(why, f"networks to compare: {', '.join(COMPARED)}", fix)
     make_deterministic(torch.device("cpu"))
     if options.model == "all":
         return verify_all(options)
@@ -61,12 +63,13 @@ def main(options: Options) -> int:
 
 
 def verify_all(options: Options) -> int:
+    """Print a summary of seven networks and all chosen libraries; 0 if all are equal, else 1."""
     from experiments.plumbing.tables import print_report
     from experiments.proof.oracles import LIBRARIES, RESNET_ORACLES, the_oracle
     from experiments.proof.prove import verify_summary
 
     if options.against:
-        the_oracle(options.against, "resnet18")  # refused if it is not installed
+        the_oracle(options.against, "resnet18")  # raises ModelError if it is not installed
     chosen = (options.against,) if options.against else LIBRARIES
     equal, table, text = verify_summary(chosen)
     print_report([table, text])

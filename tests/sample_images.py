@@ -259,7 +259,7 @@ def tiffs() -> list[Made]:
              DEEP.astype("<u2").tobytes()), 255 - SEEN_DEEP),
         Made("tiled.tif", tiff(tags(WIDTH, HEIGHT, 8, 1, 16), tile.tobytes()), SEEN_GREY),
         Made("32-bit.tif", save(deep32, "TIFF"), SEEN_DEEP),
-        Made("32-bit, too bright.tif", save(deep32 + 20_000, "TIFF"), word="leave 0 to 65535"),
+        Made("32-bit, too bright.tif", save(deep32 + 20_000, "TIFF"), word="not in 0 to 65535"),
         Made("32-bit, negative.tif", save(deep32 - 100, "TIFF"), word="-23"),
         Made("float.tif", save(GREY.astype(np.float32), "TIFF"), word="floats"),
     ]  # fmt: skip

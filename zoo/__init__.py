@@ -1,6 +1,6 @@
-"""skipzoo: networks with skip connections, to be read, proven and ablated.
+"""skipzoo: networks with skip connections, to read, to verify and to ablate.
 
-The reading path begins at blocks.py. Every name is in resnet.TABLE or vit.TABLE; zoo.build is in
+The reading path begins at blocks.py. resnet.TABLE and vit.TABLE list all models; zoo.build is in
 registry.py.
 """
 

@@ -6,8 +6,8 @@ layers finds it hard to learn to change nothing. Suppose that the best mapping o
 H(x): a residual block learns the difference F(x) = H(x) - x, and computes H(x) = F(x) + x. To
 change nothing, it only has to push F to 0.
 
-Words: here `residual` is F(x), and `shortcut` is the other arm. Many texts, and other people's
-code, call x or the whole block "residual".
+Words: here `residual` is F(x), and `shortcut` is the other arm; shortcut and addition together are
+a skip (connection). Many texts, and other people's code, call x or the whole block "residual".
 Paper: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385),
 section 3, figures 2 and 5.
 Dimension key: N batch, C channels, H W height and width of a feature map.
@@ -22,7 +22,7 @@ from zoo.shortcuts import Norm, make_shortcut  # the other arm: the next file to
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
     """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from 3x3."""
-    # No bias: the normalisation that follows subtracts the mean, and a bias with it.
+    # No bias: normalisation would subtract it again. (Without normalisation there is none either.)
     return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
 
 
@@ -37,8 +37,8 @@ class BasicBlock(nn.Module):
     (N, in_channels, H, W) -> (N, channels, H/stride, W/stride), halves rounded up. Figure 5, left.
 
     The shortcut is x itself where x and F(x) have the same shape. Where they differ, because of
-    stride 2 or more channels, it is what `shortcut` says: "projection" (a 1x1 convolution) or
-    "pad" (zero channels), see zoo.shortcuts.SHORTCUTS. `norm` is a class that is called with the
+    stride 2 or more channels, it is what `shortcut` says: "projection" (a 1x1 convolution), "pad"
+    or "pad-append" (zero channels), see zoo.shortcuts. `norm` is a class that is called with the
     number of channels: nn.BatchNorm2d, or nn.Identity for a network without normalisation.
     """
 
@@ -64,7 +64,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))  # (N, C_in, H, W) -> (N, C, H/stride, W/stride)
         residual = self.norm2(self.conv2(residual))  # no ReLU here: F(x) may be negative
-        return relu(residual + self.shortcut(x))  # the addition that this project is about
+        # The addition. x comes from a ReLU and is not negative: if F is 0, the block returns x.
+        return relu(residual + self.shortcut(x))
 
 
 STRIDES_IN = ("conv2", "conv1")  # which convolution of a Bottleneck has the stride
@@ -108,4 +109,4 @@ class Bottleneck(nn.Module):
         residual = relu(self.norm1(self.conv1(x)))  # (N, C_in, H, W) -> (N, C, H, W)
         residual = relu(self.norm2(self.conv2(residual)))  # -> (N, C, H/stride, W/stride)
         residual = self.norm3(self.conv3(residual))  # -> (N, 4C, H/stride, W/stride)
-        return relu(residual + self.shortcut(x))  # the same last line as BasicBlock's
+        return relu(residual + self.shortcut(x))  # as in BasicBlock

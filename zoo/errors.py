@@ -1,8 +1,8 @@
-"""Errors that a person can act on, in three lines: what, where, fix."""
+"""Errors that users can act on, in three lines: what, where, fix."""
 
 
 class ModelError(ValueError):
-    """A model that the zoo does not have, or a setting that the model does not."""
+    """An unknown model, or a setting that the model does not have."""
 
 
 class WeightsError(ValueError):
@@ -16,6 +16,6 @@ class WeightsError(ValueError):
 
 
 def printable(line: object) -> str:
-    """One line that is not empty: names in a hostile file hold line breaks and escape codes."""
+    """One non-empty line, without the line breaks and escape codes that a hostile file may hold."""
     text = " ".join(str(line).split()) or repr(line)
     return "".join(c if c.isprintable() else "?" for c in text)[:1000]

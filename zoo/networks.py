@@ -1,6 +1,6 @@
-"""What zoo.build returns, and what everything that loads, trains or compares networks takes.
+"""The type of every network that zoo.build returns.
 
-Both families share an interface: `stem`, `features(images)` -> (N, C), `head`.
+ResNets and ViTs share an interface: `stem`, `features(images)` -> (N, C), `head`.
 """
 
 from zoo.resnet import ResNet

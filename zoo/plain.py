@@ -2,10 +2,10 @@
 
 A plain block takes the layers of its residual twin and drops the shortcut. So the twins have the
 same layers under the same names. Built with the same seed, they also start from the same weights.
-Whatever differs after the same training is due to the skips.
+Whatever differs after the same training is due to the skips, including any projections in them.
 
 ResNets with option-A shortcuts (those for CIFAR-10) have exactly as many parameters as their plain
-twins. Removing the skips of resnet18 or resnet50 also removes their projections.
+twins. resnet18 or resnet50 have more, because their shortcuts contain projections.
 
 Paper: He et al. 2015 (arXiv 1512.03385), section 3.3 "Plain Network" and figure 3, middle.
 Dimension key: N batch, C channels, H W height and width of a feature map.
@@ -56,7 +56,7 @@ def without_skips(stages: nn.Sequential) -> nn.Sequential:
 
     A plain network is built this way round so that both twins draw the same initial weights.
     """
-    twins = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}
+    twins = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}  # class -> class
     plain = nn.Sequential()
     for stage in stages.children():
         plain.append(nn.Sequential(*(twins[type(block)](block) for block in stage.children())))

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from zoo.vit import EncoderBlock, ViT, vit
 
+# Compare each forward() with EncoderBlock's: one or both "x +" are missing, or the MLP.
+
 
 class PlainEncoderBlock(EncoderBlock):
     """As EncoderBlock without both additions: `y = mlp(norm(attention(norm(x))))`."""
@@ -47,7 +49,7 @@ class AttentionBlock(EncoderBlock):
         del self.norm2, self.mlp  # drawn and dropped, so that what stays starts as in the twin
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.attention(self.norm1(x))
+        return x + self.attention(self.norm1(x))  # the first half of EncoderBlock
 
 
 class PlainAttentionBlock(AttentionBlock):

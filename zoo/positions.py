@@ -1,12 +1,12 @@
-"""Where each patch was: a table of embeddings for one size of image, resized for others.
+"""Position embeddings: a table for one image size, resized for others.
 
-The table is learned for a square grid of patches. For another grid, libraries resize it, each in
-its own way: all bicubic, yet more than 1 apart on unit-variance noise. So weights must be resized
-as their own library does.
+The table is learned for a square grid of patches. For another grid, each library resizes it in its
+own way: all bicubic, yet differing by more than 1 on unit-variance noise. So weights must be
+resized as their own library does.
 
 Paper: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.2 "Fine-tuning and higher resolution".
 Dimension key: N batch, L tokens, D width, S side of the square grid.
-Used by: vit.py, which adds them to the patches.
+Used by: vit.py, which adds them to the tokens.
 """
 
 import math
@@ -23,9 +23,9 @@ RESIZINGS: dict[str, dict[str, bool]] = {
 
 
 def resize_positions(position: Tensor, rows: int, columns: int, resizing: str) -> Tensor:
-    """(1, 1 + S*S, D) -> (1, 1 + rows*columns, D); the class token's embedding stays.
+    """(1, 1 + S*S, D) -> (1, 1 + rows*columns, D); the class token's embedding is unchanged.
 
-    `resizing` is a key of RESIZINGS. A grid that fits is returned as it is.
+    `resizing` is a key of RESIZINGS. A grid of the right size is returned as it is.
     """
     side = math.isqrt(position.shape[1] - 1)
     if (rows, columns) == (side, side):

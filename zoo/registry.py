@@ -1,7 +1,7 @@
 """Every network by name, and zoo.build. Settings are checked here, and nowhere else.
 
-The names are written in resnet.TABLE and vit.TABLE: torchvision's where torchvision has the model.
-The plain twin of resnet50 is plain50, that of vit_b_16 is plainvit_b_16.
+The names come from resnet.TABLE and vit.TABLE, and are torchvision's if it has the model.
+The plain twin of resnet50 is plain50; that of vit_b_16 is plainvit_b_16.
 """
 
 import difflib
@@ -34,7 +34,7 @@ MODELS: dict[str, Callable[..., Network]] = {
 }
 TWINS = {plain_name(name): name for name in (*RESNETS, *VITS)}
 
-CHOICES: dict[str, tuple[str, ...]] = {  # settings that are one of a few words
+CHOICES: dict[str, tuple[str, ...]] = {  # settings with a fixed set of values
     "shortcut": SHORTCUTS,
     "stride_in": STRIDES_IN,
     "norm": tuple(NORMS),
@@ -51,7 +51,7 @@ def list_models() -> list[str]:
 
 
 def twin(name: str) -> str:
-    """The residual network with as many layers; of a residual network, the name itself."""
+    """The name of a plain network's residual twin; a residual network's name is returned as is."""
     return TWINS.get(name, name)
 
 
@@ -71,29 +71,29 @@ def build(
 ) -> Network:
     """Build a network, (N, 3, H, W) images -> (N, num_classes) logits.
 
-    Its weights are random, drawn after torch.manual_seed(); or `weights`, which are a published
-    name ("IMAGENET1K_V2", or "DEFAULT" for torchvision's default), or a file or URL as zoo.load
-    takes them. With a `num_classes` that is not theirs, the head is random and the log says so.
+    `weights`: a published name ("IMAGENET1K_V2", or "DEFAULT" for torchvision's default), or a
+    file or URL as for zoo.load. By default weights are random, and torch.manual_seed() determines
+    them. If `num_classes` differs from the weights', the head is random and a warning is logged.
 
-    None leaves a setting at the row of the table: 1000 classes and width 64 for the ImageNet
+    A setting that is None has the value in the table: 1000 classes and width 64 for the ImageNet
     networks, 10 and 16 for the CIFAR ones. `shortcut`: "projection", "pad" or "pad-append";
     `stride_in`: "conv2" or "conv1"; `norm`: "batch" or "none". Vision transformers have an
-    `image_size`, which their patches must divide, the `eps` of their norms, a `resizing` of
-    positions.RESIZINGS and, the plain ones, a `block` of plainvit.BLOCKS; weights bring their own.
-    Raises ModelError for a name or setting that does not exist, WeightsError for weights that do
-    not fit or cannot be trusted.
+    `image_size`, a multiple of their patch size, the `eps` of their norms, a `resizing` of
+    positions.RESIZINGS and, if plain, a `block` of plainvit.BLOCKS; `weights` bring their own.
+    Raises ModelError for an unknown name or setting, WeightsError for weights that do not fit or
+    cannot be trusted.
     """
-    given = {"num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
-             "norm": norm, "width": width, "image_size": image_size, "eps": eps,
-             "resizing": resizing, "block": block}  # fmt: skip
-    settings = {key: value for key, value in given.items() if value is not None}
+    requested = {"num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
+                 "norm": norm, "width": width, "image_size": image_size, "eps": eps,
+                 "resizing": resizing, "block": block}  # fmt: skip
+    settings = {key: value for key, value in requested.items() if value is not None}
     check(name, settings)
     if weights is None:
         return MODELS[name](**settings)
     if is_published_name(weights):
         weights = published(name, str(weights)).url
     loaded = open_weights(weights)
-    with torch.device("meta"):  # random weights are not drawn, only to be overwritten
+    with torch.device("meta"):  # draws no random weights, which would be overwritten
         model = MODELS[name](**(brought_by(loaded, settings_allowed(name)) | settings))
     model.to_empty(device=torch.get_default_device())
     if num_classes in (None, classes_of(loaded)):
@@ -115,7 +115,7 @@ def settings_allowed(name: str) -> list[str]:
 
 
 def check(name: str, settings: dict[str, Any]) -> None:
-    """ModelError for a name or setting that does not exist; the message lists what does."""
+    """Raise ModelError for an unknown name or setting; the message lists the valid ones."""
     if not isinstance(name, str) or name not in MODELS:
         near = difflib.get_close_matches(str(name), MODELS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of these names"
@@ -124,17 +124,17 @@ def check(name: str, settings: dict[str, Any]) -> None:
         )
     allowed = settings_allowed(name)
     for key, value in settings.items():
-        shown = repr(value)[:80]
-        call = f"zoo.build({name!r}, {key}={shown})"
+        text = repr(value)[:80]
+        call = f"zoo.build({name!r}, {key}={text})"
         if key not in allowed:
             fix = f"leave it out: the settings of {name} are {', '.join(allowed)}"
             raise ModelError(f"{name} has no setting {key!r}\n{call}\n{fix}")
         if wanted := what_is_allowed(name, key, value):
-            raise ModelError(f"{name} has no {key}={shown}\n{call}\ngive {wanted}")
+            raise ModelError(f"{name} has no {key}={text}\n{call}\ngive {wanted}")
 
 
 def what_is_allowed(name: str, key: str, value: Any) -> str:
-    """What to give in place of a value that the setting cannot have; "" if it can."""
+    """The valid values of a setting, in words, if `value` is not one of them; else ""."""
     if key in CHOICES:
         return "" if value in CHOICES[key] else f"one of {', '.join(CHOICES[key])}"
     if key == "eps":

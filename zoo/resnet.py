@@ -1,7 +1,8 @@
 """A ResNet is a stem, stages of blocks, and a head: one table and one builder make all of them.
 
-The stem turns pixels into a feature map. Each stage after the first halves the map and doubles the
-channels, so that all blocks cost about the same. The head averages the map and classifies. TABLE
+The stem turns pixels into a feature map. A stage is a row of blocks; each stage after the first has
+half the height and width, so a quarter of the pixels, and twice the channels, so four times the
+products a pixel: all blocks cost about the same. The head averages the map and classifies. TABLE
 has every ResNet by name, and resnet() builds it, or its plain twin.
 
 Paper: He et al. 2015 (arXiv 1512.03385), table 1 (ImageNet) and section 4.2 (CIFAR-10).
@@ -27,12 +28,12 @@ class ImageNetStem(nn.Module):
     def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.out_channels = channels
-        self.conv = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        self.conv = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)  # halves H and W
         self.norm = norm(channels)
 
     def forward(self, images: Tensor) -> Tensor:
         x = relu(self.norm(self.conv(images)))  # (N, 3, H, W) -> (N, C, H/2, W/2)
-        return max_pool2d(x, 3, stride=2, padding=1)  # -> (N, C, H/4, W/4)
+        return max_pool2d(x, 3, stride=2, padding=1)  # and again -> (N, C, H/4, W/4)
 
 
 class CifarStem(nn.Module):
@@ -52,8 +53,8 @@ class ResNet(nn.Module):
     """(N, 3, H, W) images -> (N, num_classes) logits.
 
     `make_block(in_channels, channels, stride)` builds one block: BasicBlock or Bottleneck with its
-    other arguments filled in, see resnet() below. The stages' `channels` are `width` times 1, 2, 4
-    and 8; a Bottleneck returns four times as many.
+    other arguments filled in, see resnet() below. `channels` is `width` in the first stage, and
+    doubles from stage to stage; a Bottleneck returns four times as many.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = stem
-        self.stages = nn.Sequential()
+        self.stages = nn.Sequential()  # of stages, each a Sequential of blocks
         in_channels = stem.out_channels  # of the map that the next block gets
         for i, blocks in enumerate(blocks_per_stage):
             stage = nn.Sequential()
@@ -76,17 +77,19 @@ class ResNet(nn.Module):
                 in_channels = block.out_channels  # channels, or 4 * channels of a Bottleneck
                 stage.append(block)
             self.stages.append(stage)
+        # The only layer that depends on the classes: transfer learning replaces it.
         self.head = nn.Linear(in_channels, num_classes)
         self.init_weights()
 
     def init_weights(self) -> None:
         """He initialisation of the convolutions (He et al. 2015a, arXiv 1502.01852, equation 14).
 
-        The order of self.modules() decides which random numbers a layer gets. It is torchvision's,
-        so with the same seed a network starts from torchvision's weights (tested). The head keeps
-        PyTorch's default.
+        The order of self.modules() decides which random numbers a layer gets. It is torchvision's
+        order, so the same seed gives the same random weights as torchvision's network (tested). The
+        head keeps PyTorch's default.
         """
         for module in self.modules():
+            # Norms start with weight 1 and bias 0, which is PyTorch's default.
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -100,11 +103,11 @@ class ResNet(nn.Module):
         return self.head(self.features(images))  # (N, 3, H, W) -> (N, C') -> (N, num_classes)
 
 
-NORMS = {"batch": nn.BatchNorm2d, "none": nn.Identity}  # by the names of zoo.build's `norm`
+NORMS = {"batch": nn.BatchNorm2d, "none": nn.Identity}
 
 
 class Row(NamedTuple):
-    """One ResNet of the paper. The last three fields are defaults of zoo.build."""
+    """One ResNet. Callers of resnet() can replace the last three fields."""
 
     block: type[BasicBlock] | type[Bottleneck]
     blocks_per_stage: tuple[int, ...]
@@ -115,7 +118,7 @@ class Row(NamedTuple):
 
 
 # A network's number counts its layers with weights. For CIFAR-10 (section 4.2): 3 stages of n
-# BasicBlocks have 6n convolutions, and the stem and the head make 6n + 2. Then table 1.
+# BasicBlocks have 6n convolutions, and the stem and the head make 6n + 2.
 TABLE = {
     "resnet8": Row(BasicBlock, (1, 1, 1), CifarStem, 10, 16, "pad"),  # not in the paper
     "resnet20": Row(BasicBlock, (3, 3, 3), CifarStem, 10, 16, "pad"),
@@ -123,6 +126,7 @@ TABLE = {
     "resnet44": Row(BasicBlock, (7, 7, 7), CifarStem, 10, 16, "pad"),
     "resnet56": Row(BasicBlock, (9, 9, 9), CifarStem, 10, 16, "pad"),
     "resnet110": Row(BasicBlock, (18, 18, 18), CifarStem, 10, 16, "pad"),
+    # For ImageNet: table 1.
     "resnet18": Row(BasicBlock, (2, 2, 2, 2), ImageNetStem, 1000, 64, "projection"),
     "resnet34": Row(BasicBlock, (3, 4, 6, 3), ImageNetStem, 1000, 64, "projection"),
     "resnet50": Row(Bottleneck, (3, 4, 6, 3), ImageNetStem, 1000, 64, "projection"),
@@ -143,16 +147,17 @@ def resnet(
 ) -> ResNet:
     """The network of a row of TABLE, or its plain twin; None takes the row's value.
 
+    zoo.build("resnet18", ...) and zoo.build("plain18", ...) call this function (zoo/registry.py).
     `shortcut`: see zoo.shortcuts. `stride_in`: see Bottleneck. `norm`: a key of NORMS.
     """
     row = TABLE[name]
     width = width or row.width
     # A function of (in_channels, channels, stride), all that differs from block to block.
     make_block = partial(row.block, shortcut=shortcut or row.shortcut, norm=NORMS[norm])
-    if row.block is Bottleneck:
+    if row.block is Bottleneck:  # a BasicBlock takes no stride_in, and zoo.build refuses it
         make_block = partial(make_block, stride_in=stride_in)
     stem = row.stem(width, NORMS[norm])
     model = ResNet(stem, make_block, row.blocks_per_stage, width, num_classes or row.num_classes)
-    if plain:  # after all weights are drawn, so that seeded alike the twins start alike
+    if plain:  # after all weights are drawn: with the same seed, both twins have the same ones
         model.stages = without_skips(model.stages)
     return model

@@ -1,8 +1,9 @@
 """The shortcut carries the input around F(x): as it is, projected, or padded with zeros.
 
 A block can add x to F(x) only if both have the same shape. Most blocks keep the shape, and their
-shortcut is x. The first block of a stage halves the map and doubles the channels; there the
-shortcut has to change the shape of x, too. This file has one small class for each way.
+shortcut is x. A few blocks of a network have smaller maps and more channels at their end than at
+their beginning; there the shortcut has to change the shape of x, too. This file has one small class
+for each way.
 
 Paper: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385),
 section 3.2, equations 1 and 2, and the options A and B of section 4.1.
@@ -33,7 +34,7 @@ class Projection(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
     ) -> None:
         super().__init__()
-        self.kind = "projection"  # so that weights can be checked against it (zoo/weights)
+        self.kind = "projection"  # for zoo/weights: which shortcuts a file of weights is for
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         self.norm = norm(out_channels)
 
@@ -44,7 +45,7 @@ class Projection(nn.Module):
 class ZeroPad(nn.Module):
     """`y = [0, x, 0]`: every stride-th pixel of x, with channels of zeros added (option A).
 
-    No parameters, so a residual network with it has exactly as many as its plain twin.
+    No parameters: a network with it has as many parameters as the same network without shortcuts.
     The paper does not say where the zeros go: half before and half after x's channels ("pad"), or
     all of them after ("pad-append"). Weights trained with one are wrong with the other. "pad" is
     the default because most published CIFAR-10 weights were trained with it.
@@ -57,7 +58,7 @@ class ZeroPad(nn.Module):
         zeros = out_channels - in_channels  # channels to add
         self.kind = kind
         self.before = zeros // 2 if kind == "pad" else 0
-        self.after = zeros - self.before
+        self.after = zeros - self.before  # all channels that are not before
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:

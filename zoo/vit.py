@@ -1,13 +1,13 @@
 """A ViT cuts an image into patches; each block adds attention and an MLP: x = x + F(x), twice.
 
-The stream is that of ResNets, with other branches F: attention mixes the patches, an MLP works on
-each patch alone. Unlike in BasicBlock, no ReLU follows the addition, so the sum runs unchanged from
-the first block to the last norm.
+As in ResNets, x goes from block to block and each block adds something to it; only F differs.
+Attention mixes the patches, and an MLP works on each patch alone. Unlike in BasicBlock, no ReLU
+follows the addition: between the stem and the last norm, x only changes by additions.
 
 Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929), section 3.1,
 equations 1 to 4, figure 1.
 Dimension key: N batch, H W height and width of an image, P side of a patch, L tokens (the patches
-and one class token), D width, h heads, K = D/h.
+and one class token), D width, h heads, K = D/h width of a head.
 Deviation from the paper: no dropout, which torchvision's and timm's ViTs also leave out by default.
 Read next: zoo/plainvit.py
 """
@@ -45,6 +45,7 @@ class ViTStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv(images)  # (N, 3, H, W) -> (N, D, H/P, W/P)
         rows, columns = x.shape[2:]  # of patches
+        # The convolution ignores a remainder of rows or columns without a word.
         if images.shape[2:] != (rows * self.conv.stride[0], columns * self.conv.stride[1]):
             size = "x".join(map(str, images.shape[2:]))
             raise ValueError(f"images of {size} pixels are no whole number of patches")
@@ -57,6 +58,8 @@ class ViTStem(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention: each token averages the values v of all tokens, in h heads.
 
+    q, k and v are linear maps of x. The larger the product of a token's query q with another
+    token's key k, the more it takes of that token's value v.
     `softmax(q k^T / sqrt(K)) v`: (N, L, D) -> (N, L, D).
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
@@ -64,7 +67,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.proj = nn.Linear(width, width)  # mixes the heads; torchvision draws it before qkv
+        # Created before qkv, as in torchvision, so that the same seed gives the same weights.
+        self.proj = nn.Linear(width, width)  # mixes the heads
         self.qkv = XavierLinear(width, 3 * width)
         nn.init.zeros_(self.proj.bias)
 
@@ -91,7 +95,10 @@ class Attention(nn.Module):
 
 
 class XavierLinear(nn.Linear):
-    """q, k and v as one matrix, initialised as Glorot and Bengio 2010 propose; the bias is 0."""
+    """q, k and v as one matrix, initialised as Glorot and Bengio 2010 propose; the bias is 0.
+
+    nn.Linear() calls reset_parameters(), whose default would draw other random numbers first.
+    """
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)
@@ -150,8 +157,10 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
         self.head = nn.Linear(width, num_classes)
         # After all other layers, as in torchvision: the same seed then gives the same weights.
-        nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / stem.conv.weight[0].numel()))
-        # A zero head (section 3.2): at first, all classes are equally likely.
+        fan_in = stem.conv.weight[0].numel()  # 3 P P
+        nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / fan_in))
+        # A zero head (section 3.2): at first, all classes are equally likely. The head still learns:
+        # its gradient depends on the features, which are not 0.
         for name in ("stem.conv.bias", "head.weight", "head.bias"):
             nn.init.zeros_(self.get_parameter(name))
 

@@ -1,1 +1,1 @@
-"""Ablations: python -m experiments.ablation. Begin with questions.py."""
+"""Ablations: python -m experiments.ablation. Start reading with questions.py."""

@@ -1,14 +1,14 @@
-"""Networks with and without their skip connections, measured: what the skips are for.
+"""Train networks with and without their skip connections, and compare them.
 
-    python -m experiments.ablation                       minutes on a laptop, nothing to download
+    python -m experiments.ablation                       minutes on a laptop, no download
     python -m experiments.ablation cifar10               the same question on CIFAR-10
-    python -m experiments.ablation vit                   of vision transformers
-    python -m experiments.ablation --data-dir FOLDER     and on your own images
+    python -m experiments.ablation vit                   for vision transformers
+    python -m experiments.ablation --data-dir FOLDER     on your own images
 
-Of transformers two things are predicted. Without additions the tokens of an image become the same,
-block by block: Dong et al. 2021 (arXiv 2103.03404), sections 2 and 3. Then queries and keys have
-next to no gradient, and training stalls: Noci et al. 2022 (arXiv 2206.03126).
-Begin with questions.py.
+For transformers, the literature predicts two effects. Without skips, the tokens of an image become
+identical block by block: Dong et al. 2021 (arXiv 2103.03404), sections 2 and 3. Then the gradients
+of queries and keys vanish, and training stalls: Noci et al. 2022 (arXiv 2206.03126).
+Start reading with questions.py.
 """
 
 from pathlib import Path
@@ -19,6 +19,7 @@ from experiments.plumbing.cli import doing
 
 
 def main(options: Options) -> None:
+    """Check the options and run the ablation."""
     cli.check_numbers(options, LIMITS)
     cli.check_folder(options.output_dir or Path("runs"))
     with doing("loading the libraries"):

@@ -1,4 +1,4 @@
-"""An ablation carried out: what is said before, while and after its networks are trained."""
+"""Run an ablation: train its networks, and print and draw its results."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ from experiments.plumbing.tables import print_report
 def settle_precision(
     options: Options, ablation: Ablation, device: torch.device, output_dir: Path
 ) -> Ablation:
-    """Choose precision once an ablation, on its deepest residual network, and remember it there."""
+    """Choose one precision for all runs, timed on the deepest residual network, and store it."""
     make_deterministic(device)
     base = ablation.base
     deepest = replace(base, depth=max(ablation.axes["depth"]))
@@ -47,7 +47,7 @@ def settle_precision(
 
 
 def explain_parameters(depths: Collection[int]) -> None:
-    """Print a line for every plain network that has fewer parameters than its residual twin."""
+    """Print one line for each plain network that has fewer parameters than its residual twin."""
     for depth in sorted(depths):
         networks = [zoo.build(f"{network}{depth}") for network in NETWORKS]
         plain, residual = (sum(p.numel() for p in each.parameters()) for each in networks)
@@ -59,12 +59,15 @@ def explain_parameters(depths: Collection[int]) -> None:
 def train_all(
     ablation: Ablation, output_dir: Path, device: torch.device, jobs: int
 ) -> tuple[list[Run], list[dict]]:
-    """Every run of the ablation, trained, and their results, which are also in results.csv."""
+    """Train every run of the ablation; return the runs and their results.
+
+    Writes results.csv. Raises NumericError if every run with normalisation diverged.
+    """
     runs = [with_warmup(run) for run in rows(ablation)]
 
     def after_run(run: Run) -> None:
         row = read_row(output_dir / run.name)
-        if row is None:  # it was stopped
+        if row is None:  # stopped before its end
             return
         print(describe(flatten(row)) + say_skipped(row))
         whole = whole_seeds(runs, output_dir)
@@ -74,19 +77,20 @@ def train_all(
     results = list(map(flatten, run_campaign(runs, output_dir, device, jobs, after_run)))
     write_csv(output_dir / "results.csv", results, FIELDS)
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
-        raise NumericError("every run diverged", output_dir, "a lower --lr in a new --output-dir")
+        fix = "use a lower --lr, and a new --output-dir"
+        raise NumericError("every run diverged", output_dir, fix)
     return runs, results
 
 
 def whole_seeds(runs: Sequence[Run], output_dir: Path) -> list[Run]:
-    """The runs of the seeds of which every run is finished."""
+    """The runs of those seeds whose runs are all finished."""
     missing = {run.seed for run in runs if not (output_dir / run.name / "row.json").exists()}
     return [run for run in runs if run.seed not in missing]
 
 
 def show_so_far(runs: Sequence[Run], output_dir: Path) -> None:
-    """The report and the curves of the seeds that are done, while others are under way."""
-    from experiments.ablation import figures  # matplotlib, which no worker needs
+    """Print the report and draw the curves of the finished seeds, before the others are done."""
+    from experiments.ablation import figures  # imports matplotlib, which workers do not need
 
     results = [flatten(row) for run in runs if (row := read_row(output_dir / run.name))]
     print_report(report(results, []))
@@ -94,6 +98,7 @@ def show_so_far(runs: Sequence[Run], output_dir: Path) -> None:
 
 
 def describe_data(data: Data) -> str:
+    """Name, counts and size of the images, and notes on the dataset, as text."""
     dataset = load_data(data)
     train, test = len(dataset.train_labels), len(dataset.test_labels)
     counts = f"{train:,} training and {test:,} test images, {len(dataset.classes)} classes"
@@ -101,6 +106,7 @@ def describe_data(data: Data) -> str:
 
 
 def carry_out(options: Options) -> None:
+    """Run the ablation that the options ask for, and print and draw its results."""
     device, why = choose_device(options.device)
     print(ABLATIONS[options.preset].question)
     print(f"Device {why}")
@@ -117,11 +123,11 @@ def carry_out(options: Options) -> None:
     runs, results = train_all(ablation, output_dir, device, options.jobs or default_jobs(device))
     residuals = []
     if of_transformers:
-        with doing("measuring the tokens of all networks"):
+        with doing("measuring the collapse of the tokens"):
             residuals = collapse.measure(runs, output_dir)
     print_report(report(results, residuals))
     with doing("drawing the figures"):
-        from experiments.ablation import figures  # matplotlib, which no worker needs
+        from experiments.ablation import figures  # imports matplotlib, which workers do not need
 
         for path in figures.draw_all(runs, residuals, output_dir, device):
             print(f"figure: {path}")

@@ -1,8 +1,8 @@
-"""Figures of an ablation, drawn from the files that its runs left; gradients are computed here.
+"""Draw the figures of an ablation from the files of its runs; gradients are computed here.
 
 curves.png      loss by epoch, and error as in figure 6 of He et al. 2015 (arXiv 1512.03385)
-gradients.png   gradient norm by layer, of initial and of final weights, with and without BN
-collapse.png    of transformers, relative residual by block, as in figure 2 of Dong et al. 2021
+gradients.png   gradient norm by layer, for initial and final weights, with and without BN
+collapse.png    for transformers: relative residual by block, as in figure 2 of Dong et al. 2021
                 (arXiv 2103.03404)
 """
 
@@ -40,7 +40,7 @@ ARMS = {  # label, colour, line; dashed: without MLPs
 def draw_all(
     runs: Sequence[Run], residuals: Sequence[dict], output_dir: Path, device: torch.device
 ) -> list[Path]:
-    """The figures of an ablation; `residuals`, a transformer's, are the rows of collapse.csv."""
+    """Draw all figures; return their paths. `residuals`: rows of collapse.csv, or none."""
     paths = [draw_all_curves(runs, output_dir)]
     if residuals:
         paths.append(output_dir / "collapse.png")
@@ -54,9 +54,10 @@ def draw_all(
 
 
 def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
-    """Upper row: training loss; lower row: training error dashed, test error solid.
+    """Draw curves.png: loss and error by epoch, for networks without and with skips (columns).
 
-    Mean over the seeds, and a band from the lowest to the highest. Columns: without skips, with.
+    Upper row: training loss; lower row: training error dashed, test error solid. Mean over seeds;
+    bands: minimum to maximum.
     """
     path = output_dir / "curves.png"
     networks = [network for network in TITLES if network in {run.network for run in runs}]
@@ -86,7 +87,7 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
 
 
 def columns(histories: Sequence[dict]) -> dict[str, np.ndarray]:
-    """Each (seeds, epochs), of the seeds that did not diverge, or diverged last."""
+    """Each column as (seeds, epochs), of the seeds that did not diverge or diverged last."""
     longest = max((len(history.get("epoch", ())) for history in histories), default=0)
     whole = [history for history in histories if 0 < len(history.get("epoch", ())) == longest]
     return {name: np.array([history[name] for history in whole]) for name in (*whole, {})[0]}
@@ -95,10 +96,11 @@ def columns(histories: Sequence[dict]) -> dict[str, np.ndarray]:
 def draw_arm(
     panel: Axes, history: dict[str, np.ndarray], name: str, line: str, colour: str, label: str = ""
 ) -> None:
+    """Draw the mean of one column over the seeds; solid lines get a band, minimum to maximum."""
     if not history:
         return
     epochs, values = history["epoch"][0], history[name] * (100 if "error" in name else 1)
-    dot = "o" if len(epochs) == 1 else ""  # a line through one epoch would not show
+    dot = "o" if len(epochs) == 1 else ""  # a line through one epoch is invisible
     solid = line == "-"
     style: dict[str, Any] = {"lw": 2.2, "mfc": colour} if solid else {"lw": 1.2, "mfc": "none"}
     panel.plot(epochs, values.mean(0), dot + line, color=colour, label=label, **style)
@@ -107,9 +109,9 @@ def draw_arm(
 
 
 def draw_collapse(figure: Figure, residuals: Sequence[dict]) -> None:
-    """By block, a panel for every state; geometric mean over seeds and images.
+    """Draw residuals by block, one panel per state: geometric mean over seeds and images.
 
-    A band has eight or more of ten images of every seed in it.
+    Bands: from the lowest 10th to the highest 90th percentile (over images) of any seed.
     """
     panels = figure.subplots(1, 3, sharey=True)
     blocks = range(1 + max(row["block"] for row in residuals))
@@ -133,7 +135,7 @@ def draw_collapse(figure: Figure, residuals: Sequence[dict]) -> None:
 def draw_gradients(
     figure: Figure, runs: Sequence[Run], output_dir: Path, device: torch.device
 ) -> None:
-    """Rows: at initialisation, after training. Columns: with BN, without."""
+    """Draw gradient norms. Rows: at initialisation, after training. Columns: with, without BN."""
     make_deterministic(device)
     panels = figure.subplots(2, 2, sharex=True, sharey="col")
     deepest = max(run.depth for run in runs)
@@ -156,19 +158,20 @@ def draw_gradients(
 
 
 def draw_norms(panel: Axes, run: Run, norms: np.ndarray, label: str) -> None:
-    shown = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
+    """Draw one network's norms (layers,) on a log axis; only the label shows zeros and NaN."""
+    drawable = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
     colour, marker = ("#0072B2", "o") if run.network == "resnet" else ("#D55E00", "s")
     if not np.isfinite(norms).any() or not norms.any():
         label += ": 0 everywhere" if np.isfinite(norms).all() else ": not a number"
     layers = range(1, len(norms) + 1)
-    panel.semilogy(layers, shown, color=colour, label=label, marker=marker, markersize=3.5)
+    panel.semilogy(layers, drawable, color=colour, label=label, marker=marker, markersize=3.5)
     panel.legend(frameon=False, fontsize=10)
 
 
 def gradient_norms(model: nn.Module, run: Run, device: torch.device) -> np.ndarray:
-    """L2 norm of the loss's gradient in every convolution but the shortcuts', first first, in fp32.
+    """L2 norm of the loss's gradient in each convolution except shortcuts, in order, in fp32.
 
-    One training batch, seed of the run; BN in training mode, as while training.
+    Computed for one training batch of the run's seed, with BN in training mode.
     """
     images, labels = make_batches(run, device).batch(0)
     model = model.to(device).train()

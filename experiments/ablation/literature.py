@@ -1,19 +1,19 @@
-"""Published test errors (%) of the paper's protocol, to stand beside ours when ours is the same.
+"""Published test errors (%) for the paper's protocol; tables show them if ours is the same.
 
-He et al. 2015 (arXiv 1512.03385), table 6. The paper prints no numbers for plain-20 to plain-56
-(figure 6 alone), and for plain-110 only that its error is above 60 %.
+He et al. 2015 (arXiv 1512.03385), table 6. The paper gives no numbers for plain-20 to plain-56
+(only figure 6), and for plain-110 only that its error is above 60 %.
 Replications of section 4.2: github.com/akamaster/pytorch_resnet_cifar10,
 github.com/gcr/torch-residual-networks, github.com/a-martyn/resnet, github.com/ltzhenry's rerun,
 and Li et al. 2018 (arXiv 1712.09913), table 2.
 """
 
-# Section 4.2 in all that options change but precision.
+# Section 4.2: everything that options can change, except precision.
 PROTOCOL = {
     "source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128, "schedule": "step",
     "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "holdout": False,
 }  # fmt: skip
 
-PUBLISHED = {  # the paper's, and those of replications
+PUBLISHED = {  # the paper's error, those of replications
     "resnet20": ("8.75", "8.27 / 8.29 / 8.0"),
     "resnet32": ("7.51", "7.37 / 7.63 / 7.51"),
     "resnet44": ("7.17", "6.90 / 7.14 / 7.38"),

@@ -14,38 +14,38 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Train networks with and without their skips, of several depths, and compare them."""
+    """Train networks of several depths with and without skip connections, and compare them."""
 
     preset: tyro.conf.Positional[Literal["quick", "cifar10", "paper", "imagenet-nets", "vit"]] = (
         "quick"
     )
-    """quick: drawn images, minutes. cifar10: 40 minutes on 2 cores with bf16. paper: section 4.2,
-    64,000 steps a run, for a GPU. imagenet-nets: resnet18 and 34 and
-    a pair of 50, hours. vit: transformers, minutes."""
+    """quick: synthetic images, minutes. cifar10: 40 minutes on 2 cores with bf16.
+    paper: section 4.2, 64,000 steps per run, for a GPU. vit: transformers, minutes.
+    imagenet-nets: 18, 34 and 50 layers, hours."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Images: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with zips of them.
-    Without it they are drawn, or CIFAR-10 is downloaded, as the preset says."""
+    """Images: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with zip files of them.
+    Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
-    """Layers of the networks, or blocks of the transformers (the preset's)."""
+    """Numbers of layers, or of blocks for transformers (the preset's)."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """How many seeds (the preset's: 3 or more)."""
+    """Number of seeds (the preset's, 3 or more)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Epochs of every run; the schedule is shortened in proportion."""
+    """Epochs of each run; the schedule is scaled in proportion (the preset's)."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Images a step."""
+    """Images per step (the preset's)."""
     lr: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
-    """The highest learning rate."""
+    """The highest learning rate of the schedule (the preset's)."""
     size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
-    """Side of the images that the network sees."""
+    """Side of the network's input images (the preset's)."""
     train_images: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Train on at most so many images, the classes in equal shares."""
+    """Train on at most N images, with classes as balanced as possible (the preset's)."""
     holdout: bool = False
     """Evaluate on 10 % of the training images, for tuning without the test set."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto times steps of what the hardware has and takes the fastest for every run."""
+    """auto: time what the hardware supports, and use the fastest for all runs."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..., or mps (not tried by us)."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Runs at a time, each with one thread (one a core, at most 3; 1 on a GPU)."""
+    """Runs in parallel, with one thread each (one per core, at most 3; 1 on a GPU)."""
     output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Where results go; the same command there goes on where it stopped (below runs/)."""
+    """Folder of the results; the same command resumes there (a folder in runs/)."""

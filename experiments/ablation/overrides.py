@@ -1,4 +1,4 @@
-"""What the command line may change in an ablation."""
+"""Apply command-line options to the preset of an ablation."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,11 +12,11 @@ from experiments.ablation.questions import ABLATIONS, Ablation
 from experiments.ablation.runs import Data, make_batches
 from experiments.plumbing import cli
 
-MOST_DRAWN = 100_000  # training images; that takes a minute
+MOST_DRAWN = 100_000  # training images; drawing them takes a minute
 
 
 def plan(options: Options, device: torch.device) -> Ablation:
-    """The preset with what the command line changes."""
+    """The preset with the command line's options, and its larger settings on a GPU."""
     ablation = ABLATIONS[options.preset]
     for depth in options.depths or ablation.axes["depth"]:
         sizes = {"image_size": options.size} if options.preset == "vit" and options.size else {}
@@ -38,6 +38,7 @@ def plan(options: Options, device: torch.device) -> Ablation:
 
 
 def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
+    """The preset's images with the command line's options."""
     if options.data_dir is not None:
         data = replace(data, source="cifar10", data_dir=str(options.data_dir))
         anything = options.preset in ("imagenet-nets", "vit") and not is_cifar10(options.data_dir)
@@ -52,5 +53,5 @@ def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """The values that the command line has."""
+    """Only the options that are set: neither None nor empty."""
     return {name: value for name, value in values.items() if value}

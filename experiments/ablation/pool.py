@@ -1,10 +1,10 @@
-"""Many runs: side by side in processes, one bar for all, stoppable at any moment.
+"""Train many runs in parallel processes, with one progress bar; they can be stopped at any moment.
 
-They start in their order, so the longest should come first: none then ends alone, long after all.
+Runs start in their order, so the longest should come first: none then ends long after all others.
 
-A worker is a process with one thread (on a GPU by default the only one). It shares three small
-arrays with the parent: where every run went on from, the steps it has done, and whether to stop.
-Nothing in them is locked, so a worker that is killed cannot leave the others waiting.
+A worker is a process with one thread; on a GPU there is one worker by default. It shares three
+small arrays with the parent: the step at which each run resumed, the steps that it has done, and
+whether to stop. They have no lock, so a worker that is killed cannot leave the others waiting.
 """
 
 import os
@@ -33,12 +33,15 @@ MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
 
 
 class Shared(NamedTuple):
-    steps: Array  # done, of each run
-    resumed_at: Array  # the step that each run went on from
+    """The arrays that workers share with the parent."""
+
+    steps: Array  # done, for each run
+    resumed_at: Array  # the step at which each run resumed
     stop: Array  # one flag
 
 
 def default_jobs(device: torch.device) -> int:
+    """How many runs to train in parallel: on a CPU one per core, at most MAX_JOBS; else one."""
     return min(os.cpu_count() or 1, MAX_JOBS) if device.type == "cpu" else 1
 
 
@@ -46,9 +49,9 @@ def run_campaign(
     runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int,
     after_run: Callable[[Run], None] = lambda run: None,
 ) -> list[dict]:  # fmt: skip
-    """The row of every run, in order; those already in `output_dir` are not made again.
+    """Train every run that is not finished in `output_dir`; return the rows of all, in order.
 
-    after_run(run) is called whenever one is finished.
+    after_run(run) is called when a run has finished or was stopped.
     """
     with lock(output_dir):
         todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
@@ -65,6 +68,7 @@ def run_all(
     runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int,
     after_run: Callable[[Run], None],
 ) -> None:  # fmt: skip
+    """Train `runs` in worker processes; raises ResultsError if a worker is killed."""
     context = get_context("spawn")  # a forked process cannot use CUDA
     shared = Shared(*(context.Array("q", size, lock=False) for size in (len(runs), len(runs), 1)))
     with signals.deferred() as should_stop:
@@ -78,7 +82,7 @@ def run_all(
             watch(runs, futures, shared, should_stop, after_run)
         except BrokenProcessPool as error:
             what = "a worker process was killed from outside, most often because memory ran out"
-            fix = "the same command goes on from here; where memory is short, with --jobs 1"
+            fix = "run the same command again to resume; if memory is short, with --jobs 1"
             raise ResultsError(what, output_dir, fix) from error
         finally:
             shared.stop[0] = 1  # the workers save and end after their current step
@@ -87,7 +91,7 @@ def run_all(
 
 
 def raise_failures(futures: Sequence[Future]) -> None:
-    """What a worker raised after nobody watched any more: that the disk was too full to save."""
+    """Raise what a worker raised after watch() had ended, such as a full disk while saving."""
     for future in futures:
         if not future.cancelled():
             error = future.exception()
@@ -100,8 +104,8 @@ def watch(
     should_stop: Callable[[], bool], after_run: Callable[[Run], None],
 ) -> None:  # fmt: skip
     """Show one bar for all runs until all are done or should_stop(); raise what a worker raised."""
-    settings = runs[0].settings  # steps and batch size are those of all runs
-    # An image costs about as much as the network is deep, so depth weighs the bar.
+    settings = runs[0].settings  # all runs have the same steps and batch size
+    # The time per image is about proportional to depth, so the bar weights steps by depth.
     depths = np.array([run.depth for run in runs])
     waiting = dict(zip(futures, runs, strict=True))
     bar_format = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -116,24 +120,25 @@ def watch(
             resumed_at, steps = np.array(shared.resumed_at), np.array(shared.steps)
             steps = np.where(done, settings.steps, steps)
             if not any(steps > resumed_at):
-                bar.start_t = time.time()  # starting processes says nothing about their pace
+                bar.start_t = time.time()  # the rate excludes the time to start processes
             bar.initial = int(depths @ resumed_at)
             seen = settings.batch_size * int((steps - resumed_at).sum())
             rate = seen / max(1e-3, time.time() - bar.start_t)
             text = f"{len(runs) - len(waiting)}/{len(runs)} runs, {rate:,.0f} images/s"
-            text = text if seen else "processes are starting"
+            text = text if seen else "starting processes"
             bar.set_postfix_str(text, refresh=False)
             bar.update(int(depths @ steps) - bar.n)
             time.sleep(0.2)
 
 
-# What follows runs in a worker.
+# --- the functions below run in a worker ---
 
 in_worker: Shared
 in_steps = threading.Event()  # set while a run has something to save
 
 
 def init_worker(shared: Shared) -> None:
+    """Prepare a worker process: shared arrays, the thread that ends it, and signals."""
     global in_worker
     in_worker = shared
     threading.Thread(target=leave_when_asked, daemon=True).start()
@@ -143,10 +148,10 @@ def init_worker(shared: Shared) -> None:
 
 
 def leave_when_asked() -> None:
-    """End once the parent asks, or has ended itself; the run under way is saved first.
+    """End this worker when the parent asks or has ended; the current run is saved first.
 
-    A worker must not wait for the pool: from Python 3.13 on, a pool that lost one process waits
-    for the others to end.
+    A worker must not wait for the pool: since Python 3.13, a pool that lost one process waits for
+    the others to end.
     """
     parent = parent_process()
     assert parent is not None
@@ -155,13 +160,14 @@ def leave_when_asked() -> None:
     in_worker.stop[0] = 1
     while in_steps.is_set():
         time.sleep(0.05)
-    time.sleep(1)  # its last result is on its way, or its first step just began
+    time.sleep(1)  # the last result may be in transit, or a run's first step just begun
     while in_steps.is_set():
         time.sleep(0.05)
     os._exit(1)
 
 
 def work(run: Run, folder: Path, device_name: str, place: int) -> None:
+    """Train one run; `place` is its index in the shared arrays."""
     device, shared = torch.device(device_name), in_worker
 
     def progress(step: int) -> None:

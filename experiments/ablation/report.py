@@ -1,4 +1,4 @@
-"""Results of an ablation: flat rows, one line of results.csv each; tables, a caption, verdicts."""
+"""Report an ablation: flat rows, which are also the lines of results.csv; tables and verdicts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ FIELDS = {
     "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
 }  # fmt: skip
 QUESTION = "Do plain networks degrade more with depth?"
-ORDER = ("plain", "resnet", *transformers.ORDER)  # of the table
+ORDER = ("plain", "resnet", *transformers.ORDER)  # of the networks in the table
 
 
 def flatten(row: dict) -> dict:
-    """What row.json has in groups, as one dict with the keys of FIELDS."""
+    """The content of row.json, which is nested, as one dict with the keys of FIELDS."""
     run = row["run"]
     flat = {**run["settings"], **run["data"], **run, **row["versions"], **row}
     flat["train_images"], flat["test_images"] = row["images"]
@@ -33,7 +33,10 @@ def flatten(row: dict) -> dict:
 
 
 def read_results(path: Path) -> list[dict]:
-    """The rows of the row.json files below a folder, or else of its results.csv."""
+    """The rows of the row.json files in a folder, else of its results.csv.
+
+    Raises ResultsError if there are none.
+    """
     file = path / "results.csv" if path.is_dir() else path
     rows = list(map(flatten, read_rows(readable(path))))
     if not rows and not file.is_file():
@@ -42,12 +45,12 @@ def read_results(path: Path) -> list[dict]:
 
 
 def table(results: Sequence[dict]) -> Rows:
-    """One line a network, mean ± 95 % CI over its seeds."""
+    """One line per network: mean ± 95 % CI over its seeds."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for result in results:
         network = ORDER.index(result["network"])
         groups[result["norm"] == "none", network, result["depth"]].append(result)
-    # Published figures are shown only beside those of the same protocol.
+    # Published errors are shown only if the protocol is the same.
     paper = all(str(r[key]) == str(value) for r in results for key, value in PROTOCOL.items())
     header = ["network", "parameters", "train loss", "train error %", "test error %", "n"]
     header += ["paper", "replications"] if paper else []
@@ -68,6 +71,7 @@ def table(results: Sequence[dict]) -> Rows:
 
 
 def images_of(results: Sequence[dict]) -> str:
+    """The images and their size, in words."""
     names = {
         "drawn": "images drawn by code",
         "embedded": "an earlier version's images",
@@ -78,7 +82,7 @@ def images_of(results: Sequence[dict]) -> str:
 
 
 def caption(results: Sequence[dict]) -> str:
-    """What was done, in one sentence: data, steps, precision, machine, time."""
+    """What was done: data, steps, precision, machine and time in one sentence."""
     first = results[0]
     return (
         f"{images_of(results)}, {first['train_images']:,} training and {first['test_images']:,} "
@@ -103,7 +107,7 @@ def describe(result: dict) -> str:
 
 
 def report(results: Sequence[dict], residuals: Sequence[dict]) -> list[Part]:
-    """`residuals`: of transformers, the rows of collapse.csv."""
+    """Tables, caption and verdicts; `residuals`: the rows of collapse.csv, for transformers."""
     if not residuals:
         of_transformers = any(result["norm"] == "layer" for result in results)
         question = transformers.QUESTION if of_transformers else QUESTION
@@ -117,7 +121,7 @@ def report(results: Sequence[dict], residuals: Sequence[dict]) -> list[Part]:
 
 
 def report_of(path: Path) -> list[Part]:
-    """The report of finished runs in a folder, or of its results.csv."""
+    """The report of the finished runs in a folder, or of a results.csv."""
     results = read_results(path)
     of_transformers = any(result["norm"] == "layer" for result in results)
     folder = path if path.is_dir() else path.parent

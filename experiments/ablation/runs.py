@@ -1,9 +1,9 @@
-"""One run: a network, a seed, images, settings; and the files it leaves.
+"""One run of an ablation: a network, a seed, images and settings; and the files that it writes.
 
-history.csv        a row an epoch, written after each
-checkpoint.pt      everything needed to go on, while the run is not finished
+history.csv        one row per epoch, written after each
+checkpoint.pt      everything needed to resume; exists while the run is not finished
 final.safetensors  the weights after the last step
-row.json           settings and results; there only when the run is finished
+row.json           settings and results; exists only when the run is finished
 """
 
 import functools
@@ -37,46 +37,48 @@ from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of
 
 TEST_BATCH = 500
-PARTS = ("attention-skip", "mlp-skip", "no-mlp", "pure-attention")  # what is left of a vit's blocks
+PARTS = ("attention-skip", "mlp-skip", "no-mlp", "pure-attention")  # ViT blocks without some parts
 HISTORY_FIELDS = ("epoch", "step", "lr", "train_loss", "train_error", "test_loss", "test_error")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which images, and how they reach the network."""
+    """Which images a run uses, and their preprocessing."""
 
-    source: str = "drawn"  # drawn by data/synthetic.py; or "cifar10" or "folder"
-    data_dir: str | None = None  # where "folder" is; for "cifar10": None downloads
-    size: int = 32  # of the network's input, in pixels a side
-    train_images: int | None = None  # at most; None: all there are ("drawn": 4,000)
-    test_images: int | None = None  # the same ("drawn": 1,000)
-    normalize: str = "channel"  # mean and std of channels, or "pixel-mean" as in section 4.2
-    holdout: bool = False  # test on a tenth of the training images, for tuning (45k/5k)
+    source: str = "drawn"  # synthetic, from data/synthetic.py; or "cifar10" or "folder"
+    data_dir: str | None = None  # path of "folder"; for "cifar10", None downloads it
+    size: int = 32  # side of the network's input, in pixels
+    train_images: int | None = None  # at most; None: all ("drawn": 4,000)
+    test_images: int | None = None  # at most; None: all ("drawn": 1,000)
+    normalize: str = "channel"  # mean and std per channel; or "pixel-mean", as in section 4.2
+    holdout: bool = False  # test on 10 % of the training images, for tuning (45k/5k)
 
 
 @dataclass(frozen=True)
 class Run:
     """One row of an ablation."""
 
-    network: str = "resnet"  # or "plain"; of transformers "vit", "plainvit", or one of PARTS
-    depth: int = 20  # layers; of transformers, blocks
+    network: str = "resnet"  # or "plain"; transformers: "vit", "plainvit", or one of PARTS
+    depth: int = 20  # layers; transformers: blocks
     seed: int = 0
-    norm: str = "batch"  # or "none"; "layer" of transformers
+    norm: str = "batch"  # or "none"; transformers: "layer"
     data: Data = field(default_factory=Data)
     settings: Settings = field(default_factory=Settings)
 
     @property
     def model(self) -> str:
+        """The model's name for zoo.build."""
         return f"{'plainvit' if self.network in PARTS else self.network}{self.depth}"
 
     @property
     def name(self) -> str:
+        """The name of the run's folder."""
         suffix = "-nonorm" if self.norm == "none" else ""
         return f"{self.network}{self.depth}{suffix}-seed{self.seed}"
 
     @property
     def builder(self) -> dict[str, Any]:
-        """What zoo.build is told besides the model's name."""
+        """Keyword arguments for zoo.build."""
         if self.norm != "layer":
             return {"norm": self.norm}
         block = {"block": self.network} if self.network in PARTS else {}
@@ -84,7 +86,7 @@ class Run:
 
     @property
     def reference(self) -> "Run":
-        """The residual network that every arm of this depth and seed has its first weights from."""
+        """The residual network that gives all arms of this depth and seed their initial weights."""
         if self.norm == "layer":
             return replace(self, network="vit")
         return replace(self, network="resnet", norm="batch")
@@ -92,7 +94,7 @@ class Run:
 
 @functools.lru_cache(maxsize=1)
 def load_data(data: Data) -> Dataset:
-    """The data set, stored no larger than training needs."""
+    """The dataset, stored no larger than training needs."""
     if data.source == "folder":
         dataset = read_folder(Path(data.data_dir or "."), data.size)
     elif data.source == "cifar10":
@@ -103,17 +105,19 @@ def load_data(data: Data) -> Dataset:
         dataset = dataset.holding_out()
     if data.train_images or data.test_images:
         dataset = dataset.limited(data.train_images, data.test_images)
-    # Small images are stored small, and enlarged batch by batch.
+    # Images smaller than SIZE are stored small, and enlarged batch by batch.
     return dataset.resized(data.size) if data.size < SIZE else dataset
 
 
 @functools.lru_cache(maxsize=1)
 def normalize_of(data: Data) -> Normalize:
+    """The normalisation, fitted to the training images."""
     fit = {"channel": channel_normalize, "pixel-mean": pixel_mean_normalize}[data.normalize]
     return fit(load_data(data).train_images)
 
 
 def make_batches(run: Run, device: torch.device) -> TensorBatches:
+    """The training batches of a run: random crops and flips, normalised."""
     dataset = load_data(run.data)
     padding = dataset.train_images.shape[-1] // 8  # 4 pixels of 32, as in section 4.2
     return TensorBatches(
@@ -123,15 +127,16 @@ def make_batches(run: Run, device: torch.device) -> TensorBatches:
 
 
 def evaluation_batches(data: Data, batch_size: int, device: torch.device) -> Iterator[Batch]:
-    """The test images in order, whole and normalised."""
+    """Batches of the test images, in order, uncropped and normalised."""
     images, labels = load_data(data).test_images, load_data(data).test_labels
     return whole_images(images, labels, normalize_of(data), batch_size, device, data.size)
 
 
 def build_model(run: Run) -> nn.Module:
-    """The network of a run with the weights that its seed gives it, on the CPU.
+    """The network of a run with the initial weights of its seed, on the CPU.
 
-    What it shares with the reference network starts equal, so that arms differ in one thing only.
+    Weights that it shares with the reference network start equal, so that arms differ in one thing
+    only.
     """
     classes = len(load_data(run.data).classes)
     model, reference = seeded(run, classes), seeded(run.reference, classes)
@@ -142,6 +147,7 @@ def build_model(run: Run) -> nn.Module:
 
 
 def seeded(run: Run, classes: int) -> nn.Module:
+    """The network of a run with random weights of its own."""
     torch.manual_seed(run.seed)
     return zoo.build(run.model, classes, **run.builder)
 
@@ -151,10 +157,10 @@ def run_one(
     progress: Callable[[int], None] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False, save_every: float = 10,
 ) -> bool:  # fmt: skip
-    """Train `run` to its end: True; or until should_stop(): False.
+    """Train `run` to its end and return True; or save and return False once should_stop() is True.
 
-    A run that was interrupted goes on from its checkpoint in `folder` and ends with the same bits.
-    `save_every`: seconds between checkpoints, at least.
+    An interrupted run resumes from its checkpoint in `folder` and ends with the same bits.
+    `save_every`: minimum seconds between checkpoints.
     """
     folder.mkdir(parents=True, exist_ok=True)
     make_deterministic(device)
@@ -185,7 +191,7 @@ def run_one(
 def finish(
     run: Run, folder: Path, state: State, status: str, seconds: float, device: torch.device
 ) -> None:
-    """Write the weights, and last the row: where there is a row, everything is there.
+    """Write weights, history, and row.json last: its presence marks a complete run.
 
     The results are those of the last epoch, never of the best one.
     """

@@ -1,4 +1,4 @@
-"""What is said about transformers without additions: does training stall, do tokens collapse?
+"""Tables and verdicts on transformers without skips: does training stall, do tokens collapse?
 
 Paper: Dong et al. 2021 (arXiv 2103.03404), section 3.
 """
@@ -17,7 +17,7 @@ from experiments.plumbing.tables import Rows
 
 QUESTION = "Does depth hurt training more without additions?"
 ORDER = ("vit", "plainvit", "attention-skip", "mlp-skip", "no-mlp", "pure-attention")
-SLOWING = (  # what may slow the collapse: the network that has it, the one that has not
+SLOWING = (  # what may slow the collapse, a network with it, a network without it
     ("both additions", "vit", "plainvit"),
     ("attention's addition alone", "attention-skip", "plainvit"),
     ("the MLP's addition alone", "mlp-skip", "plainvit"),
@@ -37,23 +37,23 @@ NOTE = (
 def by_block(
     residuals: Sequence[dict], network: str, state: str, column: str = "residual"
 ) -> dict[int, list[float]]:
-    """The values of one column of every seed, from the patches to the last block."""
-    found: dict[int, list[float]] = defaultdict(list)
+    """Seed -> the values of one column, from the patches to the last block."""
+    values: dict[int, list[float]] = defaultdict(list)
     for row in residuals:
         if (row["network"], row["state"]) == (network, state):
-            found[row["seed"]].append(row[column])
-    return found
+            values[row["seed"]].append(row[column])
+    return values
 
 
 def slowed(residuals: Sequence[dict], with_it: str, without: str, state: str) -> Estimate:
-    """By how many powers of ten residuals are larger with it, mean over the blocks and images.
+    """log10 ratio of residuals with and without a part, mean over blocks and images.
 
-    Paired by seed. Below VISIBLE nothing is compared: where both are there, they count as equal.
+    Paired by seed. Two residuals below VISIBLE count as equal.
     """
     larger, smaller = (by_block(residuals, n, state, "log10") for n in (with_it, without))
     ratios = []
     for seed in sorted(larger.keys() & smaller.keys()):
-        logs = list(zip(larger[seed], smaller[seed], strict=True))[1:]  # [0] is of the patches
+        logs = list(zip(larger[seed], smaller[seed], strict=True))[1:]  # without the patches
         ratios.append(math.fsum(a - b for a, b in logs) / len(logs))
     return estimate(ratios)
 
@@ -61,8 +61,8 @@ def slowed(residuals: Sequence[dict], with_it: str, without: str, state: str) ->
 def collapse_verdict(residuals: Sequence[dict], state: str) -> str:
     """Do the additions keep tokens apart? Yes or no if the t-interval excludes 0."""
     ends = [
-        {seed: blocks[-1] if blocks[-1] > VISIBLE else 0.0 for seed, blocks in found.items()}
-        for found in (by_block(residuals, network, state) for network in ("vit", "plainvit"))
+        {seed: blocks[-1] if blocks[-1] > VISIBLE else 0.0 for seed, blocks in by_seed.items()}
+        for by_seed in (by_block(residuals, network, state) for network in ("vit", "plainvit"))
     ]
     seeds = sorted(ends[0].keys() & ends[1].keys())
     answer, difference, vit, plain = compare_arms(
@@ -75,7 +75,7 @@ def collapse_verdict(residuals: Sequence[dict], state: str) -> str:
 
 
 def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
-    """The sentences of the two questions."""
+    """The two questions with their answers: does training stall, do tokens collapse?"""
     parts = [result for result in results if result["network"] not in ("vit", "plainvit")]
     stalling = verdict(results) + unfinished(parts)
     collapsing = " ".join(collapse_verdict(residuals, state) for state in STATES)
@@ -86,7 +86,7 @@ def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
 
 
 def residuals_table(residuals: Sequence[dict]) -> Rows:
-    """Of every network, the residual after the last block, and n, in every state."""
+    """One line per network: the residual after the last block and n, in each state."""
 
     def cell(network: str, state: str) -> str:
         ends = [blocks[-1] for blocks in by_block(residuals, network, state).values()]
@@ -98,7 +98,7 @@ def residuals_table(residuals: Sequence[dict]) -> Rows:
 
 
 def slowing_table(residuals: Sequence[dict]) -> Rows:
-    """Of everything that may slow the collapse: the answer, the figure and n, in every state."""
+    """One line per part that may slow the collapse: answer, log10 ratio and n, in each state."""
 
     def cell(with_it: str, without: str, state: str) -> str:
         difference = slowed(residuals, with_it, without, state)
@@ -112,16 +112,16 @@ def slowing_table(residuals: Sequence[dict]) -> Rows:
 
 
 def read_residuals(folder: Path) -> list[dict]:
-    """The rows of collapse.csv, whole: every block of every network in every state."""
-    path, fix = folder / "collapse.csv", "run `make ablation-vit` again; what is trained stays"
+    """The rows of collapse.csv; raises ResultsError if a network, a block or a value is missing."""
+    path, fix = folder / "collapse.csv", "run `make ablation-vit` again; it keeps finished runs"
     rows = sorted(read_csv(path, COLUMNS, fix), key=lambda row: row["block"] or 0)
     arms: dict[tuple, list[int]] = defaultdict(list)
     for row in rows:
         arms[row["network"], row["state"], row["seed"]].append(row["block"])
     networks, states, _ = map(set, zip(*arms, strict=True))
     blocks = list(range(len(next(iter(arms.values())))))  # 0: the patches
-    gaps = any(found != blocks for found in arms.values())
-    # Powers of ten of residuals: any number; the others are residuals, and not negative.
+    gaps = any(present != blocks for present in arms.values())
+    # log10 may be any finite number; the other columns are residuals, which are not negative.
     lowest = {"log10": -math.inf, "residual": 0, "p10": 0, "p90": 0}
     for column, least in lowest.items():
         values = [math.nan if row[column] is None else row[column] for row in rows]

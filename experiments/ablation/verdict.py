@@ -10,19 +10,19 @@ from zoo.resnet import TABLE
 
 
 class Degradation(NamedTuple):
-    """How training loss changes from the shallowest to the deepest network, in both arms."""
+    """The change of the training loss from the shallowest to the deepest network, in both arms."""
 
-    depths: list[int]  # that are compared, ascending
-    unit: str  # of a depth
-    pairs: list[tuple[float, float]]  # plain and residual, one of each seed that has all four runs
-    results: list[dict]  # that it rests on
+    depths: list[int]  # compared ones, ascending
+    unit: str  # of depth: "layers" or "blocks"
+    pairs: list[tuple[float, float]]  # (plain, residual) for each seed with all four runs
+    results: list[dict]  # the rows of both arms, with normalisation
 
 
 def degradation_of(results: Sequence[dict]) -> Degradation:
     """The final training loss of the deepest minus that of the shallowest network, by seed.
 
-    Networks without normalisation do not count. Where several depths share a kind of block, those
-    of another kind do not count either.
+    Networks without normalisation are left out. If several depths share a kind of block, networks
+    with another kind are left out, too.
     """
     arms, unit = ("plain", "resnet"), "layers"
     if any(result["norm"] == "layer" for result in results):
@@ -62,7 +62,10 @@ def verdict(results: Sequence[dict]) -> str:
 
 
 def of_one_block(depths: Collection[int]) -> list[int]:
-    """The depths to compare_arms, ascending: 18 and 34 have BasicBlocks, 50 layers Bottlenecks."""
+    """The most depths that share a kind of block, ascending; all depths if no two share one.
+
+    ResNets of 18 and 34 layers have BasicBlocks, those of 50 layers have Bottlenecks.
+    """
     kinds: dict[object, list[int]] = defaultdict(list)
     for depth in sorted(depths):
         row = TABLE.get(f"resnet{depth}")  # None: blocks of a transformer
@@ -72,7 +75,7 @@ def of_one_block(depths: Collection[int]) -> list[int]:
 
 
 def compare_arms(pairs: Sequence[tuple[float, float]]) -> tuple[str, str, Estimate, Estimate]:
-    """The answer, the difference that it rests on, and the two means; a pair is of one seed."""
+    """The answer, the difference in words, and both means; each pair is of one seed."""
     first, second = (estimate([pair[i] for pair in pairs]) for i in (0, 1))
     difference = estimate([pair[0] - pair[1] for pair in pairs])
     answer, reason = judge(difference)

@@ -1,10 +1,10 @@
-"""Speed as ratios: the usual way against ours, in one process, on one thread, in turns.
+"""Measure speed ratios: usual code against ours, timed in turns in one process, on one thread.
 
     python -m experiments.bench
 
-Seconds differ from machine to machine and from minute to minute; the ratio of two things timed in
-turns does so far less. Each comparison first checks what both sides must have in common: losses,
-pixels, features or logits.
+Times vary between machines and from minute to minute; the ratio of two functions timed in turns
+varies far less. Each comparison first checks that both sides compute the same losses, pixels,
+features or logits.
 """
 
 import statistics
@@ -19,15 +19,16 @@ from experiments.plumbing.cli import doing
 
 @dataclass(frozen=True)
 class Options:
-    """Print speed ratios against PyTorch's and torchvision's usual ways."""
+    """Print speed ratios against usual code with PyTorch and torchvision."""
 
     rounds: int = 7
-    """How often each side is timed, in turns (5 or more)."""
+    """How often each side is timed, in turns (at least 5)."""
 
 
 def main(options: Options) -> None:
+    """Run all comparisons and print a table."""
     cli.check_numbers(options, {"rounds": (5, 1000)})
-    print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1 ours is faster")
+    print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1: ours is faster")
     table = Table("comparison", "min", "median", "max", "ours, ms", "equal?", show_lines=True)
     with doing("loading the libraries"):
         import torch

@@ -1,4 +1,4 @@
-"""The networks' rows of `make bench`: training, augmentation, against torchvision, loading."""
+"""Rows of `make bench`: training, augmentation, torchvision's networks against ours, loading."""
 
 import hashlib
 from collections.abc import Callable
@@ -25,19 +25,21 @@ BF16 = Settings(precision="bf16", channels_last=True)
 
 
 def drawn_batches(count: int) -> TensorBatches:
-    """So many batches of 128, 32x32, an epoch."""
+    """`count` batches of 128 synthetic 32x32 images per epoch."""
     dataset = synthetic(train=count * 128, test=10)
     normalize = channel_normalize(dataset.train_images)
     return TensorBatches(dataset, normalize, 128, 0, CPU, input_size=32, padding=4)
 
 
 def compare_training() -> Comparison:
+    """A training step of ResNet-20: eager fp32 / as --precision auto chooses."""
     model = zoo.build("resnet20")
     title = "ResNet-20 training step, batch 128: eager fp32 NCHW"
     return compare_steps(title, deepcopy(model), model, drawn_batches(1))
 
 
 def compare_augmentation() -> Comparison:
+    """Random crops and flips of 20 batches: torchvision on PIL images / crop_flip()."""
     batches = drawn_batches(20)
     images, normalize = batches.images, batches.normalize
     arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -46,7 +48,7 @@ def compare_augmentation() -> Comparison:
     pipeline = transforms.Compose(
         [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), finish]
     )
-    # Equal once the offsets are: the middle crop, not flipped, is the image itself.
+    # Compared at one offset: the centre crop, not flipped, is the image itself.
     middle = torch.full((len(images),), 4)
     ours = crop_flip(normalize(images), middle, middle, torch.zeros_like(middle).bool(), 4)
     theirs = torch.stack([finish(Image.fromarray(array)) for array in arrays])
@@ -61,12 +63,12 @@ def compare_augmentation() -> Comparison:
         for step in range(len(batches)):
             batches.batch(step)
 
-    title = "augmentation, 20 batches of 128: torchvision on PIL images / one gather a batch"
+    title = "augmentation, 20 batches of 128: torchvision on PIL images / one gather per batch"
     return Comparison(title, usual, gather, f"same pixels within {difference:.0e}")
 
 
 def networks(name: str, classes: int = 1000) -> tuple[nn.Module, Network]:
-    """torchvision's and ours with the same weights; shaken: a fresh ViT's head is zero."""
+    """torchvision's network and ours, with the same weights (shaken: a new ViT has a zero head)."""
     theirs = torchvision.models.get_model(name, num_classes=classes)
     shake(theirs)
     return theirs, zoo.load(zoo.build(name, classes), theirs.state_dict())
@@ -75,6 +77,7 @@ def networks(name: str, classes: int = 1000) -> tuple[nn.Module, Network]:
 def compare_network(
     name: str, batch_size: int, tolerance: float = 0, on_gpu: bool = False, training: bool = True
 ) -> Comparison:
+    """A step without update: torchvision / ours; forward and backward, or forward only."""
     device, settings = (torch.device("cuda"), BF16) if on_gpu else (CPU, EAGER)
     images = torch.randn(batch_size, 3, 224, 224, device=device)
     batch = images, torch.arange(batch_size, device=device)
@@ -89,23 +92,25 @@ def compare_network(
 
 @torch.no_grad()
 def forward_only(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits float32 (N, K), in eval mode."""
     return model.eval()(images).float()
 
 
 def compare_inference(batch_size: int) -> Comparison:
+    """Inference with ViT-B/16: ours in fp32 / ours in bf16."""
     _, model = networks("vit_b_16")
     images = torch.randn(batch_size, 3, 224, 224)
     usual = partial(forward_only, model, images)
     ours = partial(forward_only, deepcopy(model).bfloat16(), images.bfloat16())
-    wanted = usual()
-    difference = float((wanted - ours()).abs().max() / wanted.abs().max())
+    expected = usual()
+    difference = float((expected - ours()).abs().max() / expected.abs().max())
     same(difference, 0, 0.05)
     title = f"vit_b_16 inference, batch {batch_size} at 224: ours in fp32 / ours in bf16"
     return Comparison(title, usual, ours, f"logits within {difference:.1%} of the largest")
 
 
 def compare_loading(hashed: bool) -> Comparison:
-    """With a hash in the file's name, ours compares it."""
+    """ResNet-50 from a file: torchvision / ours. If `hashed`, ours checks the hash in its name."""
     path = timing.scratch_folder() / "resnet50.pth"
     torch.save(torchvision.models.resnet50().state_dict(), path)
     if hashed:

@@ -1,4 +1,4 @@
-"""What every speed comparison is made of: two functions, timed in turns, and what was checked."""
+"""The parts of every speed comparison: two functions timed in turns, and a check of both."""
 
 import atexit
 import shutil
@@ -16,23 +16,23 @@ from experiments.plumbing.precision import choose_precision, name, to_layout
 from experiments.train.loop import Batch, BatchSource, Settings, forward
 
 CPU = torch.device("cpu")
-EAGER = Settings(precision="fp32", channels_last=False)  # what PyTorch does unless told otherwise
+EAGER = Settings(precision="fp32", channels_last=False)  # PyTorch's defaults
 
 
 class Comparison(NamedTuple):
-    """Two functions for the same task, and what they were found to have in common."""
+    """Two functions for the same task, and the result of checking that they agree."""
 
     title: str
     usual: Callable[[], object]
     ours: Callable[[], object]
     checked: str
-    times: int = 1  # the usual side takes its time so often over
+    times: int = 1  # `usual` runs this often for one run of `ours`
 
 
 def step_of(
     model: nn.Module, batch: Batch, settings: Settings, sgd: bool = False, training: bool = True
 ) -> Callable[[], float]:
-    """A function that computes the loss, if `training` its gradients, and if `sgd` takes a step."""
+    """A function that returns the loss, and computes gradients (`training`) and updates (`sgd`)."""
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     images, labels = batch
 
@@ -52,7 +52,7 @@ def step_of(
 def compare_steps(
     title: str, theirs: nn.Module, ours: nn.Module, batches: BatchSource
 ) -> Comparison:
-    """A whole SGD step of networks with the same weights: eager / as --precision auto chooses."""
+    """A complete SGD step, from the same weights: eager fp32 / as --precision auto chooses."""
     chosen, _ = choose_precision("auto", ours, batches, EAGER, CPU)
     usual = step_of(theirs, batches.batch(0), EAGER, sgd=True)
     step = step_of(to_layout(ours, chosen), batches.batch(0), chosen, sgd=True)
@@ -63,19 +63,20 @@ def compare_steps(
 
 
 def same(a: float, b: float, tolerance: float) -> None:
+    """Raise AssertionError unless |a - b| <= tolerance * max(1, |a|)."""
     if not abs(a - b) <= tolerance * max(1.0, abs(a)):
         raise AssertionError(f"the two sides do not compute the same: {a} and {b}")
 
 
 def seconds_in_turns(sides: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """How long each function takes, in every round."""
+    """Seconds that each function takes, as a list per round."""
     for side in sides:
         side()  # warm up
     return [[timeit(side, number=1) for side in sides] for _ in range(rounds)]
 
 
 def scratch_folder() -> Path:
-    """A folder that lasts as long as this process."""
+    """A temporary folder, deleted when this process exits."""
     folder = Path(tempfile.mkdtemp(prefix="skipzoo-bench-"))
     atexit.register(shutil.rmtree, folder)
     return folder

@@ -1,8 +1,8 @@
 """Transfer learning, timed against the loop of PyTorch's tutorial on the same images.
 
-The tutorial ("Transfer Learning for Computer Vision"): ImageFolder, PIL transforms, a DataLoader
-(here without its four workers: one thread), torchvision's network, fp32; its frozen network is
-shown every image again in every epoch.
+The tutorial ("Transfer Learning for Computer Vision") uses ImageFolder, PIL transforms, a
+DataLoader (here without its four workers: one thread) and torchvision's network in fp32. Its frozen
+network computes the features of every image again in every epoch.
 """
 
 import tempfile
@@ -41,7 +41,7 @@ TRANSFORMS = {
 
 @cache
 def drawn_images() -> Path:
-    """48 + 24 JPEGs of two classes, 500 x 375 pixels and about 75 kB, as photographs have."""
+    """A folder of 48 + 24 JPEGs of two classes, of 500x375 pixels and about 75 kB, like photos."""
     root, rng = scratch_folder(), np.random.default_rng(0)
     for folder, count in (("train/one", 24), ("train/two", 24), ("val/one", 12), ("val/two", 12)):
         (root / folder).mkdir(parents=True)
@@ -52,32 +52,36 @@ def drawn_images() -> Path:
 
 
 def tutorial_loader(split: str) -> DataLoader:
+    """The tutorial's shuffled batches of a split."""
     images = ImageFolder(str(drawn_images() / split), transforms.Compose(TRANSFORMS[split]))
     return DataLoader(images, BATCH, shuffle=True)
 
 
 def files_and_labels(split: str) -> tuple[list[str], Tensor]:
+    """The paths of a split's images, and their labels int64 (N,)."""
     samples = ImageFolder(str(drawn_images() / split)).samples
     return [file for file, _ in samples], torch.tensor([label for _, label in samples])
 
 
 def stored(split: str, form: Form, folder: Path) -> tuple[Images, Tensor]:
+    """A split's images, decoded once and stored in `folder`, and their labels."""
     files, labels = files_and_labels(split)
     return store(files, form, folder)[0], labels
 
 
 def batches_of(images: Images, labels: Tensor, batch_size: int) -> ViewBatches:
+    """Our training batches of random views."""
     return ViewBatches(StepDataset(images, labels, RANDOM_VIEW, batch_size, 0), CPU)
 
 
 def compare_probe() -> Comparison:
-    """The tutorial's frozen resnet18 with val, and ours from files to accuracy."""
+    """The tutorial's frozen ResNet-18, with evaluation / our linear probe, with decoding."""
     theirs, ours = networks("resnet18", 2)
     images = torch.randn(4, 3, 224, 224)
     with torch.no_grad():
         expected = nn.Sequential(*list(theirs.eval().children())[:-1])(images).flatten(1)
-    found, _ = features_of(ours, [(images, images)], EAGER)
-    difference = float((found - expected).abs().max())
+    computed, _ = features_of(ours, [(images, images)], EAGER)
+    difference = float((computed - expected).abs().max())
     same(difference, 0, 1e-4)
     training, evaluation = map(tutorial_loader, ("train", "val"))
     head = theirs.requires_grad_(False).get_submodule("fc").requires_grad_(True)
@@ -105,12 +109,13 @@ def compare_probe() -> Comparison:
             inputs, labels = features("val", folder)
             return int(((inputs @ weight.T + bias).argmax(1) == labels).sum())
 
-    title = f"linear probe, resnet18: the tutorial's {EPOCHS} epochs (one timed) / ours, whole"
+    title = f"linear probe, resnet18: the tutorial's {EPOCHS} epochs (one timed) / ours, complete"
     checked = f"same features within {difference:.0e}"
     return Comparison(title, one_epoch, whole, checked, EPOCHS)
 
 
 def compare_step(model_name: str, batch_size: int) -> Comparison:
+    """A fine-tuning step: torchvision, eager fp32 / ours, as --precision auto chooses."""
     batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), batch_size)
     title = f"{model_name} fine-tuning step, batch {batch_size} at 224: torchvision"
     return compare_steps(title, *networks(model_name, 2), batches)
@@ -118,13 +123,13 @@ def compare_step(model_name: str, batch_size: int) -> Comparison:
 
 DATA_PATHS = {
     "streamed": "decoded at every use",
-    "first": "first epoch, and what the later ones need is stored",
+    "first": "first epoch, storing the decoded images",
     "later": "later epochs",
 }
 
 
 def compare_data(way: str) -> Comparison:
-    """An epoch of random views at 224, in one of DATA_PATHS."""
+    """An epoch of random views at 224x224: the tutorial's loader / ours. `way`: see DATA_PATHS."""
     files, labels = files_and_labels("train")
     for file in files[:8]:
         theirs = transforms.functional.pil_to_tensor(Image.open(file))

@@ -1,7 +1,7 @@
-"""The figure that `experiments.attention` leaves: where a network looks, on a slide.
+"""The figure of `experiments.attention`: attention maps over an image.
 
-All maps share one colour bar, from nothing to the highest value of each map, which is written
-over it: starting at the lowest would make differences out of noise.
+All maps share one colour bar, from 0 to the map's own maximum, which is written above the map. A
+scale from the minimum would turn noise into visible differences.
 """
 
 import math
@@ -14,22 +14,22 @@ from torch import Tensor
 
 from experiments.drawing.style import fit, png
 
-OPACITY = 0.75  # of the colours; the image under them has the rest, in grey
+OPACITY = 0.75  # of the colours over the grey image
 
 
 def draw_attention(
     path: Path, image: Tensor, title: str, heads: Tensor, rollout: Tensor, block: str, adds: bool
 ) -> None:
-    """A PNG: on the left the image over the roll-out, on the right a grid of the heads.
+    """A PNG: on the left the image above the roll-out, on the right a grid of the heads.
 
-    `image`: uint8 (3, S, S), as the network sees it; `heads` (h, rows, columns): what the class
-    token takes of each patch in one `block`; `rollout` (rows, columns): over all blocks; `adds`:
-    whether the blocks add their attention to the stream. The grid has two rows at least, so that no
-    head is larger than the image.
+    `image`: uint8 (3, S, S), as the network sees it; `heads` (h, rows, columns): the class token's
+    attention to each patch, in one `block`; `rollout` (rows, columns): the same over all blocks;
+    `adds`: whether the blocks add their attention to the stream. The grid has at least two rows, so
+    that no head is larger than the image.
     """
     rows = max(2, math.isqrt(len(heads)))  # 12 heads: 3 rows of 4
     columns = math.ceil(len(heads) / rows)
-    widths = [4, 8 * columns / rows + 0.9]  # inches; the colour bar has the rest
+    widths = [4, 8 * columns / rows + 0.9]  # inches; 0.9 for the colour bar
     with png(path, sum(widths), 9.4) as figure:
         left, right = figure.subfigures(1, 2, width_ratios=widths, squeeze=False)[0]
         figure.suptitle(fit(title, 72 * (sum(widths) - 0.5), 18), size=18)
@@ -45,18 +45,18 @@ def draw_attention(
         for panel in (above, below, *panels.flat):
             panel.set_axis_off()
         bar = right.colorbar(coloured, ax=panels, ticks=[0, 1], aspect=40)
-        bar.ax.set_facecolor("0.5")  # the colours as they are over middle grey
+        bar.ax.set_facecolor("0.5")  # the colours as they look over medium grey
         bar.ax.set_yticklabels(["0", "highest"])
         figure.supxlabel(explain_rollout(rollout.numel(), adds), size=11)
 
 
 def draw_map(axes: Axes, image: Tensor, heat: Tensor, name: str) -> AxesImage:
-    """The map from 0 to its highest value (if there is one), over the image in grey."""
+    """Draw a map, scaled from 0 to its maximum, over the image in grey."""
     grey = image.double().permute(1, 2, 0).numpy() @ np.array([0.299, 0.587, 0.114])
     side = len(grey)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
     axes.set_title(f"{name}: up to {percent(float(heat.max()))}", size=11)
-    # Smooth: squares would hide the image's edges.
+    # Interpolated: the borders of squares would hide the edges in the image.
     return axes.imshow(
         heat.float().numpy() / (float(heat.max()) or 1.0), cmap="inferno", alpha=OPACITY, vmin=0,
         vmax=1, interpolation="catrom", extent=(-0.5, side - 0.5, side - 0.5, -0.5),
@@ -64,7 +64,8 @@ def draw_map(axes: Axes, image: Tensor, heat: Tensor, name: str) -> AxesImage:
 
 
 def explain_rollout(patches: int, adds: bool) -> str:
-    even = 1 / (patches + 1)  # the class token takes of itself too
+    """The text under the figure: how the roll-out is computed, and how to read the scales."""
+    even = 1 / (patches + 1)  # the class token attends to itself, too
     mixed = "half attention, half skip," if adds else "no skips here,"
     return (
         f"Roll-out: heads averaged, {mixed} multiplied over the blocks (Abnar and Zuidema 2020).\n"
@@ -73,4 +74,5 @@ def explain_rollout(patches: int, adds: bool) -> str:
 
 
 def percent(share: float) -> str:
+    """A share (0 to 1) as a percentage; below 10 %, with two significant digits."""
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"

@@ -1,7 +1,7 @@
 """The figures of `predict` and `evaluate`.
 
 draw_sheet        images, each with its most probable classes
-draw_confusion    which class is taken for which
+draw_confusion    a confusion matrix
 """
 
 import math
@@ -19,15 +19,15 @@ from torch import Tensor
 from data.errors import DataError
 from experiments.drawing.style import fit, png, text_width
 
-MOST_BARS = 10  # under an image
-CELL, LINE = 2.3, 0.21  # inches: a cell's width and its image's height; a line of text under it
+MOST_BARS = 10  # most classes under an image
+CELL, LINE = 2.3, 0.21  # inches: width of a cell, height of its image; height of a line of text
 TRUE, OTHER, WRONG = "#009E73", "#56B4E9", "#D55E00"  # Okabe and Ito's green, sky and vermilion
 EMPTY, FRAME = "#EEEEEE", "#AAAAAA"
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image and what the network says it is."""
+    """An image, its predicted classes and, if known, its true class."""
 
     image: Tensor  # uint8 (3, H, W), any size
     name: str  # e.g. the file's name
@@ -37,19 +37,20 @@ class LabelledImage:
 
     @property
     def wrong(self) -> bool:
+        """True if the first prediction is known to be wrong."""
         return self.truth is not None and self.labels[0] != self.truth
 
 
 def draw_sheet(path: Path, images: Sequence[LabelledImage], title: str) -> None:
-    """A PNG of all images in a grid, each over its name and a bar for every class.
+    """A PNG of all images in a grid, each above its name and a bar for every class.
 
-    Raises DataError for no image at all.
+    Raises DataError if there are no images.
     """
     if not images:
         raise DataError("no image to draw", str(path.absolute()), "give at least one image")
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    # The verdict, the bars, how many there are not; the name stands between image and lines.
+    # Lines: the verdict, the bars, the number of omitted classes. The name is above line 0.
     bars = min(max(len(item.labels) for item in images), MOST_BARS + 1)
     lines = bars + any(item.truth is not None for item in images)
     width, below = max(columns, 2) * CELL, lines * LINE  # one column is too narrow for a title
@@ -65,19 +66,19 @@ def draw_sheet(path: Path, images: Sequence[LabelledImage], title: str) -> None:
 
 
 def draw_image(axes: Axes, item: LabelledImage) -> None:
-    """In its own shape; in a thick frame if the first class is wrong."""
+    """Draw the image in its aspect ratio; with a thick frame if the first class is wrong."""
     image = Image.fromarray(np.ascontiguousarray(item.image.cpu().permute(1, 2, 0).numpy()))
     image.thumbnail((500, 500))  # matplotlib takes seconds to shrink a photo
     axes.imshow(np.asarray(image))
     axes.set_axis_on()
-    axes.set_anchor("S")  # on its name
+    axes.set_anchor("S")  # directly above its name
     axes.set(xticks=[], yticks=[])
     colour, linewidth = (WRONG, 3) if item.wrong else (FRAME, 1)
     axes.spines[:].set(visible=True, color=colour, linewidth=linewidth)
 
 
 def draw_lines(axes: Axes, item: LabelledImage, width: float) -> None:
-    """The name over lines of height 1; bars of `width` inches for a probability of 1."""
+    """Draw the name above lines of height 1; a bar of probability 1 is `width` inches long."""
     lines = [("", item.name, "", 0.0, OTHER)]
     if item.truth is not None:
         wrong = ("✗ wrong: it is ", item.truth, "", 1.0, WRONG)
@@ -97,10 +98,10 @@ def draw_lines(axes: Axes, item: LabelledImage, width: float) -> None:
 
 
 def draw_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
-    """A PNG of the counts `matrix`, integers (true class, predicted class).
+    """A PNG of `matrix`: counts, integers (K, K), by true class and predicted class.
 
-    Colours are shares of a row. Up to 20 classes the counts stand in the cells; of more classes
-    the ten largest confusions are listed. Names stand at up to 120 classes.
+    Colours are shares of a row. Up to 20 classes, the cells contain the counts; above that, the ten
+    largest confusions are listed. Up to 120 classes, the axes show their names.
     """
     count, counts = len(classes), matrix.cpu().numpy()
     few, named = count <= 20, count <= 120

@@ -1,6 +1,6 @@
-"""How every figure looks, how it becomes a file, and how names of any script and length fit in.
+"""The style of all figures, how they are saved, and how text of any script and length fits in.
 
-Figures are built without pyplot, so a notebook keeps its own backend and nothing stays open.
+Figures are built without pyplot, so a notebook keeps its own backend and no figure stays open.
 """
 
 import io
@@ -21,11 +21,11 @@ from matplotlib.textpath import text_to_path
 
 from zoo.weights.atomic import write_atomic
 
-# Okabe and Ito's colours, told apart by colour-blind people too.
+# Okabe and Ito's colours, which colour-blind people can distinguish, too.
 COLOURS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#CC79A7")
 STYLE: dict[Any, Any] = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3,
          "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
-# The first comes with matplotlib; each of the others draws what those before it do not have.
+# The first comes with matplotlib; each other family supplies letters that those before it lack.
 FAMILIES = (
     "DejaVu Sans", "Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans KR",
     "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "Hiragino Sans",
@@ -40,10 +40,10 @@ log = logging.getLogger("zoo")
 
 @contextmanager
 def png(path: Path, width: float, height: float, mathtext: bool = False) -> Iterator[Figure]:
-    """An empty figure of so many inches; it becomes the PNG `path` when the block ends.
+    """Yield an empty figure, `width` x `height` inches; afterwards write it to the PNG `path`.
 
-    The file is whole or not there; its folder is made if need be. The user's matplotlib settings
-    have no effect. $ _ \\ are letters like others, unless `mathtext`: then 10^-2 stands on an axis.
+    The file is written atomically; its folder is created if necessary. The user's matplotlib
+    settings have no effect. $ _ \\ are ordinary letters, unless `mathtext`, for axes with 10^-2.
     """
     settings: dict[Any, Any] = {
         "font.family": installed_families(), "text.parse_math": mathtext, "text.hinting": "none",
@@ -60,10 +60,10 @@ def png(path: Path, width: float, height: float, mathtext: bool = False) -> Iter
 
 @cache
 def installed_families() -> list[str]:
-    """Those of FAMILIES; matplotlib's own list is as old as its first start on this machine."""
+    """Those of FAMILIES that are installed, even if later than matplotlib cached its own list."""
     known = {font.fname for font in fontManager.ttflist}
     for path in set(font_manager.findSystemFonts()) - known:
-        with suppress(RuntimeError, OSError, ValueError):  # not every file is a whole font
+        with suppress(RuntimeError, OSError, ValueError):  # a damaged font file
             fontManager.addfont(path)
     names = set(fontManager.get_font_names())
     return [family for family in FAMILIES if family in names]
@@ -71,14 +71,14 @@ def installed_families() -> list[str]:
 
 @cache
 def drawable() -> set[int]:
-    """The code points of all letters that the fonts have."""
+    """The code points of all letters in the installed families."""
     files = map(font_manager.findfont, installed_families())
     return {letter for file in files for letter in font_manager.get_font(file).get_charmap()}
 
 
 @cache
 def warn_of_missing_fonts() -> None:
-    """Said once: the answer is kept."""
+    """Warn once per process: the result is cached."""
     log.warning(
         "letters that no font on this machine has are drawn as escapes such as \\ud55c; to see "
         "them, install a font that has them, such as Noto Sans CJK for Chinese, Japanese and "
@@ -87,11 +87,12 @@ def warn_of_missing_fonts() -> None:
 
 
 def one_line(text: str) -> str:
-    """Without line breaks; a letter and its accent as one character, as most fonts have them."""
+    """Text without line breaks, with each accented letter as one character, as in most fonts."""
     return " ".join(unicodedata.normalize("NFC", text.translate(UNDRAWN)).split())
 
 
 def letter_or_escape(letter: str) -> str:
+    """The letter, or an escape such as \\ud55c if no font has it."""
     if letter.isprintable() and ord(letter) in drawable():
         return letter
     if letter.isprintable():
@@ -100,16 +101,16 @@ def letter_or_escape(letter: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """In points, in the fonts of the surrounding `png`."""
+    """Width in points, in the fonts of the surrounding png()."""
     font = FontProperties(size=size)
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def fit(text: str, width: float, size: float) -> str:
-    """One line of at most `width` points at the font's `size`.
+    """Shorten text to one line of at most `width` points at font size `size`.
 
-    A longer text loses its middle: names often differ at their ends. A letter that no font has
-    becomes its escape, such as \\ud55c, which can be looked up, unlike an empty box.
+    A longer text loses its middle, since names often differ at their ends. A letter that no font
+    has becomes an escape such as \\ud55c, which can be looked up, unlike an empty box.
     """
     line = one_line(text)
     line = line if len(line) <= 2 * LONGEST else line[:LONGEST] + line[-LONGEST:]

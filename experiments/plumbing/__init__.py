@@ -1,1 +1,1 @@
-"""What every command needs and no claim depends on: options, devices, files, signals."""
+"""Infrastructure of the commands, on which no result depends: options, devices, files, signals."""

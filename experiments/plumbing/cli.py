@@ -1,9 +1,9 @@
-"""Command lines: options from a dataclass, errors in three lines, exit codes that never change,
-and no silence: whatever takes longer than two seconds says what it is doing.
+"""Command lines: options from a dataclass, errors in three lines, fixed exit codes.
 
-0 done, 1 a check found a mismatch, 2 usage, 3 data, results or disk, 4 weights or checkpoint,
-5 numeric, 70 a crash (a defect of ours), 130 interrupted (Ctrl-C), 141 the output's reader has
-gone, 143 terminated.
+A step that takes longer than two seconds prints what it does.
+Exit codes: 0 done, 1 a check found a mismatch, 2 usage, 3 data, results or disk, 4 weights or
+checkpoint, 5 numeric, 70 a crash (a bug of ours), 130 interrupted (Ctrl-C), 141 nobody reads the
+output any more, 143 terminated.
 """
 
 import errno
@@ -31,57 +31,57 @@ Options = TypeVar("Options")
 
 
 class UsageError(Problem):
-    """An option that cannot be followed."""
+    """An invalid option or argument."""
 
 
 class ResultsError(Problem):
-    """Results on disk that are damaged, or that would be overwritten."""
+    """Results on disk that are damaged, or would be overwritten."""
 
 
 class NumericError(Problem):
-    """A result that is not a number."""
+    """A result that is not a finite number."""
 
 
 class CheckpointError(Problem):
-    """A checkpoint that is damaged, or belongs to another run."""
+    """A checkpoint that is damaged or belongs to another run."""
 
 
 EXIT_CODES: dict[type[Exception], int] = {
     UsageError: 2, DataError: 3, ResultsError: 3, CheckpointError: 4, NumericError: 5,
 }  # fmt: skip
-# By name: zoo imports torch, for which --help need not wait.
+# By name: importing zoo imports torch, and --help should not wait for that.
 ZOO_CODES = {"zoo.errors.ModelError": 2, "zoo.errors.WeightsError": 4}
 CRASH = 70  # EX_SOFTWARE of BSD's sysexits
 PIPE = 141  # as a shell reports SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SILENCE = 2.0  # seconds
+SILENCE = 2.0  # seconds until doing() prints
 
 
 def run(
     main: Callable[[Options], int | None], options: type[Options], module: str,
     resumes: bool = False,
 ) -> NoReturn:  # fmt: skip
-    """Parse the command line into `options`, call `main`, leave with its exit code.
+    """Parse the command line into `options`, call `main`, and exit with its exit code.
 
-    `resumes`: given again after an interruption, the command continues.
+    `resumes`: whether the command resumes when it is run again after an interruption.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A log shows each line at once. On Windows its encoding may lack letters of a name.
+            # A log shows each line at once. On Windows its encoding may lack a name's characters.
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     signals.listen()
     command = f"python -m experiments.{module}"
     try:
         if any(re.fullmatch("(--[^=]*=)?", argument) for argument in arguments):
             # Path("") would be the current folder.
-            given = f"{command} {shlex.join(arguments)}"
-            raise UsageError("an argument is empty", given, "give it a value, or leave it out")
+            line = f"{command} {shlex.join(arguments)}"
+            raise UsageError("an argument is empty", line, "give it a value, or omit it")
         config = (tyro.conf.FlagCreatePairsOff,)
         code = main(tyro.cli(options, prog=command, args=arguments, config=config)) or 0
-        print(end="", flush=True)  # an error that waits in the buffer is raised here
-    except SystemExit as stop:  # of tyro: 0 for --help, or 2; of rich, whose reader has gone: 1
+        print(end="", flush=True)  # raises errors of buffered output here
+    except SystemExit as stop:  # tyro: 0 for --help, or 2; rich: 1 if nobody reads its output
         code = PIPE if stop.code == 1 else int(stop.code or 0)
     except BaseException as error:
         code = leave(error, debug, resumes)
@@ -92,7 +92,7 @@ def run(
 
 
 def leave(error: BaseException, debug: bool, resumes: bool) -> int:
-    """Say in a few lines what ended the command; its exit code."""
+    """Print in a few lines why the command ended; return its exit code."""
     signals.asked.raised = True  # a signal must not interrupt this
     stopped = signals.asked.exit_code if signals.asked.first else 0
     if isinstance(error, BrokenPipeError) and not stopped:  # `| head` has read enough
@@ -101,7 +101,8 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
         stopped = stopped or 130
     if stopped and is_consequence(error):
         word = "terminated" if stopped == 143 else "interrupted"
-        lines, code = word + ("; the same command goes on from here" if resumes else ""), stopped
+        again = "; run the same command again to resume" if resumes else ""
+        lines, code = word + again, stopped
     else:
         lines, code = explain(error)
     with suppress(OSError):  # `2>&1 | head`
@@ -112,7 +113,7 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
 
 
 def drop_unwritable_output() -> None:
-    """Python writes what is left when it exits, and would report that it cannot."""
+    """Silence streams that cannot be written: Python flushes them at exit, and would report it."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed from the start
         try:
             stream.flush()
@@ -121,7 +122,7 @@ def drop_unwritable_output() -> None:
 
 
 def is_consequence(error: BaseException) -> bool:
-    """Whether a signal explains the error: not that of a disk too full to save on."""
+    """Whether a signal explains the error. It does not explain a full disk, for example."""
     kinds = (KeyboardInterrupt, signals.Terminated, BrokenExecutor, BrokenPipeError)
     return isinstance(error, kinds) or is_lost_loader(error)
 
@@ -139,7 +140,7 @@ def doing(what: str) -> Iterator[None]:
 
 
 def check_numbers(options: object, limits: Mapping[str, tuple[float, float]]) -> None:
-    """UsageError for an option that is outside its limits (both allowed), or is not a number."""
+    """Raise UsageError for an option that is outside its limits (inclusive) or not a number."""
     for name, (least, most) in limits.items():
         value, flag = getattr(options, name), "--" + name.replace("_", "-")
         for number in value if isinstance(value, tuple) else (value,):
@@ -151,7 +152,7 @@ def check_numbers(options: object, limits: Mapping[str, tuple[float, float]]) ->
 
 
 def check_folder(folder: Path) -> None:
-    """OSError for a folder that could not be made or written to: before any work, not after it."""
+    """Raise OSError if a folder cannot be created or written to: before the work, not after it."""
     folder = folder.absolute()
     there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     code = errno.EACCES if there.is_dir() else errno.ENOTDIR
@@ -160,17 +161,17 @@ def check_folder(folder: Path) -> None:
 
 
 def check_file(flag: str, path: Path, suffix: str = "") -> None:
-    """UsageError or OSError for a file that could not be written, or would not be of its kind."""
+    """Raise UsageError or OSError for a file that cannot be written, or has the wrong suffix."""
     if path.exists() and not path.is_file():
-        raise UsageError("a folder or device, and no file", f"{flag} {path}", "name a file")
+        raise UsageError("a folder or device, not a file", f"{flag} {path}", "name a file")
     if suffix and path.suffix.lower() not in ("", suffix):
         name = path.with_suffix(suffix)
-        raise UsageError(f"only {suffix} files are written", f"{flag} {path}", f"{flag} {name}")
+        raise UsageError(f"the file must be {suffix}", f"{flag} {path}", f"{flag} {name}")
     check_folder(path.parent)
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """Three lines and an exit code for an error that we know; for any other, one line and 70."""
+    """Three lines and an exit code for a known error; one line and 70 for any other."""
     for kind in type(error).__mro__:
         if code := EXIT_CODES.get(kind) or ZOO_CODES.get(f"{kind.__module__}.{kind.__name__}"):
             return str(error), code
@@ -180,18 +181,18 @@ def explain(error: BaseException) -> tuple[str, int]:
         fix = "use a smaller --batch-size or --size, fewer --jobs or --workers, or more /dev/shm"
         return f"{what}\n{first_line}\n{fix}", 3 if is_lost_loader(error) else 2
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        what = f"the disk is full ({error.strerror}); what was saved before is whole"
+        what = f"the disk is full ({error.strerror}); files saved before are intact"
         fix = "make room and run the same command again, or choose another --output-dir"
         return f"{what}\n{error.filename or 'the output folder'}\n{fix}", 3
     if isinstance(error, OSError) and error.filename is not None:
-        fix = "check this path, or choose another; cache/ is made in the current folder"
+        fix = "check this path, or choose another; cache/ is created in the current folder"
         return f"cannot use this: {error.strerror}\n{error.filename}\n{fix}", 2
-    return "this is a defect of skipzoo: please report the command and the lines above", CRASH
+    return "this is a bug in skipzoo: please report the command and the lines above", CRASH
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class of its own; on the CPU torch raises a RuntimeError with these words."""
+    """Whether memory ran out; on the CPU, torch raises a RuntimeError with one of these texts."""
     words = r"can't allocate memory|not enough memory|out of memory|bad[ _]alloc"
-    # The last is oneDNN's whole message where there is no room for its machine code.
+    # The last one is oneDNN's whole message if there is no memory for its machine code.
     whole = rf"(?is).*({words}).*|could not create a primitive"
     return isinstance(error, MemoryError) or bool(re.fullmatch(whole, str(error)))

@@ -1,4 +1,4 @@
-"""A file of weights, written again in another library's names."""
+"""Write a file of weights again with another library's names."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,15 +16,16 @@ from zoo.weights.load import fill, open_weights
 from zoo.weights.settings import settings_of
 
 
-def convert(source: str, output: Path, to: str, given: str | None) -> None:
-    """Write the weights of `source` in the names of `to`; `given`: class names as a,b,c.
+def convert(source: str, output: Path, to: str, requested: str | None) -> None:
+    """Write the weights of `source` with the names of the library `to`.
 
-    Raises WeightsError for weights that do not fit, UsageError for class names that do not.
+    `requested`: class names as a,b,c. Raises WeightsError for weights that fit no network or
+    several, UsageError for class names that do not fit the head.
     """
     with doing(f"reading {source}"):
         weights = open_weights(source)
         name, model = network_of(weights)
-    classes = class_names(given, weights.metadata.classes, model.head.out_features)
+    classes = class_names(requested, weights.metadata.classes, model.head.out_features)
     if not output.suffix:
         write_as_folder(output, name, model, classes, weights)
         return
@@ -32,11 +33,11 @@ def convert(source: str, output: Path, to: str, given: str | None) -> None:
     if output.suffix == ".safetensors" or to == "zoo":
         metadata = Metadata(name, settings_of(model), classes, weights.metadata.preprocess)
         note = f" and {len(classes)} class names" if classes else ""
-    elif given:
-        why = f"a .pth file in {to}'s names has no place for class names"
+    elif requested:
+        why = f"a .pth file with {to}'s names has no place for class names"
         raise UsageError(why, output, "write a .safetensors file, or --to zoo")
     elif classes:
-        note = f" (without the {len(classes)} class names, for which this file has no place)"
+        note = f" (without the {len(classes)} class names, which this format cannot store)"
     tensors = zoo.export(model, to)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_weights(output, tensors, metadata)
@@ -47,44 +48,51 @@ def convert(source: str, output: Path, to: str, given: str | None) -> None:
 def write_as_folder(
     folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, weights: Weights
 ) -> None:
+    """Write a ViT as a folder in the Hugging Face Hub's layout; UsageError for other networks."""
     if not isinstance(model, ViT) or settings_of(model)["block"] != "residual":
-        why = f"folders are written of transformers, and this is {name}"
-        raise UsageError(why, folder, "name the output .safetensors or .pth")
+        why = f"only ViTs can be written as folders, and this is {name}"
+        raise UsageError(why, folder, "give an output that ends in .safetensors or .pth")
     classes = classes or tuple(f"LABEL_{place}" for place in range(model.head.out_features))
     view = weights.metadata.preprocess or asdict(default_view(model, recognise(weights)))
     write_folder(folder, name, model, classes, view)
-    print(f"{name}: {folder} is what transformers' from_pretrained and pipeline take")
+    print(f"{name}: transformers' from_pretrained and pipeline can load {folder}")
 
 
 def network_of(weights: Weights) -> tuple[str, Network]:
-    """The name and network that the weights are of, filled with them."""
+    """The name of the network that the weights fit, and the network with these weights.
+
+    Raises WeightsError if they fit no network or several.
+    """
     dialect = recognise(weights)
     ours = {dialect.to_zoo(key) or key: tensor for key, tensor in weights.tensors.items()}
-    found = dict(identify(ours))
+    candidates = dict(identify(ours))
     if weights.metadata.model:
-        names = [name for name in found if name == weights.metadata.model]
-    else:  # other libraries, whose networks have requirements, have no plain ones
-        names = [n for n in found if not (dialect.requires and n.startswith("plain"))]
+        names = [name for name in candidates if name == weights.metadata.model]
+    else:  # dialects with requirements belong to other libraries, which have no plain networks
+        names = [n for n in candidates if not (dialect.requires and n.startswith("plain"))]
     if len(names) != 1:
         which = " or ".join(names) or "no network of the zoo"
         unknown = [key for key in weights.tensors if dialect.to_zoo(key) is None]
         some = ", ".join((unknown or list(weights.tensors))[:3])
-        why = f"these entries are of {which}: {some} ..."
-        fix = "load them into the right network in Python, and export that: zoo.load, zoo.export"
+        why = f"these entries fit {which}: {some} ..."
+        fix = "load them into the right network in Python and export it: zoo.load, zoo.export"
         raise WeightsError(why, weights.source, fix)
     (name,) = names
-    return name, fill(built_for(name, weights, **found[name]), weights)
+    return name, fill(built_for(name, weights, **candidates[name]), weights)
 
 
 def class_names(
-    given: str | None, in_file: tuple[str, ...] | None, outputs: int
+    requested: str | None, in_file: tuple[str, ...] | None, outputs: int
 ) -> tuple[str, ...] | None:
-    """The names on the command line, or else those in the file: one for each output."""
-    if given is None:
+    """The names on the command line, else those in the file.
+
+    Raises UsageError unless the command line has one name per output, all different.
+    """
+    if requested is None:
         return in_file
-    names = tuple(name.strip() for name in given.split(","))
+    names = tuple(name.strip() for name in requested.split(","))
     if len(names) != outputs or len(set(names) - {""}) != outputs:
-        why = f"the head has {outputs} outputs, which need as many different names"
-        fix = "give one name for each output, in their order, with commas between"
-        raise UsageError(why, f"--classes {given}", fix)
+        why = f"the head has {outputs} outputs and needs as many different names"
+        fix = "give one name per output, in their order, separated by commas"
+        raise UsageError(why, f"--classes {requested}", fix)
     return names

@@ -1,4 +1,4 @@
-"""Where to compute: chosen by looking, said in one line."""
+"""Choose the device, and make its results repeatable."""
 
 import torch
 
@@ -6,11 +6,14 @@ from experiments.plumbing.cli import UsageError
 
 
 def choose_device(requested: str) -> tuple[torch.device, str]:
-    """The device for "auto", "cpu", "cuda", "cuda:1", "mps" ..., and one line that says why."""
+    """The device for "auto", "cpu", "cuda", "cuda:1", "mps" ..., and the reason in one line.
+
+    Raises UsageError if it cannot compute.
+    """
     if requested == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), f"CUDA: {torch.cuda.get_device_name()} is visible"
-        mps = "; --device mps is there, not tried by us" * torch.backends.mps.is_available()
+        mps = "; --device mps is available, but not tested" * torch.backends.mps.is_available()
         return torch.device("cpu"), f"CPU: no CUDA device is visible{mps}"
     try:
         device = torch.device(requested)
@@ -18,15 +21,15 @@ def choose_device(requested: str) -> tuple[torch.device, str]:
     except (RuntimeError, AssertionError, ImportError) as error:
         why = str(error).splitlines()[0].split(". ")[0]  # the next sentence lists all backends
         what = f"cannot compute on {requested!r}: {why}"
-        fix = "--device auto takes what is there"
+        fix = "choose another device; --device auto finds one"
         raise UsageError(what, f"--device {requested}", fix) from error
-    return device, f"{requested}: as requested" + ", not tried by us" * (device.type == "mps")
+    return device, f"{requested}: as requested" + ", not tested" * (device.type == "mps")
 
 
 def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
-    """No nondeterministic convolution, and `threads` on the CPU (None: as many as there are).
+    """Disable nondeterministic convolutions; use `threads` threads on the CPU (None: PyTorch's).
 
-    Runs can be repeated: bit for bit with the same number of threads.
+    Runs are then repeatable, bit for bit with the same number of threads.
     """
     if device.type == "cpu" and threads:
         torch.set_num_threads(threads)
@@ -37,14 +40,14 @@ def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
 def has_bf16(device: torch.device) -> bool:
     """Whether the hardware computes in bf16. Other hardware emulates it, up to ten times slower.
 
-    Torch counts emulation too: on a T4 `torch.cuda.is_bf16_supported()` is True.
+    PyTorch counts emulation, too: `torch.cuda.is_bf16_supported()` is True on a T4.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # also False if oneDNN is held back
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # also False if oneDNN is restricted
         return False
-    find_out = getattr(torch.cpu, "get_capabilities", None)  # newer than our oldest torch
+    find_out = getattr(torch.cpu, "get_capabilities", None)  # missing in our oldest PyTorch
     names = ("avx512_bf16", "amx_bf16", "bf16")  # the last one is ARM's
     return find_out is None or any(find_out().get(name) for name in names)

@@ -1,7 +1,7 @@
-"""Several processes that train one network: torch's DistributedDataParallel, started by torchrun.
+"""Train one network in several processes: DistributedDataParallel, started by torchrun.
 
-Every process takes its share of every batch, and their gradients are averaged. One process alone
-is the same code with a group of one.
+Each process computes its part of every batch, and the gradients are averaged. A single process runs
+the same code with a group of one.
 """
 
 import os
@@ -18,12 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from experiments.plumbing.cli import ResultsError
 
-PATIENCE = timedelta(seconds=25)  # how long a process waits for one that may have died
+PATIENCE = timedelta(seconds=25)  # how long a process waits for another, which may have died
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those of its job."""
+    """The processes that train one network together, and this one's rank among them."""
 
     rank: int = 0
     size: int = 1
@@ -35,30 +35,33 @@ class Group:
 
     @property
     def part(self) -> tuple[int, int]:
+        """Which part of a batch this process computes, and of how many."""
         return self.rank, self.size
 
     def say(self, text: str) -> None:
+        """Print `text` once, not in every process."""
         if self.first:
             print(text)
 
     def wrap(self, model: nn.Module) -> nn.Module:
+        """The module to compute with: it averages gradients if there are several processes."""
         return model if self.size == 1 else DistributedDataParallel(model)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in every process."""
+        """The values of all processes by rank, in every process."""
         gathered = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(gathered, value)
         return gathered
 
     def sum(self, *values: float) -> list[float]:
-        """Of every process's numbers, the sums."""
+        """The sum of each value over all processes."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
     def together(self, tensor: Tensor) -> Tensor:
-        """The rows of every process, in the order in which parts were dealt out."""
+        """The rows of all processes in their original order: row i is of process i % size."""
         parts = self.gather(tensor.cpu())
-        # infer() of no images knows no shape; the first process has a row if any has.
+        # A process without images does not know the row shape; the first has a row if any has.
         rows = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=tensor.dtype)
         for rank, part in enumerate(parts):
             if len(part):
@@ -66,12 +69,12 @@ class Group:
         return rows.to(tensor.device)
 
     def agree(self, model: nn.Module) -> None:
-        """The first process's running statistics in all: each has seen its own share."""
+        """Copy the first process's buffers (running statistics) to all: they differ by process."""
         for buffer in model.buffers() if self.size > 1 else ():
             dist.broadcast(buffer, 0)
 
     def is_finite(self, loss: Tensor) -> bool:
-        """Of the sum over all processes: they give up together, or not at all."""
+        """Whether the sum of the losses of all processes is finite, so that all stop together."""
         total = loss.detach().clone()
         if self.size > 1:
             dist.all_reduce(total)
@@ -87,7 +90,7 @@ ALONE = Group()
 
 @contextmanager
 def processes() -> Iterator[Group]:
-    """The processes that torchrun started, or this one alone; ResultsError if another is lost."""
+    """The group that torchrun started, or ALONE; raises ResultsError if a process is lost."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
         yield ALONE
@@ -102,13 +105,13 @@ def processes() -> Iterator[Group]:
         if not is_lost(error):
             raise
         why = f"another process of this job is gone: {str(error).splitlines()[0]}"
-        fix = "the same torchrun command goes on from the last checkpoint"
+        fix = "run the same torchrun command again to resume from the last checkpoint"
         raise ResultsError(why, f"process {group.rank} of {group.size}", fix) from error
     finally:
         dist.destroy_process_group()
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Whether the error is what gloo or NCCL say of a process that is gone."""
+    """Whether the error is one that gloo or NCCL raise if another process is gone."""
     words = ("closed by peer", "reset by peer", "timed out", "gloo", "nccl", "broken pipe")
     return any(word in str(error).lower() for word in words)

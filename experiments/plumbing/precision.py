@@ -1,4 +1,4 @@
-"""With which precision and memory layout to train: chosen by timing, remembered in a file."""
+"""Choose precision and memory layout by timing, and store the choice in a file."""
 
 import copy
 import math
@@ -19,23 +19,24 @@ from experiments.plumbing.results import KEEP_IT, UNFIT, parsed, write_json
 from experiments.train.loop import BatchSource, Settings, forward
 
 Model = TypeVar("Model", bound=nn.Module)
-TIMING = 8.0  # seconds
+TIMING = 8.0  # seconds after which no further round of timing starts
 
 
 def choose_precision(
     requested: str, model: nn.Module, batches: BatchSource, settings: Settings, device: torch.device
 ) -> tuple[Settings, str]:
-    """Settings with the precision and memory layout that train fastest here, and why.
+    """Settings with the fastest precision and memory layout on this hardware, and the reason.
 
-    "auto" times the forward and backward pass of what the hardware has: fp32 in both memory
-    layouts, and bf16, or fp16 on a GPU without it. Others are taken as they are, with
-    channels_last, which wins almost everywhere. On mps there is only fp32 in NCHW, or UsageError.
+    "auto" times the forward and backward pass in what the hardware supports: fp32 in both memory
+    layouts, and bf16, or fp16 on a GPU without bf16. Any other request is used as it is, with
+    channels_last, which is faster almost everywhere. mps allows only fp32 in NCHW: anything else
+    raises UsageError.
     """
     if device.type == "mps":
         if requested not in ("auto", "fp32"):
             what, fix = "mixed precision is not tried on mps", "choose --precision fp32"
             raise UsageError(what, f"--device mps --precision {requested}", fix)
-        # In channels_last, batch norm's gradients there are wrong (pytorch #175189).
+        # With channels_last, batch norm's gradients are wrong on mps (pytorch #175189).
         chosen = replace(settings, precision="fp32", channels_last=False)
         return chosen, "fp32: mixed precision and channels_last are not tried on mps"
     if requested != "auto":
@@ -58,11 +59,14 @@ def choose_precision(
 def time_in_turns(
     options: list[Settings], model: nn.Module, batches: BatchSource
 ) -> dict[Settings, float]:
-    """The least seconds of each option in at most four rounds, of which the last begins in time."""
+    """Minimum seconds per step of each option, over up to four rounds.
+
+    Options that are clearly slower drop out. After TIMING seconds no further round starts.
+    """
     seconds = dict.fromkeys(options, math.inf)
     begin = time.perf_counter()
-    time_step(model, batches, options[0])  # the first of a process starts threads, loads libraries
-    for clearly_slower in (3.0, 1.3, 1.3, 1.3):  # times the fastest; in round 1 caches are cold
+    time_step(model, batches, options[0])  # warm-up: starts threads, loads libraries
+    for clearly_slower in (3.0, 1.3, 1.3, 1.3):  # x the fastest; in round 1 caches are cold
         for option in options:
             seconds[option] = min(seconds[option], time_step(model, batches, option))
         limit = clearly_slower * min(seconds.values())
@@ -73,11 +77,12 @@ def time_in_turns(
 
 
 def name(settings: Settings) -> str:
+    """Precision and layout as text, such as "bf16 channels_last"."""
     return settings.precision + (" channels_last" if settings.channels_last else "")
 
 
 def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> float:
-    """Seconds of one forward and backward pass; the model is left as it was."""
+    """Seconds of one forward and backward pass, on a copy of the model."""
     model = to_layout(copy.deepcopy(model), settings).train()
     images, labels = batches.batch(0)
     wait = torch.get_device_module(images.device).synchronize  # does nothing on the CPU
@@ -89,11 +94,12 @@ def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> flo
 
 
 def to_layout(model: Model, settings: Settings) -> Model:
+    """Convert the model's parameters to the memory layout of `settings`."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     return model.to(memory_format=layout)
 
 
-ALL = "all networks"  # of an ablation
+ALL = "all networks"  # of an ablation: they share one entry
 ENTRY = ("precision", "channels_last", "reason")
 SETTINGS_FILES = (
     "campaign.json",
@@ -105,14 +111,15 @@ def settle(
     path: Path, about: Mapping[str, str], requested: str, device: torch.device,
     models: Mapping[str, Callable[[], tuple[nn.Module, BatchSource]]], group: Group,
 ) -> dict[str, Settings]:  # fmt: skip
-    """Precision and layout of every model: chosen once for a folder of results, kept in `path`.
+    """Precision and layout of every model: chosen once per folder of results, stored in `path`.
 
-    `about` says what else its runs have in common; results of something else, or of another of
-    SETTINGS_FILES, are refused. `models`: what makes the network and the batches to time, by name.
+    `about`: what else all runs in the folder share. Raises UsageError if the folder's results
+    differ in that, or are of the other command of SETTINGS_FILES. `models`: name -> a function that
+    builds the network and the batches to time.
     """
     for name in SETTINGS_FILES:
         if name != path.name and (path.parent / name).exists():
-            what = "another command has its results here"
+            what = "this folder has the results of another command"
             raise UsageError(what, path.parent / name, "choose another --output-dir")
     saved: dict[str, Any] = {**about, "models": {}}
     if path.exists():
@@ -135,7 +142,7 @@ def settle(
         if requested != "auto":
             refuse_mixing(path, "precision", precision, requested)
         settled[model] = Settings(precision=precision, channels_last=layout)
-        group.say(f"Precision of {model} {reason}")
+        group.say(f"Precision of {model} is {reason}")
     if group.first:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, saved)
@@ -143,8 +150,9 @@ def settle(
 
 
 def refuse_mixing(path: Path, key: str, earlier: str, now: str) -> None:
+    """Raise UsageError if `now` differs from the folder's `earlier` value of `key`."""
     if earlier != now:
-        what = f"these results were made with {key} {earlier!r}, and runs are not mixed"
-        ways = {"question": ", or the preset that they are of", "starts": ""}
+        what = f"the results here were made with {key} {earlier!r}, and runs are not mixed"
+        ways = {"question": ", or the preset of these results", "starts": ""}
         way = ways.get(key, f", or --{key} {earlier}")
         raise UsageError(what, path, f"choose another --output-dir{way}")

@@ -1,8 +1,8 @@
-"""Files of results: written whole, and read or refused with advice that does not cost a sound one.
+"""Results files: written atomically; no error message advises deleting an intact one.
 
-row.json       settings and results of one run; there only when the run is finished
-history.csv    a row an epoch
-results.csv    a row a run
+row.json       settings and results of one run; exists only when the run is finished
+history.csv    one row per epoch
+results.csv    one row per run
 """
 
 import csv
@@ -25,13 +25,13 @@ from experiments.plumbing.cli import ResultsError, UsageError
 from zoo.weights.atomic import write_atomic
 
 UNFIT = "a results file is missing, damaged, or of another command or version"
-KEEP_IT = "keep it, and choose another folder; or move it away, and it is made again"
-NAME_IT = "name a whole folder of results, such as runs/quick or runs/transfer-NAME"
-ALL_ROWS = "results.jsonl"  # of experiments.transfer: a row.json a line
-# In the settings of a folder of results; those from before networks started alike lack it.
+KEEP_IT = "keep it, and choose another folder; or move it away, and it is created again"
+NAME_IT = "give a folder of results, such as runs/quick or runs/transfer-NAME"
+ALL_ROWS = "results.jsonl"  # of experiments.transfer: one row.json per line
+# In the settings of a folder of results. Folders from before all arms started alike lack it.
 STARTS = {"starts": "as the residual network of the seed"}
 
-
+# Names and values in files of earlier versions -> those of today.
 RENAMED = {
     '"choose": ': '"holdout": ',
     '"pictures": "': '"dataset_id": "',
@@ -41,43 +41,45 @@ RENAMED = {
 
 
 def write_json(path: Path, content: object) -> None:
+    """Write JSON, atomically."""
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
+    """Write a table of these columns, atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    # A file's name may be bytes that are no text; a table of text has to hold it all the same.
+    # A file name may have bytes that are not UTF-8; they are written as escapes.
     write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def renamed(text: str) -> str:
-    """A run's settings as JSON, in which earlier versions had other names for some of them."""
+    """The JSON of a run's settings, with the names of earlier versions replaced by today's."""
     for old, new in RENAMED.items():
         text = text.replace(old, new)
     return text
 
 
 def parsed(content: bytes, path: Path, needs: Collection[str]) -> dict[str, Any]:
-    """The JSON object in a file's content; ResultsError if there is none that has `needs`."""
+    """The JSON object in a file's content; raises ResultsError if it lacks a key of `needs`."""
     try:
-        found = json.loads(renamed(content.decode()))
+        data = json.loads(renamed(content.decode()))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not found.keys() >= set(needs):
+        data = None
+    if not isinstance(data, dict) or not data.keys() >= set(needs):
         raise ResultsError(UNFIT, path, KEEP_IT)
-    return found
+    return data
 
 
 NEEDS = ("status", "train_loss", "test_error")
 
 
 def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dict | None:
-    """The row of a finished run, None if there is none; refuses a damaged or foreign one.
+    """The row of a finished run, or None; raises ResultsError if it is damaged or of another run.
 
-    `run`: the dataclass that says how it was made; `needs`: what every row has.
+    `run`: the dataclass with the run's settings; `needs`: keys that every row has.
     """
     path = folder / "row.json"
     if not path.exists():
@@ -85,17 +87,17 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     row = parsed(path.read_bytes(), path, ("run", *needs))
     if run is not None and row["run"] != json.loads(json.dumps(asdict(run))):
         fix = "choose another --output-dir, or the options and version that it was made with"
-        raise ResultsError("a finished run with other settings is in the way", path, fix)
+        raise ResultsError("there is a finished run with other settings here", path, fix)
     return row
 
 
 def to_do(folders: Sequence[Path], runs: int, how: str = "") -> str:
-    """What is left of so many `runs`: those of `folders`, some of which may have been begun."""
+    """One line on the runs left to do: those of `folders`, of `runs` in all."""
     if not folders:
-        return f"all {runs} runs are finished, and are not made again"
+        return f"all {runs} runs are finished, and are not repeated"
     begun = sum((folder / "checkpoint.pt").exists() for folder in folders)
-    goes_on = f"; {begun} of them go on from their checkpoints" if begun else ""
-    return f"{len(folders)} of {runs} runs to do{how}{goes_on}"
+    resumed = f"; {begun} of them resume from their checkpoints" if begun else ""
+    return f"{len(folders)} of {runs} runs to do{how}{resumed}"
 
 
 def read_rows(folder: Path, needs: Sequence[str] = NEEDS) -> list[dict]:
@@ -105,20 +107,23 @@ def read_rows(folder: Path, needs: Sequence[str] = NEEDS) -> list[dict]:
 
 
 def say_skipped(row: Mapping) -> str:
-    """The end of a sentence on a run, where fp16 had to skip steps."""
+    """How many steps fp16 had to skip, to be appended to a line on a run; empty for none."""
     skipped = row.get("skipped_steps")  # rows of earlier versions lack it
-    return f"; {skipped} steps skipped, whose gradients overflowed in fp16" if skipped else ""
+    return f"; {skipped} steps skipped: their gradients overflowed in fp16" if skipped else ""
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:
-    """The columns of a run's history.csv."""
+    """The columns of a run's history.csv, by name."""
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     return {name: [float(line[name]) for line in lines] for name in (lines[0] if lines else ())}
 
 
 def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]], fix: str) -> list[dict]:
-    """The rows of a file with these columns, None for an empty cell; ResultsError without any."""
+    """The rows of a file, with these columns converted and None for empty cells.
+
+    Raises ResultsError if a column is missing, or if there are no rows.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             lines = json.loads(renamed(json.dumps(list(csv.DictReader(file)))))
@@ -134,7 +139,7 @@ def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]], fix: str) ->
 
 
 def no_results(path: Path) -> ResultsError:
-    """For a path without rows, why there are none."""
+    """The error for a path without rows, which says why there are none."""
     if (path / "row.json").is_file():
         return ResultsError("this is one run of several", path, f"name {path.parent}")
     what = "there are no finished runs here" if path.exists() else "there is no such folder"
@@ -142,12 +147,12 @@ def no_results(path: Path) -> ResultsError:
 
 
 def is_of_transfer(folder: Path) -> bool:
-    """Whether experiments.transfer has begun to write results into a folder."""
+    """Whether a folder has results of experiments.transfer, complete or not."""
     return any((folder / name).is_file() for name in (ALL_ROWS, "transfer.json"))
 
 
 def lock(output_dir: Path) -> AbstractContextManager:
-    """Held while a command writes into the folder; refuses a second one."""
+    """A lock for the time that a command writes into the folder; UsageError for a second one."""
     output_dir.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(output_dir / ".lock", timeout=0).acquire()
@@ -156,7 +161,7 @@ def lock(output_dir: Path) -> AbstractContextManager:
         raise UsageError("another process is writing results here", output_dir, fix) from None
 
 
-# --- what computed a result ---
+# --- hardware and software that computed a result ---
 
 
 def machine(device: torch.device) -> dict:
@@ -179,7 +184,7 @@ def machine(device: torch.device) -> dict:
 
 
 def cpu_name() -> str:
-    """What Linux calls the processor, or the next best name."""
+    """The processor's name: Linux's if there is one, else Python's."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         return next(line.split(": ", 1)[1] for line in text.splitlines() if "model name" in line)

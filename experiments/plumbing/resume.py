@@ -1,8 +1,8 @@
-"""Training that can be stopped at any moment and ends with the same bits.
+"""Training that can be interrupted at any moment: resumed runs end with the same bits.
 
-The loop is train/loop.py's; here is what happens between its steps: rows of history, checkpoints,
-and the clock. State is all that changes, so a checkpoint is State, the clock, and whose they are.
-It is either whole or not there, and damage is noticed.
+The loop is in train/loop.py. This file adds what happens between its steps: rows of history,
+checkpoints and the clock. A checkpoint holds State, the clock, and the settings of its run. It is
+written atomically, and a checksum detects damage.
 """
 
 import hashlib
@@ -22,21 +22,21 @@ from experiments.train.loop import Batch, BatchSource, Settings, State, starts_e
 from zoo.weights.atomic import write_atomic
 
 MAGIC = b"skipzoo checkpoint, sha256 "
-SAVE_SHARE = 0.02  # of the time, at most, goes into saving checkpoints inside of epochs
+SAVE_SHARE = 0.02  # checkpoints within epochs take at most this share of the time
 
 
 @dataclass
 class Clock:
-    """Seconds, over all attempts at a run."""
+    """Seconds, summed over all attempts at a run."""
 
     total: float = 0.0
     training: float = 0.0  # in steps, without evaluation and saving
-    waiting: float = 0.0  # of these, for the next batch
+    waiting: float = 0.0  # for the next batch; part of the training time
 
 
 @dataclass
 class Timed:
-    """A source of batches with a clock on it."""
+    """A batch source that adds the time spent waiting for batches to a clock."""
 
     batches: BatchSource
     clock: Clock
@@ -45,6 +45,7 @@ class Timed:
         return len(self.batches)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of `step`."""
         begin = time.perf_counter()
         batch = self.batches.batch(step)
         self.clock.waiting += time.perf_counter() - begin
@@ -52,7 +53,7 @@ class Timed:
 
 
 def timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
-    """The same for batches that come one after the other."""
+    """Yield the same batches, and add the time spent waiting for them to the clock."""
     mark = time.perf_counter()
     for batch in batches:
         clock.waiting += time.perf_counter() - mark
@@ -61,11 +62,11 @@ def timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
 
 
 class Stopped(Exception):
-    """Asked to stop in the middle of an evaluation."""
+    """Training or evaluation was asked to stop."""
 
 
 def until_stopped(batches: Iterable[Batch], should_stop: Callable[[], bool]) -> Iterator[Batch]:
-    """The same batches; raises Stopped before the next one once should_stop()."""
+    """Yield the same batches; raise Stopped before the next one once should_stop() is True."""
     for batch in batches:
         if should_stop():
             raise Stopped
@@ -77,13 +78,13 @@ def train_resumably(
     end_epoch: Callable[[], None], progress: Callable[[int], None] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False, save_every: float = 10, group: Group = ALONE,
 ) -> bool:  # fmt: skip
-    """Train to the last step: True; or until should_stop(), with a checkpoint: False.
+    """Train to the last step and return True; or save and return False once should_stop() is True.
 
-    `end_epoch` adds a row to the history, or raises Stopped; then it is called again on resuming.
-    Goes on from the checkpoint at `path` if there is one; it must be `owner`'s. `save_every`:
-    seconds between checkpoints, or more where saving would take over SAVE_SHARE of the time. Of
-    several processes the first saves, and only between epochs, when all are at the same step.
-    Raises Diverged.
+    Resumes from the checkpoint at `path` if there is one, which must belong to `owner`. `end_epoch`
+    adds a row to the history; if it raises Stopped, it is called again on resuming. `save_every`:
+    seconds between checkpoints, or more if saving would take over SAVE_SHARE of the time. Of
+    several processes only the first saves, and only between epochs, when all are at the same step.
+    Raises Diverged, and CheckpointError for a checkpoint that is damaged or of another run.
     """
     resume(state, path, owner, clock)
     saved, save_cost = time.perf_counter(), 0.0
@@ -105,7 +106,7 @@ def train_resumably(
     progress(state.step)
     try:
         evaluated = state.history[-1]["step"] if state.history else 0
-        if epoch_ended() and evaluated < state.step:  # it was stopped before it was evaluated
+        if epoch_ended() and evaluated < state.step:  # stopped before or during the evaluation
             end_epoch()
         mark = time.perf_counter()
         for _ in train(Timed(batches, clock), settings, state, group.is_finite):
@@ -120,7 +121,7 @@ def train_resumably(
             if late if group.size == 1 else ended:
                 save()
             mark = time.perf_counter()
-        save()  # what follows takes time too
+        save()  # the caller's work after training can be interrupted, too
     except Stopped:
         save()
         return False
@@ -130,7 +131,10 @@ def train_resumably(
 
 
 def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
-    """Put the checkpoint at `path`, if there is one, into `state` and `clock`."""
+    """Load the checkpoint at `path`, if there is one, into `state` and `clock`.
+
+    Raises CheckpointError if it is damaged or belongs to another run.
+    """
     if not path.exists():
         return
     saved = load_checkpoint(path)
@@ -143,7 +147,7 @@ def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
-    """torch.save behind one line with its SHA-256: torch itself misses most flipped bits."""
+    """Write one line with a SHA-256, then torch.save's bytes: torch misses most flipped bits."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     body = buffer.getvalue()
@@ -151,10 +155,10 @@ def save_checkpoint(path: Path, content: dict) -> None:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """What save_checkpoint wrote, on the CPU; CheckpointError if a single bit is different."""
+    """The content of a checkpoint, on the CPU; CheckpointError if a single bit has changed."""
     head, _, body = path.read_bytes().partition(b"\n")
     if head != MAGIC + hashlib.sha256(body).hexdigest().encode():
         what = "the checkpoint is damaged, or of another version or command"
-        fix = "choose another --output-dir; or move this file away, and the run starts again"
+        fix = "choose another --output-dir; or move this file away to start the run again"
         raise CheckpointError(what, path, fix)
     return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)

@@ -1,11 +1,11 @@
-"""Counts Ctrl-C and SIGTERM: the first stops the command, the second says so, the third kills it.
+"""Handle Ctrl-C and SIGTERM: the first stops the command, the second warns, the third kills it.
 
-The first signal raises KeyboardInterrupt or Terminated, once. While it is `deferred` it raises
-nothing, and the code inside asks after each step whether to stop. Later signals never raise: an
-exception in the middle of a pool's shutdown leaves parent and workers waiting for each other.
+The first signal raises KeyboardInterrupt or Terminated, once. Inside `deferred` it raises nothing,
+and the code checks after each step whether to stop. Later signals never raise: an exception during
+a pool's shutdown would leave parent and workers waiting for each other.
 
-A thread counts, because Python runs signal handlers between two instructions of the main thread,
-and a backward pass is one instruction.
+A thread counts the signals: Python runs signal handlers between two instructions of the main
+thread, and a backward pass is one instruction.
 """
 
 import contextlib
@@ -23,29 +23,30 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(BaseException):
-    """SIGTERM: like KeyboardInterrupt, not an error, so nothing catches it by accident."""
+    """Raised by SIGTERM. Like KeyboardInterrupt no Exception, so nothing catches it by accident."""
 
 
 @dataclass
 class Asked:
-    """What this process has been asked to do."""
+    """The signals that this process has received."""
 
-    first: int = 0  # the signal that came first; 0: none
+    first: int = 0  # number of the first signal; 0: none
     count: int = 0
     deferring: bool = False
-    raised: bool = False  # also set where there is nothing left to interrupt
+    raised: bool = False  # also set when there is nothing left to interrupt
 
     @property
     def exit_code(self) -> int:
+        """The exit code of a command that was stopped by the first signal."""
         return 128 + self.first  # 130 or 143, as a shell reports it
 
 
 asked = Asked()
-masks: list[set] = []  # of signals that were blocked before a fork
+masks: list[set] = []  # signals that were blocked before a fork
 
 
 def listen() -> None:
-    """Handle signals from here on. A signal that was ignored before stays ignored (nohup)."""
+    """Install the signal handlers. A signal that is ignored already (nohup) stays ignored."""
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     for number in STOPS:
@@ -62,19 +63,21 @@ def listen() -> None:
 
 
 def handle(number: int, _: object) -> None:
+    """Signal handler: raise, unless signals are deferred or one was raised before."""
     asked.first = asked.first or number
     if not (asked.deferring or asked.raised):
         stop()
 
 
 def stop() -> NoReturn:
+    """Raise the exception of the first signal."""
     asked.raised = True
     raise Terminated if asked.first == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Inside, signals raise nothing: ask whether to stop. They raise at the end instead."""
+    """Defer signals to the end of the block; yields a function that says whether to stop."""
     asked.deferring = True
     try:
         yield lambda: bool(asked.first)
@@ -85,7 +88,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 
 def count(reading: socket.socket) -> None:
-    """Runs in a thread: every signal that arrives is a byte with its number."""
+    """Count signals, in a thread: each arrives as one byte with its number."""
     while numbers := reading.recv(1):
         if numbers[0] not in STOPS:
             continue
@@ -93,10 +96,10 @@ def count(reading: socket.socket) -> None:
         asked.count += 1
         saving = asked.deferring and not asked.raised
         if asked.count == 1 and saving:
-            say("stopping: saving what is under way")
+            say("stopping: saving the runs in progress")
         elif asked.count == 2:
             what = "saving" if saving else "ending"
-            say(f"still {what}, please wait; a third time kills it without saving")
+            say(f"still {what}, please wait; a third signal kills it without saving")
         elif asked.count == 3:
             say("killed")
             kill_children()
@@ -104,21 +107,21 @@ def count(reading: socket.socket) -> None:
 
 
 def say(text: str) -> None:
-    """To stderr without a lock: the main thread may hold any, and be stopped for ever."""
+    """Print to stderr without a lock: the main thread may hold one and never release it."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
 
 
 def kill_children() -> None:
-    """Forked ones ignore SIGTERM, with which Python would end them when it exits."""
+    """Kill child processes. Forked ones ignore SIGTERM, which Python would send them at exit."""
     for child in multiprocessing.active_children():
         child.kill()
 
 
 def leave_it_to_the_parent() -> None:
-    """In a forked child: a signal to the group reaches both, and only the parent acts on it.
+    """Ignore signals in a forked child: only the parent acts on a signal to the process group.
 
-    The child shares the parent's socket, so it would count twice. A DataLoader whose worker dies
-    raises in the middle of a step, which then could not be saved.
+    The child shares the parent's socket, so the signal would be counted twice. And a DataLoader
+    whose worker dies raises in the middle of a step, which then could not be saved.
     """
     signal.set_wakeup_fd(-1)  # and both signals stay blocked

@@ -1,4 +1,4 @@
-"""Means with intervals, and what an interval answers."""
+"""Means with confidence intervals, and yes or no answers from them."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class Estimate:
     n: int
 
     def show(self, digits: int, scale: float = 1, sign: str = "") -> str:
-        """`sign`: "+" to show that of positive means, too."""
+        """As text, "mean ± half"; `sign`: "+" to show the sign of positive means, too."""
         if not self.n:
             return "-"
         mean = f"{self.mean * scale:{sign}.{digits}f}"
@@ -22,11 +22,12 @@ class Estimate:
 
     @property
     def signed(self) -> str:
+        """As text with a sign and three decimals."""
         return self.show(3, sign="+")
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Student's t interval of independent values."""
+    """Mean and 95 % interval (Student's t) of independent values."""
     from scipy.special import stdtrit  # slow to import, so only here
 
     n = len(values)
@@ -38,7 +39,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927): holds near 0 and 1, and for small n."""
+    """95 % score interval of a proportion (Wilson 1927), valid near 0 and 1 and for small n."""
     from scipy.stats import binomtest
 
     interval = binomtest(right, n).proportion_ci(method="wilson")
@@ -46,9 +47,9 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def judge(difference: Estimate) -> tuple[str, str]:
-    """Is it above 0? "yes", "no" (it is below) or "cannot tell", and what the interval says."""
+    """Is the difference above 0? "yes", "no" (it is below) or "cannot tell", and the reason."""
     if difference.n < 2:
         return "cannot tell", "has no interval: two seeds or more are needed"
-    if not abs(difference.mean) > difference.half:  # nor if one of them is not a number
+    if not abs(difference.mean) > difference.half:  # also if one of them is not a number
         return "cannot tell", "does not exclude 0"
     return "yes" if difference.mean > 0 else "no", "excludes 0"

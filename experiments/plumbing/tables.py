@@ -10,18 +10,21 @@ from rich.table import Table
 
 
 class Rows(NamedTuple):
-    """A table. Cells may have line breaks, which Markdown joins."""
+    """A table. Cells may have line breaks, which become spaces in Markdown."""
 
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
-    align: Sequence[str] = ("---", "---:")  # of the columns, the last one for all that follow
+    align: Sequence[str] = ("---", "---:")  # of each column; the last one is repeated
 
 
 Part = Rows | str  # a table, or sentences; **bold** in Markdown
 
 
 def print_report(parts: Sequence[Part]) -> None:
-    """Columns as Markdown aligns them; of the first six, only paths are folded."""
+    """Print tables and sentences to the terminal, with columns aligned as in Markdown.
+
+    Of the first six columns, only those with paths wrap.
+    """
     console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
@@ -44,6 +47,7 @@ def aligned(table: Rows) -> list[str]:
 
 
 def markdown(parts: Sequence[Part]) -> str:
+    """Tables and sentences in Markdown, separated by blank lines."""
     texts = []
     for part in parts:
         if isinstance(part, Rows):

@@ -1,11 +1,11 @@
-"""What makes a network another one's equal.
+"""Checks that two networks are equal.
 
-The bug gallery runs all of CHECKS; verify and pytest share their comparison of blocks. Each check
-takes two functions that build a network, ours and theirs, and says what is different, or "".
-Everything is compared to the last bit, but with oracles that sum in another order: with
-those in fp64, since in fp32 an eps of 1e-12 for 1e-6 in ViT's last norm hides in the rounding.
-Weights are shaken first: in a fresh network every norm is 1, 0, 0, 1, and a forgotten or exchanged
-one would not show.
+The bug gallery runs all of CHECKS; verify and pytest use their comparison of blocks. A check takes
+two functions that build a network, ours and theirs, and returns the difference as text, or "".
+Values are compared bit for bit. Oracles that sum in another order are compared in fp64: in fp32,
+rounding would hide an eps of 1e-12 instead of 1e-6 in ViT's last norm. Weights are shaken first: in
+a fresh network every norm has weight 1, bias 0, mean 0 and variance 1, so a missing or exchanged
+norm would not show.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ Make = Callable[[], nn.Module]
 
 
 def shake(model: nn.Module, seed: int = 0) -> None:
-    """Move every parameter and buffer away from its initial value."""
+    """Perturb every parameter and buffer, in place, so that none has its initial value."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
@@ -38,7 +38,7 @@ def shake(model: nn.Module, seed: int = 0) -> None:
 
 
 class Difference(NamedTuple):
-    """The largest difference between two tensors or more, and whether it counts as none."""
+    """The largest absolute difference between tensors, and whether it counts as equal."""
 
     largest: float = 0.0
     equal: bool = True
@@ -48,11 +48,15 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
+        """One word: "equal" (0), "rounding" (within the tolerance) or "DIFFERENT"."""
         return "DIFFERENT" if not self.equal else "rounding" if self.largest else "equal"
 
 
 def difference(ours: Tensor | None, theirs: Tensor | None, rounding: int = 0) -> Difference:
-    """A missing tensor, another shape and a NaN are infinitely different; `rounding`: Oracle's."""
+    """Compare bit for bit, or with the tolerance `rounding`, as in Oracle.
+
+    A missing tensor, another shape or dtype, and NaN are infinitely different.
+    """
     if ours is None or theirs is None or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return Difference(float("inf"), False)
     largest = (ours.double() - theirs.double()).abs().max().item()
@@ -64,34 +68,36 @@ def difference(ours: Tensor | None, theirs: Tensor | None, rounding: int = 0) ->
 
 
 def worst(parts: Iterable[Difference]) -> Difference:
-    """The largest of all; equal if every one is."""
-    found = [Difference(), *parts]
-    return Difference(max(part.largest for part in found), all(part.equal for part in found))
+    """The largest of all differences; equal if all parts are equal."""
+    differences = [Difference(), *parts]
+    return Difference(max(d.largest for d in differences), all(d.equal for d in differences))
 
 
 class Block(NamedTuple):
-    """One block in both networks: what it computed, and how far apart that is."""
+    """A block of both networks, and the differences in what it computed."""
 
     ours: str
     theirs: str
     shape: tuple[int, ...]  # of the output
     evaluation: Difference  # of the output in eval mode
     training: Difference  # of the output in train mode
-    gradients: Difference  # of the loss, by the output and by every parameter
+    gradients: Difference  # of the loss with respect to the output and every parameter
     buffers: Difference  # after the pass in train mode
 
     @property
     def parts(self) -> tuple[Difference, ...]:
+        """All differences, in the order of the dicts that trace() returns."""
         return self.evaluation, self.training, self.gradients, self.buffers
 
     @property
     def overall(self) -> Difference:
+        """The largest of the differences."""
         return worst(self.parts)
 
 
 @contextmanager
 def outputs_of(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects the output of every module that returns a tensor, by name."""
+    """Yield a dict that collects, by name, the output of every module that returns a tensor."""
     outputs: dict[str, Tensor] = {}
 
     def collect(name: str, module: nn.Module, inputs: object, output: object) -> None:
@@ -107,11 +113,11 @@ def outputs_of(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def trace(model: nn.Module, blocks: Iterable[str], images: Tensor) -> list[dict[str, Tensor]]:
-    """What one pass in eval mode, one in train mode and back compute, for each of Block.parts.
+    """Run a pass in eval mode, then a forward and backward pass in train mode.
 
-    Tensors by the name of the block, parameter or buffer.
+    Returns a dict for each of Block.parts: tensors by the name of the block, parameter or buffer.
     """
-    # Not under no_grad: torchvision's ViT would take a fused path with other roundings.
+    # Not under no_grad, where torchvision's ViT takes a fused path that rounds differently.
     with outputs_of(model) as outputs:
         model.eval()(images)
     evaluation = {name: outputs[name].detach() for name in blocks if name in outputs}
@@ -131,7 +137,7 @@ def trace(model: nn.Module, blocks: Iterable[str], images: Tensor) -> list[dict[
 def compare_blocks(
     ours: nn.Module, theirs: nn.Module, oracle: Oracle, dtype: torch.dtype | None = None
 ) -> list[Block]:
-    """Block by block, two networks that have the same weights; in fp64 if rounding is allowed."""
+    """Compare two networks with the same weights block by block; in fp64 if rounding is allowed."""
     dtype = dtype or (torch.float64 if oracle.rounding else torch.float32)
     side = sides_of(theirs, oracle)[0]
     generator = torch.Generator().manual_seed(0)
@@ -153,20 +159,20 @@ def compare_blocks(
 def block_difference(
     block: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rounding: int
 ) -> Difference:
-    """The worst difference among a block's output and the tensors inside of it."""
+    """The largest difference among the tensors of a block: its output, and those inside it."""
     names = {name for name in {*ours, *theirs} if f"{name}.".startswith(f"{block}.")}
     return worst(difference(ours.get(name), theirs.get(name), rounding) for name in names)
 
 
 def sides_of(theirs: nn.Module, oracle: Oracle) -> tuple[int, ...]:
-    """Pixels a side of the images to compare with: a ViT's own, or small ones and large ones."""
+    """Sides of the images to compare with, in pixels: a ViT's image size; a ResNet's 64 and 224."""
     entries = to_our_names(theirs.state_dict(), oracle)
     size = side_of_image({name: tuple(value.shape) for name, value in entries.items()})
     return (size,) if size else (64, 224)
 
 
 def to_our_names(entries: Mapping[str, Tensor], oracle: Oracle) -> dict[str, Tensor]:
-    """Their entries as we spell and divide them: q, k and v are one."""
+    """Their entries under our names; separate q, k and v are concatenated."""
     named = {oracle.in_zoo(name): value for name, value in entries.items()}
     for name in [name for name in named if ".attention.q." in name]:
         parts = [named.pop(name.replace(".q.", f".{letter}.")) for letter in "qkv"]
@@ -178,7 +184,7 @@ def to_our_names(entries: Mapping[str, Tensor], oracle: Oracle) -> dict[str, Ten
 
 
 def output_shape(ours: Make, theirs: Make, oracle: Oracle) -> str:
-    """The logits have the right shape, which is all that many a test asks."""
+    """The logits have the right shape. Many test suites check only this."""
     models = [make().eval() for make in (ours, theirs)]
     side = sides_of(models[1], oracle)[0]
     images = torch.randn(2, 3, side, side)
@@ -188,35 +194,35 @@ def output_shape(ours: Make, theirs: Make, oracle: Oracle) -> str:
 
 
 def parameter_count(ours: Make, theirs: Make, oracle: Oracle) -> str:
-    """There are as many parameters."""
+    """The number of parameters is the same."""
     with torch.device("meta"):
         a, b = (sum(p.numel() for p in make().parameters()) for make in (ours, theirs))
     return "" if a == b else f"{a:,} parameters, not {b:,}"
 
 
 def stage_shapes(ours: Make, theirs: Make, oracle: Oracle) -> str:
-    """Every block's output has the right shape, a ResNet's for small and for large images."""
+    """Every block's output has the right shape; in ResNets, for small and for large images."""
     with torch.device("meta"):
         a, b = ours(), theirs()
     names = oracle.blocks_of(b)
     for side in sides_of(b, oracle):
         ours_at, theirs_at = output_shapes(a, side), output_shapes(b, side)
         for our_name, their_name in names.items():
-            found, wanted = ours_at.get(our_name), theirs_at[their_name]
-            if found != wanted:
-                return f"{our_name} {found}, not {wanted}"
+            actual, expected = ours_at.get(our_name), theirs_at[their_name]
+            if actual != expected:
+                return f"{our_name} {actual}, not {expected}"
     return ""
 
 
 def output_shapes(model: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
-    """Every module's output shape, by name, for one image; nothing is computed."""
+    """Output shape of every module, by name, for one image; `model` is on the meta device."""
     with outputs_of(model) as outputs, torch.no_grad():
         model.eval()(torch.empty(1, 3, side, side, device="meta"))
     return {name: tuple(output.shape) for name, output in outputs.items()}
 
 
 def strict_load(ours: Make, theirs: Make, oracle: Oracle) -> str:
-    """Every entry of their state dict has its place in ours, and the reverse."""
+    """The state dicts have the same entries, with the same shapes."""
     try:
         with_their_weights(ours, theirs, oracle)
     except RuntimeError as error:
@@ -225,7 +231,7 @@ def strict_load(ours: Make, theirs: Make, oracle: Oracle) -> str:
 
 
 def with_their_weights(ours: Make, theirs: Make, oracle: Oracle) -> tuple[nn.Module, nn.Module]:
-    """Their network, shaken, and ours with the same weights; RuntimeError if they do not fit."""
+    """Ours and theirs with the same, shaken weights; RuntimeError if the weights do not fit."""
     a, b = ours(), theirs()
     shake(b)
     a.load_state_dict(to_our_names(b.state_dict(), oracle), strict=True)
@@ -233,7 +239,7 @@ def with_their_weights(ours: Make, theirs: Make, oracle: Oracle) -> tuple[nn.Mod
 
 
 def eval_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
-    """The same weights give the same activations in every block."""
+    """With the same weights, every block has the same output in eval mode."""
     for block in compare_blocks(*with_their_weights(ours, theirs, oracle), oracle):
         if not block.evaluation.equal:
             return f"{block.ours} off by {block.evaluation.largest:.1e}"
@@ -241,7 +247,7 @@ def eval_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
 
 
 def train_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
-    """One pass in train mode and back gives the same activations, gradients and buffers."""
+    """A training pass and its backward pass give the same outputs, gradients and buffers."""
     for block in compare_blocks(*with_their_weights(ours, theirs, oracle), oracle):
         for part in ("training", "gradients", "buffers"):
             if not getattr(block, part).equal:
@@ -250,15 +256,16 @@ def train_parity(ours: Make, theirs: Make, oracle: Oracle) -> str:
 
 
 def seeded_init(ours: Make, theirs: Make, oracle: Oracle) -> str:
-    """Seeded alike, training starts from the same weights."""
+    """With the same seed, the initial weights are the same."""
     a, b = seeded_entries(ours), to_our_names(seeded_entries(theirs), oracle)
     if a.keys() != b.keys():
-        return "other entries"
+        return "the entries have different names"
     different = [name for name in a if not torch.equal(a[name], b[name])]
     return f"{different[0]} and {len(different) - 1} others differ" if different else ""
 
 
 def seeded_entries(make: Make) -> dict[str, Tensor]:
+    """The initial state dict, with seed 1."""
     torch.manual_seed(1)
     return make().state_dict()
 
@@ -273,4 +280,4 @@ CHECKS: dict[str, Check] = {
     "train": train_parity,
     "init": seeded_init,
 }
-NEEDS_WEIGHTS = ("eval", "train")  # cannot run where the strict load fails
+NEEDS_WEIGHTS = ("eval", "train")  # checks that cannot run if the strict load fails

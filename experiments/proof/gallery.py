@@ -1,4 +1,4 @@
-"""The gallery of bugs: which check notices that a network is not what it claims to be.
+"""The gallery of bugs: wrong networks, and which checks catch them.
 
 Half of the bugs were found in repositories that many people learn from (`seen` names them).
 """
@@ -18,11 +18,11 @@ from experiments.proof import vit_bugs as vits
 from experiments.proof.checks import CHECKS, NEEDS_WEIGHTS
 from experiments.proof.oracles import the_oracle
 
-Verdicts = Mapping[str, str | None]  # of each check: the difference, "" for none; None: not run
+Verdicts = Mapping[str, str | None]  # by check: the difference; "": none; None: not run
 
 
 class Bug(NamedTuple):
-    """A wrong network and where it was seen ("": no place is named)."""
+    """A wrong network, and where the bug was seen ("" if nowhere in particular)."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -31,15 +31,17 @@ class Bug(NamedTuple):
 
 
 def resnet_bug(name: str, seen: str = "", **parts: Any) -> Bug:
+    """A ResNet-18 in which `parts` are replaced."""
     return Bug(name, partial(resnets.resnet18, **parts), seen)
 
 
 def vit_bug(name: str, seen: str = "", **parts: Any) -> Bug:
+    """A small ViT in which `parts` are replaced."""
     return Bug(name, partial(vits.broken_vit, **parts), seen, vits.SIZE)
 
 
 def with_copy(build: Callable[[], nn.Module], block: str, place: str) -> nn.Module:
-    """A block built once and copied: equal weights, and only the start shows it."""
+    """A network with a copy of `block` at `place`: only the initial weights are wrong."""
     model = build()
     model.set_submodule(place, copy.deepcopy(model.get_submodule(block)))
     return model
@@ -47,7 +49,7 @@ def with_copy(build: Callable[[], nn.Module], block: str, place: str) -> nn.Modu
 
 BUGS = (
     Bug("stride 2 in stage 1 only", resnets.stride_only_in_the_first_stage, "labml #83, #205"),
-    # The paper's own v1, in the name of v1.5: three of four pixels are never looked at.
+    # The paper's version, under the name of v1.5: it ignores three of four pixels.
     Bug("stride on the 1x1 (v1)", partial(zoo.build, "resnet50", stride_in="conv1"),
         "torchvision #191, dm-haiku #85, flax #3275", "resnet50"),
     resnet_bug("ReLU before the addition", "kuangliu #4", block=resnets.ReluBeforeAddition),
@@ -82,7 +84,7 @@ CORRECT = (
 
 
 def examine(build: Callable[[], nn.Module], model: str) -> Verdicts:
-    """What each check says of a network that claims to be `model`."""
+    """Run every check on a network that claims to be `model`."""
     oracle = the_oracle("torchvision", model)
     verdicts: dict[str, str | None] = {}
     for name, check in CHECKS.items():
@@ -94,11 +96,12 @@ def examine(build: Callable[[], nn.Module], model: str) -> Verdicts:
 
 
 def examine_all(bugs: Iterable[Bug]) -> dict[Bug, Verdicts]:
+    """Run every check on every network, with a progress bar."""
     return {bug: examine(bug.build, bug.model) for bug in Progress(bugs, "networks")}
 
 
 def marks(verdicts: Verdicts, missed: str = "") -> list[str]:
-    """A word a check."""
+    """One word per check: "caught", `missed`, or "-" if it did not run."""
     return ["-" if text is None else "caught" if text else missed for text in verdicts.values()]
 
 
@@ -109,7 +112,7 @@ def totals(verdicts: Iterable[Verdicts]) -> list[str]:
 
 
 def table(verdicts: Mapping[Bug, Verdicts]) -> Rows:
-    """README's: a bug a line, a check a column."""
+    """The table of docs/proof.md: one line per bug, one column per check."""
     lines = [[bug.name, bug.seen, *marks(verdicts[bug])] for bug in verdicts]
     lines.append([f"caught of {len(verdicts)}", "", *totals(verdicts.values())])
     return Rows(["bug", "seen in", *CHECKS], lines, ("---",))

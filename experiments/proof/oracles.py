@@ -1,4 +1,4 @@
-"""The networks of other libraries that ours are compared with, and their names for the blocks."""
+"""Other libraries' networks, with which ours are compared, and their names for our blocks."""
 
 import importlib
 import importlib.util
@@ -23,38 +23,41 @@ TIMM_NAMES = {
     "vit_b_32": "vit_base_patch32_224",
     "vit_l_16": "vit_large_patch16_224",
 }
-SMALL_VITS = tuple(TABLE.keys() - TIMM_NAMES)  # no library has them, but their classes build them
+SMALL_VITS = tuple(TABLE.keys() - TIMM_NAMES)  # libraries build them by class, not by name
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """A library, how to build networks of one family, and which of its modules are our blocks.
+    """A library's networks of one family: how to build them, and which modules are our blocks.
 
-    `rounding` is 0 where its networks are ours to the last bit. Where they do the same arithmetic
-    in another order, so many machine epsilons of a tensor's largest value may be between the two.
+    `rounding` is the tolerance, in machine epsilons of a tensor's largest value. It is 0 if the
+    networks are equal to ours bit for bit, and above 0 if they sum in another order.
     """
 
     dialect: Dialect
-    build: Callable[..., nn.Module]  # from a name, a number of classes, a ViT's size of image
-    blocks: Rules  # (their module, ours)
+    build: Callable[..., nn.Module]  # (name, number of classes; for ViTs also the image size)
+    blocks: Rules  # (their module, our block)
     rounding: int = 0
 
     @property
     def library(self) -> str:
+        """The library's name."""
         return self.dialect.name
 
     @property
     def installed(self) -> bool:
+        """True if the library can be imported."""
         return importlib.util.find_spec(self.library) is not None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What zoo.build needs for a network of theirs: a ViT's eps."""
+        """Settings of zoo.build for a network like theirs: a ViT's eps."""
         eps = self.dialect.requires.get("eps")
         return {"eps": float(eps[0])} if eps else {}
 
     @property
     def title(self) -> str:
+        """The library's name and version."""
         return f"{self.library} {version(self.library)}"
 
     def blocks_of(self, model: nn.Module) -> dict[str, str]:
@@ -64,23 +67,24 @@ class Oracle:
         return {ours: theirs for ours, theirs in named if ours is not None}
 
     def in_zoo(self, name: str) -> str:
-        """Our name for a block or an entry of theirs; `name` itself if we have no such part."""
+        """Our name for one of their blocks or entries; `name` itself if we have no such part."""
         return rename(name, self.blocks) or self.dialect.to_zoo(name) or name
 
     def in_files(self, name: str) -> str:
-        """The name in their files of an entry; transformers' ViT has other names in memory."""
+        """An entry's name in their weight files; transformers' ViT has other names in memory."""
         return self.dialect.from_zoo(self.in_zoo(name)) or name
 
 
 def logits_of(output: Any) -> Tensor:
-    """transformers returns an object with the logits in it."""
+    """The logits in a network's output: transformers wraps them in an object."""
     return output if isinstance(output, Tensor) else output.logits
 
 
-# By name where the library knows it, so that its sizes are compared with zoo.vit's table too.
+# Built by name where possible, so that the sizes in zoo.vit.TABLE are compared too.
 
 
 def torchvision_network(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
+    """torchvision's network, with random weights."""
     models = importlib.import_module("torchvision").models
     if name not in SMALL_VITS:
         size = {"image_size": image_size} if image_size else {}
@@ -93,6 +97,7 @@ def torchvision_network(name: str, num_classes: int, image_size: int | None = No
 
 
 def timm_network(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
+    """timm's network, with random weights."""
     timm = importlib.import_module("timm")
     if name not in SMALL_VITS:
         size = {"img_size": image_size} if image_size else {}
@@ -106,7 +111,7 @@ def timm_network(name: str, num_classes: int, image_size: int | None = None) -> 
 
 
 def transformers_resnet(name: str, num_classes: int) -> nn.Module:
-    """From a configuration like that of microsoft/resnet-50: nothing is downloaded."""
+    """transformers' ResNet, from a configuration like microsoft/resnet-50's, without a download."""
     transformers = importlib.import_module("transformers")
     row = RESNET_TABLE[name]
     basic = row.block is BasicBlock
@@ -120,6 +125,7 @@ def transformers_resnet(name: str, num_classes: int) -> nn.Module:
 
 
 def transformers_vit(name: str, num_classes: int, image_size: int | None = None) -> nn.Module:
+    """transformers' ViT, from a configuration, with random weights."""
     transformers = importlib.import_module("transformers")
     row = TABLE[name]
     config = transformers.ViTConfig(
@@ -131,6 +137,7 @@ def transformers_vit(name: str, num_classes: int, image_size: int | None = None)
 
 
 def rules(ours: Sequence[str], *theirs: str) -> Rules:
+    """Pairs of their names and ours."""
     return tuple(zip(theirs, ours, strict=True))
 
 
@@ -145,15 +152,15 @@ RESNET_ORACLES = {
         "classifier")),
     "timm": Oracle(RESNET_DIALECTS["timm"], timm_network, TORCHVISION_BLOCKS),
 }
-# The stem is what adds the positions; two libraries have a dropout there, of probability 0.
+# The stem ends after the positions are added; in two libraries, with a dropout of p = 0.
 VIT_BLOCKS = ("stem", "blocks.{block}", "norm", "head")
 VIT_ORACLES = {
     "torchvision": Oracle(VIT_DIALECTS["torchvision"], torchvision_network, rules(
         VIT_BLOCKS, "encoder.dropout", "encoder.layers.encoder_layer_{block}", "encoder.ln",
-        "heads.head"), rounding=256),  # it attends in (L, N, D) order
+        "heads.head"), rounding=256),  # its attention has (L, N, D) order
     "transformers": Oracle(VIT_DIALECTS["transformers"], transformers_vit, rules(
         VIT_BLOCKS, "vit.embeddings", "vit.layers.{block}", "vit.layernorm",
-        "classifier"), rounding=256),  # it has three matrices for q, k and v
+        "classifier"), rounding=256),  # q, k and v are three matrices
     "timm": Oracle(VIT_DIALECTS["timm"], timm_network, rules(
         VIT_BLOCKS, "pos_drop", "blocks.{block}", "norm", "head")),
 }
@@ -162,7 +169,7 @@ LIBRARIES = tuple(RESNET_ORACLES)
 
 
 def oracles_of(model: str) -> dict[str, Oracle]:
-    """By library, those of the model's family."""
+    """The oracles of a model's family, by library."""
     return VIT_ORACLES if model in TABLE else RESNET_ORACLES
 
 

@@ -1,4 +1,4 @@
-"""Ours against theirs: weights carried over and back, blocks compared, and a table of many."""
+"""Compare our networks with other libraries': map weights over and back, compare all blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,27 +20,31 @@ from zoo.weights.identify import classes_of
 from zoo.weights.load import open_weights
 from zoo.weights.published import is_published_name
 
-SUMMARY = (*IMAGENET_RESNETS, "vit_b_16", "vit_b_32")  # vit_l_16 alone takes minutes
+SUMMARY = (*IMAGENET_RESNETS, "vit_b_16", "vit_b_32")  # not vit_l_16, which takes minutes
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What one comparison found."""
+    """The result of comparing one network with one library's."""
 
     model: str
     oracle: Oracle
     blocks: list[checks.Block]
     round_trip: Difference  # of their state dict, loaded into ours and exported again
-    start: str | None  # whether seeded initial weights are equal; None: not compared
+    start: str | None  # "equal" if seeded initial weights are; None: not compared
 
     @property
     def overall(self) -> Difference:
+        """The largest difference of all parts; equal only if the initial weights are, too."""
         start = Difference(equal=self.start in (None, "equal"))
         return worst([start, self.round_trip, *(block.overall for block in self.blocks)])
 
 
 def prove(model: str, oracle: Oracle, weights: str | None = None) -> Proof:
-    """Carry weights over the key map in both directions and compare every block."""
+    """Map a state dict to the other library's names and back, and compare every block.
+
+    `weights`: as zoo.build takes them; without them, both have the same random weights, shaken.
+    """
     dialect, start = oracle.dialect.name, None
     if weights is None:
         build_theirs = partial(oracle.build, model, 1000)
@@ -55,14 +59,14 @@ def prove(model: str, oracle: Oracle, weights: str | None = None) -> Proof:
         ours = zoo.build(model, classes, weights=weights)
         theirs = theirs_of(ours, model, oracle)
     exported = zoo.export(ours, dialect)
-    wanted = {oracle.in_files(name): value for name, value in theirs.state_dict().items()}
-    names = {*exported, *wanted}
-    round_trip = worst(checks.difference(exported.get(n), wanted.get(n)) for n in names)
+    expected = {oracle.in_files(name): value for name, value in theirs.state_dict().items()}
+    names = {*exported, *expected}
+    round_trip = worst(checks.difference(exported.get(n), expected.get(n)) for n in names)
     return Proof(model, oracle, checks.compare_blocks(ours, theirs, oracle), round_trip, start)
 
 
 def theirs_of(ours: Network, model: str, oracle: Oracle) -> nn.Module:
-    """Their network for images of the same size, with our weights."""
+    """Their network with our weights, for the same image size."""
     sizes = {"image_size": ours.stem.image_size} if isinstance(ours, ViT) else {}
     theirs = oracle.build(model, ours.head.out_features, **sizes)
     exported = zoo.export(ours, oracle.dialect.name)
@@ -85,14 +89,14 @@ CAPTION = (
 
 
 def report_of(proof: Proof) -> list[Part]:
-    """A line a block, and what holds for the whole network."""
+    """A table with one line per block, and sentences on the whole network."""
     header = ("ours", "output", "eval", "train", "gradients", "buffers", "", "theirs")
     lines = []
     for block in proof.blocks:
         shape, parts = "x".join(map(str, block.shape)), map(str, block.parts)
         lines.append([block.ours, shape, *parts, block.overall.verdict, block.theirs])
     sentences = [
-        f"state dict there and back: largest difference {proof.round_trip}; "
+        f"state dict mapped over and back: largest difference {proof.round_trip}; "
         f"{len(proof.blocks)} blocks: {proof.overall.verdict}"
     ]
     if proof.start:
@@ -103,7 +107,10 @@ def report_of(proof: Proof) -> list[Part]:
 
 
 def verify_summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, str]:
-    """Whether all is equal, a table of SUMMARY and the libraries installed, and what it shows."""
+    """Compare the networks of SUMMARY with all installed `libraries`.
+
+    Returns whether all are equal, the table, and its caption.
+    """
     pairs = [(model, oracles_of(model)[library]) for model in SUMMARY for library in libraries]
     pairs = [(model, oracle) for model, oracle in pairs if oracle.installed]
     proofs = [prove(*pair) for pair in Progress(pairs, "comparing", unit="network")]
@@ -121,9 +128,9 @@ def verify_summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, st
 
 
 def twins_alike() -> tuple[bool, str]:
-    """Whether all plain networks but the largest start as their twins do, and a sentence on it."""
+    """Whether all plain networks (but the largest) start like their twins, and a sentence on it."""
     names = [name for name in zoo.list_models() if name.startswith("plain")]
-    names.remove("plainvit_l_16")  # as plainvit_b_16, and slow to draw
+    names.remove("plainvit_l_16")  # like plainvit_b_16, and slow to initialise
     bar = Progress(names, "initial weights", unit="network")
     others = [name for name in bar if not starts_as_its_twin(name)]
     alike = f"{len(names) - len(others)} of {len(names)} plain networks start from the weights of "
@@ -132,6 +139,7 @@ def twins_alike() -> tuple[bool, str]:
 
 
 def starts_as_its_twin(name: str) -> bool:
+    """True if the same seed gives a plain network the initial weights of its residual twin."""
     plain, residual = (
         checks.seeded_entries(partial(zoo.build, model)) for model in (name, zoo.twin(name))
     )

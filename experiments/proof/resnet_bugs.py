@@ -1,6 +1,6 @@
-"""Networks that look like ResNets and are not: gallery.py lists and examines them.
+"""Wrong ResNets, which gallery.py lists and examines.
 
-Each is a few lines away from zoo/ and returns logits of the right shape.
+Each differs from zoo/ in a few lines and returns logits of the right shape.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,18 @@ def resnet18(
     blocks_per_stage: tuple[int, ...] = TABLE["resnet18"].blocks_per_stage,
     network: type[ResNet] = ResNet,
 ) -> ResNet:
+    """A ResNet-18 in which any part can be replaced."""
     return network(stem(64), block, blocks_per_stage, 64, 1000)
 
 
 def stride_only_in_the_first_stage() -> ResNet:
-    """Every later stage keeps the large maps: the same logits' shape, many times the work."""
-    strides = iter([2])  # then 1 for every block
+    """Later stages keep the large maps: the logits have the same shape, at many times the cost."""
+    strides = iter([2])  # and 1 for all later blocks
     return resnet18(lambda inputs, outputs, stride: BasicBlock(inputs, outputs, next(strides, 1)))
 
 
 class ReluBeforeAddition(BasicBlock):
-    """Nothing negative is ever added, and nothing cuts the sum: the stream can only grow."""
+    """F(x) is never negative, and no ReLU follows the sum: the stream can only grow."""
 
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))
@@ -37,7 +38,7 @@ class ReluBeforeAddition(BasicBlock):
 
 
 class SecondRelu(BasicBlock):
-    """The correction F(x) can no longer be negative."""
+    """F(x) can no longer be negative."""
 
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))
@@ -46,7 +47,7 @@ class SecondRelu(BasicBlock):
 
 
 class SkipForgotten(BasicBlock):
-    """A plain block that still owns a shortcut."""
+    """A plain block that has a shortcut but does not use it."""
 
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))
@@ -64,7 +65,7 @@ class SkipAddedTwice(BasicBlock):
 
 
 class NoNormInTheBlock(BasicBlock):
-    """The branch is no longer scaled before the addition."""
+    """F(x) is not normalised before the addition."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__(in_channels, channels, stride)
@@ -90,14 +91,14 @@ class BiasBeforeNorm(BasicBlock):
 
 
 class PoolWithoutPadding(ImageNetStem):
-    """Maps of 55 instead of 56 pixels a side; later strides round the difference away."""
+    """The map has 55x55 pixels, not 56x56; rounding in the later strides hides this."""
 
     def forward(self, images: Tensor) -> Tensor:
         return max_pool2d(relu(self.norm(self.conv(images))), 3, stride=2)
 
 
 def with_norms(**settings: float) -> ResNet:
-    """Another library's defaults: no shape, count or name shows them."""
+    """A ResNet-18 with other settings of its norms, which no shape, count or name shows."""
     model = resnet18()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -106,7 +107,7 @@ def with_norms(**settings: float) -> ResNet:
 
 
 class FanIn(ResNet):
-    """Where a convolution doubles the channels, weights start too large by sqrt(2)."""
+    """The initial weights of convolutions that double the channels are too large by sqrt(2)."""
 
     def init_weights(self) -> None:
         for module in self.modules():

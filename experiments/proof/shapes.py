@@ -21,18 +21,22 @@ class PartShape(NamedTuple):
     name: str
     shape: tuple[int, ...]  # of the output
     parameters: int
-    flops: int  # of a forward pass; a multiplication and its addition are two
-    receptive_field: str  # pixels of the input that one output pixel or token sees, a side
+    flops: int  # of a forward pass; a multiply-add is two
+    receptive_field: str  # side in input pixels, for one output pixel or token
 
 
 def default_size(model: Network) -> int:
+    """Side in pixels of the images that a network is made for."""
     if isinstance(model, ViT):
         return model.stem.image_size
     return 32 if isinstance(model.stem, CifarStem) else 224
 
 
 def parts(model: Network, size: int) -> list[PartShape]:
-    """The parts in their order, for a batch of one image (1, 3, size, size)."""
+    """Stem, stages or blocks, norm and head in order, for a batch (1, 3, size, size).
+
+    Moves `model` to the meta device.
+    """
     model = model.to("meta").eval()
     with FlopCounterMode(display=False) as counter:
         shapes = output_shapes(model, size)
@@ -47,11 +51,11 @@ def parts(model: Network, size: int) -> list[PartShape]:
 
 
 def receptive_fields(model: Network) -> dict[str, int | str]:
-    """Pixels a side that one pixel after the stem and after each stage depends on.
+    """Side of the receptive field, in input pixels, of a pixel after the stem and each stage.
 
-    Along the longest way, through every F(x). A window of `kernel` reaches (kernel - 1) steps
-    further, and a step is as many input pixels as all the strides before it multiply to. A token
-    of a ViT sees a patch at first, and after one block all of the image.
+    It is that of the longest path, through every F(x). A kernel of size k adds (k - 1) steps. A
+    step is the product of all strides before it, in input pixels. A token of a ViT depends on its
+    patch after the stem, and on the whole image after one block.
     """
     conv = model.stem.conv
     if isinstance(model, ViT):

@@ -1,6 +1,6 @@
-"""Vision transformers that look like ViT and are not: gallery.py lists and examines them.
+"""Wrong vision transformers, which gallery.py lists and examines.
 
-All are of vit2's size, which shows every one of them in a second; nothing in them knows the size.
+All have the size of vit2, at which each bug shows within a second; none depends on the size.
 """
 
 from functools import partial
@@ -22,18 +22,19 @@ def broken_vit(
     mlp: type[MLP] = MLP,
     eps: float = 1e-6,
 ) -> ViT:
+    """A ViT of the size of vit2 in which any part can be replaced."""
     row = TABLE[SIZE]
     patches = stem(row.patch_size, row.width, row.image_size, "align-corners")
     make_block = partial(block, row.width, row.heads, row.hidden, eps)
     model = network(patches, make_block, row.blocks, 1000, eps)
-    for layer in model.blocks:  # after all draws: the same parameters, computed with otherwise
+    for layer in model.blocks:  # same initial parameters, another forward()
         layer.get_submodule("attention").__class__ = attention
         layer.get_submodule("mlp").__class__ = mlp
     return model
 
 
 class NoBiasOnQkv(EncoderBlock):
-    """Parameters that every published file has, and that find no place."""
+    """Biases that every published file has are missing."""
 
     def __init__(self, width: int, heads: int, hidden: int, eps: float) -> None:
         super().__init__(width, heads, hidden, eps)
@@ -41,7 +42,7 @@ class NoBiasOnQkv(EncoderBlock):
 
 
 class NormsAroundThePatches(ViTStem):
-    """Every patch has the same brightness and contrast before anything looks at it."""
+    """The first norm removes the differences in brightness and contrast between patches."""
 
     def __init__(self, patch_size: int, width: int, image_size: int, resizing: str) -> None:
         super().__init__(patch_size, width, image_size, resizing)
@@ -56,7 +57,7 @@ class NormsAroundThePatches(ViTStem):
 
 
 class PostNorm(EncoderBlock):
-    """The norm of Vaswani et al. 2017, on the sum: no stream runs through untouched."""
+    """Norms on the sum, as in Vaswani et al. 2017: every block changes the stream itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x + self.attention(x))
@@ -64,7 +65,7 @@ class PostNorm(EncoderBlock):
 
 
 class KeysForQueries(Attention):
-    """q, k, v read as k, q, v: every token takes where it should give."""
+    """q, k, v are read as k, q, v: the attention matrix is transposed before the softmax."""
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         k, q, v = super().split(x)
@@ -72,7 +73,7 @@ class KeysForQueries(Attention):
 
 
 class HeadsForK(Attention):
-    """K heads of h numbers each, not h heads of K."""
+    """K heads of h numbers each, instead of h heads of K."""
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.qkv(x).unflatten(2, (3, -1, self.heads))
@@ -81,14 +82,14 @@ class HeadsForK(Attention):
 
 
 class TanhGelu(MLP):
-    """The approximation that GPT-2 uses: right to three digits."""
+    """The approximation that GPT-2 uses, correct to three digits."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(gelu(self.fc1(x), approximate="tanh"))
 
 
 class ClassTokenLast(ViTStem):
-    """Every patch has its neighbour's position."""
+    """Each patch gets the position embedding of its neighbour."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv(images).flatten(2).transpose(1, 2)
@@ -96,5 +97,7 @@ class ClassTokenLast(ViTStem):
 
 
 class ReadsTheLastToken(ViT):
+    """The head reads the last token: for ClassTokenLast."""
+
     def features(self, images: Tensor) -> Tensor:
         return self.norm(self.blocks(self.stem(images)))[:, -1]

@@ -1,8 +1,8 @@
-"""One network, trained on images drawn by code, with a line an epoch; nothing is saved.
+"""Train one network on synthetic images, and print one line per epoch; nothing is saved.
 
     python -m experiments.train resnet20
 
-The shortest use of the loop: loop.py, which is to be read first.
+This is the shortest use of the training loop. Read loop.py first.
 """
 
 from dataclasses import dataclass
@@ -12,24 +12,25 @@ import tyro
 from experiments.plumbing import cli
 from experiments.plumbing.cli import doing
 
-SIZE = 12  # pixels a side, as in `make ablation`: a network takes half a minute on a laptop
+SIZE = 12  # side in pixels, as in `make ablation`: training takes half a minute on a laptop
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train one network on images drawn by code, print a line an epoch, and save nothing."""
+    """Train one network on synthetic images, print one line per epoch, and save nothing."""
 
     model: tyro.conf.Positional[str] = "resnet20"
     """A name of zoo.list_models()."""
     epochs: int = 5
-    """How often to see each of the 4,000 training images."""
+    """Passes over the 4,000 training images."""
     lr: float = 0.03
-    """The highest learning rate."""
+    """The highest learning rate of the schedule."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..., or mps (not tried by us)."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
 
 
 def main(options: Options) -> None:
+    """Train the network, and print losses and errors after every epoch."""
     cli.check_numbers(options, {"epochs": (1, 100_000), "lr": (1e-30, 1e30)})
     with doing("loading the libraries"):
         import torch
@@ -42,7 +43,7 @@ def main(options: Options) -> None:
     zoo.check(options.model, {})
     device, why = choose_device(options.device)
     print(f"{options.model}, 4,000 training and 1,000 test images, {SIZE}x{SIZE}; device {why}")
-    make_deterministic(device)  # with one thread: for so small a network faster than several
+    make_deterministic(device)  # with one thread, which is faster for so small a network
     with doing("drawing the images"):
         dataset = synthetic(4000, 1000).resized(SIZE)
     normalize = channel_normalize(dataset.train_images)

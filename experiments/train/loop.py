@@ -27,7 +27,7 @@ class Settings:
     """How to train.
 
     lr, opt, momentum, weight_decay and label_smoothing have the names and meanings of torchvision's
-    training references. batch_size counts the images of all processes; theirs, those of one GPU.
+    training references. batch_size counts the images of all GPUs; torchvision's, those of one.
     """
 
     steps: int = 64_000
@@ -36,13 +36,13 @@ class Settings:
     lr: float = 0.1  # the highest rate of the schedule
     milestones: tuple[int, ...] = (32_000, 48_000)  # "step": divide the rate by 10 at each
     warmup_steps: int = 0  # 400 for ResNet-110, which does not begin to learn at 0.1
-    warmup_lr: float = 0.01  # of "step" until warmup_steps; "cosine" rises linearly to `lr`
+    warmup_lr: float = 0.01  # used by "step" only: "cosine" rises linearly from almost 0
     opt: str = "sgd"  # or "adam", "adamw", with PyTorch's betas
     momentum: float = 0.9
     weight_decay: float = 1e-4  # on all parameters, norms and biases too: the paper excludes none
     label_smoothing: float = 0.0  # Szegedy et al. 2015 (arXiv 1512.00567), section 7
     class_weights: tuple[float, ...] | None = None  # factors of the losses, one per class
-    precision: str = "fp32"  # "bf16", "fp16": autocast for convolutions and products only
+    precision: str = "fp32"  # "bf16", "fp16": matrix products have 16 bits, weights stay float32
     channels_last: bool = True  # memory layout (N, H, W, C): faster on most CPUs and GPUs
 
 
@@ -70,14 +70,17 @@ def starts_epoch(step: int, steps_per_epoch: int, steps: int) -> bool:
 
 
 class BatchSource(Protocol):
-    """Such as data.batches.TensorBatches: batch(step) depends on nothing but the step."""
+    """Any object with these methods, such as data.batches.TensorBatches.
+
+    batch(step) depends on nothing but the step.
+    """
 
     def __len__(self) -> int: ...  # steps per epoch
     def batch(self, step: int) -> tuple[Tensor, Tensor]: ...
 
 
 class Diverged(ArithmeticError):
-    """A step's loss was not finite, or its gradients overflow in fp16 at every scale.
+    """The loss was not finite, or gradients overflow in fp16 at every scale (update_weights).
 
     The parameters are those before the step; running statistics have changed.
     """
@@ -102,7 +105,7 @@ class State:
     seen: int = 0  # images
     lr: float = 0.0  # of the last step, as the optimiser had it
     skipped_steps: int = 0  # of the whole run: steps whose gradients overflowed in fp16
-    history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch, by the caller
 
     # No annotation, so the dataclass does not take it for a field.
     counters = ("step", "loss_sum", "wrong", "seen", "lr", "skipped_steps", "history")
@@ -128,7 +131,7 @@ def start(
 ) -> State:
     """The state before the first step, with an optimiser of all parameters that are not frozen."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Only the first step sees this rate: train() sets it before every step.
+    # The rate does not matter here: train() sets it before every step.
     lr, decay = settings.lr, settings.weight_decay
     optimizer: torch.optim.Optimizer
     if settings.opt == "sgd":
@@ -142,7 +145,10 @@ def start(
 
 
 def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Settings) -> Tensor:
-    """Logits float32 (N, classes), computed with the precision and layout of `settings`."""
+    """Logits float32 (N, classes), computed with the precision and layout of `settings`.
+
+    The model has its layout already (plumbing/precision.py, to_layout).
+    """
     if settings.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     else:
@@ -153,7 +159,7 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Setting
 
 
 def is_finite(loss: Tensor) -> bool:
-    """Whether training may go on; with several processes, callers of train() ask all of them."""
+    """Whether training may go on. For several processes, give train() a version that asks all."""
     return bool(loss.isfinite())
 
 
@@ -165,8 +171,8 @@ def update_weights(state: State) -> None:
     same infinities, skip the same steps and keep the same scale.
     """
     scale = state.scaler.get_scale()  # 1 in fp32 and bf16
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
+    state.scaler.step(state.optimizer)  # no update if a gradient is infinite
+    state.scaler.update()  # then half the scale; twice, after 2,000 good steps
     if state.scaler.get_scale() < 1:
         raise Diverged(state.step, ": gradients overflow in fp16 at every scale")
     state.skipped_steps += state.scaler.get_scale() < scale
@@ -202,7 +208,8 @@ def train(
         )
         optimizer.zero_grad()
         state.scaler.scale(loss).backward()  # scaled: fp16 rounds gradients below 3e-8 to 0
-        if not finite(loss):  # synchronises with the GPU: no update after a loss that is NaN
+        # Asked after backward(), to keep a GPU busy: the CPU waits here for its result.
+        if not finite(loss):
             raise Diverged(state.step)
         update_weights(state)
 
@@ -210,7 +217,7 @@ def train(
         state.step += 1
         state.lr = optimizer.param_groups[0]["lr"]
         state.loss_sum += loss.item() * len(labels)
-        state.wrong += int((logits.argmax(1) != labels).sum())  # synchronises again
+        state.wrong += int((logits.argmax(1) != labels).sum())  # waits again
         state.seen += len(labels)
         yield state
 

@@ -1,1 +1,1 @@
-"""Transfer learning: python -m experiments.transfer. Begin with strategies.py."""
+"""Transfer learning: python -m experiments.transfer. Read strategies.py first."""

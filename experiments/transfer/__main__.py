@@ -1,11 +1,11 @@
-"""Ways of using a pretrained network, and training from scratch, compared on your images.
+"""Compare transfer-learning strategies, and training from scratch, on your images.
 
-    python -m experiments.transfer DIR                          all of them, resnet18, 3 seeds
-    python -m experiments.transfer DIR --strategy finetune      one
-    torchrun --nproc-per-node 2 -m experiments.transfer DIR     with two processes
+    python -m experiments.transfer DIR                          all strategies, resnet18, 3 seeds
+    python -m experiments.transfer DIR --strategy finetune      one strategy
+    torchrun --nproc-per-node 2 -m experiments.transfer DIR     two processes
 
-DIR: train/CLASS/*.jpg with val/ or test/ or both, or one folder of classes, or `cifar10`.
-Then: python -m experiments.predict CHECKPOINT IMAGES
+DIR has train/CLASS/*.jpg and val/ or test/ or both; or one folder per class; or it is `cifar10`.
+To classify images with the result: python -m experiments.predict CHECKPOINT IMAGES
 """
 
 from experiments.plumbing import cli
@@ -14,6 +14,7 @@ from experiments.transfer.options import Options
 
 
 def main(options: Options) -> None:
+    """Import the libraries, then compare the strategies."""
     with doing("loading the libraries"):
         from experiments.transfer import comparison
     comparison.carry_out(options)

@@ -1,4 +1,4 @@
-"""Strategies compared: what is said before, while and after their networks are trained."""
+"""Run a comparison of strategies: train every run, print progress, results and advice."""
 
 import shlex
 import time
@@ -34,11 +34,11 @@ from zoo.weights.atomic import write_atomic
 def settle_precision(
     options: Options, dataset: ImageDataset, device: torch.device, folder: Path, group: Group
 ) -> dict[str, Settings]:
-    """Precision and layout of every model: chosen once for the folder, and remembered there."""
+    """Precision and memory layout of each model: chosen once per folder, and saved there."""
     weights = None if options.weights == "none" else options.weights
 
     def make(name: str) -> tuple[nn.Module, ViewBatches]:
-        few = min(4, len(dataset.labels("train")))  # ratios are the same
+        few = min(4, len(dataset.labels("train")))  # enough to compare step times
         recipe = replace(recipe_of(options), batch_size=few)
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
         job = TransferJob(run, dataset, folder, device, ALONE)
@@ -52,7 +52,7 @@ def run_all(
     runs: list[Transfer], dataset: ImageDataset, folder: Path, device: torch.device, group: Group,
     tensorboard: bool,
 ) -> list[dict]:  # fmt: skip
-    """The row of every run; those already in `folder` are not made again."""
+    """Return the row of every run; train only those that have no row in `folder`."""
     rows = []
     for number, run in enumerate(runs, 1):
         row = read_row(folder / run.name, run, NEEDS)
@@ -80,9 +80,9 @@ def run_all(
 def bar_of(
     run: Transfer, dataset: ImageDataset, title: str, group: Group
 ) -> Iterator[tuple[Callable[[int], None], Callable[[dict, bool], None]]]:
-    """A bar over the images of a run, moved by a step; and what prints a line for an epoch.
+    """Yield progress(step), which moves a bar of images, and say_epoch(), which prints a line.
 
-    A linear probe has no epochs, and so no such lines.
+    For a linear probe, which has no epochs, say_epoch() prints nothing.
     """
     size, epochs, steps = run.recipe.batch_size, run.recipe.epochs, 1
     has_epochs = run.strategy != "linear-probe"
@@ -101,7 +101,7 @@ def bar_of(
 
         def progress(step: int) -> None:
             nonlocal mark
-            if mark is None:  # training begins, or goes on from a checkpoint's step
+            if mark is None:  # training starts, or resumes at a checkpoint's step
                 mark, bar.initial, bar.n = time.perf_counter(), step * size, step * size
                 bar.start_t = bar.last_print_t = time.time()
             bar.update(step * size - bar.n)
@@ -110,6 +110,7 @@ def bar_of(
 
 
 def describe_epoch(row: dict, epochs: int, seconds: float) -> str:
+    """A line with the losses and accuracies of an epoch."""
     train, val = (
         f"{name} loss {row[f'{name}_loss']:.3f} acc {100 * row[f'{name}_accuracy']:.1f} %"
         for name in ("train", "val")
@@ -118,16 +119,19 @@ def describe_epoch(row: dict, epochs: int, seconds: float) -> str:
 
 
 @contextmanager
-def board(folder: Path, wanted: bool) -> Iterator[Callable[[dict], None]]:
-    """What gets every row of the history, and writes it for TensorBoard if that is wanted."""
-    if not wanted:
+def board(folder: Path, enabled: bool) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that writes a history row for TensorBoard if `enabled`, else does nothing.
+
+    Raises UsageError if TensorBoard is not installed.
+    """
+    if not enabled:
         yield lambda row: None
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError(
-            f"TensorBoard is not here: {error}", "--tensorboard", "pip install tensorboard"
+            f"TensorBoard is not installed: {error}", "--tensorboard", "pip install tensorboard"
         ) from error
     with SummaryWriter(str(folder)) as writer:
 
@@ -140,6 +144,7 @@ def board(folder: Path, wanted: bool) -> Iterator[Callable[[dict], None]]:
 
 
 def describe(run: Transfer, row: dict) -> str:
+    """A line with the result of a run."""
     if row["status"] != "finished":
         return f"{run.name}: {row['status']}"
     return (
@@ -149,6 +154,7 @@ def describe(run: Transfer, row: dict) -> str:
 
 
 def carry_out(options: Options) -> None:
+    """Check the options, then run the comparison in every process of the job."""
     check_options(options)
     device, why = choose_device(options.device)
     with processes() as group:
@@ -156,17 +162,18 @@ def carry_out(options: Options) -> None:
 
 
 def compare_strategies(options: Options, device: torch.device, why: str, group: Group) -> None:
+    """Open the dataset, choose the precision, train the missing runs and report all of them."""
     make_deterministic(device, threads=None)
     loaders = CORES if device.type == "cuda" else 0
     more = options.more
     source = Source(options.data, options.train_images, more.test_images, options.skip_bad,
                     more.cache_gb)  # fmt: skip
     group.say(f"Device {why}" + f", {group.size} processes" * (group.size > 1))
-    with doing(f"looking at the images in {options.data}"):
+    with doing(f"listing the images in {options.data}"):
         dataset = open_dataset(source, CORES, loaders if more.workers is None else more.workers)
     options = with_batches_that_fit(options, len(dataset.labels("train")), group)
     say_what(options, dataset, group)
-    if set(options.strategy) != {"linear-probe"}:  # which takes all images at once
+    if set(options.strategy) != {"linear-probe"}:  # a probe needs no full batch
         for size in options.batch_size or (recipe_of(options).batch_size,):
             check_batch_size(size, len(dataset.labels("train")), group.size)
     name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
@@ -176,7 +183,7 @@ def compare_strategies(options: Options, device: torch.device, why: str, group: 
             base = settle_precision(options, dataset, device, folder, group)
         say_notes(dataset, group)  # decoding may have left some out
         runs = plan(options, base, identity(dataset))
-        # Reading a row refuses other settings before any work.
+        # Before any work: read_row() raises ResultsError for rows with other settings.
         todo = [run for run in runs if read_row(folder / run.name, run, NEEDS) is None]
         group.say(to_do([folder / run.name for run in todo], len(runs)))
         if dataset.table and group.first:
@@ -188,16 +195,17 @@ def compare_strategies(options: Options, device: torch.device, why: str, group: 
 
 
 def with_batches_that_fit(options: Options, images: int, group: Group) -> Options:
-    """Where there are too few images for one batch of the recipe: a quarter of them a batch."""
+    """If the images do not fill a batch of the recipe, use batches of a quarter of them."""
     batch = recipe_of(options).batch_size
     if options.batch_size or images >= batch:
         return options
     size = max(2, images // 4 // group.size) * group.size
-    group.say(f"Batches of {size}: {images} images are less than the recipe's {batch}")
+    group.say(f"Batch size {size}: {images} images do not fill the recipe's batch of {batch}")
     return replace(options, batch_size=(size,))
 
 
 def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
+    """Print the dataset and the recipe."""
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in dataset.splits.items())
     group.say(f"Data {dataset.name}: {counts} images, {len(dataset.classes)} classes")
     say_notes(dataset, group)
@@ -208,20 +216,21 @@ def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
     group.say(f"Recipe {options.recipe}: {recipe}")
     if options.weights == "none" and set(options.strategy) != {"scratch"}:
         group.say(
-            "Weights none: every strategy begins with random ones, and nothing is transferred"
+            "Weights none: every strategy starts from random weights, so nothing is transferred"
         )
 
 
 def say_notes(dataset: ImageDataset, group: Group) -> None:
-    """What is odd about the images and has not been said yet."""
+    """Print each of the dataset's notes once."""
     for note in dataset.notes:
         group.say(f"  {note}")
     dataset.notes.clear()
 
 
 def conclude(rows: list[dict], folder: Path) -> None:
+    """Write and print the results; raise NumericError if every run diverged."""
     if not any(row["status"] == "finished" for row in rows):
-        raise NumericError("every run diverged", folder, "a lower --lr in a new --output-dir")
+        raise NumericError("every run diverged", folder, "use a lower --lr and a new --output-dir")
     with doing("drawing the figures"):
         figures = report.write_all(rows, folder)
     print_report(report.report(rows))
@@ -229,10 +238,10 @@ def conclude(rows: list[dict], folder: Path) -> None:
         print(f"figure: {path}")
     print(f"rows, histories and checkpoints: {folder}")
     if IMAGE_CACHE.exists():
-        print(f"decoded images, for the next time: {IMAGE_CACHE} (may be deleted)")
+        print(f"decoded images for the next run: {IMAGE_CACHE} (may be deleted)")
     _, arm = report.choose(rows)
     if arm:
-        best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # not by test, here either
+        best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # never chosen on test
         checkpoint = folder / best["name"] / "best.safetensors"
         minutes, seconds = divmod(round(sum(row["seconds"] for row in rows)), 60)
         accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]

@@ -1,4 +1,4 @@
-"""The figures of a comparison: one colour a strategy.
+"""The figures of a comparison, with one colour per strategy.
 
 draw_curves           loss and accuracy by epoch
 draw_accuracy_time    accuracy against training time
@@ -16,13 +16,15 @@ from matplotlib.ticker import LogLocator
 from experiments.drawing.style import COLOURS, png
 
 PALETTE = (*COLOURS, "#56B4E9", "#D55E00")
-Histories = Sequence[Mapping[str, Sequence[float]]]  # of the seeds of a strategy
+Histories = Sequence[Mapping[str, Sequence[float]]]  # of a strategy, one per seed
 
 
 def draw_curves(path: Path, curves: Mapping[str, Histories]) -> None:
-    """A PNG of histories with keys epoch, train_loss, train_accuracy, val_loss and val_accuracy
-    (0 to 1), lists of one length. Mean over seeds, band from min to max, as far as every seed
-    came; a single point, such as a probe's, becomes a horizontal line.
+    """Draw loss and accuracy by epoch as a PNG: the mean over seeds, and a band from min to max.
+
+    A history has the keys epoch, train_loss, train_accuracy, val_loss and val_accuracy (0 to 1),
+    lists of equal length. Curves end with the shortest history. A single point, such as a probe's,
+    becomes a horizontal line.
     """
     with png(path, 11, 5.4) as figure:
         panels = figure.subplots(1, 2)
@@ -46,6 +48,7 @@ def draw_curves(path: Path, curves: Mapping[str, Histories]) -> None:
 
 
 def draw_histories(panel: Axes, histories: Histories, what: str, length: int, colour: str) -> None:
+    """Draw one strategy's curves of `what`: training dashed, validation solid."""
     epochs = histories[0]["epoch"][:length]
     for part, style, width in (("train", "--", 1.2), ("val", "-", 2.2)):
         values = np.array([history[f"{part}_{what}"][:length] for history in histories])
@@ -62,7 +65,7 @@ def draw_histories(panel: Axes, histories: Histories, what: str, length: int, co
 def draw_accuracy_time(
     path: Path, points: Sequence[tuple[str, float, float, float, float]]
 ) -> None:
-    """A PNG of (name, seconds, half-width, accuracy from 0 to 1, half-width); inf: no error bar."""
+    """A PNG of (name, seconds, half-width, accuracy 0 to 1, half-width) points; inf: no bar."""
     long = max(seconds for _, seconds, *_ in points) >= 120
     unit, second = ("minutes", 60) if long else ("seconds", 1)
     with png(path, 10, 5.6) as figure:
@@ -77,10 +80,10 @@ def draw_accuracy_time(
             )  # fmt: skip
         axes.set(xscale="log", xlabel=f"training time ({unit})", ylabel="accuracy (%)")
         low, high = axes.get_xlim()
-        axes.set_xlim(low / 2, high * 2)  # so wide that there are ticks
+        axes.set_xlim(low / 2, high * 2)  # wide enough to contain ticks
         bottom, top = axes.get_ylim()
         bottom = max(bottom, 0)
-        axes.set_ylim(bottom, min(top, 100 + 0.06 * (100 - bottom)))  # no room for 102 %
+        axes.set_ylim(bottom, min(top, 100 + 0.06 * (100 - bottom)))  # accuracy ends at 100 %
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()

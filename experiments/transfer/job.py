@@ -1,10 +1,10 @@
-"""One transfer: a network, a strategy, a seed, a dataset, a recipe; and the files it leaves.
+"""One run: a network, strategy, seed, dataset and recipe; and the files it writes.
 
-history.csv        a row an epoch, written after each
-checkpoint.pt      everything needed to go on, while the run is not finished
-best.safetensors   the epoch with the highest accuracy on val (the first of equals)
+history.csv        one row per epoch, written after each epoch
+checkpoint.pt      all that resuming needs; deleted when the run is finished
+best.safetensors   the epoch with the highest val accuracy (the first, if several are equal)
 last.safetensors   the last epoch
-row.json           settings and results; there only when the run is finished
+row.json           settings and results; written last, so it marks a finished run
 """
 
 import copy
@@ -39,7 +39,7 @@ from experiments.transfer.probe import (
 from experiments.transfer.recipes import Recipe, evaluation_view, training_view
 from experiments.transfer.strategies import rarity, to_train, training_settings
 
-NEEDS = ("name", "status", "accuracy", "seconds")  # of row.json, by whoever reads it
+NEEDS = ("name", "status", "accuracy", "seconds")  # the keys that row.json must have
 HISTORY_FIELDS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
 )  # fmt: skip
@@ -47,7 +47,7 @@ HISTORY_FIELDS = (
 
 @dataclass(frozen=True)
 class Transfer:
-    """One row of the comparison."""
+    """The settings of one run, which is one row of the comparison."""
 
     strategy: str
     model: str
@@ -55,15 +55,16 @@ class Transfer:
     seed: int
     recipe: Recipe
     base: Settings  # precision and memory layout
-    dataset_id: str = ""  # data.collection.identity of what it is trained and tested on
+    dataset_id: str = ""  # data.collection.identity of the dataset
 
     @property
     def name(self) -> str:
+        """The name of the run's folder."""
         return f"{self.model}-{self.strategy}-batch{self.recipe.batch_size}-seed{self.seed}"
 
     @property
     def owner(self) -> str:
-        """What a checkpoint must have been made with."""
+        """The settings as JSON; a checkpoint with other settings is refused."""
         return json.dumps(asdict(self))
 
 
@@ -71,7 +72,7 @@ load_pretrained = lru_cache(maxsize=2)(pretrained)
 
 
 class TransferJob:
-    """A run under way: what its steps share."""
+    """A run in progress: its images, views, network and clock."""
 
     def __init__(
         self, run: Transfer, dataset: ImageDataset, folder: Path, device: torch.device, group: Group
@@ -79,36 +80,39 @@ class TransferJob:
         self.run, self.set, self.folder, self.device = run, dataset, folder, device
         self.group, self.clock = group, Clock()
         # Only random weights depend on the seed.
-        given, asked = load_pretrained(run.model, run.weights, 0 if run.weights else run.seed)
+        seed = 0 if run.weights else run.seed
+        network, expected = load_pretrained(run.model, run.weights, seed)
         if run.strategy == "scratch" and run.weights:
-            given, _ = load_pretrained(run.model, None, run.seed)  # images shown as to the others
-        self.view = evaluation_view(run.recipe, asked)
+            network, _ = load_pretrained(run.model, None, run.seed)  # with the same view
+        self.view = evaluation_view(run.recipe, expected)
         self.random_view = training_view(run.recipe, self.view)
-        # All of them now: what cannot be decoded is to be known before the first epoch.
+        # Decode all splits now, to report undecodable images before the first epoch.
         self.train_images = dataset.images("train", self.random_view)
         for split in dataset.splits:
             if split != "train":
                 dataset.images(split, self.view)
         self.labels = dataset.labels("train")
-        # Forking beside the threads of several processes' group can hang.
+        # A process group has threads, and forking a process with threads can hang.
         self.loaders = dataset.loaders if group.size == 1 else 0
-        self.model = copy.deepcopy(given)
+        self.model = copy.deepcopy(network)
         torch.manual_seed(run.seed)
-        self.model.head = nn.Linear(given.head.in_features, len(dataset.classes))
+        self.model.head = nn.Linear(network.head.in_features, len(dataset.classes))
         self.model = to_layout(self.model, run.base).to(device)
 
     def epochs(self) -> StepDataset:
+        """The training batches as uint8 random views; this process's share of each."""
         return StepDataset(
             self.train_images, self.labels, self.random_view, self.run.recipe.batch_size,
             self.run.seed, self.group.part,
         )  # fmt: skip
 
     def batches(self) -> ViewBatches:
+        """The training batches, normalised and on the device."""
         several = self.group.size > 1
         return ViewBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
 
     def evaluation_batches(self, images: Images, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Evaluation batches of a split, each process its part."""
+        """The evaluation batches of a split; of several processes, each has its own part."""
         labels, part = self.set.labels(split), self.group.part
         return every_image(images, labels, self.view, 64, self.device, self.loaders, part)
 
@@ -116,32 +120,35 @@ class TransferJob:
         self, model: nn.Module, split: str, settings: Settings,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[float, list[int]]:  # fmt: skip
-        """Mean loss, and 1 for every image that is named right, 0 for the others; or Stopped."""
+        """Mean loss of a split, and for each image 1 if it is classified correctly, else 0.
+
+        Raises Stopped once should_stop() returns True.
+        """
         batches = self.evaluation_batches(self.set.images(split, self.view), split)
-        # The memory layout decides how sums round: with FP32 they are those of predict.
+        # The memory layout affects rounding: in that of FP32 the results equal predict's.
         model = to_layout(model, settings).eval()
-        found = infer(model, until_stopped(batches, should_stop), settings)
-        logits, labels = (self.group.together(tensor) for tensor in found)
+        outputs = infer(model, until_stopped(batches, should_stop), settings)
+        logits, labels = (self.group.together(tensor) for tensor in outputs)
         loss = nn.functional.cross_entropy(logits, labels).item()
         return loss, (logits.argmax(1) == labels).int().tolist()
 
     def probe(self) -> tuple[float, float]:
-        """Give the model the head that fits its features best; loss and accuracy in training."""
+        """Fit the head to the features; return loss and accuracy (0 to 1) on the training set."""
         recipe, classes = self.run.recipe, len(self.set.classes)
         if recipe.probe_lr is None:
-            import sklearn.linear_model  # noqa: F401  now: its import is no time of the probe's
+            import sklearn.linear_model  # noqa: F401  before the clock starts
         epochs = self.epochs()
         sources: list[Images] = [self.set.images("train", self.view)]
         if recipe.probe_views:
-            # Every training image in the random view of one epoch.
+            # One source per epoch of random views.
             views = (partial(epochs.random_view, k) for k in range(recipe.probe_views))
             numbers: Any = range(len(self.labels))
             sources = [MappedImages(numbers, view) for view in views]
         parts, begin = [], time.perf_counter()
         for source in sources:
             batches = timed(self.evaluation_batches(source, "train"), self.clock)
-            found = features_of(self.model, batches, self.run.base)
-            parts.append([self.group.together(tensor) for tensor in found])
+            computed = features_of(self.model, batches, self.run.base)
+            parts.append([self.group.together(tensor) for tensor in computed])
         features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         head = self.model.head
         if recipe.probe_lr is not None:
@@ -166,7 +173,7 @@ class TransferJob:
         self, state: State, train_scores: tuple[float, float],
         on_epoch: Callable[[dict, bool], None], should_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
-        """After an epoch: look at val, keep the best epoch, write the history."""
+        """After an epoch: evaluate on val, save the best epoch, write the history."""
         self.group.agree(state.model)
         val_loss, right = self.answers(state.model, "val", self.run.base, should_stop)
         val_accuracy = sum(right) / len(right)
@@ -189,12 +196,12 @@ class TransferJob:
         finished = status == "finished"
         if finished:
             self.save("last", {"epoch": len(state.history)})
-        self.group.same(None)  # the files are written
+        self.group.same(None)  # wait until the first process has written the files
         scores: dict[str, Any] = {}
         for name, chosen_by in CHOSEN_BY.items() if finished else ():
             loaded = load_model(self.folder / f"{name}.safetensors")
             self.model.load_state_dict(loaded.model.state_dict())
-            if scores.get("epoch") != loaded.metrics["epoch"]:  # else the last one is the best one
+            if scores.get("epoch") != loaded.metrics["epoch"]:  # else last is best
                 scores = {"epoch": loaded.metrics["epoch"]}
                 for split in [split for split in self.set.splits if split != "train"]:
                     loss, right = self.answers(self.model, split, FP32)
@@ -210,6 +217,7 @@ class TransferJob:
         return row
 
     def row(self, state: State, status: str, results: dict) -> dict:
+        """The content of row.json."""
         clock, tested_on = self.clock, self.set.tested_on
         seen = state.step * self.run.recipe.batch_size or len(self.labels)
         return {
@@ -232,6 +240,7 @@ class TransferJob:
         }
 
     def save(self, name: str, metrics: dict) -> None:
+        """Write the network with its metrics to NAME.safetensors, in the first process."""
         if self.group.first:
             save_classifier(
                 self.folder / f"{name}.safetensors", self.run.model, self.model, self.set.classes,
@@ -239,8 +248,8 @@ class TransferJob:
             )  # fmt: skip
 
 
-CHOSEN_BY = {"best": "val accuracy", "last": "nothing"}  # what chose the epoch in each
-PROBED = ("linear-probe", "lp-ft")  # strategies that begin with a probe
+CHOSEN_BY = {"best": "val accuracy", "last": "nothing"}  # what chose the epoch of each file
+PROBED = ("linear-probe", "lp-ft")  # strategies that start with a probe
 
 
 def run_transfer(
@@ -277,7 +286,7 @@ def run_transfer(
 
     batches = job.batches()
     status = "finished"
-    # Several processes do not stop at the same step: their checkpoint is that of the last epoch.
+    # Several processes would stop at different steps, so they save only between epochs.
     stoppable = signals.deferred() if group.size == 1 else nullcontext(lambda: False)
     with stoppable as should_stop:
 
@@ -293,6 +302,6 @@ def run_transfer(
         except Diverged as error:
             status = str(error)
     if not all(values.isfinite().all() for values in job.model.state_dict().values()):
-        # The last loss was computed before the last update, so it does not show this.
+        # The last loss was computed before the last update, so it may still have been finite.
         status = str(Diverged(state.step))
     return job.finish(state, status)

@@ -28,81 +28,81 @@ MORE_LIMITS = {
 
 @dataclass(frozen=True)
 class More:
-    """Rarely needed."""
+    """Rarely needed; those from --weight-decay to --probe-views override the recipe."""
 
     weight_decay: Real = None
-    """On every weight that learns (the recipe's, as all that follow to --probe-views)."""
+    """Weight decay, on all trainable parameters."""
     lr_scheduler: Literal["step", "cosine", "none"] | None = None
-    """step divides by 10."""
+    """Learning-rate schedule; step divides the rate by 10."""
     lr_step_size: Number = None
-    """step: every so many epochs."""
+    """step: epochs between two divisions."""
     lr_warmup_epochs: Number = None
     """Warm-up epochs: linear for cosine, at a tenth of the rate for step."""
     label_smoothing: Real = None
-    """0 to 1."""
+    """Label smoothing, 0 to 1."""
     class_weights: bool = False
-    """Weigh the loss of a class by its rarity."""
+    """Weight the loss of each class by the inverse of its frequency."""
     crop: Literal["resized", "random", "none"] | None = None
-    """Random views: RandomResizedCrop, Resize + RandomCrop, or the whole image."""
+    """Augmentation: RandomResizedCrop, Resize + RandomCrop, or the whole image."""
     scale: tuple[float, float] | None = None
-    """resized: shares of the area."""
+    """resized: lowest and highest share of the image's area in a crop."""
     ratio: tuple[float, float] | None = None
-    """resized: width by height."""
+    """resized: lowest and highest ratio of a crop's width to its height."""
     hflip_prob: Real = None
-    """How often an image is mirrored."""
+    """Probability of a horizontal flip."""
     rotation: Real = None
-    """Degrees, to either side."""
+    """Largest random rotation in degrees, in either direction."""
     probe_l2: Real = None
-    """The penalty of linear-probe's logistic regression."""
+    """L2 penalty of linear-probe's logistic regression."""
     probe_views: Number = None
-    """Random views of every image that linear-probe learns from (0: the image itself)."""
+    """Augmented views per image for linear-probe (0: the image itself, without augmentation)."""
     test_images: Number = None
-    """Evaluate on at most so many of val, and of test."""
+    """Evaluate on at most this many images of val, and of test."""
     cache_gb: float = 4.0
-    """Decode a split once if it fits into so many gigabytes, and at every use if not."""
+    """Decode a split only once if it fits into this many GB on disk, else at each use."""
     workers: Number = None
-    """Processes that load images while training (0 on a CPU; on a GPU one a core, up to 8)."""
+    """Processes that load images during training (0 on a CPU; on a GPU one per core, up to 8)."""
     tensorboard: bool = False
-    """Also write what TensorBoard reads."""
+    """Also write TensorBoard event files."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Transfer a pretrained network to a folder of images, in several ways, and compare them."""
+    """Compare strategies for transferring a pretrained network to a folder of images."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """train/CLASS/ with val/CLASS/ or test/CLASS/ or both; or CLASS/ alone, which is then split;
-    or cifar10, which is downloaded."""
+    """A folder with train/CLASS/ and val/CLASS/ or test/CLASS/ or both; or with CLASS/ only, which
+    is then split; or cifar10, which is downloaded."""
     strategy: Annotated[tuple[StrategyName, ...], tyro.conf.arg(metavar="NAME ...")] = ("all",)
-    """all, or some of finetune, feature-extraction, linear-probe, lp-ft, scratch, moving-bn."""
+    """all, or any of finetune, feature-extraction, linear-probe, lp-ft, scratch, moving-bn."""
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("resnet18",)
-    """Any model of the zoo, plain ones too; several are compared."""
+    """Any model of the zoo, plain ones included; several are compared."""
     weights: str = "DEFAULT"
-    """A published name, a FILE, a URL, hf:OWNER/NAME, or none. A plain network takes its twin's."""
+    """A published name, a FILE, a URL, hf:OWNER/NAME, or none. Plain networks load their twin's."""
     recipe: RecipeName = "default"
-    """Settings by name; --epochs, --lr and so on replace single ones of them."""
+    """A preset of training settings; options such as --epochs and --lr override it."""
     seeds: int = 3
-    """How many: each draws its own head, order and random views."""
+    """Number of seeds; each has its own initial head, image order and augmentation."""
     batch_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
-    """Images a step; several are compared."""
+    """Images per step; several sizes are compared."""
     epochs: Number = None
-    """Epochs; linear-probe has them in the recipe cifar10 only."""
+    """Epochs; linear-probe uses them only in the recipe cifar10."""
     opt: Literal["sgd", "adam", "adamw"] | None = None
     """The optimiser."""
     lr: Real = None
-    """The highest learning rate; that of a head alone keeps its proportion to it."""
+    """Highest learning rate; the rate for training only the head is scaled in proportion."""
     size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
-    """Side of the images that the network sees (as the weights ask)."""
+    """Side of the network's input images (what the weights expect)."""
     squash: bool = False
-    """Evaluate on the whole image, squashed into the square; not on its middle."""
+    """Evaluate on the whole image, squashed to a square, not on its centre crop."""
     train_images: Number = None
-    """Train on at most so many images, the classes in equal shares."""
+    """Train on at most this many images, with balanced classes."""
     skip_bad: bool = False
-    """Go on without images that cannot be decoded."""
+    """Leave out images that cannot be decoded, instead of stopping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto times steps of what the hardware has and takes the fastest."""
+    """auto times steps in every precision of the hardware and takes the fastest."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..., or mps (not tried by us)."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
     output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Where results go; the same command there continues (runs/transfer-DIR)."""
+    """Folder of the results; the same command resumes there (runs/transfer-DIR)."""
     more: Annotated[More, tyro.conf.OmitArgPrefixes] = field(default_factory=More)

@@ -1,4 +1,4 @@
-"""What the command line asks experiments.transfer to do: checks, the recipe, the runs."""
+"""From the command line to a recipe and a list of runs, with checks of the options."""
 
 import itertools
 from dataclasses import fields, replace
@@ -15,10 +15,10 @@ from experiments.transfer.strategies import STRATEGIES
 
 
 def recipe_of(options: Options) -> Recipe:
-    """The named recipe with what the command line changes: every option that it has, too."""
-    recipe, given = RECIPES[options.recipe], vars(options.more) | vars(options)
+    """The named recipe, with the settings that options of the same names override."""
+    recipe, values = RECIPES[options.recipe], vars(options.more) | vars(options)
     names = [setting.name for setting in fields(Recipe) if setting.name != "batch_size"]
-    named = {name: given.get(name) for name in names}
+    named = {name: values.get(name) for name in names}
     changes = {k: v for k, v in named.items() if v is not None and v is not False}
     if options.lr:
         changes["head_lr"] = options.lr * recipe.head_lr / recipe.lr
@@ -30,7 +30,7 @@ def recipe_of(options: Options) -> Recipe:
 
 
 def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[Transfer]:
-    """Every model, batch size, strategy and seed; one seed of everything first."""
+    """One run per model, batch size, strategy and seed; those of the first seed come first."""
     strategies = STRATEGIES if "all" in options.strategy else options.strategy
     recipe, weights = recipe_of(options), None if options.weights == "none" else options.weights
     sizes = options.batch_size or (recipe.batch_size,)
@@ -49,28 +49,28 @@ def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[T
             dataset_id,
         )
         for seed, model, size, strategy in combinations
-        if strategy != "moving-bn" or "vit" not in model  # without batch norms
+        if strategy != "moving-bn" or "vit" not in model  # ViTs have no batch norms
     ]
 
 
 def check_options(options: Options) -> None:
-    """UsageError or zoo.ModelError for what can be seen to be wrong before any work."""
+    """Raise UsageError or zoo.ModelError for wrong options, before any work."""
     cli.check_numbers(options, LIMITS)
     cli.check_numbers(options.more, MORE_LIMITS)
     for name in ("scale", "ratio"):
         low, high = getattr(options.more, name) or (0, 1)
         if low > high:
             raise UsageError(
-                f"--{name} is not a range", f"--{name} {low} {high}", "the smaller number first"
+                f"--{name} is not a range", f"--{name} {low} {high}", "give the lower number first"
             )
     for name in ("model", "strategy"):
         if not getattr(options, name):
-            raise UsageError(f"--{name} names nothing", f"--{name}", "give a name, or leave it out")
+            raise UsageError(f"--{name} needs a name", f"--{name}", "give a name, or leave it out")
     for name in options.model:
         zoo.check(name, {"image_size": options.size} if "vit" in name and options.size else {})
         if "vit" in name and set(options.strategy) == {"moving-bn"}:
             raise UsageError(
-                f"{name} has no batch norms whose statistics could move",
+                f"{name} has no batch norms, so no statistics that could move",
                 "--strategy moving-bn",
                 "choose a ResNet, or feature-extraction",
             )

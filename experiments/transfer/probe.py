@@ -1,7 +1,7 @@
-"""The linear probe: features once, then logistic regression on them.
+"""The linear probe: compute the features once, then fit a logistic regression to them.
 
-A frozen network gives an image the same features in every epoch, so computing them 25 times, as a
-training loop does, is 24 times too many. What is left is a convex problem with one answer.
+A frozen network computes the same features of an image in every epoch, so a training loop of 25
+epochs computes them 24 times too often. Fitting the head is a convex problem with one solution.
 Dimension key: N images, C features, K classes.
 """
 
@@ -19,18 +19,18 @@ from experiments.train.loop import Settings, infer, start, train
 from zoo.networks import Network
 
 NEVER = -1e4  # the bias of a class without images
-STEPS = 500  # of L-BFGS, at most; it stops by itself where the gradient vanishes
+STEPS = 500  # of L-BFGS, at most; it stops earlier once the gradient vanishes
 
 
 def features_of(
     model: Network, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Features float32 (N, C) and labels (N,) of every image, computed in eval mode, on the CPU."""
+    """Features float32 (N, C), computed in eval mode, and labels (N,); returned on the CPU."""
     return infer(to_layout(fused(model), settings).features, batches, settings)
 
 
 def fused(model: Network) -> Network:
-    """A copy that computes the same in eval mode, its norms multiplied into their convolutions."""
+    """A copy with its norms folded into the convolutions; in eval mode it computes the same."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         for number in ("", "1", "2", "3"):
@@ -47,23 +47,23 @@ def logistic_regression(
 ) -> tuple[Tensor, Tensor]:
     """Weight (K, C) and bias (K,) that minimise mean cross-entropy + l2 / 2 * |weight|^2.
 
-    The penalty is on the weights of standardised features, so that it treats all alike; what is
-    returned is for the features as they are. float64, by L-BFGS from zero: no seed, one answer.
-    `weights` (K,): one a class, of its losses. A class without images is never predicted.
-    NumericError for features that are no numbers.
+    The penalty is on the weights of standardised features, so that it does not depend on their
+    scales; the returned weight is for the original features. Computed in float64 by L-BFGS from
+    zero: no seed, one solution. `weights` (K,): factors of the losses, one per class. A class
+    without images is never predicted. Raises NumericError for features that are not finite.
     """
     from sklearn.linear_model import LogisticRegression  # slow to import, so only here
     from sklearn.preprocessing import StandardScaler
 
     if not features.isfinite().all():
-        fix = "choose other --weights, or --precision fp32"
-        raise NumericError("features that the network computes are no numbers", "its probe", fix)
+        what, fix = "features are not finite", "choose other --weights, or --precision fp32"
+        raise NumericError(what, "the linear probe", fix)
     present = labels.unique()
     scaler = StandardScaler().fit(features.double().numpy())
     x, y = scaler.transform(features.double().numpy()), labels.numpy()
     mass = None if weights is None else weights.double().numpy()[y]
     total = len(y) if mass is None else mass.sum()
-    # scikit-learn sums losses, and of two classes it penalises the difference of their weights.
+    # scikit-learn sums the losses; for two classes it penalises the difference of their weights.
     inverse = (2 if len(present) == 2 else 1) / (max(l2, 1e-12) * total)
     model = LogisticRegression(C=inverse, tol=1e-7, max_iter=STEPS).fit(x, y, mass)
     weight, bias = torch.from_numpy(model.coef_ / scaler.scale_), torch.from_numpy(model.intercept_)
@@ -76,7 +76,7 @@ def logistic_regression(
 
 
 class FeatureBatches:
-    """Shuffled batches of features: the contract of data/batches.py, one row an image."""
+    """Shuffled batches of features, one row per image; same interface as data/batches.py."""
 
     def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
         self.features, self.labels = features, labels
@@ -86,6 +86,7 @@ class FeatureBatches:
         return len(self.labels) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Features (N, C) and labels (N,) of one step."""
         epoch, place = divmod(step, len(self))
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
         here = torch.from_numpy(order[place * self.batch_size : (place + 1) * self.batch_size])
@@ -94,6 +95,6 @@ class FeatureBatches:
 
 
 def probe_by_sgd(head: nn.Linear, batches: FeatureBatches, settings: Settings) -> None:
-    """Train the head alone with the loop that trains everything else."""
+    """Train the head on features, with the same loop as all other training."""
     for _ in train(batches, settings, start(head, settings)):
         pass

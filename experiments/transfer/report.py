@@ -1,4 +1,4 @@
-"""What the strategies came to: a table, a sentence, curves, accuracy against time."""
+"""Results of the strategies: a table, a recommendation, curves, accuracy against time."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights.atomic import write_atomic
 
-NOTEBOOKS = "as in most notebooks"  # what the table calls the strategy moving-bn
+NOTEBOOKS = "as in most notebooks"  # the name of the strategy moving-bn in the table
 FIELDS = (
     "model", "weights", "strategy", "seed", "batch_size", "recipe_opt", "recipe_lr", "epochs",
     "status", "train_images", "val_images", "test_images", "tested_on", "accuracy",
@@ -36,26 +36,27 @@ FIELDS = (
 
 
 def flatten(row: dict) -> dict:
-    """What row.json has in groups, as one dict with the keys of FIELDS."""
+    """The content of row.json as a flat dict with the keys of FIELDS."""
     run, recipe = row["run"], row["run"]["recipe"]
     flat = {**run["base"], **recipe, **run, **row["versions"], **row}
     flat |= {f"{name}_images": count for name, count in row["images"].items()}
     flat |= {"recipe_opt": recipe["opt"], "recipe_lr": recipe["lr"]}
     if run["weights"] and "://" not in run["weights"] and not run["weights"].startswith("hf:"):
-        flat["weights"] = Path(run["weights"]).name  # what is published names no one's folders
+        flat["weights"] = Path(run["weights"]).name  # never publish the user's folder names
     return {key: flat.get(key) for key in FIELDS}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The seeds of one strategy, model and batch size."""
+    """The runs of one strategy, model and batch size, which differ in their seeds."""
 
     label: str
     strategy: str
-    rows: list[dict]  # the finished ones, by seed
-    started: int
+    rows: list[dict]  # of finished runs, sorted by seed
+    started: int  # number of runs, finished or diverged
 
     def mean(self, key: str) -> Estimate:
+        """Mean of a value over seeds, with its 95 % interval."""
         return estimate([row[key] for row in self.rows if row[key] is not None])
 
     def __str__(self) -> str:
@@ -63,18 +64,19 @@ class Arm:
 
 
 def arms(rows: Sequence[dict]) -> list[Arm]:
+    """Group rows by model, batch size and strategy; labels name only what differs."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["run"]["seed"]):
         run = row["run"]
         groups[run["model"], run["recipe"]["batch_size"], run["strategy"]].append(row)
     several = [len({key[i] for key in groups}) > 1 for i in (0, 1)]
-    found = []
+    grouped = []
     for (model, batch_size, strategy), group in groups.items():
         name = NOTEBOOKS if strategy == "moving-bn" else strategy
         label = " ".join([name] + [model] * several[0] + [f"batch {batch_size}"] * several[1])
         finished = [row for row in group if row["status"] == "finished"]
-        found.append(Arm(label, strategy, finished, len(group)))
-    return found
+        grouped.append(Arm(label, strategy, finished, len(group)))
+    return grouped
 
 
 HEADER = (
@@ -83,6 +85,7 @@ HEADER = (
 
 
 def table(rows: Sequence[dict]) -> Rows:
+    """One line per arm, with the columns HEADER."""
     lines = []
     for arm in arms(rows):
         n = f"{len(arm.rows)}" + (f" of {arm.started}" if len(arm.rows) < arm.started else "")
@@ -102,19 +105,20 @@ def table(rows: Sequence[dict]) -> Rows:
 
 
 def waiting(rows: Sequence[dict]) -> float:
-    """Share of the training time spent waiting for images."""
+    """Share (0 to 1) of the training time that was spent waiting for images."""
     training = sum(row["training_seconds"] for row in rows)
     return sum(row["waiting_seconds"] for row in rows) / training if training else 0.0
 
 
 def bound_by(row: dict) -> str:
-    """What a run waited for."""
+    """Say whether loading images or computing took most of a run's training time."""
     share = waiting([row])
     what = "loading images" if share > 0.5 else "computing"
     return f"bounded by {what} ({100 * share:.0f} % of its training time went into loading)"
 
 
 def caption(rows: Sequence[dict]) -> str:
+    """The text under the table: data, weights, settings, uncertainty and hardware."""
     first = rows[0]
     run, images, on = first["run"], first["images"], first["tested_on"]
     counts = ", ".join(f"{count:,} {name}" for name, count in images.items())
@@ -137,14 +141,15 @@ def caption(rows: Sequence[dict]) -> str:
 
 
 def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
-    """A sentence on which strategy to choose here: the quickest of those as good as the best.
+    """A sentence that recommends the fastest of the strategies that match the best, and its arm.
 
-    As good as: the 95 % interval of the best one's lead does not exclude 0.
+    A strategy matches the best if the 95 % interval of the best one's lead includes 0. Where
+    nothing can be recommended, the arm is the best one, or None if no run finished.
     """
     running = [arm for arm in arms(rows) if arm.rows and arm.strategy != "moving-bn"]
     if not running:
         return "Nothing to choose from: no run of these strategies finished.", None
-    # Of equals the quickest.
+    # If several are equally accurate: the fastest.
     best = max(running, key=lambda arm: (arm.mean("accuracy").mean, -arm.mean("seconds").mean))
     others = [arm for arm in running if arm is not best]
     leads = {arm.label: lead(best, arm) for arm in others}
@@ -174,20 +179,21 @@ def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
 
 
 def points(value: Estimate) -> str:
+    """A lead in percentage points, with its interval."""
     return f"{value.show(1, 100)} points (n = {value.n}, paired by seed and image, 95 %)"
 
 
 def lead(best: Arm, other: Arm) -> Estimate:
-    """By how much `best` is more accurate, over the seeds that both have.
+    """The lead of `best` in accuracy (0 to 1): mean over the seeds that both have.
 
-    Its half-width allows for both kinds of chance: other seeds, and other images.
+    The half-width of its interval includes the variation over seeds and that over images.
     """
     theirs = {row["run"]["seed"]: row for row in other.rows}
     pairs = [(row, theirs[row["run"]["seed"]]) for row in best.rows if row["run"]["seed"] in theirs]
     seeds = estimate([first["accuracy"] - second["accuracy"] for first, second in pairs])
     if not pairs:
         return seeds
-    # For every image, how much more often the one names it right than the other.
+    # Per image: the lead in the share of seeds that classify it correctly.
     right = np.array([[[int(r) for r in row["right"]] for row in pair] for pair in pairs])
     differences = (right[:, 0] - right[:, 1]).mean(0)
     if len(differences) < 2:
@@ -197,11 +203,15 @@ def lead(best: Arm, other: Arm) -> Estimate:
 
 
 def report(rows: Sequence[dict]) -> list[Part]:
+    """The table, its caption and the recommendation."""
     return [table(rows), caption(rows), f"**{choose(rows)[0]}**"]
 
 
 def report_of(folder: Path) -> list[Part]:
-    """The report of what the last command compared; of an interrupted one, of finished runs."""
+    """The report of the last command; if it was interrupted, of all runs finished so far.
+
+    Raises ResultsError without any.
+    """
     path = folder / ALL_ROWS
     if path.is_file():
         rows = [parsed(row, path, ("run", *NEEDS)) for row in path.read_bytes().splitlines()]
@@ -209,31 +219,31 @@ def report_of(folder: Path) -> list[Part]:
         rows = sorted(read_rows(readable(folder), NEEDS), key=planned_order)
     if not rows:
         raise no_results(folder)
-    more = "the command that made them makes those that are not"
+    more = "repeat the command to train the others"
     return report(rows) + ([] if path.is_file() else [f"{len(rows)} runs are finished; {more}"])
 
 
 def planned_order(row: dict) -> tuple:
-    """Where experiments.transfer has a run: one seed of everything first."""
+    """A sort key for the order in which experiments.transfer trains: by seed first."""
     run = row["run"]
     size, strategy = run["recipe"]["batch_size"], STRATEGIES.index(run["strategy"])
     return run["seed"], run["model"], size, strategy
 
 
 def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
-    """results.csv, results.jsonl and the figures."""
-    # matplotlib loads only here: a transfer prints its first line without waiting for it.
+    """Write results.csv, results.jsonl and the figures; return the paths of the figures."""
+    # Imported here, so that a transfer prints its first line without waiting for matplotlib.
     from experiments.transfer.figures import draw_accuracy_time, draw_curves
 
     write_csv(folder / "results.csv", map(flatten, rows), FIELDS)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomic(folder / ALL_ROWS, text.encode())
-    shown = [arm for arm in arms(rows) if arm.rows]
-    if not shown:
+    drawn = [arm for arm in arms(rows) if arm.rows]
+    if not drawn:
         return []
-    curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in shown}
+    curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in drawn}
     draw_curves(folder / "curves.png", curves)
-    ends = [(arm.label, arm.mean("seconds"), arm.mean("accuracy")) for arm in shown]
+    ends = [(arm.label, arm.mean("seconds"), arm.mean("accuracy")) for arm in drawn]
     spread = [(label, time.mean, time.half, acc.mean, acc.half) for label, time, acc in ends]
     draw_accuracy_time(folder / "accuracy_time.png", spread)
     return [folder / "curves.png", folder / "accuracy_time.png"]

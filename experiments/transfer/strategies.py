@@ -1,12 +1,12 @@
-"""Ways of transferring what a network has learned to other images.
+"""Strategies for transferring a pretrained network to other images.
 
-finetune            every weight goes on learning, from the pretrained ones
-feature-extraction  only a new head learns, on random views; frozen means frozen
-linear-probe        the same head, found by logistic regression on features computed once
-lp-ft               linear-probe first, then fine-tuning at a low rate (Kumar et al. 2022)
-scratch             no pretrained weights: what they are worth
-moving-bn           feature-extraction as in most notebooks: requires_grad is off, and train()
-                    leaves the batch norms' running statistics moving (pytorch #86590)
+finetune            train all weights, starting from the pretrained ones
+feature-extraction  train a new head on augmented images; all else is frozen, statistics included
+linear-probe        fit the same head by logistic regression, on features computed once
+lp-ft               linear-probe first, then fine-tune at a low rate (Kumar et al. 2022)
+scratch             train all weights, starting from random ones, for comparison
+moving-bn           feature-extraction as in most notebooks: requires_grad is off, but train()
+                    keeps updating the running statistics of batch norms (pytorch #86590)
 """
 
 from dataclasses import replace
@@ -20,14 +20,14 @@ from zoo.networks import Network
 
 STRATEGIES = ("finetune", "feature-extraction", "linear-probe", "lp-ft", "scratch", "moving-bn")
 HEAD_ONLY = ("feature-extraction", "linear-probe", "moving-bn")
-LOW = 0.1  # of `lr`, for fine-tuning after a probe: a head that fits need not be found again
+LOW = 0.1  # factor of `lr` for fine-tuning after a probe, since the head already fits
 
 
 class Frozen(nn.Module):
-    """A network of which only the head learns.
+    """A network in which only the head is trained.
 
-    Batch norms use the statistics that they came with: in eval mode they compute with them and
-    leave them alone. `moving` is the mistake of leaving them in train mode.
+    Batch norms stay in eval mode: they use their running statistics and do not update them.
+    `moving` reproduces the common mistake of leaving them in train mode.
     """
 
     def __init__(self, model: Network, moving: bool = False) -> None:
@@ -37,6 +37,7 @@ class Frozen(nn.Module):
         model.head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "Frozen":
+        """Set the mode; the network itself stays in eval mode, unless `moving`."""
         super().train(mode)
         if not self.moving:
             self.model.eval()
@@ -49,7 +50,7 @@ class Frozen(nn.Module):
 
 
 def to_train(strategy: str, model: Network) -> nn.Module:
-    """What the loop trains: the network, or the network with all but its head frozen."""
+    """The module to train: the network itself, or Frozen around it."""
     if strategy in HEAD_ONLY:
         return Frozen(model, moving=strategy == "moving-bn")
     return model
@@ -63,7 +64,7 @@ def training_settings(
     classes: int,
     base: Settings,
 ) -> Settings:
-    """The loop's settings, in steps; `base` has the precision and layout."""
+    """Settings of the training loop, in steps; precision and memory layout come from `base`."""
     lr = recipe.head_lr if strategy in HEAD_ONLY else recipe.lr
     if strategy == "lp-ft":
         lr *= LOW
@@ -87,9 +88,9 @@ def training_settings(
 
 
 def rarity(labels: Tensor, classes: int) -> tuple[float, ...]:
-    """A weight a class, inverse to how often it comes, 1 on average over the images.
+    """Class weights, inverse to class frequency, with mean 1 over the images.
 
-    0 for a class without images, which has no losses to weigh.
+    The weight of a class without images is 0.
     """
     counts = labels.bincount(minlength=classes).double()
     weights = len(labels) / ((counts > 0).sum() * counts)

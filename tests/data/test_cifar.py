@@ -156,7 +156,7 @@ def test_without_a_network_the_message_names_file_and_folder(served, monkeypatch
 
 def test_a_part_of_cifar_is_refused_with_its_counts(tmp_path):
     make_tree(tmp_path, classes=cifar.CLASSES)
-    words = ("train has 30 images where 50,000 belong", "5,000 of a class")
+    words = ("train has 30 images instead of 50,000", "5,000 per class")
     refused(lambda: cifar10(tmp_path), *words)
     assert is_cifar10(tmp_path)
 

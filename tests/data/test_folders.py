@@ -233,7 +233,7 @@ def test_zips_keep_all_images_of_one_name_whatever_is_above_them(tmp_path):
 def test_a_zip_of_thousands_of_folders_in_each_other_takes_no_time(tmp_path):
     with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
         archive.writestr("a/" * 20_000 + "0.png", b"")
-    refused_by(lambda: scan_listing(listing_of(tmp_path / "deep.zip")), "too many folders deep (1)")
+    refused_by(lambda: scan_listing(listing_of(tmp_path / "deep.zip")), "nested too deeply (1)")
 
 
 def test_classes_beside_a_zip_without_images_are_read(tmp_path):
@@ -247,7 +247,7 @@ def test_zips_beside_what_they_were_unpacked_to_do_not_count_twice(tmp_path):
     zipped(tmp_path / "tree", tmp_path / "tree" / "all.zip")
     found = scan_listing(listing_of(tmp_path / "tree"))
     assert found.splits == expected.splits
-    assert note(found, "left out, in no class").endswith("(1): all.zip")
+    assert note(found, "left out, not in a class").endswith("(1): all.zip")
 
 
 def test_a_damaged_zip_is_refused(tmp_path):
@@ -294,7 +294,7 @@ def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):
     assert note(found, "left out, hidden") == (
         "left out, hidden (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
     )
-    assert note(found, "left out, in no class folder of images").endswith(
+    assert note(found, "left out, not in a class folder with images").endswith(
         " (6): README.md, extra, loose.jpg, train/wasp, val/9.jpg and 1 more"
     )
 
@@ -302,7 +302,7 @@ def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):
 def test_a_test_folder_without_labels_is_left_out(tmp_path):
     found = scan(given_tree(tmp_path, "test/0.jpg", "test/1.jpg"))
     assert list(found.splits) == ["train", "val"]
-    assert note(found, "left out, in no class").endswith("(3): test, test/0.jpg, test/1.jpg")
+    assert note(found, "left out, not in a class").endswith("(3): test, test/0.jpg, test/1.jpg")
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -476,9 +476,7 @@ def test_class_names_that_look_the_same_are_named(tmp_path):
     apart, joined = (unicodedata.normalize(form, "개미") for form in ("NFD", "NFC"))
     found = scan(make(tmp_path, *many("Ant", "ant", "bee", apart, joined)))
     assert len(found.classes) == 5
-    assert note(found, "odd, names of classes that differ").endswith(
-        f"(4): Ant, ant, {apart}, {joined}"
-    )
+    assert note(found, "odd, class names that differ").endswith(f"(4): Ant, ant, {apart}, {joined}")
 
 
 def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):

@@ -97,7 +97,7 @@ def test_k_is_clipped_to_the_classes(folder, checkpoint):
     model, file = load_model(checkpoint), next(folder.glob("*/*.png"))
     assert len(predict(model, file)) == 3
     assert len(predict(model, file, k=2)) == 2
-    with pytest.raises(UsageError, match="top 0"):
+    with pytest.raises(UsageError, match="too small: 0"):
         predict(model, file, k=0)
 
 
@@ -183,8 +183,8 @@ def test_nothing_to_predict_is_said(folder, checkpoint, invoke, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, code, words in (
         ((checkpoint,), 2, "no images are named"),
-        ((checkpoint, f"{folder}/*"), 3, "no file fits this pattern"),  # folders only
-        ((checkpoint, f"{folder}/*.xyz"), 3, "no file fits this pattern"),
+        ((checkpoint, f"{folder}/*"), 3, "no file matches this pattern"),  # folders only
+        ((checkpoint, f"{folder}/*.xyz"), 3, "no file matches this pattern"),
         ((checkpoint, tmp_path / "empty"), 3, "no images in this folder"),
         ((folder, folder), 4, "this is a folder"),
     ):
@@ -220,7 +220,7 @@ def test_evaluation_counts_what_the_loop_counts(folder, checkpoint, invoke, tmp_
     right = round(12 * (1 - error))
     low, high = wilson(right, 12)
     interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-    assert_prints(done, f"{right} of 12", interval, "(all of it)")
+    assert_prints(done, f"{right} of 12", interval, "(all images)")
     for name in ("confusion.png", "samples.png", "mistakes.png"):
         assert Image.open(tmp_path / "out" / name).size[0] > 300
     lines = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8").splitlines()

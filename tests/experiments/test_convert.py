@@ -83,7 +83,7 @@ def test_what_cannot_be_converted_is_refused(notebook, invoke, tmp_path):
     torch.save(zoo.build("plain20").state_dict(), plain)
     torch.save({"features.0.weight": torch.ones(3)}, vgg)
     cases = [
-        ((notebook, tmp_path / "out.onnx", "--to", "zoo"), 2, ("only new .safetensors",)),
+        ((notebook, tmp_path / "out.onnx", "--to", "zoo"), 2, ("OUT must be new",)),
         ((notebook, notebook, "--to", "zoo"), 2, ("choose another name",)),
         ((notebook, out, "--to", "keras"), 2, ()),
         ((notebook, out, "--to", "zoo", "--classes", "a,b"), 2, ("has 4 outputs",)),

@@ -172,7 +172,7 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
      (CONFIG, {"id2label": {"0": "cat"}}, "a name in id2label"),
      (CONFIG, {"id2label": None}, "2 classes and its head has 10"),
      (CONFIG, {"id2label": {"0": "cat", "1": "dog"}}, "2 classes and its head has 10"),
-     *((PROCESSOR, changes, "not done here") for changes in (
+     *((PROCESSOR, changes, "unsupported preprocessing") for changes in (
          {"image_processor_type": "CLIPImageProcessor"}, {"do_pad": True}, {"do_resize": False},
          {"resample": [2]}, {"resample": 1}, {"do_center_crop": True, "crop_size": 28},
          {"rescale_factor": float("nan")}, {"rescale_factor": 1 / 127.5},

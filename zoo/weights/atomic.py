@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writes files atomically: either whole or not at all."""
 
 import contextlib
 import os
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write beside, flush to the disk, rename: a crash leaves the old file or the new one.
+    """Write a temporary file, flush it to disk, rename it: a crash leaves the old or the new file.
 
-    Renaming over a half-written file is what destroys results on a full disk.
+    Writing in place would destroy the old file when the disk is full.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,7 +23,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system allows it."""
+    """Make a rename survive a power cut, where the system allows it."""
     # Windows cannot open a folder, some mounted drives refuse; the rename itself is still atomic.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -1,12 +1,12 @@
-"""What other libraries call our parts: one table a library, read in both directions.
+"""Key maps between other libraries' state dicts and ours: one table per library and family.
 
-A rule is a pair of names, theirs and ours, that differ in spelling only. A name belongs to one
-rule; {stage}, {block} and {n} stand for numbers, which some libraries count from one more or one
-less, and {leaf} for the last word (weight, bias, running_mean ...). State dicts do not show every
-setting that changes the outputs, so a dialect also lists the settings that its networks have.
-There is one table per library and family of networks; timm's ResNets reuse torchvision's.
+A rule is a pair of names for the same tensor, theirs and ours. A name matches only one rule.
+{stage}, {block} and {n} stand for numbers, which some libraries count from one higher or lower, and
+{leaf} for the last word (weight, bias, running_mean ...). Tables are read in both directions.
+A state dict does not show every setting that changes the outputs, so a dialect also lists the
+settings of its networks. timm's ResNets reuse torchvision's table.
 
-Used by: load.py, which moves tensors by these names.
+Used by: load.py, which renames tensors with these tables.
 """
 
 import functools
@@ -18,26 +18,26 @@ from torch import Tensor
 
 Rules = tuple[tuple[str, str], ...]
 
-# What images are normalised with where a file does not say: R, G, B in [0, 1].
+# Mean and std of R, G, B in [0, 1], for files without preprocessing.
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # Google's ViTs
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """A library's names for the parts of a network, and the settings of its networks."""
+    """A library's names for the parameters of a network, and the settings of its networks."""
 
     name: str
     rules: Rules  # (theirs, ours)
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see settings.py
-    prefix: str = ""  # in front of every name, in the library's files
-    also: Rules = ()  # other spellings of theirs: read, never written
-    splits: bool = False  # q, k and v are three layers and not one
+    prefix: str = ""  # of every name in the library's files
+    also: Rules = ()  # their other spellings: read, never written
+    splits: bool = False  # q, k and v are three layers instead of one
     resizing: str | None = None  # of position embeddings, a key of zoo.positions.RESIZINGS
     normalize: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET_MEAN_STD
 
     def to_zoo(self, key: str) -> str | None:
-        """Our name for theirs (without the prefix), or None if no rule knows it."""
+        """Our name for theirs (without the prefix), or None if no rule matches."""
         return rename(key, (*self.rules, *self.also))
 
     def from_zoo(self, key: str) -> str | None:
@@ -46,11 +46,11 @@ class Dialect:
         return None if theirs is None else self.prefix + theirs
 
     def part(self, tensors: Mapping[str, Tensor], key: str) -> Tensor | None:
-        """Their tensor for our `key`, among `tensors` without the prefix."""
+        """Their tensor for our `key`, or None; names in `tensors` have no prefix."""
         return tensors.get((self.from_zoo(key) or "").removeprefix(self.prefix))
 
     def divided(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of ours with the layers that they have: q, k and v as views of qkv."""
+        """Our state dict with their layers: if they split qkv, q, k and v are views of it."""
         parts: dict[str, Tensor] = {}
         for key, tensor in state.items():
             if self.splits and ".qkv." in key:
@@ -62,7 +62,7 @@ class Dialect:
 
 
 def within(theirs: str, ours: str, rules: Rules) -> Rules:
-    """The rules of one block, with what stands before its parts."""
+    """The rules of one block, with both prefixes prepended."""
     return tuple((theirs + left, ours + right) for left, right in rules)
 
 
@@ -191,11 +191,11 @@ VIT_DIALECTS = {dialect.name: dialect for dialect in VITS}
 DIALECTS = RESNETS + VITS
 
 PLACE = re.compile(r"\{(\w+?)([+-]1)?\}")
-FIRST = {"stage": 0, "block": 0, "n": 1}  # where we count from
+FIRST = {"stage": 0, "block": 0, "n": 1}  # our first number
 
 
 def rename(name: str, rules: Rules) -> str | None:
-    """`name`, if the left side of a rule fits it, as the right side spells it."""
+    """Translate `name` from the left to the right side of the first rule that matches, or None."""
     for left, right in rules:
         if match := compiled(left).fullmatch(name):
             return spell(right, left, match)
@@ -203,7 +203,7 @@ def rename(name: str, rules: Rules) -> str | None:
 
 
 def spell(right: str, left: str, match: re.Match[str]) -> str:
-    """`right` with the values that `left` has in `match`; numbers counted as `right` does."""
+    """Fill `right` with the values matched by `left`, shifting numbers as the templates say."""
     shifts = {word: int(shift or 0) for word, shift in PLACE.findall(left)}
 
     def value(place: re.Match[str]) -> str:
@@ -215,13 +215,13 @@ def spell(right: str, left: str, match: re.Match[str]) -> str:
 
 @functools.cache
 def compiled(template: str) -> re.Pattern[str]:
-    """The template as a regular expression with a named group for each place."""
+    """The template as a regular expression, with a named group for each placeholder."""
     pattern, end = "", 0
     for place in PLACE.finditer(template):
         word, shift = place[1], int(place[2] or 0)
         values = r"\w+"
         if word != "leaf":
-            # Neither leading zeros nor numbers below the first: two names would become one.
+            # No leading zeros or numbers below the first: two names would map to one.
             values = "0|[1-9][0-9]{0,3}" if FIRST[word] + shift == 0 else "[1-9][0-9]{0,3}"
         pattern += re.escape(template[end : place.start()]) + f"(?P<{word}>{values})"
         end = place.end()

@@ -1,8 +1,8 @@
 """Weights from a URL: downloaded once by torch.hub, checked at every load.
 
-Files lie where PyTorch keeps them, in TORCH_HOME/hub/checkpoints. The digits in a published name
-(resnet50-11ad3fa6.pth) are the first of its SHA-256: torch.hub compares them at the download,
-read_weights at every load.
+Files are stored in PyTorch's own cache, TORCH_HOME/hub/checkpoints. A published file name contains
+the first digits of the file's SHA-256 (resnet50-11ad3fa6.pth): torch.hub compares them after the
+download, read_weights at every load.
 """
 
 import contextlib
@@ -22,11 +22,12 @@ from zoo.errors import WeightsError
 from zoo.weights.files import Weights, hash_in, read_weights
 
 TIMEOUT = 30.0  # seconds without a byte
-PREFIX, ABANDONED = "skipzoo-", 86_400  # of folders that downloads go to; seconds without a change
+PREFIX = "skipzoo-"  # of temporary folders for downloads
+ABANDONED = 86_400  # seconds without a change, after which such a folder is removed
 
 
 def fetch(url: str) -> Weights:
-    """The weights at `url`: from the cache if they are there, downloaded into it if not."""
+    """The weights at `url`, downloaded into the cache if they are not there yet."""
     path = place_of(url)
     try:
         if not path.exists():
@@ -35,23 +36,21 @@ def fetch(url: str) -> Weights:
             with tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.parent) as folder:
                 new = Path(folder, path.name)
                 download(url, new, path)
-                check_download(
-                    url, new
-                )  # torch.hub takes a cut file without a hash for a whole one
+                check_download(url, new)  # without a hash, torch.hub accepts a truncated file
                 new.replace(path)
     except OSError as error:
-        why = f"cannot use the folder that keeps downloads: {error.strerror or error}"
+        why = f"cannot use the download folder: {error.strerror or error}"
         fix = "set TORCH_HOME to another folder, or pass the PATH of a file"
         raise WeightsError(why, path.parent, fix) from error
     try:
         return read_weights(path)
     except WeightsError as error:
-        fix = f"{error.args[2]}; or delete this file, and it is downloaded again from {url}"
+        fix = f"{error.args[2]}; or delete this file to download it again from {url}"
         raise WeightsError(error.args[0], path, fix) from error
 
 
 def remove_abandoned(folder: Path) -> None:
-    """What processes that were killed left of their downloads."""
+    """Remove unfinished downloads of processes that were killed."""
     for old in folder.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another process may be removing it
             if time.time() - old.stat().st_mtime > ABANDONED:
@@ -59,7 +58,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def check_download(url: str, new: Path) -> None:
-    """WeightsError if what came is no file of weights."""
+    """Raise WeightsError if the downloaded file does not contain weights."""
     try:
         read_weights(new)
     except WeightsError as error:
@@ -67,7 +66,7 @@ def check_download(url: str, new: Path) -> None:
 
 
 def place_of(url: str) -> Path:
-    """Where `url` is kept: under its file's name, with the URL's hash if the name has none."""
+    """The cached file of `url`: its file name, preceded by a hash of the URL if it has no hash."""
     try:
         parts = urlsplit(url)
         name = re.sub(r"[^\w.+-]", "_", PurePosixPath(parts.path).name).lstrip(".")
@@ -77,13 +76,13 @@ def place_of(url: str) -> Path:
     if not (usable and url.isascii() and url.isprintable()):
         fix = "give one like https://host/file.pth, with other letters as %XX"
         raise WeightsError("this is not the URL of a file", url, fix)
-    if not hash_in(name):  # many files are called model.safetensors
+    if not hash_in(name):  # many files are named model.safetensors
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def download(url: str, new: Path, path: Path) -> None:
-    """torch.hub's download into `new`, for `path`; it has no timeout of its own."""
+    """Download to `new` with torch.hub, which has no timeout; errors name the final `path`."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -92,7 +91,7 @@ def download(url: str, new: Path, path: Path) -> None:
         why = f"cannot download {path.name}: {error or type(error).__name__}"
         fix = f"try again, or put {path.name} into {path.parent}, or pass its PATH"
         if digits := hash_in(path.name):
-            fix += f"; if {digits} is no hash, its PATH under another name"
+            fix += f"; if {digits} is not a hash, rename the file and pass its PATH"
         raise WeightsError(why, url, fix) from error
     finally:
         socket.setdefaulttimeout(before)

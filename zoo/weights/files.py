@@ -1,9 +1,9 @@
-"""Files of weights, read without trusting them and written whole.
+"""Reads files of weights without trusting them, and writes them atomically.
 
-.safetensors files hold numbers and text only. .pth, .pt and .th files are pickles, which can name
-any function to be called; `weights_only=True` calls none but those that make tensors. There is no
-fallback: a file that needs more is refused. What else a hostile file can do (grow a thousandfold
-when unpacked, hold no numbers, or not-a-numbers) is looked for here, in screen.py and in load.py.
+.safetensors files hold numbers and text only. .pth, .pt and .th files are pickles, which can call
+any function; `weights_only=True` calls only those that make tensors. There is no fallback: a file
+that needs more is refused. Other attacks (a file that grows a thousandfold when unpacked, or holds
+no numbers, or NaNs) are checked for here, in screen.py and in load.py.
 """
 
 import contextlib
@@ -27,26 +27,26 @@ from zoo.errors import WeightsError
 from zoo.weights.atomic import write_atomic
 from zoo.weights.screen import AGAIN, Suspicious, screen
 
-MOST_BYTES = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, with an optimizer's state three times that
+MOST_BYTES = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, three times that with an optimizer's state
 WRAPPERS = ("state_dict", "model")  # entries of a checkpoint that hold the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,000
-MOST_LETTERS = 500  # letters of an entry's name
-LONGEST_METADATA = 2**20  # letters; the 1,000 classes of ImageNet take 14,000
-METADATA = "skipzoo"  # the entry of a file that holds its Metadata, as JSON
-DIGEST = "sha256"  # in that JSON of a .safetensors file
+MOST_LETTERS = 500  # characters of an entry's name
+LONGEST_METADATA = 2**20  # characters; the 1,000 classes of ImageNet take 14,000
+METADATA = "skipzoo"  # the file's entry that holds Metadata as JSON
+DIGEST = "sha256"  # key in this JSON, in .safetensors files only
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file holds besides the numbers; files of other libraries hold less of it."""
+    """What a file holds besides its tensors; files of other libraries lack most of it."""
 
     model: str | None = None  # a name of zoo.list_models()
     settings: dict[str, str] | None = None  # settings.settings_of(model)
     classes: tuple[str, ...] | None = None  # in the order of the head's outputs
-    preprocess: dict[str, Any] | None = None  # of images, as data.views.View has it
-    metrics: dict[str, Any] | None = None  # what it scored, and on what
-    versions: dict[str, Any] | None = None  # of the libraries that trained it
+    preprocess: dict[str, Any] | None = None  # the fields of a data.views.View
+    metrics: dict[str, Any] | None = None  # scores, and the data that they were measured on
+    versions: dict[str, Any] | None = None  # of the libraries used in training
 
 
 @dataclass(frozen=True)
@@ -55,24 +55,25 @@ class Weights:
 
     tensors: dict[str, Tensor]
     metadata: Metadata
-    source: str  # the file, for messages
+    source: str  # the file, for error messages
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a .pth, .pt, .th or .safetensors file, whichever it is; WeightsError says why not.
+    """Read a .pth, .pt, .th or .safetensors file; the format is detected from the content.
 
-    Where the name holds a hash, as in resnet50-11ad3fa6.pth, it must be the content's.
+    If the name contains a hash, as in resnet50-11ad3fa6.pth, the content must match it.
+    Raises WeightsError for anything that is not a safe and complete file of weights.
     """
-    with contextlib.suppress(RuntimeError):  # there is no such user
+    with contextlib.suppress(RuntimeError):  # ~user of an unknown user
         path = path.expanduser()
     content = read_bytes(path)
-    named = hash_in(path.name)
-    found = hashlib.sha256(content).hexdigest()[: len(named)] if named else ""
-    if found != named:
-        why = f"the file is not what its name says: its SHA-256 begins with {found}"
-        fix = f"get the file again; if {named} is no hash, rename the file"
+    expected = hash_in(path.name)
+    actual = hashlib.sha256(content).hexdigest()[: len(expected)] if expected else ""
+    if actual != expected:
+        why = f"the file is not what its name says: its SHA-256 begins with {actual}"
+        fix = f"get the file again; if {expected} is not a hash, rename the file"
         raise WeightsError(why, path, fix)
-    return decode_weights(content, str(path), hashed=bool(named))
+    return decode_weights(content, str(path), hashed=bool(expected))
 
 
 def hash_in(name: str) -> str:
@@ -82,25 +83,27 @@ def hash_in(name: str) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises WeightsError if there is none, or more than MOST_BYTES."""
     fix = "give the .pth or .safetensors file of one network's weights, or its URL"
     try:
         size = path.stat().st_size
-        # A pipe or a device would never end.
+        # Reading a pipe or a device might never end.
         content = path.read_bytes() if path.is_file() and size <= MOST_BYTES else None
-    except (OSError, ValueError) as error:  # no path can hold a zero byte
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = getattr(error, "strerror", None) or error
         why = f"there is no such file, or it cannot be read: {reason}"
         raise WeightsError(why, path, fix) from error
     if not content:
-        why = "empty" if content == b"" else f"no file, or has more than {MOST_BYTES:,} bytes"
+        why = "empty" if content == b"" else f"not a file, or has more than {MOST_BYTES:,} bytes"
         raise WeightsError(f"this is {why}", path, fix)
     return content
 
 
 def decode_weights(content: bytes, source: str, hashed: bool = False) -> Weights:
-    """Tensors on the CPU, however they were saved; `hashed` if the SHA-256 has been compared.
+    """Decode a file's bytes to tensors on the CPU, wherever they were saved from.
 
-    torch.save writes a zip archive, before PyTorch 1.6 a bare pickle.
+    torch.save writes a zip archive; before PyTorch 1.6, it wrote a bare pickle. `hashed`: the
+    SHA-256 has been compared. Raises WeightsError.
     """
     zipped = content[:4] == b"PK\x03\x04"
     is_safe = content[8:9] == b"{" and not zipped
@@ -113,13 +116,13 @@ def decode_weights(content: bytes, source: str, hashed: bool = False) -> Weights
             return from_safetensors(content, source)
         screen(content, hashed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is about to be refused
+            warnings.simplefilter("ignore")  # about files that are refused anyway
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Suspicious as error:
         raise WeightsError(str(error), source, error.fix) from error
-    # A pickle is a program; a broken or hostile one can end in any exception at all.
+    # A pickle is a program: a broken or hostile one can raise any exception.
     except Exception as error:
         why = str(error) if is_safe else type(error).__name__  # torch's says to trust the file
         raise WeightsError(f"the file is incomplete or damaged: {why}", source, AGAIN) from error
@@ -127,17 +130,17 @@ def decode_weights(content: bytes, source: str, hashed: bool = False) -> Weights
 
 
 def from_safetensors(content: bytes, source: str) -> Weights:
-    """The library checks most of it, the digest the rest."""
+    """Decode a .safetensors file: the library checks the format, our digest the content."""
     header, text, body = header_of(content)
     tensors = safetensors.torch.load(content)
     metadata, digest = read_metadata(text, source)
     if digest is not None and digest != digest_of(text_of(metadata), header, body):
-        raise ValueError("its SHA-256 does not fit its content")
+        raise ValueError("its SHA-256 does not match its content")
     return Weights(unwrap(tensors, source), metadata, source)
 
 
 def header_of(content: bytes) -> tuple[dict[str, Any], str | None, memoryview]:
-    """A .safetensors file's description of its tensors, our metadata, and the tensors' bytes."""
+    """Split a .safetensors file: its header (name -> tensor's entry), our metadata, the data."""
     (length,) = struct.unpack("<Q", content[:8])
     if length > LONGEST_HEADER:
         raise ValueError(f"its header has {length:,} bytes")
@@ -156,25 +159,25 @@ def digest_of(text: str, header: dict[str, Any], body: memoryview) -> str:
 
 
 def from_loaded(loaded: Any, source: str) -> Weights:
-    """What torch.load returned: a state dict, or a checkpoint that holds one."""
-    # An OrderedDict can bring methods of its own out of a file, so dict's are called by name.
+    """Weights from an object that torch.load returned: a state dict, or a checkpoint with one."""
+    # A file can override an OrderedDict's methods, so call those of dict itself.
     text = dict.get(loaded, METADATA) if isinstance(loaded, dict) else None
     return Weights(unwrap(loaded, source), read_metadata(text, source)[0], source)
 
 
 def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without what DataParallel or compile put in front."""
+    """The state dict in a checkpoint, without the prefixes of DataParallel and torch.compile."""
     for wrapper in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(dict.get(loaded, wrapper), dict):
             loaded = dict.get(loaded, wrapper)
     tensors = dict(dict.items(loaded)) if isinstance(loaded, dict) else {}
     if not tensors:
-        why = f"this holds {type(loaded).__name__} and no state dict with entries"
+        why = f"this holds {type(loaded).__name__}, not a state dict with entries"
         fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
         raise WeightsError(why, source, fix)
     for key, value in tensors.items():
         if not (isinstance(key, str) and len(key) <= MOST_LETTERS and is_plain(value)):
-            why = f"the entry {key!r:.60} is {type(value).__name__} and not a plain, named tensor"
+            why = f"the entry {key!r:.60} is {type(value).__name__}, not a plain, named tensor"
             fix = "give a state dict, or a checkpoint that holds one as 'state_dict' or 'model'"
             raise WeightsError(why, source, fix)
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in tensors)), None):
@@ -183,7 +186,7 @@ def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
 
 
 def is_plain(value: object) -> bool:
-    """A tensor without methods of its own, with numbers in memory, one after the other."""
+    """True for a dense tensor in memory that is not of a subclass (which has its own methods)."""
     return (
         isinstance(value, Tensor)
         and type(value) in (Tensor, nn.Parameter)
@@ -193,11 +196,11 @@ def is_plain(value: object) -> bool:
 
 
 TYPES = {"model": str, "settings": dict, "classes": list, "preprocess": dict, "metrics": dict,
-         "versions": dict}  # of Metadata in JSON  # fmt: skip
+         "versions": dict}  # of Metadata's fields in JSON  # fmt: skip
 
 
 def read_metadata(text: Any, source: str) -> tuple[Metadata, str | None]:
-    """Metadata and the SHA-256 beside it, from JSON; WeightsError if they are of other types."""
+    """Parse metadata and the SHA-256 next to it from JSON; WeightsError for wrong types."""
     if text is None:
         return Metadata(), None
     try:
@@ -206,7 +209,7 @@ def read_metadata(text: Any, source: str) -> tuple[Metadata, str | None]:
         entries = json.loads(text)
         digest = entries.pop(DIGEST, None)
         words = [*(entries.get("classes") or []), *(entries.get("settings") or {}).values()]
-        # A name that is not in TYPES may be a damaged name of the digest.
+        # Unknown names are refused: one may be a damaged name of the digest.
         right = all(isinstance(value, TYPES[name] | None) for name, value in entries.items())
         if not right or not all(isinstance(word, str) for word in words):
             raise TypeError
@@ -219,27 +222,29 @@ def read_metadata(text: Any, source: str) -> tuple[Metadata, str | None]:
 
 
 def text_of(metadata: Metadata) -> str:
+    """Metadata as JSON, without the fields that are None."""
     entries = {key: value for key, value in vars(metadata).items() if value is not None}
-    return json.dumps(json.loads(json.dumps(entries)))  # as it will be read: with keys of text
+    return json.dumps(json.loads(json.dumps(entries)))  # as a reader sees it: all keys are text
 
 
 def with_metadata(content: bytes, text: str) -> bytes:
-    """A .safetensors file with our metadata and its digest in it.
+    """Insert our metadata and its digest into a .safetensors file.
 
-    The library, given two entries, shuffles them at each save; transformers 4 wants the first.
+    Not by the library: it writes two entries in random order, and transformers 4 needs "format"
+    first.
     """
     header, _, body = header_of(content)
     entry = json.dumps(json.loads(text) | {DIGEST: digest_of(text, header, body)})
     new = json.dumps({"__metadata__": {"format": "pt", METADATA: entry}} | header).encode()
-    new += b" " * (-len(new) % 8)  # the numbers stay aligned
+    new += b" " * (-len(new) % 8)  # keep the numbers aligned
     return struct.pack("<Q", len(new)) + new + body
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
     """Write a .safetensors or .pth file, whole or not at all.
 
-    The same tensors and metadata are the same bytes. A .pth file without metadata is a bare state
-    dict for any library.
+    The same tensors and metadata give the same bytes. A .pth file without metadata is a bare state
+    dict that any library can read.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     text = text_of(metadata)

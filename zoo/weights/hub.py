@@ -1,10 +1,10 @@
-"""Vision transformers in the layout of the Hugging Face Hub, from there or from a folder.
+"""Vision transformers in the layout of the Hugging Face Hub, downloaded or from a folder.
 
-config.json                what the network is, and the names of its classes
-preprocessor_config.json   how images are prepared (processor_config.json, where there is one)
-model.safetensors          its weights, or pytorch_model.bin, a pickle that is read like any other
+config.json                the network's sizes and settings, and the names of its classes
+preprocessor_config.json   the preprocessing of images (or processor_config.json, if there is one)
+model.safetensors          the weights; or pytorch_model.bin, a pickle that is checked like others
 
-Downloads are kept in the Hub's own cache; HF_HOME and HF_HUB_OFFLINE mean what they mean there.
+Downloads go to the Hub's own cache; HF_HOME and HF_HUB_OFFLINE work as usual.
 """
 
 import json
@@ -22,12 +22,12 @@ from zoo.weights.files import LONGEST_METADATA, Metadata, Weights, read_weights,
 
 PREFIX = "hf:"
 CONFIG, IMAGES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists
 
 # config.json's names of the first fields of vit.Row, in their order.
 SIZES = ("patch_size", "num_hidden_layers", "num_attention_heads", "hidden_size",
          "intermediate_size")  # fmt: skip
-# ViTConfig's and ViTImageProcessor's defaults, for files that leave something out.
+# Defaults of ViTConfig and ViTImageProcessor, for entries that a file lacks.
 CONFIG_DEFAULTS: dict[str, Any] = {
     "model_type": "", "patch_size": 16, "num_hidden_layers": 12, "num_attention_heads": 12,
     "hidden_size": 768, "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
@@ -40,7 +40,7 @@ IMAGE_DEFAULTS: dict[str, Any] = {
     "image_mean": TRANSFORMERS_VIT.normalize[0], "image_std": TRANSFORMERS_VIT.normalize[1],
 }  # fmt: skip
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
-# What the zoo's networks are, whatever their sizes, and what is done to their images.
+# Settings that the zoo's networks and preprocessing support.
 ALLOWED: dict[str, tuple[object, ...]] = {
     "model_type": ("vit",), "hidden_act": ("gelu",), "qkv_bias": (True,),
     "problem_type": (None, "single_label_classification"),
@@ -54,14 +54,14 @@ ALLOWED_FOR_IMAGES: dict[str, tuple[object, ...]] = {
 
 
 def from_hub(source: str) -> Weights:
-    """The weights of "hf:OWNER/NAME" or "hf:OWNER/NAME@REVISION", downloaded once."""
+    """The weights of "hf:OWNER/NAME" or "hf:OWNER/NAME@REVISION", downloaded once; WeightsError."""
     match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", source)
     if not match:
         fix = "give one like hf:nateraw/vit-base-patch16-224-cifar10"
         raise WeightsError("this is not the name of a model on the Hub", source, fix)
     log = logging.getLogger("huggingface_hub")
     level = log.level
-    log.setLevel(logging.ERROR)  # it tries several times, and logs each
+    log.setLevel(logging.ERROR)  # it logs every retry
     try:
         from huggingface_hub import snapshot_download  # slow to import, so only here
 
@@ -79,7 +79,7 @@ def from_hub(source: str) -> Weights:
         why = f"cannot get {source}: {str(error)[:300] or type(error).__name__}"
         address = f"https://huggingface.co/{match[1]}/tree/main"
         files = f"{CONFIG}, {IMAGES} and {' or '.join(WEIGHT_FILES)}"
-        fix = f"fetch {files} where there is a network, put them into one folder, and pass its PATH"
+        fix = f"download {files} on a machine with network, into one folder, and pass its PATH"
         raise WeightsError(why, address, fix) from error
     finally:
         log.setLevel(level)
@@ -88,11 +88,12 @@ def from_hub(source: str) -> Weights:
 
 
 def has(folder: Path, *names: str) -> bool:
+    """True if the folder has at least one of the files."""
     return any((folder / name).exists() for name in names)
 
 
 def make_sure_there_is_no(file: str, repository: str, commit: str) -> None:
-    """An OSError if it cannot be asked: a cache may lack a file that the repository has."""
+    """Download `file` if the repository has it; OSError if the Hub cannot say whether it does."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -105,7 +106,7 @@ def make_sure_there_is_no(file: str, repository: str, commit: str) -> None:
 
 
 def read_hub_folder(folder: Path) -> Weights:
-    """A folder in the Hub's layout: the weights, and what goes with them."""
+    """Read weights and metadata from a folder in the Hub's layout. Raises WeightsError."""
     file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None or not (folder / CONFIG).is_file():
         why = f"this is a folder without {CONFIG}, or without {' or '.join(WEIGHT_FILES)}"
@@ -125,6 +126,7 @@ def read_hub_folder(folder: Path) -> Weights:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of at most LONGEST_METADATA bytes. Raises WeightsError."""
     try:
         if path.stat().st_size > LONGEST_METADATA:
             raise ValueError(f"it has more than {LONGEST_METADATA:,} bytes")
@@ -136,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def name_of(config: Mapping[str, Any], path: Path) -> str:
-    """The network of the zoo that a config.json describes."""
+    """The zoo's name of the network that a config.json describes; WeightsError if it has none."""
     unusual = {key for key, values in ALLOWED.items() if config[key] not in values}
     sizes = tuple(config[size] for size in SIZES)
     name = next((name for name, row in TABLE.items() if row[: len(SIZES)] == sizes), "")
@@ -151,9 +153,9 @@ def name_of(config: Mapping[str, Any], path: Path) -> str:
     if len(names) < 2 or not all(isinstance(label, str) and label for label in names):
         unusual.add("id2label")
     if unusual:
-        found = ", ".join(f"{key}={config[key]!r:.60}" for key in sorted(unusual))
+        listed = ", ".join(f"{key}={config[key]!r:.60}" for key in sorted(unusual))
         fix = f"the zoo has {', '.join(TABLE)}, with a name in id2label for each class from 0"
-        raise WeightsError(f"this is no transformer of the zoo: it has {found}", path, fix)
+        raise WeightsError(f"this is not a transformer of the zoo: it has {listed}", path, fix)
     return name
 
 
@@ -169,7 +171,7 @@ def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
     config = IMAGE_DEFAULTS | {"size": image_size} | old_name | entries
     unusual = {k for k, values in ALLOWED_FOR_IMAGES.items() if config[k] not in values}
     factor = config["rescale_factor"]
-    if not isinstance(factor, float) or not abs(255 * factor - 1) < 1e-6:  # which NaN is not either
+    if not isinstance(factor, float) or not abs(255 * factor - 1) < 1e-6:  # true for NaN too
         unusual.add("rescale_factor")
     resize, squash = side_of(config["size"])
     crop = side_of(config.get("crop_size", resize))[0] if config["do_center_crop"] else resize
@@ -177,8 +179,8 @@ def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
     if crop != image_size or not is_square:
         unusual |= {"size", "do_center_crop", "crop_size"}
     if unusual:
-        found = ", ".join(f"{key}={config.get(key)!r:.60}" for key in sorted(unusual))
-        why = f"for images of {image_size} pixels, preprocessing that is not done here: {found}"
+        listed = ", ".join(f"{key}={config.get(key)!r:.60}" for key in sorted(unusual))
+        why = f"unsupported preprocessing for images of {image_size} pixels: {listed}"
         fix = "prepare images with transformers, and use the model from Python: zoo.load"
         raise WeightsError(why, path, fix)
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -191,7 +193,7 @@ def preprocess_of(folder: Path, image_size: int) -> dict[str, Any]:
 
 
 def side_of(size: Any) -> tuple[int, bool]:
-    """The target size in pixels, and whether it applies to both sides; 0 if it is neither."""
+    """The target size in pixels, and whether it applies to both sides; (0, True) if malformed."""
     match size:
         case int():
             return size, True
@@ -205,15 +207,15 @@ def side_of(size: Any) -> tuple[int, bool]:
 def write_folder(
     folder: Path, name: str, model: ViT, classes: tuple[str, ...], preprocess: Mapping[str, Any]
 ) -> None:
-    """What transformers opens: from_pretrained(folder), pipeline("image-classification", folder).
+    """Write a folder for from_pretrained(folder) or pipeline("image-classification", folder).
 
-    `preprocess` is a data.views.View's fields. The weights are written last, so that an incomplete
-    folder has none.
+    `preprocess` has the fields of a data.views.View. The weights are written last, so an incomplete
+    folder has none. Raises WeightsError for images of another size than the network's.
     """
     side, native = preprocess["crop"], model.stem.image_size
     if side != native:
-        why = f"images are shown with {side} pixels a side, and the network is for {native}"
-        fix = "transformers would refuse them: write a .safetensors file instead"
+        why = f"images are prepared with {side} pixels a side, and the network is for {native}"
+        fix = "transformers would refuse such images: write a .safetensors file instead"
         raise WeightsError(why, folder, fix)
     square = {"height": side, "width": side}
     resample = {name: number for number, name in INTERPOLATIONS.items()}

@@ -1,4 +1,4 @@
-"""Whose names a state dict has, which network it is of, and so why it does not fit another one."""
+"""Identifies whose names a state dict has, which network it is for, and why it does not fit."""
 
 import contextlib
 import functools
@@ -25,7 +25,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def by_name(name: str, model: Network) -> Dialect:
-    """The dialect of that name for the model's family."""
+    """The dialect `name` of the model's family. Raises WeightsError if there is none."""
     dialects = VIT_DIALECTS if isinstance(model, ViT) else RESNET_DIALECTS
     if not isinstance(name, str) or name not in dialects:
         why = f"there is no dialect {name!r} of these networks"
@@ -34,30 +34,30 @@ def by_name(name: str, model: Network) -> Dialect:
 
 
 def recognise(weights: Weights) -> Dialect:
-    """The dialect that knows the most names; of several, the first."""
-    names, known = list(weights.tensors), []
+    """The first dialect among those that match the most names; WeightsError if none matches any."""
+    names, matches = list(weights.tensors), []
     for dialect in DIALECTS:
-        known.append(sum(dialect.to_zoo(name) is not None for name in names))
-        if known[-1] == len(names):
+        matches.append(sum(dialect.to_zoo(name) is not None for name in names))
+        if matches[-1] == len(names):
             return dialect
-    if not any(known):
-        spoken = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
+    if not any(matches):
+        dialects = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
         why = f"these names belong to no network of the zoo: {', '.join(names[:3])}"
-        fix = f"give a ResNet's or ViT's weights in the names of {spoken}"
+        fix = f"give a ResNet's or ViT's weights in the names of {dialects}"
         raise WeightsError(why, weights.source, fix)
-    return DIALECTS[known.index(max(known))]
+    return DIALECTS[matches.index(max(matches))]
 
 
 def classes_of(weights: Weights) -> int | None:
-    """The number of outputs of the head in the file, if it has one."""
+    """The number of classes of the head in the file, or None if it has no head."""
     head = recognise(weights).part(weights.tensors, "head.weight")
     return len(head) if head is not None and head.dim() == 2 else None
 
 
 def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
-    """A ViT's settings that the weights imply, among those allowed; none of a ResNet's.
+    """The settings in `allowed` that a ViT's weights imply; none for a ResNet.
 
-    A ResNet's (strides, zeros) change what the network is, so the caller must name them.
+    A ResNet's settings (strides, zero channels) change the architecture, so callers must give them.
     """
     dialect = recognise(weights)
     implied = {key: values[0] for key, values in dialect.requires.items()}
@@ -76,42 +76,42 @@ def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
 
 
 def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
-    """Every name, with settings other than the defaults, whose zoo.build has these entries.
+    """All models, with their non-default settings, whose state dicts have these names and shapes.
 
-    More than one where shapes cannot tell: plain20, and resnet20 with option A. The settings that
-    only outputs show (stride_in, the side of the zeros) are left at the builder's default.
+    More than one if shapes cannot tell them apart: plain20 and resnet20 with option A. Settings
+    that do not affect shapes (stride_in, the side of the zero channels) stay at their defaults.
     """
     shapes = joined({k: tuple(tensor.shape) for k, tensor in tensors.items() if is_shaped(k)})
     stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", ())
     if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
         return []
     blocks = sum(key.endswith(".norm1.weight") for key in shapes)
-    found: list[tuple[str, dict[str, Any]]] = []
+    models: list[tuple[str, dict[str, Any]]] = []
     for name, row in VITS.items():
         if (row.patch_size, row.blocks) == (stem[2], blocks):
             changed = other_than(row, num_classes=head[0], image_size=side_of_image(shapes))
             if shapes == parameter_shapes(vit, name, **changed):
-                found += [(plain_name(name), changed), (name, changed)]
+                models += [(plain_name(name), changed), (name, changed)]
     for name, resnet_row in RESNETS.items():
         if sum(resnet_row.blocks_per_stage) != blocks:
             continue
         changed = other_than(resnet_row, num_classes=head[0], width=stem[0])
         if shapes == parameter_shapes(resnet, name, plain=True, **changed):
-            found.append((plain_name(name), changed))
+            models.append((plain_name(name), changed))
         for shortcut in dict.fromkeys([resnet_row.shortcut, "projection"]):
             options = changed | other_than(resnet_row, shortcut=shortcut)
             if shapes == parameter_shapes(resnet, name, **options):
-                found.append((name, options))
-    return found
+                models.append((name, options))
+    return models
 
 
 def other_than(row: Any, **settings: Any) -> dict[str, Any]:
-    """The settings that are not the row's own."""
+    """The settings that differ from the row's."""
     return {key: value for key, value in settings.items() if value != getattr(row, key)}
 
 
 def joined(shapes: Shapes) -> Shapes:
-    """Queries, keys and values that are apart, as one layer."""
+    """The shapes with separate queries, keys and values merged into one layer, qkv."""
     whole: dict[str, tuple[int, ...]] = {}
     for key, shape in shapes.items():
         key, parts = re.subn(r"\.attention\.[qkv]\.", ".attention.qkv.", key)
@@ -123,7 +123,7 @@ def joined(shapes: Shapes) -> Shapes:
 
 
 def side_of_image(shapes: Shapes) -> int:
-    """A transformer's image size in pixels, from its position embeddings; 0 if it has none."""
+    """The image size in pixels that position embeddings imply; 0 without any (a ResNet)."""
     stem, position = shapes.get("stem.conv.weight", ()), shapes.get("stem.position", ())
     if len(stem) != 4 or len(position) != 3 or not 1 < position[1] < 2**16:
         return 0
@@ -132,17 +132,19 @@ def side_of_image(shapes: Shapes) -> int:
 
 @functools.cache
 def parameter_shapes(build: Callable[..., Network], name: str, **settings: Any) -> Shapes:
+    """The names and shapes of a network's state dict."""
     with torch.device("meta"):
         state = build(name, **settings).state_dict()
     return {key: tuple(tensor.shape) for key, tensor in state.items() if is_shaped(key)}
 
 
 def is_shaped(key: str) -> bool:
+    """False for num_batches_tracked, a scalar that old files lack."""
     return not key.endswith("num_batches_tracked")
 
 
 def likely_cause(model: Network, tensors: Mapping[str, Tensor], unknown: Collection[str]) -> str:
-    """One line on why `tensors`, in our names, do not fit the model, and what to do."""
+    """One line: why `tensors`, in our names, do not fit the model, and how to fix it."""
     places = model.state_dict()
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
     all_there = not unknown and all(key in tensors for key in places if is_shaped(key))
@@ -153,7 +155,7 @@ def likely_cause(model: Network, tensors: Mapping[str, Tensor], unknown: Collect
     plain = settings_of(model).get("shortcut") == "none"
     if plain and all_there and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
-    for name, settings in identify(tensors)[-1:]:  # of twins, the residual one
+    for name, settings in identify(tensors)[-1:]:  # the residual one of twins
         words = "".join(f", {key}={value!r}" for key, value in settings.items())
         return f"this is {name}'s: zoo.build({name!r}{words})"
-    return "they are incomplete, renamed, or of a network or settings that zoo.build does not have"
+    return "they are incomplete, renamed, or of a network or settings that the zoo does not have"

@@ -1,9 +1,9 @@
-"""Tensors from anyone's state dict into our networks, and back, by name.
+"""Loads any library's state dict into our networks, and exports ours, by name.
 
-A network takes either everything that it needs, or nothing: every entry of the file must find its
-place and every place its entry, in the right shape, and the settings that a state dict does not
-show must be the ones that the weights were trained with. What `drop` leaves out is logged. Only
-num_batches_tracked, which old files lack, is set to 0 without a word; no output depends on it.
+Loading is all or nothing: each entry of the file must match a tensor of the model and vice versa,
+with the same shape, and settings that a state dict does not show must be those that the weights
+were trained with. What `drop` leaves out is logged. Only num_batches_tracked, which old files lack,
+is silently set to 0; no output depends on it.
 """
 
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger("zoo")
 
 Tensors = Mapping[str, Tensor]
 
-STATE_DICT = "the state dict"  # where messages look for what is wrong with one
+STATE_DICT = "the state dict"  # the source of one, in error messages
 
 DROPS = ("shortcut", "head")
 
@@ -41,14 +41,14 @@ def load(
     dialect: str | None = None,
     drop: str | None = None,
 ) -> Network:
-    """Fill `model` with the weights of a file, a URL or a state dict, and return it.
+    """Load the weights of a file, a URL or a state dict into `model`, and return it.
 
-    `source` may also be "hf:OWNER/NAME" of the Hugging Face Hub, or a folder in that layout.
-    `dialect`: whose names the weights have; None recognises it from the names. A transformer for
-    another size of image has the position embeddings resized as that library does, and says so.
-    `drop="shortcut"` leaves the shortcuts' entries out, so that a plain network takes its residual
-    twin's weights; `drop="head"` leaves the head's out, and the model keeps its own. Both say so.
-    Raises WeightsError, with the model as it was, if anything does not fit.
+    `source` may also be "hf:OWNER/NAME" on the Hugging Face Hub, or a folder in that layout.
+    `dialect`: the library whose names the weights have; detected from the names if None.
+    For a transformer with another image size, the position embeddings are resized as that library
+    does it. `drop="shortcut"` ignores the shortcuts' weights, so that a plain network can load its
+    residual twin's; `drop="head"` ignores the head's, and the model keeps its own. Resizing and
+    dropping log a warning. If anything does not fit, WeightsError is raised, the model unchanged.
     """
     check_model(model)
     if not isinstance(drop, str | None) or drop not in (None, *DROPS):
@@ -57,8 +57,9 @@ def load(
 
 
 def check_model(model: object) -> None:
+    """Raise WeightsError unless `model` is a network of the zoo and not on the meta device."""
     if not isinstance(model, Network) or any(v.is_meta for v in model.state_dict().values()):
-        why = f"weights are for networks of the zoo in memory, and this is {type(model).__name__}"
+        why = f"weights are for networks of the zoo in memory, but this is {type(model).__name__}"
         fix = (
             "give what zoo.build returned, without DataParallel or torch.compile around it; one "
             "on the meta device needs model.to_empty(device='cpu') first"
@@ -67,10 +68,11 @@ def check_model(model: object) -> None:
 
 
 def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
+    """Read the weights of a path, a URL, "hf:OWNER/NAME" or a state dict. Raises WeightsError."""
     if isinstance(source, Mapping):
         return from_loaded(dict(source), STATE_DICT)
     if not isinstance(source, str | Path):
-        why = f"weights are a path, a URL or a state dict, and not {type(source).__name__}"
+        why = f"weights are a path, a URL or a state dict, not {type(source).__name__}"
         fix = "give the PATH or URL of a file, or what model.state_dict() returns"
         raise WeightsError(why, "zoo.load, zoo.build", fix)
     if str(source).startswith(PREFIX):
@@ -83,30 +85,30 @@ def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
 def fill(
     model: Network, weights: Weights, dialect: str | None = None, drop: str | None = None
 ) -> Network:
-    """load(), once the weights are in memory."""
-    spoken = recognise(weights) if dialect is None else by_name(dialect, model)
-    check_settings(model, spoken, weights, drop)
-    found, unknown = in_our_names(weights, spoken)
-    tensors = {key: v for key, v in found.items() if not (drop and drop in key.split("."))}
-    resizing = (weights.metadata.settings or {}).get("resizing") or spoken.resizing
+    """Load weights that are in memory; see load()."""
+    names = recognise(weights) if dialect is None else by_name(dialect, model)
+    check_settings(model, names, weights, drop)
+    known, unknown = in_our_names(weights, names)
+    tensors = {key: v for key, v in known.items() if not (drop and drop in key.split("."))}
+    resizing = (weights.metadata.settings or {}).get("resizing") or names.resizing
     if isinstance(model, ViT) and resizing:
         fit_positions(model, tensors, resizing)
-    places = spoken.divided(model.state_dict())
+    places = names.divided(model.state_dict())
     if drop == "head":
         places = {key: v for key, v in places.items() if "head" not in key.split(".")}
-    if problems := misfits(places, tensors, unknown, spoken):
+    if problems := misfits(places, tensors, unknown, names):
         more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
-        where = f"{weights.source}, in {spoken.name}'s names"
-        fix = likely_cause(model, found, unknown)
+        where = f"{weights.source}, in {names.name}'s names"
+        fix = likely_cause(model, known, unknown)
         raise WeightsError(f"{problems[0]}{more}", where, fix)
     for key, tensor in tensors.items():
-        check_values(spoken.from_zoo(key) or key, tensor, places[key], weights.source)
+        check_values(names.from_zoo(key) or key, tensor, places[key], weights.source)
     if len({place.data_ptr() for place in places.values()}) < len(places):
-        why = "two parts of the model share their memory, so they cannot hold two tensors"
+        why = "two parts of the model share memory, so they cannot hold two tensors"
         fix = "give what zoo.build returned, and tie its parts afterwards"
         raise WeightsError(why, weights.source, fix)
 
-    if weights.source == STATE_DICT:  # whose tensors may be the model's own
+    if weights.source == STATE_DICT:  # its tensors may be the model's own
         tensors = {key: tensor.clone() for key, tensor in tensors.items()}
     with torch.no_grad():
         for key, place in places.items():
@@ -114,34 +116,34 @@ def fill(
     if isinstance(model, ViT) and resizing:
         model.stem.resizing = resizing
     if drop:
-        count = len(found) - len(tensors)
+        count = len(known) - len(tensors)
         log.warning("dropped %d entries of a %s: the model keeps its own, or has none", count, drop)
     return model
 
 
 def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
-    """The tensors whose names the dialect knows, in our names, and the others in theirs."""
-    theirs: dict[str, str] = {}  # by our name
+    """The tensors that the dialect knows, under our names, and the others under theirs."""
+    theirs: dict[str, str] = {}  # our name -> their name
     for key in weights.tensors:
         ours = dialect.to_zoo(key)
-        if ours in theirs:  # some parts have two spellings, and a file should have one of them
+        if ours in theirs:  # a part with two spellings, both in the file
             why = f"{theirs[ours]} and {key} are the same part"
             raise WeightsError(why, weights.source, "leave one of them out")
         if ours is not None:
             theirs[ours] = key
-    found = {ours: weights.tensors[key] for ours, key in theirs.items()}
-    known = set(theirs.values())
-    return found, {key: v for key, v in weights.tensors.items() if key not in known}
+    known = {ours: weights.tensors[key] for ours, key in theirs.items()}
+    translated = set(theirs.values())
+    return known, {key: v for key, v in weights.tensors.items() if key not in translated}
 
 
 def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None:
-    """Position embeddings of a square grid stretched to the model's, in `tensors`."""
+    """Resize the position embeddings in `tensors`, if of a square grid, to the model's grid."""
     theirs, place = tensors.get("stem.position"), model.stem.position
     if theirs is None or theirs.dim() != 3 or theirs.shape == place.shape:
         return
     new, old = (math.isqrt(length - 1) for length in (place.shape[1], max(theirs.shape[1], 2)))
-    whole = theirs.shape[1] == old**2 + 1 and theirs.is_floating_point()
-    if whole and theirs.shape[::2] == place.shape[::2]:
+    resizable = theirs.shape[1] == old**2 + 1 and theirs.is_floating_point()
+    if resizable and theirs.shape[::2] == place.shape[::2]:
         resized = resize_positions(theirs.to(place.dtype), new, new, resizing)
         tensors["stem.position"] = resized.detach()
         text = "resized the position embeddings from %dx%d to %dx%d patches (%s)"
@@ -149,31 +151,30 @@ def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None
 
 
 def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
-    """The model's state dict in the names of another library's files.
+    """The model's state dict under the names of another library's files.
 
-    They load with strict=True; transformers 5 renames a ViT's in from_pretrained.
-
+    It loads there with strict=True; transformers 5 renames a ViT's entries in from_pretrained.
     The tensors are the model's own, as in model.state_dict(). Raises WeightsError if the library
     has no such network.
     """
     check_model(model)
-    spoken, where = by_name(dialect, model), f"zoo.export(model, {dialect!r})"
+    names, where = by_name(dialect, model), f"zoo.export(model, {dialect!r})"
     fix = "no network of theirs computes this; the dialect 'zoo' exports any model"
-    check_settings(model, spoken, Weights({}, Metadata(), where), fix=fix)
+    check_settings(model, names, Weights({}, Metadata(), where), fix=fix)
     exported = {}
-    for key, tensor in spoken.divided(model.state_dict()).items():
-        name = spoken.from_zoo(key)
+    for key, tensor in names.divided(model.state_dict()).items():
+        name = names.from_zoo(key)
         if name is None:
             why = f"{key} has no name in {dialect}"
-            raise WeightsError(why, where, "a part of the model was exchanged")
+            raise WeightsError(why, where, "give what zoo.build returned, with its own parts")
         exported[name] = tensor
     return exported
 
 
 def misfits(places: Tensors, tensors: Tensors, unknown: Tensors, dialect: Dialect) -> list[str]:
-    """What keeps every tensor from having a place of its shape, and every place a tensor.
+    """Messages about each name or shape that differs between the file and the model.
 
-    Files from before PyTorch 0.4.1 lack num_batches_tracked, which then starts from 0.
+    A missing num_batches_tracked is allowed: files from before PyTorch 0.4.1 lack it.
     """
     problems = [f"{key} is {shape_in(unknown, key)} in the file and unknown" for key in unknown]
     for key in {**tensors, **places}:
@@ -185,10 +186,11 @@ def misfits(places: Tensors, tensors: Tensors, unknown: Tensors, dialect: Dialec
 
 
 def shape_in(state: Tensors, key: str) -> str:
+    """The shape of an entry, or "missing"."""
     return str(tuple(state[key].shape)) if key in state else "missing"
 
 
-# What each dtype holds without loss.
+# The dtypes that each dtype can hold without loss.
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 HOLDS = {
     torch.float64: FLOATS,
@@ -198,7 +200,7 @@ HOLDS = {
 
 
 def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
-    """Refuse what would load and then compute nonsense."""
+    """Raise WeightsError for values that would load and then compute nonsense."""
     if tensor.dtype not in HOLDS.get(place.dtype, {place.dtype}):
         problem = f"has dtype {tensor.dtype}, which {place.dtype} cannot hold"
     elif not (problem := nonsense_in(key, tensor)):
@@ -208,15 +210,15 @@ def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
 
 
 def nonsense_in(key: str, tensor: Tensor) -> str:
-    """What is wrong with the values; "" if nothing is."""
+    """What is wrong with the values, in words; "" if nothing."""
     if tensor.dtype not in FLOATS:
         return ""
     is_variance, total = key.endswith("running_var"), tensor.sum()
-    # The sum of a tensor with a NaN or an infinity is not finite; the reverse needs a look.
+    # With a NaN or an infinity, the sum is not finite; a sum may also overflow, so check again.
     if not total.isfinite() and not tensor.isfinite().all():
         return "is not finite"
     if is_variance and (tensor < 0).any():
         return "has negative variances"
-    # A download that was cut may be filled up with zeros.
+    # A download that was cut off may be padded with zeros.
     zeros = not total and (tensor.dim() == 4 or is_variance) and not tensor.any()
     return "is nothing but zeros" if zeros else ""

@@ -1,7 +1,6 @@
-"""ImageNet weights that torchvision publishes: where they are, and what goes with them.
+"""ImageNet weights that torchvision publishes: URLs, accuracies, preprocessing, class names.
 
-The URLs, accuracies and preprocessing are those of the torchvision that is installed. It is
-imported only when they are asked for.
+All of it comes from the installed torchvision, which is imported only when needed.
 """
 
 import re
@@ -13,10 +12,10 @@ from zoo.errors import WeightsError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image is prepared for the network, and what its outputs mean."""
+    """The preprocessing of an image, and the names of the network's outputs."""
 
     resize: int  # pixels of the shorter side
-    crop: int  # pixels a side of the middle that is kept
+    crop: int  # pixels a side of the center crop
     interpolation: str  # "bilinear" or "bicubic"
     mean: tuple[float, ...]  # of R, G, B in [0, 1], subtracted
     std: tuple[float, ...]  # then divided by
@@ -30,18 +29,18 @@ class Published:
     model: str
     name: str  # such as "IMAGENET1K_V1", "IMAGENET1K_V2" or "IMAGENET1K_SWAG_E2E_V1"
     url: str
-    top1: float  # per cent of ImageNet's validation set, single crop
+    top1: float  # percent of ImageNet's validation set, single crop
     top5: float
     preprocess: Preprocess
 
 
 def is_published_name(weights: str | Path) -> bool:
-    """Whether `weights` is a name like IMAGENET1K_V2 or DEFAULT, and not a path or a URL."""
+    """True if `weights` is a name like IMAGENET1K_V2 or DEFAULT, not a path or a URL."""
     return re.fullmatch("[A-Z0-9_]+", str(weights)) is not None
 
 
 def published(model: str, weights: str = "DEFAULT") -> Published:
-    """What torchvision publishes for `model`; "DEFAULT" is its default."""
+    """The weights that torchvision publishes for `model` under a name; WeightsError if none."""
     names = "names like IMAGENET1K_V1, for ImageNet's ResNets and ViTs only"
     try:
         from torchvision.models import get_model_weights  # slow to import, so only here

@@ -1,10 +1,10 @@
-"""What a file of torch.save must look like before torch.load may have it.
+"""Checks a file of torch.save before torch.load may read it.
 
-`torch.load(weights_only=True)` calls nothing that a file names, but for some functions of its own;
-with these a hostile file can still leave weights uninitialised, crash, hang or fill the memory, and
-torch.load does not look at an archive's checksums. So the file is followed once with stand-ins for
-what it would build: it must be one plain archive whose checksums fit, its pickle may hold dicts,
-lists, tuples, numbers, text and tensors, and every tensor must lie within numbers that are there.
+`torch.load(weights_only=True)` calls only a few functions that a file names. With these, a hostile
+file can still leave weights uninitialised, crash, hang or fill the memory; and torch.load does not
+check an archive's checksums. So the pickle is first interpreted with stand-ins for what it would
+build. The file must be one plain archive whose checksums match, its pickle may hold dicts, lists,
+tuples, numbers, text and tensors, and every tensor must lie within the data in the file.
 """
 
 import io
@@ -17,10 +17,10 @@ from typing import IO, Any, NamedTuple
 MOST_OPERATIONS = 1_000_000  # resnet152 with an optimizer's state takes about 100,000
 MOST_COUNTERS = 100  # of learning-rate schedules
 
-AGAIN = "get the file again, or have whoever made it save it again"
-SAVE_AGAIN = "if it is yours, load it where you trust it, and torch.save(model.state_dict(), PATH)"
+AGAIN = "get the file again, or ask its author to save it again"
+SAVE_AGAIN = "if the file is your own, load it and torch.save(model.state_dict(), PATH)"
 
-BYTES = {  # of a number, by the class of its storage
+BYTES = {  # per number, by the class of the storage
     "torch DoubleStorage": 8, "torch FloatStorage": 4, "torch HalfStorage": 2,
     "torch BFloat16Storage": 2, "torch LongStorage": 8, "torch IntStorage": 4,
     "torch ShortStorage": 2, "torch CharStorage": 1, "torch ByteStorage": 1,
@@ -39,14 +39,14 @@ CALLED = frozenset(
 
 
 class Suspicious(ValueError):
-    """Why the file is not what torch.save writes of weights, and what to do."""
+    """The file is not what torch.save writes for weights: `why`, and how to `fix` it."""
 
     def __init__(self, why: str, fix: str = AGAIN) -> None:
         super().__init__(why)
         self.fix = fix
 
 
-# Stand-ins for what a pickle builds; numbers, text, tuples and lists stand for themselves.
+# Stand-ins for what a pickle builds; numbers, text, tuples and lists are built as they are.
 DICT, ORDERED, TENSOR = object(), object(), object()
 VALUES = frozenset(
     ("BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINFLOAT", "BININT", "BININT1", "BININT2",
@@ -64,7 +64,7 @@ class Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """The numbers of a tensor, which the file holds elsewhere."""
+    """A tensor's numbers, which are stored outside the pickle."""
 
     kind: str  # a key of BYTES
     key: str
@@ -72,7 +72,7 @@ class Storage(NamedTuple):
 
 
 def screen(content: bytes, hashed: bool = False) -> None:
-    """Suspicious if `content`, in either of torch.save's formats, is not plain and whole.
+    """Raise Suspicious unless `content`, in one of torch.save's two formats, is plain and complete.
 
     `hashed`: its SHA-256 has been compared, so an archive's checksums need not be.
     """
@@ -83,22 +83,23 @@ def screen(content: bytes, hashed: bool = False) -> None:
             screen_stream(content)
     except Suspicious:
         raise
-    # Two readers of hostile input, which end in many kinds of exceptions.
+    # zipfile and pickletools raise many kinds of exceptions on hostile input.
     except Exception as error:
         why = str(error) or type(error).__name__
         raise Suspicious(f"the file is incomplete or damaged: {why}") from error
 
 
 def screen_stream(content: bytes) -> None:
-    """The format before PyTorch 1.6: five pickles, then the storages in the last one's order.
+    """Screen the format before PyTorch 1.6: five pickles, then storages in the last one's order.
 
-    The pickles are a magic number, a version, a machine, what was saved, and the storages' keys.
+    The pickles are a magic number, a version, system information, the saved object, and the keys of
+    the storages.
     """
     stream, reader = io.BytesIO(content), Reader()
     for _ in range(4):
         reader.follow(stream)
     keys = reader.follow(stream)
-    # A storage that is used and not filled would hold what was in memory before.
+    # A storage that is used but not filled would be uninitialised memory.
     if not isinstance(keys, list) or sorted(keys) != sorted(reader.storages):
         raise Suspicious("the tensors' numbers are not all in the file")
     for key in keys:
@@ -107,11 +108,11 @@ def screen_stream(content: bytes) -> None:
             raise Suspicious("a tensor's numbers are more or fewer than it needs")
         stream.seek(storage.length * BYTES[storage.kind], io.SEEK_CUR)
     if stream.tell() != len(content):
-        raise Suspicious(f"the file has {len(content):,} bytes, and should have {stream.tell():,}")
+        raise Suspicious(f"the file has {len(content):,} bytes, but should have {stream.tell():,}")
 
 
 def screen_archive(content: bytes, hashed: bool) -> None:
-    """The format since PyTorch 1.6: a zip archive of one pickle and a file for each storage."""
+    """Screen the format since PyTorch 1.6: a zip archive of one pickle and a file per storage."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         root = next(iter(entries)).split("/")[0]
@@ -123,11 +124,11 @@ def screen_archive(content: bytes, hashed: bool) -> None:
         size = sum(entry.file_size for entry in entries.values())
         if size > len(content) or any(entry.compress_type for entry in entries.values()):
             raise Suspicious(
-                f"the archive unpacks {len(content):,} bytes to {size:,}, and torch.save does not "
+                f"the archive unpacks {len(content):,} bytes to {size:,}, but torch.save does not "
                 "compress"
             )
         check_directory(content, len(entries))
-        names = {name.lower() for name in entries}  # torch.load takes data.pkl for DATA.PKL
+        names = {name.lower() for name in entries}  # torch.load ignores case: data.pkl, DATA.PKL
         folders = any(e.is_dir() or e.external_attr & 0x10 for e in entries.values())
         roots = {name.split("/")[0] for name in names}
         pickle = f"{root}/data.pkl"
@@ -138,7 +139,7 @@ def screen_archive(content: bytes, hashed: bool) -> None:
         damaged = None if hashed else archive.testzip()
         if damaged is not None:
             raise Suspicious(
-                f"the checksum of {damaged} does not fit: the file is damaged, or was saved without"
+                f"the checksum of {damaged} is wrong or missing: the file may be damaged"
             )
         reader = Reader()
         reader.follow(io.BytesIO(archive.read(pickle)))
@@ -149,11 +150,11 @@ def screen_archive(content: bytes, hashed: bool) -> None:
 
 
 def check_directory(content: bytes, entries: int) -> None:
-    """The list of entries must be where its end says, so that no reader finds another one."""
+    """Check that the zip's directory is where its end record says: no reader may find another."""
     end, place = content[-22:], len(content) - 22
     count, length, begin = struct.unpack("<HII", end[10:20])
     plain = end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")
-    if content[-42:-38] == b"PK\x06\x07":  # the 64-bit form stands before it
+    if content[-42:-38] == b"PK\x06\x07":  # the 64-bit end record comes first
         place = len(content) - 98
         plain = plain and content[place : place + 4] == b"PK\x06\x06"
         (pointer,) = struct.unpack("<Q", content[-34:-26])
@@ -164,9 +165,9 @@ def check_directory(content: bytes, entries: int) -> None:
 
 
 class Reader:
-    """Follows a pickle's operations with stand-ins, and refuses all that a state dict never needs.
+    """Interprets a pickle with stand-ins, and refuses operations that a state dict never needs.
 
-    A dict's keys may only be text and small numbers, so nothing is ever hashed that takes long.
+    Keys of a dict may only be text and small numbers, so hashing is never slow.
     """
 
     def __init__(self) -> None:
@@ -175,7 +176,7 @@ class Reader:
         self.storages: dict[str, Storage] = {}
 
     def follow(self, stream: IO[bytes]) -> Any:
-        """What the pickle would build; leaves the stream after its end."""
+        """What the pickle would build; the stream is left at the pickle's end."""
         stack: list[Any] = []
         below: list[list[Any]] = []  # the stacks under each mark
         memo: dict[Any, Any] = {}
@@ -223,11 +224,11 @@ class Reader:
             elif name == "STOP":
                 return stack.pop()
             elif name != "PROTO":
-                raise Suspicious(f"the pickle is no state dict's: it has {name}", SAVE_AGAIN)
+                raise Suspicious(f"the pickle is not a state dict's: it has {name}", SAVE_AGAIN)
         raise Suspicious("the pickle has no end")
 
     def call(self, called: Any, arguments: Any) -> object:
-        """What one of CALLED returns, if it may have these arguments."""
+        """The stand-in for the result of a call, if function and arguments are allowed."""
         name = called.name if isinstance(called, Global) else "something"
         match name, arguments:
             case "collections OrderedDict", ():
@@ -247,22 +248,22 @@ class Reader:
             ):  # fmt: skip
                 if hooks is ORDERED and lies_within(storage, offset, size, stride):
                     return TENSOR
-        odd = f"the file calls {name} as torch.save does not; nothing of it was run"
+        odd = f"the file calls {name} in a way that torch.save does not; nothing of it was run"
         raise Suspicious(odd if name in CALLED else unsafe(name), SAVE_AGAIN)
 
     def storage(self, description: Any) -> Storage:
-        """("storage", class, key, device, length), and before PyTorch 1.6 a view, which is None."""
+        """A Storage from ("storage", class, key, device, length); before PyTorch 1.6, plus None."""
         match description:
             case ("storage", Global(kind), str(key), str(), int(length), *view):
                 storage = Storage(kind, key, length)
                 same = self.storages.setdefault(key, storage) == storage
                 if kind in BYTES and length >= 0 and view in ([], [None]) and same:
                     return storage
-        raise Suspicious("a tensor's storage is described as torch.save does not")
+        raise Suspicious("a tensor's storage is described in a way that torch.save does not")
 
 
 def pop(stack: list[Any], count: int) -> list[Any]:
-    """The last `count` values, taken off the stack."""
+    """Remove the last `count` values from the stack, and return them."""
     if count > len(stack):
         raise Suspicious("the pickle takes more values than it has")
     taken = stack[len(stack) - count :]
@@ -271,27 +272,29 @@ def pop(stack: list[Any], count: int) -> list[Any]:
 
 
 def append(items: list[Any], target: object) -> None:
+    """Append to a list, and to nothing else."""
     if not isinstance(target, list):
-        raise Suspicious("the pickle appends to what is no list")
+        raise Suspicious("the pickle appends to something that is not a list")
     target.extend(items)
 
 
 def set_items(items: list[Any], target: object) -> None:
+    """Check the keys of [key, value, key, value ...] for a dict; the stand-in stores nothing."""
     if target is not DICT and target is not ORDERED:
-        raise Suspicious("the pickle puts entries into what is no dict")
+        raise Suspicious("the pickle puts entries into something that is not a dict")
     for key in items[::2]:
         if type(key) is not str and not (type(key) is int and abs(key) < 2**60):
-            raise Suspicious("a dict of the pickle is keyed by more than text and numbers")
+            raise Suspicious("a dict of the pickle has keys other than text and numbers")
 
 
 def build(state: object, target: object) -> None:
-    """Only an OrderedDict has a state: model.state_dict() keeps versions of its modules there."""
+    """Allow a state for an OrderedDict only: model.state_dict() stores module versions there."""
     if state is not DICT or target is not ORDERED:
-        raise Suspicious("the pickle changes what it has built", SAVE_AGAIN)
+        raise Suspicious("the pickle modifies an object that it has built", SAVE_AGAIN)
 
 
 def lies_within(storage: Storage, offset: Any, size: Any, stride: Any) -> bool:
-    """Whether a tensor of this size and stride uses numbers of its storage only."""
+    """True if a tensor of this offset, size and stride stays within its storage."""
     if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
         return False
     if len(size) > 8 or any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
@@ -301,12 +304,14 @@ def lies_within(storage: Storage, offset: Any, size: Any, stride: Any) -> bool:
 
 
 def allowed(name: str) -> str:
+    """Return the name of a function or class that a pickle may use; else raise Suspicious."""
     if name not in CALLED and name not in BYTES and not DTYPE.fullmatch(name):
         raise Suspicious(unsafe(name), SAVE_AGAIN)
     return name
 
 
 def unsafe(name: str) -> str:
+    """The message for a function or class that a pickle must not use."""
     if name.startswith(("torch.nn.modules", "torchvision.models", "timm.models", "zoo.")):
         return "this is a whole pickled model, which is a program; nothing of it was run"
     return f"the file wants to call {name.replace(' ', '.')[:100]}; nothing of it was run"

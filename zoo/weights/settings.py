@@ -1,7 +1,7 @@
-"""Settings that a state dict does not show, and that change what a network computes.
+"""Settings that change what a network computes, but that a state dict does not show.
 
-A ResNet-20 whose option-A shortcuts put the zero channels on the other side accepts the same
-weights silently, and gets 22 % of CIFAR-10 right instead of 92 %.
+A ResNet-20 whose option-A shortcuts put the zero channels on the other side would silently accept
+the same weights, and classify 22 % of CIFAR-10 correctly instead of 92 %.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ BLOCK_NAMES = {EncoderBlock: "residual"} | {kind: name for name, kind in BLOCKS.
 
 
 def settings_of(model: Network) -> dict[str, str]:
-    """The settings that change a network's outputs, read off its modules."""
+    """The settings that change a network's outputs, as read from its modules."""
     if isinstance(model, ViT):
         block: Any = model.blocks[0]
         return {
@@ -50,28 +50,29 @@ def settings_of(model: Network) -> dict[str, str]:
 def check_settings(
     model: Network, dialect: Dialect, weights: Weights, drop: str | None = None, fix: str = ""
 ) -> None:
-    """Refuse a model that would take the weights and compute something else with them."""
+    """Raise WeightsError if the model would compute something else with these weights."""
     stored = {key: (value,) for key, value in (weights.metadata.settings or {}).items()}
     required = dict(dialect.requires) | stored
     for key, value in settings_of(model).items():
         if key == "resizing":
-            continue  # computes nothing at the weights' own size, and load takes theirs
+            continue  # no effect at the weights' own size, and load() adopts theirs
         if drop == "shortcut" and key in ("shortcut", "block"):
             if value in ("residual", "identity", *SHORTCUTS):
                 why = f"drop='shortcut' is for plain networks; this one's shortcuts are {value}"
                 raise WeightsError(why, weights.source, "leave drop out, or build the plain twin")
         elif value not in required.get(key, (value,)):
             wanted = " or ".join(required[key])
-            why = f"{dialect.name} weights are for {key}={wanted}, and the model has {value}"
+            why = f"{dialect.name} weights are for {key}={wanted}, but the model has {value}"
             fix = fix or how_to_fit(key, value, required[key][0])
             raise WeightsError(why, weights.source, fix)
 
 
 def how_to_fit(key: str, value: str, wanted: str) -> str:
-    twins = {"none", "residual", *BLOCKS}  # what only one of two twins can have
+    """The third line of an error: how to build a network with the `wanted` value."""
+    twins = {"none", "residual", *BLOCKS}  # values that only one of two twins can have
     if key in ("shortcut", "block") and {value, wanted} & twins:
         return (
             f"build the network with {key}={wanted!r}, such as the twin of this one; a plain "
-            "network takes its residual twin's weights by drop='shortcut'"
+            "network takes its residual twin's weights with drop='shortcut'"
         )
     return f"build a network with {key}={wanted if key in ('eps', 'heads') else repr(wanted)}"

@@ -211,7 +211,7 @@ def snapshot(folder) -> dict[str, bytes]:
 def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(campaign):
     folder, done = campaign
     assert "Device " in done.stdout
-    assert "Precision of all networks fp32" in done.stdout
+    assert "Precision of all networks is fp32" in done.stdout
     assert "Do plain networks degrade more with depth?" in done.stdout
     results = {(r["network"], r["depth"], r["norm"], r["seed"]): r
                for r in read_results(folder / "results.csv")}  # fmt: skip
@@ -287,7 +287,7 @@ def test_a_finished_campaign_is_not_run_again(campaign, invoke):
     before = snapshot(folder)
     done = invoke("experiments.ablation", *TINY, "--output-dir", folder)
     assert done.returncode == 0
-    assert "runs are finished, and are not made again" in done.stdout
+    assert "runs are finished, and are not repeated" in done.stdout
     assert "runs to do" not in done.stdout
     assert snapshot(folder) == before
 

@@ -155,7 +155,7 @@ def test_what_is_no_campaign_is_refused_and_nothing_is_to_be_deleted(invoke, tmp
     odd = results([2.0], [1.0], parameters="many")
     write_csv(tmp_path / "numbers.csv", odd, FIELDS)
     done = invoke("experiments.report", tmp_path / path)
-    assert_three_lines(done, 3, path, "name a whole folder of results")
+    assert_three_lines(done, 3, path, "give a folder of results")
     assert "delete" not in done.stderr
     assert ("no such folder" in done.stderr) == (path == "nowhere")
 

@@ -28,7 +28,7 @@ def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatc
     assert done.returncode == 70
     assert done.stderr.startswith("Traceback")
     assert "KeyError: 'planted'" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("this is a defect of skipzoo: please report")
+    assert done.stderr.splitlines()[-1].startswith("this is a bug in skipzoo: please report")
 
 
 # Command lines, exit codes, words; FOLDER, FILE and PIPE are there, NOWHERE is not.
@@ -73,12 +73,12 @@ BAD = [
     ("ablation --device meta", 2, "--device auto"),
     ("ablation --device hpu", 2, "--device auto"),
     ("ablation --device cuda:99", 2, "cuda:99", "--device auto"),
-    ("ablation --data-dir FILE", 3, "name a folder or a zip"),
+    ("ablation --data-dir FILE", 3, "give a folder or a zip"),
     ("ablation --data-dir /nowhere/at/all", 3, "No such file", "/nowhere/at/all"),
     ("ablation cifar10 --data-dir FOLDER", 3, "no images in class folders"),
     ("ablation --output-dir FILE/x", 2, "cannot use this: Not a directory", "FILE"),
-    ("transfer FOLDER --model --seeds 1", 2, "--model names nothing"),
-    ("transfer FOLDER --strategy --seeds 1", 2, "--strategy names nothing"),
+    ("transfer FOLDER --model --seeds 1", 2, "--model needs a name"),
+    ("transfer FOLDER --strategy --seeds 1", 2, "--strategy needs a name"),
     ("transfer FOLDER --seeds 999999999999", 2, "give 1 to 1,000"),
     ("transfer FOLDER --lr inf", 2, "--lr is too large", "give 1e-30 to 1e+30"),
     ("transfer FOLDER --weight-decay 1e308", 2, "--weight-decay is too large"),
@@ -140,8 +140,8 @@ def test_images_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monke
      (RuntimeError("std::bad_alloc"), 2, "out of memory"),
      (RuntimeError("could not create a primitive"), 2, "out of memory"),
      (RuntimeError("could not create a primitive descriptor for the matmul primitive."), 70,
-      "this is a defect of skipzoo"),
-     (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), 70, "this is a defect of skipzoo"),
+      "this is a bug in skipzoo"),
+     (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), 70, "this is a bug in skipzoo"),
      (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "File name too long"),
      (OSError(errno.EIO, "Input/output error", "x"), 2, "Input/output error")],
 )  # fmt: skip
@@ -189,7 +189,7 @@ def test_results_of_another_command_or_version_are_to_be_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "code", "word"),
-    [("transfer.json", {}, 2, "another command has its results here"),
+    [("transfer.json", {}, 2, "results of another command"),
      ("campaign.json", {"question": "Another one?", "device": "cpu", "starts": "alike"},
       2, "made with question 'Another one?'")],
 )  # fmt: skip
@@ -205,7 +205,7 @@ def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
     from experiments.transfer import comparison as transfer
 
     (tmp_path / "campaign.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UsageError, match="another command has its results here"):
+    with pytest.raises(UsageError, match="results of another command"):
         cpu = torch.device("cpu")
         transfer.settle_precision(transfer.Options("x"), None, cpu, tmp_path, Group())
 

@@ -117,10 +117,10 @@ def test_auto_stays_on_the_cpu_and_mentions_mps(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     device, why = choose_device("auto")
     assert (device.type, why) == (
-        "cpu", "CPU: no CUDA device is visible; --device mps is there, not tried by us"
+        "cpu", "CPU: no CUDA device is visible; --device mps is available, but not tested"
     )  # fmt: skip
     monkeypatch.setattr(torch, "ones", lambda *_, device: torch.zeros(1))
-    assert choose_device("mps") == (MPS, "mps: as requested, not tried by us")
+    assert choose_device("mps") == (MPS, "mps: as requested, not tested")
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="mps is here")

@@ -60,7 +60,7 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(leave_early, m
     assert "\r" not in said.err
     lines = said.err.splitlines()
     assert len(lines) <= (0 if leave_early else 5)
-    assert leave_early or re.fullmatch(r"reading: \d+ %, 00:00 passed, about 00:0\d left", lines[0])
+    assert leave_early or re.fullmatch(r"reading: \d+ %, 00:00 elapsed, about 00:0. left", lines[0])
 
 
 def test_no_bar_is_no_line_and_bars_inside_bars_stay_plain(monkeypatch, capsys):

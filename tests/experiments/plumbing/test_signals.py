@@ -192,7 +192,7 @@ def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(
     command.wait_for_a_row_of_history(out)
     command.send(number, to_all)
     assert command.ends(within=60) == CODES[number]
-    assert "the same command goes on from here" in command.output
+    assert "run the same command again to resume" in command.output
     assert "Traceback" not in command.output
     saved = next(out.glob("*/checkpoint.pt"))
     if number == signal.SIGTERM:  # one flipped bit: refused by name, kept, and mended as it says
@@ -314,7 +314,7 @@ def test_a_group_that_is_signalled_counts_as_one(number, name):
     assert done.stdout.splitlines() == [
         "True 1 [True, True, True]", f"raised at the end {name}", "raised once 2",
     ]  # fmt: skip
-    assert "stopping: saving what is under way" in done.stderr
+    assert "stopping: saving the runs in progress" in done.stderr
     assert "still ending" in done.stderr
 
 
@@ -338,7 +338,7 @@ def test_a_signal_explains_its_consequences_and_nothing_else(
     monkeypatch.setattr(signals, "asked", signals.Asked(first=first))
     assert cli.leave(error, debug=False, resumes=True) == code
     said = capsys.readouterr().err
-    assert ("goes on from here" in said) == (code in (130, 143))
+    assert ("again to resume" in said) == (code in (130, 143))
     assert ("KeyError" in said) == (code == 70)  # its traceback
     assert ("the disk is full" in said) == isinstance(error, OSError)
 

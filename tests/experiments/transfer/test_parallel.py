@@ -162,7 +162,7 @@ def test_a_dying_process_ends_the_job_with_a_message_and_it_resumes(images, undi
     assert time.monotonic() - begin < 30
     assert process.returncode != 0
     assert not (tmp_path / RUN / "row.json").exists()
-    assert re.search("another process of this job is gone|goes on from here", said), said
+    assert re.search("another process of this job is gone|again to resume", said), said
     process = launch(images, tmp_path)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said

@@ -142,7 +142,7 @@ def test_a_batch_that_cannot_be_filled_is_refused_before_any_work_and_a_probe_ne
 
 def test_few_images_make_small_batches_unless_a_size_is_asked_for(folder, transfer, tmp_path):
     said = transfer(folder, tmp_path, "--epochs", 1, "--batch-size")
-    assert "Batches of 7: 30 images are less than the recipe's 32" in said
+    assert "Batch size 7: 30 images do not fill the recipe's batch of 32" in said
     assert (tmp_path / "resnet8-finetune-batch7-seed0" / "row.json").exists()
 
 
@@ -210,7 +210,7 @@ def test_a_finished_campaign_is_not_made_again(everything, folder, transfer, inv
     output, _ = everything
     campaign = (folder, output, "--strategy", "all", "--seeds", 2)
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*")}
-    assert "all 12 runs are finished, and are not made again" in transfer(*campaign)
+    assert "all 12 runs are finished, and are not repeated" in transfer(*campaign)
     assert {path: path.stat().st_mtime_ns for path in output.glob("*/*")} == before
     transfer(*campaign, "--lr", 0.5, refused=(3, "other settings", "row.json"))
     assert "Choose " in invoke("experiments.report", output).stdout
@@ -309,11 +309,11 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(folder, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
-    assert "goes on from here" in said
+    assert "again to resume" in said
     assert "Traceback" not in said
     assert 0 < load_checkpoint(run_folder / "checkpoint.pt")["step"] < 1200
     assert to_do([run_folder, tmp_path / "other"], 3) == (
-        "2 of 3 runs to do; 1 of them go on from their checkpoints"
+        "2 of 3 runs to do; 1 of them resume from their checkpoints"
     )
 
 

@@ -44,7 +44,7 @@ def test_a_file_that_was_changed_after_saving_is_refused(part, tmp_path):
                "a number": (content[-9:], bytes(9)), "the metadata": (b"ant", b"cat")}  # fmt: skip
     old, new = changes[part]
     path.write_bytes(content.replace(old, new))
-    with pytest.raises(zoo.WeightsError, match="its SHA-256 does not fit its content"):
+    with pytest.raises(zoo.WeightsError, match="its SHA-256 does not match its content"):
         read_weights(path)
 
 

@@ -310,7 +310,7 @@ def test_wrong_calls_are_refused():
     refused(model, state, "no dialect 'keras'", dialect="keras")
     refused(model, state, "no drop='stem'", drop="stem")
     refused(model, state, "for plain networks", drop="shortcut")
-    refused(model, {}, "no state dict with entries")
+    refused(model, {}, "not a state dict with entries")
     refused(model, {"a.b": T(1)}, "a.b", "no network of the zoo")
     refused(nn.DataParallel(model), state, "DataParallel")
     for source in (None, 3, b"w.pth", [state], torch.ones(2), Path):
@@ -343,7 +343,7 @@ def test_models_that_were_changed_are_refused_or_filled():
         zoo.export(model)
     tied = zoo.build("resnet18", 2, width=2)
     tied.stages[0][0].conv1.weight = tied.stages[0][0].conv2.weight
-    refused(tied, state, "share their memory")
+    refused(tied, state, "share memory")
 
 
 def test_a_state_dict_of_the_models_own_tensors_may_be_rearranged():
