@@ -78,10 +78,10 @@ def summary() -> list[Part]:
     figure = f"![Training loss and error by epoch: {what}](docs/quick/curves.png)"
     source = images_of(results)
     sentence = (
-        f"{source[0].upper()}{source[1:]}, {first['steps']} steps of {first['batch_size']}. Table: "
-        f"mean ± 95 % CI; shaded: minimum to maximum over seeds. All {len(results)} runs (2 of them "
-        f"without BN) take\nabout {minutes / 2:.0f} minutes on 2 CPU cores ({first['device']}, "
-        f"{first['precision']}). "
+        f"{source[0].upper()}{source[1:]}, {first['steps']} steps, batch {first['batch_size']}. "
+        f"Table: mean ± 95 % CI; shaded: minimum to maximum over seeds. All {len(results)} runs (2 "
+        f"of them without BN) take\nabout {minutes / 2:.0f} minutes on 2 CPU cores "
+        f"({first['device']}, {first['precision']}). "
         "This is figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385) in miniature."
     )
     header = (f"the same training, {len(rows)} seeds", "training loss", "test error")
@@ -114,7 +114,8 @@ def forwards() -> str:
     columns = []
     for block in (BasicBlock, PlainBasicBlock):
         lines = inspect.getsource(block.forward).splitlines()[1:]
-        columns.append([block.__name__, *(re.sub(r"  # .*", "", line).strip() for line in lines)])
+        code = [re.sub("# .*", "", line).strip() for line in lines]
+        columns.append([block.__name__, *filter(None, code)])
     width = max(map(len, columns[0])) + 6
     rows = [f"{left:{width}}{right}" for left, right in zip(*columns, strict=True)]
     return "\n".join(["```", *rows, "```"])

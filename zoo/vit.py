@@ -159,8 +159,8 @@ class ViT(nn.Module):
         # After all other layers, as in torchvision: the same seed then gives the same weights.
         fan_in = stem.conv.weight[0].numel()  # 3 P P
         nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / fan_in))
-        # A zero head (section 3.2): at first, all classes are equally likely. The head still learns:
-        # its gradient depends on the features, which are not 0.
+        # A zero head (section 3.2): at first, all classes are equally likely. It learns all the
+        # same: its gradient depends on the features, which are not 0.
         for name in ("stem.conv.bias", "head.weight", "head.bias"):
             nn.init.zeros_(self.get_parameter(name))
 

@@ -29,7 +29,7 @@ from zoo.vit import ViT
 STATES = {  # whose weights a network without some parts has
     "initial": "at initialisation",
     "removed": "removed after training",
-    "trained": "trained without them",
+    "trained": "trained as this variant",
 }
 # In fp64, rounding leaves about 4e-16 if tokens are equal. Smaller residuals count as VISIBLE.
 VISIBLE = 1e-14

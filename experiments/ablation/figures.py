@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from experiments.ablation.collapse import STATES, VISIBLE, load_run_weights
-from experiments.ablation.runs import Run, build_model, make_batches
+from experiments.ablation.runs import Run, build_model, in_words, make_batches
 from experiments.drawing.style import COLOURS, png
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.results import read_history, read_row
@@ -28,12 +28,12 @@ TITLES = {
     "plainvit": "plain transformers", "vit": "residual transformers",
 }  # fmt: skip
 ARMS = {  # label, colour, line; dashed: without MLPs
-    "vit": ("both additions (vit)", "#0072B2", "-"),
-    "attention-skip": ("attention's addition alone", "#009E73", "-"),
-    "mlp-skip": ("the MLP's addition alone", "#CC79A7", "-"),
-    "plainvit": ("no addition (plainvit)", "#D55E00", "-"),
-    "no-mlp": ("no MLP, with the addition", "#0072B2", "--"),
-    "pure-attention": ("no MLP, no addition", "#D55E00", "--"),
+    "vit": ("both skips (vit)", "#0072B2", "-"),
+    "attention-skip": ("skip around attention only", "#009E73", "-"),
+    "mlp-skip": ("skip around the MLP only", "#CC79A7", "-"),
+    "plainvit": ("no skips (plainvit)", "#D55E00", "-"),
+    "no-mlp": ("no MLP, one skip", "#0072B2", "--"),
+    "pure-attention": ("no MLP, no skip", "#D55E00", "--"),
 }
 
 
@@ -44,7 +44,7 @@ def draw_all(
     paths = [draw_all_curves(runs, output_dir)]
     if residuals:
         paths.append(output_dir / "collapse.png")
-        with png(paths[-1], 13, 4.4, mathtext=True) as figure:
+        with png(paths[-1], 13, 4.8, mathtext=True) as figure:
             draw_collapse(figure, residuals)
     if any(run.norm == "none" for run in runs):
         paths.append(output_dir / "gradients.png")
@@ -83,7 +83,16 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
         panels[1, 1].plot([], [], "k-", label="test")
         panels[1, 1].plot([], [], "k--", label="training")
         panels[1, 1].legend(loc="best", frameon=False)
+        seeds = len({run.seed for run in runs})
+        shaded = "mean over seeds, shaded: minimum to maximum; " if seeds > 1 else ""
+        figure.supxlabel(f"{shaded}n = {seeds}; {conditions(runs[0])}", size=11)
     return path
+
+
+def conditions(run: Run) -> str:
+    """Images and steps, for a caption."""
+    images = in_words(run.data.source, run.data.size)
+    return f"{images}, {run.settings.steps:,} steps, batch {run.settings.batch_size}"
 
 
 def columns(histories: Sequence[dict]) -> dict[str, np.ndarray]:
@@ -130,6 +139,11 @@ def draw_collapse(figure: Figure, residuals: Sequence[dict]) -> None:
         panel.set_xticks(blocks)
     panels[0].set_ylabel("relative residual")
     panels[0].legend(loc="lower left", frameon=False, fontsize=11)
+    seeds = " / ".join(
+        str(len({row["seed"] for row in residuals if row["state"] == state})) for state in STATES
+    )
+    band = "bands hold the 10th to 90th percentile of images of every seed"
+    figure.supxlabel(f"geometric mean over seeds and images; {band}; n = {seeds} seeds", size=11)
 
 
 def draw_gradients(
@@ -153,8 +167,9 @@ def draw_gradients(
         before.set_title(f"{words}, at initialisation")
         after.set_title(f"{words}, after training")
         after.set_xlabel("layer, from the first convolution to the last")
-        panels[column, 0].set_ylabel("gradient norm")
+        panels[column, 0].set_ylabel("L2 norm of the gradient")
         after.xaxis.get_major_locator().set_params(integer=True)
+    figure.supxlabel(f"one seed, one training batch; {conditions(runs[0])}", size=11)
 
 
 def draw_norms(panel: Axes, run: Run, norms: np.ndarray, label: str) -> None:

@@ -54,6 +54,16 @@ class Data:
     holdout: bool = False  # test on 10 % of the training images, for tuning (45k/5k)
 
 
+def in_words(source: str, size: int) -> str:
+    """A Data's images, for a caption."""
+    names = {
+        "drawn": "images drawn by code",
+        "embedded": "an earlier version's images",
+        "cifar10": "CIFAR-10",
+    }
+    return f"{names.get(source, 'a folder')} at {size}x{size}"
+
+
 @dataclass(frozen=True)
 class Run:
     """One row of an ablation."""

@@ -15,22 +15,26 @@ from experiments.plumbing.results import UNFIT, read_csv
 from experiments.plumbing.stats import Estimate, estimate, judge
 from experiments.plumbing.tables import Rows
 
-QUESTION = "Does depth hurt training more without additions?"
+QUESTION = "Does depth hurt training more without skips?"
 ORDER = ("vit", "plainvit", "attention-skip", "mlp-skip", "no-mlp", "pure-attention")
 SLOWING = (  # what may slow the collapse, a network with it, a network without it
-    ("both additions", "vit", "plainvit"),
-    ("attention's addition alone", "attention-skip", "plainvit"),
-    ("the MLP's addition alone", "mlp-skip", "plainvit"),
-    ("the addition, without MLPs", "no-mlp", "pure-attention"),
-    ("MLPs, with additions", "vit", "no-mlp"),
-    ("MLPs, without additions", "plainvit", "pure-attention"),
+    ("both skips", "vit", "plainvit"),
+    ("the skip around attention alone", "attention-skip", "plainvit"),
+    ("the skip around the MLP alone", "mlp-skip", "plainvit"),
+    ("the skip, without MLPs", "no-mlp", "pure-attention"),
+    ("MLPs, with skips", "vit", "no-mlp"),
+    ("MLPs, without skips", "plainvit", "pure-attention"),
 )
 HEADINGS = ["\n".join(heading.split(" ", 1)) for heading in STATES.values()]
-RATIO = "Log10 of the ratio of relative residuals, mean over images and blocks, paired by seed."
+RATIO = (
+    "By how many powers of ten the first network's relative residual is larger: log10 of the "
+    "ratio, mean over images and blocks, paired by seed."
+)
 NOTE = (
     "Relative residual after the last block, mean over images, ± 95 % CI: at initialisation "
-    f"({INITIAL_SEEDS} seeds), of the trained vit after removing the parts, and of the network "
-    "that was trained without them. 0: all tokens of an image are identical."
+    f"({INITIAL_SEEDS} seeds), in a trained vit after removing parts of its blocks, and in a "
+    "network trained without these parts. 0: all tokens of an image are identical (0.000: below "
+    "0.0005)."
 )
 
 
@@ -59,7 +63,7 @@ def slowed(residuals: Sequence[dict], with_it: str, without: str, state: str) ->
 
 
 def collapse_verdict(residuals: Sequence[dict], state: str) -> str:
-    """Do the additions keep tokens apart? Yes or no if the t-interval excludes 0."""
+    """Do skips keep tokens apart? Yes or no if the t-interval excludes 0."""
     ends = [
         {seed: blocks[-1] if blocks[-1] > VISIBLE else 0.0 for seed, blocks in by_seed.items()}
         for by_seed in (by_block(residuals, network, state) for network in ("vit", "plainvit"))
@@ -69,8 +73,8 @@ def collapse_verdict(residuals: Sequence[dict], state: str) -> str:
         [(ends[0][seed], ends[1][seed]) for seed in seeds]
     )
     return (
-        f"{answer}, {STATES[state]}: the relative residual after the last block is {vit.show(3)} "
-        f"in vit and {plain.show(3)} in plainvit; the difference, {difference}"
+        f"- {STATES[state]}: {answer.lower()}; the relative residual after the last block is "
+        f"{vit.show(3)} in vit and {plain.show(3)} in plainvit; the difference, {difference}"
     )
 
 
@@ -78,11 +82,8 @@ def verdicts(results: Sequence[dict], residuals: Sequence[dict]) -> list[str]:
     """The two questions with their answers: does training stall, do tokens collapse?"""
     parts = [result for result in results if result["network"] not in ("vit", "plainvit")]
     stalling = verdict(results) + unfinished(parts)
-    collapsing = " ".join(collapse_verdict(residuals, state) for state in STATES)
-    return [
-        f"**{QUESTION} {stalling}**",
-        f"**Do additions keep the tokens apart? {collapsing}**",
-    ]
+    collapsing = "\n".join(collapse_verdict(residuals, state) for state in STATES)
+    return [f"**{QUESTION} {stalling}**", f"**Do skips keep the tokens apart?**\n\n{collapsing}"]
 
 
 def residuals_table(residuals: Sequence[dict]) -> Rows:

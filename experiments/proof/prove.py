@@ -76,15 +76,16 @@ def theirs_of(ours: Network, model: str, oracle: Oracle) -> nn.Module:
 
 
 ROUNDING = (
-    "Rounding: torchvision's and transformers' ViTs do the same sums in another order; in fp64 "
-    f"they may differ by {VIT_ORACLES['torchvision'].rounding} times the machine epsilon (2.2e-16) "
-    "of a tensor's largest value."
+    "Rounding: torchvision's and transformers' ViTs compute the same sums in another order. In "
+    f"fp64 the difference may be {VIT_ORACLES['torchvision'].rounding} times the machine epsilon "
+    "(2.2e-16) times the tensor's largest value."
 )
 CAPTION = (
-    "Largest difference, over every block, of outputs (eval and train mode), gradients, buffers "
-    "and the state dict there and back; fp32, shaken random weights; 0: equal to the last bit. "
-    "Start: seeded alike, the initial weights are torchvision's; the other libraries initialise "
-    f"differently. {ROUNDING}"
+    "Largest absolute difference, over all blocks (stem and head included), of outputs in eval and "
+    "train mode, gradients, buffers, and the state dict after conversion there and back; random "
+    "weights, fp32, or fp64 where there is rounding. 0: equal to the last bit.\n\n"
+    "Start: the same seed gives torchvision's initial weights; the other libraries initialise "
+    f"differently.\n\n{ROUNDING}"
 )
 
 
@@ -135,7 +136,7 @@ def twins_alike() -> tuple[bool, str]:
     others = [name for name in bar if not starts_as_its_twin(name)]
     alike = f"{len(names) - len(others)} of {len(names)} plain networks start from the weights of "
     different = f" DIFFERENT: {', '.join(others)}" if others else ""
-    return not others, f"{alike}their residual twins, seeded alike.{different}"
+    return not others, f"{alike}their residual twins, given the same seed.{different}"
 
 
 def starts_as_its_twin(name: str) -> bool:
