@@ -7,6 +7,7 @@ from pathlib import Path
 from data.listing import readable
 from experiments.ablation import transformers
 from experiments.ablation.literature import PROTOCOL, PUBLISHED
+from experiments.ablation.runs import in_words
 from experiments.ablation.verdict import verdict
 from experiments.plumbing.results import NAME_IT, no_results, read_csv, read_rows
 from experiments.plumbing.stats import estimate
@@ -72,13 +73,7 @@ def table(results: Sequence[dict]) -> Rows:
 
 def images_of(results: Sequence[dict]) -> str:
     """The images and their size, in words."""
-    names = {
-        "drawn": "images drawn by code",
-        "embedded": "an earlier version's images",
-        "cifar10": "CIFAR-10",
-    }
-    size = results[0]["size"]
-    return f"{names.get(results[0]['source'], 'a folder')} at {size}x{size}"
+    return in_words(results[0]["source"], results[0]["size"])
 
 
 def caption(results: Sequence[dict]) -> str:
