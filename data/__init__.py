@@ -1,7 +1,7 @@
-"""Turns images, from files or drawn by code, into seeded batches.
+"""Turns images, from files or synthetic, into seeded batches.
 
 See batches.py (the interface to the training loop), then dataset.py (images that fit into one
-uint8 tensor: drawn by synthetic.py, CIFAR-10 from cifar.py, or read from a folder).
+uint8 tensor: from synthetic.py, CIFAR-10 from cifar.py, or read from a folder).
 Images of any size: folders.py (the classes and splits of a user's folder; uses listing.py and
 duplicates.py), views.py (crops and resizes an image to the network's input), view_batches.py
 (batches of views), collection.py (prepares a folder for training; uses decoding.py and store.py).

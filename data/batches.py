@@ -3,7 +3,7 @@
 The order, crops and flips of an epoch are drawn on the CPU from (seed, epoch), and copied to the
 device once. So every device and every resumed run sees the same batches, and a checkpoint needs no
 random state. Within an epoch, batch() copies nothing from the CPU, so the CPU need not wait for the
-GPU. (The training loop waits once a step anyway, to read the loss.)
+GPU. (The training loop waits in each step anyway, to read the loss.)
 Dimension key: N batch, C channels, H W height and width.
 Read next: experiments/train/loop.py
 """
@@ -65,7 +65,7 @@ class TensorBatches:
     """Training batches of images in memory: normalised, shuffled every epoch, cropped, flipped.
 
     An epoch drops its last partial batch; since the order changes, no image is left out for good.
-    Images are padded for the crop after normalisation, so the padding has the mean's colour.
+    For the crop, images are padded with 0, which is the mean after normalisation.
     `input_size`: the network's input. Images that are stored smaller are enlarged to it on the
     device, after the crop, which saves memory and time.
     """
@@ -88,7 +88,7 @@ class TensorBatches:
         self.normalize = normalize.to(device)
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.input_size, self.padding = input_size, padding
-        self.drawn_epoch = -1  # the epoch that order, tops, lefts and flips are of
+        self.drawn_epoch = -1  # for which order, tops, lefts and flips are drawn; -1: none yet
         self.order = self.tops = self.lefts = self.flips = torch.empty(0)
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class TensorBatches:
 
 
 def check_batch_size(size: int, images: int, processes: int = 1) -> None:
-    """DataError unless all processes (one per GPU) get equally many images, two or more."""
+    """DataError unless each process (one per GPU) gets the same number of images, at least 2."""
     fits = 2 * processes <= size <= images and size % processes == 0
     if not fits:
         multiple = f", a multiple of {processes}" if processes > 1 else ""
@@ -158,7 +158,7 @@ def whole_images(
 
 
 def prepared(batches: Iterable[Batch], normalize: Normalize, size: int) -> Iterator[Batch]:
-    """Batches of uint8 images as a network takes them, on the device of `normalize`."""
+    """uint8 batches become what a network takes: float32, normalised, enlarged, on the device."""
     device = normalize.mean.device
     for images, labels in batches:
         yield enlarge(normalize(images.to(device)), size), labels.to(device)

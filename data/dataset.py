@@ -1,4 +1,4 @@
-"""Datasets small enough to keep in memory: drawn by code, CIFAR-10, or read from a folder."""
+"""Datasets small enough to keep in memory: synthetic, CIFAR-10, or read from a folder."""
 
 from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process

@@ -1,6 +1,6 @@
 """Ten classes of objects drawn by code, so that nothing has to be downloaded.
 
-Settings call this dataset "drawn".
+Settings call this dataset "synthetic".
 Eight classes are shapes, two are textures on a shapeless blob. Colour, position, size, rotation and
 background are independent of the class; an object may be lighter or darker than its background. So
 a linear classifier on pixels, or one on colour histograms, learns very little, and a network has to
@@ -134,4 +134,4 @@ def synthetic(train: int, test: int, seed: int = 0) -> Dataset:
         drawn = [draw_image(seed, index) for index in range(first, first + count)]
         parts.append(torch.from_numpy(np.stack([image for image, _ in drawn])))
         parts.append(torch.tensor([label for _, label in drawn]))
-    return Dataset("images drawn by code", CLASSES, *parts)
+    return Dataset("synthetic images", CLASSES, *parts)

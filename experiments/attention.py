@@ -38,8 +38,8 @@ class Options:
     """A ViT: a .safetensors file of experiments.transfer, a Hugging Face folder, hf:OWNER/NAME."""
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
     """Images: files, folders or patterns."""
-    block: int | None = None
-    """The block whose heads to draw, counted from 0 (the last)."""
+    block: cli.Count = None
+    """The block whose heads to draw, counted from 0; without it, the last block."""
     output: Path = Path("runs/attention.png")
     """The PNG to write; for several images, a folder of this name without .png."""
     device: str = "auto"

@@ -32,7 +32,7 @@ class Options:
     """The .safetensors or .pth file to write; with --to transformers, a folder is possible, too."""
     to: Literal["torchvision", "transformers", "timm", "cifar", "zoo"]
     """The library whose names the output has."""
-    classes: str | None = None
+    classes: cli.Word = None
     """Class names in the order of the head's outputs: a,b,c."""
 
 

@@ -43,7 +43,7 @@ class Options:
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
     """A .safetensors file of experiments.transfer, then the folder of images;
     with --model, only the folder."""
-    model: str | None = None
+    model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
     """The name of published weights, for --model."""
@@ -53,8 +53,8 @@ class Options:
     """Folder for the figures and predictions.csv."""
     batch_size: int = 64
     """Images per batch."""
-    workers: int | None = None
-    """Processes that decode and load images (one per core, at most 8); 0: use this one."""
+    workers: cli.Count = None
+    """Processes that decode and load images (one per core, at most 8); 0: no extra process."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
 

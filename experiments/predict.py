@@ -34,7 +34,7 @@ class Options:
 
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
     """A checkpoint of experiments.transfer, then images; with --model, only images."""
-    model: str | None = None
+    model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
     """The name of published weights, for --model."""
@@ -42,12 +42,13 @@ class Options:
     """How many classes to print per image (at most all)."""
     json: bool = False
     """Print one JSON document and nothing else: a list with one line per image,
-    {"image": PATH, "predictions": [{"label", "score"}, ...]}; null if it cannot be decoded."""
+    {"image": PATH, "predictions": [{"label", "score"}, ...]}; "predictions" is null if the image
+    cannot be decoded."""
     sheet: Path = Path("runs/predictions.png")
     """The PNG to draw the first images and their labels in."""
     batch_size: int = 32
     """Images per batch."""
-    workers: int | None = None
+    workers: cli.Count = None
     """Processes that decode images meanwhile (0 on a CPU; on a GPU one per core, at most 8)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""

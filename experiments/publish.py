@@ -79,8 +79,8 @@ def summary() -> list[Part]:
     source = images_of(results)
     sentence = (
         f"{source[0].upper()}{source[1:]}, {first['steps']} steps, batch {first['batch_size']}. "
-        f"Table: mean ± 95 % CI; shaded: minimum to maximum over seeds. All {len(results)} runs (2 "
-        f"of them without BN) take\nabout {minutes / 2:.0f} minutes on 2 CPU cores "
+        f"Table: mean ± 95 % CI; shaded: minimum to maximum over seeds. All {len(results)} runs "
+        f"(with 2 that are not shown here) take\nabout {minutes / 2:.0f} minutes on 2 CPU cores "
         f"({first['device']}, {first['precision']}). "
         "This is figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385) in miniature."
     )

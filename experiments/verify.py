@@ -22,12 +22,12 @@ from experiments.plumbing.cli import UsageError, doing
 
 @dataclass(frozen=True)
 class Options:
-    """Compare our networks with other libraries', block by block, bit for bit."""
+    """Compare our networks with those of other libraries, block by block."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = "all"
     """resnet18, 34, 50, 101 or 152, or vit_b_16, vit_b_32, vit_l_16, vit1, 2, 4, 6, 8, 12."""
-    weights: str | None = None
-    """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL (random weights)."""
+    weights: cli.Word = None
+    """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL; without it, random weights."""
     against: Literal["torchvision", "transformers", "timm"] | None = None
     """The library to compare with (torchvision; without MODEL, every installed one)."""
 

@@ -21,13 +21,13 @@ from zoo.shortcuts import Norm, make_shortcut  # the other arm: the next file to
 
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
-    """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from 3x3."""
-    # No bias: normalisation would subtract it again. (Without normalisation there is none either.)
+    """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from 3x3 pixels."""
+    # No bias: normalisation would subtract it again.
     return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
 
 
 def conv1x1(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
-    """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from its channels."""
+    """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from one pixel."""
     return nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
 
@@ -64,7 +64,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = relu(self.norm1(self.conv1(x)))  # (N, C_in, H, W) -> (N, C, H/stride, W/stride)
         residual = self.norm2(self.conv2(residual))  # no ReLU here: F(x) may be negative
-        # The addition. x comes from a ReLU and is not negative: if F is 0, the block returns x.
+        # The addition. x comes from a ReLU and is not negative: if F(x) is 0 and the shortcut is x,
+        # the block returns x.
         return relu(residual + self.shortcut(x))
 
 

@@ -54,7 +54,8 @@ class PlainBottleneck(nn.Module):
 def without_skips(stages: nn.Sequential) -> nn.Sequential:
     """The stages of a residual network with each block replaced by its plain twin.
 
-    A plain network is built this way round so that both twins draw the same initial weights.
+    Initial weights are random numbers, drawn layer by layer. A network that is built without
+    projections would draw others; this one drops them afterwards, and keeps its twin's.
     """
     twins = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}  # class -> class
     plain = nn.Sequential()

@@ -1,8 +1,8 @@
 """A plain ViT has the blocks of a ViT without the additions, or with only one of the two.
 
 Without the skip, attention replaces each token by an average over all tokens. After a few blocks
-all tokens are the same ("rank collapse"). These networks have the same initial weights as their
-residual twins, and the same number of parameters unless the MLPs are removed.
+all tokens are nearly the same ("rank collapse"). These networks have the same initial weights as
+their residual twins, and the same number of parameters unless the MLPs are removed.
 
 Paper: Dong et al. 2021, "Attention is Not All You Need: Pure Attention Loses Rank Doubly
 Exponentially with Depth" (arXiv 2103.03404), sections 2 and 3.
@@ -78,6 +78,9 @@ def plainvit(
     eps: float = 1e-6,
     resizing: str = "align-corners",
 ) -> ViT:
-    """As vit(), with blocks of another kind: `block` is a key of BLOCKS."""
+    """As vit(), with blocks of another kind: `block` is a key of BLOCKS, `name` one of vit.TABLE.
+
+    zoo.build("plainvit4") calls plainvit("vit4").
+    """
     kind = BLOCKS[block]
     return vit(name, num_classes, image_size=image_size, eps=eps, resizing=resizing, block=kind)

@@ -1,9 +1,9 @@
 """A ResNet is a stem, stages of blocks, and a head: one table and one builder make all of them.
 
 The stem turns pixels into a feature map. A stage is a row of blocks; each stage after the first has
-half the height and width, so a quarter of the pixels, and twice the channels, so four times the
-products a pixel: all blocks cost about the same. The head averages the map and classifies. TABLE
-has every ResNet by name, and resnet() builds it, or its plain twin.
+half the height and width, so a quarter of the pixels, and twice the channels, so four times as many
+multiplications per pixel: all blocks cost about the same. At the end the map is averaged, and the
+head classifies the result. TABLE has every ResNet by name; resnet() builds it, or its plain twin.
 
 Paper: He et al. 2015 (arXiv 1512.03385), table 1 (ImageNet) and section 4.2 (CIFAR-10).
 Dimension key: N batch, C channels, H W height and width of the image.
@@ -117,8 +117,8 @@ class Row(NamedTuple):
     shortcut: str  # where the shape changes, one of SHORTCUTS
 
 
-# A network's number counts its layers with weights. For CIFAR-10 (section 4.2): 3 stages of n
-# BasicBlocks have 6n convolutions, and the stem and the head make 6n + 2.
+# A network's number counts convolutions and linear layers, without projections. For CIFAR-10
+# (section 4.2): 3 stages of n BasicBlocks have 6n convolutions; stem and head make it 6n + 2.
 TABLE = {
     "resnet8": Row(BasicBlock, (1, 1, 1), CifarStem, 10, 16, "pad"),  # not in the paper
     "resnet20": Row(BasicBlock, (3, 3, 3), CifarStem, 10, 16, "pad"),

@@ -34,7 +34,8 @@ class Projection(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
     ) -> None:
         super().__init__()
-        self.kind = "projection"  # for zoo/weights: which shortcuts a file of weights is for
+        self.kind = "projection"  # used in zoo/weights only, which compares it with a file's
+        # With stride 2 it ignores three of four pixels, but the 3x3 convolutions of F see them.
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         self.norm = norm(out_channels)
 
@@ -78,7 +79,7 @@ def make_shortcut(
 ) -> nn.Module:
     """The shortcut of one block: Identity if it keeps the shape, otherwise `kind`, of SHORTCUTS."""
     assert kind in SHORTCUTS, f"unknown shortcut {kind!r}"
-    # In ResNet-18, 3 of 8 blocks change the shape: the first ones of stages 2, 3 and 4.
+    # In ResNet-18, this is so for 5 of 8 blocks.
     if stride == 1 and in_channels == out_channels:
         return Identity()
     if kind == "projection":

@@ -7,7 +7,7 @@ follows the addition: between the stem and the last norm, x only changes by addi
 Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929), section 3.1,
 equations 1 to 4, figure 1.
 Dimension key: N batch, H W height and width of an image, P side of a patch, L tokens (the patches
-and one class token), D width, h heads, K = D/h width of a head.
+and one class token), D width (numbers per token), h heads, K = D/h numbers per token and head.
 Deviation from the paper: no dropout, which torchvision's and timm's ViTs also leave out by default.
 Read next: zoo/plainvit.py
 """
@@ -56,10 +56,12 @@ class ViTStem(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: each token averages the values v of all tokens, in h heads.
+    """Self-attention: each token becomes a weighted average of values v of all tokens.
 
     q, k and v are linear maps of x. The larger the product of a token's query q with another
-    token's key k, the more it takes of that token's value v.
+    token's key k, the more it takes of that token's value v. Divided by sqrt(K), the products stay
+    of one size, and softmax does not saturate. The D numbers of a token are cut into h "heads" of
+    K, each with weights of its own.
     `softmax(q k^T / sqrt(K)) v`: (N, L, D) -> (N, L, D).
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
@@ -97,7 +99,8 @@ class Attention(nn.Module):
 class XavierLinear(nn.Linear):
     """q, k and v as one matrix, initialised as Glorot and Bengio 2010 propose; the bias is 0.
 
-    nn.Linear() calls reset_parameters(), whose default would draw other random numbers first.
+    As in torchvision, the weights are drawn once: nn.Linear would draw its default first, and all
+    random numbers after it would be others.
     """
 
     def reset_parameters(self) -> None:
@@ -117,7 +120,7 @@ class MLP(nn.Module):
             nn.init.normal_(linear.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        # GELU by erf: the tanh approximation of some libraries gives other numbers.
+        # GELU is a smooth ReLU. This is the exact one; some libraries approximate it by tanh.
         return self.fc2(gelu(self.fc1(x)))  # (N, L, D) -> (N, L, 4D) -> (N, L, D)
 
 
@@ -129,7 +132,7 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, eps: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps)
+        self.norm1 = nn.LayerNorm(width, eps)  # over the D numbers of each token
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps)
         self.mlp = MLP(width, hidden)
@@ -179,7 +182,7 @@ class Row(NamedTuple):
     patch_size: int  # pixels a side of a patch
     blocks: int
     heads: int
-    width: int  # D, of the stream
+    width: int  # D, numbers per token
     hidden: int  # width of an MLP's hidden layer
     image_size: int  # pixels a side
     num_classes: int

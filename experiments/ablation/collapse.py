@@ -28,7 +28,7 @@ from zoo.vit import ViT
 
 STATES = {  # whose weights a network without some parts has
     "initial": "at initialisation",
-    "removed": "removed after training",
+    "removed": "trained as vit, parts then removed",
     "trained": "trained as this variant",
 }
 # In fp64, rounding leaves about 4e-16 if tokens are equal. Smaller residuals count as VISIBLE.

@@ -1,10 +1,11 @@
 """The options of experiments.ablation."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from experiments.plumbing.cli import Count, Folder, Pixels, Real
 
 LIMITS = {
     "seeds": (1, 1000), "epochs": (1, 100_000), "batch_size": (2, 10**6), "lr": (1e-30, 1e30),
@@ -22,22 +23,22 @@ class Options:
     """quick: synthetic images, minutes. cifar10: 40 minutes on 2 cores with bf16.
     paper: section 4.2, 64,000 steps per run, for a GPU. vit: transformers, minutes.
     imagenet-nets: 18, 34 and 50 layers, hours."""
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Images: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with zip files of them.
+    data_dir: Folder = None
+    """Images: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with them in zip files.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""
-    depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
+    depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
     """Numbers of layers, or of blocks for transformers (the preset's)."""
-    seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    seeds: Count = None
     """Number of seeds (the preset's, 3 or more)."""
-    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    epochs: Count = None
     """Epochs of each run; the schedule is scaled in proportion (the preset's)."""
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    batch_size: Count = None
     """Images per step (the preset's)."""
-    lr: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
+    lr: Real = None
     """The highest learning rate of the schedule (the preset's)."""
-    size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    size: Pixels = None
     """Side of the network's input images (the preset's)."""
-    train_images: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    train_images: Count = None
     """Train on at most N images, with classes as balanced as possible (the preset's)."""
     holdout: bool = False
     """Evaluate on 10 % of the training images, for tuning without the test set."""
@@ -45,7 +46,7 @@ class Options:
     """auto: time what the hardware supports, and use the fastest for all runs."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
-    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    jobs: Count = None
     """Runs in parallel, with one thread each (one per core, at most 3; 1 on a GPU)."""
-    output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    output_dir: Folder = None
     """Folder of the results; the same command resumes there (a folder in runs/)."""

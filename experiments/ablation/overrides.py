@@ -44,7 +44,7 @@ def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
         anything = options.preset in ("imagenet-nets", "vit") and not is_cifar10(options.data_dir)
         if options.preset == "quick" or anything:
             data = replace(data, source="folder", size=max(data.size, 32), test_images=None)
-    if data.source == "drawn":
+    if data.source == "synthetic":
         cli.check_numbers(options, {"train_images": (2, MOST_DRAWN)})
     size = options.size or on_gpu.get("size")
     train_images = options.train_images or on_gpu.get("train_images")

@@ -35,16 +35,16 @@ class Ablation:
 TRIANGLE = Settings(schedule="triangle", milestones=())
 NETWORKS = ("plain", "resnet")  # with the depth, a name for zoo.build: "plain56"
 SEEDS = (0, 1, 2)  # of weights and batches: both kinds of networks have the same ones
-# Layers 6n + 2 for n = 9, 3, 1; the deepest first, since its runs take longest.
+# Layers: 6n + 2 for n = 9, 3, 1.
 AXES: dict[str, tuple] = {"seed": SEEDS, "depth": (56, 20, 8), "network": NETWORKS}
 SMALL = Data(size=12, train_images=4000, test_images=1000)  # data/synthetic.py draws them
-# For the figure of gradient norms: the deepest pair without batch normalisation.
+# The deepest pair without batch normalisation, for gradients.png (figures.py).
 WITHOUT_NORM = tuple({"network": network, "norm": "none"} for network in NETWORKS)
 TRANSFORMER = Run(
     network="vit", depth=4, norm="layer",  # depth in blocks; a ViT has no other norm
     data=replace(SMALL, size=16),
-    # Of four rates, one of the two at which the deepest plain network learns most (LOG.md). At
-    # higher rates, networks with skips learn more.
+    # Of four rates, one of the two at which the deepest plain network learns most (LOG.md).
+    # Networks with skips would learn more at a higher rate.
     settings=replace(TRIANGLE, batch_size=64, opt="adamw", lr=5e-4, weight_decay=0.05),
 )  # fmt: skip
 
@@ -67,10 +67,11 @@ ABLATIONS = {
     ),
     # 30 runs of 64,000 steps: for a GPU.
     "paper": Ablation(
-        question="Section 4.2 to the letter: figure 6 and table 6 of He et al. 2015.",
+        question="Section 4.2 of He et al. 2015 (figure 6, table 6), up to 110 layers.",
         base=Run(data=Data("cifar10", size=32, normalize="pixel-mean"), settings=Settings()),
         axes={"seed": SEEDS, "depth": (110, 56, 44, 32, 20), "network": NETWORKS},
     ),
+    # ImageNet's architectures on CIFAR-10's images: at 32x32, the last stage has maps of 1x1.
     "imagenet-nets": Ablation(
         question="Do ImageNet's plain networks train worse with 34 layers than with 18?",
         base=Run(
@@ -80,7 +81,7 @@ ABLATIONS = {
         ),
         axes={"seed": SEEDS, "depth": (34, 18), "network": NETWORKS},
         epochs=3,
-        # One pair of Bottlenecks. The verdict compares depths of one kind of block only.
+        # plain50 and resnet50 have Bottlenecks: shown, and not compared with 34 and 18.
         also=tuple({"network": network, "depth": 50} for network in NETWORKS),
         on_gpu={"size": 64, "epochs": 10, "train_images": 50_000},
     ),
@@ -89,7 +90,7 @@ ABLATIONS = {
         base=TRANSFORMER,
         axes={"seed": (0, 1, 2, 3, 4), "depth": (4, 2, 1), "network": ("plainvit", "vit")},
         epochs=5,
-        # One of the two skips; and no MLPs, with the other skip or without.
+        # attention-skip, mlp-skip, no-mlp, pure-attention: see zoo/plainvit.py.
         also=tuple({"network": network} for network in PARTS),
         also_of_every_seed=True,
     ),
@@ -99,7 +100,7 @@ WARMUP_DEPTH, WARMUP_STEPS = 110, 400  # section 4.2: 0.1 is too large to start 
 
 
 def rows(ablation: Ablation) -> list[Run]:
-    """All runs of an ablation but for the warm-up: every combination of values, and `also`.
+    """All runs of an ablation, before with_warmup: every combination of values, and `also`.
 
     Seed by seed, so that a first answer comes early; within a seed, the longest runs come first.
     """

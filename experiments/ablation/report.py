@@ -83,7 +83,8 @@ def caption(results: Sequence[dict]) -> str:
         f"{images_of(results)}, {first['train_images']:,} training and {first['test_images']:,} "
         f"test images, {first['steps']:,} steps, batch {first['batch_size']}, last epoch; mean ± "
         f"95 % CI over n seeds; {first['precision']}, {first['device']}, "
-        f"{sum(result['seconds'] for result in results) / 60:.1f} process-minutes."
+        f"{sum(result['seconds'] for result in results) / 60:.1f} minutes in all, summed over "
+        "processes."
         + " The rows without BN are for the figure of gradients, and do not count in the answer."
         * any(result["norm"] == "none" for result in results)
     )

@@ -45,11 +45,11 @@ HISTORY_FIELDS = ("epoch", "step", "lr", "train_loss", "train_error", "test_loss
 class Data:
     """Which images a run uses, and their preprocessing."""
 
-    source: str = "drawn"  # synthetic, from data/synthetic.py; or "cifar10" or "folder"
+    source: str = "synthetic"  # from data/synthetic.py; or "cifar10" or "folder"
     data_dir: str | None = None  # path of "folder"; for "cifar10", None downloads it
     size: int = 32  # side of the network's input, in pixels
-    train_images: int | None = None  # at most; None: all ("drawn": 4,000)
-    test_images: int | None = None  # at most; None: all ("drawn": 1,000)
+    train_images: int | None = None  # at most; None: all ("synthetic": 4,000)
+    test_images: int | None = None  # at most; None: all ("synthetic": 1,000)
     normalize: str = "channel"  # mean and std per channel; or "pixel-mean", as in section 4.2
     holdout: bool = False  # test on 10 % of the training images, for tuning (45k/5k)
 
@@ -57,7 +57,7 @@ class Data:
 def in_words(source: str, size: int) -> str:
     """A Data's images, for a caption."""
     names = {
-        "drawn": "images drawn by code",
+        "synthetic": "synthetic images",
         "embedded": "an earlier version's images",
         "cifar10": "CIFAR-10",
     }

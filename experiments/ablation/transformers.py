@@ -109,7 +109,7 @@ def slowing_table(residuals: Sequence[dict]) -> Rows:
         [f"{what}:\n{one} / {other}", *(cell(one, other, state) for state in STATES)]
         for what, one, other in SLOWING
     ]
-    return Rows(["does it slow the collapse?", *HEADINGS], lines, ("---",))
+    return Rows(["does it slow the collapse? (log10 ratio)", *HEADINGS], lines, ("---",))
 
 
 def read_residuals(folder: Path) -> list[dict]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 
@@ -28,6 +28,13 @@ from data.progress import say
 from experiments.plumbing import signals
 
 Options = TypeVar("Options")
+
+# Types of options whose default is explained in their help, instead of "(default: None)".
+Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+Word = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 
 
 class UsageError(Problem):

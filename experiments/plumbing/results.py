@@ -35,6 +35,7 @@ STARTS = {"starts": "as the residual network of the seed"}
 RENAMED = {
     '"choose": ': '"holdout": ',
     '"pictures": "': '"dataset_id": "',
+    '"source": "drawn"': '"source": "synthetic"',
     '"schedule": "one-cycle"': '"schedule": "triangle"',
     '"schedule": "steps"': '"schedule": "step"',
 }

@@ -76,9 +76,10 @@ def theirs_of(ours: Network, model: str, oracle: Oracle) -> nn.Module:
 
 
 ROUNDING = (
-    "Rounding: torchvision's and transformers' ViTs compute the same sums in another order. In "
-    f"fp64 the difference may be {VIT_ORACLES['torchvision'].rounding} times the machine epsilon "
-    "(2.2e-16) times the tensor's largest value."
+    "Rounding: torchvision's and transformers' ViTs compute the same sums in another order. They "
+    "are compared in fp64, with a tolerance of "
+    f"{VIT_ORACLES['torchvision'].rounding} times the machine epsilon (2.2e-16) times the tensor's "
+    "largest value."
 )
 CAPTION = (
     "Largest absolute difference, over all blocks (stem and head included), of outputs in eval and "

@@ -49,7 +49,8 @@ class Settings:
 def lr_at(step: int, settings: Settings) -> float:
     """The learning rate of step 0, 1, ...; it depends on nothing else, so resuming is exact."""
     if settings.schedule == "triangle":
-        # Linearly up over the first quarter of the steps, then linearly down, almost to 0.
+        # Linearly up over the first quarter of the steps, then linearly down, almost to 0. `done`
+        # counts this step, too: the first and the last step have a rate above 0.
         done, peak = step + 1, settings.steps / 4
         down = (settings.steps + 1 - done) / (settings.steps + 1 - peak)
         return settings.lr * min(done / peak, down)
@@ -80,7 +81,10 @@ class BatchSource(Protocol):
 
 
 class Diverged(ArithmeticError):
-    """The loss was not finite, or gradients overflow in fp16 at every scale (update_weights).
+    """The loss was not finite, or gradients overflow in fp16.
+
+    In fp16 the loss is multiplied by a scale, so that small gradients are not rounded to 0. Where
+    gradients overflow, the scale is halved; at some scale they have to fit (update_weights).
 
     The parameters are those before the step; running statistics have changed.
     """
@@ -96,10 +100,11 @@ class State:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    compute: Callable[[Tensor], Tensor]  # the model, or DistributedDataParallel around it
+    # What the loop calls: the model; with several GPUs, a wrapper that averages gradients.
+    compute: Callable[[Tensor], Tensor]
     scaler: torch.amp.GradScaler  # scales the loss in fp16; does nothing in fp32 and bf16
     step: int = 0  # steps done
-    # Sums over the current epoch: divided by `seen`, they are its mean loss and its error.
+    # Sums over the current epoch, of this process: divided by `seen`, mean loss and error.
     loss_sum: float = 0.0
     wrong: int = 0  # images that were classified wrongly
     seen: int = 0  # images
@@ -172,7 +177,7 @@ def update_weights(state: State) -> None:
     """
     scale = state.scaler.get_scale()  # 1 in fp32 and bf16
     state.scaler.step(state.optimizer)  # no update if a gradient is infinite
-    state.scaler.update()  # then half the scale; twice, after 2,000 good steps
+    state.scaler.update()  # halves the scale in that case; doubles it after 2,000 good steps
     if state.scaler.get_scale() < 1:
         raise Diverged(state.step, ": gradients overflow in fp16 at every scale")
     state.skipped_steps += state.scaler.get_scale() < scale
@@ -208,7 +213,7 @@ def train(
         )
         optimizer.zero_grad()
         state.scaler.scale(loss).backward()  # scaled: fp16 rounds gradients below 3e-8 to 0
-        # Asked after backward(), to keep a GPU busy: the CPU waits here for its result.
+        # The CPU waits here until the GPU has the loss; so backward() is queued before.
         if not finite(loss):
             raise Diverged(state.step)
         update_weights(state)

@@ -1,10 +1,11 @@
 """The options of experiments.transfer."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from experiments.plumbing.cli import Count, Folder, Pixels, Real
 
 StrategyName = Literal[
     "all", "finetune", "feature-extraction", "linear-probe", "lp-ft", "scratch", "moving-bn"
@@ -12,8 +13,6 @@ StrategyName = Literal[
 RecipeName = Literal[
     "default", "bootcamp", "two-strategies", "tutorial", "cifar10", "small", "imagenet"
 ]
-Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
-Real = Annotated[float | None, tyro.conf.arg(metavar="X")]
 LIMITS = {
     "seeds": (1, 1000), "epochs": (1, 100_000), "lr": (1e-30, 1e30), "size": (1, 2048),
     "batch_size": (2, 10**6), "train_images": (2, 10**9),
@@ -33,17 +32,17 @@ class More:
     weight_decay: Real = None
     """Weight decay, on all trainable parameters."""
     lr_scheduler: Literal["step", "cosine", "none"] | None = None
-    """Learning-rate schedule; step divides the rate by 10."""
-    lr_step_size: Number = None
+    """Learning-rate schedule; step divides the rate by 10, none keeps it (the recipe's)."""
+    lr_step_size: Count = None
     """step: epochs between two divisions."""
-    lr_warmup_epochs: Number = None
-    """Warm-up epochs: linear for cosine, at a tenth of the rate for step."""
+    lr_warmup_epochs: Count = None
+    """Warm-up epochs: with cosine the rate rises linearly, with step it is a tenth."""
     label_smoothing: Real = None
     """Label smoothing, 0 to 1."""
     class_weights: bool = False
     """Weight the loss of each class by the inverse of its frequency."""
     crop: Literal["resized", "random", "none"] | None = None
-    """Augmentation: RandomResizedCrop, Resize + RandomCrop, or the whole image."""
+    """RandomResizedCrop, Resize + RandomCrop, or none: the whole image (the recipe's)."""
     scale: tuple[float, float] | None = None
     """resized: lowest and highest share of the image's area in a crop."""
     ratio: tuple[float, float] | None = None
@@ -54,13 +53,13 @@ class More:
     """Largest random rotation in degrees, in either direction."""
     probe_l2: Real = None
     """L2 penalty of linear-probe's logistic regression."""
-    probe_views: Number = None
+    probe_views: Count = None
     """Augmented views per image for linear-probe (0: the image itself, without augmentation)."""
-    test_images: Number = None
+    test_images: Count = None
     """Evaluate on at most this many images of val, and of test."""
     cache_gb: float = 4.0
     """Decode a split only once if it fits into this many GB on disk, else at each use."""
-    workers: Number = None
+    workers: Count = None
     """Processes that load images during training (0 on a CPU; on a GPU one per core, up to 8)."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
@@ -74,7 +73,8 @@ class Options:
     """A folder with train/CLASS/ and val/CLASS/ or test/CLASS/ or both; or with CLASS/ only, which
     is then split; or cifar10, which is downloaded."""
     strategy: Annotated[tuple[StrategyName, ...], tyro.conf.arg(metavar="NAME ...")] = ("all",)
-    """all, or any of finetune, feature-extraction, linear-probe, lp-ft, scratch, moving-bn."""
+    """all, or any of finetune, feature-extraction, linear-probe, lp-ft, scratch, and moving-bn:
+    feature-extraction that leaves BatchNorm statistics moving, a common mistake."""
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("resnet18",)
     """Any model of the zoo, plain ones included; several are compared."""
     weights: str = "DEFAULT"
@@ -85,17 +85,17 @@ class Options:
     """Number of seeds; each has its own initial head, image order and augmentation."""
     batch_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
     """Images per step; several sizes are compared."""
-    epochs: Number = None
+    epochs: Count = None
     """Epochs; linear-probe uses them only in the recipe cifar10."""
     opt: Literal["sgd", "adam", "adamw"] | None = None
     """The optimiser."""
     lr: Real = None
-    """Highest learning rate; the rate for training only the head is scaled in proportion."""
-    size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    """Highest learning rate (the recipe's); that for the head alone changes by the same factor."""
+    size: Pixels = None
     """Side of the network's input images (what the weights expect)."""
     squash: bool = False
     """Evaluate on the whole image, squashed to a square, not on its centre crop."""
-    train_images: Number = None
+    train_images: Count = None
     """Train on at most this many images, with balanced classes."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded, instead of stopping."""
@@ -103,6 +103,6 @@ class Options:
     """auto times steps in every precision of the hardware and takes the fastest."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
-    output_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    output_dir: Folder = None
     """Folder of the results; the same command resumes there (runs/transfer-DIR)."""
     more: Annotated[More, tyro.conf.OmitArgPrefixes] = field(default_factory=More)

@@ -55,7 +55,7 @@ def test_a_good_folder(tree, invoke):
     table = [" ".join(line.split()) for line in lines]
     rows = [row for row in table[table.index("class train val") :] if row[-1:].isdigit()]
     assert rows == ["ant 3 3", "bee 3 3", "all 6 6"]
-    for word in ("drawn", "bad", "odd"):
+    for word in ("synthetic", "bad", "odd"):
         assert word not in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""The images drawn by code: pure, balanced, and hard in the right way."""
+"""The synthetic images: pure, balanced, and hard in the right way."""
 
 import numpy as np
 import pytest

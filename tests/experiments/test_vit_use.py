@@ -14,7 +14,7 @@ from experiments.bench import networks as bench_networks
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing.precision import to_layout
 
-CLASSES = ("disc", "ring")  # the first two of the images drawn by code
+CLASSES = ("disc", "ring")  # the first two of the synthetic images
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def results(plain, residual, depths=(8, 56), arms=("plain", "resnet"), **changes
                     "network": network, "depth": depth, "norm": "batch", "seed": seed,
                     "status": "finished" if value is not None else "diverged at step 3",
                     "parameters": 853_018, "train_loss": value, "train_error": 0.5,
-                    "test_error": 0.25, "seconds": 60.0, "source": "drawn", "size": 16,
+                    "test_error": 0.25, "seconds": 60.0, "source": "synthetic", "size": 16,
                     "train_images": 4000, "test_images": 1000, "steps": 558, "batch_size": 64,
                     "precision": "fp32", "device": "CPU",
                 } | changes)  # fmt: skip
