@@ -2,8 +2,7 @@
 
 The order, crops and flips of an epoch are drawn on the CPU from (seed, epoch), and copied to the
 device once. So every device and every resumed run sees the same batches, and a checkpoint needs no
-random state. Within an epoch, batch() copies nothing from the CPU, so the CPU need not wait for the
-GPU. (The training loop waits in each step anyway, to read the loss.)
+random state. Within an epoch, batch() copies nothing from the CPU to a GPU, which saves time.
 Dimension key: N batch, C channels, H W height and width.
 Read next: experiments/train/loop.py
 """
@@ -53,7 +52,7 @@ def channel_normalize(images: Tensor) -> Normalize:
 
 
 def pixel_mean_normalize(images: Tensor) -> Normalize:
-    """Subtract the mean of each pixel, and do nothing else (He et al. 2015, section 4.2)."""
+    """Subtract the mean of each pixel, without dividing by std (He et al. 2015, section 4.2)."""
     total = torch.zeros(images.shape[1:], dtype=torch.int64)  # (C, H, W)
     for chunk in images.split(1000):  # 1,000 at a time to save memory; integers, so it is exact
         total += chunk.sum(0)
@@ -128,11 +127,10 @@ def check_batch_size(size: int, images: int, processes: int = 1) -> None:
     fits = 2 * processes <= size <= images and size % processes == 0
     if not fits:
         multiple = f", a multiple of {processes}" if processes > 1 else ""
+        shared = f", {processes} processes" if processes > 1 else ""
         raise DataError(
             f"no training batch of {size} can be made",
-            f"{images} training images"
-            + f", {processes} processes" * (processes > 1)
-            + "; batch norm needs 2 or more in each process",
+            f"{images} training images{shared}; batch norm needs 2 or more in each process",
             f"choose a --batch-size from {2 * processes} to {images}{multiple}",
         )
 
@@ -152,7 +150,10 @@ def whole_images(
     device: torch.device,
     input_size: int,
 ) -> Iterator[Batch]:
-    """Evaluation batches: every image once, in order, whole, a smaller last batch too."""
+    """Evaluation batches: every image once, in order, without crop or flip.
+
+    The last batch may be smaller.
+    """
     chunks = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     return prepared(chunks, normalize.to(device), input_size)
 

@@ -22,7 +22,7 @@ from zoo.shortcuts import Norm, make_shortcut  # the other arm: the next file to
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
     """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from 3x3 pixels."""
-    # No bias: normalisation would subtract it again.
+    # No bias: BatchNorm would subtract it again. (Networks without norms have none either.)
     return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
 
 
@@ -34,7 +34,7 @@ def conv1x1(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, and a shortcut around them: `y = relu(F(x) + shortcut(x))`.
 
-    (N, in_channels, H, W) -> (N, channels, H/stride, W/stride), halves rounded up. Figure 5, left.
+    (N, in_channels, H, W) -> (N, channels, H/stride, W/stride), rounded up. Figure 5, left.
 
     The shortcut is x itself where x and F(x) have the same shape. Where they differ, because of
     stride 2 or more channels, it is what `shortcut` says: "projection" (a 1x1 convolution), "pad"

@@ -1,4 +1,4 @@
-"""A plain block is the same block without the addition: y = F(x). ResNets are compared with it.
+"""A plain block is the same block without the addition. ResNets are compared with plain networks.
 
 A plain block takes the layers of its residual twin and drops the shortcut. So the twins have the
 same layers under the same names. Built with the same seed, they also start from the same weights.

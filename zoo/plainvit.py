@@ -1,4 +1,4 @@
-"""A plain ViT has the blocks of a ViT without the additions, or with only one of the two.
+"""A plain ViT has a ViT's blocks without the additions; variants keep one, or drop the MLP.
 
 Without the skip, attention replaces each token by an average over all tokens. After a few blocks
 all tokens are nearly the same ("rank collapse"). These networks have the same initial weights as

@@ -1,7 +1,7 @@
 """The shortcut carries the input around F(x): as it is, projected, or padded with zeros.
 
 A block can add x to F(x) only if both have the same shape. Most blocks keep the shape, and their
-shortcut is x. A few blocks of a network have smaller maps and more channels at their end than at
+shortcut is x. A few blocks of a network have a smaller map or more channels at their end than at
 their beginning; there the shortcut has to change the shape of x, too. This file has one small class
 for each way.
 
@@ -27,15 +27,15 @@ class Identity(nn.Module):
 class Projection(nn.Module):
     """`y = norm(W x)`: a 1x1 convolution changes the shape (option B, equation 2).
 
-    (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), halves rounded up.
+    (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
     ) -> None:
         super().__init__()
-        self.kind = "projection"  # used in zoo/weights only, which compares it with a file's
-        # With stride 2 it ignores three of four pixels, but the 3x3 convolutions of F see them.
+        self.kind = "projection"  # for zoo/weights: a file of weights says which kind it needs
+        # With stride 2 it ignores three of four pixels; F's 3x3 convolution sees all of them.
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         self.norm = norm(out_channels)
 
@@ -51,7 +51,7 @@ class ZeroPad(nn.Module):
     all of them after ("pad-append"). Weights trained with one are wrong with the other. "pad" is
     the default because most published CIFAR-10 weights were trained with it.
 
-    (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), halves rounded up.
+    (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, kind: str = "pad") -> None:

@@ -1,8 +1,8 @@
 """A ViT cuts an image into patches; each block adds attention and an MLP: x = x + F(x), twice.
 
-As in ResNets, x goes from block to block and each block adds something to it; only F differs.
-Attention mixes the patches, and an MLP works on each patch alone. Unlike in BasicBlock, no ReLU
-follows the addition: between the stem and the last norm, x only changes by additions.
+As in ResNets, x goes from block to block and each block adds something to it. F is different:
+attention mixes the patches, and an MLP works on each patch alone. And no ReLU follows the addition:
+between the stem and the last norm, x only changes by additions.
 
 Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929), section 3.1,
 equations 1 to 4, figure 1.
@@ -58,10 +58,11 @@ class ViTStem(nn.Module):
 class Attention(nn.Module):
     """Self-attention: each token becomes a weighted average of values v of all tokens.
 
-    q, k and v are linear maps of x. The larger the product of a token's query q with another
-    token's key k, the more it takes of that token's value v. Divided by sqrt(K), the products stay
-    of one size, and softmax does not saturate. The D numbers of a token are cut into h "heads" of
-    K, each with weights of its own.
+    q, k and v are linear maps of x. The larger the product of a token's query q with a token's key
+    k, the more it takes of that token's value v. A product of K terms grows like sqrt(K); without
+    the division, softmax would give one token nearly all weight, and hardly any gradient. The D
+    numbers of a token are cut into h "heads" of K numbers; each head averages with attention
+    weights of its own.
     `softmax(q k^T / sqrt(K)) v`: (N, L, D) -> (N, L, D).
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
@@ -99,8 +100,8 @@ class Attention(nn.Module):
 class XavierLinear(nn.Linear):
     """q, k and v as one matrix, initialised as Glorot and Bengio 2010 propose; the bias is 0.
 
-    As in torchvision, the weights are drawn once: nn.Linear would draw its default first, and all
-    random numbers after it would be others.
+    nn.Linear.__init__ calls reset_parameters(). Replacing it, instead of drawing a second time
+    afterwards, keeps the random numbers that follow in step with torchvision's.
     """
 
     def reset_parameters(self) -> None:
@@ -162,8 +163,8 @@ class ViT(nn.Module):
         # After all other layers, as in torchvision: the same seed then gives the same weights.
         fan_in = stem.conv.weight[0].numel()  # 3 P P
         nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / fan_in))
-        # A zero head (section 3.2): at first, all classes are equally likely. It learns all the
-        # same: its gradient depends on the features, which are not 0.
+        # A zero head (section 3.2): at first, all classes are equally likely. A zero head can
+        # learn: its gradient depends on the features, which are not 0.
         for name in ("stem.conv.bias", "head.weight", "head.bias"):
             nn.init.zeros_(self.get_parameter(name))
 

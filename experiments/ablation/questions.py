@@ -25,8 +25,9 @@ class Ablation:
     question: str
     base: Run
     axes: dict[str, tuple]  # a field of Run -> its values
-    epochs: int | None = None  # None: the steps of the base's settings
-    also: tuple[dict, ...] = ()  # fields of more runs, which have the largest depth by default
+    # overrides.py turns epochs and on_gpu into the base's steps and data before rows() is called.
+    epochs: int | None = None  # None: the base's steps, as they are
+    also: tuple[dict, ...] = ()  # more runs: the base with these fields, at the largest depth
     also_of_every_seed: bool = False  # False: with the base's seed only
     on_gpu: dict[str, int] = field(default_factory=dict)  # size, epochs, train_images on a GPU
 
@@ -43,8 +44,8 @@ WITHOUT_NORM = tuple({"network": network, "norm": "none"} for network in NETWORK
 TRANSFORMER = Run(
     network="vit", depth=4, norm="layer",  # depth in blocks; a ViT has no other norm
     data=replace(SMALL, size=16),
-    # Of four rates, one of the two at which the deepest plain network learns most (LOG.md).
-    # Networks with skips would learn more at a higher rate.
+    # One of the two best rates for the deepest plain network (LOG.md): it shall not look worse than
+    # it is. Networks with skips would learn more at a higher rate.
     settings=replace(TRIANGLE, batch_size=64, opt="adamw", lr=5e-4, weight_decay=0.05),
 )  # fmt: skip
 
@@ -90,7 +91,7 @@ ABLATIONS = {
         base=TRANSFORMER,
         axes={"seed": (0, 1, 2, 3, 4), "depth": (4, 2, 1), "network": ("plainvit", "vit")},
         epochs=5,
-        # attention-skip, mlp-skip, no-mlp, pure-attention: see zoo/plainvit.py.
+        # plainvit4 with block="attention-skip", "mlp-skip", "no-mlp" or "pure-attention".
         also=tuple({"network": network} for network in PARTS),
         also_of_every_seed=True,
     ),

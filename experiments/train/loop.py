@@ -27,7 +27,7 @@ class Settings:
     """How to train.
 
     lr, opt, momentum, weight_decay and label_smoothing have the names and meanings of torchvision's
-    training references. batch_size counts the images of all GPUs; torchvision's, those of one.
+    training references, but batch_size is the total of all GPUs, and theirs is per GPU.
     """
 
     steps: int = 64_000
@@ -83,8 +83,8 @@ class BatchSource(Protocol):
 class Diverged(ArithmeticError):
     """The loss was not finite, or gradients overflow in fp16.
 
-    In fp16 the loss is multiplied by a scale, so that small gradients are not rounded to 0. Where
-    gradients overflow, the scale is halved; at some scale they have to fit (update_weights).
+    In fp16 the loss is multiplied by a scale, so that small gradients are not rounded to 0. When
+    gradients overflow, the scale is halved; below scale 1, update_weights raises Diverged.
 
     The parameters are those before the step; running statistics have changed.
     """
@@ -96,7 +96,7 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class State:
-    """Everything that training changes, which is what a checkpoint holds."""
+    """Everything that training changes. A checkpoint holds all of it but `compute`."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -213,7 +213,8 @@ def train(
         )
         optimizer.zero_grad()
         state.scaler.scale(loss).backward()  # scaled: fp16 rounds gradients below 3e-8 to 0
-        # The CPU waits here until the GPU has the loss; so backward() is queued before.
+        # Python only queues work for a GPU; reading the loss waits until it is done. So backward()
+        # is queued first.
         if not finite(loss):
             raise Diverged(state.step)
         update_weights(state)
@@ -235,6 +236,7 @@ def infer(
 
     Call model.eval() first: this function does not change the model's mode.
     """
+    # The empty tensors are for no batches at all; torch.cat skips them otherwise.
     outputs, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for images, answers in batches:
         outputs.append(forward(compute, images, settings).cpu())
