@@ -37,7 +37,7 @@ def main(options: Options) -> int:
     print_report([Rows(("network", *CHECKS), lines)])
     for name, check in CHECKS.items():
         print(f"{name:7}{(check.__doc__ or '').splitlines()[0]}")
-    print("-      The check cannot run: the other library's weights do not load.\n")
+    print("-      Not run: the correct network's weights do not fit.\n")
     for bug in BUGS:
         reasons = [f"{check}: {text}" for check, text in verdicts[bug].items() if text]
         seen = f" ({bug.seen})" if bug.seen else ""

@@ -1,4 +1,4 @@
-"""Write results into the pages of docs/, and what README.md says of them: for developers.
+"""For developers: write results into docs/ and README.md.
 
 python -m experiments.publish readme                  what README takes from results and code
 python -m experiments.publish verify                  the comparison with other libraries
@@ -74,13 +74,13 @@ def summary() -> list[Part]:
         loss, error = (estimate([row[key] for row in rows]) for key in ("train_loss", "test_error"))
         lines.append([f"{words}, {deepest} layers", loss.show(3), f"{error.show(1, 100)} %"])
     first, minutes = results[0], sum(result["seconds"] for result in results) / 60
-    what = "plain networks train worse as they get deeper, residual ones do not"
+    what = "with 56 layers, plain networks hardly learn and residual ones do"
     figure = f"![Training loss and error by epoch: {what}](docs/quick/curves.png)"
     source = images_of(results)
     sentence = (
         f"{source[0].upper()}{source[1:]}, {first['steps']} steps, batch {first['batch_size']}. "
-        f"Table: mean ± 95 % CI; shaded: minimum to maximum over seeds. All {len(results)} runs "
-        f"(with 2 that are not shown here) take\nabout {minutes / 2:.0f} minutes on 2 CPU cores "
+        f"Table: mean ± 95 % CI; shaded: minimum to maximum over seeds. The {len(results) - 2} "
+        f"runs and 2 more without BN take\nabout {minutes / 2:.0f} minutes on 2 CPU cores "
         f"({first['device']}, {first['precision']}). "
         "This is figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385) in miniature."
     )

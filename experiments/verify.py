@@ -28,8 +28,12 @@ class Options:
     """resnet18, 34, 50, 101 or 152, or vit_b_16, vit_b_32, vit_l_16, vit1, 2, 4, 6, 8, 12."""
     weights: cli.Word = None
     """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL; without it, random weights."""
-    against: Literal["torchvision", "transformers", "timm"] | None = None
-    """The library to compare with (torchvision; without MODEL, every installed one)."""
+    against: Annotated[
+        Literal["torchvision", "transformers", "timm"] | None,
+        tyro.conf.arg(metavar="{torchvision,transformers,timm}", help_behavior_hint=""),
+    ] = None
+    """The library to compare with; without it, torchvision, or all that are installed if no MODEL
+    is given."""
 
 
 def main(options: Options) -> int:

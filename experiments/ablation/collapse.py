@@ -28,8 +28,8 @@ from zoo.vit import ViT
 
 STATES = {  # whose weights a network without some parts has
     "initial": "at initialisation",
-    "removed": "trained as vit, parts then removed",
-    "trained": "trained as this variant",
+    "removed": "parts removed after training",
+    "trained": "trained without these parts",
 }
 # In fp64, rounding leaves about 4e-16 if tokens are equal. Smaller residuals count as VISIBLE.
 VISIBLE = 1e-14

@@ -24,12 +24,12 @@ class Options:
     paper: section 4.2, 64,000 steps per run, for a GPU. vit: transformers, minutes.
     imagenet-nets: 18, 34 and 50 layers, hours."""
     data_dir: Folder = None
-    """Images: a folder with train/CLASS/ and test/CLASS/ or val/CLASS/, or with them in zip files.
+    """Images: a folder with train/CLASS/, and test/CLASS/ or val/CLASS/; they may be zipped.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
     """Numbers of layers, or of blocks for transformers (the preset's)."""
     seeds: Count = None
-    """Number of seeds (the preset's, 3 or more)."""
+    """Number of seeds (the preset's)."""
     epochs: Count = None
     """Epochs of each run; the schedule is scaled in proportion (the preset's)."""
     batch_size: Count = None
@@ -47,6 +47,6 @@ class Options:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
     jobs: Count = None
-    """Runs in parallel, with one thread each (one per core, at most 3; 1 on a GPU)."""
+    """Number of runs at the same time, one thread each (one per core, at most 3; 1 on a GPU)."""
     output_dir: Folder = None
     """Folder of the results; the same command resumes there (a folder in runs/)."""

@@ -65,7 +65,7 @@ def table(results: Sequence[dict]) -> Rows:
             estimate([result["train_loss"] for result in finished]).show(3),
             estimate([result["train_error"] for result in finished]).show(1, 100),
             estimate([result["test_error"] for result in finished]).show(2 if paper else 1, 100),
-            f"{len(finished)}" + (f" of {len(group)}" if len(finished) < len(group) else ""),
+            f"{len(finished)}" + f" of {len(group)} finished" * (len(finished) < len(group)),
             *(PUBLISHED.get(name, ("-", "-")) if paper else ()),
         ])  # fmt: skip
     return Rows(header, lines, ("---", *["---:"] * 5, "---"))

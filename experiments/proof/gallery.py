@@ -119,6 +119,6 @@ def table(verdicts: Mapping[Bug, Verdicts]) -> Rows:
 
 
 CAPTION = (
-    "Empty: missed. -: cannot run, because their weights do not load. The last nine are of a small "
-    "ViT, compared in fp64. `make bugs` says more."
+    "Empty: missed. -: not run, because the correct network's weights do not fit. The last nine "
+    "are of a small ViT, compared in fp64. `make bugs` says more."
 )

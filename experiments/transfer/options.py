@@ -31,22 +31,28 @@ class More:
 
     weight_decay: Real = None
     """Weight decay, on all trainable parameters."""
-    lr_scheduler: Literal["step", "cosine", "none"] | None = None
+    lr_scheduler: Annotated[
+        Literal["step", "cosine", "none"] | None,
+        tyro.conf.arg(metavar="{step,cosine,none}", help_behavior_hint=""),
+    ] = None
     """Learning-rate schedule; step divides the rate by 10, none keeps it (the recipe's)."""
     lr_step_size: Count = None
-    """step: epochs between two divisions."""
+    """With --lr-scheduler step: epochs between two divisions."""
     lr_warmup_epochs: Count = None
     """Warm-up epochs: with cosine the rate rises linearly, with step it is a tenth."""
     label_smoothing: Real = None
     """Label smoothing, 0 to 1."""
     class_weights: bool = False
     """Weight the loss of each class by the inverse of its frequency."""
-    crop: Literal["resized", "random", "none"] | None = None
+    crop: Annotated[
+        Literal["resized", "random", "none"] | None,
+        tyro.conf.arg(metavar="{resized,random,none}", help_behavior_hint=""),
+    ] = None
     """RandomResizedCrop, Resize + RandomCrop, or none: the whole image (the recipe's)."""
     scale: tuple[float, float] | None = None
-    """resized: lowest and highest share of the image's area in a crop."""
+    """With --crop resized: lowest and highest share of the image's area."""
     ratio: tuple[float, float] | None = None
-    """resized: lowest and highest ratio of a crop's width to its height."""
+    """With --crop resized: lowest and highest ratio of width to height."""
     hflip_prob: Real = None
     """Probability of a horizontal flip."""
     rotation: Real = None
@@ -70,13 +76,13 @@ class Options:
     """Compare strategies for transferring a pretrained network to a folder of images."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """A folder with train/CLASS/ and val/CLASS/ or test/CLASS/ or both; or with CLASS/ only, which
-    is then split; or cifar10, which is downloaded."""
+    """A folder with train/CLASS/, and val/CLASS/, test/CLASS/ or both; or one with CLASS/ alone,
+    which is split; or the word cifar10, which downloads it."""
     strategy: Annotated[tuple[StrategyName, ...], tyro.conf.arg(metavar="NAME ...")] = ("all",)
-    """all, or any of finetune, feature-extraction, linear-probe, lp-ft, scratch, and moving-bn:
-    feature-extraction that leaves BatchNorm statistics moving, a common mistake."""
+    """all, or any of finetune, feature-extraction, linear-probe, lp-ft, scratch, moving-bn.
+    (moving-bn is feature-extraction with a common mistake: BatchNorm statistics keep moving.)"""
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("resnet18",)
-    """Any model of the zoo, plain ones included; several are compared."""
+    """Any model of the zoo, plain ones included. Give several to compare them."""
     weights: str = "DEFAULT"
     """A published name, a FILE, a URL, hf:OWNER/NAME, or none. Plain networks load their twin's."""
     recipe: RecipeName = "default"
@@ -84,13 +90,16 @@ class Options:
     seeds: int = 3
     """Number of seeds; each has its own initial head, image order and augmentation."""
     batch_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
-    """Images per step; several sizes are compared."""
+    """Images per step (the recipe's). Give several sizes to compare them."""
     epochs: Count = None
     """Epochs; linear-probe uses them only in the recipe cifar10."""
-    opt: Literal["sgd", "adam", "adamw"] | None = None
+    opt: Annotated[
+        Literal["sgd", "adam", "adamw"] | None,
+        tyro.conf.arg(metavar="{sgd,adam,adamw}", help_behavior_hint=""),
+    ] = None
     """The optimiser."""
     lr: Real = None
-    """Highest learning rate (the recipe's); that for the head alone changes by the same factor."""
+    """Highest learning rate (the recipe's); the rate for the head alone is scaled along."""
     size: Pixels = None
     """Side of the network's input images (what the weights expect)."""
     squash: bool = False

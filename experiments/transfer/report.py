@@ -128,15 +128,15 @@ def caption(rows: Sequence[dict]) -> str:
         "the epoch is chosen on val, the accuracy is that on test"
         if on == "test"
         else "there is no test set: val chose the epoch and is reported too, so 'accuracy' is a "
-        "little too good; nothing chose the last epoch"
+        "little too good; 'last epoch' is not"
     )
     weights = sorted({str(row["run"]["weights"] or "random weights") for row in rows})
     return (
         f"{counts} images; {' and '.join(sorted({row['run']['model'] for row in rows}))} from "
         f"{', '.join(Path(w).name for w in weights)}; {run['recipe']['epochs']} epochs, "
-        f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds ({images[on]:,} images "
-        f"alone add ± {50 * (high - low):.1f} points); {run['base']['precision']}, "
-        f"{first['threads']} thread{'s' * (first['threads'] > 1)}, {first['device']}."
+        f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (with {images[on]:,} "
+        f"images, each accuracy has an uncertainty of ± {50 * (high - low):.1f} points besides); "
+        f"{run['base']['precision']}, {first['threads']} thread{'s' * (first['threads'] > 1)}, {first['device']}."
     )
 
 
