@@ -137,7 +137,7 @@ def test_a_run_that_skipped_steps_says_how_many():
 
 def test_the_table_counts_what_finished():
     _, lines, _ = table(results([2.0, None, 2.2], [1.0, 1.1, 1.2]))
-    assert {line[0]: line[5] for line in lines}["plain56"] == "2 of 3"
+    assert {line[0]: line[5] for line in lines}["plain56"] == "2 of 3 finished"
 
 
 def test_results_survive_the_way_through_csv(tmp_path):
