@@ -72,7 +72,7 @@ def main(options: Options) -> int:
         model = open_classifier(options.inputs[0], options.model, options.weights)
         model.model.to(device)
     if not options.json:
-        print(f"{about(model)}; device {why}", file=sys.stderr)  # stdout has one line per image
+        print(f"{about(model)}; device {why}")
     # On a CPU the network itself uses every core.
     workers = CORES * (device.type == "cuda") if options.workers is None else options.workers
     answers = predictions(model, paths, options.k, options.batch_size, workers)

@@ -208,12 +208,14 @@ def main(options: Options) -> int:
         verdicts = gallery.examine_all(gallery.BUGS)
         good = all(any(found.values()) for found in verdicts.values())
         put_into_docs("bugs", [gallery.table(verdicts), gallery.CAPTION])
-    elif options.what != "readme":
-        publish_folder(Path(options.what))
-    if options.what in ("readme", "verify") or Path(options.what).name in PAGES:
+    elif options.what == "readme":
         for name, parts in readme_parts().items():
             put_into_docs(name, parts)
-    print("README.md and docs/ are up to date")
+    else:
+        publish_folder(Path(options.what))
+    print(
+        "done" if options.what == "readme" else "done; next: python -m experiments.publish readme"
+    )
     return 0 if good else 1
 
 

@@ -43,6 +43,7 @@ TARGETS = sorted(
     & set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
 )
 TINY = {
+    "experiments": "",
     "experiments.transfer": "--model resnet8 --weights none --size 16 --squash --epochs 1 "
     "--batch-size 4 --seeds 1 --precision fp32 --output-dir {tmp}/out",
     "experiments.check_data": "--workers 0",

@@ -490,7 +490,7 @@ def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):
 
 
 def test_a_class_that_train_lacks_is_refused_with_those_that_it_has(tmp_path):
-    refused(given_tree(tmp_path / "a", "val/bees/0.jpg"), "nothing can learn it: 'bees'",
+    refused(given_tree(tmp_path / "a", "val/bees/0.jpg"), "no network can learn it: 'bees'",
             "val has a class", "to one of train's: bee")  # fmt: skip
     refused(given_tree(tmp_path / "c", "test/Ant/0.jpg"), "test has a class", "of train's: ant")
     (given_tree(tmp_path / "e", "val/wasp/0.jpg") / "train" / "wasp").mkdir()
@@ -503,7 +503,7 @@ def test_a_root_that_cannot_be_used_is_refused(tmp_path):
         archive.writestr("train/ant/0.jpg", b"1")
     refused(tmp_path / "set.zip", "Not a directory", "set.zip", "unpack an archive")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "no images", "expected is train/<class>/*.jpg")
+    refused(tmp_path / "empty", "no images", "expected: train/<class>/*.jpg")
     refused(make(tmp_path / "bees", "0.jpg", "1.jpg"), "no images in class folders", "0.jpg, 1.jpg")
     refused(make(tmp_path / "uno", *many("ant"), "bee/x.txt"), "only one class: 'ant'")
     refused(make(tmp_path / "t", *many("train/ant", "train/bee")), "neither val/ nor test/")
@@ -516,16 +516,16 @@ def test_a_root_that_cannot_be_used_is_refused(tmp_path):
 
 def test_too_few_images_are_refused_by_the_name_of_their_class(tmp_path):
     root = make(tmp_path / "a", *many("ant"), *many("bee", count=2))
-    refused(root, "'bee' in train: 2", "3 or more")
+    refused(root, "'bee' in train: 2", "at least 3")
     root = make(tmp_path / "b", *many("train/ant", "test/ant"), *many("train/bee", count=1))
-    refused(root, "'bee' in train: 1", "2 or more")
+    refused(root, "'bee' in train: 1", "at least 2")
     root = make(tmp_path / "c", *many("ant"), *many("bee", count=3))
     make(root, "bee/1.jpg", content=b"bee/0.jpg")
-    refused(root, "'bee' in train: 2", "3 or more", "duplicates")
+    refused(root, "'bee' in train: 2", "at least 3", "duplicates")
     root = given_tree(tmp_path / "d")
     for i in range(4):
         make(root, f"train/bee/{i}.jpg", content=f"val/bee/{i}.jpg".encode())
-    refused(root, "'bee' in train: 0", "1 or more")
+    refused(root, "'bee' in train: 0", "at least 1")
     root = make(tmp_path / "e", *many("train/ant", "train/bee", "test/ant"))
     for i in range(4):
         make(root, f"val/ant/{i}.jpg", content=f"test/ant/{i}.jpg".encode())

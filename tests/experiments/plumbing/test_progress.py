@@ -30,7 +30,7 @@ def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("module", "arguments", "works", "first"),
     [("ablation", (), "ablation.campaign.plan", "Do plain networks"),
-     ("ablation", ("vit",), "ablation.campaign.plan", "Do transformers"),
+     ("ablation", ("vit",), "ablation.campaign.plan", "Without skips, do the tokens"),
      ("transfer", ("PETS",), "transfer.comparison.open_dataset", "Device"),
      ("verify", ("resnet18",), "proof.prove.prove", "comparing resnet18 with torchvision"),
      ("bench", (), "bench.networks.drawn_batches", "usual / ours")],

@@ -210,7 +210,7 @@ def nested(layout: torch.layout) -> torch.Tensor:
      ({"fc__weight": T(())}, ("fc.weight is () in the file",)),
      ({"conv1__weight": T(())}, ("conv1.weight is () in the file",)),
      ({"x" * 501: T(1)}, ("not a plain, named tensor",)),
-     ({"epoch": 3}, ("'epoch' is int and not a",)),
+     ({"epoch": 3}, ("'epoch' is int, not a",)),
      *(({"bn1__bias": value}, (words,)) for value, words in (
          (T(4) * float("inf"), "bn1.bias is not finite"),
          (torch.tensor([float("inf"), -float("inf"), 0, 0]), "not finite"),
@@ -218,12 +218,12 @@ def nested(layout: torch.layout) -> torch.Tensor:
          (T(4).int(), "torch.int32, which torch.float32 cannot hold"),
          (T(4) > 0, "torch.bool, which"), (T(4) * 1j, "torch.complex64"),
          (T(4).to(torch.float8_e4m3fn), "torch.float8_e4m3fn"),
-         (T(4).to_sparse(), "'bn1.bias' is Tensor and not a plain"),
+         (T(4).to_sparse(), "'bn1.bias' is Tensor, not a plain"),
          (nested(torch.strided), "the entry 'bn1.bias' is"),
          (nested(torch.jagged), "the entry 'bn1.bias' is"),
-         (T(4, device="meta"), "'bn1.bias' is Tensor and not a plain"),
+         (T(4, device="meta"), "'bn1.bias' is Tensor, not a plain"),
          (nn.UninitializedParameter(), "'bn1.bias' is UninitializedParameter"),
-         ([1.0] * 4, "'bn1.bias' is list and not a")))],
+         ([1.0] * 4, "'bn1.bias' is list, not a")))],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
 def test_every_entry_that_does_not_fit_is_refused_by_name(changes, words):
