@@ -100,7 +100,7 @@ def two_colours(rng: np.random.Generator) -> tuple[Map, Map]:
     return first, second
 
 
-def draw_image(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
+def synthetic_image(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
     """Image `index` of dataset `seed`, uint8 (3, 32, 32), and its label."""
     rng = np.random.default_rng((seed, index))
     label = index % len(CLASSES)
@@ -131,7 +131,7 @@ def synthetic(train: int, test: int, seed: int = 0) -> Dataset:
     """Draw `train` + `test` images at 32x32 with balanced classes; about 1 ms per image."""
     parts = []
     for first, count in ((0, train), (FIRST_TEST_INDEX, test)):
-        drawn = [draw_image(seed, index) for index in range(first, first + count)]
+        drawn = [synthetic_image(seed, index) for index in range(first, first + count)]
         parts.append(torch.from_numpy(np.stack([image for image, _ in drawn])))
         parts.append(torch.tensor([label for _, label in drawn]))
     return Dataset("synthetic images", CLASSES, *parts)

@@ -122,20 +122,17 @@ def main(options: Options) -> int:
                 continue
             if len(paths) > 1:  # numbered: two images may have the same name
                 output = folder / f"{number:0{len(str(len(paths)))}}-{path.stem[:50]}.png"
-            words = draw_attention(classifier, block, image, path.name, output)
+            words = draw_one(classifier, block, image, path.name, output)
             say(f"{printable(str(path))}: {words}\nattention: {output}")
     return code
 
 
-def draw_attention(
-    classifier: Classifier, block: int, image: Tensor, name: str, output: Path
-) -> str:
+def draw_one(classifier: Classifier, block: int, image: Tensor, name: str, output: Path) -> str:
     """Draw one image, uint8 (3, S, S); return its predicted class and probability as text.
 
     One at a time: the attention of a batch may take gigabytes, and drawing takes most of the time.
     """
     from experiments.classifier import top_k
-    from experiments.drawing.heatmap import draw_attention
     from experiments.proof.checks import outputs_of
 
     model: Any = classifier.model

@@ -24,13 +24,13 @@ def draw_samples(path: Path, seed: int = 0) -> None:
     """Draw the first training images of every class, with its name on the left."""
     import numpy as np
 
-    from data.synthetic import CLASSES, SIZE, draw_image
+    from data.synthetic import CLASSES, SIZE, synthetic_image
     from experiments.drawing.style import png
 
     indices = np.arange(COLUMNS) * len(CLASSES) + np.arange(len(CLASSES))[:, None]
     border = ((0, 0), (2, 2), (2, 2))
     cells = [
-        [np.pad(draw_image(seed, i)[0], border, constant_values=255) for i in row]
+        [np.pad(synthetic_image(seed, i)[0], border, constant_values=255) for i in row]
         for row in indices.tolist()
     ]
     with png(path, 9, 7.2) as figure:

@@ -85,11 +85,11 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
         panels[1, 1].legend(loc="best", frameon=False)
         seeds = len({run.seed for run in runs})
         shaded = "mean over seeds, shaded: minimum to maximum; " if seeds > 1 else ""
-        figure.supxlabel(f"{shaded}n = {seeds}; {conditions(runs[0])}", size=11)
+        figure.supxlabel(f"{shaded}n = {seeds}; {how_trained(runs[0])}", size=11)
     return path
 
 
-def conditions(run: Run) -> str:
+def how_trained(run: Run) -> str:
     """Images and steps, for a caption."""
     images = in_words(run.data.source, run.data.size)
     return f"{images}, {run.settings.steps:,} steps, batch {run.settings.batch_size}"
@@ -169,7 +169,7 @@ def draw_gradients(
         after.set_xlabel("layer, from the first convolution to the last")
         panels[column, 0].set_ylabel("L2 norm of the gradient")
         after.xaxis.get_major_locator().set_params(integer=True)
-    figure.supxlabel(f"one seed, one training batch; {conditions(runs[0])}", size=11)
+    figure.supxlabel(f"one seed, one training batch; {how_trained(runs[0])}", size=11)
 
 
 def draw_norms(panel: Axes, run: Run, norms: np.ndarray, label: str) -> None:

@@ -96,17 +96,17 @@ def count(reading: socket.socket) -> None:
         asked.count += 1
         saving = asked.deferring and not asked.raised
         if asked.count == 1 and saving:
-            say("stopping: saving the runs in progress")
+            say_at_once("stopping: saving the runs in progress")
         elif asked.count == 2:
             what = "saving" if saving else "ending"
-            say(f"still {what}, please wait; a third signal kills it without saving")
+            say_at_once(f"still {what}, please wait; a third signal kills it without saving")
         elif asked.count == 3:
-            say("killed")
+            say_at_once("killed")
             kill_children()
             os._exit(asked.exit_code)
 
 
-def say(text: str) -> None:
+def say_at_once(text: str) -> None:
     """Print to stderr without a lock: the main thread may hold one and never release it."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 import zoo
 from data.batches import TensorBatches, channel_normalize, whole_images
 from data.dataset import Dataset
-from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, draw_image, synthetic
+from data.synthetic import CLASSES, FIRST_TEST_INDEX, SIZE, synthetic, synthetic_image
 from experiments.plumbing.precision import to_layout
 from experiments.train.loop import Settings, evaluate, start, train
 
@@ -20,15 +20,15 @@ def images() -> Dataset:
 
 def test_a_image_is_a_pure_function_of_seed_and_index(images):
     for index in (0, 7, 5999):
-        again, label = draw_image(0, index)
+        again, label = synthetic_image(0, index)
         assert np.array_equal(again, images.train_images[index].numpy())
         assert label == images.train_labels[index]
-    first_test, _ = draw_image(0, FIRST_TEST_INDEX)
+    first_test, _ = synthetic_image(0, FIRST_TEST_INDEX)
     assert np.array_equal(first_test, images.test_images[0].numpy())
-    assert not np.array_equal(draw_image(0, 3)[0], draw_image(1, 3)[0])
-    assert not np.array_equal(draw_image(0, 3)[0], draw_image(0, 13)[0])
-    assert draw_image(0, 3)[0].shape == (3, SIZE, SIZE)
-    assert draw_image(0, 3)[0].dtype == np.uint8
+    assert not np.array_equal(synthetic_image(0, 3)[0], synthetic_image(1, 3)[0])
+    assert not np.array_equal(synthetic_image(0, 3)[0], synthetic_image(0, 13)[0])
+    assert synthetic_image(0, 3)[0].shape == (3, SIZE, SIZE)
+    assert synthetic_image(0, 3)[0].dtype == np.uint8
 
 
 def test_classes_come_in_equal_shares_and_no_image_twice(images):

@@ -189,7 +189,7 @@ def test_the_network_moves_to_the_device(name, checkpoint, files, tmp_path, invo
         seen.append(next(model.model.parameters()).device.type)
         raise UsageError("work", "begins", "here")
 
-    for works in ("classifier.predictions", "evaluate.evaluate_on", "attention.draw_attention"):
+    for works in ("classifier.predictions", "evaluate.evaluate_on", "attention.draw_one"):
         monkeypatch.setattr(f"experiments.{works}", stop)
     choose = "experiments.plumbing.device.choose_device"
     monkeypatch.setattr(choose, lambda asked: (torch.device("meta"), f"{asked}: planted"))

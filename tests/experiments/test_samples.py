@@ -3,7 +3,7 @@
 import numpy as np
 from figures import assert_readable, drawn, words
 
-from data.synthetic import CLASSES, SIZE, draw_image
+from data.synthetic import CLASSES, SIZE, synthetic_image
 from experiments.samples import COLUMNS, draw_samples
 
 
@@ -15,7 +15,7 @@ def test_every_class_has_a_row_with_its_name(tmp_path):
     cell = SIZE + 4
     assert shown.shape == (len(CLASSES) * cell, COLUMNS * cell, 3)
     for label in range(len(CLASSES)):
-        expected, drawn_label = draw_image(0, 2 * len(CLASSES) + label)
+        expected, drawn_label = synthetic_image(0, 2 * len(CLASSES) + label)
         assert drawn_label == label
         corner = shown[label * cell + 2 :, 2 * cell + 2 :][:SIZE, :SIZE]
         assert np.array_equal(corner, expected.transpose(1, 2, 0))

@@ -8,7 +8,7 @@ from conftest import assert_prints, assert_three_lines, held, shaken
 from PIL import Image
 
 import zoo
-from data.synthetic import draw_image
+from data.synthetic import synthetic_image
 from data.views import View
 from experiments.bench import networks as bench_networks
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
@@ -25,7 +25,9 @@ def images(tmp_path_factory):
         for split, first, last in (("train", 0, 16), ("val", 16, 22), ("../other", 22, 28)):
             (folder / split / name).mkdir(parents=True)
             for number in range(first, last):
-                image = Image.fromarray(draw_image(0, 10 * number + place)[0].transpose(1, 2, 0))
+                image = Image.fromarray(
+                    synthetic_image(0, 10 * number + place)[0].transpose(1, 2, 0)
+                )
                 image.save(folder / split / name / f"{number}.png")
     return folder
 

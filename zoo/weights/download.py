@@ -22,7 +22,7 @@ from zoo.errors import WeightsError
 from zoo.weights.files import Weights, hash_in, read_weights
 
 TIMEOUT = 30.0  # seconds without a byte
-PREFIX = "skipzoo-"  # of temporary folders for downloads
+TEMPORARY = "skipzoo-"  # of temporary folders for downloads
 ABANDONED = 86_400  # seconds without a change, after which such a folder is removed
 
 
@@ -33,7 +33,7 @@ def fetch(url: str) -> Weights:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(path.parent)
-            with tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.parent) as folder:
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
                 new = Path(folder, path.name)
                 download(url, new, path)
                 check_download(url, new)  # without a hash, torch.hub accepts a truncated file
@@ -51,7 +51,7 @@ def fetch(url: str) -> Weights:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove unfinished downloads of processes that were killed."""
-    for old in folder.glob(f"{PREFIX}*"):
+    for old in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):  # another process may be removing it
             if time.time() - old.stat().st_mtime > ABANDONED:
                 shutil.rmtree(old)

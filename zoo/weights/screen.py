@@ -214,7 +214,7 @@ class Reader:
                 set_items(above, stack[-1])
             elif name == "BUILD":
                 (state,) = pop(stack, 1)
-                build(state, stack[-1])
+                build_object(state, stack[-1])
             elif name == "GLOBAL":
                 stack.append(Global(allowed(str(argument))))
             elif name == "REDUCE":
@@ -287,7 +287,7 @@ def set_items(items: list[Any], target: object) -> None:
             raise Suspicious("a dict of the pickle has keys other than text and numbers")
 
 
-def build(state: object, target: object) -> None:
+def build_object(state: object, target: object) -> None:
     """Allow a state for an OrderedDict only: model.state_dict() stores module versions there."""
     if state is not DICT or target is not ORDERED:
         raise Suspicious("the pickle modifies an object that it has built", SAVE_AGAIN)
