@@ -133,6 +133,7 @@ def draw_one(classifier: Classifier, block: int, image: Tensor, name: str, outpu
     One at a time: the attention of a batch may take gigabytes, and drawing takes most of the time.
     """
     from experiments.classifier import top_k
+    from experiments.drawing.heatmap import draw_attention
     from experiments.proof.checks import outputs_of
 
     model: Any = classifier.model
