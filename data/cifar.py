@@ -56,8 +56,10 @@ def read_batches(root: Path, download: bool) -> Dataset:
         ) from error
     tensors = []
     for part in (train, test):
-        tensors += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
-                    torch.tensor(part.targets)]  # fmt: skip
+        tensors += [
+            torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
+            torch.tensor(part.targets),
+        ]
     return Dataset("CIFAR-10", tuple(train.classes), *tensors)
 
 

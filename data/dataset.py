@@ -43,9 +43,11 @@ class Dataset:
         tested = balanced_order(self.test_labels)[:test].sort().values
         return replace(
             self,
-            train_images=self.train_images[kept], train_labels=self.train_labels[kept],
-            test_images=self.test_images[tested], test_labels=self.test_labels[tested],
-        )  # fmt: skip
+            train_images=self.train_images[kept],
+            train_labels=self.train_labels[kept],
+            test_images=self.test_images[tested],
+            test_labels=self.test_labels[tested],
+        )
 
     def holding_out(self) -> "Dataset":
         """The training images alone, with a tenth of them held out as the test set.
@@ -59,9 +61,11 @@ class Dataset:
         return replace(
             self,
             name=f"{self.name}, held-out split",
-            train_images=self.train_images[kept], train_labels=self.train_labels[kept],
-            test_images=self.train_images[held], test_labels=self.train_labels[held],
-        )  # fmt: skip
+            train_images=self.train_images[kept],
+            train_labels=self.train_labels[kept],
+            test_images=self.train_images[held],
+            test_labels=self.train_labels[held],
+        )
 
 
 def balanced_order(labels: Tensor) -> Tensor:

@@ -54,8 +54,9 @@ def main(options: Options) -> None:
     print_counts(scanned)
     rows: list[dict] = [
         {"path": name, "split": split, "class": scanned.classes[label]}
-        for split, images in scanned.splits.items() for name, label in images
-    ]  # fmt: skip
+        for split, images in scanned.splits.items()
+        for name, label in images
+    ]
     files = [str(scanned.root / row["path"]) for row in rows]
     # Closed on Ctrl-C too: the workers end with the generator.
     arriving = decode_all(files, size_of, workers)

@@ -137,10 +137,12 @@ def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str 
     """For each row of logits (N, K), the k most probable classes with their probabilities."""
     scores, places = logits.cpu().double().softmax(1).topk(min(k, len(model.classes)))
     return [
-        [{"label": model.classes[place], "score": score}
-         for place, score in zip(*pair, strict=True)]
+        [
+            {"label": model.classes[place], "score": score}
+            for place, score in zip(*pair, strict=True)
+        ]
         for pair in zip(places.tolist(), scores.tolist(), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def about(model: Classifier) -> str:
@@ -180,9 +182,10 @@ def built_for(name: str, weights: Weights, **implied: Any) -> Network:
     """
     stored, allowed = weights.metadata.settings or {}, zoo.settings_allowed(name)
     settings: dict[str, Any] = {
-        key: stored[key] for key, words in zoo.CHOICES.items()
+        key: stored[key]
+        for key, words in zoo.CHOICES.items()
         if key in allowed and stored.get(key) in words
-    }  # fmt: skip
+    }
     settings |= brought_by(weights, allowed)
     return zoo.build(name, **{"num_classes": classes_of(weights)} | implied | settings)
 

@@ -127,11 +127,13 @@ def draw_predictions(
     small = AtMost(500, "bilinear")  # a sheet of full-size photos would take gigabytes
     images = [
         LabelledImage(
-            small(load_image(str(path))), path.name, tuple(guess["label"] for guess in answer),
+            small(load_image(str(path))),
+            path.name,
+            tuple(guess["label"] for guess in answer),
             tuple(guess["score"] for guess in answer),
         )
         for path, answer in first.items()
-    ]  # fmt: skip
+    ]
     title = f"{Path(model.source).parent.name} {Path(model.source).name}".strip()
     if good > len(first):
         title += f": the first {len(first)} of {good} images"

@@ -42,12 +42,14 @@ SMALL = Data(size=12, train_images=4000, test_images=1000)  # data/synthetic.py 
 # The deepest pair without batch normalisation, for gradients.png (figures.py).
 WITHOUT_NORM = tuple({"network": network, "norm": "none"} for network in NETWORKS)
 TRANSFORMER = Run(
-    network="vit", depth=4, norm="layer",  # depth in blocks; a ViT has no other norm
+    network="vit",
+    depth=4,
+    norm="layer",  # depth in blocks; a ViT has no other norm
     data=replace(SMALL, size=16),
     # One of the two best rates for the deepest plain network (LOG.md): it shall not look worse than
     # it is. Networks with skips would learn more at a higher rate.
     settings=replace(TRIANGLE, batch_size=64, opt="adamw", lr=5e-4, weight_decay=0.05),
-)  # fmt: skip
+)
 
 ABLATIONS = {
     "quick": Ablation(

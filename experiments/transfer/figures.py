@@ -43,8 +43,9 @@ def draw_curves(path: Path, curves: Mapping[str, Histories]) -> None:
             panel.xaxis.get_major_locator().set_params(integer=True)
         panels[1].set_ylim(top=min(panels[1].get_ylim()[1], 101))
         columns = 4 if max(map(len, curves)) < 26 else 2
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=11,
-                      frameon=False)  # fmt: skip
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, fontsize=11, frameon=False
+        )
 
 
 def draw_histories(panel: Axes, histories: Histories, what: str, length: int, colour: str) -> None:

@@ -35,9 +35,11 @@ def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[T
     recipe, weights = recipe_of(options), None if options.weights == "none" else options.weights
     sizes = options.batch_size or (recipe.batch_size,)
     combinations = itertools.product(
-        range(options.seeds), dict.fromkeys(options.model), dict.fromkeys(sizes),
+        range(options.seeds),
+        dict.fromkeys(options.model),
+        dict.fromkeys(sizes),
         dict.fromkeys(strategies),
-    )  # fmt: skip
+    )
     return [
         Transfer(
             strategy,

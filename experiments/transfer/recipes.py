@@ -51,9 +51,10 @@ class Recipe:
         kept = {name: value for name, value in asdict(self).items() if name not in idle}
         return {
             name.replace("_", "-"): " to ".join(f"{v:.3g}" for v in value)
-            if isinstance(value, tuple) else str(value)
+            if isinstance(value, tuple)
+            else str(value)
             for name, value in kept.items()
-        }  # fmt: skip
+        }
 
 
 DEFAULT = Recipe()

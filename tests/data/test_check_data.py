@@ -143,8 +143,10 @@ def test_letters_that_the_terminal_lacks_do_not_end_a_command(tree):
         (tree / split / "bee").rename(tree / split / "꿀벌")
     done = subprocess.run(
         [sys.executable, "-m", "experiments.check_data", str(tree), "--workers", "0"],
-        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
-        capture_output=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert rb"\uafc0\ubc8c" in done.stdout

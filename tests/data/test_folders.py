@@ -226,7 +226,9 @@ def test_zips_keep_all_images_of_one_name_whatever_is_above_them(tmp_path):
     for source in (tmp_path / "two", zipped(tree, tmp_path / "one.zip", "training/set/")):
         found = scan_listing(listing_of(source))
         assert {split: len(images) for split, images in found.splits.items()} == {
-            "train": 16, "val": 16}  # fmt: skip
+            "train": 16,
+            "val": 16,
+        }
         assert (found.classes, found.notes) == (TWO, ())
 
 

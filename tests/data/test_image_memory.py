@@ -85,8 +85,10 @@ def largest() -> list[Made]:
         "a.jpg": save(seen.convert("RGB"), "JPEG", progressive=True, subsampling=0, exif=turned),
     }
     wide = save(Image.new("L", (4000, 4000)), "WEBP", lossless=True, quality=0, method=0)
-    return [Made("wide.webp", wide, word="too large"),
-            *(Made(name, content) for name, content in files.items())]  # fmt: skip
+    return [
+        Made("wide.webp", wide, word="too large"),
+        *(Made(name, content) for name, content in files.items()),
+    ]
 
 
 # The peak, less what the process has before the first image: importing torch and torchvision took

@@ -160,9 +160,11 @@ def panels_of(figure):
 def test_a_planted_look_is_drawn_over_its_patch(image, saved, invoke, tmp_path):
     output = tmp_path / "deep" / "heads.png"
     checkpoint, finished = saved("vit2", looks_at_colours()), []
-    figure = drawn(lambda: finished.append(
-        invoke("experiments.attention", checkpoint, image, "--output", output)
-    ))  # fmt: skip
+    figure = drawn(
+        lambda: finished.append(
+            invoke("experiments.attention", checkpoint, image, "--output", output)
+        )
+    )
     said = f"{image}: a, 33.3 %\nattention: {output}\n"
     assert finished[0].stdout.partition("\n")[2] == said, finished[0].stderr
     pixels, panels = pixels_of(output), panels_of(figure)
@@ -199,8 +201,9 @@ def test_another_block_can_be_asked_for(image, saved, invoke, tmp_path):
     checkpoint, brightest_patches = saved("vit2", model), []
     for block in (0, 1):
         output = tmp_path / "out.png"
-        figure = drawn(invoke, "experiments.attention", checkpoint, image, "--block", block,
-                       "--output", output)  # fmt: skip
+        figure = drawn(
+            invoke, "experiments.attention", checkpoint, image, "--block", block, "--output", output
+        )
         brightest_patches.append(brightest(panels_of(figure)["head 1"], pixels_of(output)))
     assert brightest_patches == [PLANTED["green"], PLANTED["red"]]
     for block in (-1, 2):

@@ -147,8 +147,9 @@ def test_our_checkpoint_becomes_a_folder_with_its_own_eps_and_view(theirs, invok
     model = shaken("vit2", 3)
     view = type(load_model(theirs[0]).view)(36, 32, input_size=32)  # the shorter side, then a crop
     save_classifier(tmp_path / "c.safetensors", "vit2", model, ("a", "b", "c"), view, {})
-    done = invoke("experiments.convert", tmp_path / "c.safetensors", tmp_path / "f",
-                  "--to", "transformers")  # fmt: skip
+    done = invoke(
+        "experiments.convert", tmp_path / "c.safetensors", tmp_path / "f", "--to", "transformers"
+    )
     assert_prints(done)
     mine = predict(load_model(tmp_path / "c.safetensors"), image)
     assert predict(load_model(tmp_path / "f"), image) == mine
@@ -270,8 +271,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def description(self) -> bytes:
-        files = [{"type": "file", "path": path.name, "size": path.stat().st_size, "oid": path.name}
-                 for path in self.folder.iterdir()]  # fmt: skip
+        files = [
+            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": path.name}
+            for path in self.folder.iterdir()
+        ]
         siblings = [{"rfilename": file["path"]} for file in files]
         model = {"id": "owner/name", "sha": "a" * 40, "siblings": siblings}
         return json.dumps(files if "/tree/" in self.path else model).encode()

@@ -168,8 +168,9 @@ def test_processes_give_up_together(monkeypatch):
 def test_label_smoothing_and_class_weights_are_pytorchs():
     """The loss of the first step, by its definition (Szegedy et al. 2015, section 7)."""
     weights = tuple(0.5 + 0.1 * i for i in range(10))
-    settings = Settings(steps=1, batch_size=8, label_smoothing=0.1, class_weights=weights,
-                        channels_last=False)  # fmt: skip
+    settings = Settings(
+        steps=1, batch_size=8, label_smoothing=0.1, class_weights=weights, channels_last=False
+    )
     torch.manual_seed(0)
     model = zoo.build("resnet8", width=4)
     images, labels = Random().batch(0)

@@ -68,8 +68,9 @@ def cifar_reference(state: dict, images: torch.Tensor, n: int, plain: bool) -> t
 
     def conv_norm(x, conv, norm, stride=1):
         x = functional.conv2d(x, state[f"module.{conv}.weight"], None, stride, padding=1)
-        parts = (state[f"module.{norm}.{p}"]
-                 for p in ("running_mean", "running_var", "weight", "bias"))  # fmt: skip
+        parts = (
+            state[f"module.{norm}.{p}"] for p in ("running_mean", "running_var", "weight", "bias")
+        )
         return functional.batch_norm(x, *parts)
 
     x = conv_norm(images, "conv1", "bn1").relu()

@@ -51,10 +51,11 @@ def published(model: str, weights: str = "DEFAULT") -> Published:
     except (ImportError, ValueError, KeyError) as error:
         why = error if isinstance(error, ImportError) else f"torchvision publishes {names}"
         raise WeightsError(
-            f"there are no published weights {weights!r} for {model}", why,
+            f"there are no published weights {weights!r} for {model}",
+            why,
             "pass the PATH or URL of a file; a plain network takes its twin's weights by "
             f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')",
-        ) from error  # fmt: skip
+        ) from error
     view, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
     preprocess = Preprocess(
         view.resize_size[0], view.crop_size[0], view.interpolation.value,

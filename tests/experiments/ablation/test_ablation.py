@@ -213,8 +213,10 @@ def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(campaign
     assert "Device " in done.stdout
     assert "Precision of all networks is fp32" in done.stdout
     assert "Do plain networks degrade more with depth?" in done.stdout
-    results = {(r["network"], r["depth"], r["norm"], r["seed"]): r
-               for r in read_results(folder / "results.csv")}  # fmt: skip
+    results = {
+        (r["network"], r["depth"], r["norm"], r["seed"]): r
+        for r in read_results(folder / "results.csv")
+    }
     assert len(results) == 2 * 2 * 2 + 2
     row = results["plain", 20, "batch", 1]
     assert (row["parameters"], row["train_images"], row["test_images"]) == (269_722, 128, 1000)

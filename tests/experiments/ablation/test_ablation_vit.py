@@ -108,8 +108,9 @@ def test_the_arms_start_with_the_same_weights():
     for network in ("plainvit", *PARTS):
         twin = vit(network, 2, seed=3).state_dict()
         missing = {key for key in whole if "mlp" in key or "norm2" in key}
-        assert set(whole) - set(twin) == (missing if "skip" not in network and network in PARTS
-                                          else set())  # fmt: skip
+        assert set(whole) - set(twin) == (
+            missing if "skip" not in network and network in PARTS else set()
+        )
         assert all(torch.equal(whole[key], twin[key]) for key in twin)
 
 

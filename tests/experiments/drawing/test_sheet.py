@@ -16,8 +16,9 @@ from experiments.drawing.sheet import LabelledImage, draw_confusion, draw_sheet
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def labelled(labels=("cat", "dog", "cow"), scores=(0.5, 0.3, 0.2), truth=None, name="a.png",
-             size=(32, 32)):  # fmt: skip
+def labelled(
+    labels=("cat", "dog", "cow"), scores=(0.5, 0.3, 0.2), truth=None, name="a.png", size=(32, 32)
+):
     return LabelledImage(torch.zeros(3, *size, dtype=torch.uint8), name, labels, scores, truth)
 
 

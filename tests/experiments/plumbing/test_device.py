@@ -117,8 +117,9 @@ def test_auto_stays_on_the_cpu_and_mentions_mps(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     device, why = choose_device("auto")
     assert (device.type, why) == (
-        "cpu", "CPU: no CUDA device is visible; --device mps is available, but not tested"
-    )  # fmt: skip
+        "cpu",
+        "CPU: no CUDA device is visible; --device mps is available, but not tested",
+    )
     monkeypatch.setattr(torch, "ones", lambda *_, device: torch.zeros(1))
     assert choose_device("mps") == (MPS, "mps: as requested, not tested")
 

@@ -20,9 +20,11 @@ from experiments.train.loop import Settings
 
 STEPS = 60
 RUN = Run(
-    depth=8, seed=1, data=Data(size=16, train_images=160, test_images=20),
+    depth=8,
+    seed=1,
+    data=Data(size=16, train_images=160, test_images=20),
     settings=Settings(steps=STEPS, batch_size=16, schedule="triangle"),
-)  # fmt: skip
+)
 CPU = torch.device("cpu")
 
 
@@ -109,8 +111,10 @@ def test_in_fp16_too_the_scale_and_the_skipped_steps_are_those_of_an_undisturbed
     assert (code, reached) == (0, 20)
     assert began == saved["step"] > 0
     assert files_in(tmp_path / "killed") == files_in(tmp_path / "undisturbed")
-    rows = [json.loads((tmp_path / name / "row.json").read_text(encoding="utf-8"))
-            for name in ("undisturbed", "killed")]  # fmt: skip
+    rows = [
+        json.loads((tmp_path / name / "row.json").read_text(encoding="utf-8"))
+        for name in ("undisturbed", "killed")
+    ]
     assert rows[0]["skipped_steps"] == rows[1]["skipped_steps"] > saved["skipped_steps"]
 
 

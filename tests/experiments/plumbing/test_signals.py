@@ -312,8 +312,10 @@ def test_a_group_that_is_signalled_counts_as_one(number, name):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "True 1 [True, True, True]", f"raised at the end {name}", "raised once 2",
-    ]  # fmt: skip
+        "True 1 [True, True, True]",
+        f"raised at the end {name}",
+        "raised once 2",
+    ]
     assert "stopping: saving the runs in progress" in done.stderr
     assert "still ending" in done.stderr
 

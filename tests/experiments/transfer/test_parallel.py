@@ -55,8 +55,10 @@ def undisturbed(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     said = folder / "said"
     store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    ranks = [forked.Process(target=rank, args=(i, store.port, str(images), str(folder), said))
-             for i in range(2)]  # fmt: skip
+    ranks = [
+        forked.Process(target=rank, args=(i, store.port, str(images), str(folder), said))
+        for i in range(2)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:

@@ -482,8 +482,10 @@ def test_scratch_is_shown_the_same_images_as_the_others(folder, tmp_path):
     """What the weights' file asks for, though it takes none of the weights."""
     path, asked = tmp_path / "ours.safetensors", View(30, 24, "bicubic", mean=(0.1, 0.2, 0.3))
     save_classifier(path, "resnet8", zoo.build("resnet8", 4), tuple("abcd"), asked, {})
-    tuned, scratch = (job(folder, tmp_path, weights=str(path), strategy=strategy).view
-                      for strategy in ("finetune", "scratch"))  # fmt: skip
+    tuned, scratch = (
+        job(folder, tmp_path, weights=str(path), strategy=strategy).view
+        for strategy in ("finetune", "scratch")
+    )
     assert tuned == scratch
     assert tuned.mean == (0.1, 0.2, 0.3)
 

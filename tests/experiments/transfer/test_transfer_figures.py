@@ -59,11 +59,15 @@ def test_accuracy_against_time_has_error_bars_where_they_are_known(tmp_path):
 
 @pytest.mark.parametrize("spread", [0.0, 0.02, 1.0])
 def test_strategies_with_nearly_equal_results_can_be_told_apart(spread, tmp_path):
-    points = [(f"strategy {i}", 100 * (1 + spread * i), 1.0, 0.9 + 0.01 * spread * i, 0.001)
-              for i in range(12)]  # fmt: skip
+    points = [
+        (f"strategy {i}", 100 * (1 + spread * i), 1.0, 0.9 + 0.01 * spread * i, 0.001)
+        for i in range(12)
+    ]
     figure = readable(draw_accuracy_time, tmp_path / "a.png", points)
-    looks = {(line.lines[0].get_color(), line.lines[0].get_marker())
-             for line in figure.axes[0].containers}  # fmt: skip
+    looks = {
+        (line.lines[0].get_color(), line.lines[0].get_marker())
+        for line in figure.axes[0].containers
+    }
     assert len(looks) == 12
     assert len(figure.axes[0].get_xticks()) >= 3
 

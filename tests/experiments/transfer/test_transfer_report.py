@@ -85,8 +85,9 @@ def test_one_seed_or_one_strategy_cannot_tell():
 
 
 def test_the_mistake_is_shown_but_never_advised():
-    data = rows(moving_bn=(1, 990, 991, 992), finetune=(50, 900, 902, 901),
-                linear_probe=(2, 700, 701, 702))  # fmt: skip
+    data = rows(
+        moving_bn=(1, 990, 991, 992), finetune=(50, 900, 902, 901), linear_probe=(2, 700, 701, 702)
+    )
     assert [line[0] for line in table(data).lines] == [NOTEBOOKS, "finetune", "linear-probe"]
     assert choose(data)[1].strategy == "finetune"
     assert NOTEBOOKS not in advice(data)

@@ -72,18 +72,20 @@ def without_counters(state: dict) -> dict:
     return {key: v for key, v in state.items() if "num_batches_tracked" not in key}
 
 
-WRAPPERS = st.sampled_from([
-    lambda state: state,
-    lambda state: {"state_dict": state, "best_prec1": 91.7},
-    lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 3},
-    lambda state: {"state_dict": {"model": state}},
-    lambda state: {f"module.{key}": value for key, value in state.items()},
-    lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
-    lambda state: {"model": {f"module._orig_mod.{k}": v for k, v in state.items()}},
-    without_counters,
-    lambda state: dict(reversed(state.items())),
-    lambda state: {key: nn.Parameter(v, v.is_floating_point()) for key, v in state.items()},
-])  # fmt: skip
+WRAPPERS = st.sampled_from(
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "best_prec1": 91.7},
+        lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 3},
+        lambda state: {"state_dict": {"model": state}},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {"model": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+        without_counters,
+        lambda state: dict(reversed(state.items())),
+        lambda state: {key: nn.Parameter(v, v.is_floating_point()) for key, v in state.items()},
+    ]
+)
 
 
 @settings(max_examples=15)
@@ -232,8 +234,10 @@ def test_every_entry_that_does_not_fit_is_refused_by_name(changes, words):
 
 
 def test_precisions_that_the_model_holds_exactly_are_taken():
-    state = {k: v.half() if v.is_floating_point() else v
-             for k, v in zoo.export(shaken("resnet18", 2, width=2)).items()}  # fmt: skip
+    state = {
+        k: v.half() if v.is_floating_point() else v
+        for k, v in zoo.export(shaken("resnet18", 2, width=2)).items()
+    }
     model = zoo.load(zoo.build("resnet18", 2, width=2), state)
     assert torch.equal(model.head.weight, state["fc.weight"].float())
     huge = torch.full((2, 16), 3e38)  # the sum is infinite, the values are not
@@ -440,8 +444,10 @@ def test_a_third_of_the_attention_that_is_missing_or_of_another_shape_is_refused
 
 def test_torchvisions_older_spelling_is_read_and_never_written():
     ours, theirs = vit_pair("vit2", "torchvision")
-    old = {key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): value
-           for key, value in theirs.state_dict().items()}  # fmt: skip
+    old = {
+        key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): value
+        for key, value in theirs.state_dict().items()
+    }
     assert same(zoo.load(zoo.build("vit2", 1000), old).state_dict(), ours.state_dict())
     assert not any("linear_" in key for key in zoo.export(ours))
     old["encoder.layers.encoder_layer_0.mlp.0.weight"] = torch.ones(256, 64)
