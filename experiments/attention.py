@@ -43,7 +43,7 @@ class Options:
     output: Path = Path("runs/attention.png")
     """The PNG to write; for several images, a folder of this name without .png."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
 
 
 def attention_in(model: ViT, outputs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -56,7 +56,7 @@ class Options:
     workers: cli.Count = None
     """Processes that decode and load images (one per core, at most 8); 0: no extra process."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
 
 
 def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:

@@ -33,7 +33,8 @@ class Options:
     """Print the most probable classes of each image."""
 
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
-    """A checkpoint of experiments.transfer, then images; with --model, only images."""
+    """A checkpoint of experiments.transfer, or hf:OWNER/NAME; then images. With --model, only
+    images."""
     model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
@@ -49,9 +50,10 @@ class Options:
     batch_size: int = 32
     """Images per batch."""
     workers: cli.Count = None
-    """Processes that decode images meanwhile (0 on a CPU; on a GPU one per core, at most 8)."""
+    """Processes that decode images while the network runs (0 on a CPU; on a GPU one per core, at
+    most 8)."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
+    """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
 
 
 def main(options: Options) -> int:

@@ -1,4 +1,4 @@
-"""Compare our networks with other libraries', block by block, bit for bit.
+"""Compare our networks with those of other libraries, block by block.
 
     python -m experiments.verify resnet50                          against torchvision
     python -m experiments.verify vit_b_16 --against transformers
@@ -25,15 +25,16 @@ class Options:
     """Compare our networks with those of other libraries, block by block."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = "all"
-    """resnet18, 34, 50, 101 or 152, or vit_b_16, vit_b_32, vit_l_16, vit1, 2, 4, 6, 8, 12."""
+    """resnet18, 34, 50, 101 or 152, or vit_b_16, vit_b_32, vit_l_16, vit1, 2, 4, 6, 8, 12; all: the
+    five ResNets, vit_b_16 and vit_b_32."""
     weights: cli.Word = None
     """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL; without it, random weights."""
     against: Annotated[
         Literal["torchvision", "transformers", "timm"] | None,
         tyro.conf.arg(metavar="{torchvision,transformers,timm}", help_behavior_hint=""),
     ] = None
-    """The library to compare with; without it, torchvision, or all that are installed if no MODEL
-    is given."""
+    """The library to compare with; if not given, torchvision with a MODEL, every installed library
+    without."""
 
 
 def main(options: Options) -> int:

@@ -36,10 +36,11 @@ class BasicBlock(nn.Module):
 
     (N, in_channels, H, W) -> (N, channels, H/stride, W/stride), rounded up. Figure 5, left.
 
-    The shortcut is x itself where x and F(x) have the same shape. Where they differ, because of
-    stride 2 or more channels, it is what `shortcut` says: "projection" (a 1x1 convolution), "pad"
-    or "pad-append" (zero channels), see zoo.shortcuts. `norm` is a class that is called with the
-    number of channels: nn.BatchNorm2d, or nn.Identity for a network without normalisation.
+    The shortcut is x itself where x and F(x) have the same shape. Where the shapes differ, because
+    of a stride of 2 or an increase in channels, it is what `shortcut` says: "projection" (a 1x1
+    convolution), "pad" or "pad-append" (zero channels), see zoo.shortcuts. `norm` is a class that
+    is called with the number of channels: nn.BatchNorm2d, or nn.Identity for a network without
+    normalisation.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class Bottleneck(nn.Module):
 
     `y = relu(F(x) + shortcut(x))`: (N, in_channels, H, W) -> (N, 4 * channels, H/stride, W/stride).
     The first 1x1 convolution reduces the map to `channels`, the 3x3 one works on these, and the
-    last one expands them to 4 * channels. So F costs about as much as a BasicBlock of `channels`,
-    although x and y have four times as many. Figure 5, right.
+    last one expands them to 4 * channels. With C = `channels`, F has 17 C^2 weights inside a stage,
+    about as many as a BasicBlock of C (18 C^2), but y has 4C channels. Figure 5, right.
 
     Deviation from the paper: the stride is on the 3x3 convolution, as in torchvision's ResNets
     (known as "v1.5"). A 1x1 convolution with stride 2 ignores three of four pixels.

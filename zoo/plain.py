@@ -54,8 +54,9 @@ class PlainBottleneck(nn.Module):
 def without_skips(stages: nn.Sequential) -> nn.Sequential:
     """The stages of a residual network with each block replaced by its plain twin.
 
-    Initial weights are random numbers, drawn layer by layer. A network that is built without
-    projections would draw others; this one drops them afterwards, and keeps its twin's.
+    Initial weights are random numbers, drawn layer by layer. Without projections, all layers after
+    them would draw different numbers. So projections are drawn, too, and dropped here: all other
+    layers keep the twin's weights.
     """
     twins = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}  # class -> class
     plain = nn.Sequential()

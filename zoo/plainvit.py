@@ -78,9 +78,9 @@ def plainvit(
     eps: float = 1e-6,
     resizing: str = "align-corners",
 ) -> ViT:
-    """As vit(), with blocks of another kind: `block` is a key of BLOCKS, `name` one of vit.TABLE.
+    """As vit(), with blocks of another kind: `block` is a key of BLOCKS.
 
-    zoo.build("plainvit4") calls plainvit("vit4").
+    `name` is one of zoo.vit.TABLE: zoo.build("plainvit4") calls plainvit("vit4").
     """
     kind = BLOCKS[block]
     return vit(name, num_classes, image_size=image_size, eps=eps, resizing=resizing, block=kind)

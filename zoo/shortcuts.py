@@ -35,7 +35,7 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = "projection"  # for zoo/weights: a file of weights says which kind it needs
-        # With stride 2 it ignores three of four pixels; F's 3x3 convolution sees all of them.
+        # With stride 2 it ignores three of four pixels; F's 3x3 convolution has a look at them.
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         self.norm = norm(out_channels)
 
@@ -79,9 +79,8 @@ def make_shortcut(
 ) -> nn.Module:
     """The shortcut of one block: Identity if it keeps the shape, otherwise `kind`, of SHORTCUTS."""
     assert kind in SHORTCUTS, f"unknown shortcut {kind!r}"
-    # In ResNet-18, this is so for 5 of 8 blocks.
     if stride == 1 and in_channels == out_channels:
-        return Identity()
+        return Identity()  # for 5 of ResNet-18's 8 blocks
     if kind == "projection":
         return Projection(in_channels, out_channels, stride, norm)
     return ZeroPad(in_channels, out_channels, stride, kind)

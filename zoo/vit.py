@@ -58,12 +58,12 @@ class ViTStem(nn.Module):
 class Attention(nn.Module):
     """Self-attention: each token becomes a weighted average of values v of all tokens.
 
-    q, k and v are linear maps of x. The larger the product of a token's query q with a token's key
-    k, the more it takes of that token's value v. A product of K terms grows like sqrt(K); without
-    the division, softmax would give one token nearly all weight, and hardly any gradient. The D
-    numbers of a token are cut into h "heads" of K numbers; each head averages with attention
-    weights of its own.
-    `softmax(q k^T / sqrt(K)) v`: (N, L, D) -> (N, L, D).
+    q, k and v are linear maps of x. The D numbers of each are cut into h "heads" of K numbers, and
+    each head averages with attention weights of its own: `softmax(q k^T / sqrt(K)) v`. The larger
+    the product of a token's query q with a token's key k, the more it takes of that token's value.
+    q k^T is a sum of K terms, whose size grows like sqrt(K). Without the division by sqrt(K),
+    softmax would give one token nearly all weight, and hardly any gradient.
+    (N, L, D) -> (N, L, D).
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
 

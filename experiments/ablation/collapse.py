@@ -29,7 +29,7 @@ from zoo.vit import ViT
 STATES = {  # whose weights a network without some parts has
     "initial": "at initialisation",
     "removed": "parts removed after training",
-    "trained": "trained without these parts",
+    "trained": "trained from the start",
 }
 # In fp64, rounding leaves about 4e-16 if tokens are equal. Smaller residuals count as VISIBLE.
 VISIBLE = 1e-14

@@ -142,7 +142,7 @@ def draw_collapse(figure: Figure, residuals: Sequence[dict]) -> None:
     seeds = " / ".join(
         str(len({row["seed"] for row in residuals if row["state"] == state})) for state in STATES
     )
-    band = "bands hold the 10th to 90th percentile of images of every seed"
+    band = "bands: 10th to 90th percentiles over images, of all seeds"
     figure.supxlabel(f"geometric mean over seeds and images; {band}; n = {seeds} seeds", size=11)
 
 

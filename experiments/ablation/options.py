@@ -24,7 +24,7 @@ class Options:
     paper: section 4.2, 64,000 steps per run, for a GPU. vit: transformers, minutes.
     imagenet-nets: 18, 34 and 50 layers, hours."""
     data_dir: Folder = None
-    """Images: a folder with train/CLASS/, and test/CLASS/ or val/CLASS/; they may be zipped.
+    """Images: a folder with train/CLASS/, and test/CLASS/ or val/CLASS/, or .zip files of these.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
     """Numbers of layers, or of blocks for transformers (the preset's)."""
@@ -37,7 +37,7 @@ class Options:
     lr: Real = None
     """The highest learning rate of the schedule (the preset's)."""
     size: Pixels = None
-    """Side of the network's input images (the preset's)."""
+    """Side of the network's input images (the preset's; for your own images 32, or more)."""
     train_images: Count = None
     """Train on at most N images, with classes as balanced as possible (the preset's)."""
     holdout: bool = False

@@ -3,8 +3,8 @@
 A run is one network, trained once: Run has its network, depth, seed, norm, data and settings. Each
 preset of `make ablation` is one entry of ABLATIONS. Its runs are the base run with every
 combination of the axes' values, so they differ from each other in these fields and in nothing
-else. `also` adds single runs. As in the paper, there is one exception: networks of 110 layers get a
-warm-up (with_warmup).
+else. `also` adds single runs. As in the paper, there is one exception: with the paper's schedule,
+networks of 110 layers get a warm-up (with_warmup).
 
 Paper: He et al. 2015 (arXiv 1512.03385), sections 4.1 and 4.2, figure 6.
 This is the last file of the reading path. Next to it, runs.py defines and trains one run,
@@ -27,7 +27,8 @@ class Ablation:
     axes: dict[str, tuple]  # a field of Run -> its values
     # overrides.py turns epochs and on_gpu into the base's steps and data before rows() is called.
     epochs: int | None = None  # None: the base's steps, as they are
-    also: tuple[dict, ...] = ()  # more runs: the base with these fields, at the largest depth
+    # More runs: the base with these fields, at the axes' largest depth unless they name one.
+    also: tuple[dict, ...] = ()
     also_of_every_seed: bool = False  # False: with the base's seed only
     on_gpu: dict[str, int] = field(default_factory=dict)  # size, epochs, train_images on a GPU
 
@@ -38,13 +39,13 @@ NETWORKS = ("plain", "resnet")  # with the depth, a name for zoo.build: "plain56
 SEEDS = (0, 1, 2)  # of weights and batches: both kinds of networks have the same ones
 # Layers: 6n + 2 for n = 9, 3, 1.
 AXES: dict[str, tuple] = {"seed": SEEDS, "depth": (56, 20, 8), "network": NETWORKS}
-SMALL = Data(size=12, train_images=4000, test_images=1000)  # data/synthetic.py draws them
+SMALL = Data(size=12, train_images=4000, test_images=1000)  # 12x12, by data/synthetic.py
 # The deepest pair without batch normalisation, for gradients.png (figures.py).
 WITHOUT_NORM = tuple({"network": network, "norm": "none"} for network in NETWORKS)
 TRANSFORMER = Run(
     network="vit",
-    depth=4,
-    norm="layer",  # depth in blocks; a ViT has no other norm
+    depth=4,  # blocks
+    norm="layer",  # a ViT has no other
     data=replace(SMALL, size=16),
     # One of the two best rates for the deepest plain network (LOG.md): it shall not look worse than
     # it is. Networks with skips would learn more at a higher rate.
@@ -93,7 +94,8 @@ ABLATIONS = {
         base=TRANSFORMER,
         axes={"seed": (0, 1, 2, 3, 4), "depth": (4, 2, 1), "network": ("plainvit", "vit")},
         epochs=5,
-        # plainvit4 with block="attention-skip", "mlp-skip", "no-mlp" or "pure-attention".
+        # PARTS (runs.py): plainvit4 with block="attention-skip", "mlp-skip", "no-mlp" or
+        # "pure-attention".
         also=tuple({"network": network} for network in PARTS),
         also_of_every_seed=True,
     ),

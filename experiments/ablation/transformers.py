@@ -32,8 +32,9 @@ RATIO = (
 )
 NOTE = (
     "Relative residual after the last block, mean over images, ± 95 % CI: at initialisation "
-    f"({INITIAL_SEEDS} seeds), in a trained vit after removing parts of its blocks, and in a "
-    "network trained without these parts. 0: all tokens of an image are identical (0.000: below "
+    f"({INITIAL_SEEDS} seeds), in a trained vit from which the parts were removed that the row's "
+    "network does not have, and in that network, trained from the start. 0: all "
+    "tokens of an image are identical (0.000: below "
     "0.0005)."
 )
 

@@ -66,7 +66,10 @@ def lr_at(step: int, settings: Settings) -> float:
 
 
 def starts_epoch(step: int, steps_per_epoch: int, steps: int) -> bool:
-    """Whether an epoch starts at `step`. A last, incomplete epoch is merged into the one before."""
+    """Whether new sums, and so a new row of the history, start at `step`.
+
+    A last, incomplete epoch counts with the one before; its batches have an order of their own.
+    """
     return step % steps_per_epoch == 0 and (step == 0 or steps - step >= steps_per_epoch)
 
 
@@ -104,7 +107,7 @@ class State:
     compute: Callable[[Tensor], Tensor]
     scaler: torch.amp.GradScaler  # scales the loss in fp16; does nothing in fp32 and bf16
     step: int = 0  # steps done
-    # Sums over the current epoch, of this process: divided by `seen`, mean loss and error.
+    # Sums over the current epoch, of this process; divided by `seen`, mean loss and error.
     loss_sum: float = 0.0
     wrong: int = 0  # images that were classified wrongly
     seen: int = 0  # images

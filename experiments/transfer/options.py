@@ -35,11 +35,11 @@ class More:
         Literal["step", "cosine", "none"] | None,
         tyro.conf.arg(metavar="{step,cosine,none}", help_behavior_hint=""),
     ] = None
-    """Learning-rate schedule; step divides the rate by 10, none keeps it (the recipe's)."""
+    """Schedule of the rate (the recipe's): step divides it by 10, none keeps it constant."""
     lr_step_size: Count = None
     """With --lr-scheduler step: epochs between two divisions."""
     lr_warmup_epochs: Count = None
-    """Warm-up epochs: with cosine the rate rises linearly, with step it is a tenth."""
+    """Warm-up epochs: with cosine the rate rises linearly, with step it is a tenth of --lr."""
     label_smoothing: Real = None
     """Label smoothing, 0 to 1."""
     class_weights: bool = False
@@ -48,7 +48,7 @@ class More:
         Literal["resized", "random", "none"] | None,
         tyro.conf.arg(metavar="{resized,random,none}", help_behavior_hint=""),
     ] = None
-    """RandomResizedCrop, Resize + RandomCrop, or none: the whole image (the recipe's)."""
+    """Training crops (the recipe's): RandomResizedCrop, Resize + RandomCrop, or the whole image."""
     scale: tuple[float, float] | None = None
     """With --crop resized: lowest and highest share of the image's area."""
     ratio: tuple[float, float] | None = None
@@ -89,7 +89,9 @@ class Options:
     """A preset of training settings; options such as --epochs and --lr override it."""
     seeds: int = 3
     """Number of seeds; each has its own initial head, image order and augmentation."""
-    batch_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
+    batch_size: Annotated[
+        tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")
+    ] = ()
     """Images per step (the recipe's). Give several sizes to compare them."""
     epochs: Count = None
     """Epochs; linear-probe uses them only in the recipe cifar10."""
@@ -99,7 +101,8 @@ class Options:
     ] = None
     """The optimiser."""
     lr: Real = None
-    """Highest learning rate (the recipe's); the rate for the head alone is scaled along."""
+    """Highest learning rate (the recipe's). Where only the head is trained, its own rate changes by
+    the same factor."""
     size: Pixels = None
     """Side of the network's input images (what the weights expect)."""
     squash: bool = False
