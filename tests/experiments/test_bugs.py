@@ -13,7 +13,7 @@ from experiments.proof.gallery import BUGS, Bug, examine, table
 OUTPUTS, NAMES = {"eval", "train"}, {"load", "count"}
 CAUGHT_BY = {  # at least
     "stride 2 in stage 1 only": {"stages"}, "stride on the 1x1 (v1)": OUTPUTS,
-    "ReLU before the addition": OUTPUTS, "a second ReLU before it": OUTPUTS,
+    "ReLU before the addition only": OUTPUTS, "ReLU before and after the addition": OUTPUTS,
     "the skip forgotten": OUTPUTS, "the skip added twice": OUTPUTS,
     "no norm in the block": NAMES, "no norm on the projection": NAMES,
     "a bias before each norm": NAMES, "an extra block": NAMES,
@@ -22,7 +22,7 @@ CAUGHT_BY = {  # at least
     "blocks that start as copies": {"init"}, "no bias on q, k, v": NAMES,
     "norms around the patches": NAMES, "LayerNorm with eps 1e-12": OUTPUTS,
     "norm after the addition": OUTPUTS, "keys for queries": OUTPUTS,
-    "heads and K exchanged": OUTPUTS, "GELU by tanh": OUTPUTS,
+    "number and size of heads exchanged": OUTPUTS, "GELU by tanh": OUTPUTS,
     "class token at the end": OUTPUTS, "encoder blocks as copies": {"init"},
 }  # fmt: skip
 
