@@ -123,7 +123,10 @@ class TensorBatches:
 
 
 def check_batch_size(size: int, images: int, processes: int = 1) -> None:
-    """DataError unless each process (one per GPU) gets the same number of images, at least 2."""
+    """DataError unless each process (one per GPU) gets the same number of images, at least 2.
+
+    It is one, too, for a batch that is larger than the training set.
+    """
     fits = 2 * processes <= size <= images and size % processes == 0
     if not fits:
         multiple = f", a multiple of {processes}" if processes > 1 else ""

@@ -24,7 +24,7 @@ from experiments.plumbing.cli import UsageError, doing
 class Options:
     """Compare our networks with those of other libraries, block by block."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = "all"
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = "all"
     """resnet18, 34, 50, 101 or 152, or vit_b_16, vit_b_32, vit_l_16, vit1, 2, 4, 6, 8, 12; all: the
     five ResNets, vit_b_16 and vit_b_32."""
     weights: cli.Word = None
@@ -33,8 +33,8 @@ class Options:
         Literal["torchvision", "transformers", "timm"] | None,
         tyro.conf.arg(metavar="{torchvision,transformers,timm}", help_behavior_hint=""),
     ] = None
-    """The library to compare with; if not given, torchvision with a MODEL, every installed library
-    without."""
+    """The library to compare with (torchvision if a MODEL is given, otherwise all that are
+    installed)."""
 
 
 def main(options: Options) -> int:

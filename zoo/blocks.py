@@ -78,8 +78,9 @@ class Bottleneck(nn.Module):
 
     `y = relu(F(x) + shortcut(x))`: (N, in_channels, H, W) -> (N, 4 * channels, H/stride, W/stride).
     The first 1x1 convolution reduces the map to `channels`, the 3x3 one works on these, and the
-    last one expands them to 4 * channels. With C = `channels`, F has 17 C^2 weights inside a stage,
-    about as many as a BasicBlock of C (18 C^2), but y has 4C channels. Figure 5, right.
+    last one expands them to 4 * channels. With C = `channels`, a block that keeps the shape has
+    4 C^2 + 9 C^2 + 4 C^2 = 17 C^2 weights, about as many as a BasicBlock of C channels (18 C^2);
+    but here x and y have 4C channels. Figure 5, right.
 
     Deviation from the paper: the stride is on the 3x3 convolution, as in torchvision's ResNets
     (known as "v1.5"). A 1x1 convolution with stride 2 ignores three of four pixels.

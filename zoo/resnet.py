@@ -147,7 +147,8 @@ def resnet(
 ) -> ResNet:
     """The network of a row of TABLE, or its plain twin; None takes the row's value.
 
-    zoo.build("resnet18", ...) and zoo.build("plain18", ...) call this function (zoo/registry.py).
+    zoo.build("resnet18") calls resnet("resnet18"), and zoo.build("plain18") calls
+    resnet("resnet18", plain=True): see zoo/registry.py.
     `shortcut`: see zoo.shortcuts. `stride_in`: see Bottleneck. `norm`: a key of NORMS.
     """
     row = TABLE[name]

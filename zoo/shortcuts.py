@@ -35,7 +35,7 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = "projection"  # for zoo/weights: a file of weights says which kind it needs
-        # With stride 2 it ignores three of four pixels; F's 3x3 convolution has a look at them.
+        # With stride 2 it ignores three of four pixels. (F does not, unless stride_in="conv1".)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         self.norm = norm(out_channels)
 

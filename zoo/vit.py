@@ -60,9 +60,10 @@ class Attention(nn.Module):
 
     q, k and v are linear maps of x. The D numbers of each are cut into h "heads" of K numbers, and
     each head averages with attention weights of its own: `softmax(q k^T / sqrt(K)) v`. The larger
-    the product of a token's query q with a token's key k, the more it takes of that token's value.
-    q k^T is a sum of K terms, whose size grows like sqrt(K). Without the division by sqrt(K),
-    softmax would give one token nearly all weight, and hardly any gradient.
+    the product of token i's query and token j's key, the more token i takes of token j's value. A
+    number in q k^T is a sum of K products of either sign, so its typical size is sqrt(K). Without
+    the division, softmax would give nearly all weight to one token, and its gradient would be
+    almost 0.
     (N, L, D) -> (N, L, D).
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
@@ -116,7 +117,7 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
-        for linear in (self.fc1, self.fc2):
+        for linear in (self.fc1, self.fc2):  # drawn a second time, as torchvision does here
             nn.init.xavier_uniform_(linear.weight)
             nn.init.normal_(linear.bias, std=1e-6)
 

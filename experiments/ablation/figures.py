@@ -142,7 +142,7 @@ def draw_collapse(figure: Figure, residuals: Sequence[dict]) -> None:
     seeds = " / ".join(
         str(len({row["seed"] for row in residuals if row["state"] == state})) for state in STATES
     )
-    band = "bands: 10th to 90th percentiles over images, of all seeds"
+    band = "bands: lowest 10th to highest 90th percentile of any seed"
     figure.supxlabel(f"geometric mean over seeds and images; {band}; n = {seeds} seeds", size=11)
 
 

@@ -37,7 +37,7 @@ class Options:
     lr: Real = None
     """The highest learning rate of the schedule (the preset's)."""
     size: Pixels = None
-    """Side of the network's input images (the preset's; for your own images 32, or more)."""
+    """Side of the network's input images (the preset's, but at least 32 for your own images)."""
     train_images: Count = None
     """Train on at most N images, with classes as balanced as possible (the preset's)."""
     holdout: bool = False

@@ -94,8 +94,8 @@ ABLATIONS = {
         base=TRANSFORMER,
         axes={"seed": (0, 1, 2, 3, 4), "depth": (4, 2, 1), "network": ("plainvit", "vit")},
         epochs=5,
-        # PARTS (runs.py): plainvit4 with block="attention-skip", "mlp-skip", "no-mlp" or
-        # "pure-attention".
+        # PARTS (runs.py): "attention-skip", "mlp-skip", "no-mlp" and "pure-attention". With the
+        # largest depth, they become zoo.build("plainvit4", block="attention-skip") and so on.
         also=tuple({"network": network} for network in PARTS),
         also_of_every_seed=True,
     ),

@@ -31,11 +31,10 @@ RATIO = (
     "ratio, mean over images and blocks, paired by seed."
 )
 NOTE = (
-    "Relative residual after the last block, mean over images, ± 95 % CI: at initialisation "
-    f"({INITIAL_SEEDS} seeds), in a trained vit from which the parts were removed that the row's "
-    "network does not have, and in that network, trained from the start. 0: all "
-    "tokens of an image are identical (0.000: below "
-    "0.0005)."
+    "Relative residual after the last block, arithmetic mean over images, ± 95 % CI: at "
+    f"initialisation ({INITIAL_SEEDS} seeds), in a trained vit after removing the parts that the "
+    "row's network lacks, and in that network, trained from the start. 0: all tokens of an image "
+    "are identical (0.000: below 0.0005)."
 )
 
 
@@ -104,7 +103,9 @@ def slowing_table(residuals: Sequence[dict]) -> Rows:
 
     def cell(with_it: str, without: str, state: str) -> str:
         difference = slowed(residuals, with_it, without, state)
-        return f"{judge(difference)[0]}:\n{difference.signed}\n(n = {difference.n})"
+        close = f"{abs(difference.mean):.3f}" == f"{difference.half:.3f}"
+        number = difference.show(4 if close else 3, sign="+")
+        return f"{judge(difference)[0]}:\n{number}\n(n = {difference.n})"
 
     lines = [
         [f"{what}:\n{one} / {other}", *(cell(one, other, state) for state in STATES)]

@@ -66,9 +66,9 @@ def lr_at(step: int, settings: Settings) -> float:
 
 
 def starts_epoch(step: int, steps_per_epoch: int, steps: int) -> bool:
-    """Whether new sums, and so a new row of the history, start at `step`.
+    """Whether the sums of an epoch (State, below) start again at `step`.
 
-    A last, incomplete epoch counts with the one before; its batches have an order of their own.
+    A last, incomplete epoch is added to the sums of the epoch before.
     """
     return step % steps_per_epoch == 0 and (step == 0 or steps - step >= steps_per_epoch)
 

@@ -76,8 +76,8 @@ class Options:
     """Compare strategies for transferring a pretrained network to a folder of images."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """A folder with train/CLASS/, and val/CLASS/, test/CLASS/ or both; or one with CLASS/ alone,
-    which is split; or the word cifar10, which downloads it."""
+    """A folder with one folder per class, which is split; or with train/ and val/, test/ or both,
+    each with one folder per class; or the word cifar10, which downloads it."""
     strategy: Annotated[tuple[StrategyName, ...], tyro.conf.arg(metavar="NAME ...")] = ("all",)
     """all, or any of finetune, feature-extraction, linear-probe, lp-ft, scratch, moving-bn.
     (moving-bn is feature-extraction with a common mistake: BatchNorm statistics keep moving.)"""
@@ -101,8 +101,8 @@ class Options:
     ] = None
     """The optimiser."""
     lr: Real = None
-    """Highest learning rate (the recipe's). Where only the head is trained, its own rate changes by
-    the same factor."""
+    """Highest learning rate (the recipe's). Strategies that train only the head have a rate of
+    their own, which is scaled by the same factor."""
     size: Pixels = None
     """Side of the network's input images (what the weights expect)."""
     squash: bool = False

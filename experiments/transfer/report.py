@@ -174,8 +174,8 @@ def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
             f"{points(value)} less, which {verb} 0."
         ), best
     return (
-        f"Choose {chosen.label} here: {chosen}; {best.label} has {best}, but the difference, "
-        f"{points(leads[chosen.label])}, does not exclude 0."
+        f"Choose {chosen.label} here: {chosen}; {best.label}, {best}, is not shown to be better: "
+        f"the interval of the difference, {points(leads[chosen.label])}, does not exclude 0."
     ), chosen
 
 
