@@ -123,9 +123,10 @@ class TensorBatches:
 
 
 def check_batch_size(size: int, images: int, processes: int = 1) -> None:
-    """DataError unless each process (one per GPU) gets the same number of images, at least 2.
+    """Check a batch size against the number of training images.
 
-    It is one, too, for a batch that is larger than the training set.
+    Raises DataError unless each process (one per GPU) gets the same number of images, at least 2,
+    and the batch is no larger than the training set.
     """
     fits = 2 * processes <= size <= images and size % processes == 0
     if not fits:

@@ -155,7 +155,7 @@ def resnet(
     width = width or row.width
     # A function of (in_channels, channels, stride), all that differs from block to block.
     make_block = partial(row.block, shortcut=shortcut or row.shortcut, norm=NORMS[norm])
-    if row.block is Bottleneck:  # BasicBlock has no stride_in; zoo/registry.py refuses it
+    if row.block is Bottleneck:  # BasicBlock has none; zoo/registry.py refuses stride_in there
         make_block = partial(make_block, stride_in=stride_in)
     stem = row.stem(width, NORMS[norm])
     model = ResNet(stem, make_block, row.blocks_per_stage, width, num_classes or row.num_classes)

@@ -61,9 +61,9 @@ class Attention(nn.Module):
     q, k and v are linear maps of x. The D numbers of each are cut into h "heads" of K numbers, and
     each head averages with attention weights of its own: `softmax(q k^T / sqrt(K)) v`. The larger
     the product of token i's query and token j's key, the more token i takes of token j's value. A
-    number in q k^T is a sum of K products of either sign, so its typical size is sqrt(K). Without
-    the division, softmax would give nearly all weight to one token, and its gradient would be
-    almost 0.
+    number in q k^T is a sum of K products, at first of size 1 and random sign; the typical size of
+    such a sum is sqrt(K). Without the division, softmax would give nearly all weight to one token,
+    and its gradient would be almost 0.
     (N, L, D) -> (N, L, D).
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
@@ -101,8 +101,8 @@ class Attention(nn.Module):
 class XavierLinear(nn.Linear):
     """q, k and v as one matrix, initialised as Glorot and Bengio 2010 propose; the bias is 0.
 
-    nn.Linear.__init__ calls reset_parameters(). Replacing it, instead of drawing a second time
-    afterwards, keeps the random numbers that follow in step with torchvision's.
+    nn.Linear.__init__ draws weights by calling reset_parameters(). Overriding it draws them only
+    once, as in torchvision; a second draw would shift the random numbers of all later layers.
     """
 
     def reset_parameters(self) -> None:

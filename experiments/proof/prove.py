@@ -82,9 +82,10 @@ ROUNDING = (
     "largest value."
 )
 CAPTION = (
-    "Largest absolute difference, over all blocks (stem and head included), of outputs in eval and "
-    "train mode, gradients, buffers, and the state dict after conversion there and back; random "
-    "weights, fp32, or fp64 where the library sums in another order. 0: equal to the last bit.\n\n"
+    "Largest absolute difference, over all blocks (stem, head and last norm included), of outputs "
+    "in eval and train mode, gradients, buffers, and the state dict after conversion there and "
+    "back; random weights, fp32, or fp64 where the library sums in another order. 0: equal to the "
+    "last bit.\n\n"
     "Start: the same seed gives torchvision's initial weights; the other libraries initialise "
     f"differently.\n\n{ROUNDING}"
 )

@@ -174,7 +174,7 @@ def is_finite(loss: Tensor) -> bool:
 def update_weights(state: State) -> None:
     """An optimiser step; if a gradient overflowed in fp16, skip it and halve the scale instead.
 
-    Raises Diverged below scale 1, where the scale is not what makes gradients overflow. With
+    Raises Diverged when the scale falls below 1: then gradients overflow without any scaling. With
     DistributedDataParallel, backward() averages the scaled gradients, so all processes see the
     same infinities, skip the same steps and keep the same scale.
     """
@@ -239,7 +239,7 @@ def infer(
 
     Call model.eval() first: this function does not change the model's mode.
     """
-    # The empty tensors are for no batches at all; torch.cat skips them otherwise.
+    # If there are no batches, torch.cat still needs a tensor; otherwise it skips these empty ones.
     outputs, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for images, answers in batches:
         outputs.append(forward(compute, images, settings).cpu())

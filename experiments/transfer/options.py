@@ -102,7 +102,7 @@ class Options:
     """The optimiser."""
     lr: Real = None
     """Highest learning rate (the recipe's). Strategies that train only the head have a rate of
-    their own, which is scaled by the same factor."""
+    their own; if --lr is twice the recipe's, theirs is doubled, too."""
     size: Pixels = None
     """Side of the network's input images (what the weights expect)."""
     squash: bool = False

@@ -135,7 +135,8 @@ def caption(rows: Sequence[dict]) -> str:
         f"{counts} images; {' and '.join(sorted({row['run']['model'] for row in rows}))} from "
         f"{', '.join(Path(w).name for w in weights)}; {run['recipe']['epochs']} epochs, "
         f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (with {images[on]:,} "
-        f"images, each accuracy has an uncertainty of ± {50 * (high - low):.1f} points besides); "
+        "images, each accuracy has an uncertainty of at least "
+        f"± {50 * (high - low):.1f} points besides); "
         f"{run['base']['precision']}, {first['threads']} thread{'s' * (first['threads'] > 1)}, "
         f"{first['device']}."
     )
