@@ -54,9 +54,9 @@ class PlainBottleneck(nn.Module):
 def without_skips(stages: nn.Sequential) -> nn.Sequential:
     """The stages of a residual network with each block replaced by its plain twin.
 
-    Initial weights are random numbers, drawn layer by layer. Without projections, all layers after
-    them would draw different numbers. So projections are drawn, too, and dropped here: all other
-    layers keep the twin's weights.
+    Initial weights are random numbers, drawn layer by layer. If a plain network did not draw its
+    twin's projections, all layers after the first one would get other numbers than in the twin. So
+    it draws them, too, and drops them here.
     """
     twins = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}  # class -> class
     plain = nn.Sequential()

@@ -61,9 +61,8 @@ class Attention(nn.Module):
     q, k and v are linear maps of x. The D numbers of each are cut into h "heads" of K numbers, and
     each head averages with attention weights of its own: `softmax(q k^T / sqrt(K)) v`. The larger
     the product of token i's query and token j's key, the more token i takes of token j's value. A
-    number in q k^T is a sum of K products, at first of size 1 and random sign; the typical size of
-    such a sum is sqrt(K). Without the division, softmax would give nearly all weight to one token,
-    and its gradient would be almost 0.
+    number in q k^T is a sum of K products of random sign, so it grows like sqrt(K). Without the
+    division, wide heads would give most weight to a few tokens, and softmax little gradient.
     (N, L, D) -> (N, L, D).
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
@@ -164,8 +163,8 @@ class ViT(nn.Module):
         # After all other layers, as in torchvision: the same seed then gives the same weights.
         fan_in = stem.conv.weight[0].numel()  # 3 P P
         nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / fan_in))
-        # A zero head (section 3.2): at first, all classes are equally likely. A zero head can
-        # learn: its gradient depends on the features, which are not 0.
+        # A zero head (section 3.2): at first, all classes are equally likely. In the first step
+        # only the head learns, from the features; the blocks get gradients from the second step on.
         for name in ("stem.conv.bias", "head.weight", "head.bias"):
             nn.init.zeros_(self.get_parameter(name))
 

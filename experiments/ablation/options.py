@@ -22,16 +22,16 @@ class Options:
     )
     """quick: synthetic images, minutes. cifar10: 40 minutes on 2 cores with bf16.
     paper: section 4.2, 64,000 steps per run, for a GPU. vit: transformers, minutes.
-    imagenet-nets: 18, 34 and 50 layers, hours."""
+    imagenet-nets: 18, 34 and 50 layers, about two hours."""
     data_dir: Folder = None
-    """Images: a folder with train/CLASS/, and test/CLASS/ or val/CLASS/, or .zip files of these.
+    """Images: a folder with train/CLASS/, and test/CLASS/ or val/CLASS/; each may be a .zip.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
     """Numbers of layers, or of blocks for transformers (the preset's)."""
     seeds: Count = None
     """Number of seeds (the preset's)."""
     epochs: Count = None
-    """Epochs of each run; the schedule is scaled in proportion (the preset's)."""
+    """Epochs of each run (the preset's); the schedule of the rate is stretched to fit."""
     batch_size: Count = None
     """Images per step (the preset's)."""
     lr: Real = None

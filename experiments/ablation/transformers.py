@@ -28,12 +28,12 @@ SLOWING = (  # what may slow the collapse, a network with it, a network without 
 HEADINGS = ["\n".join(heading.split(" ", 1)) for heading in STATES.values()]
 RATIO = (
     "By how many powers of ten the first network's relative residual is larger: log10 of the "
-    "ratio, mean over images and blocks, paired by seed."
+    "ratio, mean over images and all blocks (not only the last), paired by seed."
 )
 NOTE = (
     "Relative residual after the last block, arithmetic mean over images, ± 95 % CI: at "
     f"initialisation ({INITIAL_SEEDS} seeds), in a trained vit after removing the parts that the "
-    "row's network lacks, and in that network, trained from the start. 0: all tokens of an image "
+    "row's network lacks, and in that network when trained from the start. 0: all tokens of an image "
     "are identical (0.000: below 0.0005)."
 )
 
@@ -111,7 +111,7 @@ def slowing_table(residuals: Sequence[dict]) -> Rows:
         [f"{what}:\n{one} / {other}", *(cell(one, other, state) for state in STATES)]
         for what, one, other in SLOWING
     ]
-    return Rows(["does it slow the collapse? (log10 ratio)", *HEADINGS], lines, ("---",))
+    return Rows(["what slows the collapse? (log10 ratio)", *HEADINGS], lines, ("---",))
 
 
 def read_residuals(folder: Path) -> list[dict]:

@@ -87,7 +87,7 @@ CAPTION = (
     "back; random weights, fp32, or fp64 where the library sums in another order. 0: equal to the "
     "last bit.\n\n"
     "Start: the same seed gives torchvision's initial weights; the other libraries initialise "
-    f"differently.\n\n{ROUNDING}"
+    "differently."
 )
 
 
@@ -127,7 +127,11 @@ def verify_summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, st
     titles = dict.fromkeys(oracle.title for _, oracle in pairs)
     table = Rows(["network", "blocks", *titles, "start"], lines)
     alike, sentence = twins_alike()
-    return alike and all(proof.overall.equal for proof in proofs), table, f"{CAPTION} {sentence}"
+    return (
+        alike and all(proof.overall.equal for proof in proofs),
+        table,
+        f"{CAPTION} {sentence}\n\n{ROUNDING}",
+    )
 
 
 def twins_alike() -> tuple[bool, str]:

@@ -66,9 +66,10 @@ def lr_at(step: int, settings: Settings) -> float:
 
 
 def starts_epoch(step: int, steps_per_epoch: int, steps: int) -> bool:
-    """Whether the sums of an epoch (State, below) start again at `step`.
+    """Whether loss_sum, wrong and seen (State, below) go back to 0 at `step`.
 
-    A last, incomplete epoch is added to the sums of the epoch before.
+    A last, incomplete epoch counts with the one before: with 4 steps per epoch and 10 steps, the
+    sums start at steps 0 and 4, not at 8.
     """
     return step % steps_per_epoch == 0 and (step == 0 or steps - step >= steps_per_epoch)
 

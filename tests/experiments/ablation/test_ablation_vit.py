@@ -216,7 +216,7 @@ def test_every_line_of_the_table_has_its_own_answer(network, answers):
 def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
     folder, done = vit_campaign
     assert "Does depth hurt training more without skips?" in done.stdout
-    assert "does it slow the collapse?" in " ".join(done.stdout.split())
+    assert "what slows the collapse?" in " ".join(done.stdout.split())
     assert "…" not in done.stdout, "a column does not fit 80 columns"
     assert len(read_results(folder / "results.csv")) == 2 * (2 * 2 + 4)
     residual_rows = transformers.read_residuals(folder)
