@@ -33,8 +33,8 @@ RATIO = (
 NOTE = (
     "Relative residual after the last block, arithmetic mean over images, ± 95 % CI: at "
     f"initialisation ({INITIAL_SEEDS} seeds), in a trained vit after removing the parts that the "
-    "row's network lacks, and in that network when trained from the start. 0: all tokens of an image "
-    "are identical (0.000: below 0.0005)."
+    "row's network lacks, and in that network when trained from the start. 0: all tokens of an "
+    "image are identical (0.000: below 0.0005)."
 )
 
 
