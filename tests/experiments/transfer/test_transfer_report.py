@@ -53,7 +53,7 @@ def test_of_equals_the_quickest_is_chosen():
     said = advice(rows(finetune=(50, 950, 955, 930), linear_probe=(2, 940, 941, 939),
                        scratch=(60, 500, 510, 505)))  # fmt: skip
     assert said.startswith("Choose linear-probe here")
-    assert "finetune has 94.5" in said
+    assert "finetune, 94.5" in said
     assert "does not exclude 0" in said
 
 
