@@ -87,7 +87,7 @@ class TensorBatches:
         self.normalize = normalize.to(device)
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.input_size, self.padding = input_size, padding
-        self.drawn_epoch = -1  # that order, tops, lefts and flips belong to; -1: none yet
+        self.drawn_epoch = -1  # the epoch whose order, crops and flips are held below; -1: none
         self.order = self.tops = self.lefts = self.flips = torch.empty(0)
 
     def __len__(self) -> int:

@@ -54,9 +54,9 @@ class PlainBottleneck(nn.Module):
 def without_skips(stages: nn.Sequential) -> nn.Sequential:
     """The stages of a residual network with each block replaced by its plain twin.
 
-    Initial weights are random numbers, drawn layer by layer. If a plain network did not draw its
-    twin's projections, all layers after the first one would get other numbers than in the twin. So
-    it draws them, too, and drops them here.
+    Initial weights are random numbers from one sequence. Without its twin's projections, a network
+    would use fewer of them, and its layers would get other numbers than the twin's. So it draws the
+    projections, too, and drops them here.
     """
     twins = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}  # class -> class
     plain = nn.Sequential()

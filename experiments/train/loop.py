@@ -35,7 +35,7 @@ class Settings:
     schedule: str = "step"  # as in the paper; "triangle" or "cosine" for short runs
     lr: float = 0.1  # the highest rate of the schedule
     milestones: tuple[int, ...] = (32_000, 48_000)  # "step": divide the rate by 10 at each
-    warmup_steps: int = 0  # 400 for ResNet-110, which does not begin to learn at 0.1
+    warmup_steps: int = 0  # 400 for ResNet-110, for which 0.1 is too large a start
     warmup_lr: float = 0.01  # used by "step" only: "cosine" rises linearly from almost 0
     opt: str = "sgd"  # or "adam", "adamw", with PyTorch's betas
     momentum: float = 0.9
@@ -108,7 +108,8 @@ class State:
     compute: Callable[[Tensor], Tensor]
     scaler: torch.amp.GradScaler  # scales the loss in fp16; does nothing in fp32 and bf16
     step: int = 0  # steps done
-    # Sums over the current epoch, of this process; divided by `seen`, mean loss and error.
+    # Sums over the current epoch, of this process. Divided by `seen`: mean loss (unless losses are
+    # weighted by class) and error.
     loss_sum: float = 0.0
     wrong: int = 0  # images that were classified wrongly
     seen: int = 0  # images
