@@ -22,7 +22,7 @@ class Options:
     )
     """quick: synthetic images, minutes. cifar10: 40 minutes on 2 cores with bf16.
     paper: section 4.2, 64,000 steps per run, for a GPU. vit: transformers, minutes.
-    imagenet-nets: 18, 34 and 50 layers, about two hours."""
+    imagenet-nets: 18, 34 and 50 layers, hours."""
     data_dir: Folder = None
     """Images: a folder with train/CLASS/, and test/CLASS/ or val/CLASS/; each may be a .zip.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""

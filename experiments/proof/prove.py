@@ -140,7 +140,10 @@ def twins_alike() -> tuple[bool, str]:
     names.remove("plainvit_l_16")  # like plainvit_b_16, and slow to initialise
     bar = Progress(names, "initial weights", unit="network")
     others = [name for name in bar if not starts_as_its_twin(name)]
-    alike = f"{len(names) - len(others)} of {len(names)} plain networks start from the weights of "
+    alike = (
+        f"{len(names) - len(others)} of {len(names)} plain networks (all but plainvit_l_16, which "
+        "is slow to initialise) start from the weights of "
+    )
     different = f" DIFFERENT: {', '.join(others)}" if others else ""
     return not others, f"{alike}their residual twins, given the same seed.{different}"
 
