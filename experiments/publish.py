@@ -62,7 +62,8 @@ def readme_parts() -> dict[str, list[Part]]:
 
 def summary() -> list[Part]:
     """The deepest plain and residual network of the quick ablation, and how they were trained."""
-    from experiments.ablation.report import images_of, read_results
+    from experiments.ablation.report import read_results
+    from experiments.ablation.runs import in_words
     from experiments.plumbing.stats import estimate
 
     results = read_results(Path("docs/quick"))
@@ -76,7 +77,7 @@ def summary() -> list[Part]:
     first, minutes = results[0], sum(result["seconds"] for result in results) / 60
     what = "with 56 layers, plain networks hardly learn and residual ones do"
     figure = f"![Training loss and error by epoch: {what}](docs/quick/curves.png)"
-    source = images_of(results)
+    source = in_words(first["source"], first["size"])
     sentence = (
         f"{source[0].upper()}{source[1:]}, {first['steps']} steps, batch {first['batch_size']}. "
         f"Table: mean ± 95 % CI; shaded: minimum to maximum over seeds. The {len(results) - 2} "
@@ -130,21 +131,21 @@ def equalities() -> str:
 
 def answers() -> Rows:
     """A line for each published ablation."""
-    from experiments.ablation.report import images_of, read_results
-    from experiments.ablation.verdict import degradation_of
-    from experiments.plumbing.stats import estimate
+    from experiments.ablation.report import read_results
+    from experiments.ablation.runs import in_words
+    from experiments.ablation.verdict import degradation_of, estimates
 
     lines = []
     for name, page in PAGES.items():
         if not (results := Path("docs") / name).is_dir():
             continue
         found = degradation_of(rows := read_results(results))
-        plain, residual = (estimate([pair[i] for pair in found.pairs]) for i in (0, 1))
-        difference = estimate([pair[0] - pair[1] for pair in found.pairs])
+        plain, residual, difference = estimates(found.pairs)
         networks = "ViTs" if found.unit == "blocks" else "ResNets"
         lines.append([
             f"[{networks}, {found.depths[0]} to {found.depths[-1]} {found.unit}](docs/{page}.md)",
-            images_of(rows), plain.signed, residual.signed, difference.signed, str(difference.n),
+            in_words(rows[0]["source"], rows[0]["size"]),
+            plain.signed, residual.signed, difference.signed, str(difference.n),
         ])  # fmt: skip
     return Rows(("networks", "images", "plain", "residual", "difference", "n"), lines,
                 ("---", "---", "---:"))  # fmt: skip

@@ -71,17 +71,12 @@ def table(results: Sequence[dict]) -> Rows:
     return Rows(header, lines, ("---", *["---:"] * 5, "---"))
 
 
-def images_of(results: Sequence[dict]) -> str:
-    """The images and their size, in words."""
-    return in_words(results[0]["source"], results[0]["size"])
-
-
 def caption(results: Sequence[dict]) -> str:
     """What was done: data, steps, precision, machine and time in one sentence."""
     first = results[0]
     return (
-        f"{images_of(results)}, {first['train_images']:,} training and {first['test_images']:,} "
-        f"test images, {first['steps']:,} steps, batch {first['batch_size']}, last epoch; mean ± "
+        f"{in_words(first['source'], first['size'])}, {first['train_images']:,} training and "
+        f"{first['test_images']:,} test images, {first['steps']:,} steps, batch {first['batch_size']}, last epoch; mean ± "
         f"95 % CI over n seeds; {first['precision']}, {first['device']}, "
         f"{sum(result['seconds'] for result in results) / 60:.1f} minutes in all, summed over "
         "processes."

@@ -74,10 +74,15 @@ def of_one_block(depths: Collection[int]) -> list[int]:
     return largest if len(largest) > 1 else sorted(depths)
 
 
+def estimates(pairs: Sequence[tuple[float, float]]) -> tuple[Estimate, Estimate, Estimate]:
+    """The means of both arms and of their difference; each pair is of one seed."""
+    first, second = (estimate([pair[i] for pair in pairs]) for i in (0, 1))
+    return first, second, estimate([pair[0] - pair[1] for pair in pairs])
+
+
 def compare_arms(pairs: Sequence[tuple[float, float]]) -> tuple[str, str, Estimate, Estimate]:
     """The answer, the difference in words, and both means; each pair is of one seed."""
-    first, second = (estimate([pair[i] for pair in pairs]) for i in (0, 1))
-    difference = estimate([pair[0] - pair[1] for pair in pairs])
+    first, second, difference = estimates(pairs)
     answer, reason = judge(difference)
     interval = f"(n = {difference.n}, paired by seed, 95 % t-interval), {reason}."
     return answer.capitalize(), f"{difference.signed} {interval}", first, second
