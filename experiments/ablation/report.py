@@ -76,10 +76,10 @@ def caption(results: Sequence[dict]) -> str:
     first = results[0]
     return (
         f"{in_words(first['source'], first['size'])}, {first['train_images']:,} training and "
-        f"{first['test_images']:,} test images, {first['steps']:,} steps, batch {first['batch_size']}, last epoch; mean ± "
-        f"95 % CI over n seeds; {first['precision']}, {first['device']}, "
-        f"{sum(result['seconds'] for result in results) / 60:.1f} minutes in all, summed over "
-        "processes."
+        f"{first['test_images']:,} test images, {first['steps']:,} steps, batch "
+        f"{first['batch_size']}, last epoch; mean ± 95 % CI over n seeds; {first['precision']}, "
+        f"{first['device']}, {sum(result['seconds'] for result in results) / 60:.1f} minutes in "
+        "all, summed over processes."
         + " The rows without BN are for the figure of gradients, and do not count in the answer."
         * any(result["norm"] == "none" for result in results)
     )
