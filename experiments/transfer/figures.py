@@ -19,12 +19,12 @@ PALETTE = (*COLOURS, "#56B4E9", "#D55E00")
 Histories = Sequence[Mapping[str, Sequence[float]]]  # of a strategy, one per seed
 
 
-def draw_curves(path: Path, curves: Mapping[str, Histories]) -> None:
+def draw_curves(path: Path, curves: Mapping[str, Histories], conditions: str) -> None:
     """Draw loss and accuracy by epoch as a PNG: the mean over seeds, and a band from min to max.
 
-    A history has the keys epoch, train_loss, train_accuracy, val_loss and val_accuracy (0 to 1),
-    lists of equal length. Curves end with the shortest history. A single point, such as a probe's,
-    becomes a horizontal line.
+    `conditions` (n, images, networks) go into the caption. A history has the keys epoch,
+    train_loss, train_accuracy, val_loss and val_accuracy (0 to 1), lists of equal length. Curves
+    end with the shortest history. A single point, such as a probe's, becomes a horizontal line.
     """
     with png(path, 11, 5.4) as figure:
         panels = figure.subplots(1, 2)
@@ -43,9 +43,9 @@ def draw_curves(path: Path, curves: Mapping[str, Histories]) -> None:
             panel.xaxis.get_major_locator().set_params(integer=True)
         panels[1].set_ylim(top=min(panels[1].get_ylim()[1], 101))
         columns = 4 if max(map(len, curves)) < 26 else 2
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=columns, fontsize=11, frameon=False
-        )
+        caption = f"mean over seeds, shaded: minimum to maximum; {conditions}"
+        looks = {"ncols": columns, "fontsize": 11, "title_fontsize": 11, "frameon": False}
+        figure.legend(handles=handles, loc="outside lower center", title=caption, **looks)
 
 
 def draw_histories(panel: Axes, histories: Histories, what: str, length: int, colour: str) -> None:
@@ -64,9 +64,12 @@ def draw_histories(panel: Axes, histories: Histories, what: str, length: int, co
 
 
 def draw_accuracy_time(
-    path: Path, points: Sequence[tuple[str, float, float, float, float]]
+    path: Path, points: Sequence[tuple[str, float, float, float, float]], conditions: str
 ) -> None:
-    """A PNG of (name, seconds, half-width, accuracy 0 to 1, half-width) points; inf: no bar."""
+    """A PNG of (name, seconds, half-width, accuracy 0 to 1, half-width) points; inf: no bar.
+
+    `conditions` (n, images, networks) go into the caption.
+    """
     long = max(seconds for _, seconds, *_ in points) >= 120
     unit, second = ("minutes", 60) if long else ("seconds", 1)
     with png(path, 10, 5.6) as figure:
@@ -88,4 +91,5 @@ def draw_accuracy_time(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
+        figure.supxlabel(f"mean and 95 % CI over seeds; {conditions}", size=11)
         figure.legend(loc="outside right upper", fontsize=11, frameon=False)

@@ -142,6 +142,16 @@ def caption(rows: Sequence[dict]) -> str:
     )
 
 
+def conditions(drawn: Sequence[Arm]) -> str:
+    """The number of seeds, images, networks and epochs, for the caption of a figure."""
+    seeds = sorted({len(arm.rows) for arm in drawn})
+    n = f"n = {seeds[0]}" + f" to {seeds[-1]}" * (len(seeds) > 1)
+    first = drawn[0].rows[0]
+    counts = ", ".join(f"{count:,} {name}" for name, count in first["images"].items())
+    models = " and ".join(sorted({row["run"]["model"] for arm in drawn for row in arm.rows}))
+    return f"{n}; {counts} images; {models}, {first['run']['recipe']['epochs']} epochs"
+
+
 def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
     """A sentence that recommends the fastest of the strategies that match the best, and its arm.
 
@@ -244,8 +254,8 @@ def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
     if not drawn:
         return []
     curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in drawn}
-    draw_curves(folder / "curves.png", curves)
+    draw_curves(folder / "curves.png", curves, conditions(drawn))
     ends = [(arm.label, arm.mean("seconds"), arm.mean("accuracy")) for arm in drawn]
     spread = [(label, time.mean, time.half, acc.mean, acc.half) for label, time, acc in ends]
-    draw_accuracy_time(folder / "accuracy_time.png", spread)
+    draw_accuracy_time(folder / "accuracy_time.png", spread, conditions(drawn))
     return [folder / "curves.png", folder / "accuracy_time.png"]

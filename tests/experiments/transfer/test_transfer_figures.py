@@ -19,7 +19,7 @@ def history(epochs, val, train=0.9):
 
 def test_curves_are_means_over_seeds_with_bands_and_a_probe_is_a_line_across(tmp_path):
     curves = {"scratch": [history(8, 0.4), history(8, 0.6)], "probe": [history(1, 0.7)]}
-    figure = readable(draw_curves, tmp_path / "c.png", curves)
+    figure = readable(draw_curves, tmp_path / "c.png", curves, "n = 2")
     for panel, scale in zip(figure.axes, (1, 100), strict=True):
         train, val, probe_train, probe_val = panel.lines
         assert list(val.get_xdata()) == list(range(1, 9))
@@ -32,12 +32,13 @@ def test_curves_are_means_over_seeds_with_bands_and_a_probe_is_a_line_across(tmp
         assert (band.y0, band.y1) == pytest.approx((0.4 * scale, 0.6 * scale))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["scratch", "probe (a single point)", "validation", "training"]
+    assert "mean over seeds, shaded: minimum to maximum; n = 2" in words(figure)
 
 
 def test_curves_of_different_lengths_and_no_epoch_at_all(tmp_path):
     curves = {"none": [], "zero": [history(0, 1)], "two": [history(3, 0.5), history(2, 0.5)]}
     long = {f"as in most notebooks resnet50 batch {2**i}": [history(3, 0.5)] for i in range(9)}
-    figure = readable(draw_curves, tmp_path / "c.png", {**curves, **long})
+    figure = readable(draw_curves, tmp_path / "c.png", {**curves, **long}, "n = 2")
     assert len(figure.axes[0].lines[0].get_xdata()) == 2, "as far as every seed came"
     assert {"none (no epoch)", "zero (no epoch)"} <= set(words(figure))
 
@@ -45,7 +46,7 @@ def test_curves_of_different_lengths_and_no_epoch_at_all(tmp_path):
 def test_accuracy_against_time_has_error_bars_where_they_are_known(tmp_path):
     points = [("probe", 6.0, 1.5, 0.7, 0.02), ("scratch", 700.0, math.inf, 0.9, math.inf),
               ("wide", 60.0, 90.0, 0.8, 0.01), ("no time", 0.0, 0.0, 0.0, 0.0)]  # fmt: skip
-    figure = readable(draw_accuracy_time, tmp_path / "a.png", points)
+    figure = readable(draw_accuracy_time, tmp_path / "a.png", points, "n = 2")
     (axes,) = figure.axes
     probe, scratch, *_ = axes.containers
     across, up = (bar.get_segments()[0] for bar in probe.lines[2])
@@ -55,6 +56,7 @@ def test_accuracy_against_time_has_error_bars_where_they_are_known(tmp_path):
     assert np.ptp(across[:, 0]) == np.ptp(up[:, 1]) == 0, "no bar"
     assert axes.get_xscale() == "log"
     assert {"probe", "scratch", "wide", "training time (minutes)", "1"} <= set(words(figure))
+    assert "mean and 95 % CI over seeds; n = 2" in words(figure)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.02, 1.0])
@@ -63,7 +65,7 @@ def test_strategies_with_nearly_equal_results_can_be_told_apart(spread, tmp_path
         (f"strategy {i}", 100 * (1 + spread * i), 1.0, 0.9 + 0.01 * spread * i, 0.001)
         for i in range(12)
     ]
-    figure = readable(draw_accuracy_time, tmp_path / "a.png", points)
+    figure = readable(draw_accuracy_time, tmp_path / "a.png", points, "n = 2")
     looks = {
         (line.lines[0].get_color(), line.lines[0].get_marker())
         for line in figure.axes[0].containers
@@ -74,6 +76,6 @@ def test_strategies_with_nearly_equal_results_can_be_told_apart(spread, tmp_path
 
 def test_one_perfect_point_alone_has_no_tick_above_100(tmp_path):
     points = [("one", 0.4, math.inf, 1.0, math.inf)]
-    figure = readable(draw_accuracy_time, tmp_path / "a.png", points)
+    figure = readable(draw_accuracy_time, tmp_path / "a.png", points, "n = 2")
     low, high = figure.axes[0].get_ylim()
     assert max(tick for tick in figure.axes[0].get_yticks() if low <= tick <= high) == 100
