@@ -22,7 +22,8 @@ from zoo.shortcuts import Norm, make_shortcut  # the other arm: the next file to
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
     """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride), each pixel from 3x3 pixels."""
-    # No bias: BatchNorm would subtract it again. (Networks without norms have none either.)
+    # No bias: BatchNorm would subtract it again. (Networks without norms have no bias either, so
+    # that they differ from the others only in their norms.)
     return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
 
 

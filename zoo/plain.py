@@ -54,9 +54,9 @@ class PlainBottleneck(nn.Module):
 def without_skips(stages: nn.Sequential) -> nn.Sequential:
     """The stages of a residual network with each block replaced by its plain twin.
 
-    Initial weights are random numbers from one sequence. Without its twin's projections, a network
-    would use fewer of them, and its layers would get other numbers than the twin's. So it draws the
-    projections, too, and drops them here.
+    Initial weights are random numbers from one sequence, so each layer's weights depend on the
+    layers before it. To give a plain network the same weights as its twin, resnet() first builds
+    the residual network with all its projections; only then does this function drop them.
     """
     twins = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}  # class -> class
     plain = nn.Sequential()

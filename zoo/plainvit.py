@@ -1,8 +1,9 @@
 """A plain ViT has a ViT's blocks without the additions; variants keep one, or drop the MLP.
 
 Without the skip, attention replaces each token by an average over all tokens. After a few blocks
-all tokens are nearly the same ("rank collapse"). These networks have the same initial weights as
-their residual twins, and the same number of parameters unless the MLPs are removed.
+all tokens are nearly the same ("rank collapse": as a matrix, L equal rows have rank 1). These
+networks have the same initial weights as their residual twins, and the same number of parameters
+unless the MLPs are removed.
 
 Paper: Dong et al. 2021, "Attention is Not All You Need: Pure Attention Loses Rank Doubly
 Exponentially with Depth" (arXiv 2103.03404), sections 2 and 3.
@@ -59,7 +60,7 @@ class PlainAttentionBlock(AttentionBlock):
         return self.attention(self.norm1(x))
 
 
-# By the names that zoo.build's `block` takes; the ablation compares all of them.
+# By the names that zoo.build's `block` takes. `make ablation-vit` compares all of them.
 BLOCKS: dict[str, type[EncoderBlock]] = {
     "plain": PlainEncoderBlock,
     "attention-skip": AttentionSkipOnly,

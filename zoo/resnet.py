@@ -6,7 +6,8 @@ multiplications per pixel: all blocks cost about the same. At the end the map is
 head classifies the result. TABLE has every ResNet by name; resnet() builds it, or its plain twin.
 
 Paper: He et al. 2015 (arXiv 1512.03385), table 1 (ImageNet) and section 4.2 (CIFAR-10).
-Dimension key: N batch, C channels, H W height and width of the image.
+Dimension key: N batch, H W height and width of the image, C channels after the stem, C' channels
+after the last stage.
 Read next: zoo/vit.py
 """
 
@@ -84,6 +85,10 @@ class ResNet(nn.Module):
     def init_weights(self) -> None:
         """He initialisation of the convolutions (He et al. 2015a, arXiv 1502.01852, equation 14).
 
+        Weights are normal with variance 2 / fan_out, where fan_out is out_channels times the
+        kernel's area. Then gradients have about the same size in every layer; the 2 makes up for
+        ReLU, which sets half of them to 0.
+
         The order of self.modules() decides which random numbers a layer gets. It is torchvision's
         order, so the same seed gives the same random weights as torchvision's network (tested). The
         head keeps PyTorch's default.
@@ -155,7 +160,7 @@ def resnet(
     width = width or row.width
     # A function of (in_channels, channels, stride), all that differs from block to block.
     make_block = partial(row.block, shortcut=shortcut or row.shortcut, norm=NORMS[norm])
-    if row.block is Bottleneck:  # BasicBlock has none; zoo/registry.py refuses stride_in there
+    if row.block is Bottleneck:  # BasicBlock has no stride_in; zoo.build refuses it for such nets
         make_block = partial(make_block, stride_in=stride_in)
     stem = row.stem(width, NORMS[norm])
     model = ResNet(stem, make_block, row.blocks_per_stage, width, num_classes or row.num_classes)

@@ -25,7 +25,7 @@ class Identity(nn.Module):
 
 
 class Projection(nn.Module):
-    """`y = norm(W x)`: a 1x1 convolution changes the shape (option B, equation 2).
+    """`y = norm(conv(x))`: a 1x1 convolution changes the shape (option B, equation 2).
 
     (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
     """
@@ -34,7 +34,7 @@ class Projection(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, norm: Norm = nn.BatchNorm2d
     ) -> None:
         super().__init__()
-        self.kind = "projection"  # for zoo/weights: a file of weights says which kind it needs
+        self.kind = "projection"  # zoo/weights refuses weights that need another kind
         # With stride 2 it ignores three of four pixels. (F does not, unless stride_in="conv1".)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         self.norm = norm(out_channels)

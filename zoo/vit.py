@@ -1,8 +1,8 @@
 """A ViT cuts an image into patches; each block adds attention and an MLP: x = x + F(x), twice.
 
-As in ResNets, x goes from block to block and each block adds something to it. F is different:
-attention mixes the patches, and an MLP works on each patch alone. And no ReLU follows the addition:
-between the stem and the last norm, x only changes by additions.
+ViT: vision transformer. As in ResNets, x goes from block to block and each block adds something to
+it. F is different: attention mixes the patches, and an MLP works on each patch alone. And no ReLU
+follows the addition: between the stem and the last norm, x only changes by additions.
 
 Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929), section 3.1,
 equations 1 to 4, figure 1.
@@ -37,7 +37,8 @@ class ViTStem(nn.Module):
         self.image_size, self.resizing = image_size, resizing
         # Kernel and stride are one patch: the same linear map of every patch.
         self.conv = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        # The head reads this token, which collects what the patches say about the class.
+        # A learned vector, the same for all images. In the blocks, attention adds to it what it
+        # takes from the patches, and at the end the head reads it.
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         length = 1 + (image_size // patch_size) ** 2
         self.position = nn.Parameter(torch.empty(1, length, width).normal_(std=0.02))
@@ -62,7 +63,8 @@ class Attention(nn.Module):
     each head averages with attention weights of its own: `softmax(q k^T / sqrt(K)) v`. The larger
     the product of token i's query and token j's key, the more token i takes of token j's value. A
     number in q k^T is a sum of K products of random sign, so it grows like sqrt(K). Without the
-    division, wide heads would give most weight to a few tokens, and softmax little gradient.
+    division, wide heads would give almost all weight to one token. Softmax is flat there: its
+    gradient is almost 0.
     (N, L, D) -> (N, L, D).
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
     """
@@ -76,7 +78,8 @@ class Attention(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        # PyTorch's fused kernel; with_weights() below has the same formula written out.
+        # The formula above in one call: faster, and the (L, L) weights are never stored.
+        # with_weights() below has it written out.
         x = scaled_dot_product_attention(*self.split(x))  # (N, L, D) -> (N, h, L, K)
         return self.proj(x.transpose(1, 2).flatten(2))  # -> (N, L, h, K) -> (N, L, D)
 
@@ -98,8 +101,10 @@ class Attention(nn.Module):
 
 
 class XavierLinear(nn.Linear):
-    """q, k and v as one matrix, initialised as Glorot and Bengio 2010 propose; the bias is 0.
+    """q, k and v as one matrix; the bias starts at 0.
 
+    The weights are uniform with variance 2 / (inputs + outputs), as Xavier Glorot and Bengio 2010
+    propose: a compromise between outputs and gradients that keep their size from layer to layer.
     nn.Linear.__init__ draws weights by calling reset_parameters(). Overriding it draws them only
     once, as in torchvision; a second draw would shift the random numbers of all later layers.
     """
@@ -122,7 +127,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # GELU is a smooth ReLU. This is the exact one; some libraries approximate it by tanh.
-        return self.fc2(gelu(self.fc1(x)))  # (N, L, D) -> (N, L, 4D) -> (N, L, D)
+        return self.fc2(gelu(self.fc1(x)))  # (N, L, D) -> (N, L, hidden) -> (N, L, D)
 
 
 class EncoderBlock(nn.Module):
@@ -161,12 +166,15 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
         self.head = nn.Linear(width, num_classes)
         # After all other layers, as in torchvision: the same seed then gives the same weights.
+        # A token's number is a weighted sum of fan_in inputs: with this variance of the weights, it
+        # varies about as much as an input. trunc_normal_ draws again beyond +-2.
         fan_in = stem.conv.weight[0].numel()  # 3 P P
         nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / fan_in))
-        # A zero head (section 3.2): at first, all classes are equally likely. In the first step
-        # only the head learns, from the features; the blocks get gradients from the second step on.
-        for name in ("stem.conv.bias", "head.weight", "head.bias"):
-            nn.init.zeros_(self.get_parameter(name))
+        nn.init.zeros_(stem.conv.bias)
+        # A zero head (section 3.2): at first, all classes are equally likely. Gradients reach the
+        # blocks through the head's weights. These are 0 in the first step, so only the head learns.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def features(self, images: Tensor) -> Tensor:
         """What the head classifies: (N, 3, H, W) -> (N, D)."""
@@ -213,8 +221,8 @@ def vit(
 ) -> ViT:
     """The network of a row of TABLE; None takes the row's value.
 
-    `eps` (of the norms) and `resizing` (of the positions) are torchvision's by default. Weights of
-    other libraries need their own values.
+    `eps` (of the norms) and `resizing` (of the positions: a key of RESIZINGS in zoo/positions.py)
+    are torchvision's by default. Weights of other libraries need their own values.
     """
     row = TABLE[name]
     stem = ViTStem(row.patch_size, row.width, image_size or row.image_size, resizing)

@@ -25,30 +25,35 @@ class Ablation:
     question: str
     base: Run
     axes: dict[str, tuple]  # a field of Run -> its values
-    # overrides.py turns epochs and on_gpu into the base's steps and data before rows() is called.
-    epochs: int | None = None  # None: the base's steps, as they are
-    # More runs: the base with these fields, at the axes' largest depth unless they name one.
+    # Replaces the base's steps (overrides.py computes them); None: the steps stay as they are.
+    epochs: int | None = None
+    # Each dict is one more run: the base with these fields replaced. Its depth is the axes' largest
+    # unless the dict has one.
     also: tuple[dict, ...] = ()
     also_of_every_seed: bool = False  # False: with the base's seed only
-    on_gpu: dict[str, int] = field(default_factory=dict)  # size, epochs, train_images on a GPU
+    # On a GPU, overrides.py replaces these: size, epochs, train_images.
+    on_gpu: dict[str, int] = field(default_factory=dict)
 
 
-# Most budgets here are a few epochs: too short for the paper's two drops of the rate.
+# Most runs here last a few epochs: too short for the paper's schedule, which drops the rate at two
+# milestones. The triangle has none.
 TRIANGLE = Settings(schedule="triangle", milestones=())
 NETWORKS = ("plain", "resnet")  # with the depth, a name for zoo.build: "plain56"
 SEEDS = (0, 1, 2)  # of weights and batches: both kinds of networks have the same ones
 # Layers: 6n + 2 for n = 9, 3, 1.
 AXES: dict[str, tuple] = {"seed": SEEDS, "depth": (56, 20, 8), "network": NETWORKS}
-SMALL = Data(size=12, train_images=4000, test_images=1000)  # 12x12, by data/synthetic.py
-# The deepest pair without batch normalisation, for gradients.png (figures.py).
+# Images of 12x12 pixels and ten classes, drawn by data/synthetic.py: Data's default source.
+SMALL = Data(size=12, train_images=4000, test_images=1000)
+# The deepest pair without BatchNorm, which rescales every layer: these two runs show in
+# gradients.png how gradients shrink or grow from layer to layer.
 WITHOUT_NORM = tuple({"network": network, "norm": "none"} for network in NETWORKS)
 TRANSFORMER = Run(
     network="vit",
     depth=4,  # blocks
     norm="layer",  # a ViT has no other
     data=replace(SMALL, size=16),
-    # One of the two best rates for the deepest plain network (LOG.md): it shall not look worse than
-    # it is. Networks with skips would learn more at a higher rate.
+    # Of four rates, one of the two at which the deepest plain network learns most: three seeds
+    # cannot tell them apart (LOG.md). Networks with skips would learn more at a higher rate.
     settings=replace(TRIANGLE, batch_size=64, opt="adamw", lr=5e-4, weight_decay=0.05),
 )
 
@@ -62,7 +67,7 @@ ABLATIONS = {
         also=WITHOUT_NORM,
     ),
     "cifar10": Ablation(
-        question="The same on CIFAR-10, its 50,000 and 10,000 pictures, on a CPU reduced to 16x16.",
+        question="Does the same hold on CIFAR-10 (on a CPU at 16x16)?",
         base=Run(data=Data("cifar10", size=16), settings=TRIANGLE),
         axes=AXES,
         epochs=8,
@@ -90,7 +95,7 @@ ABLATIONS = {
         on_gpu={"size": 64, "epochs": 10, "train_images": 50_000},
     ),
     "vit": Ablation(
-        question="Without skips, do the tokens of a transformer become alike, and does it stall?",
+        question="Without skips, do a ViT's tokens become alike, and does it learn less?",
         base=TRANSFORMER,
         axes={"seed": (0, 1, 2, 3, 4), "depth": (4, 2, 1), "network": ("plainvit", "vit")},
         epochs=5,
@@ -107,7 +112,8 @@ WARMUP_DEPTH, WARMUP_STEPS = 110, 400  # section 4.2: 0.1 is too large to start 
 def rows(ablation: Ablation) -> list[Run]:
     """All runs of an ablation, before with_warmup: every combination of values, and `also`.
 
-    Seed by seed, so that a first answer comes early; within a seed, the longest runs come first.
+    Seed by seed, so that a first answer comes early. Within a seed, the longest runs come first, so
+    that none of them starts last and runs alone.
     """
     # ((0, 56, "plain"), (0, 56, "resnet"), (0, 20, "plain"), ...)
     combinations = itertools.product(*ablation.axes.values())

@@ -40,7 +40,9 @@ class Settings:
     opt: str = "sgd"  # or "adam", "adamw", with PyTorch's betas
     momentum: float = 0.9
     weight_decay: float = 1e-4  # on all parameters, norms and biases too: the paper excludes none
-    label_smoothing: float = 0.0  # Szegedy et al. 2015 (arXiv 1512.00567), section 7
+    # Share of the target that all classes get equally, instead of the true one alone
+    # (Szegedy et al. 2015, arXiv 1512.00567, section 7).
+    label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None  # factors of the losses, one per class
     precision: str = "fp32"  # "bf16", "fp16": matrix products have 16 bits, weights stay float32
     channels_last: bool = True  # memory layout (N, H, W, C): faster on most CPUs and GPUs
@@ -90,7 +92,8 @@ class Diverged(ArithmeticError):
     In fp16 the loss is multiplied by a scale, so that small gradients are not rounded to 0. When
     gradients overflow, the scale is halved; below scale 1, update_weights raises Diverged.
 
-    The parameters are those before the step; running statistics have changed.
+    The model's parameters are then those before the step, but the running mean and variance of its
+    BatchNorms already include the step's batch.
     """
 
     def __init__(self, step: int, why: str = "") -> None:
@@ -106,10 +109,12 @@ class State:
     optimizer: torch.optim.Optimizer
     # What the loop calls: the model; with several GPUs, a wrapper that averages gradients.
     compute: Callable[[Tensor], Tensor]
-    scaler: torch.amp.GradScaler  # scales the loss in fp16; does nothing in fp32 and bf16
+    # Scales the loss in fp16. It does nothing in fp32 and bf16, which have a larger range.
+    scaler: torch.amp.GradScaler
     step: int = 0  # steps done
-    # Sums over the current epoch, of this process. Divided by `seen`: mean loss (unless losses are
-    # weighted by class) and error.
+    # Sums over the current epoch, of this process; divided by `seen`, they are the mean loss and
+    # the error. (With class_weights, loss_sum / seen is no exact mean: PyTorch divides each batch's
+    # loss by the sum of its weights, not by the number of its images.)
     loss_sum: float = 0.0
     wrong: int = 0  # images that were classified wrongly
     seen: int = 0  # images
