@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -36,7 +36,7 @@ class Options:
 
     checkpoint: tyro.conf.Positional[str]
     """A ViT: a .safetensors file of experiments.transfer, a Hugging Face folder, hf:OWNER/NAME."""
-    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
+    inputs: cli.Paths
     """Images: files, folders or patterns."""
     block: cli.Count = None
     """The block whose heads to draw, counted from 0; without it, the last block."""

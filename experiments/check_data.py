@@ -31,7 +31,7 @@ class Options:
     dir: tyro.conf.Positional[Path]
     """Has train/ and val/ or test/ with one folder per class, or directly one folder per class."""
     workers: cli.Count = None
-    """Processes that decode images (one per core, at most 4); 0: no extra process."""
+    """Processes that decode images (default: one per core, at most 4); 0: no extra process."""
     output: Path | None = None
     """A CSV file to write, one line per image."""
 

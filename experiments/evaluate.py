@@ -15,9 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from data.errors import DataError
 from data.progress import Progress
@@ -40,7 +38,7 @@ WORDNET = re.compile(r"n\d{8}")
 class Options:
     """Accuracy, per-class table, confusion matrix and most confident mistakes of a checkpoint."""
 
-    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
+    inputs: cli.Paths
     """A .safetensors file of experiments.transfer, then the folder of images;
     with --model, only the folder."""
     model: cli.Word = None
@@ -54,7 +52,7 @@ class Options:
     batch_size: int = 64
     """Images per batch."""
     workers: cli.Count = None
-    """Processes that decode and load images (one per core, at most 8); 0: no extra process."""
+    """Processes that decode images (default: one per core, at most 8); 0: no extra process."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
 

@@ -13,9 +13,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from data.errors import DataError, printable
 from data.progress import say
@@ -32,9 +30,9 @@ SHOWN = 30  # images on the sheet
 class Options:
     """Print the most probable classes of each image."""
 
-    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...")]
-    """A checkpoint of experiments.transfer, or hf:OWNER/NAME; then images. With --model, only
-    images."""
+    inputs: cli.Paths
+    """A checkpoint of experiments.transfer, or hf:OWNER/NAME; then images.
+    With --model, only images."""
     model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
@@ -43,15 +41,14 @@ class Options:
     """How many classes to print per image (at most all)."""
     json: bool = False
     """Print one JSON document and nothing else: a list with one line per image,
-    {"image": PATH, "predictions": [{"label", "score"}, ...]}; "predictions" is null if the image
-    cannot be decoded."""
+    {"image": PATH, "predictions": [{"label", "score"}, ...]};
+    "predictions" is null if the image cannot be decoded."""
     sheet: Path = Path("runs/predictions.png")
     """The PNG to draw the first images and their labels in."""
     batch_size: int = 32
     """Images per batch."""
     workers: cli.Count = None
-    """Processes that decode images while the network runs (0 on a CPU; on a GPU one per core, at
-    most 8)."""
+    """Processes that decode images (default: 0 on a CPU; on a GPU one per core, up to 8)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
 

@@ -20,7 +20,7 @@ class Options:
     model: tyro.conf.Positional[str] = "resnet50"
     """A name of zoo.list_models()."""
     size: cli.Pixels = None
-    """Side of the input image in pixels (the network's: 224, or 32 for the CIFAR networks)."""
+    """Side of the input image in pixels (default: the network's: 224, or 32 for CIFAR)."""
 
 
 def main(options: Options) -> None:

@@ -25,16 +25,16 @@ class Options:
     """Compare our networks with those of other libraries, block by block."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = "all"
-    """resnet18, 34, 50, 101 or 152, or vit_b_16, vit_b_32, vit_l_16, vit1, 2, 4, 6, 8, 12; all: the
-    five ResNets, vit_b_16 and vit_b_32."""
+    """resnet18, 34, 50, 101, 152, vit_b_16, vit_b_32, vit_l_16, or vit1, 2, 4, 6, 8, 12.
+    Without a name, seven of them: the five ResNets, vit_b_16 and vit_b_32."""
     weights: cli.Word = None
     """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL; without it, random weights."""
     against: Annotated[
         Literal["torchvision", "transformers", "timm"] | None,
         tyro.conf.arg(metavar="{torchvision,transformers,timm}", help_behavior_hint=""),
     ] = None
-    """The library to compare with (torchvision if a MODEL is given, otherwise all that are
-    installed)."""
+    """The library to compare with.
+    Default: torchvision if a MODEL is given, otherwise all that are installed."""
 
 
 def main(options: Options) -> int:

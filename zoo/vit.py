@@ -170,7 +170,7 @@ class ViT(nn.Module):
         # varies about as much as an input. trunc_normal_ draws again beyond +-2.
         fan_in = stem.conv.weight[0].numel()  # 3 P P
         nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / fan_in))
-        nn.init.zeros_(stem.conv.bias)
+        nn.init.zeros_(self.get_parameter("stem.conv.bias"))
         # A zero head (section 3.2): at first, all classes are equally likely. Gradients reach the
         # blocks through the head's weights. These are 0 in the first step, so only the head learns.
         nn.init.zeros_(self.head.weight)

@@ -27,19 +27,19 @@ class Options:
     """Images: a folder with train/CLASS/, and test/CLASS/ or val/CLASS/; each may be a .zip.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
-    """Numbers of layers, or of blocks for transformers (the preset's)."""
+    """Numbers of layers, or of blocks for transformers (default: the preset's)."""
     seeds: Count = None
-    """Number of seeds (the preset's)."""
+    """Number of seeds (default: the preset's)."""
     epochs: Count = None
-    """Epochs of each run (the preset's); the schedule of the rate is stretched to fit."""
+    """Epochs of each run (default: the preset's); the schedule of the rate is stretched to fit."""
     batch_size: Count = None
-    """Images per step (the preset's)."""
+    """Images per step (default: the preset's)."""
     lr: Real = None
-    """The highest learning rate of the schedule (the preset's)."""
+    """The highest learning rate of the schedule (default: the preset's)."""
     size: Pixels = None
-    """Side of the network's input images (the preset's, but at least 32 for your own images)."""
+    """Side of the network's input images (default: the preset's; your own images: at least 32)."""
     train_images: Count = None
-    """Train on at most N images, with classes as balanced as possible (the preset's)."""
+    """Train on at most N images, with classes as balanced as possible (default: the preset's)."""
     holdout: bool = False
     """Evaluate on 10 % of the training images, for tuning without the test set."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -47,6 +47,6 @@ class Options:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
     jobs: Count = None
-    """Number of runs at the same time, one thread each (one per core, at most 3; 1 on a GPU)."""
+    """Runs at the same time, one thread each (default: one per core, at most 3; 1 on a GPU)."""
     output_dir: Folder = None
-    """Folder of the results; the same command resumes there (a folder in runs/)."""
+    """Folder of the results (default: in runs/). The same command resumes there."""

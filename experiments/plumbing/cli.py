@@ -35,6 +35,11 @@ Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")
 Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 Word = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+Paths = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="PATH ...", help_behavior_hint="(required)"),
+]
 
 
 class UsageError(Problem):

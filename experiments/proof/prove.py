@@ -141,11 +141,11 @@ def twins_alike() -> tuple[bool, str]:
     bar = Progress(names, "initial weights", unit="network")
     others = [name for name in bar if not starts_as_its_twin(name)]
     alike = (
-        f"{len(names) - len(others)} of {len(names)} plain networks (all but plainvit_l_16, which "
-        "is slow to initialise) start from the weights of "
+        f"Of {len(names)} plain networks, {len(names) - len(others)} start from the weights of "
+        "their residual twins, given the same seed; plainvit_l_16 is slow and not checked."
     )
     different = f" DIFFERENT: {', '.join(others)}" if others else ""
-    return not others, f"{alike}their residual twins, given the same seed.{different}"
+    return not others, f"{alike}{different}"
 
 
 def starts_as_its_twin(name: str) -> bool:

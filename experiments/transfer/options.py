@@ -35,7 +35,7 @@ class More:
         Literal["step", "cosine", "none"] | None,
         tyro.conf.arg(metavar="{step,cosine,none}", help_behavior_hint=""),
     ] = None
-    """Schedule of the rate (the recipe's): step divides it by 10, none keeps it constant."""
+    """Schedule of the rate (default: the recipe's). step divides it by 10; none: it is constant."""
     lr_step_size: Count = None
     """With --lr-scheduler step: epochs between two divisions."""
     lr_warmup_epochs: Count = None
@@ -48,7 +48,8 @@ class More:
         Literal["resized", "random", "none"] | None,
         tyro.conf.arg(metavar="{resized,random,none}", help_behavior_hint=""),
     ] = None
-    """Training crops (the recipe's): RandomResizedCrop, Resize + RandomCrop, or the whole image."""
+    """Training crops: RandomResizedCrop, Resize + RandomCrop, or the whole image.
+    Default: the recipe's."""
     scale: tuple[float, float] | None = None
     """With --crop resized: lowest and highest share of the image's area."""
     ratio: tuple[float, float] | None = None
@@ -66,7 +67,7 @@ class More:
     cache_gb: float = 4.0
     """Decode a split only once if it fits into this many GB on disk, else at each use."""
     workers: Count = None
-    """Processes that load images during training (0 on a CPU; on a GPU one per core, up to 8)."""
+    """Processes that load images (default: 0 on a CPU; on a GPU one per core, up to 8)."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
 
@@ -76,8 +77,9 @@ class Options:
     """Compare strategies for transferring a pretrained network to a folder of images."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """A folder with one folder per class, which is split; or with train/ and val/, test/ or both,
-    each with one folder per class; or the word cifar10, which downloads it."""
+    """A folder with one folder per class (it is split for you);
+    or with train/ and at least one of val/ and test/, each with one folder per class;
+    or the word cifar10, which downloads CIFAR-10."""
     strategy: Annotated[tuple[StrategyName, ...], tyro.conf.arg(metavar="NAME ...")] = ("all",)
     """all, or any of finetune, feature-extraction, linear-probe, lp-ft, scratch, moving-bn.
     (moving-bn is feature-extraction with a common mistake: BatchNorm statistics keep moving.)"""
@@ -92,7 +94,7 @@ class Options:
     batch_size: Annotated[
         tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")
     ] = ()
-    """Images per step (the recipe's). Give several sizes to compare them."""
+    """Images per step (default: the recipe's). Give several sizes to compare them."""
     epochs: Count = None
     """Epochs; linear-probe uses them only in the recipe cifar10."""
     opt: Annotated[
@@ -101,10 +103,10 @@ class Options:
     ] = None
     """The optimiser."""
     lr: Real = None
-    """Highest learning rate (the recipe's). Strategies that train only the head have a rate of
-    their own; if --lr is twice the recipe's, theirs is doubled, too."""
+    """Highest learning rate (default: the recipe's).
+    Strategies that train only the head have a rate of their own, which changes in proportion."""
     size: Pixels = None
-    """Side of the network's input images (what the weights expect)."""
+    """Side of the network's input images (default: what the weights expect)."""
     squash: bool = False
     """Evaluate on the whole image, squashed to a square, not on its centre crop."""
     train_images: Count = None
@@ -116,5 +118,5 @@ class Options:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
     output_dir: Folder = None
-    """Folder of the results; the same command resumes there (runs/transfer-DIR)."""
+    """Folder of the results (default: runs/transfer-DIR). The same command resumes there."""
     more: Annotated[More, tyro.conf.OmitArgPrefixes] = field(default_factory=More)

@@ -134,9 +134,9 @@ def caption(rows: Sequence[dict]) -> str:
     return (
         f"{counts} images; {' and '.join(sorted({row['run']['model'] for row in rows}))} from "
         f"{', '.join(Path(w).name for w in weights)}; {run['recipe']['epochs']} epochs, "
-        f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (with {images[on]:,} "
-        "images, each accuracy has an uncertainty of at least "
-        f"± {50 * (high - low):.1f} points besides); "
+        f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (in addition, each "
+        f"accuracy is uncertain by at least ± {50 * (high - low):.1f} points, since there are "
+        f"{images[on]:,} images); "
         f"{run['base']['precision']}, {first['threads']} thread{'s' * (first['threads'] > 1)}, "
         f"{first['device']}."
     )
