@@ -187,7 +187,7 @@ def publish_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """Put results into README.md or docs/, and rows and figures into docs/."""
+    """Write tables and verdicts into README.md and docs/; copy rows and figures to docs/NAME/."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")]
     """readme, verify, bugs, or a folder of results."""

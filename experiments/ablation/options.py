@@ -21,10 +21,10 @@ class Options:
         "quick"
     )
     """quick: synthetic images, minutes. cifar10: 40 minutes on 2 cores with bf16.
-    paper: section 4.2, 64,000 steps per run, for a GPU. vit: transformers, minutes.
+    paper: He et al. 2015, section 4.2, for a GPU. vit: transformers, minutes.
     imagenet-nets: 18, 34 and 50 layers, hours."""
     data_dir: Folder = None
-    """Images: a folder with train/CLASS/, and test/CLASS/ or val/CLASS/; each may be a .zip.
+    """Images: a folder with train/CLASS/ (or train.zip), and with test/ or val/ of the same form.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
     """Numbers of layers, or of blocks for transformers (default: the preset's)."""
@@ -37,7 +37,8 @@ class Options:
     lr: Real = None
     """The highest learning rate of the schedule (default: the preset's)."""
     size: Pixels = None
-    """Side of the network's input images (default: the preset's; your own images: at least 32)."""
+    """Side of the network's input images.
+    Default: the preset's; for your own images, 32 if the preset's is smaller."""
     train_images: Count = None
     """Train on at most N images, with classes as balanced as possible (default: the preset's)."""
     holdout: bool = False

@@ -141,8 +141,9 @@ def twins_alike() -> tuple[bool, str]:
     bar = Progress(names, "initial weights", unit="network")
     others = [name for name in bar if not starts_as_its_twin(name)]
     alike = (
-        f"Of {len(names)} plain networks, {len(names) - len(others)} start from the weights of "
-        "their residual twins, given the same seed; plainvit_l_16 is slow and not checked."
+        f"{len(names) - len(others)} of the {len(names)} plain networks that were checked start "
+        "from the weights of their residual twins, given the same seed; one more, plainvit_l_16, "
+        "is slow and was not checked."
     )
     different = f" DIFFERENT: {', '.join(others)}" if others else ""
     return not others, f"{alike}{different}"

@@ -152,7 +152,7 @@ def test_verify_notices_twins_that_start_apart(invoke, monkeypatch):
     done = invoke("experiments.verify", "--against", "timm")
     assert done.returncode == 1
     said = " ".join(done.stdout.split())
-    assert "Of 2 plain networks, 0 start from" in said
+    assert "0 of the 2 plain networks that were" in said
     assert "DIFFERENT: plain8, plain18" in said
 
 
@@ -172,7 +172,7 @@ def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypat
     few(monkeypatch)
     done = invoke("experiments.verify")
     assert_prints(done, "skipped: timm is not installed")
-    assert "Of 2 plain networks, 2 start from" in " ".join(done.stdout.split())
+    assert "2 of the 2 plain networks that were" in " ".join(done.stdout.split())
     done = invoke("experiments.verify", "resnet18", "--against", "timm")
     assert_three_lines(done, 2, "pip install timm")
 
