@@ -24,16 +24,14 @@ from experiments.plumbing.cli import UsageError, doing
 class Options:
     """Compare our networks with those of other libraries, block by block."""
 
-    model: Annotated[
-        tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="")
-    ] = "all"
+    model: Annotated[tyro.conf.Positional[str], cli.shown("[MODEL]")] = "all"
     """resnet18, 34, 50, 101, 152, vit_b_16, vit_b_32, vit_l_16, or vit1, 2, 4, 6, 8, 12.
     Without a name, seven of them: the five ResNets, vit_b_16 and vit_b_32."""
     weights: cli.Word = None
     """A published name (IMAGENET1K_V2, DEFAULT), a file or a URL; without it, random weights."""
     against: Annotated[
         Literal["torchvision", "transformers", "timm"] | None,
-        tyro.conf.arg(metavar="{torchvision,transformers,timm}", help_behavior_hint=""),
+        cli.shown("{torchvision,transformers,timm}"),
     ] = None
     """The library to compare with.
     Default: torchvision if a MODEL is given, otherwise all that are installed."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.plumbing.cli import Count, Folder, Pixels, Real
+from experiments.plumbing.cli import Count, Folder, Pixels, Real, shown
 
 LIMITS = {
     "seeds": (1, 1000), "epochs": (1, 100_000), "batch_size": (2, 10**6), "lr": (1e-30, 1e30),
@@ -26,7 +26,7 @@ class Options:
     data_dir: Folder = None
     """Images: a folder with train/CLASS/ (or train.zip), and with test/ or val/ of the same form.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""
-    depths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
+    depths: Annotated[tuple[int, ...], shown("N ...")] = ()
     """Numbers of layers, or of blocks for transformers (default: the preset's)."""
     seeds: Count = None
     """Number of seeds (default: the preset's)."""

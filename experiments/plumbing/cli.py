@@ -29,17 +29,19 @@ from experiments.plumbing import signals
 
 Options = TypeVar("Options")
 
-# Types of options whose default is explained in their help, instead of "(default: None)".
-Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
-Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
-Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
-Word = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
-Paths = Annotated[
-    tuple[str, ...],
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="PATH ...", help_behavior_hint="(required)"),
-]
+
+def shown(metavar: str, hint: str = "") -> object:
+    """How --help shows an option: `metavar` for its value, `hint` instead of "(default: None)"."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
+# Types of options whose default is explained in their help.
+Count = Annotated[int | None, shown("N")]
+Real = Annotated[float | None, shown("X")]
+Pixels = Annotated[int | None, shown("PIXELS")]
+Folder = Annotated[Path | None, shown("FOLDER")]
+Word = Annotated[str | None, shown("NAME")]
+Paths = Annotated[tuple[str, ...], tyro.conf.Positional, shown("PATH ...", "(required)")]
 
 
 class UsageError(Problem):

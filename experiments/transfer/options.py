@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.plumbing.cli import Count, Folder, Pixels, Real
+from experiments.plumbing.cli import Count, Folder, Pixels, Real, shown
 
 StrategyName = Literal[
     "all", "finetune", "feature-extraction", "linear-probe", "lp-ft", "scratch", "moving-bn"
@@ -13,6 +13,8 @@ StrategyName = Literal[
 RecipeName = Literal[
     "default", "bootcamp", "two-strategies", "tutorial", "cifar10", "small", "imagenet"
 ]
+Schedule = Literal["step", "cosine", "none"]
+Crop = Literal["resized", "random", "none"]
 LIMITS = {
     "seeds": (1, 1000), "epochs": (1, 100_000), "lr": (1e-30, 1e30), "size": (1, 2048),
     "batch_size": (2, 10**6), "train_images": (2, 10**9),
@@ -31,10 +33,7 @@ class More:
 
     weight_decay: Real = None
     """Weight decay, on all trainable parameters."""
-    lr_scheduler: Annotated[
-        Literal["step", "cosine", "none"] | None,
-        tyro.conf.arg(metavar="{step,cosine,none}", help_behavior_hint=""),
-    ] = None
+    lr_scheduler: Annotated[Schedule | None, shown("{step,cosine,none}")] = None
     """Schedule of the rate (default: the recipe's). step divides it by 10; none: it is constant."""
     lr_step_size: Count = None
     """With --lr-scheduler step: epochs between two divisions."""
@@ -44,10 +43,7 @@ class More:
     """Label smoothing, 0 to 1."""
     class_weights: bool = False
     """Weight the loss of each class by the inverse of its frequency."""
-    crop: Annotated[
-        Literal["resized", "random", "none"] | None,
-        tyro.conf.arg(metavar="{resized,random,none}", help_behavior_hint=""),
-    ] = None
+    crop: Annotated[Crop | None, shown("{resized,random,none}")] = None
     """Training crops: RandomResizedCrop, Resize + RandomCrop, or the whole image.
     Default: the recipe's."""
     scale: tuple[float, float] | None = None
@@ -91,16 +87,11 @@ class Options:
     """A preset of training settings; options such as --epochs and --lr override it."""
     seeds: int = 3
     """Number of seeds; each has its own initial head, image order and augmentation."""
-    batch_size: Annotated[
-        tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")
-    ] = ()
+    batch_size: Annotated[tuple[int, ...], shown("N ...")] = ()
     """Images per step (default: the recipe's). Give several sizes to compare them."""
     epochs: Count = None
     """Epochs; linear-probe uses them only in the recipe cifar10."""
-    opt: Annotated[
-        Literal["sgd", "adam", "adamw"] | None,
-        tyro.conf.arg(metavar="{sgd,adam,adamw}", help_behavior_hint=""),
-    ] = None
+    opt: Annotated[Literal["sgd", "adam", "adamw"] | None, shown("{sgd,adam,adamw}")] = None
     """The optimiser."""
     lr: Real = None
     """Highest learning rate (default: the recipe's).
