@@ -142,7 +142,7 @@ def caption(rows: Sequence[dict]) -> str:
     )
 
 
-def conditions(drawn: Sequence[Arm]) -> str:
+def how_compared(drawn: Sequence[Arm]) -> str:
     """The number of seeds, images, networks and epochs, for the caption of a figure."""
     seeds = sorted({len(arm.rows) for arm in drawn})
     n = f"n = {seeds[0]}" + f" to {seeds[-1]}" * (len(seeds) > 1)
@@ -254,8 +254,8 @@ def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
     if not drawn:
         return []
     curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in drawn}
-    draw_curves(folder / "curves.png", curves, conditions(drawn))
+    draw_curves(folder / "curves.png", curves, how_compared(drawn))
     ends = [(arm.label, arm.mean("seconds"), arm.mean("accuracy")) for arm in drawn]
     spread = [(label, time.mean, time.half, acc.mean, acc.half) for label, time, acc in ends]
-    draw_accuracy_time(folder / "accuracy_time.png", spread, conditions(drawn))
+    draw_accuracy_time(folder / "accuracy_time.png", spread, how_compared(drawn))
     return [folder / "curves.png", folder / "accuracy_time.png"]
