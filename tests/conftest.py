@@ -1,6 +1,6 @@
-"""Shared by all tests: one thread, real data where there is some, commands as a user types them.
+"""Shared by all tests: one thread, real data if available, and commands run as a user runs them.
 
-Nothing of ours is imported up here: a child that imports this file shall import ours itself.
+The top of this file imports no module of the project: child processes must import those themselves.
 """
 
 import importlib
@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 settings.register_profile("zoo", deadline=None, max_examples=25, print_blob=True)
 settings.load_profile("zoo")
 
-# A clean process that forks: children start at once, with the libraries that we use but with
-# nothing of ours, and inherit no threads of pytest's.
+# A clean process that forks: children start at once, with the libraries that we use but without
+# modules of the project, and inherit none of pytest's threads.
 forked = multiprocessing.get_context("forkserver")
 forked.set_forkserver_preload([
     "torch._dynamo", "torchvision.transforms.v2", "safetensors.torch", "matplotlib.pyplot",
@@ -41,7 +41,7 @@ def _one_thread_and_a_seed():
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder ZOO_TEST_DATA: skips where it is not set, fails where it is set and not there."""
+    """The folder ZOO_TEST_DATA: skips if it is not set, fails if the folder is incomplete."""
     if "ZOO_TEST_DATA" not in os.environ:
         pytest.skip("ZOO_TEST_DATA is not set: no real CIFAR-10 here")
     folder = Path(os.environ["ZOO_TEST_DATA"])
@@ -51,7 +51,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def real_cifar10(real_data):
-    """Its 60,000 files decoded, in about 10 s."""
+    """CIFAR-10's 60,000 images, decoded in about 10 s."""
     from data.cifar import cifar10
 
     return cifar10(real_data / "cifar10")
@@ -59,7 +59,7 @@ def real_cifar10(real_data):
 
 @pytest.fixture
 def files(tmp_path) -> list[str]:
-    """Six JPEGs and six PNGs of noise, each of its own size."""
+    """Six JPEGs and six PNGs of noise, each of a different size."""
     import numpy as np
     from PIL import Image
 
@@ -71,7 +71,7 @@ def files(tmp_path) -> list[str]:
 
 
 def in_a_child(action, folder: Path, timeout: float = 120) -> subprocess.CompletedProcess:
-    """action() at the root in a process of its own, which need not import torch."""
+    """Run action() at the root in its own process, which need not import torch."""
     said = [folder / f".said{number}" for number in (1, 2)]
     process = forked.Process(target=acting, args=(action, said))
     process.start()
@@ -91,9 +91,10 @@ def acting(action, said: list[Path]) -> None:
 
 
 def run_and_kill(child, arguments, kill_at: int | None) -> tuple[int | None, list[int]]:
-    """child(*arguments, steps) in a process, killed by SIGKILL once it has done `kill_at` steps.
+    """Run child(*arguments, steps) in a process, killed by SIGKILL after `kill_at` steps.
 
-    It writes the step it resumed at and the last one into `steps`; (exit code, steps).
+    The child writes the step at which it resumed and its last step into `steps`. Returns its exit
+    code and `steps`.
     """
     steps = forked.Array("q", [-1, 0], lock=False)
     process = forked.Process(target=child, args=(*arguments, steps))
@@ -107,7 +108,7 @@ def run_and_kill(child, arguments, kill_at: int | None) -> tuple[int | None, lis
 
 
 def shaken(name: str, *arguments, **settings) -> torch.nn.Module:
-    """What zoo.build returns, with every number moved away from where it starts."""
+    """A network from zoo.build, with every parameter and buffer moved from its initial value."""
     import zoo
     from experiments.proof.checks import shake
 
@@ -117,7 +118,7 @@ def shaken(name: str, *arguments, **settings) -> torch.nn.Module:
 
 
 def unfilled(name: str, *arguments, **settings) -> torch.nn.Module:
-    """What zoo.build returns, to be filled: nothing is drawn, its numbers are what was there."""
+    """A network from zoo.build without initialisation: its weights must be loaded before use."""
     import zoo
 
     with torch.device("meta"):
@@ -140,7 +141,7 @@ def vit_pair(name: str, library: str, num_classes: int = 1000, size: int | None 
 
 
 def same(a: dict, b: dict) -> bool:
-    """The same tensors, to the last bit, under the same names in the same order."""
+    """Both have the same tensors, to the last bit, under the same names in the same order."""
     return list(a) == list(b) and held(a, b)
 
 
@@ -151,7 +152,7 @@ def held(part: dict, whole: dict) -> bool:
 
 @contextmanager
 def refusal(error: type[Exception], *words: str):
-    """What is inside raises this error, which is three lines that can be printed, with `words`."""
+    """The block raises this error; its message has three printable lines and contains `words`."""
     with pytest.raises(error) as caught:
         yield
     lines = str(caught.value).split("\n")
@@ -163,9 +164,9 @@ def refusal(error: type[Exception], *words: str):
 
 @pytest.fixture
 def command(tmp_path):
-    """Run `python -m ARGUMENTS` from the root; the finished process, output as text.
+    """Run `python -m ARGUMENTS` from the root; returns the finished process, with output as text.
 
-    In a child that has not seen our code. `before()` runs in it first.
+    It runs in a child that has not imported our code. `before()` runs there first.
     """
 
     def run(*arguments: object, before=None) -> subprocess.CompletedProcess:
@@ -183,13 +184,13 @@ def as_main(words: list[str], before) -> None:
 
 @pytest.fixture(scope="session")
 def campaign(tmp_path_factory):
-    """README's own command, made tiny, as a user types it; its folder, and what it said."""
+    """README's command with tiny settings, as a user runs it: its folder and finished process."""
     return typed(tmp_path_factory.mktemp("campaign") / "out", "experiments.ablation", *TINY)
 
 
 @pytest.fixture(scope="session")
 def vit_campaign(tmp_path_factory):
-    """The same of transformers."""
+    """The same with ViTs."""
     folder = tmp_path_factory.mktemp("campaign") / "ablation-vit"
     return typed(folder, "experiments.ablation", "vit", *TINY_VIT)
 
@@ -211,7 +212,7 @@ TINY_VIT = ("--depths", "1", "2", "--seeds", "2", "--epochs", "1", "--train-imag
 
 @pytest.fixture(scope="session")
 def examined():
-    """gallery.examine, which remembers: 26 networks in seven checks are about a minute."""
+    """gallery.examine, cached: 26 networks in seven checks take about a minute."""
     from experiments.proof import gallery
 
     return cache(gallery.examine)
@@ -219,13 +220,13 @@ def examined():
 
 @pytest.fixture
 def quick_workers(monkeypatch):
-    """A campaign's workers import nothing; where how they start is the point, it is spawned."""
+    """Fork a campaign's workers, so that they import nothing; without this they are spawned."""
     monkeypatch.setattr("experiments.ablation.pool.get_context", lambda _: forked)
 
 
 @pytest.fixture
 def invoke(capfd, monkeypatch):
-    """The same command inside this process: for all that signals and start-up do not matter to."""
+    """Like `command`, but in this process: for tests that need no signals and no real start-up."""
 
     def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
         from experiments.plumbing import cli
@@ -245,14 +246,14 @@ def invoke(capfd, monkeypatch):
 
 
 def assert_prints(done: subprocess.CompletedProcess, *words: str, code: int = 0) -> None:
-    """The command ends with this code, and `words` are in what it printed."""
+    """The command ends with this exit code, and its output contains `words`."""
     assert done.returncode == code, done.stderr
     for word in words:
         assert word in done.stdout, done.stdout
 
 
 def assert_three_lines(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
-    """The error is three lines, the last ones on stderr, without a traceback, naming `words`."""
+    """The last three lines of stderr are the error: it contains `words`, and no traceback."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     lines = done.stderr.split("\r")[-1].rstrip("\n").split("\n")[-3:]

@@ -1,4 +1,4 @@
-"""Shared by tests of drawings: what a saved figure shows, and whether it can be read."""
+"""Shared by tests of drawings: what a saved figure shows, and whether it is readable."""
 
 import itertools
 from unittest.mock import patch
@@ -12,7 +12,7 @@ NASTY = ("$a_b\\frac$ {x} ^2_", "two\nlines\tand\x00\x1b[31m", "W" * 200, "", "_
 
 
 def drawn(function, *arguments) -> Figure:
-    """The figure that function(*arguments) saves; its `boxes` are each text with its place."""
+    """The figure that function(*arguments) saves; its `boxes` are its texts with their places."""
     boxes, figures = {}, []
 
     def draw(self, renderer):
@@ -33,7 +33,7 @@ def drawn(function, *arguments) -> Figure:
 
 
 def readable(function, *arguments) -> Figure:
-    """The same, and no text leaves it or lies on another one."""
+    """The same figure, which must be readable."""
     figure = drawn(function, *arguments)
     assert_readable(figure)
     return figure
@@ -44,7 +44,7 @@ def words(figure) -> list[str]:
 
 
 def assert_readable(figure) -> None:
-    """No text leaves the figure or lies on another one."""
+    """No text leaves the figure or overlaps another one."""
     width, height = figure.bbox.size
     for text, box in figure.boxes:
         assert box.x0 >= 0 and box.y0 >= 0, text  # noqa: PT018

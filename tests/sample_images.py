@@ -1,6 +1,6 @@
-"""Images made by code, small files of every kind, each with what must become of it.
+"""Small image files of every kind, made by code, each with its expected pixels or refusal.
 
-And what every test of a refusal asks: DataError in three lines.
+`refused` is for every test of a refusal: the action must raise a DataError with three lines.
 """
 
 import io
@@ -42,7 +42,7 @@ def save(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
 
 
 def noise(seed, height: int, width: int, low: int = 0, high: int = 256) -> np.ndarray:
-    """`seed` is a number or a generator."""
+    """An image of random pixels; `seed` is a number or a generator."""
     shape = (height, width, 3)
     return np.random.default_rng(seed).integers(low, high, shape, dtype=np.uint8)
 
@@ -74,11 +74,11 @@ def from_cmyk(cmyk: np.ndarray) -> np.ndarray:
     return np.rint(np.stack(light, -1)).astype(np.uint8)
 
 
-# --- files by hand, where Pillow cannot write them ---
+# --- files that Pillow cannot write, written by hand ---
 
 
 def png(size: tuple[int, int], depth: int, color: int, rows: bytes, *extra: bytes) -> bytes:
-    """`rows` are packed already, each after its filter byte; `extra` stands before them."""
+    """A PNG of packed `rows`, each after its filter byte; `extra` chunks come before them."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(rows, 1))
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + data + chunk(b"IEND", b"")
@@ -111,7 +111,7 @@ def tiff(tags: dict[int, int | tuple], data: bytes) -> bytes:
 
 
 def tags(width: int, height: int, bits: int | tuple, photometric: int, tile: int = 0) -> dict:
-    """Of one strip, or of one square tile."""
+    """The tags of a TIFF with one strip, or with one square tile."""
     part = {322: tile, 323: tile} if tile else {278: height}
     count = len(bits) if isinstance(bits, tuple) else 1
     return {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: count} | part
@@ -130,7 +130,7 @@ def bmp_runs(index: np.ndarray, palette: np.ndarray) -> bytes:
 def ycck(cmyk: np.ndarray) -> bytes:
     """An Adobe JPEG whose inks went through YCbCr, as Photoshop writes them."""
     inks = Image.fromarray(cmyk[..., :3]).convert("YCbCr")
-    stored = np.dstack([255 - np.asarray(inks), cmyk[..., 3]])  # Pillow inverts all as it writes
+    stored = np.dstack([255 - np.asarray(inks), cmyk[..., 3]])  # Pillow inverts all when it writes
     content = save(Image.frombytes("CMYK", (WIDTH, HEIGHT), stored.tobytes()), "JPEG", quality=100)
     place = content.index(b"Adobe") + 11
     return content[:place] + b"\2" + content[place + 1 :]
@@ -144,7 +144,7 @@ TABLE = np.array(FEW.getpalette()).reshape(-1, 3)[:16].astype(np.uint8)
 INDEX = np.asarray(FEW)
 INK = Image.frombytes("CMYK", (WIDTH, HEIGHT), np.dstack([COLOR, GREY // 2]).tobytes())
 GREY_LAYERED = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(ALPHA)))
-# As they must be shown:
+# The pixels that load_image must give for them:
 SEEN_GREY, SEEN_BITS, SEEN_DEEP = rgb(GREY), rgb(255 * BITS), rgb(np.rint(DEEP / 257))
 SEEN_LAYERED, SEEN_GREY_LAYERED = on_white(COLOR, ALPHA), on_white(SEEN_GREY, ALPHA)
 SEEN_FEW, SEEN_INK = TABLE[INDEX], from_cmyk(np.asarray(INK))
@@ -156,7 +156,7 @@ def corpus() -> list[Made]:
 
 
 def plain() -> list[Made]:
-    """What several formats can hold, in each of them."""
+    """Kinds of images that several formats can hold, in each of these formats."""
     sorts = {"rgb": (COLOR, COLOR), "grey": (GREY, SEEN_GREY), "1-bit": (BITS, SEEN_BITS),
              "palette": (FEW, SEEN_FEW)}  # fmt: skip
     holds = {"PNG": sorts, "BMP": sorts, "GIF": ["palette"], "PPM": ["rgb", "grey", "1-bit"],
@@ -172,7 +172,7 @@ def pngs() -> list[Made]:
     keyed = np.where((COLOR[4, 5] == COLOR).all(-1), 0, 255)
     key = chunk(b"tRNS", struct.pack(">HHH", *COLOR[4, 5].tolist()))
     deep_key = chunk(b"tRNS", struct.pack(">H", DEEP[3, 3]))
-    dot = np.where(GREY[3, 3] == GREY, 0, 255)  # the same in DEEP
+    dot = np.where(GREY[3, 3] == GREY, 0, 255)  # the same pixels in DEEP
     text = chunk(b"tEXt", b"a\0" + b"b" * 90_000)
     line = np.full((1, 70_000, 3), 9, np.uint8)
     return [
@@ -291,7 +291,7 @@ def animations() -> list[Made]:
 
 
 def foreign() -> list[Made]:
-    """What is no image of an allowed format, though some are named like one."""
+    """Files that are no images of an allowed format, though some are named like one."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as out:
         out.writestr("a.png", save(COLOR, "PNG"))

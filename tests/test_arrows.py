@@ -1,4 +1,4 @@
-"""Who may import whom. Commands -> packages -> drawing, proof -> plumbing -> zoo, data."""
+"""Allowed imports: commands -> packages -> drawing, proof -> plumbing -> zoo, data."""
 
 import ast
 import sys
@@ -19,7 +19,7 @@ ALLOWED = {
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
-PACKAGES = ("ablation", "transfer", "bench", "train")  # with a __main__, so a command each
+PACKAGES = ("ablation", "transfer", "bench", "train")  # each has a __main__, so it is a command
 LIBRARIES = ("proof", "drawing", "plumbing")
 LONGEST_CHAIN = 10
 
@@ -39,7 +39,7 @@ def imported(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "no relative imports"
+            assert node.level == 0, "there is a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -57,7 +57,7 @@ def arrows(module: str) -> frozenset[str]:
 
 
 def room_of(module: str) -> str:
-    """The sub-folder of experiments, "command" for a file at its top, or "zoo", "data"."""
+    """A sub-folder of experiments, "command" for a file at its top, "zoo" or "data"."""
     parts = module.split(".")
     if parts[0] != "experiments":
         return parts[0]
@@ -65,7 +65,7 @@ def room_of(module: str) -> str:
 
 
 def may_import(importer: str, target: str) -> bool:
-    """Inside of experiments. The loop and the notebooks' API may be imported by all."""
+    """Within experiments. Every module may import the training loop and the notebooks' API."""
     below = dict.fromkeys(PACKAGES, LIBRARIES) | {
         "command": (*PACKAGES, *LIBRARIES),
         "bench": ("ablation", "transfer", *LIBRARIES),
@@ -81,7 +81,7 @@ def may_import(importer: str, target: str) -> bool:
 
 
 @each_file
-def test_other_libraries_are_those_of_the_room(path):
+def test_a_file_imports_only_the_libraries_allowed_in_its_folder(path):
     room = path.relative_to(ROOT).parts[0]
     assert packages_in(path.read_text(encoding="utf-8")) <= ALLOWED[room] | {room}
 
@@ -111,7 +111,7 @@ def longest(start: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 
 def test_there_are_no_cycles_and_no_long_chains():
-    """Imports inside of functions count, too."""
+    """Imports inside functions count, too."""
     for module in MODULES:
         chain = longest(module)
         if module.startswith("experiments"):

@@ -1,4 +1,4 @@
-"""`make setup` with a python3 and a uv that only write down what they are asked; the two locks."""
+"""`make setup` with a fake python3 and uv that only log their arguments; the two lock files."""
 
 import os
 import re
@@ -36,7 +36,7 @@ test "$1" = --version && echo Python 3.9.2
 
 
 class Checkout:
-    """A copy of what make reads, and a PATH with hardly anything on it."""
+    """A copy of the files that make reads, and a PATH with hardly anything on it."""
 
     def __init__(self, folder):
         self.root, self.bin, self.log = folder / "skipzoo", folder / "bin", folder / "log"
@@ -58,7 +58,7 @@ class Checkout:
         (self.bin / name).chmod(stat.S_IRWXU)
 
     def make(self, *words: str, **variables: str) -> list[str]:
-        """`make WORDS`, which succeeds; what uv and the new python were asked."""
+        """Run `make WORDS`, which must succeed; returns the logged calls of uv and python."""
         self.log.write_text("", encoding="utf-8")
         done = self.run(*words, **variables)
         assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ class Checkout:
         )  # fmt: skip
 
     def refuses(self, *words: str) -> str:
-        """Three lines before make's own."""
+        """Run `make WORDS`, which must fail; returns the three lines before make's own."""
         done = self.run(*words)
         lines = [line for line in done.stderr.splitlines() if not line.startswith("make: ")]
         assert done.returncode == 2
@@ -142,13 +142,14 @@ def test_another_python_makes_the_environment_anew(checkout):
     checkout.make("setup")
     shutil.copy(checkout.bin / "python3", checkout.bin / "python3.12")
     (checkout.venv / "mark").touch()
-    assert not installed(checkout.make("setup", PYTHON="python3.12", TORCH="cpu"))  # not named
+    # The settings of an existing .venv win over the environment; only arguments of make count.
+    assert not installed(checkout.make("setup", PYTHON="python3.12", TORCH="cpu"))
     assert installed(checkout.make("setup", "PYTHON=python3.12"))
     assert not (checkout.venv / "mark").exists()
     assert not installed(checkout.make("setup"))
 
 
-def test_an_environment_from_before_torch_could_be_named_is_the_locks(checkout):
+def test_an_environment_from_before_the_option_torch_has_the_locks_torch(checkout):
     checkout.venv.mkdir()
     (checkout.venv / "bin").mkdir()
     shutil.copy(checkout.bin / "python3", checkout.venv / "bin" / "python")
@@ -202,7 +203,7 @@ def test_versions_of_python_are_the_same_everywhere():
 
 
 def test_a_notebooks_torch_is_new_enough_for_pip_to_keep_it():
-    """Colab's and Kaggle's may be a year old; a lower bound above it would replace it."""
+    """Colab's and Kaggle's may be a year old; with a higher lower bound, pip would replace it."""
     bounds = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["experiments"]]
     torches = [name for name in bounds if re.search("[<>=~]", name)]
     assert torches == ["torch>=2.8", "torchvision>=0.23"]
@@ -225,7 +226,7 @@ def read(name: str) -> str:
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Name -> what the lock says of it, of all versions together."""
+    """Name -> its text in the lock, of all its versions together."""
     found: dict[str, str] = {}
     for stanza in re.split(r"(?m)^(?=[a-z])", lock)[1:]:
         name = stanza.partition("==")[0]

@@ -61,7 +61,7 @@ def test_readme_is_short():
 
 
 def test_what_readme_takes_from_results_and_code_is_up_to_date(monkeypatch):
-    """If not: python -m experiments.publish readme."""
+    """If they are not: python -m experiments.publish readme."""
     monkeypatch.chdir(ROOT)
     for name, parts in publish.readme_parts().items():
         assert publish.fill_in(README, name, markdown(parts)) == README
@@ -80,7 +80,7 @@ def test_the_reading_path_goes_through_nine_files_and_ends(monkeypatch):
 
 
 def understood(words: list[str], monkeypatch) -> None:
-    """Parse a command's options without carrying it out."""
+    """Parse a command's options without running it."""
     parsed = []
 
     def parse(main, options, module, resumes=False):
@@ -129,7 +129,7 @@ def test_make_alone_lists_every_target():
 )
 def test_python_m_lines_run(line, command, tmp_path):
     words = shlex.split(line)[2:]
-    if words[0] == "experiments.report":  # the committed rows stand for a campaign
+    if words[0] == "experiments.report":  # the committed rows stand in for a campaign
         words[1] = "docs/quick/results.csv"
     if "my_images" in words:
         words[1] = str(tmp_path / "my_images")
@@ -143,7 +143,7 @@ def test_python_m_lines_run(line, command, tmp_path):
 
 
 def test_the_ablation_lines_run(campaign, vit_campaign):
-    """The fixtures type them."""
+    """The fixtures have run these commands."""
     for line, (_, done) in (("", campaign), (" vit", vit_campaign)):
         words = f"python -m experiments.ablation{line}"
         assert words in COMMANDS
@@ -169,7 +169,7 @@ def two_comparisons() -> None:
 
 @pytest.mark.slow
 def test_bench_checks_both_sides_and_prints_ratios(tmp_path):
-    """Two comparisons whole; timing all of them is `make bench`'s work."""
+    """Only two comparisons, but in full; `make bench` times all of them."""
     done = in_a_child(two_comparisons, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "5 rounds in turns" in done.stdout
@@ -194,7 +194,7 @@ def test_what_a_page_links_exists(page):
 
 
 def test_the_python_of_all_pages_runs(tmp_path, monkeypatch):
-    """With random weights where the page has published ones."""
+    """With random weights instead of the published ones that the pages use."""
     state = torchvision.models.resnet50().state_dict()
     monkeypatch.setattr(load, "fetch", lambda url: Weights(state, Metadata(), url))
     monkeypatch.chdir(tmp_path)

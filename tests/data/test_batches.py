@@ -1,4 +1,4 @@
-"""The contract between images and the loop, and the augmentation behind it."""
+"""The contract between batches and the training loop, and the augmentation behind it."""
 
 import itertools
 from collections import Counter
@@ -86,7 +86,7 @@ def test_seeds_and_epochs_differ():
 
 
 def test_an_epoch_shows_every_image_once_and_drops_the_last_partial_batch():
-    source = batches(dataset(train=41, classes=41))  # a class each: the label is a number
+    source = batches(dataset(train=41, classes=41))  # one class per image: labels number the images
     shown = torch.cat([source.batch(step)[1] for step in range(len(source))]).tolist()
     assert len(set(shown)) == len(shown) == 40
 
@@ -117,7 +117,7 @@ def test_padding_has_the_colour_of_the_mean():
     data = dataset(size=8)
     normalize = pixel_mean_normalize(data.train_images)
     source = TensorBatches(data, normalize, 40, 0, CPU, input_size=8, padding=4)
-    source.batch(0)  # which draws
+    source.batch(0)  # draws the epoch
     source.tops[0], source.lefts[0] = 0, 0
     image = source.batch(0)[0][0]
     columns = slice(4, 8) if source.flips[0] else slice(0, 4)
@@ -146,7 +146,7 @@ def test_images_stored_small_are_enlarged_in_the_batch():
     assert [len(labels) for images, labels in order] == [4, 4, 2]
 
 
-def test_the_split_for_choosing_is_45_to_5_stratified_and_disjoint():
+def test_the_held_out_split_is_45_to_5_stratified_and_disjoint():
     data = dataset(train=1000, size=2)
     held = data.holding_out()
     assert held.train_labels.bincount().tolist() == [180] * 5
@@ -172,7 +172,7 @@ def test_balanced_order_is_a_permutation_that_deals_the_classes_out(labels):
 
 
 @pytest.mark.parametrize("batch_size", [0, 1, 41])
-def test_a_batch_that_cannot_be_is_refused_in_three_lines(batch_size):
+def test_an_impossible_batch_size_is_refused_in_three_lines(batch_size):
     refused(lambda: batches(batch_size=batch_size), "--batch-size from 2 to 40")
 
 

@@ -1,4 +1,4 @@
-"""Every image is decoded before it is relied on, and what cannot be is named."""
+"""check_data decodes every image, and names those that cannot be decoded."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ def image(seed: int, size: tuple[int, int] = (40, 50)) -> bytes:
 
 
 def make_tree(root: Path, count: int, size: tuple[int, int] = (40, 50)) -> Path:
-    """Half of the images in train and half in val, in turn of two classes."""
+    """Half of the images in train and half in val; the two classes alternate."""
     for i in range(count):
         path = root / SPLITS[2 * i // count] / TWO[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def test_a_good_folder(tree, invoke):
         assert word not in done.stdout
 
 
-def test_bad_images_are_all_named_and_the_answer_is_no(tree, tmp_path, invoke):
+def test_bad_images_are_all_named_and_the_check_fails(tree, tmp_path, invoke):
     bad = spoil(tree)
     table = tmp_path / "new" / "table.csv"
     done = invoke("experiments.check_data", tree, "--workers", 0, "--output", table)
@@ -103,7 +103,7 @@ def test_names_with_markup_are_shown_as_they_are(tree, invoke):
     assert "[bold]ant[dim] " in done.stdout
 
 
-def test_what_cannot_be_asked(tree, invoke):
+def test_impossible_options_and_missing_folders_are_refused(tree, invoke):
     assert_three_lines(invoke("experiments.check_data", tree, "--workers", -1), 2, "--workers -1")
     assert_three_lines(invoke("experiments.check_data"), 2)
     done = invoke("experiments.check_data", tree / "no")
@@ -121,7 +121,7 @@ def test_ctrl_c_while_workers_decode_ends_it_at_once(tmp_path):
         pass
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the worker too
-    rest, said = process.communicate(timeout=50)  # until no worker holds stderr
+    rest, said = process.communicate(timeout=50)  # ends when no worker holds stderr
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == "interrupted", said
     assert "Traceback" not in said, said
@@ -138,7 +138,7 @@ def test_the_real_ants_and_bees(real_data, tmp_path, invoke):
 
 
 def test_letters_that_the_terminal_lacks_do_not_end_a_command(tree):
-    """Windows writes a log file in an encoding of one country."""
+    """Windows writes a log file in a regional encoding, such as cp1252."""
     for split in SPLITS:
         (tree / split / "bee").rename(tree / split / "꿀벌")
     done = subprocess.run(

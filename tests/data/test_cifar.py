@@ -1,4 +1,4 @@
-"""Datasets in memory, from folders, zips and CIFAR-10's download: right, or refused by name."""
+"""Datasets from folders, zips and CIFAR-10's download: read correctly, or refused by name."""
 
 import hashlib
 import http.server
@@ -110,7 +110,7 @@ def fake_archive(per_batch: int) -> tuple[bytes, dict]:
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """torchvision's download pointed at a server on loopback: the file that it answers with."""
+    """Point torchvision's download at a loopback server; yields the file that it serves."""
     archive, tables = fake_archive(20)
     file = tmp_path / "served" / CIFAR10.filename
     file.parent.mkdir()
@@ -134,7 +134,7 @@ def test_the_download_works_once_and_is_found_again(served, tmp_path):
     assert data.train_images.shape == (100, 3, 32, 32)
     served.unlink()  # from here on nothing can be downloaded
     assert torch.equal(cifar10().train_images, data.train_images)
-    own = cifar10(tmp_path / "cache")  # named as --data-dir
+    own = cifar10(tmp_path / "cache")  # as with --data-dir
     assert torch.equal(own.test_images, data.test_images)
     assert is_cifar10(tmp_path / "cache")
 

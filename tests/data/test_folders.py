@@ -1,4 +1,4 @@
-"""A user's folder: what is found, how it is split, and that nothing is lost in silence."""
+"""A user's folder: what is found, how it is split, and that nothing is lost silently."""
 
 import contextlib
 import csv
@@ -28,7 +28,7 @@ TWO = ("ant", "bee")
 
 
 def make(root: Path, *names: str, content: bytes | None = None) -> Path:
-    """Files with one content, or with a content of their own each."""
+    """Write files that all have the same content, or each its own."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(os.fsencode(name) if content is None else content)
@@ -56,7 +56,7 @@ def labels(found: Scan, split: str) -> list[int]:
 
 
 def note(found: Scan, start: str) -> str:
-    """The one note that begins so."""
+    """The only note that begins with `start`."""
     notes = [note for note in found.notes if note.startswith(start)]
     assert len(notes) == 1, found.notes
     return notes[0]
@@ -67,7 +67,7 @@ def refused(root: Path, *words: str) -> None:
 
 
 def forbid(monkeypatch, owner, function: str, name: str) -> None:
-    """owner.function(path) is denied for paths of this name."""
+    """Make owner.function(path) raise PermissionError for paths with this name."""
     real = getattr(owner, function)
 
     def denied(path, *arguments):
@@ -176,7 +176,7 @@ def test_every_class_has_its_share_of_every_drawn_part(sizes, seed, parts):
         for split in ("train", *parts):
             share = 0.15 if split != "train" else 1 - 0.15 * len(parts)
             assert counts[split, str(c)]
-            # Of three images for three parts each gets one, however far that is from its share.
+            # Three images for three parts: each part gets one, however far that is from its share.
             assert abs(counts[split, str(c)] - share * size) <= (1 if size > 3 else 1.2)
 
 
@@ -218,11 +218,11 @@ def test_zips_are_read_as_if_unpacked_together(tmp_path):
         assert set(found.notes) - {hidden} == others
 
 
-def test_zips_keep_all_images_of_one_name_whatever_is_above_them(tmp_path):
+def test_images_with_the_same_name_in_different_zips_or_folders_are_all_kept(tmp_path):
     folders = ("train/ant", "train/bee", "val/ant", "val/bee")
     tree = make(tmp_path / "tree", *many(*(f"{part}/{f}" for part in "12" for f in folders)))
     zipped(tree / "1", tmp_path / "two" / "part_a.zip")
-    zipped(tree / "2", tmp_path / "two" / "part_b.zip", "test/")  # a name that splits have, too
+    zipped(tree / "2", tmp_path / "two" / "part_b.zip", "test/")  # also the name of a split
     for source in (tmp_path / "two", zipped(tree, tmp_path / "one.zip", "training/set/")):
         found = scan_listing(listing_of(source))
         assert {split: len(images) for split, images in found.splits.items()} == {
@@ -314,7 +314,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (root / "train/ant/linked.jpg").symlink_to(far / "one.jpg")
     (root / "train/ant/again").symlink_to(root / "train/ant")
     (root / "train/ant/disk").symlink_to("/")
-    (far / "bees/home").symlink_to(root)  # not above it on the disk
+    (far / "bees/home").symlink_to(root)  # on disk, root is not above far/bees
     (root / "val/ant/gone.jpg").symlink_to(root / "nowhere.jpg")
     (root / "val/ant/self.jpg").symlink_to(root / "val/ant/self.jpg")
     make(root, "val/bee/sub/5.jpg")
@@ -340,7 +340,7 @@ def test_a_link_into_a_folder_and_one_to_all_of_it_lose_nothing(tmp_path):
 
 
 def test_a_lattice_of_links_is_read_once(tmp_path):
-    """Two links a floor and thirty floors: 2^30 ways down, and no loop."""
+    """Thirty floors with two links each: 2^30 ways down, and no loop."""
     for floor in range(30):
         make(tmp_path / "floors", f"{floor}/{floor}.jpg")
         for link in "ab":
@@ -353,7 +353,7 @@ def test_a_lattice_of_links_is_read_once(tmp_path):
 
 
 def files(*folders: str):
-    """Names of files anywhere below the folders, with contents of which some are the same."""
+    """Names of files anywhere below the folders, with their contents, some of them equal."""
     inner = st.lists(st.sampled_from(["sub/", "ant/", ".x/", "__MACOSX/"]), max_size=2).map("".join)
     name = st.sampled_from(["5.jpg", "6.png", "7.txt", ".8.jpg", "9.JPEG"])
     contents = st.sampled_from([b"", b"a", b"b", b"c"])
@@ -369,7 +369,7 @@ SPLIT = ("train/ant", "train/bee", "val/ant", "val/bee")
     | st.tuples(st.just(TWO), files("", "ant/", "bee/"))
 )
 def test_nothing_is_lost(made):
-    """Every file is in exactly one split, or it or a folder that it lies in is in a note."""
+    """Every file is in exactly one split, or a note names it or a folder that contains it."""
     start, more = made
     with tempfile.TemporaryDirectory() as folder, patch.object(listing, "NAMED", 1000):
         root = make(Path(folder), *many(*start))
@@ -390,7 +390,7 @@ def test_nothing_is_lost(made):
             assert (name in kept) != bool(ways & set(said)), (name, found)
 
 
-# --- copies ---
+# --- duplicates ---
 
 
 def test_a_copy_of_a_later_splits_image_is_left_out(tmp_path):
@@ -416,7 +416,7 @@ def test_copies_in_one_class_are_kept_where_the_split_is_given(tmp_path):
 
 
 @pytest.mark.parametrize("given", [(), ("test/ant", "test/bee")])
-def test_of_copies_in_one_class_one_stays_where_a_part_is_drawn(tmp_path, given):
+def test_where_a_part_is_drawn_one_of_the_copies_in_a_class_stays(tmp_path, given):
     inside = "train/" if given else ""
     root = make(tmp_path, *many(inside + "ant", inside + "bee", count=8), *many(*given))
     everything = names(scan(root))
@@ -429,7 +429,7 @@ def test_of_copies_in_one_class_one_stays_where_a_part_is_drawn(tmp_path, given)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "drawn"])
-def test_the_same_image_under_two_classes_teaches_nothing(tmp_path, split):
+def test_the_same_image_under_two_classes_is_not_trained_on(tmp_path, split):
     inside = "" if split == "drawn" else f"{split}/"
     root = make(tmp_path, *many(*TWO, count=5)) if split == "drawn" else given_tree(tmp_path)
     odd = {inside + name for name in ("ant/0.jpg", "bee/1.jpg", "bee/2.jpg")}
@@ -491,7 +491,7 @@ def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):
     refused(root, "not valid Unicode", r"'\udcff'", "rename")
 
 
-def test_a_class_that_train_lacks_is_refused_with_those_that_it_has(tmp_path):
+def test_a_class_that_train_lacks_is_refused_and_the_classes_of_train_are_named(tmp_path):
     refused(given_tree(tmp_path / "a", "val/bees/0.jpg"), "no network can learn it: 'bees'",
             "val has a class", "to one of train's: bee")  # fmt: skip
     refused(given_tree(tmp_path / "c", "test/Ant/0.jpg"), "test has a class", "of train's: ant")

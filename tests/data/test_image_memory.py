@@ -26,12 +26,12 @@ from sample_images import (
 
 
 def bombs() -> list[Made]:
-    """Small files that ask for much memory."""
+    """Small files that would need a lot of memory."""
     gif, bmp, webp = save(FEW, "GIF"), save(FEW, "BMP"), save(FEW, "WEBP", lossless=True)
     jpg = save(COLOR, "JPEG")
     place = jpg.index(b"\xff\xc0") + 5
     sides = struct.pack("<HH", 60_000, 60_000)
-    canvas = struct.pack("<I", 16_382)[:3] * 2  # the largest that there is
+    canvas = struct.pack("<I", 16_382)[:3] * 2  # the largest possible
     tile = tags(WIDTH, HEIGHT, 8, 1, 60_000) | {259: 8}
     flat = zlib.compress(bytes(1_000_000))
     head = b"VP8X" + struct.pack("<II", 10, 0) + canvas
@@ -54,7 +54,7 @@ def bombs() -> list[Made]:
 
 
 def metadata() -> list[Made]:
-    """Large files of next to no pixels, for what Pillow would make of the rest."""
+    """Large files with few pixels: the rest is metadata, which Pillow might expand."""
     pixel, square = bytes(100), tags(10, 10, 8, 1)
     exif = b"Exif\0\0" + b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHLL", 274, 5, 9_000_000, 26)
     one = save(Image.new("L", (9, 9)), "PNG")
@@ -70,7 +70,7 @@ def metadata() -> list[Made]:
 
 
 def largest() -> list[Made]:
-    """As many pixels as are allowed, in the ways that take most."""
+    """As many pixels as are allowed, in the formats that take the most memory."""
     turned = Image.Exif()
     turned[0x0112] = 6
     seen, side = Image.new("RGBA", (5000, 5000), (9, 99, 200, 77)), 5000
@@ -91,9 +91,9 @@ def largest() -> list[Made]:
     ]
 
 
-# The peak, less what the process has before the first image: importing torch and torchvision took
+# The peak minus the memory in use before the first image: importing torch and torchvision took
 # from 530 to 790 MiB on two machines, and nothing here can change that.
-# Not getrusage, whose peak is the parent's too: exec hands it on.
+# Not getrusage: its peak survives exec, so it may be the parent's.
 MEASURE = """
 import sys
 import torchvision.io  # else the first JPEG would pay for it

@@ -1,4 +1,4 @@
-"""Every way in which a file is an image or fails to be one: the right pixels, or three lines."""
+"""Every kind of image file, valid or not: load_image gives its pixels or refuses it by name."""
 
 import io
 import json
@@ -27,7 +27,7 @@ CORPUS = corpus()
 
 
 def refused(file, *words: str, name: str | None = None) -> str:
-    """Three lines, the image named in the second."""
+    """The error has three lines, and the second names the image."""
     what, where, _ = refused_by(lambda: load_image(file, name))
     assert where == (name or str(file))
     assert all(word in what for word in words), what
@@ -68,7 +68,7 @@ def test_a_file_gives_its_pixels_or_is_refused_by_name(tmp_path, capfd, made):
         assert np.abs(difference).max() <= made.tolerance
         with path.open("rb") as file:
             assert torch.equal(load_image(file), image)
-    if not path.name.startswith("half") or path.suffix != ".tif":  # libtiff's own words
+    if not path.name.startswith("half") or path.suffix != ".tif":  # libtiff prints there itself
         assert capfd.readouterr().err == ""
 
 
@@ -79,7 +79,7 @@ def test_postscript_never_starts_a_program(tmp_path, monkeypatch):
 
 
 def test_pillow_alone_would_turn_16_bit_grey_white_and_show_hidden_colors():
-    """Why load_image is not convert("RGB"): when this fails, it may be."""
+    """Why load_image does not use convert("RGB"): if this test fails, it could."""
     deep = next(made for made in CORPUS if made.name == "32-bit.tif")
     plain = np.asarray(Image.open(io.BytesIO(deep.content)).convert("RGB"))
     assert (plain == 255).mean() > 0.9
@@ -88,9 +88,9 @@ def test_pillow_alone_would_turn_16_bit_grey_white_and_show_hidden_colors():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
-def test_all_eight_orientations_of_a_image_are_the_same(kind):
+def test_all_eight_orientations_of_an_image_are_the_same(kind):
     upright = torch.from_numpy(COLOR).permute(2, 0, 1)
-    # How it must be stored to be upright after what EXIF says of 1 to 8.
+    # How the image must be stored so that EXIF orientations 1 to 8 turn it upright.
     stored = [
         upright, upright.flip(2), upright.flip(1, 2), upright.flip(1), upright.transpose(1, 2),
         upright.rot90(1, (1, 2)), upright.rot90(2, (1, 2)).transpose(1, 2),
@@ -104,7 +104,7 @@ def test_all_eight_orientations_of_a_image_are_the_same(kind):
         assert (image.int() - upright).abs().max() <= (4 if kind == "JPEG" else 0), orientation
 
 
-def test_exif_is_read_behind_the_pixels_and_behind_xmp():
+def test_exif_is_read_after_the_pixels_and_after_xmp():
     stored = torch.from_numpy(COLOR).permute(2, 0, 1)
     png, exif = save(COLOR, "PNG"), turned(8).tobytes()
     end = png.index(b"IEND") - 4
@@ -156,7 +156,7 @@ def test_any_path_works_and_can_be_printed(tmp_path, name):
 
 
 def test_what_cannot_be_read_is_refused_at_once(tmp_path):
-    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("load_image waits"))
     signal.alarm(5)
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
@@ -200,7 +200,7 @@ def test_a_file_in_a_damaged_zip_is_refused():
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
-    """The file with bits flipped, an end cut off, a part moved, doubled or set to zero."""
+    """The file with bits flipped, its end cut off, or a part repeated, replaced or set to zero."""
     data = bytearray(content)
     start, place = draw.randrange(len(data)), draw.randrange(len(data))
     part = data[start : start + draw.randrange(1, 200)]
@@ -237,7 +237,7 @@ def decode_damaged(count: int, report: Path) -> None:
 
 
 def test_a_thousand_damaged_files_decode_or_are_refused(tmp_path):
-    load(save(COLOR, "JPEG"))  # torchvision's import belongs to no file
+    load(save(COLOR, "JPEG"))  # so that no file's time includes torchvision's import
     report = tmp_path / "report"
     child = multiprocessing.get_context("fork").Process(target=decode_damaged, args=(1000, report))
     child.start()

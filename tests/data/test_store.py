@@ -1,4 +1,4 @@
-"""Images decoded once or at every use: the same pixels, whatever interrupts the decoding."""
+"""Images decoded once or at every use have the same pixels, even after an interruption."""
 
 import json
 import multiprocessing
@@ -38,7 +38,7 @@ def test_stored_and_streamed_images_have_the_same_pixels(files, tmp_path, form, 
     stored, bad = store(files, form, tmp_path / "cache", workers=workers)
     assert not bad
     assert same(stored, DecodedOnUse(tuple(files), form))
-    assert same(pickle.loads(pickle.dumps(stored)), stored)  # as a worker process gets it
+    assert same(pickle.loads(pickle.dumps(stored)), stored)  # as a worker process receives it
     assert not list((tmp_path / "cache").glob("*.tmp"))
 
 
@@ -56,7 +56,7 @@ def test_the_cache_is_keyed_by_content_and_form(files, tmp_path):
     changed, _ = store(files, VIEW, cache)
     assert changed.path != first.path
     assert changed[3][0].min() == 255
-    # Elsewhere, with the same content: found again.
+    # Moved files with the same content are found again.
     moved = [str(Path(file).rename(tmp_path / f"moved-{Path(file).name}")) for file in files]
     assert store(moved, VIEW, cache)[0].path == changed.path
 
@@ -87,9 +87,9 @@ def test_an_incomplete_store_is_made_again(files, tmp_path, damage):
     assert again.path.read_bytes() == whole
 
 
-def test_nothing_that_can_be_decoded_is_an_empty_store(tmp_path):
+def test_without_a_decodable_image_the_store_is_empty(tmp_path):
     (tmp_path / "0.png").write_bytes(b"no image")
-    for _ in range(2):  # decoded, and from the cache
+    for _ in range(2):  # first decoded, then read from the cache
         stored, bad = store([str(tmp_path / "0.png")], VIEW, tmp_path / "cache")
         assert (len(stored), list(bad)) == (0, [0])
 
@@ -98,7 +98,7 @@ def test_a_bad_image_is_left_out_and_named(files, tmp_path):
     content = Path(files[4]).read_bytes()
     Path(files[4]).write_bytes(content[: len(content) // 2])
     Path(files[7]).write_bytes(b"")
-    for _ in range(2):  # decoded, and from the cache
+    for _ in range(2):  # first decoded, then read from the cache
         stored, bad = store(files, VIEW, tmp_path / "cache")
         assert list(bad) == [4, 7]
         assert all(isinstance(bad[i], DataError) and files[i] in str(bad[i]) for i in bad)
@@ -125,7 +125,7 @@ def store_and_die(files: list[str], at: int, cache: Path) -> None:
 
 @pytest.mark.parametrize("at", [0, 5, 11])
 def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_whole(files, tmp_path, at):
-    """SIGKILL from inside, at one image; then the next attempt decodes everything."""
+    """The process kills itself at one image; the next attempt decodes everything."""
     cache = tmp_path / "cache"
     done = in_a_child(partial(store_and_die, files, at, cache), tmp_path)
     assert done.returncode == -signal.SIGKILL
@@ -171,7 +171,7 @@ def wait(image: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def test_a_worker_that_is_killed_is_an_error_and_no_wait(files):
+def test_a_killed_worker_is_an_error_and_nothing_hangs(files):
     def kill():
         while not (children := multiprocessing.active_children()):
             time.sleep(0.01)
@@ -185,7 +185,7 @@ def test_a_worker_that_is_killed_is_an_error_and_no_wait(files):
     killer.join()
 
 
-def test_who_stops_listening_stops_the_workers(files):
+def test_closing_the_iterator_stops_the_workers(files):
     arriving = decode_all(files * 5, size_of, 1)
     assert isinstance(next(arriving), tuple)
     (worker,) = multiprocessing.active_children()

@@ -1,4 +1,4 @@
-"""The synthetic images: pure, balanced, and hard in the right way."""
+"""The synthetic images: reproducible, balanced, hard for linear models, learnable by ResNets."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def images() -> Dataset:
     return synthetic(train=6000, test=1000)
 
 
-def test_a_image_is_a_pure_function_of_seed_and_index(images):
+def test_an_image_is_a_pure_function_of_seed_and_index(images):
     for index in (0, 7, 5999):
         again, label = synthetic_image(0, index)
         assert np.array_equal(again, images.train_images[index].numpy())
@@ -39,7 +39,7 @@ def test_classes_come_in_equal_shares_and_no_image_twice(images):
 
 
 def linear_accuracy(data: Dataset, features_of) -> float:
-    """The best of linear classifiers (least squares) over a wide range of regularisation."""
+    """The best accuracy of linear classifiers (least squares) over a wide range of penalties."""
     features, held = (features_of(images) for images in (data.train_images, data.test_images))
     features, held = features - features.mean(0), held - features.mean(0)
     gram, targets = features.T @ features, one_hot(data.train_labels).double() - 0.1
@@ -70,7 +70,7 @@ def test_a_colour_histogram_stays_under_40_percent(images):
 
 @pytest.mark.slow
 def test_resnet20_reaches_92_percent_in_4_epochs_of_4000_small_images():
-    """The budget of `make ablation`: 12x12 pixels, 500 steps of 32; about 15 s of one thread."""
+    """The budget of `make ablation`: 12x12 pixels, 500 steps of 32; about 15 s on one thread."""
     data = synthetic(train=4000, test=1000).resized(12)
     normalize, cpu = channel_normalize(data.train_images), torch.device("cpu")
     batches = TensorBatches(data, normalize, 32, 0, cpu, input_size=12, padding=1)

@@ -1,4 +1,4 @@
-"""Batches of random views, and evaluation batches: pure in the step, whatever stores the images."""
+"""Training batches are a function of seed and step; evaluation shows every image once."""
 
 from functools import partial
 
@@ -22,13 +22,13 @@ def batches(images, workers=0, part=(0, 1), seed=0, size=4) -> ViewBatches:
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(files, tmp_path):
-    """Whatever the order, the workers, and whether images are stored or streamed."""
+    """In any order, with any number of workers, for stored and for streamed images."""
     form = RandomView(size=16).stored
     stored, _ = store(files, form, tmp_path / "cache")
     expected = [batches(stored).batch(step) for step in range(7)]
     streamed = batches(DecodedOnUse(tuple(files), form))
     for source in (streamed, batches(stored, workers=1), batches(stored, workers=2)):
-        for step in (6, 0, 2, 3, 4, 5, 1, 2):  # on, and back again
+        for step in (6, 0, 2, 3, 4, 5, 1, 2):  # forwards and backwards
             for got, wanted in zip(source.batch(step), expected[step], strict=True):
                 assert torch.equal(got, wanted)
     assert not torch.equal(batches(stored, seed=1).batch(0)[0], expected[0][0])

@@ -1,4 +1,4 @@
-"""Views: the same pixels as torchvision's transforms, and pure functions of their numbers."""
+"""Views: the same pixels as torchvision's transforms, pure functions of their random numbers."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_squashed_shows_all_of_the_image():
 
 
 class Numbers:
-    """In place of torch's random numbers: what torchvision draws, from our row."""
+    """Replaces torch's random numbers by ours, so that torchvision draws from our row."""
 
     def __init__(self, monkeypatch, boxes, y, x):
         self.boxes, self.places = iter(boxes), iter((y, x))
@@ -53,7 +53,7 @@ class Numbers:
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (64, 64), (20, 500), (500, 20), (7, 3)])
 @pytest.mark.parametrize("seed", range(6))
 def test_boxes_are_torchvisions(shape, seed, monkeypatch):
-    """RandomResizedCrop with the same numbers; `ratio` is drawn as a logarithm, both in order."""
+    """RandomResizedCrop with the same numbers: scale and log(ratio), drawn in the same order."""
     row = torch.rand(NUMBERS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     *boxes, y, x, _, _ = row.tolist()
     image, view = noise(*shape), RandomView(scale=(0.08, 1.0))

@@ -1,4 +1,4 @@
-"""Attention maps: the weights are those that the network uses, and lie where the patches are."""
+"""Attention maps: they show the weights that the network uses, each over its patch."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def looks_at_colours() -> zoo.networks.Network:
         for block in model.blocks:
             nn.init.ones_(block.norm1.weight)
             qkv = block.attention.qkv
-            for head in range(3):  # 16 features a head: all of q, then all of k
+            for head in range(3):  # 16 features per head: all of q, then all of k
                 qkv.bias[16 * head] = 5
                 qkv.weight[64 + 16 * head, 2 * head : 2 * head + 2] = pair
     return model
@@ -50,7 +50,7 @@ def looks_at_colours() -> zoo.networks.Network:
 
 @pytest.fixture
 def saved(tmp_path):
-    """A checkpoint of this network."""
+    """A function that saves a network as a checkpoint."""
 
     def save(name, model):
         path = tmp_path / f"{name}.safetensors"
@@ -66,8 +66,8 @@ def pixels_of(path):
 
 
 @pytest.mark.parametrize("block", [None, *BLOCKS])
-def test_what_is_watched_explains_the_output(block):
-    """From the weights of every block and the values alone, the attention's output again."""
+def test_the_weights_that_are_shown_reproduce_the_output(block):
+    """The weights and the values of every block give its attention's output again."""
     model = shaken("plainvit4" if block else "vit4", block=block).double().eval()
     outputs, values = [], []
     for layer in model.blocks:
@@ -85,7 +85,7 @@ def test_what_is_watched_explains_the_output(block):
         assert torch.allclose(again, out, rtol=1e-10, atol=1e-12)
     seen = dict(of_modules)
     assert torch.equal(model(images), logits)
-    assert all(of_modules[name] is seen[name] for name in seen), "nothing is collected any more"
+    assert all(of_modules[name] is seen[name] for name in seen), "outputs are still collected"
 
 
 @pytest.mark.parametrize("kind", [EncoderBlock, *BLOCKS.values()])
@@ -99,11 +99,12 @@ def test_a_block_has_a_skip_if_its_input_passes_a_silent_attention(kind):
 
 
 def test_a_rollout_by_hand():
-    """Token 0 takes all of 1, and 1 all of 2, each by one of two heads or by both."""
+    """Block 1: token 1 attends to 2, in both heads. Block 2: token 0 attends to 1, in one head."""
     first, second = torch.eye(3).expand(2, 3, 3).clone(), torch.eye(3).expand(2, 3, 3).clone()
     first[:, 1] = torch.tensor([0.0, 0.0, 1.0])
     second[0, 0] = torch.tensor([0.0, 1.0, 0.0])
-    # In the last block 0 is half skip, half attention, of which half itself, half 1: 3/4 and 1/4.
+    # With skips, block 2 gives token 0 half of itself by the skip, a quarter by the other head, and
+    # a quarter of token 1: 3/4 and 1/4.
     for skips, wanted in (
         ([True, True], [[0.75, 0.125, 0.125], [0, 0.5, 0.5], [0, 0, 1]]),
         ([False, False], [[0.5, 0, 0.5], [0, 0, 1], [0, 0, 1]]),
@@ -122,7 +123,7 @@ def test_rollouts_rows_have_the_sum_one(skips):
 
 
 def test_a_rollout_of_pure_linear_attention_is_its_jacobian():
-    """Where values are inputs and there is nothing else, roll-out is exact, not a heuristic."""
+    """If the values are the inputs and nothing is added, roll-out is exact, not a heuristic."""
     weights = [torch.randn(1, 2, 5, 5, dtype=torch.float64).softmax(3) for _ in range(3)]
 
     def network(x):
@@ -137,14 +138,14 @@ def test_a_rollout_of_pure_linear_attention_is_its_jacobian():
 def test_patches_lie_row_by_row_after_the_class_token():
     weights = torch.zeros(1, 2, 10, 10)
     weights[0, 1, 0, 1 + 3 * 1 + 2] = 1  # row 1, column 2 of 3 x 3
-    weights[0, 1, 4, 3] = 1  # of another token
+    weights[0, 1, 4, 3] = 1  # from another token
     maps = patches_of(weights)
     assert maps.shape == (1, 2, 3, 3)
     assert maps.nonzero().tolist() == [[0, 1, 1, 2]]
 
 
 def brightest(axes, pixels):
-    """Row and column of the patch, of 8 x 8, in whose middle the panel is lightest."""
+    """Row and column of the patch (of 8 x 8) at whose centre the panel is lightest."""
     box = axes.get_window_extent()
     middles = (np.arange(8) + 0.5) / 8
     rows = (len(pixels) - box.y1 + middles * box.height).astype(int)  # the box's y goes up
@@ -157,7 +158,7 @@ def panels_of(figure):
     return {axes.get_title().split(":")[0]: axes for axes in figure.axes}
 
 
-def test_a_planted_look_is_drawn_over_its_patch(image, saved, invoke, tmp_path):
+def test_planted_attention_is_drawn_over_its_patch(image, saved, invoke, tmp_path):
     output = tmp_path / "deep" / "heads.png"
     checkpoint, finished = saved("vit2", looks_at_colours()), []
     figure = drawn(
@@ -175,7 +176,7 @@ def test_a_planted_look_is_drawn_over_its_patch(image, saved, invoke, tmp_path):
     assert np.array_equal(shown, pixels_of(image))
 
 
-def test_planted_looks_by_numbers(image):
+def test_planted_attention_by_numbers(image):
     model = looks_at_colours()
     pixels = torch.tensor(pixels_of(image)).permute(2, 0, 1) / 255
     with outputs_of(model) as outputs:
@@ -195,7 +196,7 @@ def test_planted_looks_by_numbers(image):
 
 def test_another_block_can_be_asked_for(image, saved, invoke, tmp_path):
     model = looks_at_colours()
-    with torch.no_grad():  # in the last one, heads 0 and 1 change places
+    with torch.no_grad():  # in the last block, heads 0 and 1 swap places
         keys = model.blocks[1].attention.qkv.weight[64:96]
         keys.copy_(keys.roll(16, 0))
     checkpoint, brightest_patches = saved("vit2", model), []

@@ -1,4 +1,4 @@
-"""Every bug is caught by a check, and by the one that should; the right network passes."""
+"""Every bug is caught by the checks that should catch it; the correct network passes them."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def test_each_bug_is_caught(bug, examined):
     said = examined(bug.build, bug.model)
     caught = {name for name, text in said.items() if text}
     assert caught >= CAUGHT_BY[bug.name]
-    assert not said["shape"], "a gallery of bugs that the output's shape does not show"
+    assert not said["shape"], "the output's shape shows this bug"
 
 
 def test_the_gallery_is_whole():
@@ -46,13 +46,13 @@ def test_the_gallery_is_whole():
      (vit_bugs.broken_vit, vit_bugs.SIZE)],
 )  # fmt: skip
 def test_the_correct_network_passes_every_check(build, name):
-    """The zoo's, and the gallery's own transformer without a bug."""
+    """The zoo's networks, and the gallery's own ViT without a bug."""
     assert set(examine(build, name).values()) == {""}
 
 
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.model == vit_bugs.SIZE])
 def test_a_bug_of_vits_is_in_what_it_computes_or_in_its_names(bug, examined):
-    """With the same names it starts from the same weights, unless the start is the bug."""
+    """If its names are the same, it starts with the same weights, unless the start is the bug."""
     said = examined(bug.build, bug.model)
     if not said["load"]:
         assert bool(said["init"]) == (bug.name == "encoder blocks as copies")
@@ -64,7 +64,7 @@ def test_the_extra_block_has_the_parameters_that_were_reported(examined):
     assert examined(bug.build, bug.model)["count"].startswith("16,41")
 
 
-def test_readmes_table_has_a_line_a_bug_and_counts():
+def test_readmes_table_has_a_line_per_bug_and_counts():
     verdicts = dict.fromkeys(CHECKS, "") | {"load": "unlike", "eval": None}
     rows = table({BUGS[0]: verdicts})
     assert rows.lines[0][:2] == [BUGS[0].name, BUGS[0].seen]

@@ -1,4 +1,4 @@
-"""Prediction and evaluation see what validation saw, and names come from the checkpoint."""
+"""Prediction and evaluation see validation's pixels; class names come from the checkpoint."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Images of every kind, beyond what training scans for."""
+    """Three classes with a JPEG, a PNG, a BMP and a WebP each."""
     rng = np.random.default_rng(0)
     for name in CLASSES:
         (tmp_path / "test" / name).mkdir(parents=True)
@@ -65,7 +65,7 @@ def checkpoint(tmp_path) -> Path:
 
 @pytest.fixture
 def published(tmp_path, monkeypatch) -> Path:
-    """A file that stands for the one that IMAGENET1K_V1 names."""
+    """A file that stands in for the weights IMAGENET1K_V1."""
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     monkeypatch.setattr("zoo.weights.load.fetch", lambda _: read_weights(tmp_path / "resnet18.pth"))
     return tmp_path / "resnet18.pth"
@@ -108,7 +108,7 @@ def test_k_is_clipped_to_the_classes(folder, checkpoint):
      ("resnet8", {"norm": "none"}), ("plain18", {})],
 )  # fmt: skip
 def test_checkpoints_say_all_that_it_takes_to_build_the_network(tmp_path, name, settings):
-    """Settings that no weight shows: built otherwise, the same weights compute something else."""
+    """No weight shows these settings; with others, the same weights compute something else."""
     model = shaken(name, 3, **settings).eval()
     path = tmp_path / "model.safetensors"
     save_classifier(path, name, model, CLASSES, VIEW, {})
@@ -161,7 +161,7 @@ def test_the_command_names_files_folders_and_patterns(folder, checkpoint, invoke
                   f"{folder}/*/*1.png", "--k", 1, "--sheet", sheet)  # fmt: skip
     assert_prints(done, "epoch 4, chosen by val accuracy")
     assert done.stdout.count(".jpg") == 2
-    assert done.stdout.count(".png ") == 3  # once, though the folder and the pattern name it
+    assert done.stdout.count(".png ") == 3  # ant's only once, though named twice
     assert Image.open(sheet).size[0] > 300
 
 
@@ -179,7 +179,7 @@ def test_json_is_one_document_with_the_name_of_every_image(folder, checkpoint, i
         assert sum(guess["score"] for guess in answer["predictions"]) == pytest.approx(1)
 
 
-def test_nothing_to_predict_is_said(folder, checkpoint, invoke, tmp_path):
+def test_nothing_to_predict_is_refused(folder, checkpoint, invoke, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, code, words in (
         ((checkpoint,), 2, "no images are named"),
@@ -228,7 +228,7 @@ def test_evaluation_counts_what_the_loop_counts(folder, checkpoint, invoke, tmp_
 
 
 def test_names_come_from_the_checkpoint(folder, checkpoint, invoke, tmp_path):
-    """A folder with fewer classes, whose own order would give other labels."""
+    """The folder has fewer classes, so its own order would give other labels."""
     shutil.rmtree(folder / "ant")
     done = invoke("experiments.evaluate", checkpoint, folder, "--output-dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -243,8 +243,8 @@ def test_names_come_from_the_checkpoint(folder, checkpoint, invoke, tmp_path):
     assert_three_lines(done, 3, "does not know wasp", "ant, bee, 개미")
 
 
-def test_images_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
-    """Of the very folder that was split only the test part is left, also when an image is new."""
+def test_images_that_the_checkpoint_has_seen_do_not_count(folder, tmp_path, invoke):
+    """Of the folder that was split for training, only the test part and new images are left."""
     images = open_dataset(Source(str(folder)), 0, 0)
     path = tmp_path / "best.safetensors"
     metrics = {"seen": images.seen}
@@ -265,7 +265,7 @@ def test_images_that_it_has_seen_do_not_count(folder, tmp_path, invoke):
 
 @pytest.mark.usefixtures("published")
 def test_imagenets_folders_are_its_classes_in_order(tmp_path):
-    """1,000 folders n00000000 ..., one image in each: labels by place, copies counted too."""
+    """1,000 folders n00000000 ..., one image each: labels by position, duplicates count too."""
     model = open_classifier("", "resnet18", "IMAGENET1K_V1")
     places = [tmp_path / "val" / f"n{7 * i:08}" / "x.png" for i in range(1000)]
     for path in places:
@@ -297,4 +297,4 @@ def test_predictions_use_the_precision_of_evaluation(checkpoint):
     bf16 = forward(model.model, torch.randn(1, 3, 32, 32), FP32)
     assert bf16.dtype == torch.float32
     model.model.train()
-    assert torch.equal(model.logits(images), model.logits(images))  # not in training mode
+    assert torch.equal(model.logits(images), model.logits(images))  # uses evaluation mode

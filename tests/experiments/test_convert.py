@@ -1,4 +1,4 @@
-"""Files of weights from one library's names into another's, from the command line."""
+"""experiments.convert translates weights files from one library's names to another's."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ CONVERT = "experiments.convert"
 
 @pytest.fixture
 def notebook(tmp_path):
-    """What a notebook left: resnet50_model.pth with four outputs, saved with torchvision."""
+    """A notebook's resnet50_model.pth: a network of torchvision with four outputs."""
     model = torchvision.models.resnet50(num_classes=4)
     shake(model)
     torch.save(model.state_dict(), tmp_path / "resnet50_model.pth")
@@ -54,7 +54,7 @@ def test_transformers_loads_what_is_converted_to_it(notebook, invoke, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet20", "plain20", "plain18", "resnet50"])
-def test_files_of_ours_stay_what_they_say(name, invoke, tmp_path):
+def test_our_own_files_keep_their_metadata_and_weights(name, invoke, tmp_path):
     settings = {"stride_in": "conv1"} if name == "resnet50" else {}
     model = shaken(name, 3, width=4, **settings)
     first, second = tmp_path / "a.safetensors", tmp_path / "b.pth"

@@ -39,7 +39,7 @@ def test_help_imports_nothing_that_takes_seconds(name):
     assert f"usage: python -m experiments.{name}" in done.stdout
 
 
-def test_a_wrong_option_neither():
+def test_a_wrong_option_imports_nothing_that_takes_seconds():
     done = answer("shapes", "--sise")
     assert done.returncode == 2, done.stderr
     assert "--sise" in done.stderr

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: a folder in its layout, or its name; images shown as there."""
+"""Models of the Hugging Face Hub, by folder or by name, and their image preprocessing."""
 
 import functools
 import http.server
@@ -28,7 +28,7 @@ transformers = pytest.importorskip("transformers")
 
 
 def written(folder: Path, layers: int, **labels) -> torch.nn.Module:
-    """A small network of transformers' that it writes into the folder."""
+    """A small network of transformers, which transformers saves in the folder."""
     config = transformers.ViTConfig(
         hidden_size=64, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=256,
         image_size=32, patch_size=4, **labels,
@@ -58,7 +58,7 @@ def theirs(tmp_path_factory):
 
 @pytest.fixture
 def copied(theirs, tmp_path):
-    """The folder again, to be changed."""
+    """A copy of the folder, to be changed."""
     return Path(shutil.copytree(theirs[0], tmp_path / "copy"))
 
 
@@ -100,7 +100,7 @@ def test_predictions_are_those_of_transformers_pipeline(theirs, copied, resample
 
 
 def test_the_old_extractors_file_is_read(theirs, copied):
-    """ViTFeatureExtractor's, of 2021; transformers 5 no longer has the class."""
+    """The file of ViTFeatureExtractor, from 2021; transformers 5 no longer has this class."""
     folder, _, image = theirs
     old = {"do_normalize": True, "do_resize": True, "feature_extractor_type": "ViTFeatureExtractor",
            "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2,
@@ -112,7 +112,7 @@ def test_the_old_extractors_file_is_read(theirs, copied):
 def test_a_pickle_that_weights_only_accepts_is_read(theirs, copied):
     folder, model, _ = theirs
     (copied / "model.safetensors").unlink()
-    torch.save(model.state_dict(), copied / "pytorch_model.bin")  # in memory's spelling
+    torch.save(model.state_dict(), copied / "pytorch_model.bin")  # with the names used in memory
     again, before = (load_model(of).model.state_dict() for of in (copied, folder))
     assert held(before, again)
 
@@ -142,7 +142,7 @@ def test_a_folder_that_we_write_is_what_their_pipeline_takes(theirs, tmp_path):
 
 
 def test_our_checkpoint_becomes_a_folder_with_its_own_eps_and_view(theirs, invoke, tmp_path):
-    """eps 1e-6 and ImageNet's normalisation: a state dict could not say it, the folder does."""
+    """The folder records eps 1e-6 and ImageNet's normalisation; a state dict cannot."""
     image = theirs[2]
     model = shaken("vit2", 3)
     view = type(load_model(theirs[0]).view)(36, 32, input_size=32)  # the shorter side, then a crop
@@ -182,7 +182,7 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
      (PROCESSOR, {"image_std": [0, 1, 1]}, "cannot be followed")],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_we_would_compute_otherwise_is_refused(copied, file, changes, words):
+def test_settings_that_we_do_not_support_are_refused(copied, file, changes, words):
     change(copied, file, **changes)
     with refusal(zoo.WeightsError, words):
         load_model(copied)
@@ -195,7 +195,7 @@ def test_two_classes_without_names_have_those_of_transformers(tmp_path, theirs):
 
 
 def test_processor_config_wins_as_in_transformers(theirs, copied):
-    """It says other numbers than preprocessor_config.json beside it."""
+    """Its numbers differ from those in preprocessor_config.json beside it."""
     said = json.loads((copied / "preprocessor_config.json").read_text(encoding="utf-8"))
     said["image_mean"] = [0.1, 0.2, 0.3]
     path = copied / "processor_config.json"
@@ -224,7 +224,7 @@ def test_a_folder_without_a_file_says_which(copied, file):
 
 
 def test_settings_of_the_weights_build_the_network(theirs):
-    """eps and the size of images come along; what is asked for explicitly is not overruled."""
+    """eps and the image size come from the weights; explicit settings are not overruled."""
     folder = theirs[0]
     assert zoo.build("vit2", weights=folder).norm.eps == 1e-12
     larger = zoo.build("vit2", weights=folder, image_size=48)
@@ -237,7 +237,7 @@ def test_settings_of_the_weights_build_the_network(theirs):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The part of the Hub's protocol that hf_hub_download speaks."""
+    """The part of the Hub's protocol that hf_hub_download uses."""
 
     def __init__(self, folder: Path, log: list[str], *arguments) -> None:
         self.folder, self.log = folder, log
@@ -293,7 +293,7 @@ OPEN = "import sys; from zoo.weights.load import open_weights as o; print(o(sys.
 
 
 def in_a_process(home: Path, endpoint: str, *arguments: object, **more: str):
-    """Python in a process of its own: the library reads its settings on import."""
+    """Run Python in its own process, because the library reads its settings on import."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **more}
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -306,7 +306,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(file, theirs, copied, hub, tmp_path):
-    """That there is no .safetensors beside a pickle has to be remembered."""
+    """The absence of a .safetensors file beside a pickle must be cached, too."""
     (endpoint, log), home = hub, tmp_path / "home"
     if file == "pytorch_model.bin":
         (copied / "model.safetensors").unlink()
@@ -316,10 +316,10 @@ def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(file, theirs, cop
     assert sorted(log) == sorted([CONFIG, file, PROCESSOR])
     again = in_a_process(home, NOWHERE, "-c", OPEN, "hf:owner/name", HF_HUB_OFFLINE="1")
     assert again.stdout == first.stdout, again.stderr
-    assert len(log) == 3  # nothing was asked for again
+    assert len(log) == 3  # nothing was requested again
 
 
-def test_how_images_are_shown_is_not_guessed_offline(copied, hub, tmp_path):
+def test_preprocessing_is_not_guessed_offline(copied, hub, tmp_path):
     """transformers' own download leaves no preprocessor_config.json, even if there is one."""
     fetch = "from huggingface_hub import hf_hub_download as get"
     for file in (CONFIG, "model.safetensors"):
@@ -331,21 +331,21 @@ def test_how_images_are_shown_is_not_guessed_offline(copied, hub, tmp_path):
     asked = in_a_process(tmp_path, hub[0], "-c", OPEN, "hf:owner/name")
     assert_prints(asked, str(read_hub_folder(copied).metadata))
     done = in_a_process(tmp_path, NOWHERE, "-c", OPEN, "hf:owner/name", **offline)
-    assert_prints(done, asked.stdout.strip())  # that there is none is remembered
+    assert_prints(done, asked.stdout.strip())  # the absence is cached
 
 
 @pytest.mark.parametrize(
     "settings", [{"HF_HUB_OFFLINE": "1"}, pytest.param({}, marks=pytest.mark.slow)]
 )
 def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(settings, theirs, tmp_path):
-    """Not told that it is offline, the library asks six times, and would say so."""
+    """A library that does not know that it is offline tries six times, and would print that."""
     done = in_a_process(
         tmp_path, NOWHERE, "-m", "experiments.predict", "hf:nateraw/cifar10", theirs[2], **settings
     )
     assert_three_lines(done, 4, "hf:nateraw/cifar10", "config.json", "model.safetensors", "PATH")
 
 
-def test_what_is_no_name_is_refused():
+def test_an_invalid_name_is_refused():
     for name in ("hf:", "hf:name", "hf:a/b/c", "hf:a/../b c"):
         with pytest.raises(zoo.WeightsError, match="not the name of a model"):
             open_weights(name)

@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def as_classes(files: list[str], folder: Path) -> Path:
-    """The same files in a folder for each class."""
+    """Copies of the files, with a folder for each class."""
     for i, file in enumerate(files):
         path = folder / CLASSES[i % 3] / Path(file).name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def as_classes(files: list[str], folder: Path) -> Path:
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (5, 2), (100, 1)])
 def test_answers_depend_on_neither_batch_size_nor_workers(checkpoint, files, batch_size, workers):
-    """A batch may be damaged in part, as a whole, or be shorter than the others."""
+    """Batches may be partly or wholly damaged, or shorter than the others."""
     for place in (0, 5, 6, 7, 8, 9):
         Path(files[place]).write_bytes(DAMAGED)
     model, paths = load_model(checkpoint), list(map(Path, files))[::-1]
@@ -76,7 +76,7 @@ def test_answers_depend_on_neither_batch_size_nor_workers(checkpoint, files, bat
      input_size=32), View(48, 48, input_size=48)],
 )  # fmt: skip
 def test_images_of_any_size_make_one_batch(tmp_path, view):
-    """Also those smaller than the crop, and where the crop is larger than what is resized."""
+    """Even images smaller than the crop, and a crop larger than the resized image."""
     sizes = [(1, 1), (3, 200), (200, 3), (32, 32), (31, 33), (300, 200)]
     paths = [tmp_path / f"{width}x{height}.png" for width, height in sizes]
     for path, size in zip(paths, sizes, strict=True):
@@ -106,7 +106,7 @@ def test_answers_are_printed_and_forgotten(capsys):
 
 
 def test_images_that_wait_for_a_batch_keep_no_files_open(checkpoint, tmp_path):
-    """What a process sends is shared memory, which is a file each."""
+    """Each result that a worker sends is in shared memory, and that is an open file."""
     Image.new("RGB", (30, 30)).save(tmp_path / "one.png")
     paths, model = [tmp_path / "one.png"] * 300, load_model(checkpoint)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -120,7 +120,7 @@ def test_images_that_wait_for_a_batch_keep_no_files_open(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_json_names_files_of_any_name(checkpoint, tmp_path, encoding):
-    """Those that are no UTF-8, too: as Python reads them."""
+    """Even names that are not UTF-8: they are printed as Python decodes them."""
     names = [b"\xff.png", b'a "b" {c}.png', b"line\nbreak.png", "개미.png".encode()]
     (tmp_path / "images").mkdir()
     for name in names:
@@ -163,7 +163,7 @@ def test_evaluation_depends_on_neither_batch_size_nor_workers(
 
 
 def test_attention_of_several_images_is_a_folder(checkpoint, files, tmp_path, invoke):
-    """With a figure each, also of images of one name; one that is damaged costs no other."""
+    """One figure per image, even with equal names; a damaged image does not affect the others."""
     (tmp_path / "more").mkdir()
     same = tmp_path / "more" / Path(files[0]).name
     same.write_bytes(Path(files[0]).read_bytes())
@@ -178,7 +178,7 @@ def test_attention_of_several_images_is_a_folder(checkpoint, files, tmp_path, in
     assert done.stdout.count("attention: ") == 3
 
 
-# --- Devices ---
+# --- devices ---
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -218,7 +218,7 @@ def test_a_gpu_gives_the_same_answers(checkpoint, files):
     assert [guess["score"] for guess in found] == pytest.approx(scores, abs=1e-2)
 
 
-# --- Starting and ending ---
+# --- starting and ending ---
 
 
 def many(folder: Path, count: int) -> Path:
@@ -232,7 +232,7 @@ def many(folder: Path, count: int) -> Path:
 
 
 def start(name: str, checkpoint: Path, folder: Path) -> subprocess.Popen:
-    """In a session of its own, so that a signal can be sent as a terminal does."""
+    """Start a command in its own session, so that it can be signalled as by a terminal."""
     out = folder.parent / ("out" if name == "evaluate" else "out.png")
     workers = ["--workers", 2] * (name != "attention")
     command = [sys.executable, "-m", f"experiments.{name}", checkpoint, folder, OUT[name], out]
@@ -253,19 +253,19 @@ def alive_in(group: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "read"), [("predict", 0), *((name, 1) for name in COMMANDS)])
-def test_a_reader_that_has_gone_ends_it_quietly(name, read, checkpoint, tmp_path):
-    """Before the first line, or after it."""
+def test_a_closed_pipe_ends_a_command_quietly(name, read, checkpoint, tmp_path):
+    """The reader closes the pipe before the first line, or after it."""
     process = start(name, checkpoint, many(tmp_path / "all", 40))
     for _ in range(read):
         assert "3 classes" in process.stdout.readline()
     process.stdout.close()
     assert process.wait(120) == 141
-    # Nothing but what says on a slow machine that it is at work.
+    # Only the lines that a slow machine prints while it works.
     assert all(line.endswith(" ...\n") for line in process.stderr)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_ctrl_c_ends_it_and_its_processes(name, checkpoint, tmp_path):
+def test_ctrl_c_ends_a_command_and_its_processes(name, checkpoint, tmp_path):
     process = start(name, checkpoint, many(tmp_path / "all", 4000))
     assert "3 classes" in process.stdout.readline()
     time.sleep(1)

@@ -1,4 +1,4 @@
-"""The contact sheet of the drawn images: a row a class, with its name."""
+"""The contact sheet of the synthetic images: one row per class, with its name."""
 
 import numpy as np
 from figures import assert_readable, drawn, words

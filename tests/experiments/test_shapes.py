@@ -1,4 +1,4 @@
-"""What experiments.shapes says of networks: torchvision's numbers, and what gradients reach."""
+"""experiments.shapes agrees with torchvision's numbers and with what gradients reach."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ SWAG = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
     + [("vit_b_16", 384, SWAG)],
 )
 def test_parameters_and_flops_are_torchvisions(name, size, weights):
-    """Of its metadata: nothing is downloaded."""
+    """Compared with its metadata: nothing is downloaded."""
     model = on_meta(name, image_size=size)
     assert default_size(model) == (size or 224)
     found = parts(model, size or 224)
@@ -93,13 +93,13 @@ def test_receptive_fields_of_the_whole_network(name, stride_in, expected):
     [("resnet18", None), ("resnet50", None), ("resnet50", "conv1"), ("resnet8", None)],
 )
 def test_receptive_fields_are_what_gradients_reach(name, stride_in):
-    """One pixel of the last map depends on exactly so many pixels a side, measured."""
+    """Measured: one pixel of the last map depends on exactly that many pixels per side."""
     model = zoo.build(name, 2, width=1, stride_in=stride_in, norm="none").double()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.1)  # positive: no ReLU closes, nothing cancels
     field = receptive_fields(model)[f"stages.{len(model.stages) - 1}"]
     size = (field // 32 + 3) * 32
-    # Random, so that in one row or another the max-pool takes the pixel at the edge.
+    # Random, so that in some row the max-pool selects the pixel at the edge.
     image = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
     last = model.stages(model.stem(image))
     middle = last.shape[-1] // 2

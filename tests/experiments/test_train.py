@@ -1,4 +1,4 @@
-"""The loop: the schedule that is really executed, the arithmetic, the stop before a bad step."""
+"""The loop: the executed schedule, the arithmetic, the stop before a bad step."""
 
 import copy
 import math
@@ -33,7 +33,7 @@ class Tiny:
 
 
 def executed_rates(settings: Settings) -> list[float]:
-    """The rate in every parameter group at the moment of every step, read from the optimiser."""
+    """The learning rate at every step, read from the optimiser's parameter groups."""
     state = start(nn.Linear(1, 2), settings)
     rates = []
     state.optimizer.register_step_pre_hook(
@@ -93,7 +93,7 @@ def test_the_triangle_rises_falls_and_never_reaches_zero():
 
 
 class Random:
-    """Real image batches, pure in the step."""
+    """Batches of random images, each a function of its step."""
 
     def __len__(self):
         return 4
@@ -105,7 +105,7 @@ class Random:
 
 
 def test_the_loop_is_sgd_with_momentum_written_out():
-    """Six steps equal the update rule of the paper by hand: decay on everything, then momentum."""
+    """Six steps equal the paper's update rule by hand: decay on everything, then momentum."""
     settings = Settings(steps=6, batch_size=8, milestones=(3,), channels_last=False, lr=0.1)
     batches = Random()
     torch.manual_seed(3)
@@ -186,7 +186,7 @@ def test_evaluation_sums_over_images_not_batches():
     model = nn.Linear(1, 2).train()
     with torch.no_grad():
         model.weight.zero_()
-        model.bias.copy_(torch.tensor([1.0, 0.0]))  # always says class 0
+        model.bias.copy_(torch.tensor([1.0, 0.0]))  # always predicts class 0
     sizes = [(3, 0), (1, 1)]  # 3 images of class 0, then 1 of class 1: error 1/4, not 1/2
     batches = [(torch.zeros(n, 1), torch.full((n,), label)) for n, label in sizes]
     loss, error = evaluate(model, batches, Settings(channels_last=False))
@@ -217,14 +217,14 @@ class Spiked(Tiny):
 
 
 def steps_of(batches, model: nn.Module, **settings) -> list[dict]:
-    """After every step, all that the state would save, of a run with `settings`."""
+    """The saved state after every step of a run with `settings`."""
     settings = Settings(steps=6, batch_size=2, channels_last=False, **settings)
     steps = train(batches, settings, start(model, settings))
     return [copy.deepcopy(state.state_dict()) for state in steps]
 
 
 def test_fp16_keeps_gradients_that_are_too_small_for_fp16():
-    """They are near 2e-9, which fp16 rounds to 0: a step is as large as in fp32 all the same."""
+    """They are near 2e-9, which fp16 rounds to 0, yet a step is as large as in fp32."""
     model = nn.Linear(1, 2)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[10.0], [-10.0]]))
@@ -240,7 +240,7 @@ def test_fp16_keeps_gradients_that_are_too_small_for_fp16():
 
 
 def test_a_step_whose_gradients_overflow_is_skipped_and_counted():
-    """Nothing but the scale changes in it, and all steps have the batch and the rate they had."""
+    """The skipped step changes only the scale; every step keeps its batch and its rate."""
     model, asked = nn.Linear(1, 2), []
     batches = Spiked()
     batches.batch = lambda step, draw=batches.batch: (asked.append(step), draw(step))[1]
@@ -263,7 +263,7 @@ def test_only_fp16_scales_the_loss(precision):
 
 
 def test_gradients_that_overflow_at_every_scale_end_the_run():
-    """The loss is finite and falls nowhere: 17 halvings of 2^16 are enough to know."""
+    """The loss stays finite, but 17 halvings of the scale 2^16 make it smaller than 1."""
     model = nn.Linear(1, 2)
     model.weight.register_hook(lambda gradient: gradient * math.inf)
     settings = Settings(steps=100, batch_size=2, precision="fp16", channels_last=False)
@@ -274,7 +274,7 @@ def test_gradients_that_overflow_at_every_scale_end_the_run():
     assert same(model.state_dict(), first)
 
 
-def test_a_checkpoint_from_before_fp16_goes_on():
+def test_a_checkpoint_from_before_fp16_resumes():
     """It has no scaler and no count of skipped steps."""
     settings = Settings(steps=6, batch_size=2, channels_last=False)
     model = nn.Linear(1, 2)
@@ -294,7 +294,7 @@ def test_the_defaults_are_the_papers():
     assert PAPER.milestones == (32_000, 48_000)
 
 
-def test_the_command_trains_a_network_and_prints_a_line_an_epoch(invoke, monkeypatch):
+def test_the_command_trains_a_network_and_prints_a_line_per_epoch(invoke, monkeypatch):
     monkeypatch.setattr("data.synthetic.synthetic", lambda train, test: synthetic(128, 64))
     done = invoke("experiments.train", "resnet8", "--epochs", 2, "--device", "cpu")
     assert_prints(done)

@@ -1,6 +1,6 @@
 """experiments.verify, and that its comparison notices every kind of difference.
 
-That the networks are equal is in tests/zoo: test_resnet.py and test_vit.py.
+The tests that the networks are equal are in tests/zoo: test_resnet.py and test_vit.py.
 """
 
 import shutil
@@ -23,7 +23,7 @@ TORCHVISION = RESNET_ORACLES["torchvision"]
 
 
 def changed(change):
-    """zoo.load, and then a change to what it filled."""
+    """zoo.load, followed by a change to the model that it filled."""
     real = zoo.load
 
     def load(*arguments, **options):
@@ -88,7 +88,7 @@ def test_differences_that_are_no_numbers_are_infinite():
     assert worst([]) == (0.0, True)
 
 
-def test_a_block_or_parameter_that_is_not_there_is_no_equal():
+def test_a_missing_block_or_parameter_does_not_count_as_equal():
     theirs = TORCHVISION.build("resnet34", 1000)
     ours = zoo.build("resnet18")
     blocks = {block.ours: block for block in compare_blocks(ours, theirs, TORCHVISION)}
@@ -105,7 +105,7 @@ def test_shaking_moves_every_number():
             assert (value != before[key]).float().mean() > 0.99, key
 
 
-def test_the_command_prints_a_row_a_block(invoke):
+def test_the_command_prints_a_row_per_block(invoke):
     pytest.importorskip("timm")
     done = invoke("experiments.verify", "resnet18", "--against", "timm")
     assert_prints(done, "stages.3.1", "layer4.1", "2x512x2x2", "maxpool", "10 blocks: equal")
@@ -131,13 +131,13 @@ def test_wrong_calls_are_refused(arguments, words, invoke):
 
 
 def few(monkeypatch) -> None:
-    """Of all networks these, so that the whole summary takes seconds."""
+    """Only these networks, so that the whole summary takes seconds."""
     monkeypatch.setattr("experiments.proof.prove.SUMMARY", ("resnet18",))
     monkeypatch.setattr(zoo, "list_models", lambda: ["plain8", "plain18", "plainvit_l_16"])
 
 
 def draw_again(stages: nn.Sequential) -> nn.Sequential:
-    """What was wrong once: the shortcuts were deleted, and then all weights drawn."""
+    """A former bug: the shortcuts were deleted, and then all weights were drawn."""
     plain = zoo.plain.without_skips(stages)
     for module in plain.modules():
         if isinstance(module, nn.Conv2d):
@@ -157,7 +157,7 @@ def test_verify_notices_twins_that_start_apart(invoke, monkeypatch):
 
 
 def test_verify_notices_other_initial_weights(invoke, monkeypatch):
-    """Everything else is equal: the networks are given the same weights."""
+    """Everything else is equal, because the checks load the same weights into both networks."""
     pytest.importorskip("timm")
     monkeypatch.setattr(zoo.resnet.ResNet, "init_weights", lambda self: None)
     words = "10 blocks: DIFFERENT", "seeded initial weights: DIFFERENT: stem.conv.weight"
@@ -165,7 +165,7 @@ def test_verify_notices_other_initial_weights(invoke, monkeypatch):
     assert_prints(invoke("experiments.verify", "resnet18", "--against", "timm"))
 
 
-def test_a_library_that_is_not_installed_is_said_to_be_skipped(invoke, monkeypatch):
+def test_a_library_that_is_not_installed_is_reported_as_skipped(invoke, monkeypatch):
     util = oracles.importlib.util
     missing, real = ("timm", "transformers"), util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda n: None if n in missing else real(n))
@@ -189,7 +189,7 @@ def test_the_summary_says_no_in_the_row_and_the_exit_code(invoke, monkeypatch):
     "name", ["resnet20", "plain20", "resnet18", "resnet50", "plain50", "vit2", "plainvit2"]
 )
 def test_exported_and_compiled_networks_give_the_same_outputs(name):
-    """torch.export's program, and what torch.compile captures, to the last bit."""
+    """To the last bit, for torch.export's program and for the graph that torch.compile captures."""
     model = shaken(name, 5, **({"image_size": 64} if "vit" in name else {"width": 8})).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A vision transformer goes through transfer, predict and evaluate as a ResNet does."""
+"""ViTs work with transfer, predict and evaluate as ResNets do."""
 
 import json
 
@@ -14,12 +14,12 @@ from experiments.bench import networks as bench_networks
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing.precision import to_layout
 
-CLASSES = ("disc", "ring")  # the first two of the synthetic images
+CLASSES = ("disc", "ring")  # the first two classes of the synthetic images
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Embedded images, of each class 16 for training, 6 for val, and 6 in a folder beside."""
+    """Synthetic images, per class 16 in train, 6 in val, and 6 in another folder."""
     folder = tmp_path_factory.mktemp("data") / "images"
     for place, name in enumerate(CLASSES):
         for split, first, last in (("train", 0, 16), ("val", 16, 22), ("../other", 22, 28)):
@@ -34,7 +34,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A vit2 with random weights, eps of transformers, and ten classes."""
+    """A vit2 with random weights, the eps of transformers, and ten classes."""
     torch.manual_seed(0)
     model = shaken("vit2", eps=1e-12, resizing="bicubic")
     path = tmp_path_factory.mktemp("weights") / "vit2.safetensors"
@@ -64,7 +64,7 @@ def test_transfer_predict_and_evaluate(images, checkpoint, invoke, tmp_path):
 
 
 def test_the_probe_is_on_the_class_token(checkpoint):
-    """And freezing leaves everything but the head as it came."""
+    """A probe is trained on features(): the class token after the last norm."""
     model, _ = pretrained("vit2", str(checkpoint), 0)
     images = torch.randn(2, 3, 32, 32)
     tokens = model.norm(model.blocks(model.stem(images)))
@@ -88,8 +88,8 @@ def test_what_a_transformer_cannot_do_is_refused(options, words, images, invoke,
 
 @pytest.mark.parametrize("block", ["plain", "mlp-skip"])
 def test_a_plain_checkpoint_comes_back_as_what_it_was(tmp_path, block):
-    # In the layout that a checkpoint gets: in the other one oneDNN takes another kernel, which adds
-    # up in another order on processors with AVX2 and no AVX-512.
+    # In the layout that loaded checkpoints have: in the other layout, oneDNN uses another kernel,
+    # which sums in another order on processors with AVX2 but without AVX-512.
     model = to_layout(shaken("plainvit2", 3, block=block), FP32)
     path = tmp_path / "plain.safetensors"
     save_classifier(path, "plainvit2", model, ("a", "b", "c"), View(32, 32, input_size=32), {})

@@ -53,7 +53,7 @@ def test_the_command_says_what_is_rounding(invoke):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_file_of_theirs_can_be_verified(library, invoke, tmp_path):
-    """Of another number of classes and another size of image."""
+    """Even with another number of classes and another image size."""
     pytest.importorskip(library)
     theirs = VIT_ORACLES[library].build("vit1", 7, 40)
     shake(theirs)
@@ -63,7 +63,7 @@ def test_a_file_of_theirs_can_be_verified(library, invoke, tmp_path):
     assert_prints(done, "2x101x64", "largest difference 0; 4 blocks")
 
 
-def test_weights_of_another_eps_are_no_networks_of_theirs(invoke, tmp_path):
+def test_weights_with_an_eps_that_the_library_does_not_use_are_refused(invoke, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(zoo.export(zoo.build("vit1", eps=1e-12), "transformers"), path)
     assert_three_lines(invoke("experiments.verify", "vit1", "--weights", path), 4, "eps=1e-06")
@@ -75,12 +75,12 @@ def test_weights_of_another_eps_are_no_networks_of_theirs(invoke, tmp_path):
     [("resnet20", "resnet20-12fca82f.th", 9173), ("resnet32", "resnet32-d509ac18.th", 9263)],
 )
 def test_golden_real_checkpoints_score_as_published(name, file, correct, real_data, real_cifar10):
-    """akamaster's weights on all of CIFAR-10's test set, fp32: exactly so many of 10,000."""
+    """akamaster's weights on CIFAR-10's whole test set in fp32: `correct` of 10,000, exactly."""
     images, labels = real_cifar10.test_images, real_cifar10.test_labels
     path = real_data / "weights" / file
     model = zoo.build(name, weights=path).eval()
     assert correct_of(model, images, labels) == correct
-    if name == "resnet20":  # what a wrong setting costs, where nothing refuses it
+    if name == "resnet20":  # the cost of a wrong setting that nothing refuses
         wrong = zoo.build(name, shortcut="pad-append")
         wrong.load_state_dict(model.state_dict(), strict=True)
         assert correct_of(wrong.eval(), images, labels) == 2246

@@ -17,7 +17,7 @@ BLOCK = st.sampled_from([BasicBlock, Bottleneck])
 
 
 def quiet(block: nn.Module) -> nn.Module:
-    """F(x) = 0: gamma and beta of the block's last norm at zero."""
+    """Make F(x) = 0: set gamma and beta of the block's last norm to zero."""
     last = block.norm3 if isinstance(block, Bottleneck) else block.norm2
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -73,7 +73,7 @@ def test_zero_padding_puts_the_zeros_where_it_says(kind, before):
 
 @pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet50", "vit2", "plainvit2"])
 def test_nothing_works_in_place(name):
-    """What a hook saw during the forward pass is still there after it."""
+    """Outputs that a hook saw during the forward pass are unchanged after it."""
     model = zoo.build(name, 3, **({} if "vit" in name else {"width": 4}))
     seen = []
     for module in model.modules():

@@ -17,12 +17,12 @@ PAIRS = [(name, {}) for name in zoo.list_models() if not name.startswith("plain"
 PAIRS += [("resnet20", {"norm": "none"}), ("resnet18", {"num_classes": 7, "width": 8}),
           ("resnet50", {"stride_in": "conv1", "width": 8})]  # fmt: skip
 
-NARROW = ("resnet34", "resnet50", "resnet101", "resnet152")  # as deep so, and quick to draw
+NARROW = ("resnet34", "resnet50", "resnet101", "resnet152")  # built with width 8, quick to draw
 
 
 @pytest.mark.parametrize(("name", "settings"), PAIRS)
 def test_twins_of_one_seed_start_from_the_same_weights(name, settings, monkeypatch):
-    """Every entry that both have, to the last bit; and what is drawn afterwards is the same too."""
+    """Entries that both have are equal to the last bit; so are the next random numbers."""
     settings = settings | ({"width": 8} if name in NARROW else {})
     if name in TABLE:
         monkeypatch.setitem(TABLE, name, TABLE[name]._replace(heads=4, width=64, hidden=128))
@@ -41,7 +41,7 @@ def test_twins_of_one_seed_start_from_the_same_weights(name, settings, monkeypat
 
 
 class Tracer(fx.Tracer):
-    """Sees a transformer's additions, and not the inside of what is between them."""
+    """Traces a ViT's additions, but not the inside of the modules between them."""
 
     def is_leaf_module(self, module, name):
         return isinstance(module, ViTStem | Attention | MLP) or super().is_leaf_module(module, name)
@@ -50,7 +50,7 @@ class Tracer(fx.Tracer):
 def without_additions(
     model: nn.Module, kept: int = 0, only: Callable[[int], bool] = lambda place: True
 ) -> tuple[nn.Module, int]:
-    """The network with `residual + shortcut` replaced by `residual` in its graph, and how often.
+    """Replace `residual + shortcut` by `residual` in the network's graph; also returns how often.
 
     `residual` is the addition's argument number `kept`; `only` says which additions are replaced.
     """
@@ -98,7 +98,7 @@ def test_deleting_the_additions_from_a_resnet_gives_its_plain_twin(name, blocks)
      ("mlp-skip", lambda place: place % 2 == 0)],
 )  # fmt: skip
 def test_deleting_the_additions_from_a_vit_gives_its_plain_twins(name, block, only):
-    """Two additions a block, attention's and the MLP's, and no others anywhere."""
+    """There are two additions per block, attention's and the MLP's, and no others."""
     residual = shaken(name)
     plain = zoo.build(f"plain{name}", block=block)
     plain.load_state_dict(residual.state_dict(), strict=True)

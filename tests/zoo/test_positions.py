@@ -31,7 +31,7 @@ def by_timm(state: dict, resized: torch.nn.Module, side: int) -> dict:
      ("antialias", by_timm, "pos_embed")],
 )  # fmt: skip
 def test_positions_are_stretched_as_their_library_does(way, resize, entry, old, new):
-    """As loaded into the new size, and in a network of the old one that sees larger images."""
+    """Both if loaded into the new size, and if a network of the old size gets such images."""
     stretched, theirs = vit_pair("vit1", LIBRARY[way], 10, old)
     state = theirs.state_dict()
     ours = zoo.load(zoo.build("vit1", image_size=new, resizing="bicubic"), state)
@@ -84,7 +84,7 @@ def test_the_three_ways_really_differ(rows, columns):
         assert torch.equal(first[:, 0], position[:, 0])
         for second in results[:a]:
             if (rows, columns) == (12, 12) and a == 2:
-                continue  # antialiasing does nothing where nothing is made smaller
+                continue  # antialiasing does nothing if no side gets smaller
             assert (first - second).abs().max() > 0.1
 
 
@@ -92,7 +92,7 @@ def test_the_three_ways_really_differ(rows, columns):
 def test_positions_that_fit_are_left_alone(way):
     position = torch.randn(1, 65, 16)
     assert resize_positions(position, 8, 8, way) is position
-    with_another_shape = resize_positions(position, 16, 4, way)  # as many patches
+    with_another_shape = resize_positions(position, 16, 4, way)  # the same number of patches
     assert with_another_shape.shape == position.shape
     assert not torch.equal(with_another_shape, position)
 

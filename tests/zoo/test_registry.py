@@ -7,8 +7,8 @@ from torch import nn
 
 import zoo
 
-# He et al. 2015, table 6 gives millions; torchvision's documentation gives the ImageNet ones.
-# Those of the ViTs are in test_vit.py.
+# Table 6 of He et al. 2015 gives millions, torchvision's documentation the exact counts for
+# ImageNet's networks. Those of the ViTs are in test_vit.py.
 PARAMETERS = {
     "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032,
     "resnet101": 44_549_160, "resnet152": 60_192_808,
@@ -37,12 +37,12 @@ def test_every_network_has_a_plain_twin_and_the_list_is_whole():
 
 @pytest.mark.parametrize("name", [name for name in zoo.list_models() if "vit_" not in name])
 def test_every_network_computes_and_every_parameter_gets_a_gradient(name):
-    """But for ImageNet's ViTs, which differ in numbers alone."""
+    """Except ImageNet's ViTs, which differ from the others only in their sizes."""
     vit = "vit" in name
     size = 32 if any(name.endswith(layers) for layers in ("18", "34", "50", "101", "152")) else 8
     model = zoo.build(name, 5, **({"image_size": size} if vit else {"width": 4}))
     if vit:
-        nn.init.normal_(model.head.weight)  # it starts at zero, and nothing would flow
+        nn.init.normal_(model.head.weight)  # it starts at zero, which would stop all gradients
     logits = model(torch.randn(4, 3, size, size))
     assert logits.shape == (4, 5)
     logits.logsumexp(1).sum().backward()

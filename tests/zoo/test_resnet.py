@@ -89,7 +89,7 @@ def cifar_reference(state: dict, images: torch.Tensor, n: int, plain: bool) -> t
 
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_the_cifar_networks_are_section_4_2(n):
-    """No library has them, so they are written down again; real weights: see test_weights_use."""
+    """No library has them, so they are written again here; test_weights_use has real weights."""
     residual, plain = shaken(f"resnet{6 * n + 2}"), zoo.build(f"plain{6 * n + 2}")
     state = zoo.export(residual, "cifar")
     zoo.load(plain, state, drop="shortcut")
@@ -146,7 +146,7 @@ def test_without_norm_no_norm_is_left():
 
 @pytest.mark.parametrize("name", ["resnet20", "plain34", "resnet50"])
 def test_he_initialisation(name):
-    """Standard deviation sqrt(2 / fan_out) of every convolution (He et al. 2015a, eq. 14)."""
+    """Every convolution has standard deviation sqrt(2 / fan_out) (He et al. 2015a, eq. 14)."""
     for module in zoo.build(name).modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 4000:
             fan_out = module.out_channels * module.kernel_size[0] ** 2

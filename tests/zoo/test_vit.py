@@ -1,7 +1,7 @@
-"""Our ViTs are timm's to the last bit, and torchvision's and transformers' but for rounding.
+"""Our ViTs equal timm's to the last bit, and torchvision's and transformers' up to rounding.
 
-The two do the same sums in another order, so they are compared in fp64 too, where rounding is
-1e-13 of a value at most and every bug of the gallery is far above it.
+The latter two compute the same sums in another order. So they are compared in fp64 too, where
+rounding is at most 1e-13 of a value, far below the effect of any bug in the gallery.
 """
 
 from functools import partial
@@ -67,14 +67,14 @@ def test_training_with_adamw_gives_timms_weights():
 
 
 def test_torchvisions_fused_attention_differs_by_rounding_alone():
-    """It takes it in eval mode without gradients, which the checks therefore do not."""
+    """torchvision uses it in eval mode without gradients, so the checks never run in that mode."""
     ours, theirs = (model.double().eval() for model in vit_pair("vit2", "torchvision"))
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images), rtol=1e-11, atol=1e-13)
 
 
-# --- would it notice? ---
+# --- would differences be noticed? ---
 
 
 def other_eps(model):
@@ -109,7 +109,7 @@ def test_differences_are_noticed_and_where_they_start(spoil, first, library):
 
 @pytest.mark.parametrize("library", ROUNDS)
 def test_in_fp64_alone_no_eps_hides_in_the_rounding(library):
-    """Why the checks are in fp64: in fp32 no forward pass shows the last norm's."""
+    """Why the checks use fp64: in fp32 no forward pass shows the last norm's other eps."""
     for dtype in DTYPES:
         ours, theirs = vit_pair("vit2", library)
         other_eps(ours)
@@ -128,7 +128,7 @@ def counted(name: str, **settings) -> int:
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("vit_")])
 def test_parameters_are_those_that_torchvision_publishes(name):
-    """For every set of weights, those for 384 and 512 pixels too."""
+    """For every set of weights, including those for 384 and 512 pixels."""
     sizes = set()
     for weights in get_model_weights(name):
         size = weights.transforms().crop_size[0]
@@ -138,7 +138,7 @@ def test_parameters_are_those_that_torchvision_publishes(name):
     assert counted(f"plain{name}") == counted(name)
 
 
-ADDITIONS = {  # in front of attention, in front of the MLP; None: there is no MLP
+ADDITIONS = {  # a (of attention) and b (of the MLP) in the formula below; None: there is no MLP
     "residual": (1, 1), "plain": (0, 0), "attention-skip": (1, 0), "mlp-skip": (0, 1),
     "no-mlp": (1, None), "pure-attention": (0, None),
 }  # fmt: skip
@@ -206,7 +206,7 @@ def test_images_that_do_not_divide_are_refused(size):
     plain=st.booleans(),
 )  # fmt: skip
 def test_shapes_of_transformers(depth, batch, rows, columns, classes, resizing, plain):
-    """For images of any size that divides."""
+    """For images of any size that the patch size divides."""
     name = f"{'plain' * plain}vit{depth}"
     model = zoo.build(name, classes, resizing=resizing, image_size=20).eval()
     images = torch.randn(batch, 3, 4 * rows, 4 * columns)

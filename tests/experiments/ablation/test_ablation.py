@@ -69,7 +69,7 @@ ARMS = [Run("plain", 20, 3, data=SMALL), Run("plain", 20, 3, "none", SMALL),
 def test_every_arm_starts_as_the_reference_network_of_its_seed(run):
     mine, reference = build_model(run).state_dict(), build_model(run.reference).state_dict()
     shared = mine.keys() & reference.keys()
-    assert len(shared) >= 19 + 2  # convolutions and the head, and norms where there are some
+    assert len(shared) >= 19 + 2  # convolutions, the head, and norms if any
     assert all(torch.equal(mine[key], reference[key]) for key in shared)
     other = build_model(dataclasses.replace(run, seed=4)).state_dict()
     assert not torch.equal(mine["head.weight"], other["head.weight"])
@@ -112,7 +112,7 @@ def test_imagenets_networks_have_a_pair_of_50_unless_depths_are_named(monkeypatc
     assert plan(fewer, torch.device("cuda")).base.data.train_images == 100
 
 
-def test_plain_nets_lose_their_projections_and_it_is_said(capsys):
+def test_plain_nets_lose_their_projections_and_the_command_says_so(capsys):
     explain_parameters((8, 50, 18))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -130,9 +130,9 @@ def test_the_device_line_says_what_and_why(monkeypatch):
 
 
 def timed(monkeypatch, requested="auto", **costs: float) -> tuple[str, str, list[str]]:
-    """What is chosen where steps cost what `costs` say, why, and the names that were timed.
+    """The precision chosen if steps take `costs` seconds, the reason, and what was timed.
 
-    The first step of a process starts threads and loads libraries: it costs much more.
+    The first step of a process starts threads and loads libraries, so it takes much longer.
     """
     calls = []
 
@@ -154,7 +154,7 @@ def timed(monkeypatch, requested="auto", **costs: float) -> tuple[str, str, list
      ((0.22, 0.2, 2.5), "fp32 channels_last", [4, 4, 1])],
 )  # fmt: skip
 def test_precision_is_what_the_clock_says(monkeypatch, costs, fastest, times):
-    """What is clearly slower is timed once or twice: bf16 that a processor claims and emulates."""
+    """A clearly slower precision, such as emulated bf16, is timed only once or twice."""
     options = ("fp32", "fp32_last", "bf16_last")
     name, reason, calls = timed(monkeypatch, **dict(zip(options, costs, strict=True)))
     assert name == fastest
@@ -193,7 +193,7 @@ def test_a_processor_has_bf16_if_both_onednn_and_the_processor_say_so(
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True)])
 def test_a_card_has_bf16_from_ampere_on(monkeypatch, capability, expected):
-    """A T4 is 7.5, and torch.cuda.is_bf16_supported() is True on it."""
+    """A T4 has capability 7.5, yet torch.cuda.is_bf16_supported() is True on it."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     assert has_bf16(torch.device("cuda")) == expected
@@ -243,7 +243,7 @@ def test_a_campaign_says_when_a_run_is_finished_and_what_is_known_after_a_seed(c
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_the_remaining_time_is_foretold(jobs, monkeypatch):
-    """A minute after the start: with the costs of quick's runs, and 8 s to start a process."""
+    """Good from one minute on, with the costs of quick's runs and 8 s to start a process."""
     ablation = ABLATIONS["quick"]
     base = dataclasses.replace(ablation.base, settings=Settings(steps=500))
     runs = rows(dataclasses.replace(ablation, base=base))
@@ -314,7 +314,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(campa
 
 
 def older_version(good: bytes) -> bytes:
-    """Of runs whose twins started apart: they must not stand beside ours, nor be deleted."""
+    """From a version whose twins started differently: neither to be mixed with ours nor deleted."""
     assert b'"starts"' in good
     return good.replace(b'"starts"', b'"began"')
 
@@ -343,7 +343,7 @@ def test_a_damaged_or_older_file_is_refused_by_name_and_kept(campaign, invoke, p
 
 
 @pytest.mark.parametrize("words", ["quik", "--dephts 8", "--depths x"])
-def test_what_is_no_option_has_the_exit_code_of_usage(invoke, words):
+def test_invalid_options_have_the_exit_code_of_usage_errors(invoke, words):
     done = invoke("experiments.ablation", *words.split())
     assert done.returncode == 2
     assert words.split()[0] in done.stderr
@@ -363,12 +363,12 @@ def test_a_second_campaign_in_the_same_folder_is_refused(tmp_path, invoke):
 
 
 def small_files() -> None:
-    """Larger ones cannot be written: the kernel refuses them as on a full disk."""
+    """Limit the size of files: the kernel refuses larger ones, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_what_was_saved_stays_whole(
+def test_a_full_disk_is_reported_and_saved_files_stay_whole(
     campaign, tmp_path, command, invoke, quick_workers
 ):
     folder = tmp_path / "out"
@@ -393,7 +393,7 @@ def test_every_run_diverged_is_exit_code_5(tmp_path, invoke, quick_workers):
 
 
 @pytest.mark.slow
-def test_an_own_folder_of_images_works(tmp_path, files, invoke, quick_workers):
+def test_a_users_folder_of_images_works(tmp_path, files, invoke, quick_workers):
     for i, file in enumerate(map(Path, files)):
         folder = tmp_path / "pets" / ("val" if i % 3 == 0 else "train") / ("cat", "dog")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -411,7 +411,7 @@ def test_an_own_folder_of_images_works(tmp_path, files, invoke, quick_workers):
 def test_the_cifar10_preset_runs_on_the_real_data(
     real_data, real_cifar10, tmp_path, invoke, quick_workers, monkeypatch
 ):
-    """Here the images are those decoded once for all tests; the worker decodes them itself."""
+    """This process uses the images decoded once for all tests; the worker decodes them itself."""
     folder = real_data / "cifar10"
     monkeypatch.setattr("experiments.ablation.runs.cifar10", {folder: real_cifar10}.get)
     done = invoke(

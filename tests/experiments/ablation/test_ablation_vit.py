@@ -1,4 +1,4 @@
-"""Transformers without additions: the measure, the arms, the verdict in all its answers, a run."""
+"""ViTs without additions: the measure, the arms, every answer of the verdict, a campaign."""
 
 import collections
 import itertools
@@ -44,12 +44,12 @@ def test_equal_tokens_have_no_residual_and_random_ones_about_1():
 def test_the_residual_of_a_matrix_by_hand():
     x = torch.tensor([[[3.0, 0.0], [1.0, 2.0]]])  # the mean token is (2, 1)
     assert composite_norm(x).tolist() == [pytest.approx(math.sqrt(4 * 3))]
-    # What is left: (1, -1) and (-1, 1), all sums 2.
+    # The residual is (1, -1) and (-1, 1): all absolute sums are 2.
     assert relative_residual(x).tolist() == [pytest.approx(2 / math.sqrt(12))]
 
 
 def test_a_row_says_the_mean_and_the_mean_logarithm_of_its_images():
-    found = torch.tensor([1e-20, 1e-3, 1e-1, 1e-1], dtype=torch.float64)  # the first: rounding
+    found = torch.tensor([1e-20, 1e-3, 1e-1, 1e-1], dtype=torch.float64)  # 1e-20: rounding
     row = collapse.statistics(found)
     assert row["residual"] == pytest.approx((1e-3 + 2e-1) / 4, rel=1e-5)
     assert row["log10"] == pytest.approx((-14 - 3 - 1 - 1) / 4, rel=1e-5)
@@ -66,7 +66,7 @@ def test_every_image_has_a_residual_of_its_own():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
-def test_the_residual_knows_no_scale_and_no_order(seed, scale):
+def test_the_residual_does_not_depend_on_scale_or_order(seed, scale):
     torch.manual_seed(seed)
     x = torch.randn(2, 5, 4, dtype=torch.float64)
     expected = relative_residual(x)
@@ -119,7 +119,7 @@ def test_with_its_additions_back_every_arm_is_vit(network):
     images = torch.randn(2, 3, 16, 16)
     models = [vit(name, 2) for name in ("vit", network)]
     for model in models:
-        torch.nn.init.ones_(model.head.weight)  # zero at first, which would hide everything
+        torch.nn.init.ones_(model.head.weight)  # initially zero, which would hide any difference
         with torch.no_grad():
             model.head.weight[0] = torch.arange(64)
     assert not torch.equal(models[0](images), models[1](images))
@@ -130,7 +130,7 @@ def test_with_its_additions_back_every_arm_is_vit(network):
 
 
 def test_the_parts_are_trained_at_the_largest_depth_with_every_seed():
-    """The depths and seeds are the preset's, or those that are asked for."""
+    """The depths and seeds are the preset's, or those on the command line."""
     made = rows(plan(Options("vit", train_images=64), CPU))
     assert len(made) == 5 * (2 * 3 + 4)
     assert {run.network for run in made} == {"vit", "plainvit", *BLOCKS} - {"plain"}
@@ -139,11 +139,11 @@ def test_the_parts_are_trained_at_the_largest_depth_with_every_seed():
     assert [(run.depth, run.seed) for run in made if run.network == "mlp-skip"] == [(2, 0), (2, 1)]
 
 
-# --- what is said ---
+# --- the verdict ---
 
 
 def measured(changes: dict[tuple[str, str], list[list[float]]]) -> list[dict]:
-    """Rows of collapse.csv from log10 by block, of every seed; other networks: no collapse."""
+    """Rows of collapse.csv from log10 by seed and block; other networks do not collapse."""
     networks = {name for _, *pair in SLOWING for name in pair}
     logs = {(network, state): [[-0.3, -0.1, -0.2]] * 3 for network in networks for state in STATES}
     return [
@@ -175,17 +175,17 @@ def test_collapse_has_three_answers(network, state, logs, answer, words):
 
 
 def test_rounding_errors_are_not_compared():
-    """Both at the limit of fp64, one always a little above the other: no verdict of it."""
+    """Both are at the limit of fp64, one always slightly above the other: that is no result."""
     plain, vit = [[0.0, -15.1, -15.4]] * 3, [[0.0, -15.0, -15.3]] * 3
     rows_ = measured({("plainvit", "initial"): plain, ("vit", "initial"): vit})
     assert collapse_verdict(rows_, "initial").startswith("- at initialisation: cannot tell")
     assert slowed(rows_, "vit", "plainvit", "initial").mean == 0
 
 
-def test_what_slows_is_the_mean_over_the_blocks_and_the_seeds_of_both_arms():
-    """By hand: -0.1 + 1 and -0.2 + 4 of the first seed; the patches' -0.3 + 9 does not count.
+def test_slowing_is_a_mean_over_the_blocks_and_over_the_seeds_of_both_arms():
+    """By hand: -0.1 + 1 and -0.2 + 4 for the first seed; the patches' -0.3 + 9 does not count.
 
-    There is a third seed in vit alone.
+    Only vit has a third seed.
     """
     rows_ = measured({("plainvit", "removed"): [[-9.0, -1.0, -4.0], [-9.0, -1.0, -20.0]]})
     found = slowed(rows_, "vit", "plainvit", "removed")
@@ -194,7 +194,7 @@ def test_what_slows_is_the_mean_over_the_blocks_and_the_seeds_of_both_arms():
     assert found.mean == pytest.approx((first + second) / 2)
 
 
-def test_what_is_no_number_gives_no_answer():
+def test_nan_and_infinity_give_no_answer():
     for values in ([math.nan, 1.0], [math.inf, 1.0], [math.inf, math.inf]):
         assert judge(estimate(values))[0] == "cannot tell"
 
@@ -221,7 +221,7 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
     assert len(read_results(folder / "results.csv")) == 2 * (2 * 2 + 4)
     residual_rows = transformers.read_residuals(folder)
     of_state = collections.Counter(row["state"] for row in residual_rows)
-    a_seed = 6 * 3  # networks, and blocks with the patches
+    a_seed = 6 * 3  # six networks; the patches and two blocks
     assert of_state == {"initial": collapse.INITIAL_SEEDS * a_seed, "removed": 2 * a_seed,
                         "trained": 2 * a_seed}  # fmt: skip
     assert all(0 < row["p10"] <= row["p90"] < 2 for row in residual_rows)
@@ -230,7 +230,7 @@ def test_a_campaign_leaves_rows_residuals_figures_and_a_verdict(vit_campaign):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
 
 
-def test_initial_are_the_weights_of_a_hundred_seeds(vit_campaign):
+def test_the_state_initial_has_the_weights_of_a_hundred_seeds(vit_campaign):
     found = by_block(transformers.read_residuals(vit_campaign[0]), "plainvit", "initial")
     assert list(found) == list(range(collapse.INITIAL_SEEDS))
     assert len({by_block[-1] for by_block in found.values()}) == collapse.INITIAL_SEEDS
@@ -285,7 +285,7 @@ def test_residuals_are_read_in_any_order_and_refused_if_damaged(tmp_path, spoilt
         transformers.read_residuals(tmp_path)
 
 
-def test_removed_are_the_parts_of_a_trained_vit(vit_campaign):
+def test_the_state_removed_is_a_trained_vit_without_some_parts(vit_campaign):
     folder, _ = vit_campaign
     found = transformers.read_residuals(folder)
     assert by_block(found, "vit", "removed") == by_block(found, "vit", "trained")
@@ -329,7 +329,7 @@ def test_missing_or_damaged_residuals_are_refused(vit_campaign, invoke, tmp_path
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}"])
-def test_lost_weights_are_said_in_three_lines(vit_campaign, tmp_path, content):
+def test_lost_weights_are_reported_in_three_lines(vit_campaign, tmp_path, content):
     shutil.copytree(vit_campaign[0], tmp_path / "out")
     path = tmp_path / "out" / "vit2-seed1" / "final.safetensors"
     path.unlink() if content is None else path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What is said about results: intervals, the verdict in all its answers, tables, README."""
+"""Reports: intervals, every answer of the verdict, tables, README."""
 
 import random
 
@@ -17,7 +17,7 @@ from experiments.plumbing.tables import markdown
 
 
 def results(plain, residual, depths=(8, 56), arms=("plain", "resnet"), **changes) -> list[dict]:
-    """Rows of a campaign whose deep networks end with these training losses, one a seed."""
+    """Rows of a campaign whose deep networks end with these training losses, one per seed."""
     rows = []
     for network, deep in zip(arms, (plain, residual), strict=True):
         for seed, loss in enumerate(deep):
@@ -33,7 +33,7 @@ def results(plain, residual, depths=(8, 56), arms=("plain", "resnet"), **changes
     return rows
 
 
-VERDICTS = {  # the losses of plain networks, those of residual ones, what is said
+VERDICTS = {  # losses of plain networks, losses of residual ones, words of the verdict
     "plain networks degrade": (
         [2.0, 2.1, 2.2], [0.7, 0.6, 0.8], "Yes: ", "+1.100 ± 0.248 in plain networks",
         "-0.300 ± 0.248 in residual ones", "plain minus residual, +1.400",
@@ -148,7 +148,7 @@ def test_results_survive_the_way_through_csv(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["nowhere", "empty", "empty.csv", "campaign.json", "numbers.csv"])
-def test_what_is_no_campaign_is_refused_and_nothing_is_to_be_deleted(invoke, tmp_path, path):
+def test_anything_but_a_campaign_is_refused_without_advice_to_delete(invoke, tmp_path, path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "campaign.json").write_text('{\n"question": "?"}\n', encoding="utf-8")
     write_csv(tmp_path / "empty.csv", [], FIELDS)

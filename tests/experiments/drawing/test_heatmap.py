@@ -1,4 +1,4 @@
-"""The figure of attention: every head, the roll-out, their highest values, in the right places."""
+"""The attention figure: every head and the roll-out, their highest values, in the right places."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 def drawing(maps, title="a.png: cat", adds=True):
-    """All that draw_attention takes besides the path."""
+    """All arguments of draw_attention except the path."""
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     return image, title, maps, maps[0].double(), "blocks.11, the last", adds
 
@@ -27,7 +27,7 @@ def test_attention_is_readable_for_any_number_of_heads(heads, side, tmp_path):
 
 def test_maps_are_shares_of_their_highest_value_over_the_whole_image(tmp_path):
     maps = torch.zeros(12, 8, 8)
-    for head in range(11):  # the last one takes nothing of any patch
+    for head in range(11):  # the last one attends to no patch
         maps[head, head % 8, 2] = 0.01 * (head + 1)
         maps[head, 0, 7] = 0.005
     figure = drawn(draw_attention, tmp_path / "a.png", *drawing(maps))
@@ -40,5 +40,5 @@ def test_maps_are_shares_of_their_highest_value_over_the_whole_image(tmp_path):
     assert {"head 0: up to 1 %", "head 9: up to 10 %", "head 11: up to 0 %"} <= set(words(figure))
     boxes = [panels[f"head {head}"].get_window_extent() for head in range(12)]
     places = [(-round(box.y1), round(box.x0)) for box in boxes]
-    assert places == sorted(places), "row by row"
+    assert places == sorted(places), "the heads are not drawn row by row"
     assert (len({y for y, _ in places}), len({x for _, x in places})) == (3, 4)

@@ -1,4 +1,4 @@
-"""Contact sheets and confusion matrices: what they say, and that it can be read."""
+"""Contact sheets and confusion matrices: their contents, and that they are readable."""
 
 import time
 
@@ -12,7 +12,7 @@ from sample_images import refused
 from experiments.drawing import sheet
 from experiments.drawing.sheet import LabelledImage, draw_confusion, draw_sheet
 
-# A letter that no font has is a warning of matplotlib's: never here.
+# matplotlib warns of letters that no font has: there must be no such warning.
 pytestmark = pytest.mark.filterwarnings("error")
 
 
@@ -31,7 +31,7 @@ def test_a_sheet_of_any_length_and_names_is_readable(count, tmp_path):
     items[0] = labelled(name="x" * 100_000, size=(1, 3000))
     path = tmp_path / "deep" / "sheet.png"
     figure = readable(draw_sheet, path, items, "title " * 99)
-    assert [file.name for file in path.parent.iterdir()] == ["sheet.png"], "whole, nothing beside"
+    assert [file.name for file in path.parent.iterdir()] == ["sheet.png"], "there is another file"
     assert sum(len(axes.images) for axes in figure.axes) == count
     assert any(text.startswith("xxx") and "…" in text for text in words(figure))
 
@@ -68,7 +68,7 @@ def test_an_image_keeps_its_shape_and_its_colours(size, tmp_path):
     assert figure.axes[0].images[0].get_array()[0, 0].tolist() == [255, 0, 0]
 
 
-def test_of_many_classes_ten_are_drawn_and_the_others_counted(tmp_path):
+def test_ten_of_many_classes_are_drawn_and_the_others_counted(tmp_path):
     names = tuple(f"class {i}" for i in range(100))
     items = [labelled(names, (0.01,) * 100)] * 3
     figure = readable(draw_sheet, tmp_path / "s.png", items, "title")
@@ -94,7 +94,7 @@ def test_rows_are_the_truth_and_colours_are_shares_of_a_row(tmp_path):
     figure = drawn(draw_confusion, tmp_path / "c.png", matrix, ["a", "b", "c"])
     axes = figure.axes[0]
     shares = np.ma.filled(axes.images[0].get_array(), np.nan)
-    assert np.isnan(shares[0]).all(), "a has no images"
+    assert np.isnan(shares[0]).all(), "class a has no images"
     assert shares[1:].tolist() == [[0.25, 0, 0.75], [0, 0, 1]]
     assert [text.get_text() for text in axes.texts] == ["0", "0", "0", "10", "0", "30", "0", "0",
                                                        "1"]  # fmt: skip

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 def write(path, *texts):
-    """The texts as they are drawn, below each other."""
+    """Draw the texts, one below the other."""
     with png(path, 4, 3) as figure:
         for line, text in enumerate(texts):
             figure.text(0.1, 0.8 - 0.1 * line, fit(text, 200, 12), size=12)
@@ -46,7 +46,7 @@ def build_font(path):
 
 @pytest.fixture
 def only_dejavu(monkeypatch):
-    """A machine without any font but those that came with matplotlib."""
+    """A machine that has only the fonts that come with matplotlib."""
     bundled = [font for font in fontManager.ttflist if "mpl-data" in font.fname]
     monkeypatch.setattr(fontManager, "ttflist", bundled)
     monkeypatch.setattr(style.font_manager, "findSystemFonts", list)
@@ -58,7 +58,7 @@ def only_dejavu(monkeypatch):
 def test_a_font_of_this_machine_draws_what_dejavu_lacks(tmp_path, monkeypatch, caplog):
     build_font(tmp_path / "squares.ttf")
     (tmp_path / "damaged.ttf").write_bytes((tmp_path / "squares.ttf").read_bytes()[:300])
-    # The list of matplotlib does not know a font installed since; the folders do.
+    # matplotlib's list lacks fonts that were installed later; the font folders have them.
     found = [str(tmp_path / "damaged.ttf"), str(tmp_path / "squares.ttf")]
     monkeypatch.setattr(style.font_manager, "findSystemFonts", lambda: found)
     figure = drawn(write, tmp_path / "s.png", "한", "한 cat")
@@ -68,7 +68,7 @@ def test_a_font_of_this_machine_draws_what_dejavu_lacks(tmp_path, monkeypatch, c
     with Image.open(tmp_path / "s.png") as image:
         grey = np.asarray(image.convert("L"))[::-1]  # y goes up, as in the box
     inside = grey[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)]
-    assert (inside < 60).mean() > 0.6, "a full square, no hollow box"
+    assert (inside < 60).mean() > 0.6, "not a full square, but a hollow box"
 
 
 @pytest.mark.usefixtures("only_dejavu")
@@ -108,7 +108,7 @@ def test_the_same_bytes_whatever_the_users_settings_and_no_pyplot_figure_left(tm
     assert plt.rcParams.copy() == before
 
 
-def test_a_figure_that_fails_leaves_the_file_before_as_it_was(tmp_path):
+def test_a_figure_that_fails_leaves_the_old_file_as_it_was(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"before")
     with pytest.raises(KeyError), png(path, 4, 3):

@@ -1,4 +1,4 @@
-"""Bad command lines and files: three lines and a fixed exit code; of a crash, that it is ours."""
+"""Bad command lines and files: three lines and a fixed exit code; a crash is called our bug."""
 
 import ast
 import errno
@@ -19,7 +19,7 @@ from experiments.plumbing.results import read_row
 from zoo import ModelError, WeightsError
 
 
-def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatch):
+def test_a_crash_is_called_our_bug_and_has_its_own_exit_code(invoke, monkeypatch):
     def crash(path) -> None:
         raise KeyError("planted")
 
@@ -31,7 +31,7 @@ def test_a_crash_is_said_to_be_ours_and_has_a_code_of_its_own(invoke, monkeypatc
     assert done.stderr.splitlines()[-1].startswith("this is a bug in skipzoo: please report")
 
 
-# Command lines, exit codes, words; FOLDER, FILE and PIPE are there, NOWHERE is not.
+# Command lines, exit codes, words; FOLDER, FILE and PIPE exist, NOWHERE does not.
 BAD = [
     ("shapes resnet50 --size -3", 2, "--size -3"),
     ("shapes resnet50 --size 0", 2, "--size 0"),
@@ -89,7 +89,7 @@ BAD = [
     ("transfer FOLDER --workers 3000", 2, "give 0 to 256"),
     ("transfer FOLDER --train-images 1", 2, "--train-images is too small"),
     ("transfer FOLDER --output-dir FILE/x", 2, "Not a directory"),
-    # What may not be read or written is said before any work.
+    # Missing permissions are reported before any work.
     ("samples", 2, "cannot use this: Permission denied"),
     ("evaluate NOWHERE FOLDER", 2, "cannot use this: Permission denied"),
     ("transfer FOLDER", 2, "cannot use this: Permission denied"),
@@ -98,7 +98,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("case", BAD, ids=[line[:60] for line, *_ in BAD])
-def test_it_is_refused_in_three_lines(invoke, tmp_path, monkeypatch, case):
+def test_a_bad_command_line_is_refused_in_three_lines(invoke, tmp_path, monkeypatch, case):
     line, code, *words = case
     (tmp_path / "FOLDER").mkdir()
     (tmp_path / "FILE").write_bytes(b"x")
@@ -145,7 +145,7 @@ def test_images_in_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monke
      (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "File name too long"),
      (OSError(errno.EIO, "Input/output error", "x"), 2, "Input/output error")],
 )  # fmt: skip
-def test_what_is_our_defect_is_said_in_one_line_and_anything_else_in_three(error, code, word):
+def test_our_bugs_are_explained_in_one_line_and_everything_else_in_three(error, code, word):
     lines, found = cli.explain(error)
     assert found == code
     assert len(lines.splitlines()) == (1 if code == 70 else 3)
@@ -166,7 +166,7 @@ def test_an_error_and_those_derived_from_it_have_its_exit_code(kind, code):
     assert cli.explain(stranger("what"))[1] == cli.CRASH
 
 
-def test_a_folder_without_classes_is_not_said_to_be_seen_before(tmp_path):
+def test_a_folder_without_classes_is_refused_for_that_and_not_as_seen_in_training(tmp_path):
     from data.collection import Source
     from experiments.evaluate import to_evaluate
 
@@ -175,7 +175,7 @@ def test_a_folder_without_classes_is_not_said_to_be_seen_before(tmp_path):
         to_evaluate(Source(str(tmp_path)), SimpleNamespace(metrics={}))
 
 
-# --- Advice that would cost a sound file ---
+# --- advice that would cost a sound file ---
 
 
 def test_results_of_another_command_or_version_are_to_be_kept(tmp_path):
@@ -210,7 +210,7 @@ def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
         transfer.settle_precision(transfer.Options("x"), None, cpu, tmp_path, Group())
 
 
-def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):
+def test_a_file_that_has_no_weights_is_not_to_be_downloaded_again(tmp_path):
     from zoo.weights.files import read_weights
 
     (tmp_path / "results.csv").write_text("model,weights\n", encoding="utf-8")
@@ -220,7 +220,7 @@ def test_what_is_no_file_of_weights_is_not_to_be_fetched_again(tmp_path):
 
 
 def test_only_damaged_files_are_to_be_deleted():
-    """Every text that says so, outside docstrings: of a file whose hash proves the damage."""
+    """Only download.py has a text with "delete": there, a hash proves that the file is damaged."""
     found = set()
     for path in [p for room in ("data", "experiments", "zoo") for p in (ROOT / room).rglob("*.py")]:
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""--device mps, as far as it can be shown without Apple's hardware: none of this was run on it."""
+"""--device mps, as far as it can be tested without Apple's hardware: nothing was run on it."""
 
 import contextlib
 import json
@@ -35,9 +35,9 @@ NCHW = Settings(steps=6, batch_size=8, channels_last=False)
 
 
 class LikeMps(TorchDispatchMode):
-    """Makes the meta device a stand-in for mps, which has no fp64, and no safe copy without a wait.
+    """Makes the meta device stand in for mps, which has no fp64 and no safe non-blocking copies.
 
-    Nothing is computed: whatever comes back to the CPU is 1.
+    Nothing is computed: every number that comes back to the CPU is 1.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -57,8 +57,8 @@ class LikeMps(TorchDispatchMode):
 
 @pytest.fixture
 def like_mps(monkeypatch):
-    """A block in which META behaves like mps."""
-    # autocast knows no meta device; in fp32, which is all that mps gets, it is off.
+    """A context manager, within which META behaves like mps."""
+    # autocast does not support meta; in fp32, the only precision used on mps, it is off anyway.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     return LikeMps()
 
@@ -75,7 +75,7 @@ def test_the_stand_in_refuses_what_mps_refuses(like_mps):
 @pytest.mark.parametrize("kind", [{"depth": 8}, {"network": "vit", "depth": 1, "norm": "layer"}])
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])
 def test_an_ablations_run_has_no_fp64_on_the_device(like_mps, tmp_path, kind, opt):
-    """Images of 32x32 shown at 16x16, training, evaluation, checkpoints, the weights' file."""
+    """Images of 32x32 resized to 16x16, training, evaluation, checkpoints, the weights file."""
     data = Data(size=16, train_images=32, test_images=20, normalize="pixel-mean")
     settings = replace(NCHW, opt=opt, class_weights=(1.0,) * 10, label_smoothing=0.1)
     run = Run(data=data, settings=settings, **kind)
@@ -133,7 +133,7 @@ def test_mps_is_refused_where_there_is_none():
 
 
 def test_on_mps_there_is_one_precision_and_one_layout():
-    """Contiguous, even where channels_last is asked for: its batch norms have wrong gradients."""
+    """Contiguous even if channels_last is requested, which gives batch norms wrong gradients."""
     for requested in ("auto", "fp32"):
         chosen, why = choose_precision(requested, None, None, Settings(precision="bf16"), MPS)
         assert (chosen.precision, chosen.channels_last) == ("fp32", False)

@@ -1,4 +1,4 @@
-"""fp16: when it is chosen, and that processes which train together skip the same steps."""
+"""fp16: when it is chosen, and that processes that train together skip the same steps."""
 
 import os
 
@@ -54,7 +54,7 @@ class Shares:
 
 
 def train_together(rank: int, port: int, path: str) -> None:
-    """One of two processes that torchrun starts; saves what its state would save."""
+    """One of two processes, as torchrun would start it; saves its training state."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
@@ -71,7 +71,7 @@ def train_together(rank: int, port: int, path: str) -> None:
 
 @pytest.mark.slow
 def test_processes_skip_the_same_steps(tmp_path):
-    """The gradients of one overflow; they are averaged while they are scaled, so both skip."""
+    """One process's gradients overflow; both skip, because scaled gradients are averaged."""
     store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     path = str(tmp_path / "state")
     ranks = [forked.Process(target=train_together, args=(i, store.port, path)) for i in range(2)]

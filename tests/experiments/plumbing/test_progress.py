@@ -63,7 +63,7 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(leave_early, m
     assert leave_early or re.fullmatch(r"reading: \d+ %, 00:00 elapsed, about 00:0. left", lines[0])
 
 
-def test_no_bar_is_no_line_and_bars_inside_bars_stay_plain(monkeypatch, capsys):
+def test_a_disabled_bar_prints_nothing_and_nested_bars_stay_plain(monkeypatch, capsys):
     monkeypatch.setattr(progress, "EVERY", 0.05)
     for _ in progress.Progress(range(3), "silent", disable=True):
         time.sleep(0.1)

@@ -30,9 +30,9 @@ CPU = torch.device("cpu")
 
 
 def child(folder, stop_at, run, steps) -> None:
-    """One attempt: saves about every second step, stops by itself if asked.
+    """One attempt: saves about every second step, and stops by itself at step `stop_at`.
 
-    steps[0]: where this attempt began; steps[1]: where it is.
+    steps[0]: the step at which this attempt began; steps[1]: its current step.
     """
 
     def progress(step) -> None:
@@ -42,13 +42,13 @@ def child(folder, stop_at, run, steps) -> None:
         return stop_at is not None and steps[1] >= stop_at
 
     resumable.SAVE_SHARE = 1.0
-    if run.settings.precision == "fp16":  # a scale that soon overflows: it is halved, and grows
+    if run.settings.precision == "fp16":  # soon overflows, so it is halved, and grows
         torch.amp.GradScaler = partial(torch.amp.GradScaler, init_scale=2.0**24, growth_interval=2)
     run_one(run, folder, CPU, save_every=0, progress=progress, should_stop=should_stop)
 
 
 def attempt(folder, kill_at=None, stop_at=None, run=RUN):
-    """Run in a child, killed by SIGKILL once it has done `kill_at` steps; (exit code, steps)."""
+    """Run in a child, killed by SIGKILL after `kill_at` steps; returns (exit code, steps)."""
     return run_and_kill(child, (folder, stop_at, run), kill_at)
 
 
@@ -89,7 +89,7 @@ def test_ten_runs_killed_twice_each_end_with_the_same_bits(undisturbed, tmp_path
     assert resumed >= 15  # of 20 restarts: from a checkpoint, not from the beginning
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, tmp_path):
+def test_a_run_that_is_asked_to_stop_saves_and_later_resumes(undisturbed, tmp_path):
     code, (_, reached) = attempt(tmp_path, stop_at=17)
     assert (code, reached) == (0, 17)
     assert (tmp_path / "checkpoint.pt").exists()
@@ -99,7 +99,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, tmp_path):
 
 
 def test_in_fp16_too_the_scale_and_the_skipped_steps_are_those_of_an_undisturbed_run(tmp_path):
-    """Killed by SIGKILL in the middle, when steps have been skipped."""
+    """The run is killed by SIGKILL midway, after it has skipped steps."""
     settings = replace(RUN.settings, precision="fp16", steps=20)
     run = replace(RUN, settings=settings, data=replace(RUN.data, size=8))
     assert attempt(tmp_path / "undisturbed", run=run)[0] == 0

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGKILL at any moment: the right exit code, nobody left, the same bits.
+"""Ctrl-C, SIGTERM and SIGKILL at any moment: the right exit code, no process left, the same bits.
 
-ZOO_SIGNAL_RUNS is how many runs are interrupted (4 without it).
+ZOO_SIGNAL_RUNS is the number of interruptions (default 4).
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from experiments.ablation import pool as campaign
 from experiments.plumbing import cli, signals
 
 RUNS = int(os.environ.get("ZOO_SIGNAL_RUNS", "4"))
-PATIENCE = 10.0 if RUNS > 4 else 60.0  # seconds; the short one on a machine with nothing else to do
+PATIENCE = 10.0 if RUNS > 4 else 60.0  # seconds; 10 only on an idle machine
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -58,14 +58,14 @@ class Command:
         return self.log.read_text(encoding="utf-8")
 
     def wait_for(self, words: str) -> None:
-        """Until `words` are printed or the command has ended."""
+        """Wait until `words` are printed or the command has ended."""
         deadline = time.monotonic() + 180
         while words not in self.output and self.process.poll() is None:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.01)
 
     def wait_for_a_row_of_history(self, out: Path) -> None:
-        """Until at least one run of a campaign into `out` is well under way."""
+        """Wait until at least one run of the campaign in `out` is well under way."""
         while not list(out.glob("*/history.csv")):
             assert self.process.poll() is None, self.output
             time.sleep(0.01)
@@ -75,13 +75,13 @@ class Command:
             (os.killpg if to_all else os.kill)(self.process.pid, number)
 
     def ends(self, within: float) -> int:
-        """The exit code as a shell reports it, once nobody of the session is left."""
+        """The exit code as a shell reports it, once no process of the session is left."""
         try:
             code = self.process.wait(within)
         except subprocess.TimeoutExpired:
             left = alive_in(self.process.pid)
             self.send(signal.SIGKILL, to_all=True)
-            pytest.fail(f"still there after {within} s: {left}\n{self.output}")
+            pytest.fail(f"still running after {within} s: {left}\n{self.output}")
         self.leaves_nobody(within=5)
         return 128 - code if code < 0 else code
 
@@ -93,7 +93,7 @@ class Command:
 
 
 def images(root: Path, train: int = 24) -> Path:
-    """Two classes of noise, `train` training images of each and 4 for validation."""
+    """Two classes of noise, with `train` training and 4 validation images each."""
     rng = np.random.default_rng(0)
     for split, number in (("train", train), ("val", 4)):
         for name in ("cat", "dog"):
@@ -114,19 +114,19 @@ TRANSFER_PHASES = ("", "Device", "Recipe", "run 1", "run 2", "figure")
 
 
 def interrupted(phases: tuple[str, ...], folder: Path, arguments: tuple, rng: random.Random) -> int:
-    """Start a command, signal it at a random moment, check how it ends; its exit code."""
+    """Start a command, signal it at a random moment, check how it ends; returns its exit code."""
     command = Command(folder, *arguments)
     number = rng.choice(tuple(CODES))
     phase, times = rng.choice(phases), rng.choice((1, 1, 2, 3))
     command.wait_for(phase)
     time.sleep(rng.uniform(0, 1.5))
     running = command.process.poll() is None
-    to_all = rng.random() < 0.5  # a terminal signals the whole group, `kill` one process
+    to_all = rng.random() < 0.5  # a terminal signals the whole group, `kill` only one process
     for _ in range(times):
         command.send(number, to_all)
         time.sleep(rng.uniform(0.05, 1))
     code = command.ends(within=PATIENCE)
-    # It may have been done before, or its last instructions ended it first.
+    # It may have finished before the signal, or completed its last phase first.
     assert code == CODES[number] or (code == 0 and (not running or phase == "figure")), (
         phase, times, number, running, command.output,
     )  # fmt: skip
@@ -136,14 +136,14 @@ def interrupted(phases: tuple[str, ...], folder: Path, arguments: tuple, rng: ra
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """What a finished campaign is compared by: everything but clocks and figures."""
+    """The files that equal campaigns have in common: no figures, and none with times."""
     names = ("history.csv", "final.safetensors", "last.safetensors")
     files = [path for path in folder.glob("*/*") if path.name in names]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def interrupt_until_done(tmp_path, phases, arguments, seed: int, runs: int) -> None:
-    """`runs` interruptions, of as many campaigns as that takes; all end with the same bits."""
+    """Interrupt as many campaigns as `runs` interruptions need; all end with the same bits."""
     rng = random.Random(seed)
     undisturbed = Command(tmp_path / "whole", *arguments, tmp_path / "whole" / "out")
     assert undisturbed.ends(within=600) == 0, undisturbed.output
@@ -176,7 +176,7 @@ def test_a_transfer_is_interrupted_at_random_moments(tmp_path):
 
 @pytest.fixture(scope="module")
 def four_runs(tmp_path_factory) -> tuple:
-    """Of a hundred steps each, with next to nothing to read or to test in between."""
+    """A campaign: four runs of a hundred steps each, with little to read or to test in between."""
     folder = images(tmp_path_factory.mktemp("long") / "pets", train=160)
     return ("experiments.ablation", "--data-dir", folder, "--size", 16, "--depths", 8, "--seeds", 1,
             "--epochs", 20, "--precision", "fp32", "--output-dir")  # fmt: skip
@@ -184,7 +184,7 @@ def four_runs(tmp_path_factory) -> tuple:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
-def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(
+def test_ctrl_c_and_kill_save_and_the_same_command_resumes(
     tmp_path, four_runs, invoke, quick_workers, number, to_all
 ):
     out = tmp_path / "a"
@@ -195,7 +195,7 @@ def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(
     assert "run the same command again to resume" in command.output
     assert "Traceback" not in command.output
     saved = next(out.glob("*/checkpoint.pt"))
-    if number == signal.SIGTERM:  # one flipped bit: refused by name, kept, and mended as it says
+    if number == signal.SIGTERM:  # one flipped bit: refused by name, kept; its advice works
         good = saved.read_bytes()
         bad = good[:9000] + bytes([good[9000] ^ 1]) + good[9001:]
         saved.write_bytes(bad)
@@ -210,7 +210,7 @@ def test_ctrl_c_and_kill_save_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_said(tmp_path, four_runs, invoke, quick_workers):
+def test_a_killed_worker_is_reported(tmp_path, four_runs, invoke, quick_workers):
     def kill() -> None:
         while not list(tmp_path.glob("*/history.csv")):
             time.sleep(0.01)
@@ -304,8 +304,8 @@ signals.kill_children()
 @pytest.mark.parametrize(
     ("number", "name"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")]
 )
-def test_a_group_that_is_signalled_counts_as_one(number, name):
-    """Forked workers share the parent's socket, and each would count the same signal; they live."""
+def test_a_signal_to_the_whole_group_counts_once(number, name):
+    """Forked workers share the parent's socket, yet only the parent counts; the workers live."""
     done = subprocess.run(
         [sys.executable, "-c", FORKS, number],
         cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True, check=False,
@@ -345,7 +345,7 @@ def test_a_signal_explains_its_consequences_and_nothing_else(
     assert ("the disk is full" in said) == isinstance(error, OSError)
 
 
-def test_what_a_worker_could_not_save_is_raised():
+def test_an_error_while_a_worker_saves_is_raised():
     saved, cancelled, broken, full = (Future() for _ in range(4))
     saved.set_result(None)
     cancelled.cancel()
@@ -372,9 +372,9 @@ cli.run(lambda options: print("kept in a buffer", end=""), make_dataclass("Optio
      ("-m experiments.verify --weights x", ("stdout", "stderr"), 2),  # an error keeps its code
      ("-c", ("stdout",), 141)],
 )  # fmt: skip
-def test_a_reader_that_has_read_enough_ends_a_command_quietly(words, streams, code):
+def test_a_closed_pipe_ends_a_command_quietly(words, streams, code):
     reading, writing = os.pipe()
-    os.close(reading)  # so that the first line finds nobody
+    os.close(reading)  # so that the first line has no reader
     command = [sys.executable, *words.split(), *[NO_LINE_BREAK] * (words == "-c")]
     pipes = {"stderr": subprocess.PIPE} | dict.fromkeys(streams, writing)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

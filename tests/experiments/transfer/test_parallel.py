@@ -1,4 +1,4 @@
-"""Several processes with torch's DDP: the same training, and an end when one of them dies."""
+"""Several processes with torch's DDP: the same training, and the job ends if one dies."""
 
 import json
 import os
@@ -38,7 +38,7 @@ RUN = "resnet8-scratch-batch8-seed0"
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """26 + 11 images, so that the shares of two processes are not equal in val."""
+    """26 + 11 images, so that two processes have unequal shares of val."""
     root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     counts = {"train/dark": 13, "train/light": 13, "val/dark": 6, "val/light": 5}
     for name, count in counts.items():
@@ -51,7 +51,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(images, tmp_path_factory):
-    """What two processes leave, and what they print; started by hand, which is quicker."""
+    """The folder and the output of two processes, started by hand, which is quicker."""
     folder = tmp_path_factory.mktemp("undisturbed")
     said = folder / "said"
     store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -69,7 +69,7 @@ def undisturbed(images, tmp_path_factory):
 
 
 def rank(number: int, port: int, images: str, folder: str, said: Path) -> None:
-    """One of the processes that torchrun starts, with the variables that it sets."""
+    """One of the two processes, with the environment variables that torchrun would set."""
     os.environ |= {
         "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2",
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
@@ -83,7 +83,7 @@ def rank(number: int, port: int, images: str, folder: str, said: Path) -> None:
 
 
 def launch(images, folder):
-    """torchrun on a free port."""
+    """Start torchrun on a free port."""
     torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
                 "--rdzv-endpoint", "localhost:0", "-m", "experiments.transfer")  # fmt: skip
     return subprocess.Popen(
@@ -94,7 +94,7 @@ def launch(images, folder):
 
 
 def by_hand(folder) -> dict:
-    """One process that does what two should: BN per half batch, gradients averaged."""
+    """One process does what two should do: BN per half batch, gradients averaged."""
     files = sorted(map(str, (folder / "train").glob("*/*")))  # the dark ones first
     labels = torch.tensor(["light" in name for name in files]).long()
     whole = View(16, 16, squash=True, input_size=16)
@@ -113,7 +113,7 @@ def by_hand(folder) -> dict:
         model.train()
         optimizer.zero_grad()
         (cross_entropy(model(images[:4]), answers[:4]) / 2).backward()
-        # The first process's statistics are the ones that count.
+        # Only the first process's statistics are kept.
         buffers = {key: value.clone() for key, value in model.named_buffers()}
         (cross_entropy(model(images[4:]), answers[4:]) / 2).backward()
         for key, value in model.named_buffers():
@@ -147,7 +147,7 @@ def test_each_image_is_counted_once(undisturbed):
 
 @pytest.mark.slow
 def test_a_dying_process_ends_the_job_with_a_message_and_it_resumes(images, undisturbed, tmp_path):
-    """SIGKILL to the second process in the middle; the same command then ends like undisturbed."""
+    """The second process is killed midway; the same command then ends like an undisturbed one."""
     process = launch(images, tmp_path)
     checkpoint = tmp_path / RUN / "checkpoint.pt"
     until = time.monotonic() + 60

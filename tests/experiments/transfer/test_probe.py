@@ -1,4 +1,4 @@
-"""The linear probe: the answer of a convex problem, on the features that the network gives."""
+"""The linear probe: the solution of a convex problem, on the network's features."""
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ def blobs(n=120, columns=6, classes=3, seed=0):
 @pytest.mark.parametrize("l2", [1e-3, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_it_is_where_the_gradient_vanishes(l2, weighted, classes):
-    """The objective written down once more, on standardised features: no direction improves it."""
+def test_the_solution_is_where_the_gradient_vanishes(l2, weighted, classes):
+    """The objective is written out again, on standardised features: no direction improves it."""
     features, labels = blobs(classes=classes)
     labels[:30] = 0
     weights = torch.tensor(rarity(labels, classes)) if weighted else None
@@ -85,8 +85,8 @@ def test_fused_networks_compute_the_same(name):
     with torch.no_grad():
         expected = model.eval().features(images)
         fewer = probe.fused(model)
-        # Fused, the same terms are rounded differently: by up to 16 epsilons of the largest feature
-        # in 24 networks. Never by the feature itself: a small one is what large ones left over.
+        # Fusing rounds the same terms differently: by up to 16 epsilons of the largest feature in
+        # 24 networks. Relative to a small feature, a difference of large terms, it may be more.
         assert difference(fewer.features(images), expected, rounding=64).equal
     kinds = [type(module) for module in fewer.modules()]
     assert nn.BatchNorm2d not in kinds

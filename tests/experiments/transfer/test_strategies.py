@@ -29,7 +29,7 @@ class Noise:
 
 
 def changed(strategy: str, name: str = "resnet8", **settings) -> set[str]:
-    """The entries that three steps of training change."""
+    """The state-dict entries that three steps of training change."""
     torch.manual_seed(0)
     model = zoo.build(name, 3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -42,13 +42,13 @@ def changed(strategy: str, name: str = "resnet8", **settings) -> set[str]:
 @pytest.mark.parametrize("name", ["resnet8", "plain8", "resnet18"])
 @pytest.mark.parametrize("opt", ["sgd", "adam", "adamw"])
 def test_frozen_means_frozen(name, opt):
-    """Every parameter and every buffer of the backbone, to the last bit; weight decay included."""
+    """No parameter and no buffer of the backbone changes, not by a bit, even with weight decay."""
     learning = changed("feature-extraction", name, opt=opt, weight_decay=0.1)
     assert learning == {"head.weight", "head.bias"}
 
 
 def test_most_notebooks_move_the_running_statistics():
-    """The bug of pytorch #86590, planted on purpose: requires_grad is off, and buffers move."""
+    """The bug of pytorch #86590, planted on purpose: requires_grad is off, yet buffers move."""
     moved = changed("moving-bn")
     assert {"head.weight", "stem.norm.running_mean", "stem.norm.num_batches_tracked"} <= moved
     assert not any(key.endswith(("conv.weight", "conv1.weight", "norm1.weight")) for key in moved)
@@ -75,12 +75,12 @@ def test_frozen_networks_keep_eval_mode_and_give_the_heads_gradient():
 
 def test_rarity_weighs_classes_inversely_and_images_to_1():
     labels = torch.tensor([0, 0, 0, 1])
-    assert rarity(labels, 2) == pytest.approx((2 / 3, 2.0))  # of the four: 3 * 2 / 3 + 2 = 4
+    assert rarity(labels, 2) == pytest.approx((2 / 3, 2.0))  # all four: 3 * 2 / 3 + 2 = 4
     assert rarity(labels, 3) == pytest.approx((2 / 3, 2.0, 0.0))
 
 
 def executed_rates(recipe: Recipe, strategy: str, steps_per_epoch: int = 4) -> list[float]:
-    """The rate of each step, as the optimiser had it: a schedule can be right and not be used."""
+    """The rate of each step, read from the optimiser: a correct schedule might not be used."""
     model = zoo.build("resnet8", 3, width=1)
     labels = torch.arange(9) % 3
     settings = training_settings(recipe, strategy, steps_per_epoch, labels, 3, Settings())
@@ -130,7 +130,7 @@ def test_only_settings_that_change_something_are_printed():
 
 
 def test_recipes_are_what_their_sources_say():
-    """The numbers of the issue and of FACTS, apart from our own."""
+    """The numbers that the sources give; the other settings are our own."""
     facts = {
         "bootcamp": {"opt": "adam", "lr": 1e-3, "batch_size": 32, "epochs": 10, "squash": True},
         "two-strategies": {"opt": "sgd", "lr": 1e-3, "momentum": 0.9, "batch_size": 32,
@@ -157,7 +157,7 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
     assert (smaller.resize, smaller.crop, smaller.input_size) == (116, 112, 112)
     squashed = evaluation_view(RECIPES["bootcamp"], asked)
     assert (squashed.squash, squashed.crop) == (True, 224)
-    # A checkpoint trained on small images enlarged to 224, also when it is transferred further.
+    # A checkpoint trained on small images enlarged to 224 keeps its view if it is transferred.
     enlarged = View(32, 32, squash=True, input_size=224)
     assert evaluation_view(RECIPES["default"], enlarged) == enlarged
     assert evaluation_view(replace(RECIPES["default"], size=96), enlarged).input_size == 96

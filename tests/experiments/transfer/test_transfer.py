@@ -1,4 +1,4 @@
-"""Transfer, whole: every strategy, what it leaves, and that nothing disturbs it."""
+"""The whole of transfer: every strategy, its files, interruptions, options and bad input."""
 
 import contextlib
 import csv
@@ -48,7 +48,7 @@ CLASSES = ("dots", "Übersee", "개")
 
 
 def make_folder(root: Path, **splits: int) -> Path:
-    """Three classes that differ in brightness, faintly; as many images of each as asked."""
+    """Three classes that differ slightly in brightness; `splits`: images per class."""
     rng = np.random.default_rng(0)
     for split, count in splits.items():
         for label, name in enumerate(CLASSES):
@@ -98,14 +98,14 @@ def head(folder: Path) -> torch.Tensor:
 
 
 def typed(folder: Path, output: Path, *options: object) -> list[str]:
-    """The command as a person types it."""
+    """The command as a user types it."""
     options = (folder, *OPTIONS, *options, "--output-dir", output)
     return [sys.executable, "-m", "experiments.transfer", *map(str, options)]
 
 
 @pytest.fixture
 def transfer(invoke):
-    """Fine-tune once, unless the options say otherwise: what is printed, or how it is refused."""
+    """Fine-tune once, unless the options say otherwise; return stdout, and check a refusal."""
 
     def once(folder: Path, output: Path, *options: object, refused: tuple | None = None) -> str:
         default = ("--strategy", "finetune", "--seeds", 1, "--output-dir", output)
@@ -121,7 +121,7 @@ def transfer(invoke):
 
 @pytest.fixture(scope="module")
 def everything(folder, tmp_path_factory):
-    """`--strategy all` over two seeds, as a person types it."""
+    """`--strategy all` over two seeds, as a user types it."""
     output = tmp_path_factory.mktemp("all")
     done = subprocess.run(
         typed(folder, output, "--seeds", 2), cwd=ROOT, capture_output=True, text=True, timeout=200,
@@ -185,7 +185,7 @@ def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
 
 @pytest.mark.slow
 def test_rows_are_what_their_files_score(everything, folder):
-    """The accuracy in every row is had again from best.safetensors, on test; right by image."""
+    """best.safetensors gives the test accuracy in its row again, and `right`, image by image."""
     images = opened(folder)
     for path in everything[0].glob("resnet8-*"):
         found, history = row(path), read_history(path)
@@ -288,15 +288,15 @@ def test_killed_runs_end_with_the_same_bits(folder, tmp_path, strategy, opt, thr
 
 @pytest.mark.slow
 def test_another_process_writes_the_same_bytes(everything, folder, tmp_path, transfer):
-    """Python shuffles its sets anew in every process; nothing that is written may depend on it."""
-    assert os.environ.get("PYTHONHASHSEED") != "2"  # as it was there; random if not set
+    """Python orders sets differently in every process; no file may depend on that."""
+    assert os.environ.get("PYTHONHASHSEED") != "2"  # as in `everything`; random if not set
     transfer(folder, tmp_path, "--strategy", "linear-probe")
     name = "resnet8-linear-probe-batch8-seed0/best.safetensors"
     assert (tmp_path / name).read_bytes() == (everything[0] / name).read_bytes()
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_same_command_goes_on(folder, tmp_path):
+def test_ctrl_c_saves_and_the_run_can_be_resumed(folder, tmp_path):
     command = typed(folder, tmp_path, "--seeds", 1, "--strategy", "finetune", "--epochs", 400)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
@@ -317,10 +317,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(folder, tmp_path):
     )
 
 
-# --- choosing, and what is said of it ---
+# --- data, options and messages ---
 
 
-def test_without_a_test_set_it_says_that_the_number_also_chose(tmp_path, transfer):
+def test_without_a_test_set_the_command_says_that_val_also_chose_the_epoch(tmp_path, transfer):
     folder = make_folder(tmp_path / "two", train=8, val=4)
     said = transfer(folder, tmp_path / "out", "--strategy", "linear-probe", "finetune")
     said = " ".join(said.split())
@@ -329,7 +329,7 @@ def test_without_a_test_set_it_says_that_the_number_also_chose(tmp_path, transfe
 
 
 def test_a_folder_of_classes_is_split_and_results_of_other_images_are_refused(tmp_path, transfer):
-    """The split is written down, and stays when the same command meets other images."""
+    """The split is saved, and stays the same when the command is repeated with other images."""
     folder, output = make_folder(tmp_path / "flat", **{".": 12}), tmp_path / "out"
     command = (folder, output, "--strategy", "linear-probe")
     other = (3, "other settings", "row.json")
@@ -414,7 +414,7 @@ def test_tensorboard_gets_every_epoch(folder, tmp_path, transfer):
 
 
 def test_pretrained_weights_and_what_they_ask(tmp_path, monkeypatch):
-    """A published name, by a file in place of the download; a plain twin takes the same weights."""
+    """A published name, with a file instead of the download; a plain twin takes the weights too."""
     state = torchvision.models.resnet18().state_dict()
     path = tmp_path / "resnet18.pth"
     torch.save(state, path)
@@ -434,7 +434,7 @@ def test_pretrained_weights_and_what_they_ask(tmp_path, monkeypatch):
 
 
 def test_images_in_memory_are_shown_as_predict_shows_them(tmp_path):
-    """32x32 images under a view that scales them first: 37 pixels, and 32 of the middle."""
+    """A view may resize 32x32 images first: to 37 pixels, for example, and then crop 32."""
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     part = collection_module.Split(torch.arange(4), images=images)
     dataset = ImageDataset(Source(""), "", CLASSES, {"val": part}, [], "", 0, 0)
@@ -461,7 +461,7 @@ def test_skipping_says_so_and_does_not_lose_a_class(tmp_path, transfer):
 
 
 def test_only_the_head_is_new(folder, tmp_path):
-    """The pretrained backbone begins as it is in the file; the head is another one every seed."""
+    """The backbone starts with the weights in the file; each seed draws another head."""
     torch.manual_seed(7)
     before = zoo.build("resnet8", 10)
     path = tmp_path / "weights.pth"
@@ -479,7 +479,7 @@ def test_only_the_head_is_new(folder, tmp_path):
 
 
 def test_scratch_is_shown_the_same_images_as_the_others(folder, tmp_path):
-    """What the weights' file asks for, though it takes none of the weights."""
+    """Scratch takes the preprocessing from the weights file, but none of the weights."""
     path, asked = tmp_path / "ours.safetensors", View(30, 24, "bicubic", mean=(0.1, 0.2, 0.3))
     save_classifier(path, "resnet8", zoo.build("resnet8", 4), tuple("abcd"), asked, {})
     tuned, scratch = (
@@ -517,7 +517,7 @@ def test_a_run_that_diverges_says_so(folder, tmp_path, transfer):
 
 
 def test_weights_that_the_last_step_ruins_have_diverged_too(folder, tmp_path, monkeypatch):
-    """No further loss would say so."""
+    """There is no further loss that would show it."""
 
     def ruin(state, *_, **__) -> bool:
         state.step += 1
@@ -538,8 +538,8 @@ def test_in_fp16_steps_that_were_skipped_are_in_the_row(folder, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_imagenets_recipe_runs_dry(folder, tmp_path, transfer):
-    """torchvision's V1 recipe on a tiny folder: its rate, its views, one epoch of it."""
+def test_imagenets_recipe_runs_on_a_tiny_folder(folder, tmp_path, transfer):
+    """torchvision's V1 recipe on a tiny folder: its rate, its views, one epoch."""
     options = ("--strategy", "scratch", "--model", "resnet18", "--size", 32, "--epochs", 1)
     said = transfer(folder, tmp_path, "--recipe", "imagenet", *options)
     assert "lr 0.1" in said
@@ -547,7 +547,7 @@ def test_imagenets_recipe_runs_dry(folder, tmp_path, transfer):
 
 
 def test_cifar10_is_taken_as_it_is(tmp_path, monkeypatch):
-    """32x32 images, a tenth held out to choose by, enlarged to 224 in their batch."""
+    """32x32 images, a tenth held out for validation, enlarged to 224 in the batch."""
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(40) % 10
     whole = Dataset("CIFAR-10", tuple("abcdefghij"), images, labels, images, labels)
@@ -581,7 +581,7 @@ def test_ants_and_bees_with_cifar10s_network(real_data, tmp_path, transfer):
 
 
 def test_scores_are_computed_in_the_layout_that_predict_uses(folder, tmp_path):
-    """Where maps are one pixel a network trained in the other layout would round differently."""
+    """If maps have one pixel, a network trained in the other layout would round differently."""
     contiguous = job(folder, tmp_path, base=Settings(channels_last=False))
     weight = contiguous.model.stem.conv.weight
     assert weight.is_contiguous()

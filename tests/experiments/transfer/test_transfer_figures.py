@@ -1,4 +1,4 @@
-"""Curves and accuracy against time: the numbers that are drawn, and that names can be read."""
+"""Curves, and accuracy against time: the numbers that are drawn, and that names are readable."""
 
 import math
 
@@ -25,7 +25,7 @@ def test_curves_are_means_over_seeds_with_bands_and_a_probe_is_a_line_across(tmp
         assert list(val.get_xdata()) == list(range(1, 9))
         assert np.allclose(val.get_ydata(), 0.5 * scale)
         assert np.allclose(probe_val.get_ydata(), 0.7 * scale)
-        assert len(probe_val.get_xdata()) == 2, "from side to side"
+        assert len(probe_val.get_xdata()) == 2, "the line does not go from side to side"
         styles = [line.get_linestyle() for line in (train, val, probe_train, probe_val)]
         assert styles == ["--", "-", "--", "-"]
         band = panel.collections[1].get_paths()[0].get_extents()
@@ -39,7 +39,7 @@ def test_curves_of_different_lengths_and_no_epoch_at_all(tmp_path):
     curves = {"none": [], "zero": [history(0, 1)], "two": [history(3, 0.5), history(2, 0.5)]}
     long = {f"as in most notebooks resnet50 batch {2**i}": [history(3, 0.5)] for i in range(9)}
     figure = readable(draw_curves, tmp_path / "c.png", {**curves, **long}, "n = 2")
-    assert len(figure.axes[0].lines[0].get_xdata()) == 2, "as far as every seed came"
+    assert len(figure.axes[0].lines[0].get_xdata()) == 2, "not as far as every seed came"
     assert {"none (no epoch)", "zero (no epoch)"} <= set(words(figure))
 
 
@@ -53,7 +53,7 @@ def test_accuracy_against_time_has_error_bars_where_they_are_known(tmp_path):
     assert across[:, 0].tolist() == pytest.approx([4.5 / 60, 7.5 / 60])
     assert up[:, 1].tolist() == pytest.approx([68, 72])
     across, up = (bar.get_segments()[0] for bar in scratch.lines[2])
-    assert np.ptp(across[:, 0]) == np.ptp(up[:, 1]) == 0, "no bar"
+    assert np.ptp(across[:, 0]) == np.ptp(up[:, 1]) == 0, "there is an error bar"
     assert axes.get_xscale() == "log"
     assert {"probe", "scratch", "wide", "training time (minutes)", "1"} <= set(words(figure))
     assert "mean and 95 % CI over seeds; n = 2" in words(figure)

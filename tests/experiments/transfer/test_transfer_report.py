@@ -1,4 +1,4 @@
-"""The sentence of a comparison says what the numbers say, whatever they are."""
+"""The advice of a comparison follows from its numbers, whatever they are."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def row(strategy, seed, right, seconds=10.0, status="finished", model="resnet18"
 
 
 def rows(**accuracies) -> list[dict]:
-    """strategy=(seconds, right of each seed)."""
+    """Rows from strategy=(seconds, number of correct images for each seed)."""
     return [
         row(name.replace("_", "-"), seed, right, seconds)
         for name, (seconds, *rights) in accuracies.items()
@@ -49,7 +49,7 @@ def test_a_clear_winner_is_chosen():
     assert "does not" not in said
 
 
-def test_of_equals_the_quickest_is_chosen():
+def test_the_quickest_of_equal_strategies_is_chosen():
     said = advice(rows(finetune=(50, 950, 955, 930), linear_probe=(2, 940, 941, 939),
                        scratch=(60, 500, 510, 505)))  # fmt: skip
     assert said.startswith("Choose linear-probe here")
@@ -57,15 +57,15 @@ def test_of_equals_the_quickest_is_chosen():
     assert "does not exclude 0" in said
 
 
-def test_a_slow_equal_is_not_chosen_and_a_quick_loser_neither():
+def test_neither_a_slow_equal_nor_a_quick_loser_is_chosen():
     data = rows(finetune=(50, 950, 955, 960), lp_ft=(80, 949, 956, 958), scratch=(1, 500, 500, 501))
     assert choose(data)[1].strategy == "finetune"
 
 
 def test_few_images_do_not_decide_though_seeds_agree():
-    """A lead of 2 of 50 images in every seed: no spread over seeds, and yet chance."""
+    """A lead of 1 of 50 images in every seed: no spread over seeds, and yet possibly chance."""
     data = rows(finetune=(50, 960, 960, 960), linear_probe=(2, 940, 940, 940))
-    assert choose(data)[1].strategy == "finetune"  # of 1,000 images 20 are clear
+    assert choose(data)[1].strategy == "finetune"  # 20 of 1,000 images are a clear lead
     for each in data:
         right = round(each["accuracy"] * 50)
         each |= {"right": "1" * right + "0" * (50 - right), "accuracy": right / 50}
@@ -119,10 +119,10 @@ def test_what_bounds_a_run():
 
 
 def test_the_interval_of_images_covers_as_often_as_it_says():
-    """Two equal strategies on other images each time: a lead is claimed in about 5 % of them."""
+    """Two equal strategies, on other images each time: a lead is claimed in about 5 % of cases."""
     rng, claimed = np.random.default_rng(0), 0
     for _ in range(200):
-        images = rng.random(400)  # how hard each is; both find the same ones hard
+        images = rng.random(400)  # how easy each is; the same ones are easy for both
         found = rows(finetune=(50, 0, 0, 0), scratch=(60, 0, 0, 0))
         for each in found:
             right = (rng.random(400) < images).astype(int)
@@ -144,7 +144,7 @@ def test_every_status_can_be_flattened(status):
     [("/home/me/w.pth", "w.pth"), ("hf:owner/name", "hf:owner/name"), ("DEFAULT", "DEFAULT"),
      ("https://host.org/w.pth", "https://host.org/w.pth"), (None, None)],
 )  # fmt: skip
-def test_what_is_published_names_no_folder(given, shown):
+def test_published_rows_name_no_folder(given, shown):
     each = row("finetune", 0, 50)
     each["run"]["weights"] = given
     assert report.flatten(each)["weights"] == shown
@@ -154,7 +154,7 @@ def test_what_is_published_names_no_folder(given, shown):
 
 
 def written(folder: Path, data: list[dict], whole: bool = True) -> Path:
-    """What experiments.transfer leaves, as far as a report reads it."""
+    """Write those files of experiments.transfer that a report reads."""
     (folder / "transfer.json").write_text("{}", encoding="utf-8")
     for each in data:
         (folder / each["name"]).mkdir()
@@ -205,8 +205,8 @@ def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
      (b'{"run"', ("damaged", "keep it")),
      (b"\xff\n", ("damaged", "keep it"))],
 )  # fmt: skip
-def test_rows_that_are_none_are_refused(tmp_path, invoke, content, words):
-    """results.jsonl can go: the runs have their own row.json."""
+def test_damaged_and_foreign_rows_are_refused(tmp_path, invoke, content, words):
+    """Moving results.jsonl away loses nothing: the runs have their own row.json."""
     written(tmp_path, DATA)
     (tmp_path / "results.jsonl").write_bytes(content)
     assert_three_lines(invoke("experiments.report", tmp_path), 3, *words)

@@ -80,7 +80,7 @@ def test_any_name_that_is_translated_comes_back_as_it_was(dialect, key):
     leaf=st.sampled_from(["weight", "bias", "running_mean", "num_batches_tracked"]),
 )  # fmt: skip
 def test_every_rule_counts_right(dialect, rule, stage, block, n, leaf):
-    """Both sides of a rule, filled in by hand with numbers as each counts them."""
+    """Both sides of a rule are filled in by hand, with numbers as each side counts them."""
     rules = (*dialect.rules, *dialect.also)
     theirs, ours = rules[rule % len(rules)]
     read_only = (theirs, ours) in dialect.also
@@ -127,7 +127,7 @@ def test_our_names_are_translated_as_their_code_has_it(dialect, ours, theirs):
 
 
 def test_dialects_name_the_settings_that_their_networks_have():
-    """Torchvision's are v1.5 with projections, akamaster's zeros are split; read off the models."""
+    """torchvision's ResNets are v1.5 with projections; akamaster's put zeros on both sides."""
     assert TORCHVISION.requires["stride_in"] == ("conv2",)
     assert torchvision.models.resnet50().layer2[0].conv1.stride == (1, 1)
     assert set(CIFAR.requires["shortcut"]) == {"pad", "projection"}
@@ -138,7 +138,7 @@ def test_dialects_name_the_settings_that_their_networks_have():
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_dialects_name_the_eps_of_their_transformers(library):
+def test_dialects_name_the_eps_of_their_vits(library):
     pytest.importorskip(library)
     oracle = oracles_of("vit_b_16")[library]
     with torch.device("meta"):

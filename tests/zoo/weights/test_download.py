@@ -1,4 +1,4 @@
-"""Weights from a server: whole or not at all, checked at every load. The server is on loopback."""
+"""Weights from a (loopback) server: downloaded whole or not at all, and checked at every load."""
 
 import hashlib
 import http.server
@@ -109,8 +109,8 @@ def test_a_good_file_is_downloaded_once(server):
     [("404", ("cannot download", "404")), ("redirect", ("cannot download", "not allowed")),
      ("stalled", ("cannot download", "timed out")), ("cut", ()), ("flipped", ())],
 )  # fmt: skip
-def test_what_does_not_come_whole_is_not_kept(server, mode, words, name):
-    """Without a hash in the name too: then the content is looked at before it is kept."""
+def test_failed_and_damaged_downloads_are_not_kept(server, mode, words, name):
+    """Even without a hash in the name: then the content is checked before it is kept."""
     server.mode, url = mode, url_of(server, name)
     begin = time.perf_counter()
     fails(url, *words)
@@ -156,7 +156,7 @@ def test_files_of_one_name_from_two_urls_do_not_collide(server):
     assert server.requests == len(cached()) == 2
 
 
-def test_published_weights_come_through_the_same_door(server, monkeypatch):
+def test_published_weights_are_downloaded_in_the_same_way(server, monkeypatch):
     """The URL is torchvision's; here its host is loopback."""
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     new = type(entry.value)(url_of(server), entry.transforms, entry.meta)
@@ -185,7 +185,7 @@ def test_a_file_of_the_users_own_is_checked(server, tmp_path):
      "http://host/%2e%2e", "http://ho st/a.pth", "http://host:99999/a.pth",
      "https://host\n/a.pth", "http://host/..", "HTTP://127.0.0.1:1/x.pth", "ftp://host/a.pth"],
 )  # fmt: skip
-def test_what_is_no_url_is_refused_in_three_lines(url, server):
+def test_an_invalid_url_is_refused_in_three_lines(url, server):
     fails(url)
     assert cached() == []
 
@@ -203,7 +203,7 @@ def test_a_killed_download_is_never_taken_for_a_whole_one(server):
     assert child.returncode
     assert not place_of(url).exists()
     (left,) = place_of(url).parent.iterdir()
-    os.utime(left, (0, 0))  # of another day
+    os.utime(left, (0, 0))  # left on another day
     server.mode = "good"
     build(weights=url)
     assert list(place_of(url).parent.iterdir()) == [place_of(url)]

@@ -1,4 +1,4 @@
-"""Files of weights: read whoever wrote them, written whole, the same bytes at every save."""
+"""Weights files: readable whoever wrote them, written whole, the same bytes at every save."""
 
 import json
 import zipfile
@@ -36,7 +36,7 @@ def test_the_same_weights_are_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("part", ["a name", "a number", "the metadata"])
 def test_a_file_that_was_changed_after_saving_is_refused(part, tmp_path):
-    """By the SHA-256 in its metadata, where safetensors itself sees nothing."""
+    """The SHA-256 in its metadata shows changes that safetensors itself does not notice."""
     model, path = shaken("resnet20", 2, width=2), tmp_path / "w.safetensors"
     write_weights(path, zoo.export(model, "zoo"), Metadata("resnet20", classes=("ant", "bee")))
     content = path.read_bytes()
@@ -49,7 +49,7 @@ def test_a_file_that_was_changed_after_saving_is_refused(part, tmp_path):
 
 
 def test_files_with_the_former_digest_load(tmp_path):
-    """Before 0.2 a second entry held the digest of the whole file; it is no longer looked at."""
+    """A second entry used to hold the digest of the whole file; it is now ignored."""
     model, path = shaken("resnet20", 2, width=2), tmp_path / "w.safetensors"
     said = {"model": "resnet20", "settings": settings_of(model), "classes": ["ant", "bee"]}
     notes = {"format": "pt", "skipzoo": json.dumps(said), "skipzoo.sha256": "0" * 64}
@@ -132,7 +132,7 @@ def test_what_people_save_while_training_loads(name, how, tmp_path):
 
 
 def test_tensors_saved_on_a_gpu_load_on_a_cpu(tmp_path):
-    """Such a file says so of every storage."""
+    """Such a file names the GPU for every storage."""
     model = shaken("resnet18", 2, width=2)
     torch.save(zoo.export(model), tmp_path / "cpu.pth")
     cpu, cuda = b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"

@@ -68,7 +68,7 @@ def zipped(content: Mapping, method: int = zipfile.ZIP_STORED) -> bytes:
 
 
 def archive(changes: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED) -> bytes:
-    """A good .pth file with files in it exchanged, and compressed by `method`."""
+    """A good .pth file with some files in it replaced, compressed by `method`."""
     exchanged = {f"archive/{name}": file for name, file in (changes or {}).items()}
     return zipped(entries() | exchanged, method)
 
@@ -79,7 +79,7 @@ def safe(header: dict | bytes, body: bytes = b"") -> bytes:
 
 
 def part(shape: list[int], end: int) -> dict:
-    """What safetensors says of a tensor."""
+    """The entry of a tensor in the header of a .safetensors file."""
     return {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}
 
 
@@ -92,7 +92,7 @@ def touch(folder: Path) -> Run:
 
 
 def directory_entry() -> bytes:
-    """A storage that is said to be a folder: torch leaves its tensor as the memory was."""
+    """A storage that is marked as a folder: torch would leave its tensor uninitialised."""
     infos = {zipfile.ZipInfo(name): file for name, file in entries().items()}
     for info in infos:
         info.external_attr = 0x10 if info.filename == "archive/data/7" else 0
@@ -114,7 +114,7 @@ def two_directories() -> bytes:
 
 
 def legacy_without_a_storage() -> bytes:
-    """The list of storages that follow lacks one, whose tensor would be what the memory was."""
+    """The list of storages lacks one, whose tensor would be uninitialised."""
     stream = io.BytesIO(torch_save(STATE, zipped=False))
     pickles = []
     for _ in range(5):
@@ -154,7 +154,7 @@ def tensor(numbers: bytes, size: bytes = b"K\x02\x85", stride: bytes = b"K\x01\x
 
 
 def old(*pickles: bytes, numbers: bytes = b"") -> bytes:
-    """The format before PyTorch 1.6: `pickles` are what was saved, and the storages' keys."""
+    """The format before PyTorch 1.6: `pickles` are the saved object and the storages' keys."""
     begin = torch_save({}, zipped=False)
     stream = io.BytesIO(begin)
     for _ in range(3):
@@ -171,7 +171,7 @@ def flipped(content: bytes) -> bytes:
 
 
 def overlapping() -> bytes:
-    """Two entries of an archive's directory that are the same megabyte: small file, large sum."""
+    """51 entries in an archive's directory for the same megabyte: a small file, a large sum."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as bad:
         bad.writestr("archive/data.pkl", bytes(2**20))
@@ -209,7 +209,7 @@ FILES: dict[str, bytes | Callable[[Path], bytes]] = {
     "data.pkl exchanged": lambda folder: archive({"data.pkl": pickle.dumps(touch(folder))}),
     "an exit": torch_save(Run(sys.exit, 0)), "a whole model": torch_save(build()),
     "torch.load in torch.load": torch_save(Run(torch.load, "x", None)),
-    # archives that grow, or are none
+    # archives that grow when they are read, or are no archives
     "a zip bomb": lambda _: archive({"data/0": bytes(2**26)}, zipfile.ZIP_DEFLATED),
     "compressed weights": archive(method=zipfile.ZIP_DEFLATED),
     "overlapping entries": lambda _: overlapping(),
@@ -218,7 +218,7 @@ FILES: dict[str, bytes | Callable[[Path], bytes]] = {
     "an empty file": b"", "zeros": bytes(5000), "a web page": b"<!DOCTYPE html><title>404</title>",
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
     "an empty archive": b"PK\x05\x06" + bytes(18),
-    # what torch.load itself takes
+    # files that torch.load itself would accept
     "a storage that is a folder": directory_entry(), "two lists of entries": two_directories(),
     "two archives": PTH + PTH, "an archive and a tail": PTH + bytes(9),
     "a bit of a number flipped": flipped(archive()),
@@ -284,7 +284,7 @@ FILES: dict[str, bytes | Callable[[Path], bytes]] = {
     "metadata of other types": said('{"classes": [[1]], "settings": 3}'),
     "metadata that is null": safe({"__metadata__": None, "a": part([1], 4)}, bytes(4)),
     "metadata of 1 MB": lambda _: said('{"versions": {"a": "' + "x" * 2**20 + '"}}'),
-    # tensors that are none, or make nonsense
+    # entries that are no tensors, or make no sense
     "NaN": spoilt(NAN), "NaN in safetensors": safetensors.torch.save(STATE | {"bn1.bias": NAN}),
     "infinity": spoilt(NAN.nan_to_num(torch.inf)),
     "negative variances": spoilt(-torch.ones(2), "bn1.running_var"),
@@ -304,7 +304,7 @@ FILES: dict[str, bytes | Callable[[Path], bytes]] = {
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_the_file_that_they_are_made_from_is_good(tmp_path, suffix):
+def test_the_file_from_which_they_are_made_is_good(tmp_path, suffix):
     (tmp_path / f"w{suffix}").write_bytes(archive() if suffix == ".pth" else GOOD)
     build(weights=tmp_path / f"w{suffix}")
 
@@ -327,7 +327,7 @@ def test_nothing_runs_and_every_file_is_refused_by_every_way_in(name, model, tmp
     place_of(url).write_bytes(content)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     ways = [partial(zoo.load, model, path), partial(build, weights=str(path))]
-    if name != "a bit of a number flipped":  # as published, by the hash in its name
+    if name != "a bit of a number flipped":  # accepted, as its name has its hash
         ways.append(partial(zoo.load, model, url))
     for way in ways:
         with refusal(zoo.WeightsError):
@@ -337,7 +337,7 @@ def test_nothing_runs_and_every_file_is_refused_by_every_way_in(name, model, tmp
 
 
 def test_pickles_made_by_hand_are_good_where_nothing_is_wrong_with_them(tmp_path):
-    """Or the tests above would refuse them for another reason."""
+    """Otherwise the files above might be refused for another reason."""
     made = old(b"}" + text("x") + OLD_TENSOR + b"s", KEYS, numbers=EIGHT)
     assert torch.equal(files.decode_weights(made, "").tensors["x"], torch.tensor([1.0, 2.0]))
     made = pickled(
@@ -347,7 +347,7 @@ def test_pickles_made_by_hand_are_good_where_nothing_is_wrong_with_them(tmp_path
 
 
 def test_the_pickles_do_run_where_they_are_trusted(tmp_path):
-    """Or the test above could not fail."""
+    """Otherwise the test above could not fail."""
     for name in ("os.system", "os.system, bare", "eval", "a file opened"):
         torch.load(io.BytesIO(FILES[name](tmp_path)), weights_only=False)
         assert (tmp_path / "RAN").exists(), name
@@ -365,7 +365,7 @@ def test_no_variable_of_the_environment_makes_it_trust(tmp_path, monkeypatch):
 
 
 def test_behind_the_screen_torch_load_trusts_nothing_either(tmp_path, monkeypatch):
-    """The screen is not the only wall: without it code is still not run."""
+    """The screen is not the only defence: without it, code is still not run."""
     monkeypatch.setattr(files, "screen", lambda *_: None)
     for name in ("os.system", "os.system, bare", "eval"):
         with pytest.raises(zoo.WeightsError):
@@ -399,7 +399,7 @@ def test_what_is_not_a_file_does_not_hang(model, tmp_path):
 
 
 def test_flipped_bits_never_end_in_another_error(tmp_path):
-    """Of numbers they change the value, of all else they are refused; never a crash."""
+    """A flipped bit changes a weight, or the file is refused; it never causes another error."""
     good = torch_save(STATE)
     draw = torch.Generator().manual_seed(0)
     path = tmp_path / "w.pth"

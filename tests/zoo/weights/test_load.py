@@ -1,4 +1,4 @@
-"""zoo.load fills a model completely or not at all; zoo.export leads back."""
+"""zoo.load fills a model completely or not at all; zoo.export is its inverse."""
 
 import copy
 import logging
@@ -24,7 +24,7 @@ from zoo.weights.settings import settings_of
 
 
 def refused(model, source, *words: str, **options) -> None:
-    """Refused in three lines that say `words`, with the model untouched."""
+    """zoo.load refuses this in three lines that contain `words`, and leaves the model untouched."""
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with refusal(zoo.WeightsError, *words):
         zoo.load(model, source, **options)
@@ -32,19 +32,19 @@ def refused(model, source, *words: str, **options) -> None:
 
 
 def changed(state: dict, **changes) -> dict:
-    """The state dict with entries added or exchanged, or left out where a change is None."""
+    """The state dict with entries added or replaced, or left out if a change is None."""
     state = {**state, **{key.replace("__", "."): value for key, value in changes.items()}}
     return {key: value for key, value in state.items() if value is not None}
 
 
 def logged(caplog, action, *arguments, **options):
-    """What action(*arguments) returns, with its warnings in the log."""
+    """Run action(*arguments) with its warnings in the log; returns its result."""
     with caplog.at_level(logging.WARNING, "zoo"):
         return action(*arguments, **options)
 
 
 def speakers(dialect: Dialect) -> list[str]:
-    """The models that a dialect has names for, but for the largest ones."""
+    """The models that a dialect has names for, except the largest ones."""
     vits = dialect in VIT_DIALECTS.values()
     names = [name for name in zoo.list_models() if ("vit" in name) == vits]
     names = [name for name in names if not name.endswith(("152", "110", "101", "_16", "_32"))]
@@ -95,9 +95,9 @@ def test_exported_weights_come_back_to_the_last_bit_in_any_wrapper(spoken, wrap,
     torch.manual_seed(seed)
     settings = small(name, dialect)
     model = shaken(name, 3, **settings)
-    # Entries of the zoo's own say nothing of their settings, so bare ones are for the defaults.
+    # The zoo's own entries do not show their settings, so bare ones count as the defaults'.
     state, wanted = wrap(zoo.export(model, dialect.name)), model.state_dict()
-    if wrap is without_counters:  # which are then zero
+    if wrap is without_counters:  # the counters are then zero
         wanted = {k: v if v.is_floating_point() else 0 * v for k, v in wanted.items()}
     back = zoo.load(unfilled(name, 3, **settings), state, dialect.name if named else None)
     assert same(back.state_dict(), wanted)
@@ -119,20 +119,20 @@ def test_files_come_back_to_the_last_bit_with_what_they_say(tmp_path_factory, sp
 
 
 @pytest.mark.parametrize("name", ["vit2", "resnet8"])
-def test_where_tensors_lay_in_memory_is_forgotten(name):
-    """MKL adds up in an order that depends on addresses, so a network has memory of its own."""
+def test_the_addresses_of_loaded_tensors_do_not_matter(name):
+    """MKL sums in an order that depends on addresses, so a network has memory of its own."""
     model = shaken(name).eval()
     state = {key: four_bytes_on(value) for key, value in model.state_dict().items()}
     again = zoo.load(zoo.build(name), state).eval()
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(again(image), model(image))
-    # Not every processor would show it.
+    # Not every processor would show a difference.
     assert all(value.data_ptr() % 64 == 0 for value in again.state_dict().values())
 
 
 def four_bytes_on(tensor: torch.Tensor) -> torch.Tensor:
-    """The same numbers, four bytes after where torch would have put them (eight for int64)."""
+    """The same numbers, four bytes after the address that torch would choose (eight for int64)."""
     return torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
 
 
@@ -186,7 +186,7 @@ T = torch.ones
 
 def nested(layout: torch.layout) -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are a prototype
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
         return torch.nested.nested_tensor([T(4)], layout=layout)
 
 
@@ -254,14 +254,14 @@ SMALL = {"num_classes": 5, "width": 4}
       "this is resnet34's: zoo.build('resnet34', num_classes=5, width=4)"),
      ("resnet18", "torchvision", SMALL, "resnet50", SMALL, "this is resnet18's"),
      ("resnet152", "torchvision", SMALL, "resnet101", SMALL, "resnet152's"),
-     ("resnet20", "cifar", {}, "resnet32", {}, "this is resnet20's"),  # and plain20's
+     ("resnet20", "cifar", {}, "resnet32", {}, "this is resnet20's"),  # as well as plain20's
      ("resnet20", "cifar", {"shortcut": "projection"}, "resnet20", {},
       "zoo.build('resnet20', shortcut='projection')"),
      ("resnet18", "torchvision", {"width": 8}, "resnet18", {"width": 4},
       "zoo.build('resnet18', width=8)")],
 )  # fmt: skip
-def test_the_cause_names_the_network_that_it_is(file, dialect, wrote, model, reads, cause):
-    """Of option B and of another width too."""
+def test_the_message_names_the_network_of_the_file(file, dialect, wrote, model, reads, cause):
+    """Even with option B or with another width."""
     state = zoo.export(shaken(file, **wrote), dialect)
     refused(zoo.build(model, **reads), state, cause)
 
@@ -278,7 +278,7 @@ def test_the_cause_names_the_network_that_it_is(file, dialect, wrote, model, rea
      ("resnet18", {"norm": "none"}, "torchvision", ("norm=batch", "has none"))],
 )  # fmt: skip
 def test_settings_that_a_state_dict_does_not_show_are_compared(name, settings, dialect, words):
-    """None of these could be told from the keys and shapes alone, or would load elsewhere."""
+    """Keys and shapes alone would not always show that a network differs in these settings."""
     right = {"torchvision": "resnet50" if "50" in name else "resnet18",
              "transformers": "resnet50", "cifar": "resnet20"}[dialect]  # fmt: skip
     state = zoo.export(shaken(right, 3, width=4), dialect)
@@ -297,7 +297,7 @@ def test_settings_that_a_state_dict_does_not_show_are_compared(name, settings, d
      ("resnet20", {}, "plain20", {}, ("plain", "drop"))],
 )  # fmt: skip
 def test_our_own_files_say_what_wrote_them(wrote, wrote_with, reads, reads_with, words, tmp_path):
-    """What torch.load returns of one does so too."""
+    """So does the dict that torch.load returns for such a file."""
     model = shaken(wrote, 3, width=2, **wrote_with)
     for path in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
         write_weights(path, zoo.export(model, "zoo"), Metadata(wrote, settings_of(model)))
@@ -386,7 +386,7 @@ def test_a_head_of_another_size_does_not_hide_another_network(tmp_path):
         zoo.build("resnet18", 7, width=4, weights=path)
 
 
-# --- other libraries' transformers ---
+# --- other libraries' ViTs ---
 
 
 def test_another_libraries_eps_is_refused_in_both_directions():
@@ -425,7 +425,7 @@ def test_both_spellings_of_one_part_are_refused():
     key = "vit.layers.0.attention.q_proj.weight"
     refused(ours, {**state, key: theirs.state_dict()[key]}, "are the same part", key,
             "vit.encoder.layer.0.attention.attention.query.weight")  # fmt: skip
-    # Some parts in the one spelling and others in the other are all there.
+    # Different parts may have different spellings.
     mixed = {k: v for k, v in state.items() if ".query.weight" not in k}
     mixed[key] = theirs.state_dict()[key]
     assert zoo.load(ours, mixed) is ours

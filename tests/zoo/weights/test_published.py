@@ -1,12 +1,12 @@
-"""Torchvision's published weights, with what goes with them."""
+"""torchvision's published weights, with their accuracy, preprocessing and classes."""
 
 import pytest
 
 import zoo
 
 
-def test_published_weights_carry_what_goes_with_them():
-    """The table of torchvision's documentation; V2 resizes to 232."""
+def test_published_weights_have_their_accuracy_preprocessing_and_classes():
+    """The numbers are from the table in torchvision's documentation; V2 resizes to 232."""
     table = {("resnet18", "IMAGENET1K_V1"): (69.758, 89.078, 256),
              ("resnet34", "IMAGENET1K_V1"): (73.314, 91.420, 256),
              ("resnet50", "IMAGENET1K_V1"): (76.130, 92.862, 256),
