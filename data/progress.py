@@ -1,5 +1,6 @@
 """Progress of long work: a bar in a terminal; a line every 30 s in a file, a notebook, a CI log."""
 
+import math
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TextIO
@@ -31,7 +32,7 @@ class Progress(tqdm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.plain = not in_terminal()
-        options.setdefault("disable", sys.stderr is None)
+        options["disable"] = options.get("disable", False) or sys.stderr is None
         if self.plain:
             options |= {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY}
             options |= {"bar_format": LINE, "miniters": 1}
@@ -55,4 +56,6 @@ class Progress(tqdm):
         """Remove the bar; printed lines stay."""
         if self.plain:
             self.leave, self.last_print_t = False, -1.0  # as if never shown: nothing to erase
+        elif not self.disable:
+            self.last_print_t = math.inf  # erase it: above() may have shown it during its delay
         super().close()

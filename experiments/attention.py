@@ -93,7 +93,6 @@ def patches_of(attention: Tensor) -> Tensor:
 
 def main(options: Options) -> int:
     """Draw each image; return 0, or the exit code of DataError if one cannot be decoded."""
-    cli.check_file("--output", options.output, ".png")
     with doing("loading the network"):
         # Not at the top: importing torch takes seconds, and --help does not need it.
         from data.decoding import decode_all
@@ -103,6 +102,8 @@ def main(options: Options) -> int:
 
         device, why = choose_device(options.device)
         paths = find_images(options.inputs)
+        if len(paths) == 1 or not options.output.is_dir():  # several images: a folder of figures
+            cli.check_file("--output", options.output, ".png")
         classifier = load_model(options.checkpoint)
         classifier.model.to(device)
     if not isinstance(classifier.model, ViT):

@@ -35,11 +35,9 @@ def settle_precision(
     def make() -> tuple[nn.Module, TensorBatches]:
         return build_model(deepest).to(device), make_batches(deepest, device)
 
-    path, about = (
-        output_dir / SETTINGS_FILES[0],
-        {"question": ablation.question, "device": device.type},
-    )
-    chosen = settle(path, about | STARTS, options.precision, device, {ALL: make}, ALONE)[ALL]
+    path = output_dir / SETTINGS_FILES[0]
+    about = {"preset": options.preset, "device": device.type, **STARTS}
+    chosen = settle(path, about, options.precision, device, {ALL: make}, ALONE)[ALL]
     settings = replace(
         base.settings, precision=chosen.precision, channels_last=chosen.channels_last
     )

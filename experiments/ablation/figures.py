@@ -7,6 +7,7 @@ collapse.png    for transformers: relative residual by block, as in figure 2 of 
 """
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from experiments.ablation.runs import Run, build_model, in_words, make_batches
 from experiments.drawing.style import COLOURS, png
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.results import read_history, read_row
+from experiments.plumbing.stats import seed_count
 
 TITLES = {
     "plain": "plain networks", "resnet": "residual networks",
@@ -63,15 +65,17 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
     networks = [network for network in TITLES if network in {run.network for run in runs}]
     depths = sorted({run.depth for run in runs})
     unit = "block" if "vit" in networks else "layer"
+    colours = dict(zip(depths, cycle(COLOURS), strict=False))
+    drawn = set()  # numbers of seeds
     with png(path, 10, 7.4) as figure:
         panels = figure.subplots(2, 2, sharex=True, sharey="row")
         for network, (loss, error) in zip(networks, panels.T, strict=True):
-            for depth, colour in zip(depths, COLOURS, strict=False):
+            for depth, colour in colours.items():
                 arm = [run for run in runs if (run.network, run.depth) == (network, depth)]
                 arm = [run for run in arm if run.norm != "none"]
-                label = f"{depth} {unit}{'s' if depth > 1 else ''}"
                 history = columns([read_history(output_dir / run.name) for run in arm])
-                draw_arm(loss, history, "train_loss", "-", colour, label)
+                drawn.add(len(history["epoch"]) if history else 0)
+                draw_arm(loss, history, "train_loss", "-", colour)
                 draw_arm(error, history, "train_error", "--", colour)
                 draw_arm(error, history, "test_error", "-", colour)
             loss.set_title(TITLES[network])
@@ -79,13 +83,15 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
             error.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         panels[0, 0].set(ylabel="training loss", ylim=(0, 1.05 * panels[0, 0].get_ylim()[1]))
         panels[1, 0].set(ylabel="error (%)", ylim=(0, 100))
+        for depth, colour in colours.items():
+            label = f"{depth} {unit}{'s' if depth > 1 else ''}"
+            panels[0, 0].plot([], [], color=colour, lw=2.2, label=label)
         panels[0, 0].legend(loc="best", frameon=False)
         panels[1, 1].plot([], [], "k-", label="test")
         panels[1, 1].plot([], [], "k--", label="training")
         panels[1, 1].legend(loc="best", frameon=False)
-        seeds = len({run.seed for run in runs})
-        shaded = "mean over seeds, shaded: minimum to maximum; " if seeds > 1 else ""
-        figure.supxlabel(f"{shaded}n = {seeds}; {how_trained(runs[0])}", size=11)
+        shaded = "mean over seeds, shaded: minimum to maximum; " if max(drawn) > 1 else ""
+        figure.supxlabel(f"{shaded}{seed_count(drawn)}; {how_trained(runs[0])}", size=11)
     return path
 
 
@@ -103,7 +109,7 @@ def columns(histories: Sequence[dict]) -> dict[str, np.ndarray]:
 
 
 def draw_arm(
-    panel: Axes, history: dict[str, np.ndarray], name: str, line: str, colour: str, label: str = ""
+    panel: Axes, history: dict[str, np.ndarray], name: str, line: str, colour: str
 ) -> None:
     """Draw the mean of one column over the seeds; solid lines get a band, minimum to maximum."""
     if not history:
@@ -112,7 +118,7 @@ def draw_arm(
     dot = "o" if len(epochs) == 1 else ""  # a line through one epoch is invisible
     solid = line == "-"
     style: dict[str, Any] = {"lw": 2.2, "mfc": colour} if solid else {"lw": 1.2, "mfc": "none"}
-    panel.plot(epochs, values.mean(0), dot + line, color=colour, label=label, **style)
+    panel.plot(epochs, values.mean(0), dot + line, color=colour, **style)
     if solid:
         panel.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
 

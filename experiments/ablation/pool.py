@@ -126,7 +126,7 @@ def watch(
             rate = seen / max(1e-3, time.time() - bar.start_t)
             text = f"{len(runs) - len(waiting)}/{len(runs)} runs, {rate:,.0f} images/s"
             text = text if seen else "starting processes"
-            bar.set_postfix_str(text, refresh=False)
+            bar.set_postfix_str(text, refresh=not (seen or bar.plain))
             bar.update(int(depths @ steps) - bar.n)
             time.sleep(0.2)
 

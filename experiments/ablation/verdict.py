@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.plumbing.stats import Estimate, estimate, judge
@@ -28,7 +28,9 @@ def degradation_of(results: Sequence[dict]) -> Degradation:
     if any(result["norm"] == "layer" for result in results):
         arms, unit = ("plainvit", "vit"), "blocks"
     results = [r for r in results if r["norm"] != "none" and r["network"] in arms]
-    depths = of_one_block({result["depth"] for result in results})
+    depths = sorted({result["depth"] for result in results})
+    if unit == "layers":
+        depths = of_one_block(depths)
     losses = {
         (result["network"], result["depth"], result["seed"]): result["train_loss"]
         for result in results
@@ -61,17 +63,16 @@ def verdict(results: Sequence[dict]) -> str:
     )
 
 
-def of_one_block(depths: Collection[int]) -> list[int]:
-    """The most depths that share a kind of block, ascending; all depths if no two share one.
+def of_one_block(depths: list[int]) -> list[int]:
+    """The most depths of ResNets that share a kind of block; all depths if no two share one.
 
     ResNets of 18 and 34 layers have BasicBlocks, those of 50 layers have Bottlenecks.
     """
     kinds: dict[object, list[int]] = defaultdict(list)
-    for depth in sorted(depths):
-        row = TABLE.get(f"resnet{depth}")  # None: blocks of a transformer
-        kinds[row and row.block].append(depth)
+    for depth in depths:
+        kinds[TABLE[f"resnet{depth}"].block].append(depth)
     largest = max(kinds.values(), key=len, default=[])
-    return largest if len(largest) > 1 else sorted(depths)
+    return largest if len(largest) > 1 else depths
 
 
 def estimates(pairs: Sequence[tuple[float, float]]) -> tuple[Estimate, Estimate, Estimate]:

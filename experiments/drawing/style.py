@@ -21,8 +21,8 @@ from matplotlib.textpath import text_to_path
 
 from zoo.weights.atomic import write_atomic
 
-# Okabe and Ito's colours, which colour-blind people can distinguish, too.
-COLOURS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#CC79A7")
+# Okabe and Ito's colours, which colour-blind people can distinguish, too; without the yellow.
+COLOURS = ("#E69F00", "#0072B2", "#000000", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 STYLE: dict[Any, Any] = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3,
          "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
 # The first comes with matplotlib; each other family supplies letters that those before it lack.

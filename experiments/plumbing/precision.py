@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,7 +86,7 @@ def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> flo
     """Seconds of one forward and backward pass, on a copy of the model."""
     model = to_layout(copy.deepcopy(model), settings).train()
     images, labels = batches.batch(0)
-    wait = torch.get_device_module(images.device).synchronize  # does nothing on the CPU
+    wait = partial(torch.cuda.synchronize, images.device) if images.is_cuda else lambda: None
     wait()
     start = time.perf_counter()
     cross_entropy(forward(model, images, settings), labels).backward()
@@ -123,10 +124,10 @@ def settle(
             raise UsageError(what, path.parent / name, "choose another --output-dir")
     saved: dict[str, Any] = {**about, "models": {}}
     if path.exists():
-        saved = parsed(path.read_bytes(), path, tuple(about))
+        saved = parsed(path.read_bytes(), path, about.keys() - {"preset"})  # older files lack it
         saved.setdefault("models", {ALL: {key: saved.get(key) for key in ENTRY}})
         for key, value in about.items():
-            refuse_mixing(path, key, saved[key], value)
+            refuse_mixing(path, key, saved.setdefault(key, value), value)
     settled = {}
     for model, make in models.items():
         if model not in saved["models"]:
@@ -153,6 +154,6 @@ def refuse_mixing(path: Path, key: str, earlier: str, now: str) -> None:
     """Raise UsageError if `now` differs from the folder's `earlier` value of `key`."""
     if earlier != now:
         what = f"the results here were made with {key} {earlier!r}, and runs are not mixed"
-        ways = {"question": ", or the preset of these results", "starts": ""}
+        ways = {"preset": f", or the preset {earlier}", "starts": ""}
         way = ways.get(key, f", or --{key} {earlier}")
         raise UsageError(what, path, f"choose another --output-dir{way}")

@@ -38,10 +38,6 @@ RENAMED = {
     '"source": "drawn"': '"source": "synthetic"',
     '"schedule": "one-cycle"': '"schedule": "triangle"',
     '"schedule": "steps"': '"schedule": "step"',
-    "The same on CIFAR-10": "Does the same hold on CIFAR-10",
-    ", its 50,000 and 10,000 pictures, on a CPU reduced to 16x16.": " (on a CPU at 16x16)?",
-    "the tokens of a transformer become alike": "a ViT's tokens become alike",
-    "and does it stall?": "and does it learn less?",
 }
 
 
@@ -174,8 +170,8 @@ def machine(device: torch.device) -> dict:
     name = cpu_name()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    elif device.type == "mps":
-        name += ", mps"
+    elif device.type != "cpu":
+        name += f", {device.type}"
     return {
         "device": name,
         "threads": torch.get_num_threads(),

@@ -1,7 +1,7 @@
 """Means with confidence intervals, and yes or no answers from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -36,6 +36,12 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / n
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     return Estimate(mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n), n)
+
+
+def seed_count(numbers: Collection[int]) -> str:
+    """Text: "n = 3", or "n = 2 to 3" if the numbers differ."""
+    least, most = min(numbers), max(numbers)
+    return f"n = {least}" + f" to {most}" * (least < most)
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

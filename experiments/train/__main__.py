@@ -6,11 +6,13 @@ This is the shortest use of the training loop. Read loop.py first.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import tyro
 
 from experiments.plumbing import cli
-from experiments.plumbing.cli import doing
+from experiments.plumbing.cli import NumericError, doing
 
 SIZE = 12  # side in pixels, as in `make ablation`: training takes half a minute on a laptop
 
@@ -39,8 +41,11 @@ def main(options: Options) -> None:
         from data.batches import TensorBatches, channel_normalize, whole_images
         from data.synthetic import synthetic
         from experiments.plumbing.device import choose_device, make_deterministic
-        from experiments.train.loop import Settings, evaluate, start, train
+        from experiments.train.loop import Diverged, Settings, evaluate, start, train
     zoo.check(options.model, {})
+    is_vit = "image_size" in zoo.settings_allowed(options.model)
+    own: dict[str, Any] = {"image_size": SIZE} if is_vit else {}
+    zoo.check(options.model, own)  # a ViT needs images that divide into its patches
     device, why = choose_device(options.device)
     print(f"{options.model}, 4,000 training and 1,000 test images, {SIZE}x{SIZE}; device {why}")
     make_deterministic(device)  # with one thread, which is faster for so small a network
@@ -53,19 +58,20 @@ def main(options: Options) -> None:
         channels_last=device.type != "mps",  # batch norm's gradients: plumbing/precision.py
     )  # fmt: skip
     torch.manual_seed(0)
-    state = start(zoo.build(options.model, len(dataset.classes)).to(device), settings)
-    for _ in train(batches, settings, state):
-        if state.step % len(batches) == 0:
-            test = whole_images(
-                dataset.test_images, dataset.test_labels, normalize, 500, device, SIZE
-            )
-            test_loss, test_error = evaluate(state.model, test, settings)
-            print(
-                f"epoch {state.step // len(batches)} of {options.epochs}: "
-                f"training loss {state.loss_sum / state.seen:.3f}, "
-                f"error {100 * state.wrong / state.seen:.1f} %; "
-                f"test loss {test_loss:.3f}, error {100 * test_error:.1f} %"
-            )
+    state = start(zoo.build(options.model, len(dataset.classes), **own).to(device), settings)
+    test = partial(whole_images, dataset.test_images, dataset.test_labels, normalize, 500)
+    try:
+        for _ in train(batches, settings, state):
+            if state.step % len(batches) == 0:
+                test_loss, test_error = evaluate(state.model, test(device, SIZE), settings)
+                print(
+                    f"epoch {state.step // len(batches)} of {options.epochs}: "
+                    f"training loss {state.loss_sum / state.seen:.3f}, "
+                    f"error {100 * state.wrong / state.seen:.1f} %; "
+                    f"test loss {test_loss:.3f}, error {100 * test_error:.1f} %"
+                )
+    except Diverged as error:
+        raise NumericError(str(error), f"--lr {options.lr}", "give a lower --lr") from None
 
 
 if __name__ == "__main__":

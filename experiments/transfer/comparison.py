@@ -42,7 +42,7 @@ def settle_precision(
         recipe = replace(recipe_of(options), batch_size=few)
         run = Transfer("scratch", name, weights, 0, recipe, Settings())
         job = TransferJob(run, dataset, folder, device, ALONE)
-        return job.model, job.batches()
+        return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
 
     about, models = {"device": device.type, **STARTS}, {n: partial(make, n) for n in options.model}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)

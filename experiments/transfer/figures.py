@@ -15,7 +15,6 @@ from matplotlib.ticker import LogLocator
 
 from experiments.drawing.style import COLOURS, png
 
-PALETTE = (*COLOURS, "#56B4E9", "#D55E00")
 Histories = Sequence[Mapping[str, Sequence[float]]]  # of a strategy, one per seed
 
 
@@ -29,7 +28,7 @@ def draw_curves(path: Path, curves: Mapping[str, Histories], conditions: str) ->
     with png(path, 11, 5.4) as figure:
         panels = figure.subplots(1, 2)
         handles = []
-        for (name, histories), colour in zip(curves.items(), cycle(PALETTE), strict=False):
+        for (name, histories), colour in zip(curves.items(), cycle(COLOURS), strict=False):
             length = min((len(history["epoch"]) for history in histories), default=0)
             for panel, what in zip(panels, ("loss", "accuracy"), strict=True):
                 if length:
@@ -74,7 +73,7 @@ def draw_accuracy_time(
     unit, second = ("minutes", 60) if long else ("seconds", 1)
     with png(path, 10, 5.6) as figure:
         axes = figure.subplots()
-        looks = zip(points, cycle(PALETTE), cycle("os^Dv"), strict=False)
+        looks = zip(points, cycle(COLOURS), cycle("os^Dv"), strict=False)
         for (name, seconds, *numbers), colour, marker in looks:
             wide, accuracy, high = np.nan_to_num(numbers, posinf=0)
             time = max(seconds, 1e-3) / second  # a logarithmic axis has no zero

@@ -18,7 +18,7 @@ from experiments.plumbing.results import (
     read_rows,
     write_csv,
 )
-from experiments.plumbing.stats import Estimate, estimate, wilson
+from experiments.plumbing.stats import Estimate, estimate, seed_count, wilson
 from experiments.plumbing.tables import Part, Rows
 from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
@@ -122,8 +122,9 @@ def caption(rows: Sequence[dict]) -> str:
     first = rows[0]
     run, images, on = first["run"], first["images"], first["tested_on"]
     counts = ", ".join(f"{count:,} {name}" for name, count in images.items())
-    best = max((row["accuracy"] for row in rows if row["accuracy"] is not None), default=0.5)
-    low, high = wilson(round(best * images[on]), images[on])
+    accuracies = [row["accuracy"] for row in rows if row["accuracy"] is not None] or [0.5]
+    intervals = [wilson(round(accuracy * images[on]), images[on]) for accuracy in accuracies]
+    least = 50 * min(high - low for low, high in intervals)
     chosen = (
         "the epoch is chosen on val, the accuracy is that on test"
         if on == "test"
@@ -135,7 +136,7 @@ def caption(rows: Sequence[dict]) -> str:
         f"{counts} images; {' and '.join(sorted({row['run']['model'] for row in rows}))} from "
         f"{', '.join(Path(w).name for w in weights)}; {run['recipe']['epochs']} epochs, "
         f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (in addition, each "
-        f"accuracy is uncertain by at least ± {50 * (high - low):.1f} points, since there are "
+        f"accuracy is uncertain by at least ± {least:.1f} points, since there are "
         f"{images[on]:,} images); "
         f"{run['base']['precision']}, {first['threads']} thread{'s' * (first['threads'] > 1)}, "
         f"{first['device']}."
@@ -144,8 +145,7 @@ def caption(rows: Sequence[dict]) -> str:
 
 def how_compared(drawn: Sequence[Arm]) -> str:
     """The number of seeds, images, networks and epochs, for the caption of a figure."""
-    seeds = sorted({len(arm.rows) for arm in drawn})
-    n = f"n = {seeds[0]}" + f" to {seeds[-1]}" * (len(seeds) > 1)
+    n = seed_count([len(arm.rows) for arm in drawn])
     first = drawn[0].rows[0]
     counts = ", ".join(f"{count:,} {name}" for name, count in first["images"].items())
     models = " and ".join(sorted({row["run"]["model"] for arm in drawn for row in arm.rows}))

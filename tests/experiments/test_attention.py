@@ -1,5 +1,7 @@
 """Attention maps: they show the weights that the network uses, each over its patch."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -230,3 +232,10 @@ def test_what_cannot_be_drawn_is_refused_in_three_lines(image, saved, invoke, tm
     assert_three_lines(done, 2, "no images are named")
     done = invoke("experiments.attention", checkpoint, image, "--output", "/proc/none/a.png")
     assert_three_lines(done, 2, "cannot use this", "/proc/none", "check this path")
+    (tmp_path / "more").mkdir()
+    other = shutil.copy(image, tmp_path / "more")
+    several = ("experiments.attention", checkpoint, image, other, "--output", tmp_path / "o")
+    for _ in range(2):  # the folder of figures is there the second time
+        assert_prints(invoke(*several))
+    done = invoke(*several[:3], "--output", tmp_path / "o")
+    assert_three_lines(done, 2, "a folder or device, not a file")

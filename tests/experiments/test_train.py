@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import assert_prints, same
+from conftest import assert_prints, assert_three_lines, same
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -305,3 +305,7 @@ def test_the_command_trains_a_network_and_prints_a_line_per_epoch(invoke, monkey
     assert losses[1] != losses[0]
     assert invoke("experiments.train", "resnet9").returncode == 2
     assert invoke("experiments.train", "--lr", "nan").returncode == 2
+    vit = invoke("experiments.train", "vit_b_16")
+    assert_three_lines(vit, 2, "image_size=12", "a multiple of 16")
+    diverged = invoke("experiments.train", "resnet8", "--lr", "1e30", "--device", "cpu")
+    assert_three_lines(diverged, 5, "diverged at step", "a lower --lr")

@@ -313,6 +313,19 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(campa
     assert snapshot(folder) == before
 
 
+def test_a_campaign_from_before_its_file_named_the_preset_goes_on(campaign, invoke):
+    folder, _ = campaign
+    file = folder / "campaign.json"
+    good = file.read_bytes()
+    assert b'"preset": "quick"' in good
+    file.write_bytes(good.replace(b'"preset": "quick"', b'"question": "Do plain networks ...?"'))
+    done = invoke("experiments.ablation", *TINY, "--output-dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert "are not repeated" in done.stdout
+    assert b'"preset": "quick"' in file.read_bytes()
+    file.write_bytes(good)
+
+
 def older_version(good: bytes) -> bytes:
     """From a version whose twins started differently: neither to be mixed with ours nor deleted."""
     assert b'"starts"' in good
@@ -433,5 +446,7 @@ def test_on_a_gpu_the_same_campaign_runs_and_repeats(tmp_path, command, precisio
         arguments = (*TINY[:-1], precision, "--device", "cuda", "--output-dir", tmp_path / name)
         done = command("experiments.ablation", *arguments)
         assert done.returncode == 0, done.stderr
-    for run in (tmp_path / "a").glob("*/final.safetensors"):
+    files = sorted((tmp_path / "a").glob("*/final.safetensors"))
+    assert len(files) == len(read_results(tmp_path / "a"))
+    for run in files:
         assert run.read_bytes() == (tmp_path / "b" / run.parent.name / run.name).read_bytes()

@@ -73,6 +73,13 @@ def test_a_pair_with_another_kind_of_block_does_not_enter_the_verdict(seeds):
     assert ": from 18 to 50 layers" in verdict(results([2.0], [0.7], depths=(18, 50)))
 
 
+def test_a_vit_of_8_blocks_is_not_taken_for_a_resnet_of_8_layers():
+    shape = {"arms": ("plainvit", "vit"), "norm": "layer"}
+    rows = results([2.0, 2.1], [0.7, 0.6], depths=(1, 8), **shape)
+    rows += results([1.0, 1.0], [1.0, 1.0], depths=(2, 4), **shape)
+    assert ": from 1 to 8 blocks" in verdict(rows)
+
+
 def test_runs_without_norm_do_not_enter_the_verdict():
     fair = results([2.0, 2.1, 2.2], [0.7, 0.6, 0.8])
     odd = results([0.1, 0.1, 0.1], [9.0, 9.0, 9.0], norm="none")

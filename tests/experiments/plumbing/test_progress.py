@@ -1,5 +1,6 @@
 """No silence: the first line comes before the work, and long steps say what they are."""
 
+import io
 import re
 import time
 
@@ -30,7 +31,7 @@ def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("module", "arguments", "works", "first"),
     [("ablation", (), "ablation.campaign.plan", "Do plain networks"),
-     ("ablation", ("vit",), "ablation.campaign.plan", "Without skips, do the tokens"),
+     ("ablation", ("vit",), "ablation.campaign.plan", "Without skips, do a ViT"),
      ("transfer", ("PETS",), "transfer.comparison.open_dataset", "Device"),
      ("verify", ("resnet18",), "proof.prove.prove", "comparing resnet18 with torchvision"),
      ("bench", (), "bench.networks.drawn_batches", "usual / ours")],
@@ -78,8 +79,25 @@ def test_a_disabled_bar_prints_nothing_and_nested_bars_stay_plain(monkeypatch, c
     assert "\n\n" not in said
 
 
-def test_without_stderr_nothing_is_shown_and_nothing_fails(monkeypatch, capsys):
+@pytest.mark.parametrize("options", [{}, {"disable": False}])
+def test_without_stderr_nothing_is_shown_and_nothing_fails(options, monkeypatch, capsys):
     monkeypatch.setattr(progress.sys, "stderr", None)
-    for _ in progress.Progress(range(3), "reading"):
+    for _ in progress.Progress(range(3), "reading", **options):
         progress.say("hello")
     assert capsys.readouterr().out == "hello\n" * 3
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_that_appears_before_its_delay_is_erased_too(monkeypatch):
+    """Output above a bar shows the bar again, even if it had not been shown before."""
+    monkeypatch.setattr(progress.sys, "stderr", terminal := Terminal())
+    with progress.Progress(desc="reading", total=2, delay=60):
+        progress.say("hello", terminal)
+        assert "reading" in terminal.getvalue()
+    *_, spaces, last = terminal.getvalue().split("\r")
+    assert spaces.isspace()
+    assert not last

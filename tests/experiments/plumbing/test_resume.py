@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import run_and_kill
 
-from experiments.ablation.questions import ABLATIONS
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.cli import CheckpointError
@@ -146,11 +145,6 @@ def test_every_older_name_of_a_setting_is_read():
         assert json.loads(renamed(older)) == {
             **new, "settings": {"schedule": today}, "steps": 3
         }  # fmt: skip
-    cifar10, vit = ABLATIONS["cifar10"].question, ABLATIONS["vit"].question
-    older = "The same on CIFAR-10, its 50,000 and 10,000 pictures, on a CPU reduced to 16x16."
-    assert (renamed(older), renamed(cifar10)) == (cifar10, cifar10)
-    older = "Without skips, do the tokens of a transformer become alike, and does it stall?"
-    assert (renamed(older), renamed(vit)) == (vit, vit)
 
 
 def test_a_checkpoint_and_a_row_with_older_names_of_settings_are_continued(tmp_path, undisturbed):

@@ -108,6 +108,7 @@ def test_the_caption_says_on_what_and_how_sure():
     said = caption(data)
     assert "the epoch is chosen on val, the accuracy is that on test" in said
     assert "± 1.9 points" in said
+    assert "± 1.4 points" in caption(rows(finetune=(50, 900), scratch=(50, 50)))  # at least
     assert "there is no test set" in caption([each | {"tested_on": "val"} for each in data])
 
 
@@ -129,7 +130,7 @@ def test_the_interval_of_images_covers_as_often_as_it_says():
             each |= {"right": "".join(map(str, right)), "accuracy": right.mean()}
         said = advice(found)
         claimed += "excludes 0" in said and "does not" not in said
-    assert claimed <= 0.08 * 200
+    assert 0 < claimed <= 0.08 * 200
 
 
 @pytest.mark.parametrize("status", ["finished", "diverged at step 0"])
