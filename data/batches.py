@@ -134,7 +134,7 @@ def check_batch_size(size: int, images: int, processes: int = 1) -> None:
         shared = f", {processes} processes" if processes > 1 else ""
         raise DataError(
             f"no training batch of {size} can be made",
-            f"{images} training images{shared}; batch norm needs 2 or more in each process",
+            f"{images} training images{shared}; batch norm may need 2 or more in each process",
             f"choose a --batch-size from {2 * processes} to {images}{multiple}",
         )
 

@@ -49,7 +49,7 @@ class ZeroPad(nn.Module):
     No parameters: a network with it has as many parameters as the same network without shortcuts.
     The paper does not say where the zeros go: half before and half after x's channels ("pad"), or
     all of them after ("pad-append"). Weights trained with one are wrong with the other. The
-    CIFAR-10 networks have "pad", because most published weights were trained with it.
+    CIFAR-10 networks have "pad", as akamaster's published weights do (docs/weights.md).
 
     (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
     """

@@ -8,7 +8,8 @@ Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.1192
 equations 1 to 4, figure 1.
 Dimension key: N batch, H W height and width of an image, P side of a patch, L tokens (the patches
 and one class token), D width (numbers per token), h heads, K = D/h numbers per token and head.
-Deviation from the paper: no dropout, which torchvision's and timm's ViTs also leave out by default.
+Deviations from the paper, as in torchvision: no dropout; and the head is one linear layer of zeros
+even where all weights are random (in the paper only for fine-tuning, section 3.2).
 Read next: zoo/plainvit.py
 """
 
@@ -78,7 +79,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The formula above in one call: faster, and the (L, L) weights are never stored.
+        # The formula above in one call: faster, and most versions never store the (L, L) weights.
         # with_weights() below has it written out.
         x = scaled_dot_product_attention(*self.split(x))  # (N, L, D) -> (N, h, L, K)
         return self.proj(x.transpose(1, 2).flatten(2))  # -> (N, L, h, K) -> (N, L, D)
@@ -167,12 +168,13 @@ class ViT(nn.Module):
         self.head = nn.Linear(width, num_classes)
         # After all other layers, as in torchvision: the same seed then gives the same weights.
         # A token's number is a weighted sum of fan_in inputs: with this variance of the weights, it
-        # varies about as much as an input. trunc_normal_ draws again beyond +-2.
+        # varies about as much as an input. (trunc_normal_ is normal_ here: it redraws only weights
+        # above 2 or below -2, and these are far smaller.)
         fan_in = stem.conv.weight[0].numel()  # 3 P P
         nn.init.trunc_normal_(stem.conv.weight, std=math.sqrt(1 / fan_in))
-        nn.init.zeros_(self.get_parameter("stem.conv.bias"))
-        # A zero head (section 3.2): at first, all classes are equally likely. Gradients reach the
-        # blocks through the head's weights. These are 0 in the first step, so only the head learns.
+        nn.init.zeros_(self.get_parameter("stem.conv.bias"))  # its type says that it may be None
+        # A zero head: at first, all classes are equally likely. Gradients reach the blocks through
+        # the head's weights. These are 0 in the first step, so only the head learns in it.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

@@ -3,8 +3,8 @@
 A run is one network, trained once: Run has its network, depth, seed, norm, data and settings. Each
 preset of `make ablation` is one entry of ABLATIONS. Its runs are the base run with every
 combination of the axes' values, so they differ from each other in these fields and in nothing
-else. `also` adds single runs. As in the paper, there is one exception: with the paper's schedule,
-networks of 110 layers get a warm-up (with_warmup).
+else. `also` adds single runs. There is one exception: with the paper's schedule, ResNet-110 gets a
+warm-up, as in the paper, and so does plain110 (with_warmup).
 
 Paper: He et al. 2015 (arXiv 1512.03385), sections 4.1 and 4.2, figure 6.
 This is the last file of the reading path. Next to it, runs.py defines and trains one run,
@@ -127,7 +127,11 @@ def rows(ablation: Ablation) -> list[Run]:
 
 
 def with_warmup(run: Run) -> Run:
-    """The one exception of section 4.2: lr 0.01 for the first 400 steps. campaign.py applies it."""
+    """Section 4.2's exception for ResNet-110, here for plain110, too. campaign.py applies it.
+
+    lr 0.01 for the first 400 steps. (The paper: until the training error is below 80 %, which takes
+    about 400 steps.)
+    """
     if run.depth == WARMUP_DEPTH and run.settings.schedule == "step":
         return replace(run, settings=replace(run.settings, warmup_steps=WARMUP_STEPS))
     return run

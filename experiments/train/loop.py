@@ -40,8 +40,8 @@ class Settings:
     opt: str = "sgd"  # or "adam", "adamw", with PyTorch's betas
     momentum: float = 0.9
     weight_decay: float = 1e-4  # on all parameters, norms and biases too: the paper excludes none
-    # Share of the target that all classes get equally, instead of the true one alone
-    # (Szegedy et al. 2015, arXiv 1512.00567, section 7).
+    # With label smoothing s and K classes, the true class is to get the probability 1 - s + s/K and
+    # each other one s/K (Szegedy et al. 2015, arXiv 1512.00567, section 7).
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None  # factors of the losses, one per class
     precision: str = "fp32"  # "bf16", "fp16": matrix products have 16 bits, weights stay float32
@@ -242,7 +242,7 @@ def train(
 def infer(
     compute: Callable[[Tensor], Tensor], batches: Iterable[Batch], settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Outputs float32 (N, classes) and labels int64 (N,) of all batches, on the CPU.
+    """Outputs float32 (images, classes) and labels int64 (images,) of all batches, on the CPU.
 
     Call model.eval() first: this function does not change the model's mode.
     """
