@@ -206,7 +206,7 @@ def test_filling_in_replaces_one_block_and_nothing_else():
         publish.fill_in(text, "z", "new")
 
 
-@pytest.mark.parametrize("name", ["quick", "cifar10", "ablation-vit"])
+@pytest.mark.parametrize("name", ["quick", "cifar10", "imagenet-nets", "ablation-vit"])
 def test_published_tables_are_what_the_result_files_say(name):
     pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
     page = next(text for text in pages if f"<!-- {name} -->" in text)
@@ -214,7 +214,7 @@ def test_published_tables_are_what_the_result_files_say(name):
     assert publish.fill_in(page, name, report) == page
 
 
-@pytest.mark.parametrize("name", ["quick", "cifar10"])
+@pytest.mark.parametrize("name", ["quick", "cifar10", "imagenet-nets"])
 def test_results_are_those_of_the_last_epoch_never_of_the_best(name):
     columns = {"run": str, "step": int, "test_error": float, "train_loss": float}
     history = read_csv(ROOT / "docs" / name / "histories.csv", columns, "")
@@ -229,8 +229,9 @@ def test_results_are_those_of_the_last_epoch_never_of_the_best(name):
 
 @pytest.mark.parametrize(
     ("name", "preset", "images"),
-    [("quick", "quick", 4000), ("ablation-vit", "vit", 4000), ("cifar10", "cifar10", 50_000)],
-)
+    [("quick", "quick", 4000), ("ablation-vit", "vit", 4000), ("cifar10", "cifar10", 50_000),
+     ("imagenet-nets", "imagenet-nets", 16_000)],
+)  # fmt: skip
 def test_readmes_rows_come_from_the_preset_as_it_is_now(name, preset, images):
     rows, ablation = read_results(ROOT / "docs" / name), ABLATIONS[preset]
     made_with = {(r["source"], r["lr"], r["steps"], r["size"], r["train_images"]) for r in rows}
