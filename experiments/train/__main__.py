@@ -44,8 +44,8 @@ def main(options: Options) -> None:
         from experiments.train.loop import Diverged, Settings, evaluate, start, train
     zoo.check(options.model, {})
     is_vit = "image_size" in zoo.settings_allowed(options.model)
-    own: dict[str, Any] = {"image_size": SIZE} if is_vit else {}
-    zoo.check(options.model, own)  # a ViT needs images that divide into its patches
+    settings_of_model: dict[str, Any] = {"image_size": SIZE} if is_vit else {}
+    zoo.check(options.model, settings_of_model)  # a ViT's images have to divide into patches
     device, why = choose_device(options.device)
     print(f"{options.model}, 4,000 training and 1,000 test images, {SIZE}x{SIZE}; device {why}")
     make_deterministic(device)  # with one thread, which is faster for so small a network
@@ -58,7 +58,8 @@ def main(options: Options) -> None:
         channels_last=device.type != "mps",  # batch norm's gradients: plumbing/precision.py
     )  # fmt: skip
     torch.manual_seed(0)
-    state = start(zoo.build(options.model, len(dataset.classes), **own).to(device), settings)
+    model = zoo.build(options.model, len(dataset.classes), **settings_of_model)
+    state = start(model.to(device), settings)
     test = partial(whole_images, dataset.test_images, dataset.test_labels, normalize, 500)
     try:
         for _ in train(batches, settings, state):

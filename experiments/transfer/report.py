@@ -117,11 +117,16 @@ def bound_by(row: dict) -> str:
     return f"bounded by {what} ({100 * share:.0f} % of its training time went into loading)"
 
 
+def images_and_models(rows: Sequence[dict]) -> str:
+    """The number of images of each split, and the networks."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in rows[0]["images"].items())
+    return f"{counts} images; {' and '.join(sorted({row['run']['model'] for row in rows}))}"
+
+
 def caption(rows: Sequence[dict]) -> str:
     """The text under the table: data, weights, settings, uncertainty and hardware."""
     first = rows[0]
     run, images, on = first["run"], first["images"], first["tested_on"]
-    counts = ", ".join(f"{count:,} {name}" for name, count in images.items())
     accuracies = [row["accuracy"] for row in rows if row["accuracy"] is not None] or [0.5]
     intervals = [wilson(round(accuracy * images[on]), images[on]) for accuracy in accuracies]
     least = 50 * min(high - low for low, high in intervals)
@@ -133,8 +138,8 @@ def caption(rows: Sequence[dict]) -> str:
     )
     weights = sorted({str(row["run"]["weights"] or "random weights") for row in rows})
     return (
-        f"{counts} images; {' and '.join(sorted({row['run']['model'] for row in rows}))} from "
-        f"{', '.join(Path(w).name for w in weights)}; {run['recipe']['epochs']} epochs, "
+        f"{images_and_models(rows)} from {', '.join(Path(w).name for w in weights)}; "
+        f"{run['recipe']['epochs']} epochs, "
         f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (in addition, each "
         f"accuracy is uncertain by at least ± {least:.1f} points, since there are "
         f"{images[on]:,} images); "
@@ -145,11 +150,9 @@ def caption(rows: Sequence[dict]) -> str:
 
 def how_compared(drawn: Sequence[Arm]) -> str:
     """The number of seeds, images, networks and epochs, for the caption of a figure."""
+    rows = [row for arm in drawn for row in arm.rows]
     n = seed_count([len(arm.rows) for arm in drawn])
-    first = drawn[0].rows[0]
-    counts = ", ".join(f"{count:,} {name}" for name, count in first["images"].items())
-    models = " and ".join(sorted({row["run"]["model"] for arm in drawn for row in arm.rows}))
-    return f"{n}; {counts} images; {models}, {first['run']['recipe']['epochs']} epochs"
+    return f"{n}; {images_and_models(rows)}, {rows[0]['run']['recipe']['epochs']} epochs"
 
 
 def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
