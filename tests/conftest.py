@@ -4,6 +4,7 @@ The top of this file imports no module of the project: child processes must impo
 """
 
 import importlib
+import io
 import multiprocessing
 import os
 import runpy
@@ -250,6 +251,13 @@ def assert_prints(done: subprocess.CompletedProcess, *words: str, code: int = 0)
     assert done.returncode == code, done.stderr
     for word in words:
         assert word in done.stdout, done.stdout
+
+
+class Terminal(io.StringIO):
+    """Collects what is written, and says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def assert_three_lines(done: subprocess.CompletedProcess, code: int, *words: str) -> None:

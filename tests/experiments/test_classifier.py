@@ -290,7 +290,7 @@ def test_wilsons_interval_covers_and_stays_inside():
                 assert abs(right / n - p) == pytest.approx(1.959964 * (p * (1 - p) / n) ** 0.5)
 
 
-def test_predictions_use_the_precision_of_evaluation(checkpoint):
+def test_predictions_are_fp32_and_in_eval_mode(checkpoint):
     model = load_model(checkpoint)
     images = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8)
     before = model.logits(images)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, assert_three_lines
+from conftest import TINY, Terminal, assert_three_lines
 
 import zoo
 from experiments.ablation import overrides, pool
@@ -282,6 +282,15 @@ def test_the_remaining_time_is_foretold(jobs, monkeypatch):
     ratios = [left / (now[0] - moment) for moment, left in foretold if 60 <= moment < now[0] - 30]
     assert len(ratios) > 100
     assert 1 / 1.5 < min(ratios) <= max(ratios) < 1.5
+
+
+def test_a_terminal_shows_that_processes_start(monkeypatch):
+    monkeypatch.setattr("data.progress.sys.stderr", terminal := Terminal())
+    run = Run(settings=Settings(steps=4))
+    answers = iter([False, True])  # stop at the second look, before any step
+    shared = pool.Shared([0], [0], [0])
+    pool.watch([run], [pool.Future()], shared, lambda: next(answers), lambda run: None)
+    assert "starting processes" in terminal.getvalue()
 
 
 def test_a_finished_campaign_is_not_run_again(campaign, invoke):

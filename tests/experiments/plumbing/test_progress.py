@@ -1,10 +1,10 @@
 """No silence: the first line comes before the work, and long steps say what they are."""
 
-import io
 import re
 import time
 
 import pytest
+from conftest import Terminal
 
 from data import progress
 from experiments.plumbing import cli
@@ -85,11 +85,6 @@ def test_without_stderr_nothing_is_shown_and_nothing_fails(options, monkeypatch,
     for _ in progress.Progress(range(3), "reading", **options):
         progress.say("hello")
     assert capsys.readouterr().out == "hello\n" * 3
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_bar_that_appears_before_its_delay_is_erased_too(monkeypatch):
