@@ -6,6 +6,7 @@ import pytest
 from conftest import assert_prints
 
 import zoo
+from experiments.plumbing.tables import print_report
 from experiments.proof import gallery, resnet_bugs, vit_bugs
 from experiments.proof.checks import CHECKS
 from experiments.proof.gallery import BUGS, Bug, examine, table
@@ -70,6 +71,14 @@ def test_readmes_table_has_a_line_per_bug_and_counts():
     assert rows.lines[0][:2] == [BUGS[0].name, BUGS[0].seen]
     assert rows.lines[0][2:] == ["", "", "", "caught", "-", "", ""]
     assert rows.lines[1] == ["caught of 1", "", "0", "0", "0", "1", "0", "0", "0"]
+
+
+def test_no_word_of_the_matrix_is_broken_at_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_report([table({bug: dict.fromkeys(CHECKS, "unlike") for bug in BUGS})])
+    words = capsys.readouterr().out.split()
+    assert words.count("caught") == len(BUGS) * len(CHECKS) + 1
+    assert {word for bug in BUGS for word in bug.name.split()} <= set(words)
 
 
 def test_the_command_shows_the_matrix_and_fails_if_a_bug_escapes(invoke, monkeypatch):
