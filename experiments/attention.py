@@ -35,7 +35,7 @@ class Options:
     """Draw the attention of every head, and attention rollout, over each image."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A ViT: a .safetensors file of experiments.transfer, a Hugging Face folder, hf:OWNER/NAME."""
+    """A ViT: a file of experiments.transfer, a Hugging Face folder, or hf:OWNER/NAME."""
     inputs: cli.Paths
     """Images: files, folders or patterns."""
     block: cli.Count = None

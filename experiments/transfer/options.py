@@ -95,7 +95,7 @@ class Options:
     """The optimiser."""
     lr: Real = None
     """Highest learning rate (default: the recipe's).
-    Strategies that train only the head have a rate of their own, which changes in proportion."""
+    Strategies that train only the head have a rate of their own; --lr scales it, too."""
     size: Pixels = None
     """Side of the network's input images (default: what the weights expect)."""
     squash: bool = False
