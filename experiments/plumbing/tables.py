@@ -23,7 +23,7 @@ Part = Rows | str  # a table, or sentences; **bold** in Markdown
 def print_report(parts: Sequence[Part]) -> None:
     """Print tables and sentences to the terminal, with columns aligned as in Markdown.
 
-    Of the first six columns, only those with paths wrap; of the others, none of single words.
+    Columns of paths wrap, and from the seventh on, columns of sentences.
     """
     console = Console(highlight=False)
     for part in parts:
@@ -33,10 +33,8 @@ def print_report(parts: Sequence[Part]) -> None:
         drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
         for place, (heading, align) in enumerate(zip(part.header, aligned(part), strict=True)):
             justify: JustifyMethod = "right" if align.endswith(":") else "left"
-            cells = [line[place] for line in part.lines]
-            words = not any(" " in cell for cell in cells)
-            # So tables without paths fit 80 columns.
-            whole = max(map(len, cells), default=0) < 34 and (place < 6 or words)
+            longest = max((len(line[place]) for line in part.lines), default=0)
+            whole = longest < (34 if place < 6 else 14)  # so tables without paths fit 80 columns
             drawn.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
         for line in part.lines:
             drawn.add_row(*map(escape, line))
