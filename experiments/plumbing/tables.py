@@ -8,6 +8,8 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+LONGEST_WORD = 18  # characters; longer words, such as paths, are broken if there is no room
+
 
 class Rows(NamedTuple):
     """A table. Cells may have line breaks, which become spaces in Markdown."""
@@ -21,24 +23,39 @@ Part = Rows | str  # a table, or sentences; **bold** in Markdown
 
 
 def print_report(parts: Sequence[Part]) -> None:
-    """Print tables and sentences to the terminal, with columns aligned as in Markdown.
-
-    Columns of paths wrap, and from the seventh on, columns of sentences.
-    """
+    """Print tables and sentences to the terminal, with columns aligned as in Markdown."""
     console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
             console.print(part.replace("**", "") + "\n", markup=False)
             continue
         drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-        for place, (heading, align) in enumerate(zip(part.header, aligned(part), strict=True)):
+        widths = column_widths(part, console.width)
+        for heading, align, width in zip(part.header, aligned(part), widths, strict=True):
             justify: JustifyMethod = "right" if align.endswith(":") else "left"
-            longest = max((len(line[place]) for line in part.lines), default=0)
-            whole = longest < (34 if place < 6 else 14)  # so tables without paths fit 80 columns
-            drawn.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
+            drawn.add_column(heading, justify=justify, width=width, overflow="fold")
         for line in part.lines:
             drawn.add_row(*map(escape, line))
         console.print(drawn)
+
+
+def column_widths(table: Rows, room: int) -> list[int]:
+    """The width of every column in characters, so that the table fits into `room` if it can.
+
+    Columns wrap at spaces and within long paths, the ones with most to spare first. (rich narrows
+    the widest ones, and breaks or cuts words.)
+    """
+    columns = list(zip(table.header, *table.lines, strict=True))
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    words = [
+        max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns
+    ]
+    spare = [width - min(word, LONGEST_WORD) for width, word in zip(widths, words, strict=True)]
+    over = sum(widths) + len(widths) + 1 - room  # one space between columns, and at both ends
+    for _ in range(min(over, sum(spare))):
+        most = spare.index(max(spare))
+        widths[most], spare[most] = widths[most] - 1, spare[most] - 1
+    return widths
 
 
 def aligned(table: Rows) -> list[str]:
