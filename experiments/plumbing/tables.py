@@ -53,7 +53,8 @@ def column_widths(table: Rows, room: int) -> list[int]:
     spare = [width - min(word, LONGEST_WORD) for width, word in zip(widths, words, strict=True)]
     over = sum(widths) + len(widths) + 1 - room  # one space between columns, and at both ends
     for _ in range(min(over, sum(spare))):
-        most = spare.index(max(spare))
+        # The first column, which says what a line is about, comes last.
+        most = max(range(len(spare)), key=lambda i: (spare[i] > 0 and i > 0, spare[i]))
         widths[most], spare[most] = widths[most] - 1, spare[most] - 1
     return widths
 
