@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
-
-LONGEST_WORD = 18  # characters; longer words, such as paths, are broken if there is no room
 
 
 class Rows(NamedTuple):
@@ -40,21 +39,22 @@ def print_report(parts: Sequence[Part]) -> None:
 
 
 def column_widths(table: Rows, room: int) -> list[int]:
-    """The width of every column in characters, so that the table fits into `room` if it can.
+    """The width of every column in terminal cells, so that the table fits into `room` if it can.
 
-    Columns wrap at spaces and within long paths, the ones with most to spare first. (rich narrows
-    the widest ones, and breaks or cuts words.)
+    Columns wrap at spaces, the ones with most to spare first; if that is not enough, the widest
+    ones, such as paths, break words. (rich narrows the widest ones at once, and drops columns.)
     """
     columns = list(zip(table.header, *table.lines, strict=True))
-    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
-    words = [
-        max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns
-    ]
-    spare = [width - min(word, LONGEST_WORD) for width, word in zip(widths, words, strict=True)]
+    # cell_len, not len: a Korean letter is two cells wide.
+    widths = [max(cell_len(line) for cell in c for line in cell.split("\n")) for c in columns]
+    words = [max(cell_len(word) for cell in c for word in [*cell.split(), ""]) for c in columns]
+    spare = [width - word for width, word in zip(widths, words, strict=True)]
     over = sum(widths) + len(widths) + 1 - room  # one space between columns, and at both ends
-    for _ in range(min(over, sum(spare))):
-        # The first column, which says what a line is about, comes last.
-        most = max(range(len(spare)), key=lambda i: (spare[i] > 0 and i > 0, spare[i]))
+    for _ in range(min(over, sum(widths) - len(widths))):
+        # The first column, which says what a line is about, is the last to wrap.
+        most = max(
+            range(len(widths)), key=lambda i: (spare[i] > 0 and i > 0, max(spare[i], 0), widths[i])
+        )
         widths[most], spare[most] = widths[most] - 1, spare[most] - 1
     return widths
 
