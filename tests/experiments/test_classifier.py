@@ -297,3 +297,5 @@ def test_predictions_are_fp32_and_in_eval_mode(checkpoint):
     assert before.dtype == torch.float32
     model.model.train()  # there, batch norm would use the statistics of these two images
     assert torch.equal(model.logits(images), before)
+    alone = torch.cat([model.logits(image[None]) for image in images])
+    assert torch.allclose(alone, before, atol=1e-5)

@@ -8,7 +8,15 @@ import pytest
 from conftest import assert_three_lines
 
 from experiments.transfer import report
-from experiments.transfer.report import NOTEBOOKS, arms, bound_by, caption, choose, table
+from experiments.transfer.report import (
+    NOTEBOOKS,
+    arms,
+    bound_by,
+    caption,
+    choose,
+    how_compared,
+    table,
+)
 
 
 def advice(data) -> str:
@@ -110,6 +118,10 @@ def test_the_caption_says_on_what_and_how_sure():
     assert "± 1.9 points" in said
     assert "± 1.4 points" in caption(rows(finetune=(50, 900), scratch=(50, 50)))  # at least
     assert "there is no test set" in caption([each | {"tested_on": "val"} for each in data])
+    both = [*data, row("finetune", 0, 900, model="plain18")]
+    where = "50 train, 20 val, 1,000 test images; plain18 and resnet18"
+    assert caption(both).startswith(f"{where} from w.pth; 20 epochs")
+    assert how_compared(arms(data)).endswith(f"{where.replace('plain18 and ', '')}, 20 epochs")
 
 
 def test_what_bounds_a_run():
