@@ -40,9 +40,9 @@ from zoo.resnet import CifarStem
 from zoo.vit import ViT
 from zoo.weights.dialects import IMAGENET_MEAN_STD, Dialect
 from zoo.weights.files import Metadata, Weights, write_weights
-from zoo.weights.identify import brought_by, classes_of, recognise
+from zoo.weights.identify import brought_by, recognise
 from zoo.weights.load import fill, open_weights
-from zoo.weights.published import is_published_name
+from zoo.weights.published import open_published, published_name
 from zoo.weights.settings import settings_of
 
 FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
@@ -180,14 +180,7 @@ def built_for(name: str, weights: Weights, **implied: Any) -> Network:
 
     `implied`: settings that the weights' shapes imply; settings stored in the file override them.
     """
-    stored, allowed = weights.metadata.settings or {}, zoo.settings_allowed(name)
-    settings: dict[str, Any] = {
-        key: stored[key]
-        for key, words in zoo.CHOICES.items()
-        if key in allowed and stored.get(key) in words
-    }
-    settings |= brought_by(weights, allowed)
-    return zoo.build(name, **{"num_classes": classes_of(weights)} | implied | settings)
+    return zoo.build(name, **implied | brought_by(weights, zoo.settings_allowed(name)))
 
 
 def view_from(preprocess: Mapping[str, Any], source: object) -> View:
@@ -228,7 +221,7 @@ def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifi
     elif weights != "DEFAULT":
         why, fix = "--weights needs --model, and none is named", "add --model, or omit --weights"
         raise UsageError(why, f"--weights {weights}", fix)
-    if not name or not is_published_name(weights):
+    if not name or not published_name(weights):
         return load_model(weights if name else checkpoint, name)
     model, view = pretrained(name, weights, 0)
     entry = zoo.published(zoo.twin(name), weights)
@@ -249,16 +242,21 @@ def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View
         model = zoo.build(name)
         return model, default_view(model)
     view = None
-    if is_published_name(weights):
-        entry = zoo.published(zoo.twin(name), weights)
-        weights, stated = entry.url, entry.preprocess
+    if published_name(weights):
+        stated = zoo.published(zoo.twin(name), weights).preprocess
+        loaded = open_published(zoo.twin(name), weights)
         view = View(stated.resize, stated.crop, stated.interpolation, False, stated.mean,
                     stated.std, stated.crop)  # fmt: skip
-    loaded = open_weights(weights)
+    else:
+        loaded = open_weights(weights)
     stored = loaded.metadata.settings or {}
     plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
-    drop = "shortcut" if name != zoo.twin(name) and not plain_already else None
-    model = fill(built_for(name, loaded), loaded, drop=drop)
+    drop = {"shortcut"} if name != zoo.twin(name) and not plain_already else set()
+    model = built_for(name, loaded)
+    head = recognise(loaded).part(loaded.tensors, "head.weight")
+    if head is None or head.shape != model.head.weight.shape:  # none, or of several layers
+        drop |= {"head"}
+    fill(model, loaded, drop=drop)
     if view is None and loaded.metadata.preprocess:
         view = view_from(loaded.metadata.preprocess, loaded.source)
     view = view or default_view(model, recognise(loaded))

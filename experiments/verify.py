@@ -3,6 +3,7 @@
     python -m experiments.verify resnet50                          against torchvision
     python -m experiments.verify vit_b_16 --against transformers
     python -m experiments.verify                                   seven networks, all libraries
+    python -m experiments.verify --published PHOTO                 with torchvision's weights
 
 The other library's network gets perturbed random weights (or ours gets `--weights`), which are
 converted to our names and back. Both networks compute one pass in eval mode, and one in train mode
@@ -12,6 +13,7 @@ with their residual twins'.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -35,6 +37,9 @@ class Options:
     ] = None
     """The library to compare with.
     Default: torchvision if a MODEL is given, otherwise all that are installed."""
+    published: Annotated[Path | None, cli.shown("PHOTO")] = None
+    """Instead, download torchvision's weights of the five ResNets and vit_b_16 (2.1 GB).
+    Compare logits, and name what the photo shows."""
 
 
 def main(options: Options) -> int:
@@ -50,6 +55,8 @@ def main(options: Options) -> int:
         from experiments.plumbing.tables import print_report
         from experiments.proof.oracles import COMPARED, the_oracle
         from experiments.proof.prove import prove, report_of
+    if options.published:
+        return verify_downloads(options)
     if options.model not in ("all", *COMPARED):
         zoo.check(options.model, {})
         why = f"no other library has {options.model}, so there is nothing to compare it with"
@@ -65,6 +72,20 @@ def main(options: Options) -> int:
     print(f"{options.model}: zoo against {oracle.title}, {precision}, largest differences")
     print_report(report_of(proof))
     return 0 if proof.overall.equal else 1
+
+
+def verify_downloads(options: Options) -> int:
+    """Print a comparison of published weights in both libraries; 0 if all are equal, else 1."""
+    if options.model != "all" or options.weights or options.against:
+        what = "--published compares all of torchvision's weights, and takes no other argument"
+        raise UsageError(what, f"--published {options.published}", "give it alone")
+    from experiments.plumbing.tables import print_report
+    from experiments.proof.downloads import verify_published
+
+    assert options.published
+    equal, table = verify_published(options.published)
+    print_report([table])
+    return 0 if equal else 1
 
 
 def verify_all(options: Options) -> int:

@@ -5,8 +5,8 @@ registry.py.
 """
 
 from zoo.errors import ModelError, WeightsError
+from zoo.networks import CHOICES
 from zoo.registry import (
-    CHOICES,
     LARGEST_IMAGE,
     MODELS,
     build,

@@ -1,12 +1,24 @@
-"""The type of every network that zoo.build returns.
+"""The type of every network that zoo.build returns, and settings that it takes.
 
 ResNets and ViTs share an interface: `stem`, `features(images)` -> (N, C), `head`.
 """
 
-from zoo.resnet import ResNet
+from zoo.blocks import STRIDES_IN
+from zoo.plainvit import BLOCKS
+from zoo.positions import RESIZINGS
+from zoo.resnet import NORMS, ResNet
+from zoo.shortcuts import SHORTCUTS
 from zoo.vit import ViT
 
 Network = ResNet | ViT
+
+CHOICES: dict[str, tuple[str, ...]] = {  # settings with a fixed set of values
+    "shortcut": SHORTCUTS,
+    "stride_in": STRIDES_IN,
+    "norm": tuple(NORMS),
+    "resizing": tuple(RESIZINGS),
+    "block": tuple(BLOCKS),
+}
 
 
 def plain_name(name: str) -> str:

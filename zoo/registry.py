@@ -5,26 +5,26 @@ The plain twin of resnet50 is plain50; that of vit_b_16 is plainvit_b_16.
 """
 
 import difflib
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Collection
+from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from zoo.blocks import STRIDES_IN, Bottleneck
+from zoo.blocks import Bottleneck
 from zoo.errors import ModelError
-from zoo.networks import Network, plain_name
-from zoo.plainvit import BLOCKS, plainvit
-from zoo.positions import RESIZINGS
-from zoo.resnet import NORMS, resnet
+from zoo.networks import CHOICES, Network, plain_name
+from zoo.plainvit import plainvit
 from zoo.resnet import TABLE as RESNETS
-from zoo.shortcuts import SHORTCUTS
+from zoo.resnet import resnet
 from zoo.vit import TABLE as VITS
 from zoo.vit import vit
-from zoo.weights.identify import brought_by, classes_of
+from zoo.weights.files import Weights
+from zoo.weights.identify import brought_by
 from zoo.weights.load import fill, open_weights
-from zoo.weights.published import is_published_name, published
+from zoo.weights.published import open_published, published_name
 
 MODELS: dict[str, Callable[..., Network]] = {
     **{plain_name(name): partial(resnet, name, plain=True) for name in RESNETS},
@@ -34,20 +34,13 @@ MODELS: dict[str, Callable[..., Network]] = {
 }
 TWINS = {plain_name(name): name for name in (*RESNETS, *VITS)}
 
-CHOICES: dict[str, tuple[str, ...]] = {  # settings with a fixed set of values
-    "shortcut": SHORTCUTS,
-    "stride_in": STRIDES_IN,
-    "norm": tuple(NORMS),
-    "resizing": tuple(RESIZINGS),
-    "block": tuple(BLOCKS),
-}
 LARGEST_IMAGE = 4096
 LARGEST = {"num_classes": 1_000_000, "width": 1_000_000, "image_size": LARGEST_IMAGE}
 
 
-def list_models() -> list[str]:
-    """The names that build() takes, family by family."""
-    return list(MODELS)
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that build() takes, family by family; `pattern` as for files: "resnet*"."""
+    return [name for name in MODELS if fnmatchcase(name, pattern)]
 
 
 def twin(name: str) -> str:
@@ -59,7 +52,7 @@ def build(
     name: str,
     num_classes: int | None = None,
     *,
-    weights: str | Path | None = None,
+    weights: object = None,
     shortcut: str | None = None,
     stride_in: str | None = None,
     norm: str | None = None,
@@ -71,35 +64,52 @@ def build(
 ) -> Network:
     """Build a network, (N, 3, H, W) images -> (N, num_classes) logits.
 
-    `weights`: a published name ("IMAGENET1K_V2", or "DEFAULT" for torchvision's default), or a
-    file or URL as for zoo.load. By default weights are random, and torch.manual_seed() determines
-    them. If `num_classes` differs from the weights', the head is random and a warning is logged.
+    `weights`: a published name ("IMAGENET1K_V2", or "DEFAULT" for torchvision's default, or
+    torchvision's enum), or a file, URL or state dict as for zoo.load. By default weights are
+    random, and torch.manual_seed() determines them. If `num_classes` differs from the weights', or
+    they have no head, the head is random and a warning is logged.
 
-    A setting that is None has the value in the table: 1000 classes and width 64 for the ImageNet
-    networks, 10 and 16 for the CIFAR ones. `shortcut`: "projection", "pad" or "pad-append";
-    `stride_in`: "conv2" or "conv1"; `norm`: "batch" or "none". Vision transformers have an
-    `image_size`, a multiple of their patch size, the `eps` of their norms, a `resizing` of
-    positions.RESIZINGS and, if plain, a `block` of plainvit.BLOCKS; `weights` bring their own.
+    A setting that is None is the weights' (classes, width, projections, image size, eps), or else
+    the table's: 1000 classes and width 64 for the ImageNet networks, 10 and 16 for the CIFAR ones.
+    `shortcut`: "projection", "pad" or "pad-append"; `stride_in`: "conv2" or "conv1"; `norm`:
+    "batch" or "none". Vision transformers have an `image_size`, a multiple of their patch size, the
+    `eps` of their norms, a `resizing` of positions.RESIZINGS and, if plain, a `block` of
+    plainvit.BLOCKS.
     Raises ModelError for an unknown name or setting, WeightsError for weights that do not fit or
     cannot be trusted.
     """
     requested = {"num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
                  "norm": norm, "width": width, "image_size": image_size, "eps": eps,
                  "resizing": resizing, "block": block}  # fmt: skip
-    settings = {key: value for key, value in requested.items() if value is not None}
+    settings = {key: as_python(value) for key, value in requested.items() if value is not None}
     check(name, settings)
     if weights is None:
         return MODELS[name](**settings)
-    if is_published_name(weights):
-        weights = published(name, str(weights)).url
-    loaded = open_weights(weights)
+    if published_name(weights):
+        return build_from(name, open_published(name, weights), settings)
+    return build_from(name, open_weights(weights), settings)
+
+
+def build_from(
+    name: str, weights: Weights, settings: dict[str, Any], drop: Collection[str] = ()
+) -> Network:
+    """Build a network with weights that are in memory; they bring what `settings` leave open."""
+    brought = brought_by(weights, settings_allowed(name))
     with torch.device("meta"):  # draws no random weights, which would be overwritten
-        model = MODELS[name](**(brought_by(loaded, settings_allowed(name)) | settings))
+        model = MODELS[name](**(brought | settings))
     model.to_empty(device=torch.get_default_device())
-    if num_classes in (None, classes_of(loaded)):
-        return fill(model, loaded)
-    model.head.reset_parameters()
-    return fill(model, loaded, drop="head")
+    if brought.get("num_classes") != model.head.out_features:  # the file has another head, or none
+        drop = {*drop, "head"}
+    if "head" in drop:
+        model.head.reset_parameters()
+    return fill(model, weights, drop=drop)
+
+
+def as_python(value: Any) -> Any:
+    """A NumPy number as Python's own."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, float) else value
 
 
 def settings_allowed(name: str) -> list[str]:
@@ -117,7 +127,7 @@ def settings_allowed(name: str) -> list[str]:
 def check(name: str, settings: dict[str, Any]) -> None:
     """Raise ModelError for an unknown name or setting; the message lists the valid ones."""
     if not isinstance(name, str) or name not in MODELS:
-        near = difflib.get_close_matches(str(name), MODELS, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(str(name).lower(), MODELS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of these names"
         raise ModelError(
             f"there is no model {name!r} in the zoo\nthe zoo has {', '.join(MODELS)}\n{hint}"

@@ -18,7 +18,7 @@ from zoo.networks import Network
 from zoo.vit import ViT
 from zoo.weights.identify import classes_of
 from zoo.weights.load import open_weights
-from zoo.weights.published import is_published_name
+from zoo.weights.published import published_name
 
 SUMMARY = (*IMAGENET_RESNETS, "vit_b_16", "vit_b_32")  # not vit_l_16, which takes minutes
 
@@ -55,7 +55,7 @@ def prove(model: str, oracle: Oracle, weights: str | None = None) -> Proof:
         checks.shake(theirs)
         ours = zoo.load(zoo.build(model, 1000, **oracle.settings), theirs.state_dict(), dialect)
     else:
-        classes = None if is_published_name(weights) else classes_of(open_weights(weights))
+        classes = None if published_name(weights) else classes_of(open_weights(weights))
         ours = zoo.build(model, classes, weights=weights)
         theirs = theirs_of(ours, model, oracle)
     exported = zoo.export(ours, dialect)

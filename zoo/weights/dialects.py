@@ -4,7 +4,7 @@ A rule is a pair of names for the same tensor, theirs and ours. A name matches o
 {stage}, {block} and {n} stand for numbers, which some libraries count from one higher or lower, and
 {leaf} for the last word (weight, bias, running_mean ...). Tables are read in both directions.
 A state dict does not show every setting that changes the outputs, so a dialect also lists the
-settings of its networks. timm's ResNets reuse torchvision's table.
+settings of its library's networks. timm's ResNets reuse torchvision's table.
 
 Used by: load.py, which renames tensors with these tables.
 """
@@ -31,23 +31,37 @@ class Dialect:
     rules: Rules  # (theirs, ours)
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see settings.py
     prefix: str = ""  # of every name in the library's files
+    base: str = ""  # begins the names of all parts but the head; absent if a file has no head
     also: Rules = ()  # their other spellings: read, never written
+    ignores: tuple[str, ...] = ()  # beginnings of names that no class score depends on
     splits: bool = False  # q, k and v are three layers instead of one
     resizing: str | None = None  # of position embeddings, a key of zoo.positions.RESIZINGS
     normalize: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET_MEAN_STD
 
     def to_zoo(self, key: str) -> str | None:
         """Our name for theirs (without the prefix), or None if no rule matches."""
-        return rename(key, (*self.rules, *self.also))
+        rules = (*self.rules, *self.also)
+        return rename(key, rules) or (rename(self.base + key, rules) if self.base else None)
 
     def from_zoo(self, key: str) -> str | None:
         """Their name for ours, with the prefix, or None if they have no such part."""
         theirs = rename(key, tuple((ours, theirs) for theirs, ours in self.rules))
         return None if theirs is None else self.prefix + theirs
 
+    def spellings(self, key: str) -> list[str]:
+        """All their names for our `key`, without the prefix: the one that they write is first."""
+        rules = tuple((ours, theirs) for theirs, ours in (*self.rules, *self.also))
+        names = [name for rule in rules if (name := rename(key, (rule,)))]
+        return names + [name.removeprefix(self.base) for name in names if self.base]
+
     def part(self, tensors: Mapping[str, Tensor], key: str) -> Tensor | None:
         """Their tensor for our `key`, or None; names in `tensors` have no prefix."""
-        return tensors.get((self.from_zoo(key) or "").removeprefix(self.prefix))
+        return next((tensors[name] for name in self.spellings(key) if name in tensors), None)
+
+    @property
+    def head(self) -> str:
+        """What the names of their head's layers begin with: "fc.", "heads.", "classifier."."""
+        return self.spellings("head.weight")[0].split(".")[0] + "."
 
     def divided(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our state dict with their layers: if they split qkv, q, k and v are views of it."""
@@ -73,17 +87,23 @@ RESNET_BLOCK, VIT_BLOCK = "stages.{stage}.{block}.", "blocks.{block}."
 IMAGENET = {"stem": ("imagenet",), "shortcut": ("projection",), "stride_in": ("conv2",),
             "norm": ("batch",)}
 
+TORCHVISION_BLOCK = (
+    ("conv{n}.{leaf}", "conv{n}.{leaf}"),
+    ("bn{n}.{leaf}", "norm{n}.{leaf}"),
+    ("downsample.0.{leaf}", "shortcut.conv.{leaf}"),
+    ("downsample.1.{leaf}", "shortcut.norm.{leaf}"),
+)
 TORCHVISION = Dialect("torchvision", (
     ("conv1.{leaf}", "stem.conv.{leaf}"),
     ("bn1.{leaf}", "stem.norm.{leaf}"),
-    *within("layer{stage+1}.{block}.", RESNET_BLOCK, (
-        ("conv{n}.{leaf}", "conv{n}.{leaf}"),
-        ("bn{n}.{leaf}", "norm{n}.{leaf}"),
-        ("downsample.0.{leaf}", "shortcut.conv.{leaf}"),
-        ("downsample.1.{leaf}", "shortcut.norm.{leaf}"),
-    )),
+    *within("layer{stage+1}.{block}.", RESNET_BLOCK, TORCHVISION_BLOCK),
     ("fc.{leaf}", "head.{leaf}"),
-), IMAGENET)
+), IMAGENET, also=(
+    # nn.Sequential(*model.children()), as many notebooks cut off the head
+    ("0.{leaf}", "stem.conv.{leaf}"),
+    ("1.{leaf}", "stem.norm.{leaf}"),
+    *within("{stage+4}.{block}.", RESNET_BLOCK, TORCHVISION_BLOCK),
+))
 
 # ResNetForImageClassification: microsoft/resnet-18 ... -152 (downsample_in_bottleneck is False).
 TRANSFORMERS = Dialect("transformers", (
@@ -96,7 +116,7 @@ TRANSFORMERS = Dialect("transformers", (
         ("shortcut.normalization.{leaf}", "shortcut.norm.{leaf}"),
     )),
     ("classifier.1.{leaf}", "head.{leaf}"),
-), IMAGENET)
+), IMAGENET, base="resnet.")
 
 # github.com/akamaster/pytorch_resnet_cifar10, saved from DataParallel. Its option A puts half of
 # the zero channels on each side; its option B is a projection.
@@ -111,6 +131,14 @@ CIFAR = Dialect("cifar", (
     )),
     ("linear.{leaf}", "head.{leaf}"),
 ), {"stem": ("cifar",), "shortcut": ("pad", "projection"), "norm": ("batch",)}, prefix="module.")
+
+# github.com/tomgoldstein/loss-landscape (Li et al. 2018): akamaster's names, but its networks
+# without shortcuts are plain. No file tells the two apart, so this table is used only by name.
+LI = replace(
+    CIFAR, name="li", requires={"stem": ("cifar",), "shortcut": ("none", "projection"),
+                                "norm": ("batch",)}, prefix="",
+    normalize=((0.49137, 0.48235, 0.44667), (0.24706, 0.24353, 0.26157)),  # (125.3 ... 66.7) / 255
+)
 
 # Our own names. Files that the zoo wrote contain their settings (files.write_weights).
 ZOO = Dialect("zoo", tuple((ours, ours) for _, ours in TORCHVISION.rules))
@@ -168,7 +196,8 @@ TRANSFORMERS_VIT = Dialect("transformers", (
     )),
     ("vit.layernorm.{leaf}", "norm.{leaf}"),
     ("classifier.{leaf}", "head.{leaf}"),
-), RESIDUAL | {"eps": ("1e-12",)}, resizing="bicubic", normalize=HALF, splits=True, also=within(
+), RESIDUAL | {"eps": ("1e-12",)}, resizing="bicubic", normalize=HALF, splits=True, base="vit.",
+    ignores=("pooler.", "vit.pooler."), also=within(
     # transformers 5 in memory; its files have the names above
     "vit.layers.{block}.", VIT_BLOCK, (
         ("layernorm_before.{leaf}", "norm1.{leaf}"),
@@ -184,13 +213,13 @@ TRANSFORMERS_VIT = Dialect("transformers", (
 ZOO_VIT = Dialect("zoo", tuple((ours, ours) for _, ours in TIMM_VIT.rules))
 # fmt: on
 
-RESNETS = (TORCHVISION, TRANSFORMERS, replace(TORCHVISION, name="timm"), CIFAR, ZOO)
+RESNETS = (TORCHVISION, TRANSFORMERS, replace(TORCHVISION, name="timm"), CIFAR, ZOO, LI)
 RESNET_DIALECTS = {dialect.name: dialect for dialect in RESNETS}
 VITS = (TORCHVISION_VIT, TRANSFORMERS_VIT, TIMM_VIT, ZOO_VIT)
 VIT_DIALECTS = {dialect.name: dialect for dialect in VITS}
-DIALECTS = RESNETS + VITS
+DIALECTS = tuple(dialect for dialect in RESNETS + VITS if dialect is not LI)
 
-PLACE = re.compile(r"\{(\w+?)([+-]1)?\}")
+PLACE = re.compile(r"\{(\w+?)([+-]\d)?\}")
 FIRST = {"stage": 0, "block": 0, "n": 1}  # our first number
 
 
@@ -222,7 +251,8 @@ def compiled(template: str) -> re.Pattern[str]:
         values = r"\w+"
         if word != "leaf":
             # No leading zeros or numbers below the first: two names would map to one.
-            values = "0|[1-9][0-9]{0,3}" if FIRST[word] + shift == 0 else "[1-9][0-9]{0,3}"
+            first = FIRST[word] + shift
+            values = f"[{first}-9]|[1-9][0-9]{{1,3}}"
         pattern += re.escape(template[end : place.start()]) + f"(?P<{word}>{values})"
         end = place.end()
     return re.compile(pattern + re.escape(template[end:]))

@@ -26,8 +26,11 @@ TEMPORARY = "skipzoo-"  # of temporary folders for downloads
 ABANDONED = 86_400  # seconds without a change, after which such a folder is removed
 
 
-def fetch(url: str) -> Weights:
-    """The weights at `url`, downloaded into the cache if they are not there yet."""
+def fetch(url: str, choice: str | None = None) -> Weights:
+    """The weights at `url`, downloaded into the cache if they are not there yet.
+
+    `choice`: the name of the state dict to take, if there are several.
+    """
     path = place_of(url)
     try:
         if not path.exists():
@@ -36,14 +39,16 @@ def fetch(url: str) -> Weights:
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
                 new = Path(folder, path.name)
                 download(url, new, path)
-                check_download(url, new)  # without a hash, torch.hub accepts a truncated file
+                check_download(
+                    url, new, choice
+                )  # without a hash, torch.hub accepts a truncated file
                 new.replace(path)
     except OSError as error:
         why = f"cannot use the download folder: {error.strerror or error}"
         fix = "set TORCH_HOME to another folder, or pass the PATH of a file"
         raise WeightsError(why, path.parent, fix) from error
     try:
-        return read_weights(path)
+        return read_weights(path, choice)
     except WeightsError as error:
         fix = f"{error.args[2]}; or delete this file to download it again from {url}"
         raise WeightsError(error.args[0], path, fix) from error
@@ -57,10 +62,10 @@ def remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(old)
 
 
-def check_download(url: str, new: Path) -> None:
+def check_download(url: str, new: Path, choice: str | None) -> None:
     """Raise WeightsError if the downloaded file does not contain weights."""
     try:
-        read_weights(new)
+        read_weights(new, choice)
     except WeightsError as error:
         raise WeightsError(error.args[0], url, error.args[2]) from error
 

@@ -21,17 +21,16 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.weights.atomic import write_atomic
+from zoo.weights.kinds import ITSELF, kind_of
 from zoo.weights.screen import AGAIN, Suspicious, screen
+from zoo.weights.search import search
 
 MOST_BYTES = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, three times that with an optimizer's state
-WRAPPERS = ("state_dict", "model")  # entries of a checkpoint that hold the weights
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,000
-MOST_LETTERS = 500  # characters of an entry's name
 LONGEST_METADATA = 2**20  # characters; the 1,000 classes of ImageNet take 14,000
 METADATA = "skipzoo"  # the file's entry that holds Metadata as JSON
 DIGEST = "sha256"  # key in this JSON, in .safetensors files only
@@ -51,17 +50,20 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of a file: tensors by name, without wrappers, and metadata."""
+    """The content of a file: the tensors of one state dict by name, and metadata."""
 
     tensors: dict[str, Tensor]
     metadata: Metadata
     source: str  # the file, for error messages
+    notes: tuple[str, ...] = ()  # what was chosen, and left out
+    prefix: str = ""  # that was taken off the names
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, choice: str | None = None) -> Weights:
     """Read a .pth, .pt, .th or .safetensors file; the format is detected from the content.
 
     If the name contains a hash, as in resnet50-11ad3fa6.pth, the content must match it.
+    `choice`: the name of the state dict to take, if there are several (search.py).
     Raises WeightsError for anything that is not a safe and complete file of weights.
     """
     with contextlib.suppress(RuntimeError):  # ~user of an unknown user
@@ -73,7 +75,7 @@ def read_weights(path: Path) -> Weights:
         why = f"the file is not what its name says: its SHA-256 begins with {actual}"
         fix = f"get the file again; if {expected} is not a hash, rename the file"
         raise WeightsError(why, path, fix)
-    return decode_weights(content, str(path), hashed=bool(expected))
+    return decode_weights(content, str(path), choice, hashed=bool(expected))
 
 
 def hash_in(name: str) -> str:
@@ -99,7 +101,9 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def decode_weights(content: bytes, source: str, hashed: bool = False) -> Weights:
+def decode_weights(
+    content: bytes, source: str, choice: str | None = None, hashed: bool = False
+) -> Weights:
     """Decode a file's bytes to tensors on the CPU, wherever they were saved from.
 
     torch.save writes a zip archive; before PyTorch 1.6, it wrote a bare pickle. `hashed`: the
@@ -108,12 +112,11 @@ def decode_weights(content: bytes, source: str, hashed: bool = False) -> Weights
     zipped = content[:4] == b"PK\x03\x04"
     is_safe = content[8:9] == b"{" and not zipped
     if not (is_safe or zipped or content[:1] == b"\x80"):
-        why = f"this is not a file of weights: it begins with {content[:40]!r}"
-        fix = "give the .pth or .safetensors file itself, not a page, an LFS pointer or an archive"
-        raise WeightsError(why, source, fix)
+        kind, fix = kind_of(content) or (f"a file that begins with {content[:40]!r}", ITSELF)
+        raise WeightsError(f"this is not a file of weights, but {kind}", source, fix)
     try:
         if is_safe:
-            return from_safetensors(content, source)
+            return from_safetensors(content, source, choice)
         screen(content, hashed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused anyway
@@ -121,22 +124,25 @@ def decode_weights(content: bytes, source: str, hashed: bool = False) -> Weights
     except WeightsError:
         raise
     except Suspicious as error:
-        raise WeightsError(str(error), source, error.fix) from error
+        kind, fix = kind_of(content) or ("", error.fix)
+        why = f"this is {kind}: {error}" if kind else str(error)
+        raise WeightsError(why, source, fix) from error
     # A pickle is a program: a broken or hostile one can raise any exception.
     except Exception as error:
         why = str(error) if is_safe else type(error).__name__  # torch's says to trust the file
         raise WeightsError(f"the file is incomplete or damaged: {why}", source, AGAIN) from error
-    return from_loaded(loaded, source)
+    return from_loaded(loaded, source, choice)
 
 
-def from_safetensors(content: bytes, source: str) -> Weights:
+def from_safetensors(content: bytes, source: str, choice: str | None) -> Weights:
     """Decode a .safetensors file: the library checks the format, our digest the content."""
     header, text, body = header_of(content)
     tensors = safetensors.torch.load(content)
     metadata, digest = read_metadata(text, source)
     if digest is not None and digest != digest_of(text_of(metadata), header, body):
         raise ValueError("its SHA-256 does not match its content")
-    return Weights(unwrap(tensors, source), metadata, source)
+    found, notes = search(tensors, source, choice)
+    return Weights(found.tensors, metadata, source, tuple(notes), found.prefix)
 
 
 def header_of(content: bytes) -> tuple[dict[str, Any], str | None, memoryview]:
@@ -158,41 +164,16 @@ def digest_of(text: str, header: dict[str, Any], body: memoryview) -> str:
     return digest.hexdigest()
 
 
-def from_loaded(loaded: Any, source: str) -> Weights:
+def from_loaded(loaded: Any, source: str, choice: str | None = None) -> Weights:
     """Weights from an object that torch.load returned: a state dict, or a checkpoint with one."""
-    # A file can override an OrderedDict's methods, so call those of dict itself.
-    text = dict.get(loaded, METADATA) if isinstance(loaded, dict) else None
-    return Weights(unwrap(loaded, source), read_metadata(text, source)[0], source)
-
-
-def unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, without the prefixes of DataParallel and torch.compile."""
-    for wrapper in WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(dict.get(loaded, wrapper), dict):
-            loaded = dict.get(loaded, wrapper)
-    tensors = dict(dict.items(loaded)) if isinstance(loaded, dict) else {}
-    if not tensors:
-        why = f"this holds {type(loaded).__name__}, not a state dict with entries"
+    if not isinstance(loaded, dict):
+        why = f"this holds {type(loaded).__name__}, not a state dict"
         fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
         raise WeightsError(why, source, fix)
-    for key, value in tensors.items():
-        if not (isinstance(key, str) and len(key) <= MOST_LETTERS and is_plain(value)):
-            why = f"the entry {key!r:.60} is {type(value).__name__}, not a plain, named tensor"
-            fix = "give a state dict, or a checkpoint that holds one as 'state_dict' or 'model'"
-            raise WeightsError(why, source, fix)
-    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in tensors)), None):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
-
-
-def is_plain(value: object) -> bool:
-    """True for a dense tensor in memory that is not of a subclass (which has its own methods)."""
-    return (
-        isinstance(value, Tensor)
-        and type(value) in (Tensor, nn.Parameter)
-        and value.layout == torch.strided
-        and not (value.is_nested or value.is_meta)
-    )
+    found, notes = search(loaded, source, choice)
+    # A file can override an OrderedDict's methods, so call those of dict itself.
+    metadata, _ = read_metadata(dict.get(loaded, METADATA), source)
+    return Weights(found.tensors, metadata, source, tuple(notes), found.prefix)
 
 
 TYPES = {"model": str, "settings": dict, "classes": list, "preprocess": dict, "metrics": dict,

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
-from zoo.networks import Network, plain_name
-from zoo.plainvit import BLOCKS
+from zoo.networks import CHOICES, Network, plain_name
 from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import resnet
 from zoo.vit import TABLE as VITS
 from zoo.vit import ViT, vit
 from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.files import Weights
-from zoo.weights.settings import settings_of
+from zoo.weights.search import dialect_of
+from zoo.weights.settings import check_settings, required_by, settings_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -34,44 +34,33 @@ def by_name(name: str, model: Network) -> Dialect:
 
 
 def recognise(weights: Weights) -> Dialect:
-    """The first dialect among those that match the most names; WeightsError if none matches any."""
-    names, matches = list(weights.tensors), []
-    for dialect in DIALECTS:
-        matches.append(sum(dialect.to_zoo(name) is not None for name in names))
-        if matches[-1] == len(names):
-            return dialect
-    if not any(matches):
-        dialects = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
-        why = f"these names belong to no network of the zoo: {', '.join(names[:3])}"
-        fix = f"give a ResNet's or ViT's weights in the names of {dialects}"
-        raise WeightsError(why, weights.source, fix)
-    return DIALECTS[matches.index(max(matches))]
+    """The dialect that knows the most names; WeightsError if none knows any."""
+    if dialect := dialect_of(list(weights.tensors)):
+        return dialect
+    why = f"these names belong to no network of the zoo: {', '.join(list(weights.tensors)[:3])}"
+    names = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
+    raise WeightsError(why, weights.source, f"give a ResNet's or ViT's weights in those of {names}")
 
 
 def classes_of(weights: Weights) -> int | None:
-    """The number of classes of the head in the file, or None if it has no head."""
+    """The number of classes of the head in the file, or None if it has none of one layer."""
     head = recognise(weights).part(weights.tensors, "head.weight")
     return len(head) if head is not None and head.dim() == 2 else None
 
 
 def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
-    """The settings in `allowed` that a ViT's weights imply; none for a ResNet.
-
-    A ResNet's settings (strides, zero channels) change the architecture, so callers must give them.
-    """
+    """The settings in `allowed` that the weights imply, by their shapes, config or library."""
     dialect = recognise(weights)
-    implied = {key: values[0] for key, values in dialect.requires.items()}
-    implied |= weights.metadata.settings or {}
-    settings: dict[str, Any] = {}
-    if implied.get("block") in BLOCKS:
-        settings["block"] = implied["block"]
+    stored = weights.metadata.settings or {}
+    shapes = {dialect.to_zoo(key): tuple(v.shape) for key, v in weights.tensors.items()}
+    stem = shapes.get("stem.conv.weight", ())
+    settings: dict[str, Any] = {"num_classes": classes_of(weights), "width": stem and stem[0]}
+    settings["image_size"] = side_of_image({key or "": shape for key, shape in shapes.items()})
+    if any(key and ".shortcut.conv." in key for key in shapes):
+        settings["shortcut"] = "projection"
+    settings |= {key: stored[key] for key, words in CHOICES.items() if stored.get(key) in words}
     with contextlib.suppress(ValueError):
-        settings["eps"] = float(implied.get("eps", ""))
-    parts = {
-        key: dialect.part(weights.tensors, key) for key in ("stem.conv.weight", "stem.position")
-    }
-    shapes = {key: tuple(part.shape) for key, part in parts.items() if part is not None}
-    settings["image_size"] = side_of_image(shapes)
+        settings["eps"] = float(stored.get("eps") or dialect.requires.get("eps", ("",))[0])
     return {key: value for key, value in settings.items() if key in allowed and value}
 
 
@@ -82,25 +71,32 @@ def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
     that do not affect shapes (stride_in, the side of the zero channels) stay at their defaults.
     """
     shapes = joined({k: tuple(tensor.shape) for k, tensor in tensors.items() if is_shaped(k)})
-    stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", ())
+    stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", (1, 0))
     if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
         return []
+    body = "head.weight" not in shapes  # a backbone without its head
+    classes = {} if body else {"num_classes": head[0]}
+
+    def fits(build: Callable[..., Network], name: str, **settings: Any) -> bool:
+        wanted = parameter_shapes(build, name, **settings)
+        return shapes == {k: v for k, v in wanted.items() if not (body and k.startswith("head."))}
+
     blocks = sum(key.endswith(".norm1.weight") for key in shapes)
     models: list[tuple[str, dict[str, Any]]] = []
     for name, row in VITS.items():
         if (row.patch_size, row.blocks) == (stem[2], blocks):
-            changed = other_than(row, num_classes=head[0], image_size=side_of_image(shapes))
-            if shapes == parameter_shapes(vit, name, **changed):
+            changed = other_than(row, **classes, image_size=side_of_image(shapes))
+            if fits(vit, name, **changed):
                 models += [(plain_name(name), changed), (name, changed)]
     for name, resnet_row in RESNETS.items():
         if sum(resnet_row.blocks_per_stage) != blocks:
             continue
-        changed = other_than(resnet_row, num_classes=head[0], width=stem[0])
-        if shapes == parameter_shapes(resnet, name, plain=True, **changed):
+        changed = other_than(resnet_row, **classes, width=stem[0])
+        if fits(resnet, name, plain=True, **changed):
             models.append((plain_name(name), changed))
         for shortcut in dict.fromkeys([resnet_row.shortcut, "projection"]):
             options = changed | other_than(resnet_row, shortcut=shortcut)
-            if shapes == parameter_shapes(resnet, name, **options):
+            if fits(resnet, name, **options):
                 models.append((name, options))
     return models
 
@@ -143,19 +139,41 @@ def is_shaped(key: str) -> bool:
     return not key.endswith("num_batches_tracked")
 
 
-def likely_cause(model: Network, tensors: Mapping[str, Tensor], unknown: Collection[str]) -> str:
-    """One line: why `tensors`, in our names, do not fit the model, and how to fix it."""
-    places = model.state_dict()
+HEAD = {"head.weight", "head.bias"}
+
+
+def likely_cause(
+    model: Network, tensors: Mapping[str, Tensor], unknown: Collection[str], weights: Weights
+) -> str:
+    """One line: why `tensors`, in our names, do not fit the model, and a fix that works."""
+    dialect = recognise(weights)
+    places = dialect.divided(model.state_dict())
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
-    all_there = not unknown and all(key in tensors for key in places if is_shaped(key))
-    theirs, ours = (state.get("head.bias", torch.empty(())) for state in (tensors, places))
-    if all_there and wrong <= {"head.weight", "head.bias"} and theirs.dim() == ours.dim() == 1:
-        fix = f"pass num_classes={len(theirs)}, or drop='head' for a fresh head"
-        return f"the file's head has {len(theirs)} classes, the model {len(ours)}: {fix}"
+    missing = {key for key in places if is_shaped(key) and key not in tensors}
+    if wrong | missing <= HEAD and all(key.startswith(dialect.head) for key in unknown):
+        fix = "pass drop='head' to keep the model's own head"
+        if classes := classes_of(weights):
+            ours = len(places["head.bias"]) if "head.bias" in places else "none"
+            fix = f"pass num_classes={classes}, or drop='head' for a fresh head"
+            return f"the file's head has {classes} classes, the model {ours}: {fix}"
+        return f"the head of the file is {'of several layers' if unknown else 'missing'}: {fix}"
     plain = settings_of(model).get("shortcut") == "none"
-    if plain and all_there and all(".shortcut." in key for key in wrong):
+    if plain and not (missing or unknown) and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
-    for name, settings in identify(tensors)[-1:]:  # the residual one of twins
-        words = "".join(f", {key}={value!r}" for key, value in settings.items())
-        return f"this is {name}'s: zoo.build({name!r}{words})"
+    for name, settings in reversed([] if unknown else identify(tensors)):  # residual ones first
+        if fits_settings(name, settings, dialect, weights):
+            words = "".join(f", {key}={value!r}" for key, value in settings.items())
+            return f"this is {name}'s: zoo.build({name!r}{words})"
     return "they are incomplete, renamed, or of a network or settings that the zoo does not have"
+
+
+def fits_settings(name: str, settings: dict[str, Any], dialect: Dialect, weights: Weights) -> bool:
+    """True if a network of these settings accepts the weights."""
+    from zoo.registry import MODELS  # which imports this file
+
+    with torch.device("meta"):
+        model = MODELS[name](**(brought_by(weights, list(settings)) | settings))
+    with contextlib.suppress(WeightsError):
+        check_settings(model, required_by(dialect, weights), dialect.name, weights.source)
+        return True
+    return False

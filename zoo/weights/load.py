@@ -2,14 +2,15 @@
 
 Loading is all or nothing: each entry of the file must match a tensor of the model and vice versa,
 with the same shape, and settings that a state dict does not show must be those that the weights
-were trained with. What `drop` leaves out is logged. Only num_batches_tracked, which old files lack,
-is silently set to 0; no output depends on it.
+were trained with, as far as its names or metadata tell. What is dropped, chosen among several,
+rounded or assumed is logged. Only num_batches_tracked, which old files lack, is silently set to 0;
+no output depends on it.
 """
 
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -21,10 +22,10 @@ from zoo.positions import resize_positions
 from zoo.vit import ViT
 from zoo.weights.dialects import Dialect
 from zoo.weights.download import fetch
-from zoo.weights.files import Metadata, Weights, from_loaded, read_weights
+from zoo.weights.files import Weights, from_loaded, read_weights
 from zoo.weights.hub import PREFIX, from_hub, read_hub_folder
 from zoo.weights.identify import by_name, is_shaped, likely_cause, recognise
-from zoo.weights.settings import check_settings
+from zoo.weights.settings import assumed, check_settings, required_by
 
 log = logging.getLogger("zoo")
 
@@ -43,7 +44,8 @@ def load(
 ) -> Network:
     """Load the weights of a file, a URL or a state dict into `model`, and return it.
 
-    `source` may also be "hf:OWNER/NAME" on the Hugging Face Hub, or a folder in that layout.
+    `source` may also be "hf:OWNER/NAME" on the Hugging Face Hub, or a folder in that layout. Of
+    several state dicts in a file, FILE#NAME takes the one of that name.
     `dialect`: the library whose names the weights have; detected from the names if None.
     For a transformer with another image size, the position embeddings are resized as that library
     does it. `drop="shortcut"` ignores the shortcuts' weights, so that a plain network can load its
@@ -53,7 +55,7 @@ def load(
     check_model(model)
     if not isinstance(drop, str | None) or drop not in (None, *DROPS):
         raise WeightsError(f"there is no drop={drop!r}", "zoo.load", f"one of {', '.join(DROPS)}")
-    return fill(model, open_weights(source), dialect, drop)
+    return fill(model, open_weights(source), dialect, (drop,) if drop else ())
 
 
 def check_model(model: object) -> None:
@@ -67,8 +69,11 @@ def check_model(model: object) -> None:
         raise WeightsError(why, "zoo.load(model, ...), zoo.export(model, ...)", fix)
 
 
-def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
-    """Read the weights of a path, a URL, "hf:OWNER/NAME" or a state dict. Raises WeightsError."""
+def open_weights(source: object) -> Weights:
+    """Read the weights of a path, a URL, "hf:OWNER/NAME" or a state dict. Raises WeightsError.
+
+    FILE#NAME and URL#NAME name one of several state dicts.
+    """
     if isinstance(source, Mapping):
         return from_loaded(dict(source), STATE_DICT)
     if not isinstance(source, str | Path):
@@ -77,32 +82,41 @@ def open_weights(source: str | Path | Mapping[str, object]) -> Weights:
         raise WeightsError(why, "zoo.load, zoo.build", fix)
     if str(source).startswith(PREFIX):
         return from_hub(str(source))
-    if str(source).startswith(("http://", "https://")):
-        return fetch(str(source))
-    return read_hub_folder(Path(source)) if os.path.isdir(source) else read_weights(Path(source))  # noqa: PTH112  Path's can raise
+    path, name = str(source), None
+    if "#" in path and not os.path.exists(path):  # noqa: PTH110  Path's can raise
+        path, _, name = path.rpartition("#")
+    if path.startswith(("http://", "https://")):
+        return fetch(path, name)
+    return read_hub_folder(Path(path)) if os.path.isdir(path) else read_weights(Path(path), name)  # noqa: PTH112
 
 
 def fill(
-    model: Network, weights: Weights, dialect: str | None = None, drop: str | None = None
+    model: Network, weights: Weights, dialect: str | None = None, drop: Collection[str] = ()
 ) -> Network:
-    """Load weights that are in memory; see load()."""
+    """Load weights that are in memory; see load(). `drop`: any of DROPS."""
     names = recognise(weights) if dialect is None else by_name(dialect, model)
-    check_settings(model, names, weights, drop)
+    check_settings(model, required_by(names, weights), names.name, weights.source, drop)
     known, unknown = in_our_names(weights, names)
-    tensors = {key: v for key, v in known.items() if not (drop and drop in key.split("."))}
+    ignored = [key for key in unknown if key.startswith(names.ignores)] if names.ignores else []
+    if "head" in drop:  # it may have layers that the zoo's has not
+        ignored += [key for key in unknown if key.startswith(names.head)]
+    unknown = {key: tensor for key, tensor in unknown.items() if key not in ignored}
+    tensors = {key: v for key, v in known.items() if not set(drop) & set(key.split("."))}
     resizing = (weights.metadata.settings or {}).get("resizing") or names.resizing
     if isinstance(model, ViT) and resizing:
         fit_positions(model, tensors, resizing)
     places = names.divided(model.state_dict())
-    if drop == "head":
+    if "head" in drop:
         places = {key: v for key, v in places.items() if "head" not in key.split(".")}
     if problems := misfits(places, tensors, unknown, names):
         more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
-        where = f"{weights.source}, in {names.name}'s names"
-        fix = likely_cause(model, known, unknown)
+        where = "; ".join((f"{weights.source}, in {names.name}'s names", *weights.notes))
+        fix = likely_cause(model, known, unknown, weights)
         raise WeightsError(f"{problems[0]}{more}", where, fix)
+    rounded = 0
     for key, tensor in tensors.items():
-        check_values(names.from_zoo(key) or key, tensor, places[key], weights.source)
+        tensors[key], loss = converted(names.from_zoo(key) or key, tensor, places[key], weights)
+        rounded += loss
     if len({place.data_ptr() for place in places.values()}) < len(places):
         why = "two parts of the model share memory, so they cannot hold two tensors"
         fix = "give what zoo.build returned, and tie its parts afterwards"
@@ -115,10 +129,27 @@ def fill(
             place.copy_(tensors[key]) if key in tensors else place.zero_()
     if isinstance(model, ViT) and resizing:
         model.stem.resizing = resizing
-    if drop:
-        count = len(known) - len(tensors)
-        log.warning("dropped %d entries of a %s: the model keeps its own, or has none", count, drop)
+    tell(model, names, weights, len(known) - len(tensors) + len(ignored), rounded, drop)
     return model
+
+
+def tell(
+    model: Network, names: Dialect, weights: Weights, dropped: int, rounded: int,
+    drop: Collection[str],
+) -> None:  # fmt: skip
+    """Log what was chosen, left out, rounded or assumed."""
+    for note in weights.notes:
+        log.warning("%s: %s", weights.source, note)
+    if dropped or "shortcut" in drop:
+        words = " and ".join(sorted(drop)) or "pooler"
+        text = "dropped %d entries of a %s: the model keeps its own, or has none"
+        log.warning(text, dropped, words)
+    elif drop:
+        log.warning("the weights have no head: the model keeps its own, of random weights")
+    if rounded:
+        log.warning("rounded %d entries of higher precision to the model's", rounded)
+    if weights.source != STATE_DICT and (unknown := assumed(model, names, weights)):
+        log.warning("%s: assumed, as a state dict does not show it: %s", weights.source, unknown)
 
 
 def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
@@ -160,7 +191,7 @@ def export(model: Network, dialect: str = "torchvision") -> dict[str, Tensor]:
     check_model(model)
     names, where = by_name(dialect, model), f"zoo.export(model, {dialect!r})"
     fix = "no network of theirs computes this; the dialect 'zoo' exports any model"
-    check_settings(model, names, Weights({}, Metadata(), where), fix=fix)
+    check_settings(model, names.requires, names.name, where, fix=fix)
     exported = {}
     for key, tensor in names.divided(model.state_dict()).items():
         name = names.from_zoo(key)
@@ -190,23 +221,27 @@ def shape_in(state: Tensors, key: str) -> str:
     return str(tuple(state[key].shape)) if key in state else "missing"
 
 
-# The dtypes that each dtype can hold without loss.
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-HOLDS = {
-    torch.float64: FLOATS,
-    torch.float32: FLOATS - {torch.float64},
-    torch.int64: {torch.int64, torch.int32},
-}
+WHOLE = {torch.int32, torch.int64}
 
 
-def check_values(key: str, tensor: Tensor, place: Tensor, source: str) -> None:
-    """Raise WeightsError for values that would load and then compute nonsense."""
-    if tensor.dtype not in HOLDS.get(place.dtype, {place.dtype}):
+def converted(key: str, tensor: Tensor, place: Tensor, weights: Weights) -> tuple[Tensor, bool]:
+    """The tensor in the dtype of its place, and whether that rounded it.
+
+    Raises WeightsError for values that would load and then compute nonsense.
+    """
+    new = tensor.detach().to(place.dtype)
+    if tensor.dtype in FLOATS and place.dtype in FLOATS:
+        if not (problem := nonsense_in(key, new)):
+            precise = torch.promote_types(tensor.dtype, place.dtype) == place.dtype
+            return new, not precise and not torch.equal(new.to(tensor.dtype), tensor)
+    # Averaging scripts turn num_batches_tracked into a float; only whole numbers are kept.
+    elif tensor.dtype in FLOATS | WHOLE and place.dtype in WHOLE and (new == tensor).all():
+        return new, False
+    else:
         problem = f"has dtype {tensor.dtype}, which {place.dtype} cannot hold"
-    elif not (problem := nonsense_in(key, tensor)):
-        return
-    fix = "get the weights again, or train at a lower rate; convert precision after loading"
-    raise WeightsError(f"{key} {problem}", source, fix)
+    fix = "get the weights again, or train at a lower rate; integers are not weights"
+    raise WeightsError(f"{key} {problem}", weights.source, fix)
 
 
 def nonsense_in(key: str, tensor: Tensor) -> str:

@@ -4,10 +4,12 @@ All of it comes from the installed torchvision, which is imported only when need
 """
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from enum import Enum
 
 from zoo.errors import WeightsError
+from zoo.weights.download import fetch
+from zoo.weights.files import Metadata, Weights
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,40 @@ class Published:
     preprocess: Preprocess
 
 
-def is_published_name(weights: str | Path) -> bool:
-    """True if `weights` is a name like IMAGENET1K_V2 or DEFAULT, not a path or a URL."""
-    return re.fullmatch("[A-Z0-9_]+", str(weights)) is not None
+def published_name(weights: object) -> str:
+    """The name in "IMAGENET1K_V2", "default", "ResNet50_Weights.IMAGENET1K_V2" or in the enum.
+
+    "" for a path, a URL or anything else.
+    """
+    text = str(weights) if isinstance(weights, str | Enum) else ""
+    pattern = r"(\w+_Weights\.)?([A-Z0-9_]+|(?i:default|imagenet1k_\w+))"
+    match = re.fullmatch(pattern, text)
+    return (match[1] or "") + match[2].upper() if match else ""
 
 
-def published(model: str, weights: str = "DEFAULT") -> Published:
+def open_published(model: str, weights: object) -> Weights:
+    """Download published weights; the settings of torchvision's networks come with them."""
+    loaded = fetch(published(model, weights).url)
+    settings = {"stride_in": "conv2"}  # "v1.5"
+    return replace(loaded, metadata=Metadata(settings=settings))
+
+
+def published(model: str, weights: object = "DEFAULT") -> Published:
     """The weights that torchvision publishes for `model` under a name; WeightsError if none."""
+    kind, _, name = published_name(weights).rpartition(".")
     names = "names like IMAGENET1K_V1, for ImageNet's ResNets and ViTs only"
     try:
         from torchvision.models import get_model_weights  # slow to import, so only here
 
         entries = get_model_weights(model)
         names = ", ".join(entries.__members__)
-        entry = entries[weights]
+        entry = entries[name]
+        if kind not in ("", entries.__name__):
+            raise KeyError(kind)
     except (ImportError, ValueError, KeyError) as error:
         why = error if isinstance(error, ImportError) else f"torchvision publishes {names}"
         raise WeightsError(
-            f"there are no published weights {weights!r} for {model}",
+            f"there are no published weights {str(weights)!r} for {model}",
             why,
             "pass the PATH or URL of a file; a plain network takes its twin's weights by "
             f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')",

@@ -233,6 +233,11 @@ class Reader:
         match name, arguments:
             case "collections OrderedDict", ():
                 return ORDERED
+            case "collections OrderedDict", (list(pairs),):  # as Python 2 writes it
+                for pair in pairs:
+                    key, value = pair
+                    set_items([key, value], DICT)
+                return ORDERED
             case "collections Counter", (counts,) if counts is DICT:
                 self.counters += 1
                 if self.counters <= MOST_COUNTERS:

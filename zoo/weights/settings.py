@@ -4,6 +4,7 @@ A ResNet-20 whose option-A shortcuts put the zero channels on the other side wou
 the same weights, and classify 22 % of CIFAR-10 correctly instead of 92 %.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -47,28 +48,65 @@ def settings_of(model: Network) -> dict[str, str]:
     return settings
 
 
+# Their entries have other names or shapes, so misfits() in load.py finds them.
+SHOWN = ("stem", "norm")
+
+
+def required_by(dialect: Dialect, weights: Weights) -> dict[str, tuple[str, ...]]:
+    """The values that each setting may have with these weights: theirs, else their library's."""
+    required = {key: values for key, values in dialect.requires.items() if key not in SHOWN}
+    if dialect.requires.get("shortcut") == ("projection",):  # their entries show projections
+        required["shortcut"] = ("projection", "pad", "pad-append", "identity")
+    required.pop("stride_in", None)  # unknown: see assumed()
+    return required | {k: (value,) for k, value in (weights.metadata.settings or {}).items()}
+
+
+def assumed(model: Network, dialect: Dialect, weights: Weights) -> str:
+    """What had to be assumed, as neither the entries nor a config show it; "" if nothing."""
+    settings, stored = settings_of(model), weights.metadata.settings or {}
+    if dialect.name in ("zoo", "li") or isinstance(model, ViT) or stored:
+        return ""
+    if "pad" in settings["shortcut"]:
+        # akamaster's own files have the prefix. Those of Li et al. have not, nor do their plain
+        # networks show that they are plain.
+        if dialect.name == "cifar" and weights.prefix.endswith(dialect.prefix):
+            return ""
+        return f"shortcut={settings['shortcut']!r}; the plain twin has the same entries"
+    if "stride_in" in settings:
+        return f"stride_in={settings['stride_in']!r}, and no blur before strides"
+    return ""
+
+
 def check_settings(
-    model: Network, dialect: Dialect, weights: Weights, drop: str | None = None, fix: str = ""
+    model: Network,
+    required: Mapping[str, tuple[str, ...]],
+    names: str,
+    source: str,
+    drop: Collection[str] = (),
+    fix: str = "",
 ) -> None:
-    """Raise WeightsError if the model would compute something else with these weights."""
-    stored = {key: (value,) for key, value in (weights.metadata.settings or {}).items()}
-    required = dict(dialect.requires) | stored
+    """Raise WeightsError if the model has other settings than those `required`.
+
+    `names`: the dialect, for the message.
+    """
     for key, value in settings_of(model).items():
         if key == "resizing":
             continue  # no effect at the weights' own size, and load() adopts theirs
-        if drop == "shortcut" and key in ("shortcut", "block"):
+        if "shortcut" in drop and key in ("shortcut", "block"):
             if value in ("residual", "identity", *SHORTCUTS):
                 why = f"drop='shortcut' is for plain networks; this one's shortcuts are {value}"
-                raise WeightsError(why, weights.source, "leave drop out, or build the plain twin")
+                raise WeightsError(why, source, "leave drop out, or build the plain twin")
         elif value not in required.get(key, (value,)):
             wanted = " or ".join(required[key])
-            why = f"{dialect.name} weights are for {key}={wanted}, but the model has {value}"
-            fix = fix or how_to_fit(key, value, required[key][0])
-            raise WeightsError(why, weights.source, fix)
+            why = f"{names} weights are for {key}={wanted}, but the model has {value}"
+            fix = fix or how_to_fit(key, value, required[key][0], names)
+            raise WeightsError(why, source, fix)
 
 
-def how_to_fit(key: str, value: str, wanted: str) -> str:
+def how_to_fit(key: str, value: str, wanted: str, names: str) -> str:
     """The third line of an error: how to build a network with the `wanted` value."""
+    if names == "cifar" and value == "none":
+        return "if they are a residual network's, drop='shortcut'; if a plain one's, dialect='li'"
     twins = {"none", "residual", *BLOCKS}  # values that only one of two twins can have
     if key in ("shortcut", "block") and {value, wanted} & twins:
         return (

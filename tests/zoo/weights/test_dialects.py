@@ -84,8 +84,8 @@ def test_every_rule_counts_right(dialect, rule, stage, block, n, leaf):
     rules = (*dialect.rules, *dialect.also)
     theirs, ours = rules[rule % len(rules)]
     read_only = (theirs, ours) in dialect.also
-    values = {"{stage}": stage, "{stage+1}": stage + 1, "{block}": block, "{n}": n,
-              "{n-1}": n - 1, "{leaf}": leaf}  # fmt: skip
+    values = {"{stage}": stage, "{stage+1}": stage + 1, "{stage+4}": stage + 4,
+              "{block}": block, "{n}": n, "{n-1}": n - 1, "{leaf}": leaf}  # fmt: skip
     for place, value in values.items():
         theirs, ours = theirs.replace(place, str(value)), ours.replace(place, str(value))
     assert dialect.to_zoo(theirs) == ours

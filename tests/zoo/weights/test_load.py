@@ -200,23 +200,22 @@ def nested(layout: torch.layout) -> torch.Tensor:
      ({"layer5__0__conv1__weight": T(4)}, ("(4,) in the file and missing in",)),
      ({"layer2__0__bn2__weight": T(9)}, ("layer2.0.bn2.weight is (9,) in the file and (8,)",)),
      ({"layer2__0__bn2__weight": T(8, 1)}, ("(8, 1) in the file and (8,) in the model",)),
-     ({"fc__weight": None, "fc__bias": None, "fc__1__weight": T(5, 32), "fc__1__bias": T(5)},
-      ("fc.1.weight is (5, 32) in the file and unknown", "renamed")),
+     ({"fc__weight": None, "fc__bias": None, "fc__1__weight": T(5, 32), "fc__1__x": T(5)},
+      ("fc.1.weight is (5, 32) in the file and unknown", "of several layers: pass drop='head'")),
      ({"bn1__running_var": -T(4)}, ("bn1.running_var", "negative variances")),
      ({"bn1__running_var": T(4) * float("nan")}, ("bn1.running_var is not finite",)),
-     ({"bn1__num_batches_tracked": torch.tensor(1.0)}, ("torch.float32, which torch.int64",)),
+     ({"bn1__num_batches_tracked": torch.tensor(1.5)}, ("torch.float32, which torch.int64",)),
      ({"bn1__num_batches_tracked": T((), dtype=torch.uint16)}, ("torch.uint16",)),
      ({"bn1__running_var": 0 * T(4)}, ("bn1.running_var is", "nothing but zeros")),
      ({"conv1__weight": 0 * T(4, 3, 7, 7)}, ("conv1.weight is", "nothing but zeros")),
      ({"fc__bias": T(())}, ("fc.bias is () in the file and (5,) in the model",)),
      ({"fc__weight": T(())}, ("fc.weight is () in the file",)),
      ({"conv1__weight": T(())}, ("conv1.weight is () in the file",)),
-     ({"x" * 501: T(1)}, ("not a plain, named tensor",)),
-     ({"epoch": 3}, ("'epoch' is int, not a",)),
+     ({"x" * 501: T(1)}, ("an entry's name has 501 letters",)),
+     ({"bn1__bias": 3}, ("bn1.bias is missing",)),
      *(({"bn1__bias": value}, (words,)) for value, words in (
          (T(4) * float("inf"), "bn1.bias is not finite"),
          (torch.tensor([float("inf"), -float("inf"), 0, 0]), "not finite"),
-         (T(4).double(), "torch.float64, which torch.float32 cannot hold"),
          (T(4).int(), "torch.int32, which torch.float32 cannot hold"),
          (T(4) > 0, "torch.bool, which"), (T(4) * 1j, "torch.complex64"),
          (T(4).to(torch.float8_e4m3fn), "torch.float8_e4m3fn"),
@@ -225,7 +224,7 @@ def nested(layout: torch.layout) -> torch.Tensor:
          (nested(torch.jagged), "the entry 'bn1.bias' is"),
          (T(4, device="meta"), "'bn1.bias' is Tensor, not a plain"),
          (nn.UninitializedParameter(), "'bn1.bias' is UninitializedParameter"),
-         ([1.0] * 4, "'bn1.bias' is list, not a")))],
+         ([1.0] * 4, "bn1.bias is missing")))],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
 def test_every_entry_that_does_not_fit_is_refused_by_name(changes, words):
@@ -268,22 +267,28 @@ def test_the_message_names_the_network_of_the_file(file, dialect, wrote, model, 
 
 @pytest.mark.parametrize(
     ("name", "settings", "dialect", "words"),
-    [("resnet50", {"stride_in": "conv1"}, "torchvision", ("stride_in=conv2", "has conv1")),
-     ("resnet50", {"stride_in": "conv1"}, "transformers", ("stride_in=conv2",)),
-     ("resnet18", {"shortcut": "pad"}, "torchvision", ("shortcut=projection", "has pad")),
+    [("resnet50", {"stride_in": "conv1"}, "torchvision", ()),
+     ("resnet50", {"stride_in": "conv1"}, "transformers", ()),
+     ("resnet18", {"shortcut": "pad"}, "torchvision", ("this is resnet18's",)),
      ("resnet20", {"shortcut": "pad-append"}, "cifar", ("has pad-append", "shortcut='pad'")),
-     ("resnet20", {}, "torchvision", ("stem=imagenet", "stem='imagenet'")),
-     ("resnet18", {}, "cifar", ("stem=cifar", "has imagenet")),
-     ("resnet20", {"norm": "none"}, "cifar", ("norm=batch", "has none")),
-     ("resnet18", {"norm": "none"}, "torchvision", ("norm=batch", "has none"))],
+     ("resnet20", {}, "torchvision", ("conv1.weight is (4, 3, 7, 7)", "resnet18's")),
+     ("resnet18", {}, "cifar", ("conv1.weight is (4, 3, 3, 3)", "resnet20's")),
+     ("resnet20", {"norm": "none"}, "cifar", ("bn1.weight is (4,)", "this is resnet20's")),
+     ("resnet18", {"norm": "none"}, "torchvision", ("bn1.weight is (4,)", "resnet18's"))],
 )  # fmt: skip
-def test_settings_that_a_state_dict_does_not_show_are_compared(name, settings, dialect, words):
-    """Keys and shapes alone would not always show that a network differs in these settings."""
+def test_settings_of_the_file_and_of_the_model_are_compared(name, settings, dialect, words):
+    """By names and shapes, and where these do not tell, by what the library's networks have.
+
+    Strides are the caller's choice: a state dict does not show them, which is logged.
+    """
     right = {"torchvision": "resnet50" if "50" in name else "resnet18",
              "transformers": "resnet50", "cifar": "resnet20"}[dialect]  # fmt: skip
     state = zoo.export(shaken(right, 3, width=4), dialect)
     model = zoo.build(name, 3, width=4, **settings)
-    refused(model, state, *words, dialect=dialect)
+    if words:
+        refused(model, state, *words, dialect=dialect)
+    else:
+        zoo.load(model, state, dialect)
     with pytest.raises(zoo.WeightsError, match="no network of theirs computes this"):
         zoo.export(model, dialect)
 
@@ -366,9 +371,8 @@ def test_build_takes_a_file_and_makes_a_fresh_head_only_when_asked(tmp_path, cap
     path = tmp_path / "w.pth"
     write_weights(path, zoo.export(model), Metadata())
     build = partial(zoo.build, "resnet18", width=4, weights=path)
-    assert same(build(5).state_dict(), model.state_dict())
-    with refusal(zoo.WeightsError, "pass num_classes=5"):
-        build()
+    for classes in (5, None):  # None: as many as in the file
+        assert same(build(classes).state_dict(), model.state_dict())
     assert not caplog.text
     torch.manual_seed(3)
     fresh = logged(caplog, build, 7)
