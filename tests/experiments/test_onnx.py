@@ -1,12 +1,13 @@
 """`convert --to onnx` writes the network itself, with all that a program needs to use it."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 
 import pytest
 import torch
-from conftest import assert_prints, assert_three_lines, shaken
+from conftest import ROOT, assert_prints, assert_three_lines, shaken
 
 import zoo
 from data.views import View
@@ -27,22 +28,24 @@ def test_an_onnx_file_has_the_network_and_its_metadata(invoke, tmp_path, monkeyp
         return programs[0]
 
     monkeypatch.setattr("torch.onnx.export", export_once)
-    model, source, out = shaken("vit1", 3), tmp_path / "a.safetensors", tmp_path / "new" / "a.onnx"
+    model, source, out = shaken("vit1", 3), tmp_path / "a.safetensors", tmp_path / "animals.onnx"
     save_classifier(source, "vit1", model, ("cat", "개", "dog"), VIEW, {})
     done = invoke(CONVERT, source, out, "--to", "onnx")
     assert_prints(done, "(N, 3, 32, 32)", "3 class names; preprocessing: {", "differ")
 
-    session = runtime.InferenceSession(out)
-    metadata = session.get_modelmeta().custom_metadata_map
-    assert metadata.pop("model") == "vit1"
-    found = {key: json.loads(value) for key, value in metadata.items()}
+    metadata = runtime.InferenceSession(out).get_modelmeta().custom_metadata_map
+    assert metadata["model"] == "vit1"
     view = json.loads(json.dumps(asdict(VIEW)))  # tuples become lists
-    assert found == {"classes": ["cat", "개", "dog"], "preprocess": view}
+    assert json.loads(metadata["preprocess"]) == view
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import json.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
     for batch in (1, 5):
         images = torch.randn(batch, 3, 32, 32)
-        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        exec(code, names := {"images": images.numpy()})
+        assert names["classes"] == ["cat", "개", "dog"]
         with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(logits), model.eval()(images))
+            torch.testing.assert_close(torch.from_numpy(names["logits"]), model.eval()(images))
 
     # A file without class names and preprocessing: what is assumed is printed.
     other = tmp_path / "other.pth"

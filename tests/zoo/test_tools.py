@@ -103,7 +103,8 @@ FEW = {  # tools that take seconds; experiments.convert's tests export a ViT and
     "trace": ("resnet8", "plain8", "resnet18", "vit1", "plainvit1"),
     "export": ("resnet8", "plain8", "resnet18", "vit1", "plainvit1"),
 }
-FIXED_SIZE = ("export", "trace", "onnx")  # of a ViT: for images of one size
+# These make something of a ViT that is for images of one size; compile starts again for another.
+FIXED_SIZE = ("export", "trace", "onnx", "compile")
 TOOLS = {  # the largest difference, as a part of the largest logit
     "export": (exported, 0),
     "trace": (traced, 0),
@@ -122,7 +123,12 @@ TOOLS = {  # the largest difference, as a part of the largest logit
 
 
 @pytest.mark.parametrize(
-    ("tool", "name"), [(tool, name) for tool in TOOLS for name in FEW.get(tool, NETWORKS)]
+    ("tool", "name"),
+    [
+        pytest.param(tool, name, marks=[pytest.mark.slow] * (tool == "onnx"))
+        for tool in TOOLS
+        for name in FEW.get(tool, NETWORKS)
+    ],
 )
 def test_outputs_are_the_networks_own(tool, name):
     """Also for another batch than the one that the tool saw, and for other heights and widths."""
