@@ -34,8 +34,8 @@ def count_patches(images: Tensor, side: int) -> tuple[int, int]:
     return height // side, width // side
 
 
-# torch.fx writes down a network's calls without images, so it has no sizes to decide an `if` with.
-# It keeps these two as calls; they see the sizes when an image comes.
+# torch.fx records the calls of forward() without any image, so it cannot decide an `if` about sizes.
+# It records these two functions as they are; their `if` is decided when images come.
 torch.fx.wrap("count_patches")
 torch.fx.wrap("resize_positions")
 
