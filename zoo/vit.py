@@ -34,7 +34,7 @@ def count_patches(images: Tensor, side: int) -> tuple[int, int]:
     return height // side, width // side
 
 
-# torch.fx records the calls of forward() without any image, so it cannot decide an `if` about sizes.
+# torch.fx records the calls of forward() without images, so it cannot decide an `if` about sizes.
 # It records these two functions as they are; their `if` is decided when images come.
 torch.fx.wrap("count_patches")
 torch.fx.wrap("resize_positions")
