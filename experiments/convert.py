@@ -5,6 +5,7 @@
 
 With `--to transformers`, a ViT can be written as a folder in the Hugging Face Hub's layout: its
 files store what a state dict does not, namely the norms' eps, class names and preprocessing.
+With `--to onnx`, the network itself is written, not only its weights (plumbing/onnx_files.py).
 The naming scheme and the network are detected from the entries of the file. The weights are loaded
 into that network and exported again, so everything that zoo.load refuses is refused here, too
 (plumbing/conversion.py).
@@ -30,17 +31,19 @@ class Options:
     """A .pth or .safetensors file, its URL, hf:OWNER/NAME, or a folder in the Hub's layout."""
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The .safetensors or .pth file to write; with --to transformers, a folder is possible, too."""
-    to: Literal["torchvision", "transformers", "timm", "cifar", "zoo"]
-    """The library whose names the output has."""
+    to: Literal["torchvision", "transformers", "timm", "cifar", "zoo", "onnx"]
+    """The library whose names the output has; or onnx, for an .onnx file with the network."""
     classes: cli.Word = None
     """Class names in the order of the head's outputs: a,b,c."""
 
 
 def main(options: Options) -> None:
     """Convert the file; raise UsageError if the output exists or has another suffix."""
-    suffix, as_folder = options.output.suffix, options.to == "transformers"
-    if options.output.exists() or (suffix not in SUFFIXES and (suffix or not as_folder)):
+    suffixes = {"transformers": (*SUFFIXES, ""), "onnx": (".onnx",)}.get(options.to, SUFFIXES)
+    if options.output.exists() or options.output.suffix not in suffixes:
         why = "OUT must be new: a .safetensors or .pth file, or a folder with --to transformers"
+        if options.to == "onnx":
+            why = "OUT must be new, and end in .onnx"
         raise UsageError(why, options.output, "choose another name")
     cli.check_folder(options.output.parent)
     with doing("loading the libraries"):

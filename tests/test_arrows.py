@@ -13,7 +13,7 @@ ALLOWED = {
     "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "filelock"},
     "experiments": {
         "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro", "scipy",
-        "sklearn", "safetensors", "filelock", "zoo", "data",
+        "sklearn", "safetensors", "filelock", "onnxruntime", "zoo", "data",
     },
 }  # fmt: skip
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]

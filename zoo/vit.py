@@ -25,6 +25,21 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from zoo.positions import resize_positions
 
 
+def count_patches(images: Tensor, side: int) -> tuple[int, int]:
+    """Rows and columns of patches of `side` pixels. ValueError unless these are whole numbers."""
+    height, width = images.shape[2:]
+    # The convolution would ignore a remainder of rows or columns without a word.
+    if height % side or width % side:
+        raise ValueError(f"images of {height}x{width} pixels are no whole number of patches")
+    return height // side, width // side
+
+
+# torch.fx records the calls of forward() without images, so it cannot decide an `if` about sizes.
+# It records these two functions as they are; their `if` is decided when images come.
+torch.fx.wrap("count_patches")
+torch.fx.wrap("resize_positions")
+
+
 class ViTStem(nn.Module):
     """Patches become tokens, and get a class token and positions (equation 1).
 
@@ -45,14 +60,11 @@ class ViTStem(nn.Module):
         self.position = nn.Parameter(torch.empty(1, length, width).normal_(std=0.02))
 
     def forward(self, images: Tensor) -> Tensor:
+        rows, columns = count_patches(images, self.conv.stride[0])  # H/P, W/P
         x = self.conv(images)  # (N, 3, H, W) -> (N, D, H/P, W/P)
-        rows, columns = x.shape[2:]  # of patches
-        # The convolution ignores a remainder of rows or columns without a word.
-        if images.shape[2:] != (rows * self.conv.stride[0], columns * self.conv.stride[1]):
-            size = "x".join(map(str, images.shape[2:]))
-            raise ValueError(f"images of {size} pixels are no whole number of patches")
         x = x.flatten(2).transpose(1, 2)  # -> (N, D, L-1) -> (N, L-1, D)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)  # -> (N, L, D)
+        # Not len(x): torch.jit.trace and torch.export would take it for a constant.
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], 1)  # -> (N, L, D)
         # Attention ignores the order of tokens; this tells it where a patch was.
         return x + resize_positions(self.position, rows, columns, self.resizing)
 

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import zoo
-from experiments.classifier import built_for, default_view
+from experiments.classifier import built_for, default_view, view_from
+from experiments.plumbing import onnx_files
 from experiments.plumbing.cli import UsageError, doing
 from zoo import WeightsError
 from zoo.networks import Network
@@ -22,10 +23,15 @@ def convert(source: str, output: Path, to: str, requested: str | None) -> None:
     `requested`: class names as a,b,c. Raises WeightsError for weights that fit no network or
     several, UsageError for class names that do not fit the head.
     """
+    if to == "onnx":
+        onnx_files.check_installed()
     with doing(f"reading {source}"):
         weights = open_weights(source)
         name, model = network_of(weights)
     classes = class_names(requested, weights.metadata.classes, model.head.out_features)
+    if to == "onnx":
+        write_as_onnx(output, name, model, classes, weights)
+        return
     if not output.suffix:
         write_as_folder(output, name, model, classes, weights)
         return
@@ -56,6 +62,21 @@ def write_as_folder(
     view = weights.metadata.preprocess or asdict(default_view(model, recognise(weights)))
     write_folder(folder, name, model, classes, view)
     print(f"{name}: transformers' from_pretrained and pipeline can load {folder}")
+
+
+def write_as_onnx(
+    path: Path, name: str, model: Network, classes: tuple[str, ...] | None, weights: Weights
+) -> None:
+    """Write an ONNX file, and print what is in it."""
+    if stored := weights.metadata.preprocess:
+        view, note = view_from(stored, weights.source), ""
+    else:
+        view, note = default_view(model, recognise(weights)), " (assumed: the input stores none)"
+    difference = onnx_files.write_onnx(path, name, model, classes, view)
+    count = f"{len(classes)} class names" if classes else "no class names (add them by --classes)"
+    print(f"{name}: {path} takes images as float32 (N, 3, {view.input_size}, {view.input_size})")
+    print(f"its metadata: {count}; preprocessing{note}: {asdict(view)}")
+    print(f"onnxruntime's logits differ from the network's by at most {difference:.1e}")
 
 
 def network_of(weights: Weights) -> tuple[str, Network]:
