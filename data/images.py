@@ -3,13 +3,15 @@
 import contextlib
 import io
 import logging
+import os
+import re
 import warnings
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from data.errors import DataError
@@ -20,12 +22,59 @@ MAX_BYTES = 80_000_000  # of a file; 24 million pixels at three bytes are 72 MB
 MAX_PIXELS = 25_000_000  # a camera's 6000 x 4000 is 24 million
 MAX_WEBP_PIXELS = 12_500_000  # a phone's 4032 x 3024; Pillow takes 25 bytes a pixel, not 7-14
 MAX_EXIF = 1_000_000  # bytes; longer ones are ignored
+MAX_TEXT = 32_000_000  # bytes of a PNG's text or profile, unpacked; photo editors write over 1 MB
 FIX = "check the path, shrink a large image, copy the file again, or convert it to PNG or JPEG"
 
+# How files of FORMATS start. TIFF stands apart: camera raw files start like it.
+STARTS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{4}\0{4}|RIFF.{4}WEBP|P[1-6]\s+(#|\d+\s+\d+\s)",
+    re.DOTALL,
+)
+TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+# Other kinds of files that are met as images: how they start, their name, and what to do.
+PILLOW = "convert it: python -c \"from PIL import Image; Image.open('IN').save('OUT.png')\""
+OTHERS = (
+    (rb".{4}ftyp.{,40}avi[fs]", "AVIF image", PILLOW),
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "HEIC image",
+     "convert it to JPEG: heif-convert IN OUT.jpg; on a Mac: sips -s format jpeg IN --out OUT.jpg"),
+    (rb".{4}ftyp|\x1aE\xdf\xa3", "video", "extract its frames: ffmpeg -i IN OUT-%04d.jpg"),
+    (rb".{4}jP  \r\n", "JPEG 2000 image", PILLOW),
+    (rb"8BPS", "Photoshop file", "export it as PNG or JPEG"),
+    (rb"%PDF", "PDF document", "export its pages as PNG or JPEG"),
+    (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)", "SVG or XML file", "export the drawing as PNG"),
+    (rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", "HTML page",
+     "download the image again: the server sent a page in its place"),
+    (rb"version https://git-lfs", "Git LFS pointer", "fetch the file itself: git lfs pull"),
+    (rb"PK\x03\x04", "zip archive", "unpack it"),
+)  # fmt: skip
+
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Pillow's errors are printed twice
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT  # its own 1 MB would refuse the whole image
 
 
-def load_image(file: str | Path | IO[bytes], name: str | None = None) -> Tensor:
+def as_image(given: object) -> Tensor:
+    """An image of any kind -> uint8 (3, H, W), the same pixels as those of its file.
+
+    `given`: a path, bytes, an open binary file, a PIL image, a uint8 array (H, W, 3) or (H, W), or
+    a uint8 tensor (3, H, W). Raises DataError for anything else.
+    """
+    if isinstance(given, np.ndarray | Tensor):
+        return tensor_of(array_pixels(given))
+    if isinstance(given, str | os.PathLike):
+        return load_image(Path(given), str(given))
+    if isinstance(given, bytes | bytearray | memoryview):
+        return load_image(io.BytesIO(given), f"{len(given):,} bytes")
+    if isinstance(given, Image.Image) or hasattr(given, "read"):
+        return load_image(given)  # type: ignore[arg-type]  # a file
+    raise DataError(
+        f"not an image: {type(given).__name__}",
+        "the argument of predict",
+        "give one path, bytes, open binary file, PIL image, uint8 array (H, W, 3) or uint8 tensor "
+        "(3, H, W); several: [predict(model, x) for x in images]",
+    )
+
+
+def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = None) -> Tensor:
     """Decode an image fully: uint8 (3, H, W), sRGB, rotated as its EXIF orientation says.
 
     The three colours of a pixel are adjacent in memory, as decoders leave them: resizing is faster.
@@ -40,25 +89,80 @@ def load_image(file: str | Path | IO[bytes], name: str | None = None) -> Tensor:
     truncated, is not one of FORMATS or is too large. Damage that still decodes is not detected.
     """
     if name is None:
-        name = str(getattr(file, "name", "an image") if hasattr(file, "read") else file)
+        is_path = isinstance(file, str | Path)
+        name = str(file if is_path else getattr(file, "name", f"an image ({type(file).__name__})"))
+    data = b""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # limits and damage are checked here
-            pixels = decode(read_limited(file))
+            if isinstance(file, Image.Image):
+                check_size(file)
+                pixels = pillow_pixels(file)
+            else:
+                data = read_limited(file)
+                pixels = decode(data)
     except ImportError:
         raise
     except Exception as error:  # damaged bytes make decoders raise exceptions of any type
-        raise DataError(f"cannot decode an image: {reason(error)}", name, FIX) from error
+        why, fix = other_kind(data) or (reason(error), FIX)
+        raise DataError(f"cannot decode an image: {why}", name, fix) from error
+    return tensor_of(pixels)
+
+
+def tensor_of(pixels: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) -> (3, H, W)."""
     # NumPy copies: torch would start threads, which takes up to 20 times as long for few pixels.
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
+
+
+def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:
+    """An array (H, W, 3) or (H, W), or a tensor (3, H, W), of uint8 -> (H, W, 3). Or DataError."""
+    shape, dtype = tuple(given.shape), str(given.dtype).removeprefix("torch.")
+    tensor = isinstance(given, Tensor)
+    cast = ".to(torch.uint8)" if tensor else ".astype('uint8')"
+    fixes = (
+        (dtype != "uint8", f"if its values are 0 to 1, give (255 * x).round(){cast}; if they are "
+         f"0 to 255, x.round(){cast}; undo a normalization first"),
+        (0 in shape, "give an image with at least one pixel"),
+        (len(shape) == 4, "give one image at a time: x[0]"),
+        (shape[:1] == shape[2:] == (3,), "colors may come first or last: give "
+         "PIL.Image.fromarray(a), where a is the array (H, W, 3)"),
+        (tensor and shape[2:] == (3,), "its colors come last: give x.permute(2, 0, 1)"),
+        (tensor and (len(shape) == 2 or shape[:1] == (1,)), "give x.expand(3, -1, -1)"),
+        (not tensor and len(shape) == 3 and shape[0] == 3, "give x.transpose(1, 2, 0)"),
+        (shape[0 if tensor else 2:][:1] != (3,) and (tensor or len(shape) != 2),
+         "give three colors; or PIL.Image.fromarray(a), where a is the array (H, W, 4) with alpha"),
+    )  # fmt: skip
+    if fix := next((fix for wrong, fix in fixes if wrong), None):
+        what = f"not an image: a {'tensor' if tensor else 'NumPy array'} of {dtype} {shape}"
+        where = "needed: a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W)"
+        raise DataError(what, where, fix)
+    if isinstance(given, Tensor):
+        return given.permute(1, 2, 0).cpu().numpy()
+    return given if given.ndim == 3 else np.repeat(given[:, :, None], 3, axis=2)
+
+
+def starts_as_image(start: bytes, name: str) -> bool:
+    """True if a file's first 64 bytes are those of FORMATS; of TIFF only if `name` has no dot."""
+    maybe_raw = "." in name.rpartition("/")[2]
+    return bool(STARTS.match(start) or (not maybe_raw and TIFF.match(start)))
+
+
+def other_kind(data: bytes) -> tuple[str, str] | None:
+    """The name of a file that is one of OTHERS, and what to do; None if it is not."""
+    found = (row[1:] for row in OTHERS if re.match(row[0], data[:64], re.DOTALL | re.IGNORECASE))
+    return next(found, None)
 
 
 def reason(error: Exception) -> str:
     """Why an image cannot be decoded, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return f"none of {', '.join(FORMATS)}, or damaged at the start"
+    if isinstance(error, MemoryError):
+        return "too little memory is free"
     line = str(getattr(error, "strerror", None) or error).partition("\n")[0] or repr(error)
-    return line.split(".cpp:")[-1].lstrip("0123456789, ")  # drop torchvision's source file and line
+    line = line.split(".cpp:")[-1].lstrip("0123456789, ")  # drop torchvision's source file and line
+    return line[:200]
 
 
 def read_limited(file: str | Path | IO[bytes]) -> bytes:
@@ -73,8 +177,10 @@ def read_limited(file: str | Path | IO[bytes]) -> bytes:
             data = opened.read(min(size, MAX_BYTES) + 1)
     else:
         data = file.read(MAX_BYTES + 1)
+    if isinstance(data, str):
+        raise ValueError("it is opened as text: open it with mode 'rb'")
     if not data:
-        raise ValueError("the file is empty")
+        raise ValueError("the file is empty, or was read to its end before: call its seek(0)")
     if len(data) > MAX_BYTES:
         raise ValueError(f"it is too large: more than {MAX_BYTES:,} bytes")
     return data
@@ -91,10 +197,14 @@ def decode(data: bytes) -> np.ndarray:
 
             encoded = torch.frombuffer(data, dtype=torch.uint8)
             pixels = decode_jpeg(encoded, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-        else:
-            image.load()  # rotates a TIFF, and reads the metadata after the pixels
-            pixels = to_rgb(image)
-        return upright(pixels, image)
+            return upright(pixels, image)
+        return pillow_pixels(image)
+
+
+def pillow_pixels(image: Image.Image) -> np.ndarray:
+    """The upright pixels of a Pillow image, uint8 (H, W, 3)."""
+    image.load()  # rotates a TIFF, and reads the metadata after the pixels
+    return upright(to_rgb(image), image)
 
 
 def check_size(image: Image.Image) -> None:

@@ -1,5 +1,6 @@
 """Lists the files of a folder, or of zips, and notes the name of everything that is left out."""
 
+import contextlib
 import os
 import zipfile
 import zlib
@@ -11,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from data.errors import DataError, printable
-from data.images import load_image
+from data.images import load_image, other_kind, starts_as_image
 
 # Those of torchvision.datasets.folder (tested); importing it takes seconds in every worker.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -30,6 +31,7 @@ NO_CLASS = "left out, not in a class folder with images"
 NO_FILE = "left out, a link that is broken or circular, or not a regular file"
 HIDDEN = "left out, hidden"
 DEEP = "left out, nested too deeply"
+BY_CONTENT = "read by content, not named .jpg, .png ..."
 MOST_LEVELS = 50  # of nested folders in a zip: each takes time
 
 
@@ -106,12 +108,26 @@ class Listing:
 
     def images(self, folder: str) -> list[str]:
         """The images at any depth below a class folder; everything else is noted."""
-        files = self.files(folder)
-        images = list(filter(is_image, files))
-        self.notes["left out, not .jpg, .png ..."] |= set(files) - set(images)
-        if not images:
+        images = []
+        for name in self.files(folder):
+            why = "" if is_image(name) else self.kind(name)
+            if why:
+                self.notes[why].add(name)
+            if why in ("", BY_CONTENT):
+                images.append(name)
+        if folder and not images:
             self.notes[NO_CLASS].add(folder)
         return images
+
+    def kind(self, name: str) -> str:
+        """The note about a file whose name is no image's: its first bytes say what it is."""
+        start = b""
+        with contextlib.suppress(*UNREADABLE), self.open(name) as file:
+            start = file.read(64)
+        if starts_as_image(start, name):
+            return BY_CONTENT
+        other = other_kind(start)
+        return f"left out, {other[0]}" if other else "left out, not .jpg, .png ..."
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -204,7 +220,8 @@ def listing_of(root: Path) -> Listing:
     if not zips or unpacked:
         return listing
     zipped = ZipListing(root, zips)
-    return zipped if any(map(is_image, zipped.members)) else listing
+    is_zipped = any(is_image(name) or zipped.kind(name) == BY_CONTENT for name in zipped.members)
+    return zipped if is_zipped else listing
 
 
 def readable(folder: Path) -> Path:

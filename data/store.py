@@ -19,7 +19,7 @@ from torch import Tensor
 from data.decoding import Form, decode_all, size_of
 from data.errors import DataError
 
-VERSION = 2  # of this file format and of the pixels that load_image and views produce
+VERSION = 3  # of this file format and of the pixels that load_image and views produce
 DECODERS = ("pillow", "torch", "torchvision")  # the libraries that decode and resize
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.images import MAX_PIXELS
+
 TRIES = 10  # of RandomResizedCrop, before it falls back to a center crop
 NUMBERS = 2 * TRIES + 4  # uniform numbers per random view
 SPARE = 2.25  # stored side / view's side: a crop of a fifth of the area needs no enlarging
@@ -42,14 +44,22 @@ class View:
 
 @dataclass(frozen=True)
 class ShorterSide:
-    """Scale the shorter side to `side` pixels: uint8 (3, H, W) -> (3, h, w)."""
+    """Scale the shorter side to `side` pixels: uint8 (3, H, W) -> (3, h, w).
+
+    Of a strip so thin that the result would have over MAX_PIXELS, only the middle is scaled.
+    """
 
     side: int
     interpolation: str
 
     def __call__(self, image: Tensor) -> Tensor:
-        if min(image.shape[1:]) == self.side:
+        short, long = sorted(image.shape[1:])
+        if short == self.side:
             return image
+        longest = max(1, MAX_PIXELS * short // self.side**2)  # scaled, MAX_PIXELS / side
+        if cut := max(0, long - longest) // 2:  # from both ends: the middle stays
+            axis = 2 if image.shape[2] == long else 1
+            image = image.narrow(axis, cut, long - 2 * cut)
         return resized(image, (self.side,), self.interpolation)
 
 
@@ -124,8 +134,12 @@ class RandomView:
 
 def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:
     """Resize with antialiasing: uint8 (3, H, W) -> (3, *size); size (S,) is the shorter side's."""
-    if tuple(image.shape[1:]) == size:
+    rows, columns = image.shape[1:]
+    if (rows, columns) == size:
         return image
+    # Columns are resized first. Of a tall strip, this would make a huge copy: transpose it.
+    if rows * size[-1] > max(MAX_PIXELS, columns * size[0]) and len(size) == 2:
+        return resized(image.mT, size[::-1], interpolation).mT
     from torchvision.transforms.v2 import InterpolationMode, functional  # slow to import
 
     return functional.resize(image, list(size), InterpolationMode(interpolation), antialias=True)

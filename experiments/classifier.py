@@ -12,6 +12,7 @@ Class names and preprocessing come from the checkpoint, never from a folder of i
 import glob
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
@@ -27,8 +28,8 @@ import zoo
 from data.batches import enlarge
 from data.decoding import decode_all
 from data.errors import DataError
-from data.images import load_image
-from data.listing import EXTENSIONS, Listing
+from data.images import FORMATS, as_image
+from data.listing import Listing
 from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.cli import UsageError
@@ -47,7 +48,6 @@ from zoo.weights.settings import settings_of
 
 FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
 CORES = min(os.cpu_count() or 1, 8)  # default number of processes that decode images
-ENDINGS = (*EXTENSIONS, ".gif")  # of image files in a folder
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,16 @@ class Classifier:
             return forward(self.model.eval(), enlarge(normalized, self.view.input_size), FP32)
 
 
-def predict(
-    model: Classifier, image: str | Path | Tensor, k: int = 5
-) -> list[dict[str, str | float]]:
+def predict(model: Classifier, image: object, k: int = 5) -> list[dict[str, str | float]]:
     """The k most probable classes (all if there are fewer), best first, with probabilities.
 
-    `image`: a file, or an image from data.images.load_image, uint8 (3, H, W). Raises
-    data.errors.DataError for a file that is not an image, UsageError for k below 1.
+    `image`: a path, bytes, an open binary file, a PIL image, a uint8 array (H, W, 3) or (H, W), or
+    a uint8 tensor (3, H, W). Raises data.errors.DataError for anything else, such as floats, whose
+    scale is unknown; UsageError for k below 1.
     """
     if k < 1:
         raise UsageError(f"k is too small: {k}", "predict(..., k=...)", "give 1 or more")
-    image = image if isinstance(image, Tensor) else load_image(str(image), str(image))
-    return top_k(model, model.logits(model.view(image)[None]), k)[0]
+    return top_k(model, model.logits(model.view(as_image(image))[None]), k)[0]
 
 
 def predictions(
@@ -116,11 +114,12 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
         path = Path(text)
         if path.is_dir():
             listing = Listing(path)
-            files = [path / name for name in listing.files("") if name.lower().endswith(ENDINGS)]
-            print(*listing.sentences(), sep="\n", end="\n" * bool(listing.notes), file=sys.stderr)
+            files = [path / name for name in listing.images("")]
             if not files:
-                what = "there are no images in this folder"
-                raise DataError(what, path, f"looked for {', '.join(ENDINGS)}")
+                what = "; ".join(("there are no images in this folder", *listing.sentences()))
+                fix = f"give files that contain {', '.join(FORMATS)}, whatever their names are"
+                raise DataError(textwrap.shorten(what, 290, placeholder=" ..."), path, fix)
+            print(*listing.sentences(), sep="\n", end="\n" * bool(listing.notes), file=sys.stderr)
             paths |= dict.fromkeys(files)
         elif path.exists() or not glob.has_magic(text):
             paths[path] = None  # if it does not exist, decoding reports that

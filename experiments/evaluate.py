@@ -129,22 +129,21 @@ def draw_figures(
     from sklearn.metrics import confusion_matrix
 
     from data.images import load_image
-    from data.views import AtMost
-    from experiments.drawing.sheet import LabelledImage, draw_confusion, draw_sheet
+    from experiments.drawing.sheet import LabelledImage, draw_confusion, draw_sheet, thumbnail
 
     labels, guesses, title = images.labels(EVALUATED), scores.argmax(1), images.name
     matrix = confusion_matrix(labels, guesses, labels=range(len(model.classes)))
     paths = [folder / "confusion.png"]
     draw_confusion(paths[0], labels.new_tensor(matrix), model.classes)
     viewed, files = images.images(EVALUATED, model.view), images.splits[EVALUATED].files
-    small = AtMost(500, "bilinear")  # a sheet of full-size photos would take gigabytes
 
     def sheet(name: str, places: Sequence[int], words: str) -> None:
         cells = []
         for i in places:
             best, order = scores[i].topk(min(3, len(model.classes)))
             cells.append(LabelledImage(
-                small(load_image(files[i])) if files else viewed[i],
+                # Full-size photos would take gigabytes.
+                thumbnail(load_image(files[i])) if files else viewed[i],
                 Path(files[i]).name if files else f"image {i}",
                 tuple(model.classes[j] for j in order), tuple(best.tolist()),
                 model.classes[int(labels[i])],

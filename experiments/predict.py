@@ -120,13 +120,11 @@ def draw_predictions(
     if not good:
         return
     from data.images import load_image
-    from data.views import AtMost
-    from experiments.drawing.sheet import LabelledImage, draw_sheet
+    from experiments.drawing.sheet import LabelledImage, draw_sheet, thumbnail
 
-    small = AtMost(500, "bilinear")  # a sheet of full-size photos would take gigabytes
     images = [
         LabelledImage(
-            small(load_image(str(path))),
+            thumbnail(load_image(str(path))),  # full-size photos would take gigabytes
             path.name,
             tuple(guess["label"] for guess in answer),
             tuple(guess["score"] for guess in answer),

@@ -174,6 +174,7 @@ def pngs() -> list[Made]:
     deep_key = chunk(b"tRNS", struct.pack(">H", DEEP[3, 3]))
     dot = np.where(GREY[3, 3] == GREY, 0, 255)  # the same pixels in DEEP
     text = chunk(b"tEXt", b"a\0" + b"b" * 90_000)
+    history = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3_000_000)))  # of a photo editor
     line = np.full((1, 70_000, 3), 9, np.uint8)
     return [
         Made("rgba.png", save(LAYERED, "PNG"), SEEN_LAYERED),
@@ -192,6 +193,7 @@ def pngs() -> list[Made]:
              SEEN_LAYERED),
         Made("profile.png", save(COLOR, "PNG", icc_profile=b"no profile at all" * 100), COLOR),
         Made("text.png", png(exact, 8, 2, filtered(COLOR), text), COLOR),
+        Made("much text.png", png(exact, 8, 2, filtered(COLOR), history), COLOR),
         Made("broken exif.png", save(COLOR, "PNG", exif=b"not even a table"), COLOR),
         Made("png named.jpg", save(COLOR, "PNG"), COLOR),
         Made("one pixel.png", save(COLOR[:1, :1], "PNG"), COLOR[:1, :1]),
@@ -295,21 +297,36 @@ def foreign() -> list[Made]:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as out:
         out.writestr("a.png", save(COLOR, "PNG"))
+    known = {
+        "page.jpg": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "HTML page"),
+        "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><rect/></svg>', "SVG"),
+        "drawing.png": (b'<?xml version="1.0"?>\n<svg/>', "SVG"),
+        "paper.pdf": (b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n", "PDF"),
+        "images.png": (archive.getvalue(), "zip"),
+        "phone.heic": (brand(b"heic") + b"mif1heic" + bytes(90), "HEIC image"),
+        "phone.jpg": (brand(b"mif1") + b"mif1heic" + bytes(90), "HEIC image"),
+        "new.avif": (save(COLOR, "AVIF"), "AVIF image"),
+        "film.jpg": (brand(b"isom") + b"isomiso2mp41" + bytes(90), "video"),
+        "wavelets.jp2": (save(COLOR, "JPEG2000"), "JPEG 2000"),
+        "layers.jpg": (b"8BPS\0\1" + bytes(90), "Photoshop"),
+        "stored elsewhere.jpg": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+    }
     files = {
         "words.png": b"no image, just text",
-        "page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9"/></svg>',
-        "paper.pdf": b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n",
-        "images.png": archive.getvalue(),
         "postscript.eps": save(COLOR, "EPS"),
         "postscript.jpg": save(COLOR, "EPS"),
-        "phone.heic": struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(90),
-        "new.avif": save(COLOR, "AVIF"),
-        "wavelets.jp2": save(COLOR, "JPEG2000"),
         "icon.ico": save(COLOR, "ICO", sizes=[(8, 8)]),
         "signature only.png": b"\x89PNG\r\n\x1a\n",
     }
-    return [Made(name, content, word="PPM, TIFF, WEBP") for name, content in files.items()]
+    return [
+        *(Made(name, content, word="PPM, TIFF, WEBP") for name, content in files.items()),
+        *(Made(name, content, word=word) for name, (content, word) in known.items()),
+    ]
+
+
+def brand(name: bytes) -> bytes:
+    """The start of a file in the container of MP4, HEIC and AVIF."""
+    return struct.pack(">I", 24) + b"ftyp" + name + bytes(4)
 
 
 def broken() -> list[Made]:

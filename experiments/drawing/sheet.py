@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
@@ -65,11 +66,16 @@ def draw_sheet(path: Path, images: Sequence[LabelledImage], title: str) -> None:
             draw_lines(under, item, width / columns)
 
 
+def thumbnail(image: Tensor) -> Tensor:
+    """Shrink an image to at most 500 pixels a side, uint8 (3, H, W) -> (3, h, w)."""
+    small = Image.fromarray(np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()))
+    small.thumbnail((500, 500))
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+
 def draw_image(axes: Axes, item: LabelledImage) -> None:
     """Draw the image in its aspect ratio; with a thick frame if the first class is wrong."""
-    image = Image.fromarray(np.ascontiguousarray(item.image.cpu().permute(1, 2, 0).numpy()))
-    image.thumbnail((500, 500))  # matplotlib takes seconds to shrink a photo
-    axes.imshow(np.asarray(image))
+    axes.imshow(thumbnail(item.image).permute(1, 2, 0).numpy())  # matplotlib shrinks slowly
     axes.set_axis_on()
     axes.set_anchor("S")  # directly above its name
     axes.set(xticks=[], yticks=[])

@@ -133,8 +133,9 @@ def test_the_real_ants_and_bees(real_data, tmp_path, invoke):
     done = invoke("experiments.check_data", tmp_path / "hymenoptera_data", "--workers", 0)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "left out, not .jpg, .png ... (1): train/ants/imageNotFound.gif"
-    assert lines[-1] == "244 + 153 images in 2 classes: all decode"
+    note = "read by content, not named .jpg, .png ... (1): train/ants/imageNotFound.gif"
+    assert lines[0] == note
+    assert lines[-1] == "245 + 153 images in 2 classes: all decode"
 
 
 def test_letters_that_the_terminal_lacks_do_not_end_a_command(tree):

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from sample_images import refused as refused_by
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -195,7 +196,7 @@ def test_a_draw_does_not_favour_early_names():
 def zipped(root: Path, archive: Path, prefix: str = "") -> Path:
     archive.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(archive, "w") as out:
-        for file in sorted(root.rglob("*.*"), reverse=True):
+        for file in sorted(filter(Path.is_file, root.rglob("*")), reverse=True):
             out.write(file, prefix + file.relative_to(root).as_posix())
     return archive
 
@@ -275,13 +276,35 @@ def test_the_extensions_are_torchvisions():
 
 
 def test_what_is_no_image_is_left_out_by_name(tmp_path):
-    root = given_tree(tmp_path, "train/ant/imageNotFound.gif")
-    assert scan(root).notes == ("left out, not .jpg, .png ... (1): train/ant/imageNotFound.gif",)
+    root = given_tree(tmp_path, "train/ant/damaged.gif")
+    assert scan(root).notes == ("left out, not .jpg, .png ... (1): train/ant/damaged.gif",)
     make(root, *(f"val/bee/{i}.txt" for i in range(8)))
     assert note(scan(root), "left out, not .jpg, .png ... (9): ").endswith(
-        "train/ant/imageNotFound.gif, val/bee/0.txt, val/bee/1.txt, val/bee/2.txt, val/bee/3.txt"
+        "train/ant/damaged.gif, val/bee/0.txt, val/bee/1.txt, val/bee/2.txt, val/bee/3.txt"
         " and 4 more"
     )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_without_a_known_ending_are_read_by_content_and_noted(tmp_path, packed):
+    kinds = {"a.jfif": "JPEG", "b.GIF": "GIF", "c.jpe": "JPEG", "d": "PNG", "e": "TIFF",
+             "f.image": "WEBP", "g": "BMP", "h.pnm": "PPM"}  # fmt: skip
+    root = given_tree(tmp_path / "tree")
+    for name, kind in kinds.items():
+        Image.new("RGB", (3, 2), (len(name), ord(name[0]), 9)).save(root / "val/bee" / name, kind)
+    Image.new("RGB", (3, 2)).save(root / "val/bee/raw.nef", "TIFF")
+    (root / "val/bee/notes").write_text("P1 and P2 are bees, BMW is a car", encoding="utf-8")
+    (root / "val/bee/phone.heic").write_bytes(bytes(4) + b"ftypheic" + bytes(20))
+    (root / "val/bee/secret").write_bytes(b"\x89PNG\r\n\x1a\n")
+    archive = zipped(root, tmp_path / "all.zip") if packed else None
+    found = scan_listing(listing_of(archive or root))
+    read = {Path(name).name for name, _ in found.splits["val"]} - {f"{i}.jpg" for i in range(4)}
+    assert read == {*kinds, "secret"}  # a damaged one too: decoding refuses it by name
+    assert note(found, "read by content, not named .jpg").startswith(
+        "read by content, not named .jpg, .png ... (9): val/bee/a.jfif, val/bee/b.GIF"
+    )
+    assert note(found, "left out, HEIC image") == "left out, HEIC image (1): val/bee/phone.heic"
+    assert note(found, "left out, not .jpg").endswith("(2): val/bee/notes, val/bee/raw.nef")
 
 
 def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):

@@ -62,7 +62,10 @@ def metadata() -> list[Made]:
     late = chunk(b"eXIf", exif[6:] + bytes(4) + b"\7" * 72_000_000)
     jpg = save(COLOR, "JPEG")
     piece = b"\xff\xe1\xff\xff" + exif + b"\7" * (65_533 - len(exif))
+    wide = "😀".encode() + b"a" * 31_000_000  # Pillow keeps four bytes a letter
+    xmp = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(wide, 1))
     return [
+        Made("xmp.png", png((WIDTH, HEIGHT), 8, 2, filtered(COLOR), xmp, xmp)),
         Made("offsets.tif", tiff({**square, 273: (8,) * 3_000_000}, pixel)),
         Made("late exif.png", one[:end] + late + one[end:], rgb(np.zeros((9, 9)))),
         Made("segments.jpg", jpg[:2] + piece * 200 + jpg[2:]),
@@ -112,6 +115,36 @@ for path in sys.argv[1:]:
         said = str(error).splitlines()[0]
     print(megabytes("VmHWM") - before, said)
 """
+
+
+# As under `ulimit -v`: an allocation of more than half a gigabyte fails.
+STRIPS = """
+import resource
+import torch
+import torchvision.transforms.v2.functional
+from data.views import NUMBERS, RandomView, View
+
+with open("/proc/self/statm", encoding="utf-8") as status:
+    size = int(status.read().split()[0]) * resource.getpagesize()
+torch.set_num_threads(1)  # each thread reserves address space
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**29,) * 2)
+random = (RandomView(), RandomView("random", view=View()))
+for shape in ((1, 4000), (65_000, 1), (25_000_000, 1)):
+    image = torch.zeros(*shape, 3, dtype=torch.uint8).permute(2, 0, 1)
+    for view in (View(), View(squash=True)):
+        assert view(image).shape == (3, view.crop, view.crop), shape
+    for view in random:
+        assert view(view.stored(image), [0.5] * NUMBERS).shape == (3, 224, 224), shape
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_view_of_a_thin_strip_takes_half_a_gigabyte():
+    done = subprocess.run(
+        [sys.executable, "-c", STRIPS],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -17,18 +17,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sample_images import COLOR, HEIGHT, WIDTH, chunk, corpus, save
+from sample_images import ALPHA, COLOR, HEIGHT, WIDTH, chunk, corpus, save
 from sample_images import refused as refused_by
 
 from data.errors import DataError
-from data.images import FORMATS, load_image
+from data.images import FORMATS, as_image, load_image
 
 CORPUS = corpus()
 
 
 def refused(file, *words: str, name: str | None = None) -> str:
     """The error has three lines, and the second names the image."""
-    what, where, _ = refused_by(lambda: load_image(file, name))
+    what, where, fix = refused_by(lambda: load_image(file, name))
+    assert max(len(what), len(fix)) < 300, (what, fix)
     assert where == (name or str(file))
     assert all(word in what for word in words), what
     return what
@@ -49,6 +50,62 @@ def test_the_corpus_is_large_and_has_every_format():
     assert len(CORPUS) == len({made.name for made in CORPUS}) > 100
     kinds = {Image.open(io.BytesIO(m.content)).format for m in CORPUS if m.pixels is not None}
     assert kinds == {*FORMATS, "MPO"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bytes_and_pillows_images_give_the_pixels_of_their_file():
+    for made in CORPUS:
+        if made.pixels is not None:
+            image = load(made.content)
+            assert torch.equal(as_image(made.content), image), made.name
+            with Image.open(io.BytesIO(made.content)) as opened:
+                assert torch.equal(as_image(opened), image), made.name
+
+
+PIXELS = torch.from_numpy(COLOR).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (PIXELS / 255, ["float32", "(255 * x).round().to(torch.uint8)"]),
+        (COLOR / 255, ["float64", "(255 * x).round().astype('uint8')"]),
+        (COLOR.astype(np.int64), ["int64", "x.round().astype('uint8')"]),
+        (PIXELS.permute(1, 2, 0), ["(10, 12, 3)", "x.permute(2, 0, 1)"]),
+        (PIXELS[0], ["(10, 12)", "x.expand(3, -1, -1)"]),
+        (PIXELS[:1], ["(1, 10, 12)", "x.expand(3, -1, -1)"]),
+        (PIXELS[None], ["(1, 3, 10, 12)", "x[0]"]),
+        (COLOR[None], ["(1, 10, 12, 3)", "x[0]"]),
+        (COLOR.transpose(2, 0, 1), ["(3, 10, 12)", "x.transpose(1, 2, 0)"]),
+        (PIXELS.repeat(2, 1, 1)[:4], ["(4, 10, 12)", "fromarray"]),
+        (np.dstack([COLOR, ALPHA]), ["(10, 12, 4)", "fromarray"]),
+        (COLOR[:3], ["a NumPy array of uint8 (3, 12, 3)"]),
+        (PIXELS[:, :, :3], ["(3, 10, 3)", "colors", "first or last"]),
+        (COLOR[:3, :3], ["(3, 3, 3)", "first or last"]),
+        (COLOR[:0], ["at least one pixel"]),
+        (torch.zeros(0, dtype=torch.uint8), ["at least one pixel"]),
+        (np.zeros((), np.uint8), ["uint8 ()"]),
+        (["a.png", "b.png"], ["list", "for x in images"]),
+        (None, ["NoneType"]),
+        (io.StringIO("text"), ["mode 'rb'"]),
+        (b"", ["empty"]),
+        (Image.new("F", (2, 2)), ["floats"]),
+        (Image.new("RGB", (6000, 5000)), ["too large"]),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_call_that_mends_it(wrong, words):
+    assert max(map(len, refused_by(lambda: as_image(wrong), *words))) < 300
+
+
+def test_the_advised_calls_work():
+    x, a = PIXELS, COLOR
+    for mended in (
+        (255 * (x / 255)).round().to(torch.uint8), (255 * (a / 255)).round().astype("uint8"),
+        x.permute(1, 2, 0).permute(2, 0, 1), a.transpose(2, 0, 1).transpose(1, 2, 0), x[None][0],
+        Image.fromarray(a), Image.fromarray(np.dstack([a, np.full_like(ALPHA, 255)])),
+    ):  # fmt: skip
+        assert torch.equal(as_image(mended), PIXELS)
+    assert torch.equal(as_image(x[0].expand(3, -1, -1)), as_image(a[:, :, 0]))
 
 
 @pytest.mark.filterwarnings("error")

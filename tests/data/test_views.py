@@ -29,6 +29,33 @@ def test_evaluation_is_what_the_weights_ask(shape, weights):
     assert torch.equal(view(image), expected)
 
 
+def adjacent(image: torch.Tensor) -> torch.Tensor:
+    """The layout of load_image. Of planes of one column, torch 2.15 resizes other memory."""
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("turn", [lambda image: image, lambda image: image.mT])
+def test_only_the_middle_of_a_thin_strip_is_scaled(turn, interpolation, monkeypatch):
+    """With a low limit, the pixels are those that scaling all of the strip gives."""
+    for rows, columns in ((1, 400), (3, 301), (5, 1000)):
+        strip = turn(adjacent(noise(rows, columns)))
+        whole = View(32, 24, interpolation)(strip)
+        with monkeypatch.context() as patch:
+            patch.setattr("data.views.MAX_PIXELS", 32 * 200)
+            near = View(32, 24, interpolation)(strip)
+            scaled = ShorterSide(32, interpolation)(strip)
+        assert (near.int() - whole).abs().max() <= 3, (rows, columns)
+        assert 32 * 150 < scaled.shape[1] * scaled.shape[2] < 32 * 250
+
+
+def test_squashing_a_tall_strip_gives_the_same_either_way(monkeypatch):
+    strip = adjacent(noise(300, 4))
+    whole = View(crop=24, squash=True)(strip)
+    monkeypatch.setattr("data.views.MAX_PIXELS", 2000)
+    assert (View(crop=24, squash=True)(strip).int() - whole).abs().max() <= 2
+
+
 def test_squashed_shows_all_of_the_image():
     image = noise(50, 200)
     expected = functional.resize(image, [64, 64], antialias=True)

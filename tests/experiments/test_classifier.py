@@ -1,5 +1,6 @@
 """Prediction and evaluation see validation's pixels; class names come from the checkpoint."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from data.view_batches import every_image
 from data.views import View
 from experiments.classifier import (
     FP32,
+    find_images,
     load_model,
     open_classifier,
     predict,
@@ -91,6 +93,37 @@ def test_prediction_sees_validations_pixels_and_gives_its_logits(folder, checkpo
         assert sum(guess["score"] for guess in best) == pytest.approx(1)
         assert best[0]["score"] == pytest.approx(logits.softmax(0).max().item(), abs=1e-5)
         assert predict(model, load_image(file), k=1) == best[:1]
+
+
+def test_an_image_gives_the_same_answer_however_it_is_given(folder, checkpoint):
+    model, file = load_model(checkpoint), folder / "ant" / "ä 1.png"
+    answer, array = predict(model, file), np.array(Image.open(file))
+    with file.open("rb") as opened:
+        for given in (str(file), file.read_bytes(), io.BytesIO(file.read_bytes()), opened,
+                      Image.open(file), Image.fromarray(array), array, array[:, ::-1][:, ::-1],
+                      torch.from_numpy(array).permute(2, 0, 1), load_image(file)):  # fmt: skip
+            assert predict(model, given) == answer
+    grey = Image.open(file).convert("L")
+    assert predict(model, np.array(grey)) == predict(model, grey)
+    with refusal(DataError, "float64", "astype('uint8')"):
+        predict(model, array / 255)
+
+
+def test_thin_strips_are_predicted_and_drawn(checkpoint, invoke, tmp_path):
+    for size in ((4000, 1), (1, 65_000)):
+        Image.new("L", size, 99).save(tmp_path / f"{size[0]}.png")
+    done = invoke("experiments.predict", checkpoint, f"{tmp_path}/*.png", "--sheet",
+                  tmp_path / "sheet.png")  # fmt: skip
+    assert_prints(done, "4000.png  ", "1.png  ", "sheet: ")
+
+
+def test_a_folder_is_searched_by_content_and_says_what_it_left_out(tmp_path, capsys):
+    (tmp_path / "phone.heic").write_bytes(bytes(4) + b"ftypheic" + bytes(20))
+    with refusal(DataError, "left out, HEIC image (1): phone.heic"):
+        find_images([str(tmp_path)])
+    Image.new("RGB", (2, 2)).save(tmp_path / "a", "PNG")
+    assert find_images([str(tmp_path)]) == [tmp_path / "a"]
+    assert "read by content, not named .jpg, .png ... (1): a\n" in capsys.readouterr().err
 
 
 def test_k_is_clipped_to_the_classes(folder, checkpoint):
