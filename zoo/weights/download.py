@@ -23,11 +23,15 @@ from zoo.weights.files import Weights, hash_in, read_weights
 
 TIMEOUT = 30.0  # seconds without a byte
 TEMPORARY = "skipzoo-"  # of temporary folders for downloads
+HUB_PAGE = r"https?://(?:huggingface|hf)\.co/([\w.-]+/[\w.-]+)(?:/tree/.*)?/?"
 ABANDONED = 86_400  # seconds without a change, after which such a folder is removed
 
 
 def fetch(url: str) -> Weights:
     """The weights at `url`, downloaded into the cache if they are not there yet."""
+    if page := re.fullmatch(HUB_PAGE, url):
+        why, fix = "this is the page of a model, not a file", f"did you mean hf:{page[1]}?"
+        raise WeightsError(why, url, fix)
     path = place_of(url)
     try:
         if not path.exists():

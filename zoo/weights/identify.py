@@ -55,7 +55,7 @@ def classes_of(weights: Weights) -> int | None:
 
 
 def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
-    """The settings in `allowed` that a ViT's weights imply; none for a ResNet.
+    """The settings in `allowed` that weights imply; those of a ResNet only from files that say so.
 
     A ResNet's settings (strides, zero channels) change the architecture, so callers must give them.
     """
@@ -72,6 +72,8 @@ def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
     }
     shapes = {key: tuple(part.shape) for key, part in parts.items() if part is not None}
     settings["image_size"] = side_of_image(shapes)
+    if weights.metadata.settings and len(stem := shapes.get("stem.conv.weight", ())) == 4:
+        settings |= {"width": stem[0], "stride_in": implied.get("stride_in")}
     return {key: value for key, value in settings.items() if key in allowed and value}
 
 
