@@ -3,8 +3,9 @@
     python -m experiments.convert resnet50_model.pth animals.safetensors --to zoo --classes cat,dog
     python -m experiments.convert best.safetensors FOLDER --to transformers
 
-With `--to transformers`, a ViT can be written as a folder in the Hugging Face Hub's layout: its
-files store what a state dict does not, namely the norms' eps, class names and preprocessing.
+With `--to transformers`, a ResNet for ImageNet or a ViT can be written as a folder in the Hugging
+Face Hub's layout: its files store what a state dict does not, namely strides or the norms' eps,
+class names and preprocessing.
 With `--to onnx`, the network itself is written, not only its weights (plumbing/onnx_files.py).
 The naming scheme and the network are detected from the entries of the file. The weights are loaded
 into that network and exported again, so everything that zoo.load refuses is refused here, too

@@ -10,6 +10,7 @@ from experiments.plumbing.cli import UsageError, doing
 from zoo import WeightsError
 from zoo.networks import Network
 from zoo.vit import ViT
+from zoo.weights.configs import RESNET
 from zoo.weights.files import Metadata, Weights, write_weights
 from zoo.weights.hub import write_folder
 from zoo.weights.identify import identify, recognise
@@ -54,10 +55,13 @@ def convert(source: str, output: Path, to: str, requested: str | None) -> None:
 def write_as_folder(
     folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, weights: Weights
 ) -> None:
-    """Write a ViT as a folder in the Hugging Face Hub's layout; UsageError for other networks."""
-    if not isinstance(model, ViT) or settings_of(model)["block"] != "residual":
-        why = f"only ViTs can be written as folders, and this is {name}"
-        raise UsageError(why, folder, "give an output that ends in .safetensors or .pth")
+    """Write a folder in the Hugging Face Hub's layout; UsageError for networks it has none for."""
+    settings = settings_of(model)
+    needed = {"block": "residual"} if isinstance(model, ViT) else RESNET
+    if not needed.items() <= settings.items():
+        listed = ", ".join(f"{key}={settings[key]}" for key in needed)
+        why = f"transformers has no network that computes what this {name} does ({listed})"
+        raise UsageError(why, folder, "write a .safetensors or .pth file, with --to zoo")
     classes = classes or tuple(f"LABEL_{place}" for place in range(model.head.out_features))
     view = weights.metadata.preprocess or asdict(default_view(model, recognise(weights)))
     write_folder(folder, name, model, classes, view)

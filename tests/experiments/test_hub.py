@@ -1,5 +1,6 @@
 """Models of the Hugging Face Hub, by folder or by name, and their image preprocessing."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -247,7 +248,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        match = re.fullmatch(r"/owner/name/resolve/\w+/([\w.]+)", self.path)
+        match = re.fullmatch(r"/owner/name/resolve/\w+/([\w.-]+)", self.path)
         path = self.folder / match[1] if match else None
         if self.path.startswith("/api/models/owner/name"):
             self.answer(200, self.description())
@@ -280,13 +281,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
         return json.dumps(files if "/tree/" in self.path else model).encode()
 
 
-@pytest.fixture
-def hub(copied):
+@contextlib.contextmanager
+def serving(folder: Path):
+    """Serve the folder as owner/name; yields the address, and the names of downloaded files."""
     log: list[str] = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, copied, log))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, folder, log))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", log
     server.shutdown()
+
+
+@pytest.fixture
+def hub(copied):
+    with serving(copied) as server:
+        yield server
 
 
 OPEN = "import sys; from zoo.weights.load import open_weights as o; print(o(sys.argv[1]).metadata)"

@@ -23,6 +23,7 @@ from zoo.weights.files import Weights, hash_in, read_weights
 
 TIMEOUT = 30.0  # seconds without a byte
 TEMPORARY = "skipzoo-"  # of temporary folders for downloads
+HUB_PAGE = r"https?://(?:huggingface|hf)\.co/([\w.-]+/[\w.-]+)(?:/tree/.*)?/?"
 ABANDONED = 86_400  # seconds without a change, after which such a folder is removed
 
 
@@ -31,6 +32,9 @@ def fetch(url: str, choice: str | None = None) -> Weights:
 
     `choice`: the name of the state dict to take, if there are several.
     """
+    if page := re.fullmatch(HUB_PAGE, url):
+        why, fix = "this is the page of a model, not a file", f"did you mean hf:{page[1]}?"
+        raise WeightsError(why, url, fix)
     path = place_of(url)
     try:
         if not path.exists():

@@ -59,12 +59,22 @@ class Weights:
     prefix: str = ""  # that was taken off the names
 
 
-def read_weights(path: Path, choice: str | None = None) -> Weights:
-    """Read a .pth, .pt, .th or .safetensors file; the format is detected from the content.
+Entries = tuple[dict[str, Any], Metadata]  # what a file holds, before a network is found in it
 
-    If the name contains a hash, as in resnet50-11ad3fa6.pth, the content must match it.
+
+def read_weights(path: Path, choice: str | None = None) -> Weights:
+    """The weights of a network in a .pth, .pt, .th or .safetensors file.
+
     `choice`: the name of the state dict to take, if there are several (search.py).
     Raises WeightsError for anything that is not a safe and complete file of weights.
+    """
+    return network_in(read_entries(path), str(path), choice)
+
+
+def read_entries(path: Path) -> Entries:
+    """Read a file whole; its format is detected from the content. Raises WeightsError.
+
+    If the name contains a hash, as in resnet50-11ad3fa6.pth, the content must match it.
     """
     with contextlib.suppress(RuntimeError):  # ~user of an unknown user
         path = path.expanduser()
@@ -75,7 +85,7 @@ def read_weights(path: Path, choice: str | None = None) -> Weights:
         why = f"the file is not what its name says: its SHA-256 begins with {actual}"
         fix = f"get the file again; if {expected} is not a hash, rename the file"
         raise WeightsError(why, path, fix)
-    return decode_weights(content, str(path), choice, hashed=bool(expected))
+    return decode(content, str(path), hashed=bool(expected))
 
 
 def hash_in(name: str) -> str:
@@ -101,9 +111,7 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def decode_weights(
-    content: bytes, source: str, choice: str | None = None, hashed: bool = False
-) -> Weights:
+def decode(content: bytes, source: str, hashed: bool = False) -> Entries:
     """Decode a file's bytes to tensors on the CPU, wherever they were saved from.
 
     torch.save writes a zip archive; before PyTorch 1.6, it wrote a bare pickle. `hashed`: the
@@ -116,7 +124,7 @@ def decode_weights(
         raise WeightsError(f"this is not a file of weights, but {kind}", source, fix)
     try:
         if is_safe:
-            return from_safetensors(content, source, choice)
+            return from_safetensors(content, source)
         screen(content, hashed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused anyway
@@ -131,18 +139,17 @@ def decode_weights(
     except Exception as error:
         why = str(error) if is_safe else type(error).__name__  # torch's says to trust the file
         raise WeightsError(f"the file is incomplete or damaged: {why}", source, AGAIN) from error
-    return from_loaded(loaded, source, choice)
+    return from_loaded(loaded, source)
 
 
-def from_safetensors(content: bytes, source: str, choice: str | None) -> Weights:
+def from_safetensors(content: bytes, source: str) -> Entries:
     """Decode a .safetensors file: the library checks the format, our digest the content."""
     header, text, body = header_of(content)
     tensors = safetensors.torch.load(content)
     metadata, digest = read_metadata(text, source)
     if digest is not None and digest != digest_of(text_of(metadata), header, body):
         raise ValueError("its SHA-256 does not match its content")
-    found, notes = search(tensors, source, choice)
-    return Weights(found.tensors, metadata, source, tuple(notes), found.prefix)
+    return tensors, metadata
 
 
 def header_of(content: bytes) -> tuple[dict[str, Any], str | None, memoryview]:
@@ -164,16 +171,20 @@ def digest_of(text: str, header: dict[str, Any], body: memoryview) -> str:
     return digest.hexdigest()
 
 
-def from_loaded(loaded: Any, source: str, choice: str | None = None) -> Weights:
-    """Weights from an object that torch.load returned: a state dict, or a checkpoint with one."""
+def from_loaded(loaded: Any, source: str) -> Entries:
+    """The entries of an object that torch.load returned: a state dict, or a checkpoint."""
     if not isinstance(loaded, dict):
         why = f"this holds {type(loaded).__name__}, not a state dict"
         fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
         raise WeightsError(why, source, fix)
-    found, notes = search(loaded, source, choice)
     # A file can override an OrderedDict's methods, so call those of dict itself.
-    metadata, _ = read_metadata(dict.get(loaded, METADATA), source)
-    return Weights(found.tensors, metadata, source, tuple(notes), found.prefix)
+    return loaded, read_metadata(dict.get(loaded, METADATA), source)[0]
+
+
+def network_in(entries: Entries, source: str, choice: str | None = None) -> Weights:
+    """The state dict of a network in what a file holds. Raises WeightsError."""
+    found, notes = search(entries[0], source, choice)
+    return Weights(found.tensors, entries[1], source, tuple(notes), found.prefix)
 
 
 TYPES = {"model": str, "settings": dict, "classes": list, "preprocess": dict, "metrics": dict,

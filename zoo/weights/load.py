@@ -22,7 +22,7 @@ from zoo.positions import resize_positions
 from zoo.vit import ViT
 from zoo.weights.dialects import Dialect
 from zoo.weights.download import fetch
-from zoo.weights.files import Weights, from_loaded, read_weights
+from zoo.weights.files import Weights, from_loaded, network_in, read_weights
 from zoo.weights.hub import PREFIX, from_hub, read_hub_folder
 from zoo.weights.identify import by_name, is_shaped, likely_cause, recognise
 from zoo.weights.settings import assumed, check_settings, required_by
@@ -75,7 +75,7 @@ def open_weights(source: object) -> Weights:
     FILE#NAME and URL#NAME name one of several state dicts.
     """
     if isinstance(source, Mapping):
-        return from_loaded(dict(source), STATE_DICT)
+        return network_in(from_loaded(dict(source), STATE_DICT), STATE_DICT)
     if not isinstance(source, str | Path):
         why = f"weights are a path, a URL or a state dict, not {type(source).__name__}"
         fix = "give the PATH or URL of a file, or what model.state_dict() returns"

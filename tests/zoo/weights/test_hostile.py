@@ -337,11 +337,11 @@ def test_nothing_runs_and_every_file_is_refused_by_every_way_in(name, model, tmp
 def test_pickles_made_by_hand_are_good_where_nothing_is_wrong_with_them(tmp_path):
     """Otherwise the files above might be refused for another reason."""
     made, name = old(b"}" + text("bn1.x") + OLD_TENSOR + b"s", KEYS, numbers=EIGHT), "bn1.x"
-    assert torch.equal(files.decode_weights(made, "").tensors[name], torch.tensor([1.0, 2.0]))
+    assert torch.equal(files.decode(made, "")[0][name], torch.tensor([1.0, 2.0]))
     made = pickled(
         b"}", text(name), tensor(storage(length=len(entries()["archive/data/1"]) // 4)), b"s"
     )
-    assert files.decode_weights(made, "").tensors[name].shape == (2,)
+    assert files.decode(made, "")[0][name].shape == (2,)
 
 
 def test_the_pickles_do_run_where_they_are_trusted(tmp_path):
@@ -367,7 +367,7 @@ def test_behind_the_screen_torch_load_trusts_nothing_either(tmp_path, monkeypatc
     monkeypatch.setattr(files, "screen", lambda *_: None)
     for name in ("os.system", "os.system, bare", "eval"):
         with pytest.raises(zoo.WeightsError):
-            files.decode_weights(FILES[name](tmp_path), "")
+            files.decode(FILES[name](tmp_path), "")
         assert not (tmp_path / "RAN").exists()
 
 

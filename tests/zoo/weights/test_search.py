@@ -14,7 +14,7 @@ from conftest import refusal, same, shaken
 from torch import nn
 
 import zoo
-from zoo.weights.files import decode_weights
+from zoo.weights.files import decode
 from zoo.weights.kinds import KINDS, kind_of
 from zoo.weights.load import open_weights
 
@@ -209,7 +209,7 @@ def test_settings_come_from_the_shapes_and_not_from_the_names(shortcut, caplog):
             key = key.replace(ours, theirs)
         state[key] = value
     with caplog.at_level(logging.WARNING, "zoo"):
-        loaded = zoo.build("resnet8", weights=decode_weights(saved(state), "x").tensors)
+        loaded = zoo.build("resnet8", weights=decode(saved(state), "x")[0])
     assert same(loaded.state_dict(), model.state_dict())
 
 
