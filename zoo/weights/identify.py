@@ -19,7 +19,7 @@ from zoo.vit import ViT, vit
 from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.files import Weights
 from zoo.weights.search import dialect_of
-from zoo.weights.settings import check_settings, required_by, settings_of
+from zoo.weights.settings import required_by, settings_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -160,20 +160,16 @@ def likely_cause(
     plain = settings_of(model).get("shortcut") == "none"
     if plain and not (missing or unknown) and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
+    required = required_by(dialect, weights)
     for name, settings in reversed([] if unknown else identify(tensors)):  # residual ones first
-        if fits_settings(name, settings, dialect, weights):
+        eps = brought_by(weights, ["eps"]).get("eps", 1e-6)
+        plain, is_vit = name.startswith("plain"), "vit" in name
+        key, value = "block", "plain" if plain else "residual"
+        if not is_vit:
+            residual = RESNETS[name].shortcut if not plain else "none"
+            key, value = "shortcut", settings.get("shortcut", residual)
+        if value in required.get(key, (value,)):
+            settings |= {"eps": eps} if is_vit and eps != 1e-6 else {}
             words = "".join(f", {key}={value!r}" for key, value in settings.items())
             return f"this is {name}'s: zoo.build({name!r}{words})"
     return "they are incomplete, renamed, or of a network or settings that the zoo does not have"
-
-
-def fits_settings(name: str, settings: dict[str, Any], dialect: Dialect, weights: Weights) -> bool:
-    """True if a network of these settings accepts the weights."""
-    from zoo.registry import MODELS  # which imports this file
-
-    with torch.device("meta"):
-        model = MODELS[name](**(brought_by(weights, list(settings)) | settings))
-    with contextlib.suppress(WeightsError):
-        check_settings(model, required_by(dialect, weights), dialect.name, weights.source)
-        return True
-    return False

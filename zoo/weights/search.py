@@ -172,8 +172,9 @@ def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
 
 
 def known(tensors: Mapping[str, Any]) -> int:
-    """How many names the best dialect knows."""
-    return max(sum(d.to_zoo(name) is not None for name in tensors) for d in DIALECTS)
+    """How many names the best dialect knows; not "0.weight", which any nn.Sequential has."""
+    names = [name for name in tensors if not name[:1].isdigit()]
+    return max(sum(d.to_zoo(name) is not None for name in names) for d in DIALECTS)
 
 
 def dialect_of(names: Sequence[str]) -> Dialect | None:
