@@ -80,8 +80,6 @@ def print_counts(scanned: "Scan") -> None:
     """Print the number of images: one row per class, one column per split."""
     from experiments.plumbing.tables import Rows, print_report
 
-    if scanned.drawn:
-        print("missing splits (of train, val and test) are drawn at random, with seed 0")
     counts = [Counter(label for _, label in images) for images in scanned.splits.values()]
     lines = [
         [printable(name), *(f"{count[label]:,}" for count in counts)]

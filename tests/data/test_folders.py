@@ -90,7 +90,6 @@ def test_given_splits_are_taken_as_they_are(tmp_path, val, test):
     assert found.root == tmp_path
     assert found.classes == TWO
     assert list(found.splits) == ["train", "val", *test]
-    assert not found.drawn
     assert found.notes == ()
     expected = ("ant/0.jpg", "ant/1.jpg", "ant/deep/er/3.PNG", "bee/0.jpg", "bee/1.jpg")
     assert names(found, "val") == [f"{val}/{name}" for name in expected]
@@ -100,7 +99,7 @@ def test_given_splits_are_taken_as_they_are(tmp_path, val, test):
 def test_val_is_drawn_from_train_where_there_is_only_test(tmp_path):
     make(tmp_path, *many("train/ant", count=20), *many("train/bee", count=2), *many("test/ant"))
     found = scan(tmp_path)
-    assert found.drawn
+    assert note(found, "val is drawn at random, with seed 0")
     assert labels(found, "val") == [0, 0, 0, 1]
     assert labels(found, "train") == [0] * 17 + [1]
     assert names(found, "test") == many("test/ant")
@@ -112,7 +111,7 @@ def test_val_is_drawn_from_train_where_there_is_only_test(tmp_path):
 def test_a_folder_of_classes_is_drawn_70_15_15(tmp_path):
     make(tmp_path, *many("ant", count=20), *many("bee", count=3))
     found = scan(tmp_path)
-    assert found.drawn
+    assert note(found, "val and test are drawn at random, with seed 0: 15 % of each class each")
     assert set(found.splits) == {"train", "val", "test"}
     for split, ants in (("train", 14), ("val", 3), ("test", 3)):
         assert labels(found, split) == [0] * ants + [1]
@@ -149,7 +148,7 @@ def test_the_order_of_listing_changes_nothing(tmp_path, monkeypatch):
     (root / "wasp" / "again").symlink_to(root / "wasp")
     (root / "bee" / "z").symlink_to(root / "bee" / "x")
     expected, scandir = scan(root), os.scandir
-    assert len(expected.notes) == 4
+    assert len(expected.notes) == 5
 
     draws = random.Random(0)
 
@@ -294,7 +293,7 @@ def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):
     assert found.classes == TWO
     assert names(found, "train") == many("train/ant", "train/bee")
     assert note(found, "left out, hidden") == (
-        "left out, hidden (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
+        "left out, hidden or of the system (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
     )
     assert note(found, "left out, not in a class folder with images").endswith(
         " (6): README.md, extra, loose.jpg, train/wasp, val/9.jpg and 1 more"
@@ -485,7 +484,7 @@ def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):
     root = make(tmp_path, *many(*TWO), "ant/\x1b[2J.txt")
     (root / os.fsdecode(b"ant/\xff.jpg")).write_bytes(b"1")
     found = scan(root)
-    assert found.notes == ("left out, not .jpg, .png ... (1): ant/\\x1b[2J.txt",)
+    assert note(found, "left out") == "left out, not .jpg, .png ... (1): ant/\\x1b[2J.txt"
     assert r"ant/\udcff.jpg" in found.csv().encode().decode()
     make(root, *many(os.fsdecode(b"\xff")))
     refused(root, "not valid Unicode", r"'\udcff'", "rename")
@@ -513,7 +512,8 @@ def test_a_root_that_cannot_be_used_is_refused(tmp_path):
     refused(make(tmp_path / "f", *many("train"), *many("val/ant")), "no images", "of train/")
     refused(make(tmp_path / "g", *many("train/ant", "val")), "no images", "of val/ or test/")
     refused(given_tree(tmp_path / "w", "valid/ant/0.jpg"), "val/ and valid/ are two folders")
-    refused(given_tree(tmp_path / "out" / "in").parent, "in/ holds splits of its own", "out/in")
+    root = make(given_tree(tmp_path / "out" / "in").parent, *many("wasp"))
+    refused(root, "in/ holds splits of its own", "give", "out/in")
 
 
 def test_too_few_images_are_refused_by_the_name_of_their_class(tmp_path):
