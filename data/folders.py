@@ -75,11 +75,18 @@ def scan(
 
 
 def scan_classes(listing: Listing) -> Scan | None:
-    """Every image of one folder of classes, as the split "whole"; None if it holds splits."""
+    """Every image of one folder of classes, as the split "whole"; None if it holds splits.
+
+    Without train/, that folder is test/ or else val/.
+    """
     folder_of = layout(listing)
-    if WHOLE not in folder_of:
+    if "train" in folder_of:
         return None
-    return labelled(listing, in_folders(listing, folder_of), [WHOLE])
+    (last_split, folder), others = list(folder_of.items())[-1], list(folder_of.values())[:-1]
+    if last_split != WHOLE:
+        listing.taken.append(f"{folder} is used: there is no train/ beside it")
+        listing.notes[NO_CLASS].update(others)
+    return labelled(listing, in_folders(listing, {WHOLE: folder}), [WHOLE])
 
 
 def labelled(listing: Listing, images: Assignment, order: list[str]) -> Scan:

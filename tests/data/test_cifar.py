@@ -175,7 +175,7 @@ def test_what_only_has_the_names_of_cifar10_is_any_folder_of_images(tmp_path, si
         assert cifar10(tmp_path).name == "CIFAR-10"
         assert read_folder(tmp_path, 8).notes == ()
     else:
-        refused(lambda: cifar10(tmp_path), "0.png has 8 x 8 pixels instead of 32 x 32")
+        refused(lambda: cifar10(tmp_path), ".png has 8 x 8 pixels instead of 32 x 32")
 
 
 def test_other_names_are_not_cifar10(tmp_path):

@@ -293,7 +293,8 @@ def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):
     assert found.classes == TWO
     assert names(found, "train") == many("train/ant", "train/bee")
     assert note(found, "left out, hidden") == (
-        "left out, hidden or of the system (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
+        "left out, hidden or of the system (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, "
+        "train/ant/._1.jpg"
     )
     assert note(found, "left out, not in a class folder with images").endswith(
         " (6): README.md, extra, loose.jpg, train/wasp, val/9.jpg and 1 more"
