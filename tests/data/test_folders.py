@@ -188,6 +188,125 @@ def test_a_draw_does_not_favour_early_names():
     assert len(set(taken)) > 95
 
 
+# --- layouts around and inside others ---
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("seg_train/seg_train", "seg_test/seg_test"), ("train_images", "test_images"),
+     ("Training Data", "Testing Data"), ("trainSet/images", "testSet/images"),
+     ("set/x/train/train", "set/x/test/test"), ("train2017", "test2017")],
+)  # fmt: skip
+def test_nested_splits_and_names_of_several_words_are_found_and_said(tmp_path, train, test):
+    root = make(tmp_path, *many(f"{train}/ant", f"{train}/bee", f"{test}/ant", f"{test}/bee"))
+    base = "set/x/" if train.startswith("set") else ""
+    make(root, *many(f"{base}seg_pred/seg_pred", f"{base}unlabelled", count=1))
+    found = scan(root)
+    assert found.classes == TWO
+    assert list(found.splits) == ["train", "val", "test"]
+    assert names(found, "test") == many(f"{test}/ant", f"{test}/bee")
+    assert note(found, f"{train} is used as train")
+    assert note(found, f"{test} is used as test")
+    assert bool(base) == any("set/x is the folder that is read" in n for n in found.notes)
+    assert note(found, "left out, not in a class").endswith(
+        f"(2): {base}seg_pred, {base}unlabelled"
+    )
+
+
+def test_one_folder_around_the_classes_is_passed_through(tmp_path):
+    found = scan(make(tmp_path, *many("a/b/ant", "a/b/bee"), "a/readme.txt", "__MACOSX/._x.jpg"))
+    assert found.classes == TWO
+    assert note(found, "a/b is the folder that is read")
+    assert note(found, "left out, not in a class").endswith("(1): a/readme.txt")
+    found = scan_classes(Listing(tmp_path))
+    assert found.classes == TWO
+    assert note(found, "a/b is the folder that is read")
+
+
+def test_an_archive_inside_itself_is_no_class(tmp_path):
+    root = make(tmp_path / "cells", *many(*TWO), *many("cells/ant", "cells/bee"))
+    make(root, *many("cells/cells/ant", "cells/cells/bee"))
+    found = scan(root)
+    assert found.classes == TWO
+    assert sorted(names(found)) == many(*TWO)
+    assert note(found, "left out, it repeats the folders beside it").endswith("(1): cells")
+    assert scan_classes(Listing(root)).classes == TWO
+    root = given_tree(tmp_path / "xray", *many("xray/train/ant", "xray/val/ant"))
+    assert names(scan(root)) == many("train/ant", "train/bee", "val/ant", "val/bee")
+    # Inside a split, too.
+    root = given_tree(tmp_path / "s", *many("train/train/ant", "train/train/bee"))
+    assert names(scan(root), "train") == many("train/ant", "train/bee")
+
+
+def test_the_only_class_of_val_is_no_folder_around_others(tmp_path):
+    root = make(tmp_path, *many("train/ant", "train/bee", "val/ant/deep", "val/ant/er"))
+    assert scan(root).classes == TWO
+
+
+def test_a_split_without_classes_inside_itself_is_left_out(tmp_path):
+    found = scan(given_tree(tmp_path, *many("test/test", count=2)))
+    assert list(found.splits) == ["train", "val"]
+    assert "test/test/0.jpg" in note(found, "left out, not in a class")
+
+
+def test_splits_are_never_taken_for_classes(tmp_path):
+    pair = many("ant", "bee")
+    for name, folders, words in (
+        ("pred", ("seg_train/seg_train", "seg_pred"), ("seg_train/ is named as a split",)),
+        ("folds", ("fold1", "fold2"), ("fold1, fold2 all hold the same folders (ant, bee)",)),
+        ("both", ("a_train", "a_test", "b_train", "b_test"), ("a_train/ and b_train/ are two",)),
+    ):
+        for folder in folders:
+            make(tmp_path / name / folder, *pair)
+        with pytest.raises(DataError) as error:
+            scan(tmp_path / name)
+        assert all(word in str(error.value) for word in words), error.value
+        if name != "both":  # the advice works
+            given = re.search(r"(?:give|as) (/[^,]*)", str(error.value))[1]
+            assert scan(Path(given)).classes == TWO
+    refused(make(tmp_path / "n", *many("ant", "bee", "more/ant", "more/bee", "more/wasp")),
+            "more/ holds folders with names of those beside it (ant, bee)")  # fmt: skip
+    flat = make(tmp_path / "flat", *many("img_train", "img_test"))
+    refused(flat, "no images in class folders of train/")
+    inside = [f"{c}/{s}" for c in TWO for s in ("train", "test")]
+    refused(make(tmp_path / "inside", *many(*inside)), "ant/ holds splits", "put the classes into")
+
+
+def test_words_that_only_look_like_splits_are_classes(tmp_path):
+    classes = ("bullet train", "test tube", "val")
+    assert scan(make(tmp_path, *many("bullet train", "test tube"))).classes == classes[:2]
+    assert scan(make(tmp_path / "b", *many("train", "express train"))).classes == (
+        "express train",
+        "train",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "#recycle", "__MACOSX", ".thumbnails", "$RECYCLE.BIN", "lost+found",
+             ".ipynb_checkpoints", "System Volume Information"]
+)  # fmt: skip
+def test_folders_of_the_system_are_left_out_at_any_depth(tmp_path, name):
+    root = given_tree(tmp_path, f"{name}/0.jpg", f"train/{name}/0.jpg", "val/bee/Thumbs.db")
+    make(root, f"train/ant/{name}/0.jpg/THUMB.jpg", f"val/bee/deep/{name}/1.jpg", "desktop.ini")
+    found = scan(root)
+    assert names(found) == many("train/ant", "train/bee", "val/ant", "val/bee")
+    places = (f"{name}", f"train/{name}", f"train/ant/{name}", f"val/bee/deep/{name}")
+    every = sorted([*places, "desktop.ini", "val/bee/Thumbs.db"])
+    hidden = f"left out, hidden or of the system (6): {', '.join(every[:5])} and 1 more"
+    assert found.notes == (hidden,)
+
+
+def test_without_train_the_folder_of_another_split_is_one_of_classes(tmp_path):
+    root = make(tmp_path, *many("val/ant", "val/bee"))
+    refused(root, "no images in class folders of train/", "add train/; or give", "/val, a folder")
+    found = scan_classes(Listing(root))
+    assert names(found) == many("val/ant", "val/bee")
+    assert note(found, "val is used: there is no train/ beside it")
+    found = scan_classes(Listing(make(root, *many("test/ant"))))
+    assert names(found) == many("test/ant")
+    assert note(found, "left out, not in a class").endswith("(1): val")
+
+
 # --- zips ---
 
 
@@ -249,6 +368,16 @@ def test_zips_beside_what_they_were_unpacked_to_do_not_count_twice(tmp_path):
     found = scan_listing(listing_of(tmp_path / "tree"))
     assert found.splits == expected.splits
     assert note(found, "left out, not in a class").endswith("(1): all.zip")
+
+
+def test_zips_beside_classes_are_left_out_and_only_zips_must_be_unpacked(tmp_path):
+    root = make(tmp_path / "tree", *many(*TWO))
+    zipped(root, root / "all.zip")
+    found = scan_listing(listing_of(root))
+    assert found == scan(root)
+    assert note(found, "left out, not in a class").endswith("(1): all.zip")
+    zipped(given_tree(tmp_path / "other"), tmp_path / "zips" / "set.zip")
+    refused(tmp_path / "zips", "set.zip", "unpack the zips first")
 
 
 def test_a_damaged_zip_is_refused(tmp_path):
