@@ -24,11 +24,10 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
         return read_batches(data_dir or CIFAR_CACHE, download=data_dir is None)
     listing = listing_of(data_dir)
     unlike = unlike_cifar10(listing, find(listing))
-    if unlike is None:
-        unlike = "its classes have other names"
-    if unlike:
+    if unlike != "":
+        what = f"this is not CIFAR-10: {unlike or 'its classes have other names'}"
         fix = "if it should be, unzip or download it again; if not, choose the preset quick"
-        raise DataError(f"this is not CIFAR-10: {unlike}", data_dir.absolute(), fix)
+        raise DataError(what, data_dir.absolute(), fix)
     # CIFAR-10 has no identical images; a search would take a sixth of the time of reading.
     return replace(read_folder(data_dir, 32, keep_duplicates=True), name="CIFAR-10")
 

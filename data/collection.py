@@ -154,15 +154,21 @@ class ImageDataset:
             form, title = near_duplicates.fingerprint, "looking for near-duplicates"
             prints, _ = results_of(files, form, IMAGE_CACHE, self.workers, title)
         pairs = near_duplicates.near_pairs(prints, homes)
+        if not pairs:
+            return
         names = [file.removeprefix(f"{Path(self.source.data)}/") for file in files]
-        self.notes += near_duplicates.note_of(pairs, names, skip)
+        self.notes.append(near_duplicates.note_of(pairs, names, skip))
+        if not skip:
+            ways = "--skip-near-duplicates leaves them out; experiments.check_data draws them"
+            self.notes.append(ways)
+            return
         gone = {files[one]: files[other] for one, other, _ in pairs}
         for split, part in self.splits.items():
-            places = {i for i, file in enumerate(part.files) if file in gone}
-            if skip and places:
+            if places := {i for i, file in enumerate(part.files) if file in gone}:
                 first = part.files[min(places)]
-                what = f"nearly the same image as {gone[first]}"
-                self.drop(split, places, DataError(what, first, "add images, or keep these"))
+                fix = "add images, or leave out --skip-near-duplicates"
+                error = DataError(f"nearly the same image as {gone[first]}", first, fix)
+                self.drop(split, places, error)
 
 
 def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:

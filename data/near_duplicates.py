@@ -65,8 +65,7 @@ def near_pairs(
         for start in Progress(range(0, len(here), rows), "comparing images", delay=2):
             chunk = here[start : start + rows]
             bits = np.bitwise_count(hashes[chunk, None] ^ hashes[later])  # (rows, later)
-            nearest = bits.argmin(1)
-            fewest = bits.min(1)
+            nearest, fewest = bits.argmin(1), bits.min(1)
             for row in np.flatnonzero(fewest <= MOST_BITS):
                 one, other = known[chunk[row]], known[later[nearest[row]]]
                 pairs.append((int(one), int(other), int(fewest[row])))
@@ -75,9 +74,8 @@ def near_pairs(
 
 def note_of(
     pairs: Sequence[tuple[int, int, int]], names: Sequence[str], left_out: bool = False
-) -> list[str]:
-    """A note on the pairs of images with these names; none if there are no pairs."""
+) -> str:
+    """A note on the pairs of images with these names."""
     what = "left out" if left_out else "odd but kept"
-    pairs_named = some(f"{names[one]} (as {names[other]})" for one, other, _ in pairs)
-    note = f"{what}, nearly the same as an image of a later split ({len(pairs):,}): {pairs_named}"
-    return [note] if pairs else []
+    named = some(f"{names[one]} (as {names[other]})" for one, other, _ in pairs)
+    return f"{what}, nearly the same as an image of a later split ({len(pairs):,}): {named}"

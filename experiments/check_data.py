@@ -100,24 +100,22 @@ def report_near_duplicates(
     rows: Sequence[dict], files: Sequence[str], prints: Sequence[int | None]
 ) -> None:
     """Print, enter into `rows` and draw the pairs of nearly the same images of different splits."""
+    import torch
+
+    from data.images import load_image
     from data.near_duplicates import MISSING, installed, near_pairs, note_of
+    from data.views import View
+    from experiments.drawing.sheet import LabelledImage, draw_sheet
 
     if not installed():
         print(MISSING)
         return
-    pairs = near_pairs(prints, [row["split"] for row in rows])
+    if not (pairs := near_pairs(prints, [row["split"] for row in rows])):
+        return
     for one, other, _ in pairs:
         rows[one]["near_duplicate"] = rows[other]["path"]
     names = [row["path"] for row in rows]
-    print(*note_of(pairs, names), sep="\n", end="\n" * bool(pairs))
-    if not pairs:
-        return
-    import torch
-
-    from data.images import load_image
-    from data.views import View
-    from experiments.drawing.sheet import LabelledImage, draw_sheet
-
+    print(note_of(pairs, names))
     whole = View(250, 250, squash=True)
     cells = [
         LabelledImage(

@@ -99,8 +99,7 @@ def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
 
     known = {name: label for label, name in enumerate(model.classes)}
     if not known.keys() & set(images.classes) and (ids := imagenet_ids(images.classes, model)):
-        known = ids
-        first = images.classes[0]
+        known, first = ids, min(ids)
         what = "folder names are taken as ImageNet's WordNet ids or class numbers"
         images.notes.append(f"{what}: {first} is {model.classes[ids[first]]}, and so on")
     if unknown := set(images.classes) - set(known):
@@ -114,14 +113,14 @@ def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
 def imagenet_ids(names: Sequence[str], model: Classifier) -> dict[str, int]:
     """The class number of each name that is a WordNet id (n01440764) or a number (0 to 999).
 
-    Empty if a name is neither, or if the model's classes are not ImageNet's.
+    Empty if the model's classes are not ImageNet's.
     """
     if len(model.classes) != 1000 or not model.classes[0].startswith("tench"):
         return {}
     ids = IMAGENET_IDS.read_text(encoding="utf-8").split()
     numbers = {name: number for number, name in enumerate(ids)}
     numbers |= {name: int(name) for name in names if name.isdecimal() and int(name) < len(ids)}
-    return {name: numbers[name] for name in names} if numbers.keys() >= set(names) else {}
+    return {name: numbers[name] for name in names if name in numbers}
 
 
 def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Tensor:
