@@ -18,11 +18,11 @@ from torch import Tensor
 from data import near_duplicates
 from data.cifar import cifar10, is_cifar10
 from data.dataset import balanced_order
-from data.decoding import DecodedOnUse, Form, Images, MappedImages
+from data.decoding import DecodedOnUse, Form, Images, MappedImages, size_of
 from data.errors import DataError, printable
 from data.folders import Scan, scan, scan_classes
 from data.listing import Listing
-from data.store import estimated_bytes, results_of, store, undecodable
+from data.store import estimated_bytes, results_of, store
 from data.views import RandomView, View
 
 IMAGE_CACHE = Path("cache/images")
@@ -102,7 +102,8 @@ class ImageDataset:
                 stored, bad = store(files, form, IMAGE_CACHE, workers=self.workers, title=title)
                 self.leave_out(split, bad)
                 return stored
-            self.leave_out(split, undecodable(files, IMAGE_CACHE, self.workers, title))
+            _, bad = results_of(files, size_of, IMAGE_CACHE, self.workers, title)
+            self.leave_out(split, bad)
             return DecodedOnUse(self.splits[split].files, form)
 
     @cached_property
@@ -154,15 +155,10 @@ class ImageDataset:
             form, title = near_duplicates.fingerprint, "looking for near-duplicates"
             prints, _ = results_of(files, form, IMAGE_CACHE, self.workers, title)
         pairs = near_duplicates.near_pairs(prints, homes)
-        if not pairs:
-            return
         names = [file.removeprefix(f"{Path(self.source.data)}/") for file in files]
-        self.notes.append(near_duplicates.note_of(pairs, names, skip))
-        if not skip:
-            ways = "--skip-near-duplicates leaves them out; experiments.check_data draws them"
-            self.notes.append(ways)
-            return
-        gone = {files[one]: files[other] for one, other, _ in pairs}
+        what = "left out" if skip else "odd but kept (--skip-near-duplicates leaves them out)"
+        self.notes += [near_duplicates.note_of(pairs, names, what)] * bool(pairs)
+        gone = {files[one]: files[other] for one, other, _ in pairs if skip}
         for split, part in self.splits.items():
             if places := {i for i, file in enumerate(part.files) if file in gone}:
                 first = part.files[min(places)]

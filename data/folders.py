@@ -82,10 +82,10 @@ def scan_classes(listing: Listing) -> Scan | None:
     folder_of = layout(listing)
     if "train" in folder_of:
         return None
-    (last_split, folder), others = list(folder_of.items())[-1], list(folder_of.values())[:-1]
-    if last_split != WHOLE:
+    folder = list(folder_of.values())[-1]
+    if WHOLE not in folder_of:
         listing.taken.append(f"{folder} is used: there is no train/ beside it")
-        listing.notes[NO_CLASS].update(others)
+    listing.notes[NO_CLASS] |= set(folder_of.values()) - {folder}
     return labelled(listing, in_folders(listing, {WHOLE: folder}), [WHOLE])
 
 

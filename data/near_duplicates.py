@@ -72,10 +72,7 @@ def near_pairs(
     return pairs
 
 
-def note_of(
-    pairs: Sequence[tuple[int, int, int]], names: Sequence[str], left_out: bool = False
-) -> str:
-    """A note on the pairs of images with these names."""
-    what = "left out" if left_out else "odd but kept"
+def note_of(pairs: Sequence[tuple[int, int, int]], names: Sequence[str], what: str) -> str:
+    """A note on pairs of images: their number and names, and `what` was done with them."""
     named = some(f"{names[one]} (as {names[other]})" for one, other, _ in pairs)
     return f"{what}, nearly the same as an image of a later split ({len(pairs):,}): {named}"

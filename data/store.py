@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.decoding import Form, decode_all, size_of
+from data.decoding import Form, decode_all
 from data.errors import DataError
 
 VERSION = 2  # of this file format and of the pixels that load_image and views produce
@@ -60,13 +60,6 @@ def store(
             index = write_pixels(file, decode_all(files, form, workers, title))
         write_index(path.with_suffix(".json"), index)  # last: its presence marks complete pixels
     return DecodedOnce(path, index["shapes"]), errors_of(files, index["bad"])
-
-
-def undecodable(
-    files: Sequence[str], folder: Path, workers: int, title: str
-) -> dict[int, DataError]:
-    """The errors of images that cannot be decoded, by index; for images decoded at each use."""
-    return results_of(files, size_of, folder, workers, title)[1]
 
 
 def results_of(

@@ -115,7 +115,7 @@ def report_near_duplicates(
     for one, other, _ in pairs:
         rows[one]["near_duplicate"] = rows[other]["path"]
     names = [row["path"] for row in rows]
-    print(note_of(pairs, names))
+    print(note_of(pairs, names, "odd"))
     whole = View(250, 250, squash=True)
     cells = [
         LabelledImage(

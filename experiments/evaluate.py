@@ -103,8 +103,7 @@ def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
         what = "folder names are taken as ImageNet's WordNet ids or class numbers"
         images.notes.append(f"{what}: {first} is {model.classes[ids[first]]}, and so on")
     if unknown := set(images.classes) - set(known):
-        its = f"its classes are {some(model.classes)}"
-        why = f"the checkpoint does not know {some(unknown)}; {its}"
+        why = f"the checkpoint does not know {some(unknown)}; it knows {some(model.classes)}"
         fix = "rename or remove the folder; names come from the checkpoint only"
         raise DataError(why, images.source.data, fix)
     return torch.tensor([known[name] for name in images.classes])

@@ -94,7 +94,7 @@ def test_check_data_names_and_draws_the_pairs(tree, tmp_path, invoke, monkeypatc
     done = invoke("experiments.check_data", tree, "--workers", 0, "--output", table)
     assert done.returncode == 3
     pairs = ", ".join(f"{one} (as {other})" for one, other in sorted(PAIRS.items()))
-    note = f"odd but kept, nearly the same as an image of a later split (3): {pairs}"
+    note = f"odd, nearly the same as an image of a later split (3): {pairs}"
     assert note in done.stdout.splitlines()
     assert f"sheet of near-duplicates: {sheet}" in done.stdout
     assert Image.open(sheet).size[0] > 300
@@ -106,8 +106,7 @@ def test_transfer_leaves_out_the_copies_of_later_splits_if_asked(tree):
     dataset = open_dataset(Source(str(tree)), 0, 0)
     before = {split: set(part.files) for split, part in dataset.splits.items()}
     dataset.check_near_duplicates(skip=False)
-    assert dataset.notes[-2].startswith("odd but kept, nearly the same")
-    assert "--skip-near-duplicates leaves them out" in dataset.notes[-1]
+    assert dataset.notes[-1].startswith("odd but kept (--skip-near-duplicates leaves them out), ")
     assert {split: set(part.files) for split, part in dataset.splits.items()} == before
     dataset.check_near_duplicates(skip=True)
     assert dataset.notes[-1].startswith(
@@ -127,7 +126,7 @@ def test_hashes_are_computed_once(tree, monkeypatch):
     monkeypatch.setattr("data.store.decode_all", None)
     dataset = open_dataset(Source(str(tree)), 0, 0)
     dataset.check_near_duplicates(skip=False)
-    assert "(3): " in dataset.notes[-2]
+    assert "(3): " in dataset.notes[-1]
 
 
 def test_without_imagehash_one_line_says_so(tree, invoke, monkeypatch):
