@@ -6,6 +6,7 @@ Whether images are stored as raw pixels or decoded at each use changes the speed
 import hashlib
 import shutil
 import zlib
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,14 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from data import near_duplicates
 from data.cifar import cifar10, is_cifar10
 from data.dataset import balanced_order
-from data.decoding import DecodedOnUse, Form, Images, MappedImages
+from data.decoding import DecodedOnUse, Form, Images, MappedImages, size_of
 from data.errors import DataError, printable
 from data.folders import Scan, scan, scan_classes
 from data.listing import Listing
-from data.store import estimated_bytes, store, undecodable
+from data.store import estimated_bytes, results_of, store
 from data.views import RandomView, View
 
 IMAGE_CACHE = Path("cache/images")
@@ -100,7 +102,8 @@ class ImageDataset:
                 stored, bad = store(files, form, IMAGE_CACHE, workers=self.workers, title=title)
                 self.leave_out(split, bad)
                 return stored
-            self.leave_out(split, undecodable(files, IMAGE_CACHE, self.workers, title))
+            _, bad = results_of(files, size_of, IMAGE_CACHE, self.workers, title)
+            self.leave_out(split, bad)
             return DecodedOnUse(self.splits[split].files, form)
 
     @cached_property
@@ -116,21 +119,52 @@ class ImageDataset:
         """With --skip-bad, drop the images that cannot be decoded; without it, raise DataError."""
         if not bad:
             return
-        part = self.splits[split]
-        kept = [i for i in range(len(part.labels)) if i not in bad]
-        left = part.chosen(torch.tensor(kept, dtype=torch.int64))
-        gone = set(part.labels.tolist()) - set(left.labels.tolist())
         what, where, _ = next(iter(bad.values())).args
         fix = "repair the file or move it elsewhere"
         if not self.source.skip_bad:
-            counts = f"{len(bad)} of {len(part.labels):,} in {split}"
+            counts = f"{len(bad)} of {len(self.splits[split].labels):,} in {split}"
             raise DataError(f"{what} ({counts})", where, f"{fix}, or leave it out: --skip-bad")
-        if not kept or (split == "train" and gone):
-            classes = ", ".join(self.classes[label] for label in sorted(gone))
-            raise DataError(f"{what} (no other image is left in {split} of {classes})", where, fix)
-        self.splits[split] = left
+        self.drop(split, bad, DataError(what, where, fix))
         names = ", ".join(printable(str(error.args[1])) for error in bad.values())
         self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
+
+    def drop(self, split: str, gone: Container[int], error: DataError) -> None:
+        """Drop images by index; raise `error`, with the classes, if none of a class are left."""
+        part = self.splits[split]
+        kept = [i for i in range(len(part.labels)) if i not in gone]
+        left = part.chosen(torch.tensor(kept, dtype=torch.int64))
+        lost = set(part.labels.tolist()) - set(left.labels.tolist())
+        if not kept or (split == "train" and lost):
+            what, where, fix = error.args
+            classes = ", ".join(self.classes[label] for label in sorted(lost))
+            raise DataError(f"{what} (no other image is left in {split} of {classes})", where, fix)
+        self.splits[split] = left
+
+    def check_near_duplicates(self, skip: bool) -> None:
+        """Note images that are nearly the same as one of a later split; `skip` leaves them out.
+
+        Images in memory, those of CIFAR-10, are not looked at.
+        """
+        files = [file for part in self.splits.values() for file in part.files]
+        homes = [name for name, part in self.splits.items() for _ in part.files]
+        if not files or not near_duplicates.installed():
+            self.notes += [near_duplicates.MISSING] * bool(files)
+            return
+        IMAGE_CACHE.mkdir(parents=True, exist_ok=True)
+        with FileLock(IMAGE_CACHE / ".lock"):  # one process decodes, the others wait
+            form, title = near_duplicates.fingerprint, "looking for near-duplicates"
+            prints, _ = results_of(files, form, IMAGE_CACHE, self.workers, title)
+        pairs = near_duplicates.near_pairs(prints, homes)
+        names = [file.removeprefix(f"{Path(self.source.data)}/") for file in files]
+        what = "left out" if skip else "odd but kept (--skip-near-duplicates leaves them out)"
+        self.notes += [near_duplicates.note_of(pairs, names, what)] * bool(pairs)
+        gone = {files[one]: files[other] for one, other, _ in pairs if skip}
+        for split, part in self.splits.items():
+            if places := {i for i, file in enumerate(part.files) if file in gone}:
+                first = part.files[min(places)]
+                fix = "add images, or leave out --skip-near-duplicates"
+                error = DataError(f"nearly the same image as {gone[first]}", first, fix)
+                self.drop(split, places, error)
 
 
 def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:

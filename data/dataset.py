@@ -81,12 +81,15 @@ def balanced_order(labels: Tensor) -> Tensor:
 def read_folder(root: Path, size: int, *, keep_duplicates: bool = False) -> Dataset:
     """Read train/ and test/ (or else val/) of a folder, or of zips of them (data/folders.py).
 
-    Images are decoded, scaled to `size` pixels on the shorter side, and center-cropped to a square.
+    Of one folder of classes, test is drawn. Images are decoded, scaled to `size` pixels on the
+    shorter side, and center-cropped to a square.
     """
     listing = listing_of(root)
     folder = scan(listing, wanted=("test",), keep_duplicates=keep_duplicates)
+    tested = "test" if "test" in folder.splits else "val"
+    notes = (*folder.notes, *(["val is used as the test set"] if tested == "val" else []))
     view, tensors = View(size, size), []
-    for split in ("train", "test" if "test" in folder.splits else "val"):
+    for split in ("train", tested):
         names, labels = zip(*folder.splits[split], strict=True)
         images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
         # No bar in a worker process: it would overwrite the campaign's.
@@ -94,4 +97,4 @@ def read_folder(root: Path, size: int, *, keep_duplicates: bool = False) -> Data
         for i, name in enumerate(bar):
             images[i] = view(listing.load(name))
         tensors += [images, torch.tensor(labels)]
-    return Dataset(root.stem, folder.classes, *tensors, notes=folder.notes)
+    return Dataset(root.stem, folder.classes, *tensors, notes=notes)

@@ -1,6 +1,7 @@
 """Finds the classes and splits of a user's folder of images, and draws the splits that it lacks.
 
-See also listing.py (what counts as an image), then duplicates.py (identical images).
+See also layout.py (which folders are splits and classes) and listing.py (what counts as an image),
+then duplicates.py (identical images).
 """
 
 import csv
@@ -13,9 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.duplicates import Assignment, without_duplicates
-from data.listing import NO_CLASS, SPLIT_ORDER, Listing, by_folder, is_image, some, split_of
+from data.layout import WHOLE, class_folders, last, layout
+from data.listing import LAYOUT, NO_CLASS, SPLIT_ORDER, Listing, by_folder, some
 
 SHARE = 0.15  # of each class, for each split that is drawn
+CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR10_COUNTS = {"train": 5000, "test": 1000}  # images of each class
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,7 @@ class Scan:
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, tuple[tuple[str, int], ...]]  # "train", "val", "test": (name, label)
-    drawn: bool = False  # True if the seed drew any split
-    notes: tuple[str, ...] = ()  # a sentence each: what was left out or looks odd, by name
+    notes: tuple[str, ...] = ()  # a sentence each: what was taken, left out or looks odd, by name
 
     def csv(self) -> str:
         """The split as CSV: the header `split,class,path`, then a row per image."""
@@ -51,6 +56,9 @@ def scan(
     Raises DataError if there is nothing to train on, or no honest split to evaluate on.
     """
     images = find(listing)
+    if unlike := unlike_cifar10(listing, images):
+        why = f"though the classes have CIFAR-10's names: {unlike}"
+        listing.taken.append(f"read as any other folder of images, {why}")
     pairs = set(images.values())
     check_classes(listing, pairs)
     existing = {split for split, _ in pairs}
@@ -60,20 +68,28 @@ def scan(
     check_counts(listing, pairs, Counter(images.values()), len(parts))
     if parts:
         images = draw_splits(images, parts, seed)
+        which = " and ".join(parts) + (" are" if len(parts) > 1 else " is")
+        listing.taken.append(f"{which} drawn at random, with seed {seed}: 15 % of each class each")
     splits = [split for split in SPLIT_ORDER if split in existing or split in parts]
-    return labelled(listing, images, splits, bool(parts))
+    return labelled(listing, images, splits)
 
 
 def scan_classes(listing: Listing) -> Scan | None:
-    """Every image of one folder of classes, as the split "whole"; None if it holds splits."""
-    folders, _ = listing.entries("")
-    if any(map(split_of, folders)):
+    """Every image of one folder of classes, as the split "whole"; None if it holds splits.
+
+    Without train/, that folder is test/ or else val/.
+    """
+    folder_of = layout(listing)
+    if "train" in folder_of:
         return None
-    names = ((name, folder) for folder in folders for name in listing.images(folder))
-    return labelled(listing, {name: ("whole", folder) for name, folder in names}, ["whole"])
+    folder = list(folder_of.values())[-1]
+    if WHOLE not in folder_of:
+        listing.taken.append(f"{folder} is used: there is no train/ beside it")
+    listing.notes[NO_CLASS] |= set(folder_of.values()) - {folder}
+    return labelled(listing, in_folders(listing, {WHOLE: folder}), [WHOLE])
 
 
-def labelled(listing: Listing, images: Assignment, order: list[str], drawn: bool = False) -> Scan:
+def labelled(listing: Listing, images: Assignment, order: list[str]) -> Scan:
     """A Scan whose labels index the sorted classes; each split is sorted by class, then by name."""
     classes = sorted({label for _, label in images.values()})
     numbers = {label: number for number, label in enumerate(classes)}
@@ -82,63 +98,45 @@ def labelled(listing: Listing, images: Assignment, order: list[str], drawn: bool
         split, label = images[name]
         splits[split].append((name, numbers[label]))
     fixed = {split: tuple(pairs) for split, pairs in splits.items()}
-    return Scan(listing.root, tuple(classes), fixed, drawn, listing.sentences())
+    return Scan(listing.root, tuple(classes), fixed, listing.sentences())
 
 
 # --- Existing splits ---
 
 
 def find(listing: Listing) -> Assignment:
-    """The split and class of each image; in a folder of classes, every image is in train."""
-    folders, files = listing.entries("")
-    folder_of = given_splits(listing, folders)
-    outside = listing.notes[NO_CLASS]
-    outside.update(files, set(folders) - set(folder_of.values()) if folder_of else ())
-    images: Assignment = {}
-    for split, folder in (folder_of or {"train": ""}).items():
-        classes, loose = listing.entries(folder)
-        outside.update(loose)
-        for name in classes:
-            if not folder_of:
-                check_for_splits(listing, name)
-            images |= dict.fromkeys(listing.images(name), (split, name.rpartition("/")[2]))
+    """The split and class of each image; in a folder of classes, every image is in train.
+
+    Raises DataError if there is nothing to train on, or no other split beside train.
+    """
+    folder_of = layout(listing)
+    images = in_folders(listing, folder_of)
     splits = {split for split, _ in images.values()}
-    outside.update(folder for split, folder in folder_of.items() if split not in splits)
-    if "train" not in splits or (folder_of and len(splits) < 2):
-        missing = "val/ or test/" if "train" in splits else "train/" if folder_of else "this folder"
-        left_out = "".join(f"; {note}" for note in listing.sentences())
-        raise listing.error(f"there are no images in class folders of {missing}{left_out}")
-    return images
+    if WHOLE in splits:
+        return {name: ("train", label) for name, (_, label) in images.items()}
+    listing.notes[NO_CLASS].update(folder_of[split] for split in folder_of.keys() - splits)
+    if "train" in splits and len(splits) > 1:
+        return images
+    missing = "val/ or test/" if "train" in splits else "train/"
+    where = "this folder" if WHOLE in folder_of else missing
+    left_out = "".join(f"; {note}" for note in listing.sentences())
+    fix = f"expected: {LAYOUT}"
+    if any(name.lower().endswith(".zip") for name in listing.notes[NO_CLASS]):
+        fix = "unpack the zips first, into one folder"
+    elif splits:
+        given = listing.root / folder_of[min(splits)]
+        fix = f"add {missing}; or give {given}, a folder of classes"
+    raise listing.error(f"there are no images in class folders of {where}{left_out}", fix)
 
 
-def given_splits(listing: Listing, folders: list[str]) -> dict[str, str]:
-    """The folder of each existing split; empty for a folder of classes."""
-    folder_of: dict[str, str] = {}
-    for folder in folders:
-        split = split_of(folder)
-        if split in folder_of:
-            raise listing.error(f"{folder_of[split]}/ and {folder}/ are two folders for one split")
-        if split:
-            folder_of[split] = folder
-    if list(folder_of) == ["train"]:
-        train = folder_of["train"]
-        if len(folders) > 1 and any(map(is_image, listing.entries(train)[1])):
-            return {}  # "train" is a class, for example of vehicles
-        raise listing.error(
-            f"there is {train}/, but neither val/ nor test/ beside it",
-            f"add one; or give {listing.root / train}, and val and test are drawn from it",
-        )
-    return folder_of
-
-
-def check_for_splits(listing: Listing, folder: str) -> None:
-    """Raise DataError if a class folder itself contains train/ and other splits."""
-    inside = set(map(split_of, listing.entries(folder)[0])) - {None}
-    if "train" in inside and len(inside) > 1:
-        raise listing.error(
-            f"{folder}/ holds splits of its own, so it cannot be a class",
-            f"give {listing.root / folder}, or move train/ above the classes",
-        )
+def in_folders(listing: Listing, folder_of: dict[str, str]) -> Assignment:
+    """The split and class of each image in the class folders of each split's folder."""
+    return {
+        image: (split, last(name))
+        for split, folder in folder_of.items()
+        for name in class_folders(listing, folder)
+        for image in listing.images(name)
+    }
 
 
 def check_classes(listing: Listing, pairs: set[tuple[str, str]]) -> None:
@@ -191,6 +189,25 @@ def check_counts(
             f"too few images are left (at least {parts + 1} of each are needed): {some(few)}",
             "add images, or remove the class or the split; duplicates are not counted",
         )
+
+
+def unlike_cifar10(listing: Listing, images: Assignment) -> str | None:
+    """How images of CIFAR-10's class names differ from CIFAR-10, "" if they do not.
+
+    None for other class names. Of each class and split, the size of one image is looked at.
+    """
+    if {label for _, label in images.values()} != set(CIFAR10):
+        return None
+    counts = Counter(images.values())
+    wanted = {(split, label): n for split, n in CIFAR10_COUNTS.items() for label in CIFAR10}
+    if counts != wanted:
+        sizes = Counter(split for split, _ in images.values())
+        found = ", ".join(f"{split} has {size:,} images" for split, size in sorted(sizes.items()))
+        return f"{found} (CIFAR-10: train 50,000, 5,000 per class, and test 10,000)"
+    for name in {home: name for name, home in images.items()}.values():
+        if (shape := tuple(listing.load(name).shape[1:])) != (32, 32):
+            return f"{name} has {shape[1]} x {shape[0]} pixels instead of 32 x 32"
+    return ""
 
 
 # --- Drawn splits ---

@@ -29,9 +29,15 @@ NAMED = 5  # names listed in a note; the others are counted
 # Why something is left out: the start of a note, before the names.
 NO_CLASS = "left out, not in a class folder with images"
 NO_FILE = "left out, a link that is broken or circular, or not a regular file"
-HIDDEN = "left out, hidden"
+HIDDEN = "left out, hidden or of the system"
 DEEP = "left out, nested too deeply"
 BY_CONTENT = "read by content, not named .jpg, .png ..."
+# Folders and files of systems that keep thumbnails, indexes or deleted files beside images.
+SYSTEM = (
+    "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp",
+    "$recycle.bin", "recycler", "system volume information", "lost+found", "thumbs.db",
+    "ehthumbs.db", "desktop.ini", "icon\r",
+)  # fmt: skip
 MOST_LEVELS = 50  # of nested folders in a zip: each takes time
 
 
@@ -40,12 +46,14 @@ class Listing:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.taken: list[str] = []  # sentences: what was taken for what
         self.notes: defaultdict[str, set[str]] = defaultdict(set)  # reason -> names
 
     def sentences(self) -> tuple[str, ...]:
-        """One note per reason, such as "left out, hidden (1): train/ants/.a.jpg"."""
+        """What was taken; and a note per reason, "left out, a copy of another image (1): a.jpg"."""
         notes = sorted(self.notes.items(), reverse=True)
-        return tuple(f"{why} ({len(names):,}): {some(names)}" for why, names in notes if names)
+        left = (f"{why} ({len(names):,}): {some(names)}" for why, names in notes if names)
+        return (*map(printable, self.taken), *left)
 
     def error(self, what: str, fix: str = f"expected: {LAYOUT}") -> DataError:
         """A DataError about the root."""
@@ -209,15 +217,16 @@ def zip_error(error: Exception, where: object) -> DataError:
 
 
 def listing_of(root: Path) -> Listing:
-    """List a zip, the zips in a folder without unpacked splits, or a folder."""
+    """List a zip, the zips in a folder without unpacked images, or a folder."""
     if root.is_file():
         return ZipListing(root, [root])
     listing = Listing(root)
     folders, files = listing.entries("")
     zips = [root / name for name in files if name.lower().endswith(".zip")]
     # Zips beside their unpacked content would count every image twice.
-    unpacked = any(map(split_of, folders))
-    if not zips or unpacked:
+    if not zips or any(
+        is_image(name) for folder in folders for name in Listing(root).files(folder)
+    ):
         return listing
     zipped = ZipListing(root, zips)
     is_zipped = any(is_image(name) or zipped.kind(name) == BY_CONTENT for name in zipped.members)
@@ -233,8 +242,8 @@ def readable(folder: Path) -> Path:
 
 
 def hidden(name: str) -> bool:
-    """True if a file or folder is hidden, judging by its own name (no slashes)."""
-    return name.startswith(".") or name == "__MACOSX"
+    """True if a file or folder is hidden or a system's, judging by its own name (no slashes)."""
+    return name.startswith(".") or name.lower() in SYSTEM
 
 
 def split_of(folder: str) -> str | None:

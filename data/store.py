@@ -6,7 +6,7 @@ Processes share the mapped file, so memory stays free.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.decoding import Form, decode_all, size_of
+from data.decoding import Form, decode_all
 from data.errors import DataError
 
 VERSION = 3  # of this file format and of the pixels that load_image and views produce
@@ -62,22 +62,25 @@ def store(
     return DecodedOnce(path, index["shapes"]), errors_of(files, index["bad"])
 
 
-def undecodable(
-    files: Sequence[str], folder: Path, workers: int, title: str
-) -> dict[int, DataError]:
-    """The errors of images that cannot be decoded, by index; for images decoded at each use.
+def results_of(
+    files: Sequence[str], form: Callable[[Tensor], Any], folder: Path, workers: int, title: str
+) -> tuple[list[Any], dict[int, DataError]]:
+    """`form` of each image, None for those that do not decode, and the errors of those by index.
 
-    The errors are stored in a JSON file, named by a hash of the images' names, sizes and dates and
-    of versions().
+    Results, which JSON must be able to hold, are stored in a file that is named by a hash of the
+    images' names, sizes and dates, of `form` and of versions().
     """
     stats = [Path(file).stat() for file in files]
     state = [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]
-    key = hashlib.sha256(json.dumps([versions(), state]).encode()).hexdigest()[:32]
-    path = folder / f"{key}.checked.json"
+    whole = json.dumps([versions(), form.__name__, state])
+    path = folder / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.checked.json"
     if not path.exists():
-        decoded = enumerate(decode_all(files, size_of, workers, title))
-        write_index(path, {i: image.args for i, image in decoded if isinstance(image, DataError)})
-    return errors_of(files, json.loads(path.read_text(encoding="utf-8")))
+        results = list(decode_all(files, form, workers, title))
+        bad = {i: result.args for i, result in enumerate(results) if isinstance(result, DataError)}
+        good = [None if i in bad else result for i, result in enumerate(results)]
+        write_index(path, {"results": good, "bad": bad})
+    index = json.loads(path.read_text(encoding="utf-8"))
+    return index["results"], errors_of(files, index["bad"])
 
 
 def errors_of(files: Sequence[str], bad: Mapping[str, Sequence[str]]) -> dict[int, DataError]:

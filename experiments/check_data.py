@@ -1,6 +1,9 @@
 """Check a folder of images: classes, splits, oddities, and whether every image decodes.
 
-python -m experiments.check_data FOLDER
+    python -m experiments.check_data FOLDER
+
+With the package imagehash it also finds images of one split that are nearly the same as one of
+another, and draws the pairs.
 """
 
 import os
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 TINY = 32  # pixels of the shorter side
 MOST_WORKERS = 256  # the limit of --workers
+SHEET, SHOWN = Path("runs/near-duplicates.png"), 20  # pairs on the sheet
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,10 @@ def main(options: Options) -> None:
     if options.output:
         cli.check_file("--output", options.output)
     with doing("loading the libraries"):
-        from data.decoding import decode_all, size_of
+        from data.decoding import decode_all
         from data.folders import scan
         from data.listing import Listing
+        from data.near_duplicates import look
         from experiments.plumbing.results import write_csv
     with doing(f"scanning {options.dir}"):
         scanned = scan(Listing(options.dir))
@@ -59,16 +64,18 @@ def main(options: Options) -> None:
     ]
     files = [str(scanned.root / row["path"]) for row in rows]
     # Closed on Ctrl-C too: the workers end with the generator.
-    arriving = decode_all(files, size_of, workers)
+    arriving, prints = decode_all(files, look, workers), []
     with doing(f"decoding {len(files):,} images"), closing(arriving):
         for row, file, result in zip(rows, files, arriving, strict=True):
-            verdict, (height, width) = "fine", (0, 0)
+            verdict, (height, width), bits = "fine", (0, 0), None
             if isinstance(result, DataError):
                 verdict = " ".join(str(result.args[0]).split())
             else:
-                height, width = result
+                (height, width), bits = result
+            prints.append(bits)
             row |= {"width": width, "height": height, "bytes": Path(file).stat().st_size,
-                    "verdict": verdict}  # fmt: skip
+                    "verdict": verdict, "near_duplicate": ""}  # fmt: skip
+    report_near_duplicates(rows, files, prints)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_csv(options.output, rows, tuple(rows[0]))
@@ -80,8 +87,6 @@ def print_counts(scanned: "Scan") -> None:
     """Print the number of images: one row per class, one column per split."""
     from experiments.plumbing.tables import Rows, print_report
 
-    if scanned.drawn:
-        print("missing splits (of train, val and test) are drawn at random, with seed 0")
     counts = [Counter(label for _, label in images) for images in scanned.splits.values()]
     lines = [
         [printable(name), *(f"{count[label]:,}" for count in counts)]
@@ -89,6 +94,38 @@ def print_counts(scanned: "Scan") -> None:
     ]
     lines.append(["all", *(f"{count.total():,}" for count in counts)])
     print_report([Rows(("class", *scanned.splits), lines)])
+
+
+def report_near_duplicates(
+    rows: Sequence[dict], files: Sequence[str], prints: Sequence[int | None]
+) -> None:
+    """Print, enter into `rows` and draw the pairs of nearly the same images of different splits."""
+    import torch
+
+    from data.images import load_image
+    from data.near_duplicates import MISSING, installed, near_pairs, note_of
+    from data.views import View
+    from experiments.drawing.sheet import LabelledImage, draw_sheet
+
+    if not installed():
+        print(MISSING)
+        return
+    if not (pairs := near_pairs(prints, [row["split"] for row in rows])):
+        return
+    for one, other, _ in pairs:
+        rows[one]["near_duplicate"] = rows[other]["path"]
+    names = [row["path"] for row in rows]
+    print(note_of(pairs, names, "odd"))
+    whole = View(250, 250, squash=True)
+    cells = [
+        LabelledImage(
+            torch.cat([whole(load_image(files[i])) for i in (one, other)], 2),
+            names[one], (names[other],), (1 - bits / 64,),
+        )
+        for one, other, bits in pairs[:SHOWN]
+    ]  # fmt: skip
+    draw_sheet(SHEET, cells, f"{len(pairs):,} near-duplicates, with the share of equal bits")
+    print(f"sheet of near-duplicates: {SHEET}")
 
 
 def print_verdict(scanned: "Scan", rows: Sequence[dict]) -> None:

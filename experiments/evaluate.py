@@ -11,7 +11,6 @@ or chosen by are left out. A checkpoint lists these images only if there are at 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 SHOWN = 20  # images on a sheet
 EVALUATED = "evaluated"  # the name of the split
 COLUMNS = ("image", "truth", "label", "score")  # of predictions.csv
-WORDNET = re.compile(r"n\d{8}")
+IMAGENET_IDS = Path(__file__).parents[1] / "data" / "imagenet_ids.txt"  # in order of the classes
 
 
 @dataclass(frozen=True)
@@ -90,19 +89,37 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:
 
 
 def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
-    """The checkpoint's label, int64, of each class of the images, matched by name."""
+    """The checkpoint's label, int64, of each class of the images, matched by name.
+
+    For ImageNet's 1,000 classes, folders may be named by WordNet ids or class numbers.
+    """
     import torch
 
+    from data.listing import some
+
     known = {name: label for label, name in enumerate(model.classes)}
-    if len(images.classes) == len(known) and all(map(WORDNET.fullmatch, images.classes)):
-        return torch.arange(len(known))  # n01440764 ... sort in the order of ImageNet's classes
-    if unknown := sorted(set(images.classes) - set(known)):
-        more = " ..." if len(known) > 20 else ""
-        its = f"its classes are {', '.join(model.classes[:20])}{more}"
-        why = f"the checkpoint does not know {', '.join(unknown)}; {its}"
+    if not known.keys() & set(images.classes) and (ids := imagenet_ids(images.classes, model)):
+        known, first = ids, min(ids)
+        what = "folder names are taken as ImageNet's WordNet ids or class numbers"
+        images.notes.append(f"{what}: {first} is {model.classes[ids[first]]}, and so on")
+    if unknown := set(images.classes) - set(known):
+        why = f"the checkpoint does not know {some(unknown)}; it knows {some(model.classes)}"
         fix = "rename or remove the folder; names come from the checkpoint only"
         raise DataError(why, images.source.data, fix)
     return torch.tensor([known[name] for name in images.classes])
+
+
+def imagenet_ids(names: Sequence[str], model: Classifier) -> dict[str, int]:
+    """The class number of each name that is a WordNet id (n01440764) or a number (0 to 999).
+
+    Empty if the model's classes are not ImageNet's.
+    """
+    if len(model.classes) != 1000 or not model.classes[0].startswith("tench"):
+        return {}
+    ids = IMAGENET_IDS.read_text(encoding="utf-8").split()
+    numbers = {name: number for number, name in enumerate(ids)}
+    numbers |= {name: int(name) for name in names if name.isdecimal() and int(name) < len(ids)}
+    return {name: numbers[name] for name in names if name in numbers}
 
 
 def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Tensor:

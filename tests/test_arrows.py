@@ -10,7 +10,7 @@ from conftest import ROOT
 
 ALLOWED = {
     "zoo": {"torch", "torchvision", "safetensors", "huggingface_hub"},
-    "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "filelock"},
+    "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "filelock", "imagehash"},
     "experiments": {
         "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro", "scipy",
         "sklearn", "safetensors", "filelock", "onnxruntime", "zoo", "data",

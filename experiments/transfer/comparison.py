@@ -172,6 +172,8 @@ def compare_strategies(options: Options, device: torch.device, why: str, group: 
     group.say(f"Device {why}" + f", {group.size} processes" * (group.size > 1))
     with doing(f"listing the images in {options.data}"):
         dataset = open_dataset(source, CORES, loaders if more.workers is None else more.workers)
+    with doing("looking for near-duplicates in different splits"):
+        dataset.check_near_duplicates(options.skip_near_duplicates)
     options = with_batches_that_fit(options, len(dataset.labels("train")), group)
     say_what(options, dataset, group)
     if set(options.strategy) != {"linear-probe"}:  # a probe needs no full batch

@@ -104,6 +104,8 @@ class Options:
     """Train on at most this many images, with balanced classes."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded, instead of stopping."""
+    skip_near_duplicates: bool = False
+    """Leave out images of train and val that are nearly the same as one of a later split."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto times steps in every precision of the hardware and takes the fastest."""
     device: str = "auto"

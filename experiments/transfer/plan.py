@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import zoo
+from data import near_duplicates
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
 from experiments.train.loop import Settings
@@ -76,4 +77,10 @@ def check_options(options: Options) -> None:
                 "--strategy moving-bn",
                 "choose a ResNet, or feature-extraction",
             )
+    if options.skip_near_duplicates and not near_duplicates.installed():
+        raise UsageError(
+            "near-duplicates cannot be found without the package imagehash",
+            "--skip-near-duplicates",
+            "pip install imagehash 'numpy>=2'; or leave the option out",
+        )
     cli.check_folder(options.output_dir or Path("runs"))

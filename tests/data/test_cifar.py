@@ -17,9 +17,11 @@ from PIL import Image
 from sample_images import refused, save
 from torchvision.datasets import CIFAR10
 
-from data import cifar
+from data import cifar, folders
 from data.cifar import cifar10, is_cifar10
 from data.dataset import read_folder
+from data.folders import CIFAR10 as CIFAR10_CLASSES
+from data.folders import CIFAR10_COUNTS
 
 
 def image(value: int, size=(8, 8), blue=7) -> bytes:
@@ -43,7 +45,13 @@ def test_a_folder_is_read_sorted(tmp_path, test):
     assert data.train_labels.tolist() == data.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
     assert data.train_images.dtype == torch.uint8
-    assert data.notes == ()
+    assert data.notes == (() if test == "test" else ("val is used as the test set",))
+
+
+def test_one_folder_of_classes_is_split(tmp_path):
+    data = read_folder(make_tree(tmp_path) / "train", 8)
+    assert (len(data.train_labels), len(data.test_labels)) == (4, 2)
+    assert data.notes == ("test is drawn at random, with seed 0: 15 % of each class each",)
 
 
 def test_a_zip_has_the_pixels_of_its_folder(tmp_path):
@@ -91,7 +99,7 @@ def fake_archive(per_batch: int) -> tuple[bytes, dict]:
     for name in (*batches, "test_batch"):
         pixels = generator.integers(0, 256, (per_batch, 3072), dtype=np.uint8)
         files[name] = pickle.dumps({"data": pixels, "labels": labels})
-    files["batches.meta"] = pickle.dumps({"label_names": list(cifar.CLASSES)})
+    files["batches.meta"] = pickle.dumps({"label_names": list(CIFAR10_CLASSES)})
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
         for name, content in files.items():
@@ -122,7 +130,6 @@ def served(tmp_path, monkeypatch):
     for name, value in {**tables, "url": url}.items():
         monkeypatch.setattr(CIFAR10, name, value)
     monkeypatch.setattr(cifar, "CIFAR_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(cifar, "COUNTS", (100, 20))
     yield file
     server.shutdown()
     server.server_close()
@@ -130,7 +137,7 @@ def served(tmp_path, monkeypatch):
 
 def test_the_download_works_once_and_is_found_again(served, tmp_path):
     data = cifar10()
-    assert data.classes == cifar.CLASSES
+    assert data.classes == CIFAR10_CLASSES
     assert data.train_images.shape == (100, 3, 32, 32)
     served.unlink()  # from here on nothing can be downloaded
     assert torch.equal(cifar10().train_images, data.train_images)
@@ -154,11 +161,32 @@ def test_without_a_network_the_message_names_file_and_folder(served, monkeypatch
     refused(cifar10, "cannot download CIFAR-10", "cifar-10-python.tar.gz", "cache")
 
 
-def test_a_part_of_cifar_is_refused_with_its_counts(tmp_path):
-    make_tree(tmp_path, classes=cifar.CLASSES)
-    words = ("train has 30 images instead of 50,000", "5,000 per class")
-    refused(lambda: cifar10(tmp_path), *words)
-    assert is_cifar10(tmp_path)
+@pytest.mark.parametrize("size", [8, 32])
+def test_what_only_has_the_names_of_cifar10_is_any_folder_of_images(tmp_path, size, monkeypatch):
+    make_tree(tmp_path, classes=CIFAR10_CLASSES, count=2)
+    if size == 32:
+        for file in tmp_path.rglob("*.png"):
+            file.write_bytes(save(Image.open(file).resize((32, 32)), "PNG"))
+    assert not is_cifar10(tmp_path)
+    words = "test has 20 images, train has 20 images (CIFAR-10: train 50,000, 5,000 per class"
+    refused(lambda: cifar10(tmp_path), "not CIFAR-10: " + words, "choose the preset quick")
+    found = read_folder(tmp_path, 8)
+    assert found.name == tmp_path.name
+    assert found.notes[0].startswith("read as any other folder of images, though the classes have")
+    assert words in found.notes[0]
+    # With CIFAR-10's counts, the size of the images decides.
+    monkeypatch.setattr(folders, "CIFAR10_COUNTS", dict.fromkeys(CIFAR10_COUNTS, 2))
+    assert is_cifar10(tmp_path) == (size == 32)
+    if size == 32:
+        assert cifar10(tmp_path).name == "CIFAR-10"
+        assert read_folder(tmp_path, 8).notes == ()
+    else:
+        refused(lambda: cifar10(tmp_path), ".png has 8 x 8 pixels instead of 32 x 32")
+
+
+def test_other_names_are_not_cifar10(tmp_path):
+    assert not is_cifar10(make_tree(tmp_path))
+    refused(lambda: cifar10(tmp_path), "its classes have other names")
 
 
 def test_the_real_cifar10(real_cifar10):

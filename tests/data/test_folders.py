@@ -91,7 +91,6 @@ def test_given_splits_are_taken_as_they_are(tmp_path, val, test):
     assert found.root == tmp_path
     assert found.classes == TWO
     assert list(found.splits) == ["train", "val", *test]
-    assert not found.drawn
     assert found.notes == ()
     expected = ("ant/0.jpg", "ant/1.jpg", "ant/deep/er/3.PNG", "bee/0.jpg", "bee/1.jpg")
     assert names(found, "val") == [f"{val}/{name}" for name in expected]
@@ -101,7 +100,7 @@ def test_given_splits_are_taken_as_they_are(tmp_path, val, test):
 def test_val_is_drawn_from_train_where_there_is_only_test(tmp_path):
     make(tmp_path, *many("train/ant", count=20), *many("train/bee", count=2), *many("test/ant"))
     found = scan(tmp_path)
-    assert found.drawn
+    assert note(found, "val is drawn at random, with seed 0")
     assert labels(found, "val") == [0, 0, 0, 1]
     assert labels(found, "train") == [0] * 17 + [1]
     assert names(found, "test") == many("test/ant")
@@ -113,7 +112,7 @@ def test_val_is_drawn_from_train_where_there_is_only_test(tmp_path):
 def test_a_folder_of_classes_is_drawn_70_15_15(tmp_path):
     make(tmp_path, *many("ant", count=20), *many("bee", count=3))
     found = scan(tmp_path)
-    assert found.drawn
+    assert note(found, "val and test are drawn at random, with seed 0: 15 % of each class each")
     assert set(found.splits) == {"train", "val", "test"}
     for split, ants in (("train", 14), ("val", 3), ("test", 3)):
         assert labels(found, split) == [0] * ants + [1]
@@ -150,7 +149,7 @@ def test_the_order_of_listing_changes_nothing(tmp_path, monkeypatch):
     (root / "wasp" / "again").symlink_to(root / "wasp")
     (root / "bee" / "z").symlink_to(root / "bee" / "x")
     expected, scandir = scan(root), os.scandir
-    assert len(expected.notes) == 4
+    assert len(expected.notes) == 5
 
     draws = random.Random(0)
 
@@ -188,6 +187,125 @@ def test_a_draw_does_not_favour_early_names():
     assert len(taken) == 40 * 15
     assert 45 < sum(taken) / len(taken) < 54  # mean 49.5, standard error 1.1
     assert len(set(taken)) > 95
+
+
+# --- layouts around and inside others ---
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("seg_train/seg_train", "seg_test/seg_test"), ("train_images", "test_images"),
+     ("Training Data", "Testing Data"), ("trainSet/images", "testSet/images"),
+     ("set/x/train/train", "set/x/test/test"), ("train2017", "test2017")],
+)  # fmt: skip
+def test_nested_splits_and_names_of_several_words_are_found_and_said(tmp_path, train, test):
+    root = make(tmp_path, *many(f"{train}/ant", f"{train}/bee", f"{test}/ant", f"{test}/bee"))
+    base = "set/x/" if train.startswith("set") else ""
+    make(root, *many(f"{base}seg_pred/seg_pred", f"{base}unlabelled", count=1))
+    found = scan(root)
+    assert found.classes == TWO
+    assert list(found.splits) == ["train", "val", "test"]
+    assert names(found, "test") == many(f"{test}/ant", f"{test}/bee")
+    assert note(found, f"{train} is used as train")
+    assert note(found, f"{test} is used as test")
+    assert bool(base) == any("set/x is the folder that is read" in n for n in found.notes)
+    assert note(found, "left out, not in a class").endswith(
+        f"(2): {base}seg_pred, {base}unlabelled"
+    )
+
+
+def test_one_folder_around_the_classes_is_passed_through(tmp_path):
+    found = scan(make(tmp_path, *many("a/b/ant", "a/b/bee"), "a/readme.txt", "__MACOSX/._x.jpg"))
+    assert found.classes == TWO
+    assert note(found, "a/b is the folder that is read")
+    assert note(found, "left out, not in a class").endswith("(1): a/readme.txt")
+    found = scan_classes(Listing(tmp_path))
+    assert found.classes == TWO
+    assert note(found, "a/b is the folder that is read")
+
+
+def test_an_archive_inside_itself_is_no_class(tmp_path):
+    root = make(tmp_path / "cells", *many(*TWO), *many("cells/ant", "cells/bee"))
+    make(root, *many("cells/cells/ant", "cells/cells/bee"))
+    found = scan(root)
+    assert found.classes == TWO
+    assert sorted(names(found)) == many(*TWO)
+    assert note(found, "left out, it repeats the folders beside it").endswith("(1): cells")
+    assert scan_classes(Listing(root)).classes == TWO
+    root = given_tree(tmp_path / "xray", *many("xray/train/ant", "xray/val/ant"))
+    assert names(scan(root)) == many("train/ant", "train/bee", "val/ant", "val/bee")
+    # Inside a split, too.
+    root = given_tree(tmp_path / "s", *many("train/train/ant", "train/train/bee"))
+    assert names(scan(root), "train") == many("train/ant", "train/bee")
+
+
+def test_the_only_class_of_val_is_no_folder_around_others(tmp_path):
+    root = make(tmp_path, *many("train/ant", "train/bee", "val/ant/deep", "val/ant/er"))
+    assert scan(root).classes == TWO
+
+
+def test_a_split_without_classes_inside_itself_is_left_out(tmp_path):
+    found = scan(given_tree(tmp_path, *many("test/test", count=2)))
+    assert list(found.splits) == ["train", "val"]
+    assert "test/test/0.jpg" in note(found, "left out, not in a class")
+
+
+def test_splits_are_never_taken_for_classes(tmp_path):
+    pair = many("ant", "bee")
+    for name, folders, words in (
+        ("pred", ("seg_train/seg_train", "seg_pred"), ("seg_train/ is named as a split",)),
+        ("folds", ("fold1", "fold2"), ("fold1, fold2 all hold the same folders (ant, bee)",)),
+        ("both", ("a_train", "a_test", "b_train", "b_test"), ("a_train/ and b_train/ are two",)),
+    ):
+        for folder in folders:
+            make(tmp_path / name / folder, *pair)
+        with pytest.raises(DataError) as error:
+            scan(tmp_path / name)
+        assert all(word in str(error.value) for word in words), error.value
+        if name != "both":  # the advice works
+            given = re.search(r"(?:give|as) (/[^,]*)", str(error.value))[1]
+            assert scan(Path(given)).classes == TWO
+    refused(make(tmp_path / "n", *many("ant", "bee", "more/ant", "more/bee", "more/wasp")),
+            "more/ holds folders with names of those beside it (ant, bee)")  # fmt: skip
+    flat = make(tmp_path / "flat", *many("img_train", "img_test"))
+    refused(flat, "no images in class folders of train/")
+    inside = [f"{c}/{s}" for c in TWO for s in ("train", "test")]
+    refused(make(tmp_path / "inside", *many(*inside)), "ant/ holds splits", "put the classes into")
+
+
+def test_words_that_only_look_like_splits_are_classes(tmp_path):
+    classes = ("bullet train", "test tube", "val")
+    assert scan(make(tmp_path, *many("bullet train", "test tube"))).classes == classes[:2]
+    assert scan(make(tmp_path / "b", *many("train", "express train"))).classes == (
+        "express train",
+        "train",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "#recycle", "__MACOSX", ".thumbnails", "$RECYCLE.BIN", "lost+found",
+             ".ipynb_checkpoints", "System Volume Information"]
+)  # fmt: skip
+def test_folders_of_the_system_are_left_out_at_any_depth(tmp_path, name):
+    root = given_tree(tmp_path, f"{name}/0.jpg", f"train/{name}/0.jpg", "val/bee/Thumbs.db")
+    make(root, f"train/ant/{name}/0.jpg/THUMB.jpg", f"val/bee/deep/{name}/1.jpg", "desktop.ini")
+    found = scan(root)
+    assert names(found) == many("train/ant", "train/bee", "val/ant", "val/bee")
+    places = (f"{name}", f"train/{name}", f"train/ant/{name}", f"val/bee/deep/{name}")
+    every = sorted([*places, "desktop.ini", "val/bee/Thumbs.db"])
+    hidden = f"left out, hidden or of the system (6): {', '.join(every[:5])} and 1 more"
+    assert found.notes == (hidden,)
+
+
+def test_without_train_the_folder_of_another_split_is_one_of_classes(tmp_path):
+    root = make(tmp_path, *many("val/ant", "val/bee"))
+    refused(root, "no images in class folders of train/", "add train/; or give", "/val, a folder")
+    found = scan_classes(Listing(root))
+    assert names(found) == many("val/ant", "val/bee")
+    assert note(found, "val is used: there is no train/ beside it")
+    found = scan_classes(Listing(make(root, *many("test/ant"))))
+    assert names(found) == many("test/ant")
+    assert note(found, "left out, not in a class").endswith("(1): val")
 
 
 # --- zips ---
@@ -251,6 +369,16 @@ def test_zips_beside_what_they_were_unpacked_to_do_not_count_twice(tmp_path):
     found = scan_listing(listing_of(tmp_path / "tree"))
     assert found.splits == expected.splits
     assert note(found, "left out, not in a class").endswith("(1): all.zip")
+
+
+def test_zips_beside_classes_are_left_out_and_only_zips_must_be_unpacked(tmp_path):
+    root = make(tmp_path / "tree", *many(*TWO))
+    zipped(root, root / "all.zip")
+    found = scan_listing(listing_of(root))
+    assert found == scan(root)
+    assert note(found, "left out, not in a class").endswith("(1): all.zip")
+    zipped(given_tree(tmp_path / "other"), tmp_path / "zips" / "set.zip")
+    refused(tmp_path / "zips", "set.zip", "unpack the zips first")
 
 
 def test_a_damaged_zip_is_refused(tmp_path):
@@ -317,7 +445,8 @@ def test_hidden_stray_and_empty_things_are_left_out_by_name(tmp_path):
     assert found.classes == TWO
     assert names(found, "train") == many("train/ant", "train/bee")
     assert note(found, "left out, hidden") == (
-        "left out, hidden (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, train/ant/._1.jpg"
+        "left out, hidden or of the system (4): .DS_Store, __MACOSX, train/.ipynb_checkpoints, "
+        "train/ant/._1.jpg"
     )
     assert note(found, "left out, not in a class folder with images").endswith(
         " (6): README.md, extra, loose.jpg, train/wasp, val/9.jpg and 1 more"
@@ -508,7 +637,7 @@ def test_names_that_would_steer_a_terminal_or_are_no_text(tmp_path):
     root = make(tmp_path, *many(*TWO), "ant/\x1b[2J.txt")
     (root / os.fsdecode(b"ant/\xff.jpg")).write_bytes(b"1")
     found = scan(root)
-    assert found.notes == ("left out, not .jpg, .png ... (1): ant/\\x1b[2J.txt",)
+    assert note(found, "left out") == "left out, not .jpg, .png ... (1): ant/\\x1b[2J.txt"
     assert r"ant/\udcff.jpg" in found.csv().encode().decode()
     make(root, *many(os.fsdecode(b"\xff")))
     refused(root, "not valid Unicode", r"'\udcff'", "rename")
@@ -536,7 +665,8 @@ def test_a_root_that_cannot_be_used_is_refused(tmp_path):
     refused(make(tmp_path / "f", *many("train"), *many("val/ant")), "no images", "of train/")
     refused(make(tmp_path / "g", *many("train/ant", "val")), "no images", "of val/ or test/")
     refused(given_tree(tmp_path / "w", "valid/ant/0.jpg"), "val/ and valid/ are two folders")
-    refused(given_tree(tmp_path / "out" / "in").parent, "in/ holds splits of its own", "out/in")
+    root = make(given_tree(tmp_path / "out" / "in").parent, *many("wasp"))
+    refused(root, "in/ holds splits of its own", "give", "out/in")
 
 
 def test_too_few_images_are_refused_by_the_name_of_their_class(tmp_path):

@@ -20,7 +20,7 @@ from data import decoding
 from data import store as module
 from data.decoding import DecodedOnUse, decode_all, size_of
 from data.errors import DataError
-from data.store import estimated_bytes, store, undecodable
+from data.store import estimated_bytes, results_of, store
 from data.views import RandomView, View
 
 VIEW = View(20, 16, input_size=16)
@@ -65,12 +65,12 @@ def test_the_cache_is_keyed_by_content_and_form(files, tmp_path):
 def test_another_version_of_a_library_makes_another_cache(files, tmp_path, monkeypatch, library):
     cache = tmp_path / "cache"
     first, _ = store(files, VIEW, cache)
-    undecodable(files, cache, 0, "")
+    results_of(files, size_of, cache, 0, "")
     (stamp,) = cache.glob("*.checked.json")
     real = module.version
     monkeypatch.setattr(module, "version", lambda name: "0" if name == library else real(name))
     assert store(files, VIEW, cache)[0].path != first.path
-    undecodable(files, cache, 0, "")
+    results_of(files, size_of, cache, 0, "")
     assert len({*cache.glob("*.checked.json"), stamp}) == 2
 
 
@@ -106,9 +106,9 @@ def test_a_bad_image_is_left_out_and_named(files, tmp_path):
     good = tuple(file for i, file in enumerate(files) if i not in bad)
     assert same(stored, DecodedOnUse(good, VIEW))
     for _ in range(2):
-        assert list(undecodable(files, tmp_path / "cache", 0, "")) == [4, 7]
+        assert list(results_of(files, size_of, tmp_path / "cache", 0, "")[1]) == [4, 7]
     Path(files[7]).write_bytes(Path(files[5]).read_bytes())
-    assert list(undecodable(files, tmp_path / "cache", 0, "")) == [4]
+    assert list(results_of(files, size_of, tmp_path / "cache", 0, "")[1]) == [4]
 
 
 def store_and_die(files: list[str], at: int, cache: Path) -> None:

@@ -29,7 +29,7 @@ from experiments.classifier import (
     pretrained,
     save_classifier,
 )
-from experiments.evaluate import to_evaluate
+from experiments.evaluate import IMAGENET_IDS, to_evaluate
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import wilson
 from experiments.train.loop import evaluate
@@ -297,20 +297,38 @@ def test_images_that_the_checkpoint_has_seen_do_not_count(folder, tmp_path, invo
 
 
 @pytest.mark.usefixtures("published")
-def test_imagenets_folders_are_its_classes_in_order(tmp_path):
-    """1,000 folders n00000000 ..., one image each: labels by position, duplicates count too."""
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [(("n01440764", "n02102040", "n15075141"), [0, 217, 999]), (("0", "217", "999"), [0, 217, 999]),
+     (("000", "999"), [0, 999]), (("tench", "English springer"), [217, 0])],
+)  # fmt: skip
+def test_wordnet_ids_and_class_numbers_are_imagenets_classes(tmp_path, names, labels):
     model = open_classifier("", "resnet18", "IMAGENET1K_V1")
-    places = [tmp_path / "val" / f"n{7 * i:08}" / "x.png" for i in range(1000)]
-    for path in places:
-        path.parent.mkdir(parents=True)
-        Image.new("RGB", (8, 8), "red").save(path)
-    found = to_evaluate(Source(str(tmp_path / "val")), model)[1].splits["evaluated"]
-    assert found.labels.tolist() == list(range(1000))
-    assert list(found.files) == list(map(str, places))
-    places[5].rename(places[6].with_name("y.png"))
-    places[5].parent.rmdir()  # a class is missing: places would be wrong from there on
-    with pytest.raises(DataError, match="does not know n0"):
-        to_evaluate(Source(str(tmp_path / "val")), model)
+    for name in names:
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "val" / name / "x.png")
+    for source in (tmp_path / "val", tmp_path):  # a split alone needs no train/ beside it
+        images = to_evaluate(Source(str(source)), model)[1]
+        assert images.splits["evaluated"].labels.tolist() == labels
+        said = [note for note in images.notes if f"{names[0]} is tench, and so on" in note]
+        assert len(said) == (labels[0] == 0)
+    (tmp_path / "val" / names[0]).rename(tmp_path / "val" / "n00000001")
+    with pytest.raises(DataError, match="does not know n00000001"):
+        to_evaluate(Source(str(tmp_path)), model)
+
+
+def test_ids_are_known_to_imagenets_heads_only(checkpoint, tmp_path):
+    for name in ("n01440764", "n02102040", "n15075141"):  # as many as the checkpoint has classes
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name / "x.png")
+    with pytest.raises(DataError, match="does not know n01440764, n02102040"):
+        to_evaluate(Source(str(tmp_path)), load_model(checkpoint))
+
+
+def test_the_list_of_wordnet_ids_is_imagenets():
+    ids = IMAGENET_IDS.read_text(encoding="utf-8").split()
+    assert ids == sorted(set(ids))
+    assert (len(ids), ids[0], ids[-1]) == (1000, "n01440764", "n15075141")
 
 
 def test_wilsons_interval_covers_and_stays_inside():

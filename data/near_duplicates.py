@@ -1,0 +1,78 @@
+"""Finds nearly identical images in different splits, by the perceptual hashes of imagehash.
+
+Images that were encoded again or resized have other bytes, but nearly the same hash. The package
+imagehash is optional.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from data.decoding import size_of
+from data.listing import SPLIT_ORDER, some
+from data.progress import Progress
+
+# Of 78,606 pairs of different photos (hymenoptera_data), none differ by less than 14 bits; all 397
+# photos differ by at most 4 from JPEGs of half the size and quality 30, by 6 if brighter by 15 %.
+MOST_BITS = 6
+AT_ONCE = 2**22  # pairs that are compared at once: 32 MiB
+MISSING = (
+    "near-duplicates in different splits were not looked for, only identical files; "
+    "to find them: pip install imagehash 'numpy>=2'"
+)
+
+
+@cache
+def installed() -> bool:
+    """True if imagehash is installed, and a NumPy that counts bits."""
+    return find_spec("imagehash") is not None and hasattr(np, "bitwise_count")
+
+
+def fingerprint(image: Tensor) -> int:
+    """The perceptual hash of an image, uint8 (3, H, W): 64 bits of its low frequencies."""
+    from imagehash import phash  # optional
+
+    bits = phash(Image.fromarray(image.permute(1, 2, 0).numpy())).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def look(image: Tensor) -> tuple[tuple[int, int], int | None]:
+    """Height and width of an image, and its fingerprint, None without imagehash."""
+    return size_of(image), fingerprint(image) if installed() else None
+
+
+def near_pairs(
+    fingerprints: Sequence[int | None], splits: Sequence[str]
+) -> list[tuple[int, int, int]]:
+    """For each image, the most similar one in a later split of train, val, test, if they are near.
+
+    `fingerprints` (None: unknown) and `splits` are those of all images. Returns the indices of both
+    images, the one of the earlier split first, and how many bits differ, at most MOST_BITS.
+    """
+    known = np.array([i for i, bits in enumerate(fingerprints) if bits is not None], int)
+    hashes = np.array([fingerprints[i] for i in known], np.uint64)
+    ranks = np.array([SPLIT_ORDER.index(splits[i]) for i in known], int)
+    pairs = []
+    for rank in range(len(SPLIT_ORDER) - 1):
+        here, later = np.flatnonzero(ranks == rank), np.flatnonzero(ranks > rank)
+        if not len(later):
+            break
+        rows = max(1, AT_ONCE // len(later))
+        for start in Progress(range(0, len(here), rows), "comparing images", delay=2):
+            chunk = here[start : start + rows]
+            bits = np.bitwise_count(hashes[chunk, None] ^ hashes[later])  # (rows, later)
+            nearest, fewest = bits.argmin(1), bits.min(1)
+            for row in np.flatnonzero(fewest <= MOST_BITS):
+                one, other = known[chunk[row]], known[later[nearest[row]]]
+                pairs.append((int(one), int(other), int(fewest[row])))
+    return pairs
+
+
+def note_of(pairs: Sequence[tuple[int, int, int]], names: Sequence[str], what: str) -> str:
+    """A note on pairs of images: their number and names, and `what` was done with them."""
+    named = some(f"{names[one]} (as {names[other]})" for one, other, _ in pairs)
+    return f"{what}, nearly the same as an image of a later split ({len(pairs):,}): {named}"
