@@ -6,15 +6,17 @@
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
-Class names and preprocessing come from the checkpoint, never from a folder of images.
+Class names and preprocessing come from the file, or from the options --classes and --preprocess.
+What a file does not say is printed if it is assumed.
 """
 
 import glob
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -31,16 +33,20 @@ from data.images import load_image
 from data.listing import EXTENSIONS, Listing
 from data.view_batches import normalize_as
 from data.views import View
+from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
+from experiments.plumbing.preprocess import (
+    default_view,
+    published_view,
+    requested_view,
+    view_for,
+)
 from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
 from zoo.plainvit import BLOCKS
-from zoo.resnet import CifarStem
-from zoo.vit import ViT
-from zoo.weights.dialects import IMAGENET_MEAN_STD, Dialect
 from zoo.weights.files import Metadata, Weights, write_weights
-from zoo.weights.identify import brought_by, classes_of, recognise
+from zoo.weights.identify import brought_by, classes_of, identify, recognise
 from zoo.weights.load import fill, open_weights
 from zoo.weights.published import is_published_name
 from zoo.weights.settings import settings_of
@@ -152,27 +158,59 @@ def about(model: Classifier) -> str:
     return f"{model.source}: {len(model.classes)} classes{which}"
 
 
-def load_model(path: str | Path, name: str | None = None) -> Classifier:
-    """Load a file of save_classifier, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
+def load_model(
+    path: str | Path,
+    name: str | None = None,
+    classes: str | None = None,
+    preprocess: str | None = None,
+) -> Classifier:
+    """Load a file of weights, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
 
-    Raises WeightsError if information is missing, or if the weights are not of the network `name`.
+    `classes` and `preprocess` are the options --classes and --preprocess, for files that lack them.
+    Raises WeightsError if the class names are unknown, or the weights not of the network `name`.
     """
     weights = open_weights(path)
-    metadata = weights.metadata
-    if metadata.model is None or metadata.classes is None or metadata.preprocess is None:
-        why = "the file lacks the name of its network, its classes or its preprocessing"
-        fix = "give a file of experiments.transfer, or --model and --weights for published weights"
+    stored = weights.metadata
+    name, model = network_of(weights, name)
+    names = class_names(classes, stored.classes, model.head.out_features, weights.source)
+    if names is None:
+        unsaid = " and the preprocessing" * (preprocess is None and stored.preprocess is None)
+        fix = (
+            f"add --classes{' and --preprocess' if unsaid else ''} (see --help); to find them on "
+            f"labelled images: python -m experiments.diagnose {shlex.quote(str(path))} FOLDER"
+        )
+        why = f"the file lacks the class names{unsaid} of its {model.head.out_features} outputs"
         raise WeightsError(why, path, fix)
-    if name not in (None, metadata.model):
-        why, fix = f"these are {metadata.model}'s weights", f"--model {metadata.model}"
-        raise WeightsError(why, path, fix)
-    model = fill(built_for(metadata.model, weights), weights)
-    if len(metadata.classes) != (outputs := model.head.out_features):
-        why = f"the file names {len(metadata.classes)} classes and its head has {outputs} outputs"
-        raise WeightsError(why, path, "get the file again")
+    view = view_for(weights, name, model, preprocess)
     model.to(memory_format=torch.channels_last)
-    view = view_from(metadata.preprocess, weights.source)
-    return Classifier(model.eval(), metadata.classes, view, metadata.metrics or {}, weights.source)
+    return Classifier(model.eval(), names, view, stored.metrics or {}, weights.source)
+
+
+def network_of(weights: Weights, name: str | None = None) -> tuple[str, Network]:
+    """The name of the network that weights are for, and the network with these weights.
+
+    `name`: which one, if several have the same entries. Raises WeightsError if the weights fit no
+    network, several, or another one.
+    """
+    dialect, stored = recognise(weights), weights.metadata.model
+    if stored and name not in (None, stored):
+        why, fix = f"these are {stored}'s weights", f"--model {stored}"
+        raise WeightsError(why, weights.source, fix)
+    ours = {dialect.to_zoo(key) or key: tensor for key, tensor in weights.tensors.items()}
+    candidates = dict(identify(ours))
+    name = name or stored
+    if name is None:  # dialects with requirements are of libraries that have no plain networks
+        names = [n for n in candidates if not (dialect.requires and n.startswith("plain"))]
+        if len(names) != 1:
+            which = " or ".join(names) or "no network of the zoo"
+            unknown = [key for key in weights.tensors if dialect.to_zoo(key) is None]
+            some = ", ".join((unknown or list(weights.tensors))[:3])
+            why = f"these entries fit {which}: {some} ..."
+            fix = "load them into the right network in Python and export it: zoo.load, zoo.export"
+            raise WeightsError(why, weights.source, fix)
+        (name,) = names
+    zoo.check(name, {})
+    return name, fill(built_for(name, weights, **candidates.get(name, {})), weights)
 
 
 def built_for(name: str, weights: Weights, **implied: Any) -> Network:
@@ -190,28 +228,6 @@ def built_for(name: str, weights: Weights, **implied: Any) -> Network:
     return zoo.build(name, **{"num_classes": classes_of(weights)} | implied | settings)
 
 
-def view_from(preprocess: Mapping[str, Any], source: object) -> View:
-    """The View that a file describes; raises WeightsError for missing or unusable values."""
-    try:
-        values = {field.name: preprocess[field.name] for field in fields(View)}
-        values |= {name: tuple(float(v) for v in preprocess[name]) for name in ("mean", "std")}
-        view = View(**values)
-        sides = view.resize, view.crop, view.input_size
-        usable = {
-            "sides": all(type(n) is int and 1 <= n <= zoo.LARGEST_IMAGE for n in sides),
-            "interpolation": view.interpolation in ("bilinear", "bicubic"),
-            "squash": type(view.squash) is bool,
-            "mean": len(view.mean) == 3 and all(abs(m) < 1e6 for m in view.mean),
-            "std": len(view.std) == 3 and all(0 < s < 1e6 for s in view.std),
-        }
-        if not all(usable.values()):
-            raise ValueError(f"{min(usable, key=usable.__getitem__)} in {view}")
-    except (KeyError, TypeError, ValueError) as error:
-        why = f"the file's preprocessing cannot be followed: {error}"
-        raise WeightsError(why, source, "get the file again") from error
-    return view
-
-
 def save_classifier(
     path: Path, name: str, model: Network, classes: tuple[str, ...], view: View, metrics: dict
 ) -> None:
@@ -221,56 +237,53 @@ def save_classifier(
     write_weights(path, model.state_dict(), metadata)
 
 
-def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifier:
-    """The model `name` with `weights` if a name is given, else the classifier in `checkpoint`."""
+def open_classifier(
+    checkpoint: str,
+    name: str | None,
+    weights: str,
+    classes: str | None = None,
+    preprocess: str | None = None,
+) -> Classifier:
+    """The model `name` with `weights` if a name is given, else the classifier in `checkpoint`.
+
+    `classes` and `preprocess`: see load_model.
+    """
     if name:
         zoo.check(name, {})
     elif weights != "DEFAULT":
         why, fix = "--weights needs --model, and none is named", "add --model, or omit --weights"
         raise UsageError(why, f"--weights {weights}", fix)
     if not name or not is_published_name(weights):
-        return load_model(weights if name else checkpoint, name)
-    model, view = pretrained(name, weights, 0)
+        return load_model(weights if name else checkpoint, name, classes, preprocess)
+    model, view = pretrained(name, weights, 0, preprocess)
     entry = zoo.published(zoo.twin(name), weights)
     source, metrics = f"{name} {entry.name}", {"top1": entry.top1}
-    return Classifier(model.eval(), entry.preprocess.classes, view, metrics, source)
+    names = class_names(classes, entry.preprocess.classes, model.head.out_features, source) or ()
+    return Classifier(model.eval(), names, view, metrics, source)
 
 
-def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
+def pretrained(
+    name: str, weights: str | None, seed: int, preprocess: str | None = None
+) -> tuple[Network, View]:
     """A network with weights, and the preprocessing that they need.
 
     `weights`: anything that zoo.load takes, a published name, or None for random ones of `seed`. A
-    plain network gets its residual twin's weights, and prints which are dropped. Files of other
-    libraries do not store their preprocessing. It is then that of ImageNet's V1 weights, 32x32 for
-    the CIFAR networks, and the whole image for ViTs.
+    plain network gets its residual twin's weights, and prints which are dropped. `preprocess`: see
+    load_model.
     """
     torch.manual_seed(seed)
     if weights is None:
         model = zoo.build(name)
-        return model, default_view(model)
-    view = None
-    if is_published_name(weights):
-        entry = zoo.published(zoo.twin(name), weights)
-        weights, stated = entry.url, entry.preprocess
-        view = View(stated.resize, stated.crop, stated.interpolation, False, stated.mean,
-                    stated.std, stated.crop)  # fmt: skip
-    loaded = open_weights(weights)
+        usual = default_view(model)
+        return model, requested_view(preprocess, name, model, usual) if preprocess else usual
+    published = zoo.published(zoo.twin(name), weights) if is_published_name(weights) else None
+    loaded = open_weights(published.url if published else weights)
+    if published:
+        metadata = replace(loaded.metadata, preprocess=asdict(published_view(published)))
+        loaded = replace(loaded, metadata=metadata)
     stored = loaded.metadata.settings or {}
     plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
     drop = "shortcut" if name != zoo.twin(name) and not plain_already else None
     model = fill(built_for(name, loaded), loaded, drop=drop)
-    if view is None and loaded.metadata.preprocess:
-        view = view_from(loaded.metadata.preprocess, loaded.source)
-    view = view or default_view(model, recognise(loaded))
+    view = view_for(loaded, name, model, preprocess)
     return model.to(memory_format=torch.channels_last), view
-
-
-def default_view(model: Network, dialect: Dialect | None = None) -> View:
-    """Preprocessing for files that store none: the model's image size, the library's mean, std."""
-    mean, std = dialect.normalize if dialect else IMAGENET_MEAN_STD
-    if isinstance(model, ViT):
-        side = model.stem.image_size
-        return View(side, side, squash=True, mean=mean, std=std, input_size=side)
-    if isinstance(model.stem, CifarStem):
-        return View(resize=32, crop=32, input_size=32)
-    return View()
