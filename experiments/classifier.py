@@ -16,7 +16,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -36,10 +36,11 @@ from data.views import View
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.preprocess import (
+    DIAGNOSE,
     default_view,
     published_view,
-    requested_view,
     view_for,
+    view_named,
 )
 from experiments.train.loop import Settings, forward
 from zoo import WeightsError
@@ -166,39 +167,48 @@ def load_model(
 ) -> Classifier:
     """Load a file of weights, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
 
-    `classes` and `preprocess` are the options --classes and --preprocess, for files that lack them.
-    Raises WeightsError if the class names are unknown, or the weights not of the network `name`.
+    With the name of a network, `path` may be a published name. `classes` and `preprocess` are the
+    options --classes and --preprocess, for files that lack them. Raises WeightsError if the class
+    names are unknown, or the weights are not of the network `name`.
     """
-    weights = open_weights(path)
+    weights = opened(path, name)
     stored = weights.metadata
+    if name and stored.model not in (None, name):
+        why, fix = f"these are {stored.model}'s weights", f"--model {stored.model}"
+        raise WeightsError(why, path, fix)
     name, model = network_of(weights, name)
     names = class_names(classes, stored.classes, model.head.out_features, weights.source)
     if names is None:
-        unsaid = " and the preprocessing" * (preprocess is None and stored.preprocess is None)
-        fix = (
-            f"add --classes{' and --preprocess' if unsaid else ''} (see --help); to find them on "
-            f"labelled images: python -m experiments.diagnose {shlex.quote(str(path))} FOLDER"
-        )
-        why = f"the file lacks the class names{unsaid} of its {model.head.out_features} outputs"
+        unsaid = not (preprocess or stored.preprocess)
+        why = f"the file lacks the names of its classes{' and its preprocessing' * unsaid}"
+        fix = f"add --classes{' and --preprocess' * unsaid} (see --help), or find them with images:"
+        fix += f" python -m {DIAGNOSE} {shlex.quote(str(path))} FOLDER"
         raise WeightsError(why, path, fix)
     view = view_for(weights, name, model, preprocess)
     model.to(memory_format=torch.channels_last)
     return Classifier(model.eval(), names, view, stored.metrics or {}, weights.source)
 
 
+def opened(source: str | Path, name: str | None) -> Weights:
+    """Weights of a file, or published ones of the network `name` with what torchvision states."""
+    if name is None or not is_published_name(source):
+        return open_weights(source)
+    entry = zoo.published(zoo.twin(name), str(source))
+    classes, view = entry.preprocess.classes, asdict(published_view(entry))
+    metadata = Metadata(classes=classes, preprocess=view, metrics={"top1": entry.top1})
+    return Weights(open_weights(entry.url).tensors, metadata, f"{name} {entry.name}")
+
+
 def network_of(weights: Weights, name: str | None = None) -> tuple[str, Network]:
     """The name of the network that weights are for, and the network with these weights.
 
-    `name`: which one, if several have the same entries. Raises WeightsError if the weights fit no
-    network, several, or another one.
+    `name`: the network, if it is known. A plain one gets its residual twin's weights, and logs
+    which are dropped. Raises WeightsError if the weights fit no network, several, or another one.
     """
-    dialect, stored = recognise(weights), weights.metadata.model
-    if stored and name not in (None, stored):
-        why, fix = f"these are {stored}'s weights", f"--model {stored}"
-        raise WeightsError(why, weights.source, fix)
+    dialect, stored = recognise(weights), weights.metadata.settings or {}
     ours = {dialect.to_zoo(key) or key: tensor for key, tensor in weights.tensors.items()}
     candidates = dict(identify(ours))
-    name = name or stored
+    name = name or weights.metadata.model
     if name is None:  # dialects with requirements are of libraries that have no plain networks
         names = [n for n in candidates if not (dialect.requires and n.startswith("plain"))]
         if len(names) != 1:
@@ -210,7 +220,10 @@ def network_of(weights: Weights, name: str | None = None) -> tuple[str, Network]
             raise WeightsError(why, weights.source, fix)
         (name,) = names
     zoo.check(name, {})
-    return name, fill(built_for(name, weights, **candidates.get(name, {})), weights)
+    plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
+    drop = "shortcut" if name != zoo.twin(name) and not plain_already else None
+    model = built_for(name, weights, **candidates.get(name, {}))
+    return name, fill(model, weights, drop=drop)
 
 
 def built_for(name: str, weights: Weights, **implied: Any) -> Network:
@@ -253,13 +266,7 @@ def open_classifier(
     elif weights != "DEFAULT":
         why, fix = "--weights needs --model, and none is named", "add --model, or omit --weights"
         raise UsageError(why, f"--weights {weights}", fix)
-    if not name or not is_published_name(weights):
-        return load_model(weights if name else checkpoint, name, classes, preprocess)
-    model, view = pretrained(name, weights, 0, preprocess)
-    entry = zoo.published(zoo.twin(name), weights)
-    source, metrics = f"{name} {entry.name}", {"top1": entry.top1}
-    names = class_names(classes, entry.preprocess.classes, model.head.out_features, source) or ()
-    return Classifier(model.eval(), names, view, metrics, source)
+    return load_model(weights if name else checkpoint, name, classes, preprocess)
 
 
 def pretrained(
@@ -267,23 +274,15 @@ def pretrained(
 ) -> tuple[Network, View]:
     """A network with weights, and the preprocessing that they need.
 
-    `weights`: anything that zoo.load takes, a published name, or None for random ones of `seed`. A
-    plain network gets its residual twin's weights, and prints which are dropped. `preprocess`: see
-    load_model.
+    `weights`: anything that zoo.load takes, a published name, or None for random ones of `seed`.
+    `preprocess`: see load_model.
     """
     torch.manual_seed(seed)
     if weights is None:
         model = zoo.build(name)
         usual = default_view(model)
-        return model, requested_view(preprocess, name, model, usual) if preprocess else usual
-    published = zoo.published(zoo.twin(name), weights) if is_published_name(weights) else None
-    loaded = open_weights(published.url if published else weights)
-    if published:
-        metadata = replace(loaded.metadata, preprocess=asdict(published_view(published)))
-        loaded = replace(loaded, metadata=metadata)
-    stored = loaded.metadata.settings or {}
-    plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
-    drop = "shortcut" if name != zoo.twin(name) and not plain_already else None
-    model = fill(built_for(name, loaded), loaded, drop=drop)
+        return model, view_named(preprocess, name, usual) if preprocess else usual
+    loaded = opened(weights, name)
+    _, model = network_of(loaded, name)
     view = view_for(loaded, name, model, preprocess)
     return model.to(memory_format=torch.channels_last), view

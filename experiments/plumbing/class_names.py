@@ -10,8 +10,8 @@ from experiments.plumbing.cli import UsageError
 from zoo import WeightsError
 
 FORMS = (
-    "give a,b,c in the order of the outputs; or a text file with a name per line; or a JSON file "
-    "with a list, or with numbers and names; or the folder of class folders used in training"
+    "give a,b,c in the order of the outputs; a text file with a name per line; a JSON file with a "
+    "list, or with numbers and names; or the folder of class folders that it was trained on"
 )
 
 
@@ -58,13 +58,12 @@ def names_in(text: str) -> tuple[str, ...]:
         if path.suffix.lower() != ".json":
             return tuple(line.strip() for line in content.splitlines() if line.strip())
         entries = json.loads(content)
-        if isinstance(entries, dict):
-            if all(type(value) is int for value in entries.values()):  # ImageFolder's class_to_idx
-                entries = {place: name for name, place in entries.items()}
-            by_place = {int(place): name for place, name in entries.items()}
-            entries = [by_place[place] for place in range(len(by_place))]
-        if not isinstance(entries, list) or not all(isinstance(name, str) for name in entries):
+        if isinstance(entries, dict):  # number -> name, or ImageFolder's class_to_idx
+            if all(type(value) is int for value in entries.values()):
+                entries = {number: name for name, number in entries.items()}
+            entries = [entries[number] for number in sorted(entries, key=int)]
+        if not all(isinstance(name, str) for name in entries):
             raise ValueError("names are needed")
         return tuple(entries)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"no class names in this file: {error}", path, FORMS) from error

@@ -27,6 +27,7 @@ NORMALIZATIONS = {
     "mean = std = 0.5": HALF,
     "no normalisation": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+DIAGNOSE = "experiments.diagnose"
 FORMS = (
     f"give a recipe ({', '.join(RECIPES)}), the name of published weights (such as "
     "resnet50/IMAGENET1K_V2), or numbers: resize=256,crop=224 or squash=224, then mean=0.5,std=0.5 "
@@ -37,53 +38,43 @@ FORMS = (
 def view_for(weights: Weights, name: str, model: Network, requested: str | None) -> View:
     """The preprocessing for `model`, the network `name`, with the weights of a file.
 
-    That is what --preprocess requests, else what the file stores, else what the library that names
-    weights so uses. What is requested or assumed is printed. Raises UsageError or WeightsError.
+    That is what --preprocess requests, else what the file stores, else what is usual in the library
+    whose names it has. What is requested or assumed is printed. Raises UsageError or WeightsError.
     """
-    stored, view = weights.metadata.preprocess, default_view(model, recognise(weights))
+    stored, dialect = weights.metadata.preprocess, recognise(weights)
+    view = default_view(model, dialect)
     if requested is not None:
-        return requested_view(requested, name, model, view, stored is not None)
-    if stored is not None:
+        view = view_named(requested, name, view)
+        why = f"by --preprocess {requested}" + ", not what the file says" * (stored is not None)
+    elif stored is not None:
         return view_from(stored, weights.source)
-    say(
-        f"preprocessing: {in_words(view)}; assumed, as usual for {recognise(weights).name}'s "
-        "files: this file does not say\n  to change it: --preprocess; to find it: "
-        f"python -m experiments.diagnose {shlex.quote(str(weights.source))} FOLDER",
-        sys.stderr,
-    )
-    return view
-
-
-def requested_view(
-    requested: str, name: str, model: Network, usual: View, is_stored: bool = False
-) -> View:
-    """The preprocessing that --preprocess requests; it is printed. Raises UsageError."""
-    view, flag = view_named(requested, name, usual), f"--preprocess {requested}"
-    patch = model.stem.conv.kernel_size[0] if isinstance(model, ViT) else 1
-    if view.input_size % patch:
-        why = f"{name} divides images into patches of {patch}x{patch} pixels"
-        raise UsageError(why, f"{flag}: {in_words(view)}", f"give a multiple of {patch}")
-    more = ", not what the file says" * is_stored
-    say(f"preprocessing: {in_words(view)}, by {flag}{more}", sys.stderr)
+    else:
+        file = shlex.quote(str(weights.source))
+        why = f"assumed, as usual for weights in {dialect.name}'s names: the file does not say"
+        why += f"\n  to change it: --preprocess; to find it: python -m {DIAGNOSE} {file} FOLDER"
+    say(f"preprocessing: {in_words(view)}; {why}", sys.stderr)
     return view
 
 
 def view_named(text: str, name: str, usual: View) -> View:
-    """The View that a recipe, published weights or numbers describe; UsageError for other texts.
+    """The View that a recipe, published weights or numbers describe, for the network `name`.
 
-    `usual`: what a recipe does not change. `name`: the network, if published weights name none.
+    `usual`: what a recipe does not change. Raises UsageError or ModelError.
     """
     try:
         if text in RECIPES:
-            return evaluation_view(RECIPES[text], usual)
-        if "=" in text:
-            return view_of_numbers(text)
-        model, _, weights = text.rpartition("/")
-        return published_view(zoo.published(model or zoo.twin(name), weights))
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        why = str(error).splitlines()[0].strip("'")
-        flag = f"--preprocess {text:.150}"
+            view = evaluation_view(RECIPES[text], usual)
+        elif "=" in text:
+            view = view_of_numbers(text)
+        else:
+            model, _, weights = text.rpartition("/")
+            view = published_view(zoo.published(model or zoo.twin(name), weights))
+    except ValueError as error:
+        why, flag = str(error).splitlines()[0], f"--preprocess {text:.150}"
         raise UsageError(f"no such preprocessing: {why:.200}", flag, FORMS) from error
+    if "image_size" in zoo.settings_allowed(name):  # a ViT's images have to divide into patches
+        zoo.check(name, {"image_size": view.input_size})
+    return view
 
 
 def view_of_numbers(text: str) -> View:
@@ -148,22 +139,10 @@ def default_view(model: Network, dialect: Dialect | None = None) -> View:
 
 def in_words(view: View) -> str:
     """A View as text, such as "squash to 224x224, mean = std = 0.5"."""
-    square = f"{view.crop}x{view.crop}"
+    square, side = f"{view.crop}x{view.crop}", view.input_size
     words = f"squash to {square}" if view.squash else f"resize to {view.resize}, crop {square}"
     words += f" ({view.interpolation})" * (view.interpolation != "bilinear")
-    if view.input_size != view.crop:
-        words += f", enlarged to {view.input_size}x{view.input_size}"
-    return f"{words}, {normalization_in_words(view)}"
-
-
-def normalization_in_words(view: View) -> str:
-    """The mean and std of a View as text: by name, if they have one."""
-    for name, known in NORMALIZATIONS.items():
-        if known == (view.mean, view.std):
-            return name
-    if len(view.mean) > 3:
-        return "a mean of each pixel"
-    return " and ".join(
-        f"{key} {', '.join(f'{v:.4g}' for v in values)}"
-        for key, values in (("mean", view.mean), ("std", view.std))
-    )
+    words += f", enlarged to {side}x{side}" * (side != view.crop)
+    numbers = f"mean {view.mean}, std {view.std}" if len(view.mean) == 3 else "a mean per pixel"
+    names: dict[Any, str] = {mean_std: name for name, mean_std in NORMALIZATIONS.items()}
+    return f"{words}, {names.get((view.mean, view.std), numbers)}"
