@@ -6,9 +6,11 @@ Dimension key: N images, K classes.
 """
 
 import copy
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +19,64 @@ from torch.nn.functional import cross_entropy
 from data.batches import enlarge
 from data.collection import ImageDataset, Source, open_dataset, whole_folder
 from data.dataset import balanced_order
-from data.errors import DataError
+from data.errors import DataError, printable
 from data.progress import Progress
 from data.view_batches import normalize_as
 from data.views import View
-from experiments.classifier import FP32
-from experiments.plumbing.preprocess import NORMALIZATIONS, in_words
+from experiments.classifier import FP32, network_of, save_classifier
+from experiments.plumbing.cli import doing
+from experiments.plumbing.device import choose_device
+from experiments.plumbing.preprocess import NORMALIZATIONS, default_view, in_words
 from experiments.plumbing.stats import wilson
+from experiments.plumbing.tables import Rows, print_report
 from experiments.train.loop import forward
 from zoo.networks import Network
-from zoo.resnet import CifarStem
-from zoo.vit import ViT
 from zoo.weights.dialects import IMAGENET_MEAN_STD
+from zoo.weights.load import open_weights
 
 LEVEL = 0.01  # of significance: lower than usual, since many trials are compared
 ALIKE = 0.97  # share of equal predictions from which two trials are the same in practice
 FEWEST, BATCH = 20, 50  # images
 TRIED = "tried"  # the name of the split
+SHOWN = 12  # rows of the table
+HEADER = ("images prepared by", "accuracy", "95 % interval", "loss")
+
+
+def diagnose(file: str, folder: str, limit: int, output: Path | None, device_name: str) -> None:
+    """Print the table and the verdict, and write the network with what was found to `output`.
+
+    `limit`: the most images to try. Raises DataError if there is an output and one cannot tell.
+    """
+    with doing(f"reading {file}"):
+        device, why = choose_device(device_name)
+        weights = open_weights(file)
+        name, model = network_of(weights)
+        outputs = model.to(device).head.out_features
+    with doing(f"listing the images in {folder}"):
+        dataset, classes = labelled(folder, limit, weights.metadata.classes, outputs)
+    images = len(dataset.labels(TRIED))
+    print(f"{name} with {outputs} outputs, {images} labelled images; device {why}")
+    found = trials(model, dataset, device)
+    print(*(f"  {note}\n" for note in dataset.notes), sep="", end="")
+    order = class_order(found, outputs)
+    if order is not None:
+        found = [replace(trial, labels=order[trial.labels]) for trial in found]
+        classes = tuple(classes[label] for label in order.argsort())
+        print(f"the classes are in another order: {printable(', '.join(classes))}")
+    found.sort(key=lambda trial: (-int(trial.right.sum()), trial.loss))
+    text, chosen = verdict(found)
+    table = Rows(HEADER, [trial.row for trial in found[:SHOWN]])
+    print_report([table, f"The best of {len(found)} trials. {text}"])
+    if not output:
+        print("to use it: repeat with --output FILE.safetensors" if chosen else "nothing is chosen")
+        return
+    if not chosen:
+        fix = "see above what to do; or choose one yourself: python -m experiments.convert"
+        raise DataError("nothing is written: one cannot tell", folder, fix)
+    view = as_rgb(model, chosen.view) if chosen.bgr else chosen.view
+    save_classifier(output, name, model, classes, view, {"accuracy": chosen.row[1]})
+    print(f"network, class names and preprocessing: {output}")
+    print(f"use it: python -m experiments.predict {shlex.quote(str(output))} IMAGES")
 
 
 @dataclass(frozen=True)
@@ -85,7 +128,7 @@ def labelled(
     source = Source(folder, skip_bad=True)
     dataset = whole_folder(source) or open_dataset(source, 0, 0)
     classes, splits = dataset.classes, dataset.splits
-    part = splits["whole"] if "whole" in splits else splits[dataset.tested_on]
+    part = splits.get("whole") or splits[dataset.tested_on]
     part = part.chosen(balanced_order(part.labels)[:limit])
     if stored and set(classes) <= set(stored):
         part.labels = torch.tensor([stored.index(name) for name in classes])[part.labels]
@@ -101,16 +144,11 @@ def labelled(
 def views_for(model: Network) -> list[View]:
     """Whole images, squashed, and center crops, in the sizes that such networks are trained with.
 
-    Many train large networks on small images, so 32x32 is tried with all ResNets.
+    Many train large networks on small images, so 32x32 is always tried.
     """
-    side, small = 224, [View(32, 32, squash=True, input_size=32)]
-    if isinstance(model, ViT):
-        side, small = model.stem.image_size, []
-    elif isinstance(model.stem, CifarStem):
-        side = 32
-    whole = View(side, side, squash=True, input_size=side)
-    resize = side if side == 32 else round(side * 8 / 7)  # 224 -> 256
-    return [whole, replace(whole, resize=resize, squash=False), *small]
+    side = default_view(model).crop
+    whole, small = (View(n, n, squash=True, input_size=n) for n in (side, 32))
+    return [whole, replace(whole, resize=256 if side == 224 else side, squash=False), small]
 
 
 @torch.no_grad()
@@ -181,30 +219,27 @@ def verdict(found: Sequence[Trial]) -> tuple[str, Trial | None]:
     best, n = found[0], len(found[0].labels)
     chance = int(best.labels.bincount().max()) / n
     p = binomtest(int(best.right.sum()), n, chance, alternative="greater").pvalue
-    if p > LEVEL / len(found):
-        return (
-            f"It cannot tell: on {n} images, no trial is better than chance ({100 * chance:.0f} %)."
-            " Check that these are the network's classes, or that it was trained at all."
-        ), None
     rivals = [trial for trial in found if not is_better(best.right, trial.right)]
-    usable = [trial for trial in rivals if not trial.training]
+    usable = sorted((t for t in rivals if not t.training), key=lambda trial: trial.loss)
+    if p > LEVEL / len(found):
+        text = (
+            f"One cannot tell: on {n} images, none is better than chance ({100 * chance:.0f} %). "
+        )
+        return text + "Check that these are its classes, and that it was trained.", None
     if not usable:
-        return (
-            f"Its BatchNorm statistics are bad: {best.row[1]} are correct in training mode, and far"
-            " fewer in eval mode. Pass training images through it in training mode, under"
-            " torch.no_grad(), and save it again."
-        ), None
-    chosen, *others = sorted(usable, key=lambda trial: trial.loss)
+        text = f"Its BatchNorm statistics are bad: {best.row[1]} are correct in training mode, and "
+        text += "far fewer in eval mode. Pass training images through it in training mode, under "
+        return text + "torch.no_grad(), and save it again.", None
+    chosen, *others = usable
     same = min([1.0, *(float((chosen.guesses == t.guesses).double().mean()) for t in others)])
-    listed = "; or ".join(trial.words for trial in others[:3]) + " ..." * (len(others) > 3)
+    listed = "; or ".join(trial.words for trial in usable[:4]) + " ..." * (len(usable) > 4)
     if same < ALIKE:
-        return (
-            f"It cannot tell: {n} images are too few to choose between {chosen.words}; or {listed}."
-            " Give more labelled images, and a larger --images."
-        ), None
-    text = f"Most likely, it was trained with: {chosen.words} ({chosen.row[1]} {chosen.row[2]})."
+        text = f"One cannot tell: {n} images are too few to choose between {listed}. "
+        return text + "Give more labelled images, and a larger --images.", None
+    text = f"Most likely, it was trained with {chosen.words}: {chosen.row[1]} {chosen.row[2]}."
     if others:
-        text += f" Or: {listed}. {100 * same:.0f} % of predictions are equal, so either will do."
+        text += f" Not told apart: {listed}. But {100 * same:.0f} % of predictions or more are "
+        text += "equal, so either will do."
     return text, chosen
 
 
