@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from experiments.plumbing import cli
-from experiments.plumbing.cli import doing
+from experiments.plumbing.cli import UsageError, doing
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ def main(options: Options) -> None:
     if output:
         cli.check_file("--output", output, ".safetensors")
         output = output.with_suffix(".safetensors")
+        if output.exists():
+            raise UsageError("the output must be new", f"--output {output}", "choose another name")
     with doing("loading the libraries"):
         from experiments.plumbing.diagnosis import diagnose
     diagnose(options.model, options.folder, options.images, output, options.device)

@@ -10,8 +10,8 @@ from experiments.plumbing.cli import UsageError
 from zoo import WeightsError
 
 FORMS = (
-    "give a,b,c in the order of the outputs; a text file with a name per line; a JSON file with a "
-    "list, or with numbers and names; or the folder of class folders that it was trained on"
+    "give a,b,c in the order of the outputs; a text file, a name per line; a JSON file; or the "
+    "folder of class folders that the network was trained on"
 )
 
 

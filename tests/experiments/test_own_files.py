@@ -318,3 +318,6 @@ def test_diagnose_refuses_images_of_other_classes(banded, invoke, tmp_path):
     path = saved(zoo.build("resnet8", 4), tmp_path / "model.pth")
     assert_three_lines(invoke(DIAGNOSE, path, banded), 3, "90 images of 3 classes", "has 4")
     assert_three_lines(invoke(DIAGNOSE, path, banded, "--images", 5), 2, "--images")
+    (tmp_path / "there.safetensors").touch()
+    done = invoke(DIAGNOSE, path, banded, "--output", tmp_path / "there")
+    assert_three_lines(done, 2, "must be new")
