@@ -7,6 +7,7 @@ Dimension key: N batch, S side of a view, I side of the network's input (I >= S)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from signal import SIGINT
 from typing import Any
 
@@ -22,8 +23,10 @@ from data.views import NUMBERS, RandomView, View
 
 
 def normalize_as(view: View) -> Normalize:
-    """Normalise with a view's mean and standard deviation."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (view.mean, view.std))
+    """Normalise with a view's mean and standard deviation: 3 values, or one a pixel."""
+    mean, std = (  # (3,) -> (3, 1, 1); (3 S S,) -> (3, S, S)
+        torch.tensor(v).view(3, isqrt(len(v) // 3), -1) for v in (view.mean, view.std)
+    )
     return Normalize(mean, std)
 
 

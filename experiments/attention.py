@@ -38,6 +38,12 @@ class Options:
     """A ViT: a file of experiments.transfer, a Hugging Face folder, or hf:OWNER/NAME."""
     inputs: cli.Paths
     """Images: files, folders or patterns."""
+    classes: cli.Classes = None
+    """For a file that stores no class names, in the order of its outputs: a,b,c; a text or JSON
+    file; or the folder of class folders that the network was trained on."""
+    preprocess: cli.Preprocess = None
+    """For a file that stores no preprocessing: a recipe such as bootcamp; published weights such as
+    IMAGENET1K_V2; or numbers: resize=256,crop=224,mean=0.5,std=0.5 or squash=224,mean=..."""
     block: cli.Count = None
     """The block whose heads to draw, counted from 0; without it, the last block."""
     output: Path = Path("runs/attention.png")
@@ -104,7 +110,7 @@ def main(options: Options) -> int:
         paths = find_images(options.inputs)
         if len(paths) == 1 or not options.output.is_dir():  # several images: a folder of figures
             cli.check_file("--output", options.output, ".png")
-        classifier = load_model(options.checkpoint)
+        classifier = load_model(options.checkpoint, None, options.classes, options.preprocess)
         classifier.model.to(device)
     if not isinstance(classifier.model, ViT):
         what = "this network has no attention to show: it is not a vision transformer"

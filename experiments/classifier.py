@@ -6,16 +6,18 @@
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
-Class names and preprocessing come from the checkpoint, never from a folder of images.
+Class names and preprocessing come from the file, or from the options --classes and --preprocess.
+What a file does not say is printed if it is assumed.
 """
 
 import glob
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -32,16 +34,21 @@ from data.images import FORMATS, as_image
 from data.listing import Listing
 from data.view_batches import normalize_as
 from data.views import View
+from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
+from experiments.plumbing.preprocess import (
+    DIAGNOSE,
+    default_view,
+    published_view,
+    view_for,
+    view_named,
+)
 from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
 from zoo.plainvit import BLOCKS
-from zoo.resnet import CifarStem
-from zoo.vit import ViT
-from zoo.weights.dialects import IMAGENET_MEAN_STD, Dialect
 from zoo.weights.files import Metadata, Weights, write_weights
-from zoo.weights.identify import brought_by, recognise
+from zoo.weights.identify import brought_by, identify, recognise
 from zoo.weights.load import fill, open_weights
 from zoo.weights.published import open_published, published_name
 from zoo.weights.settings import settings_of
@@ -151,27 +158,88 @@ def about(model: Classifier) -> str:
     return f"{model.source}: {len(model.classes)} classes{which}"
 
 
-def load_model(path: str | Path, name: str | None = None) -> Classifier:
-    """Load a file of save_classifier, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
+def load_model(
+    path: str | Path,
+    name: str | None = None,
+    classes: str | None = None,
+    preprocess: str | None = None,
+) -> Classifier:
+    """Load a file of weights, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
 
-    Raises WeightsError if information is missing, or if the weights are not of the network `name`.
+    With the name of a network, `path` may be a published name. `classes` and `preprocess` are the
+    options --classes and --preprocess, for files that lack them. Raises WeightsError if the class
+    names are unknown, or the weights are not of the network `name`.
     """
-    weights = open_weights(path)
-    metadata = weights.metadata
-    if metadata.model is None or metadata.classes is None or metadata.preprocess is None:
-        why = "the file lacks the name of its network, its classes or its preprocessing"
-        fix = "give a file of experiments.transfer, or --model and --weights for published weights"
+    weights = opened(path, name)
+    stored = weights.metadata
+    if name and stored.model not in (None, name):
+        why, fix = f"these are {stored.model}'s weights", f"--model {stored.model}"
         raise WeightsError(why, path, fix)
-    if name not in (None, metadata.model):
-        why, fix = f"these are {metadata.model}'s weights", f"--model {metadata.model}"
+    name, model = network_of(weights, name)
+    names = class_names(classes, stored.classes, model.head.out_features, weights.source)
+    if names is None:
+        unsaid = not (preprocess or stored.preprocess)
+        why = f"the file lacks the names of its classes{' and its preprocessing' * unsaid}"
+        fix = f"add --classes{' and --preprocess' * unsaid} (see --help), or find them with images:"
+        fix += f" python -m {DIAGNOSE} {shlex.quote(str(path))} FOLDER"
         raise WeightsError(why, path, fix)
-    model = fill(built_for(metadata.model, weights), weights)
-    if len(metadata.classes) != (outputs := model.head.out_features):
-        why = f"the file names {len(metadata.classes)} classes and its head has {outputs} outputs"
-        raise WeightsError(why, path, "get the file again")
+    view = view_for(weights, name, model, preprocess)
     model.to(memory_format=torch.channels_last)
-    view = view_from(metadata.preprocess, weights.source)
-    return Classifier(model.eval(), metadata.classes, view, metadata.metrics or {}, weights.source)
+    return Classifier(model.eval(), names, view, stored.metrics or {}, weights.source)
+
+
+def opened(source: str | Path, name: str | None) -> Weights:
+    """Weights of a file, or published ones of the network `name` with what torchvision states."""
+    if name is None or not published_name(source):
+        return open_weights(source)
+    entry, loaded = zoo.published(zoo.twin(name), source), open_published(zoo.twin(name), source)
+    metadata = replace(
+        loaded.metadata, classes=entry.preprocess.classes,
+        preprocess=asdict(published_view(entry)), metrics={"top1": entry.top1},
+    )  # fmt: skip
+    return replace(loaded, metadata=metadata, source=f"{name} {entry.name}")
+
+
+def network_of(
+    weights: Weights, name: str | None = None, new_head: bool = False
+) -> tuple[str, Network]:
+    """The name of the network that weights are for, and the network with these weights.
+
+    `name`: the network, if it is known. A plain one gets its residual twin's weights, and logs
+    which are dropped. `new_head`: the head will be replaced, so the file needs none. Raises
+    WeightsError if the weights fit no network, several, or another one.
+    """
+    dialect, stored = recognise(weights), weights.metadata.settings or {}
+    ours = {dialect.to_zoo(key) or key: tensor for key, tensor in weights.tensors.items()}
+    candidates = dict(identify(ours))
+    name = name or weights.metadata.model
+    if name is None:
+        # Dialects with requirements are of libraries that have no plain networks. But those of Li
+        # et al. look like akamaster's without his prefix.
+        residual = dialect.requires and weights.prefix.endswith(dialect.prefix)
+        names = [n for n in candidates if not (residual and n.startswith("plain"))]
+        if len(names) != 1:
+            which = " or ".join(names) or "no network of the zoo"
+            unknown = [key for key in weights.tensors if dialect.to_zoo(key) is None]
+            some = ", ".join((unknown or list(weights.tensors))[:3])
+            why = f"these entries fit {which}: {some} ..."
+            fix = "name it by --model, or load and export it in Python: zoo.load, zoo.export"
+            raise WeightsError(why, weights.source, fix)
+        (name,) = names
+    zoo.check(name, {})
+    plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
+    drop = {"shortcut"} if name != zoo.twin(name) and not plain_already else set()
+    model = built_for(name, weights, **candidates.get(name, {}))
+    head = dialect.part(weights.tensors, "head.weight")
+    if head is None or head.shape != model.head.weight.shape:
+        drop |= {"head"}
+        if not new_head:
+            why = "the file has no head of one layer, so the network cannot name classes"
+            fix = (
+                f"train a head: python -m experiments.transfer FOLDER --model {name} --weights ..."
+            )
+            raise WeightsError(why, weights.source, fix)
+    return name, fill(model, weights, drop=drop)
 
 
 def built_for(name: str, weights: Weights, **implied: Any) -> Network:
@@ -180,28 +248,6 @@ def built_for(name: str, weights: Weights, **implied: Any) -> Network:
     `implied`: settings that the weights' shapes imply; settings stored in the file override them.
     """
     return zoo.build(name, **implied | brought_by(weights, zoo.settings_allowed(name)))
-
-
-def view_from(preprocess: Mapping[str, Any], source: object) -> View:
-    """The View that a file describes; raises WeightsError for missing or unusable values."""
-    try:
-        values = {field.name: preprocess[field.name] for field in fields(View)}
-        values |= {name: tuple(float(v) for v in preprocess[name]) for name in ("mean", "std")}
-        view = View(**values)
-        sides = view.resize, view.crop, view.input_size
-        usable = {
-            "sides": all(type(n) is int and 1 <= n <= zoo.LARGEST_IMAGE for n in sides),
-            "interpolation": view.interpolation in ("bilinear", "bicubic"),
-            "squash": type(view.squash) is bool,
-            "mean": len(view.mean) == 3 and all(abs(m) < 1e6 for m in view.mean),
-            "std": len(view.std) == 3 and all(0 < s < 1e6 for s in view.std),
-        }
-        if not all(usable.values()):
-            raise ValueError(f"{min(usable, key=usable.__getitem__)} in {view}")
-    except (KeyError, TypeError, ValueError) as error:
-        why = f"the file's preprocessing cannot be followed: {error}"
-        raise WeightsError(why, source, "get the file again") from error
-    return view
 
 
 def save_classifier(
@@ -213,61 +259,39 @@ def save_classifier(
     write_weights(path, model.state_dict(), metadata)
 
 
-def open_classifier(checkpoint: str, name: str | None, weights: str) -> Classifier:
-    """The model `name` with `weights` if a name is given, else the classifier in `checkpoint`."""
+def open_classifier(
+    checkpoint: str,
+    name: str | None,
+    weights: str,
+    classes: str | None = None,
+    preprocess: str | None = None,
+) -> Classifier:
+    """The model `name` with `weights` if a name is given, else the classifier in `checkpoint`.
+
+    `classes` and `preprocess`: see load_model.
+    """
     if name:
         zoo.check(name, {})
     elif weights != "DEFAULT":
         why, fix = "--weights needs --model, and none is named", "add --model, or omit --weights"
         raise UsageError(why, f"--weights {weights}", fix)
-    if not name or not published_name(weights):
-        return load_model(weights if name else checkpoint, name)
-    model, view = pretrained(name, weights, 0)
-    entry = zoo.published(zoo.twin(name), weights)
-    source, metrics = f"{name} {entry.name}", {"top1": entry.top1}
-    return Classifier(model.eval(), entry.preprocess.classes, view, metrics, source)
+    return load_model(weights if name else checkpoint, name, classes, preprocess)
 
 
-def pretrained(name: str, weights: str | None, seed: int) -> tuple[Network, View]:
+def pretrained(
+    name: str, weights: str | None, seed: int, preprocess: str | None = None
+) -> tuple[Network, View]:
     """A network with weights, and the preprocessing that they need.
 
-    `weights`: anything that zoo.load takes, a published name, or None for random ones of `seed`. A
-    plain network gets its residual twin's weights, and prints which are dropped. Files of other
-    libraries do not store their preprocessing. It is then that of ImageNet's V1 weights, 32x32 for
-    the CIFAR networks, and the whole image for ViTs.
+    `weights`: anything that zoo.load takes, a published name, or None for random ones of `seed`.
+    `preprocess`: see load_model.
     """
     torch.manual_seed(seed)
     if weights is None:
         model = zoo.build(name)
-        return model, default_view(model)
-    view = None
-    if published_name(weights):
-        stated = zoo.published(zoo.twin(name), weights).preprocess
-        loaded = open_published(zoo.twin(name), weights)
-        view = View(stated.resize, stated.crop, stated.interpolation, False, stated.mean,
-                    stated.std, stated.crop)  # fmt: skip
-    else:
-        loaded = open_weights(weights)
-    stored = loaded.metadata.settings or {}
-    plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
-    drop = {"shortcut"} if name != zoo.twin(name) and not plain_already else set()
-    model = built_for(name, loaded)
-    head = recognise(loaded).part(loaded.tensors, "head.weight")
-    if head is None or head.shape != model.head.weight.shape:  # none, or of several layers
-        drop |= {"head"}
-    fill(model, loaded, drop=drop)
-    if view is None and loaded.metadata.preprocess:
-        view = view_from(loaded.metadata.preprocess, loaded.source)
-    view = view or default_view(model, recognise(loaded))
+        usual = default_view(model)
+        return model, view_named(preprocess, name, usual) if preprocess else usual
+    loaded = opened(weights, name)
+    _, model = network_of(loaded, name, new_head=True)
+    view = view_for(loaded, name, model, preprocess)
     return model.to(memory_format=torch.channels_last), view
-
-
-def default_view(model: Network, dialect: Dialect | None = None) -> View:
-    """Preprocessing for files that store none: the model's image size, the library's mean, std."""
-    mean, std = dialect.normalize if dialect else IMAGENET_MEAN_STD
-    if isinstance(model, ViT):
-        side = model.stem.image_size
-        return View(side, side, squash=True, mean=mean, std=std, input_size=side)
-    if isinstance(model.stem, CifarStem):
-        return View(resize=32, crop=32, input_size=32)
-    return View()

@@ -1,6 +1,7 @@
 """Convert weights from one library's names to another's, class names included.
 
-    python -m experiments.convert resnet50_model.pth animals.safetensors --to zoo --classes cat,dog
+    python -m experiments.convert resnet50_model.pth animals.safetensors --to zoo \
+        --classes cat,dog --preprocess bootcamp
     python -m experiments.convert best.safetensors FOLDER --to transformers
 
 With `--to transformers`, a ResNet for ImageNet or a ViT can be written as a folder in the Hugging
@@ -34,8 +35,14 @@ class Options:
     """The .safetensors or .pth file to write; with --to transformers, a folder is possible, too."""
     to: Literal["torchvision", "transformers", "timm", "cifar", "zoo", "onnx"]
     """The library whose names the output has; or onnx, for an .onnx file with the network."""
-    classes: cli.Word = None
-    """Class names in the order of the head's outputs: a,b,c."""
+    model: cli.Word = None
+    """The network, if the entries fit several."""
+    classes: cli.Classes = None
+    """Class names in the order of the outputs: a,b,c; a text or JSON file; or the folder of class
+    folders that the network was trained on."""
+    preprocess: cli.Preprocess = None
+    """How the network's images are prepared: a recipe such as bootcamp; published weights such as
+    IMAGENET1K_V2; or numbers: resize=256,crop=224,mean=0.5,std=0.5 or squash=224,mean=..."""
 
 
 def main(options: Options) -> None:
@@ -49,7 +56,14 @@ def main(options: Options) -> None:
     cli.check_folder(options.output.parent)
     with doing("loading the libraries"):
         from experiments.plumbing.conversion import convert
-    convert(options.input, options.output, options.to, options.classes)
+    convert(
+        options.input,
+        options.output,
+        options.to,
+        options.model,
+        options.classes,
+        options.preprocess,
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,13 @@ class Options:
     model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
-    """The name of published weights, for --model."""
+    """The name of published weights, or a file, for --model."""
+    classes: cli.Classes = None
+    """For a file that stores no class names, in the order of its outputs: a,b,c; a text or JSON
+    file; or the folder of class folders that the network was trained on."""
+    preprocess: cli.Preprocess = None
+    """For a file that stores no preprocessing: a recipe such as bootcamp; published weights such as
+    IMAGENET1K_V2; or numbers: resize=256,crop=224,mean=0.5,std=0.5 or squash=224,mean=..."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded."""
     output_dir: Path = Path("runs/evaluation")
@@ -196,7 +202,9 @@ def main(options: Options) -> None:
         from experiments.plumbing.device import choose_device
 
         device, why = choose_device(options.device)
-        model = open_classifier(options.inputs[0], options.model, options.weights)
+        model = open_classifier(
+            options.inputs[0], options.model, options.weights, options.classes, options.preprocess
+        )
         model.model.to(device)
     print(f"{about(model)}; device {why}")
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)

@@ -2,6 +2,7 @@
 
     python -m experiments.predict CHECKPOINT IMAGES ...
     python -m experiments.predict --model resnet50 --weights IMAGENET1K_V2 IMAGES ...
+    python -m experiments.predict resnet50_model.pth IMAGES --classes cat,dog --preprocess bootcamp
 
 IMAGES: files, folders or patterns like 'holiday/*.jpg'. In a notebook: experiments/classifier.py.
 """
@@ -36,7 +37,13 @@ class Options:
     model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
-    """The name of published weights, for --model."""
+    """The name of published weights, or a file, for --model."""
+    classes: cli.Classes = None
+    """For a file that stores no class names, in the order of its outputs: a,b,c; a text or JSON
+    file; or the folder of class folders that the network was trained on."""
+    preprocess: cli.Preprocess = None
+    """For a file that stores no preprocessing: a recipe such as bootcamp; published weights such as
+    IMAGENET1K_V2; or numbers: resize=256,crop=224,mean=0.5,std=0.5 or squash=224,mean=..."""
     k: int = 5
     """How many classes to print per image (at most all)."""
     json: bool = False
@@ -68,7 +75,9 @@ def main(options: Options) -> int:
 
         device, why = choose_device(options.device)
         paths = find_images(options.inputs if options.model else options.inputs[1:])
-        model = open_classifier(options.inputs[0], options.model, options.weights)
+        model = open_classifier(
+            options.inputs[0], options.model, options.weights, options.classes, options.preprocess
+        )
         model.model.to(device)
     if not options.json:
         print(f"{about(model)}; device {why}")

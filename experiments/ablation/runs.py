@@ -27,6 +27,7 @@ from data.batches import (
 from data.cifar import cifar10
 from data.dataset import Dataset, read_folder
 from data.synthetic import SIZE, synthetic
+from data.views import View
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.precision import to_layout
 from experiments.plumbing.results import machine, write_csv, write_json
@@ -126,6 +127,13 @@ def normalize_of(data: Data) -> Normalize:
     return fit(load_data(data).train_images)
 
 
+def view_of(data: Data) -> View:
+    """The same preprocessing, for the commands that use the trained network."""
+    normalize, side = normalize_of(data), load_data(data).train_images.shape[-1]
+    mean, std = (tuple(values.flatten().tolist()) for values in (normalize.mean, normalize.std))
+    return View(side, side, mean=mean, std=std * (3 if len(std) == 1 else 1), input_size=data.size)
+
+
 def make_batches(run: Run, device: torch.device) -> TensorBatches:
     """The training batches of a run: random crops and flips, normalised."""
     dataset = load_data(run.data)
@@ -218,7 +226,8 @@ def finish(
         **machine(device),
     }
     assert isinstance(state.model, Network)
-    metadata = Metadata(run.model, settings_of(state.model), dataset.classes)
+    view = asdict(view_of(run.data))
+    metadata = Metadata(run.model, settings_of(state.model), dataset.classes, view)
     write_weights(folder / "final.safetensors", state.model.state_dict(), metadata)
     write_csv(folder / "history.csv", state.history, HISTORY_FIELDS)
     write_json(folder / "row.json", row)

@@ -41,6 +41,8 @@ Real = Annotated[float | None, shown("X")]
 Pixels = Annotated[int | None, shown("PIXELS")]
 Folder = Annotated[Path | None, shown("FOLDER")]
 Word = Annotated[str | None, shown("NAME")]
+Classes = Annotated[str | None, shown("NAMES")]
+Preprocess = Annotated[str | None, shown("HOW")]
 Paths = Annotated[tuple[str, ...], tyro.conf.Positional, shown("PATH ...", "(required)")]
 
 

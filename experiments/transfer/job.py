@@ -27,6 +27,7 @@ from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
 from experiments.plumbing.distributed import Group
 from experiments.plumbing.precision import to_layout
+from experiments.plumbing.recipes import Recipe, evaluation_view, training_view
 from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
 from experiments.train.loop import Diverged, Settings, State, infer, start
@@ -36,7 +37,6 @@ from experiments.transfer.probe import (
     logistic_regression,
     probe_by_sgd,
 )
-from experiments.transfer.recipes import Recipe, evaluation_view, training_view
 from experiments.transfer.strategies import rarity, to_train, training_settings
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # the keys that row.json must have
@@ -56,6 +56,7 @@ class Transfer:
     recipe: Recipe
     base: Settings  # precision and memory layout
     dataset_id: str = ""  # data.collection.identity of the dataset
+    preprocess: str | None = None  # as --preprocess says, for weights that do not
 
     @property
     def name(self) -> str:
@@ -81,7 +82,7 @@ class TransferJob:
         self.group, self.clock = group, Clock()
         # Only random weights depend on the seed.
         seed = 0 if run.weights else run.seed
-        network, expected = load_pretrained(run.model, run.weights, seed)
+        network, expected = load_pretrained(run.model, run.weights, seed, run.preprocess)
         if run.strategy == "scratch" and run.weights:
             network, _ = load_pretrained(run.model, None, run.seed)  # with the same view
         self.view = evaluation_view(run.recipe, expected)

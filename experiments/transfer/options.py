@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.plumbing.cli import Count, Folder, Pixels, Real, shown
+from experiments.plumbing.cli import Count, Folder, Pixels, Preprocess, Real, shown
 
 StrategyName = Literal[
     "all", "finetune", "feature-extraction", "linear-probe", "lp-ft", "scratch", "moving-bn"
@@ -83,6 +83,9 @@ class Options:
     """Any model of the zoo, plain ones included. Give several to compare them."""
     weights: str = "DEFAULT"
     """A published name, a FILE, a URL, hf:OWNER/NAME, or none. Plain networks load their twin's."""
+    preprocess: Preprocess = None
+    """How images were prepared for --weights, if the file does not say: a recipe such as bootcamp;
+    published weights such as IMAGENET1K_V2; or numbers: squash=224,mean=0.5,std=0.5"""
     recipe: RecipeName = "default"
     """A preset of training settings; options such as --epochs and --lr override it."""
     seeds: int = 3

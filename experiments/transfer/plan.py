@@ -8,10 +8,10 @@ import zoo
 from data import near_duplicates
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
+from experiments.plumbing.recipes import RECIPES, Recipe
 from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer
 from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
-from experiments.transfer.recipes import RECIPES, Recipe
 from experiments.transfer.strategies import STRATEGIES
 
 
@@ -50,6 +50,7 @@ def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[T
             replace(recipe, batch_size=size),
             base[model],
             dataset_id,
+            options.preprocess,
         )
         for seed, model, size, strategy in combinations
         if strategy != "moving-bn" or "vit" not in model  # ViTs have no batch norms

@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from experiments.plumbing.recipes import Recipe
 from experiments.train.loop import Settings
-from experiments.transfer.recipes import Recipe
 from zoo.networks import Network
 
 STRATEGIES = ("finetune", "feature-extraction", "linear-probe", "lp-ft", "scratch", "moving-bn")

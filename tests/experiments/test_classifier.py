@@ -177,7 +177,7 @@ def test_files_that_say_too_little_or_nonsense_are_refused(tmp_path):
     write_weights(path, state, Metadata(**good, preprocess=view))
     assert load_model(path).view.crop == 20
     for change in (
-        {"classes": None}, {"model": None}, {"preprocess": None}, {"classes": CLASSES[:2]},
+        {"classes": None}, {"model": None}, {"classes": CLASSES[:2]},
         {"model": "resnet20"}, {"preprocess": view | {"crop": "20"}},
         {"preprocess": view | {"crop": 10**9}}, {"preprocess": view | {"std": [1, 0, 1]}},
         {"preprocess": view | {"mean": [0]}}, {"preprocess": view | {"interpolation": "magic"}},

@@ -6,6 +6,7 @@ import torchvision
 from conftest import assert_prints, assert_three_lines, held, same, shaken
 
 import zoo
+from data.views import View
 from experiments.proof.checks import shake
 from zoo.weights.files import Metadata, read_weights, write_weights
 from zoo.weights.settings import settings_of
@@ -58,7 +59,8 @@ def test_our_own_files_keep_their_metadata_and_weights(name, invoke, tmp_path):
     settings = {"stride_in": "conv1"} if name == "resnet50" else {}
     model = shaken(name, 3, width=4, **settings)
     first, second = tmp_path / "a.safetensors", tmp_path / "b.pth"
-    write_weights(first, zoo.export(model, "zoo"), Metadata(name, settings_of(model)))
+    metadata = Metadata(name, settings_of(model), preprocess=vars(View()))
+    write_weights(first, zoo.export(model, "zoo"), metadata)
     assert invoke(CONVERT, first, second, "--to", "zoo").returncode == 0
     assert read_weights(second).metadata == read_weights(first).metadata
     back = zoo.load(zoo.build(name, 3, width=4, **settings), second)

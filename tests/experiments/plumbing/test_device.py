@@ -25,10 +25,10 @@ from experiments.plumbing.cli import UsageError
 from experiments.plumbing.device import choose_device
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.precision import choose_precision, time_step
+from experiments.plumbing.recipes import RECIPES
 from experiments.plumbing.results import machine
 from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer, run_transfer
-from experiments.transfer.recipes import RECIPES
 
 MPS, META = torch.device("mps"), torch.device("meta")
 NCHW = Settings(steps=6, batch_size=8, channels_last=False)

@@ -8,11 +8,11 @@ import torch
 
 import zoo
 from data.views import RandomView, View
+from experiments.plumbing.recipes import RECIPES, Recipe, evaluation_view, training_view
 from experiments.train.loop import Settings, lr_at, start, train
 from experiments.transfer import options, strategies
 from experiments.transfer.options import More, Options
 from experiments.transfer.plan import recipe_of
-from experiments.transfer.recipes import RECIPES, Recipe, evaluation_view, training_view
 from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, to_train, training_settings
 
 

@@ -32,12 +32,12 @@ from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.distributed import Group
+from experiments.plumbing.recipes import RECIPES
 from experiments.plumbing.results import to_do
 from experiments.plumbing.resume import load_checkpoint
 from experiments.train.loop import Settings
 from experiments.transfer import job as transfer_run
 from experiments.transfer.job import Transfer, TransferJob, run_transfer
-from experiments.transfer.recipes import RECIPES
 from experiments.transfer.report import read_history
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights import published

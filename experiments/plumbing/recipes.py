@@ -6,6 +6,8 @@ courses have in common.
 
 from dataclasses import asdict, dataclass, replace
 
+import torch
+
 from data.views import RandomView, View
 
 
@@ -95,9 +97,12 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def evaluation_view(recipe: Recipe, expected: View) -> View:
     """The view for evaluation: what the weights expect, unless the recipe overrides it."""
-    size = recipe.size or expected.crop
+    size, mean = recipe.size or expected.crop, expected.mean
+    if size != expected.crop and len(mean) > 3:  # one mean a pixel, of images of another size
+        mean = tuple(torch.tensor(mean).view(3, -1).mean(1).tolist())
     view = replace(
         expected,
+        mean=mean,
         resize=round(expected.resize * size / expected.crop),
         crop=size,
         squash=recipe.squash or expected.squash,

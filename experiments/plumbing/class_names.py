@@ -1,0 +1,69 @@
+"""Class names in the order of a network's outputs: as the user gives them, or as a file does."""
+
+import json
+import sys
+from pathlib import Path
+
+from data.listing import Listing, split_of
+from data.progress import say
+from experiments.plumbing.cli import UsageError
+from zoo import WeightsError
+
+FORMS = (
+    "give a,b,c in the order of the outputs; a text file, a name per line; a JSON file; or the "
+    "folder of class folders that the network was trained on"
+)
+
+
+def class_names(
+    requested: str | None, stored: tuple[str, ...] | None, outputs: int, source: object
+) -> tuple[str, ...] | None:
+    """The names that --classes requests, else those stored in the file `source`, if any.
+
+    Raises UsageError or WeightsError unless there is one name per output, all different.
+    """
+    if requested is None:
+        if stored is not None and len(stored) != outputs:
+            why = f"the file names {len(stored)} classes and its head has {outputs} outputs"
+            raise WeightsError(why, source, "get the file again, or give --classes")
+        return stored
+    names = names_in(requested)
+    if len(names) != outputs or len(set(names) - {""}) != outputs:
+        some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
+        why = f"the head has {outputs} outputs and needs as many different names, not {some:.150}"
+        raise UsageError(f"{why} ({len(names)})", f"--classes {requested:.150}", FORMS)
+    if stored not in (None, names):
+        theirs = ", ".join(stored)
+        say(f"class names: those of --classes, not the file's ({theirs:.100})", sys.stderr)
+    return names
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names in a list a,b,c, in a text or JSON file, or of the class folders of a folder.
+
+    A folder with splits has its classes in train/. Raises UsageError for a file without names.
+    """
+    path = Path(text)
+    if path.is_dir():
+        listing = Listing(path)
+        folders = listing.entries("")[0]
+        splits = {split_of(folder): folder for folder in reversed(folders)}
+        if "train" in splits:
+            folders = listing.entries(splits["train"])[0]
+        return tuple(sorted(folder.rpartition("/")[2] for folder in folders))  # as ImageFolder does
+    if not path.is_file():
+        return tuple(name.strip() for name in text.split(","))
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() != ".json":
+            return tuple(line.strip() for line in content.splitlines() if line.strip())
+        entries = json.loads(content)
+        if isinstance(entries, dict):  # number -> name, or ImageFolder's class_to_idx
+            if all(type(value) is int for value in entries.values()):
+                entries = {number: name for name, number in entries.items()}
+            entries = [entries[number] for number in sorted(entries, key=int)]
+        if not all(isinstance(name, str) for name in entries):
+            raise ValueError("names are needed")
+        return tuple(entries)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"no class names in this file: {error}", path, FORMS) from error

@@ -1,0 +1,148 @@
+"""The preprocessing of images: as --preprocess says, as the file says, or assumed and printed."""
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import zoo
+from data.progress import say
+from data.views import View
+from experiments.plumbing.cli import UsageError
+from experiments.plumbing.recipes import CIFAR10_MEAN, CIFAR10_STD, RECIPES, evaluation_view
+from zoo import WeightsError
+from zoo.networks import Network
+from zoo.resnet import CifarStem
+from zoo.vit import ViT
+from zoo.weights.dialects import HALF, IMAGENET_MEAN_STD, Dialect
+from zoo.weights.files import Weights
+from zoo.weights.identify import recognise
+from zoo.weights.published import Published
+
+NORMALIZATIONS = {
+    "ImageNet mean and std": IMAGENET_MEAN_STD,
+    "CIFAR-10 mean and std": (CIFAR10_MEAN, CIFAR10_STD),
+    "mean = std = 0.5": HALF,
+    "no normalisation": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+DIAGNOSE = "experiments.diagnose"
+FORMS = (
+    f"give a recipe ({', '.join(RECIPES)}), the name of published weights (such as "
+    "resnet50/IMAGENET1K_V2), or numbers: resize=256,crop=224 or squash=224, then mean=0.5,std=0.5 "
+    "(3 each: of R,G,B), and interpolation=bicubic if it is"
+)
+
+
+def view_for(weights: Weights, name: str, model: Network, requested: str | None) -> View:
+    """The preprocessing for `model`, the network `name`, with the weights of a file.
+
+    That is what --preprocess requests, else what the file stores, else what is usual in the library
+    whose names it has. What is requested or assumed is printed. Raises UsageError or WeightsError.
+    """
+    stored, dialect = weights.metadata.preprocess, recognise(weights)
+    view = default_view(model, dialect)
+    if requested is not None:
+        view = view_named(requested, name, view)
+        why = f"by --preprocess {requested}" + ", not what the file says" * (stored is not None)
+    elif stored is not None:
+        return view_from(stored, weights.source)
+    else:
+        file = shlex.quote(str(weights.source))
+        why = f"assumed, as usual for weights in {dialect.name}'s names: the file does not say"
+        why += f"\n  to change it: --preprocess; to find it: python -m {DIAGNOSE} {file} FOLDER"
+    say(f"preprocessing: {in_words(view)}; {why}", sys.stderr)
+    return view
+
+
+def view_named(text: str, name: str, usual: View) -> View:
+    """The View that a recipe, published weights or numbers describe, for the network `name`.
+
+    `usual`: what a recipe does not change. Raises UsageError or ModelError.
+    """
+    try:
+        if text in RECIPES:
+            view = evaluation_view(RECIPES[text], usual)
+        elif "=" in text:
+            view = view_of_numbers(text)
+        else:
+            model, _, weights = text.rpartition("/")
+            view = published_view(zoo.published(model or zoo.twin(name), weights))
+    except ValueError as error:
+        why, flag = str(error).splitlines()[0], f"--preprocess {text:.150}"
+        raise UsageError(f"no such preprocessing: {why:.200}", flag, FORMS) from error
+    if "image_size" in zoo.settings_allowed(name):  # a ViT's images have to divide into patches
+        zoo.check(name, {"image_size": view.input_size})
+    return view
+
+
+def view_of_numbers(text: str) -> View:
+    """A View from numbers such as squash=224,mean=0.5,std=0.2,0.3,0.2; ValueError if it is none."""
+    text = text.replace(" ", "")
+    values = dict(re.findall(r"(\w+)=([^=]+?)(?:,(?=\w+=)|$)", text))
+    size = {"squash"} if "squash" in values else {"resize", "crop"}
+    needed, given = size | {"mean", "std"}, values.keys() - {"interpolation"}
+    if given != needed or ",".join(map("=".join, values.items())) != text:
+        wrong = f"; what is {', '.join(sorted(given - needed))}?" if given - needed else ""
+        raise ValueError(f"numbers need {', '.join(sorted(needed))}, once each{wrong}")
+    crop, resize = (int(values.get(key) or values["squash"]) for key in ("crop", "resize"))
+    mean, std = (tuple(map(float, values[key].split(","))) for key in ("mean", "std"))
+    mean, std = (numbers * 3 if len(numbers) == 1 else numbers for numbers in (mean, std))
+    interpolation = values.get("interpolation", "bilinear")
+    return checked(View(resize, crop, interpolation, "squash" in values, mean, std, crop))
+
+
+def published_view(entry: Published) -> View:
+    """The preprocessing that torchvision states for its weights."""
+    stated = entry.preprocess
+    return View(stated.resize, stated.crop, stated.interpolation, False, stated.mean, stated.std,
+                stated.crop)  # fmt: skip
+
+
+def view_from(preprocess: Mapping[str, Any], source: object) -> View:
+    """The View that a file describes; raises WeightsError for missing or unusable values."""
+    try:
+        values = {field.name: preprocess[field.name] for field in fields(View)}
+        values |= {name: tuple(float(v) for v in preprocess[name]) for name in ("mean", "std")}
+        return checked(View(**values))
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"the file's preprocessing cannot be followed: {error}"
+        raise WeightsError(why[:200], source, "get the file again, or give --preprocess") from error
+
+
+def checked(view: View) -> View:
+    """Return `view`; ValueError if it cannot be used."""
+    sides, lengths = (view.resize, view.crop, view.input_size), (3, 3 * view.crop**2)
+    usable = {
+        "sides": all(type(n) is int and 1 <= n <= zoo.LARGEST_IMAGE for n in sides),
+        "interpolation": view.interpolation in ("bilinear", "bicubic"),
+        "squash": type(view.squash) is bool,
+        "mean": len(view.mean) in lengths and all(abs(m) < 1e6 for m in view.mean),
+        "std": len(view.std) in lengths and all(0 < s < 1e6 for s in view.std),
+    }
+    if not all(usable.values()):
+        raise ValueError(f"{min(usable, key=usable.__getitem__)} in {view}")
+    return view
+
+
+def default_view(model: Network, dialect: Dialect | None = None) -> View:
+    """Preprocessing for files that store none: the model's image size, the library's mean, std."""
+    mean, std = dialect.normalize if dialect else IMAGENET_MEAN_STD
+    if isinstance(model, ViT):
+        side = model.stem.image_size
+        return View(side, side, squash=True, mean=mean, std=std, input_size=side)
+    if isinstance(model.stem, CifarStem):
+        return View(resize=32, crop=32, input_size=32)
+    return View()
+
+
+def in_words(view: View) -> str:
+    """A View as text, such as "squash to 224x224, mean = std = 0.5"."""
+    square, side = f"{view.crop}x{view.crop}", view.input_size
+    words = f"squash to {square}" if view.squash else f"resize to {view.resize}, crop {square}"
+    words += f" ({view.interpolation})" * (view.interpolation != "bilinear")
+    words += f", enlarged to {side}x{side}" * (side != view.crop)
+    numbers = f"mean {view.mean}, std {view.std}" if len(view.mean) == 3 else "a mean per pixel"
+    names: dict[Any, str] = {mean_std: name for name, mean_std in NORMALIZATIONS.items()}
+    return f"{words}, {names.get((view.mean, view.std), numbers)}"
