@@ -114,7 +114,9 @@ def find(listing: Listing) -> Assignment:
     splits = {split for split, _ in images.values()}
     if WHOLE in splits:
         return {name: ("train", label) for name, (_, label) in images.items()}
-    listing.notes[NO_CLASS].update(folder_of[split] for split in folder_of.keys() - splits)
+    listing.notes[NO_CLASS].update(
+        folder_of[split] for split in folder_of.keys() - splits - {WHOLE}
+    )
     if "train" in splits and len(splits) > 1:
         return images
     missing = "val/ or test/" if "train" in splits else "train/"

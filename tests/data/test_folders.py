@@ -378,7 +378,7 @@ def test_zips_beside_classes_are_left_out_and_only_zips_must_be_unpacked(tmp_pat
     assert found == scan(root)
     assert note(found, "left out, not in a class").endswith("(1): all.zip")
     zipped(given_tree(tmp_path / "other"), tmp_path / "zips" / "set.zip")
-    refused(tmp_path / "zips", "set.zip", "unpack the zips first")
+    refused(tmp_path / "zips", "with images (1): set.zip", "unpack the zips first")
 
 
 def test_a_damaged_zip_is_refused(tmp_path):
