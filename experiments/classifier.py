@@ -37,7 +37,6 @@ from data.views import View
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.preprocess import (
-    DIAGNOSE,
     default_view,
     published_view,
     view_for,
@@ -181,7 +180,7 @@ def load_model(
         unsaid = not (preprocess or stored.preprocess)
         why = f"the file lacks the names of its classes{' and its preprocessing' * unsaid}"
         fix = f"add --classes{' and --preprocess' * unsaid} (see --help), or find them with images:"
-        fix += f" python -m {DIAGNOSE} {shlex.quote(str(path))} FOLDER"
+        fix += f" python -m experiments.diagnose {shlex.quote(str(path))} FOLDER"
         raise WeightsError(why, path, fix)
     view = view_for(weights, name, model, preprocess)
     model.to(memory_format=torch.channels_last)

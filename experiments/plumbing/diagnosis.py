@@ -222,9 +222,7 @@ def verdict(found: Sequence[Trial]) -> tuple[str, Trial | None]:
     rivals = [trial for trial in found if not is_better(best.right, trial.right)]
     usable = sorted((t for t in rivals if not t.training), key=lambda trial: trial.loss)
     if p > LEVEL / len(found):
-        text = (
-            f"One cannot tell: on {n} images, none is better than chance ({100 * chance:.0f} %). "
-        )
+        text = f"One cannot tell: on {n} images, none is better than chance, {100 * chance:.0f} %. "
         return text + "Check that these are its classes, and that it was trained.", None
     if not usable:
         text = f"Its BatchNorm statistics are bad: {best.row[1]} are correct in training mode, and "

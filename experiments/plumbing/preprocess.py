@@ -27,7 +27,6 @@ NORMALIZATIONS = {
     "mean = std = 0.5": HALF,
     "no normalisation": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-DIAGNOSE = "experiments.diagnose"
 FORMS = (
     f"give a recipe ({', '.join(RECIPES)}), the name of published weights (such as "
     "resnet50/IMAGENET1K_V2), or numbers: resize=256,crop=224 or squash=224, then mean=0.5,std=0.5 "
@@ -51,7 +50,8 @@ def view_for(weights: Weights, name: str, model: Network, requested: str | None)
     else:
         file = shlex.quote(str(weights.source))
         why = f"assumed, as usual for weights in {dialect.name}'s names: the file does not say"
-        why += f"\n  to change it: --preprocess; to find it: python -m {DIAGNOSE} {file} FOLDER"
+        why += "\n  to change it: --preprocess; to find it on labelled images: "
+        why += f"python -m experiments.diagnose {file} FOLDER"
     say(f"preprocessing: {in_words(view)}; {why}", sys.stderr)
     return view
 
