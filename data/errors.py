@@ -8,7 +8,8 @@ class Problem(ValueError):
         super().__init__(what, where, fix)
 
     def __str__(self) -> str:
-        return "\n".join(printable(" ".join(str(line).split())) for line in self.args)
+        what, where, fix = (printable(" ".join(str(line).split())) for line in self.args)
+        return "\n".join((shortened(what), shortened(where), fix))
 
 
 class DataError(Problem):
@@ -18,3 +19,8 @@ class DataError(Problem):
 def printable(text: str) -> str:
     """`text` with unprintable characters escaped: file names can hold any bytes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shortened(line: str) -> str:
+    """A line of at most 300 characters, without its middle if it has more."""
+    return line if len(line) <= 300 else f"{line[:195]} ... {line[-100:]}"

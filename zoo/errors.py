@@ -12,10 +12,16 @@ class WeightsError(ValueError):
         super().__init__(what, where, fix)
 
     def __str__(self) -> str:
-        return "\n".join(map(printable, self.args))
+        what, where, fix = map(printable, self.args)
+        return "\n".join((shortened(what), shortened(where), fix))
 
 
 def printable(line: object) -> str:
     """One non-empty line, without the line breaks and escape codes that a hostile file may hold."""
     text = " ".join(str(line).split()) or repr(line)
     return "".join(c if c.isprintable() else "?" for c in text)[:1000]
+
+
+def shortened(line: str) -> str:
+    """A line of at most 300 characters, without its middle if it has more."""
+    return line if len(line) <= 300 else f"{line[:195]} ... {line[-100:]}"

@@ -130,7 +130,8 @@ def check(name: str, settings: dict[str, Any]) -> None:
         near = difflib.get_close_matches(str(name).lower(), MODELS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of these names"
         raise ModelError(
-            f"there is no model {name!r} in the zoo\nthe zoo has {', '.join(MODELS)}\n{hint}"
+            f"there is no model {str(name)[:80]!r} in the zoo\nthe zoo has "
+            f"{', '.join(TWINS.values())}, and a plain twin of each (plain50, plainvit1)\n{hint}"
         )
     allowed = settings_allowed(name)
     for key, value in settings.items():

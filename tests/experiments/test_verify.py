@@ -3,16 +3,21 @@
 The tests that the networks are equal are in tests/zoo: test_resnet.py and test_vit.py.
 """
 
+import http.server
 import shutil
+import threading
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from conftest import assert_prints, assert_three_lines, shaken
 from torch import nn
 
 import zoo
 from experiments import verify
-from experiments.proof import checks, oracles
+from experiments.proof import checks, downloads, oracles
 from experiments.proof.checks import Difference, compare_blocks, difference, shake, worst
 from experiments.proof.oracles import RESNET_ORACLES
 from experiments.proof.prove import prove
@@ -207,3 +212,47 @@ def test_compiled_by_inductor_the_outputs_are_the_same_within_rounding():
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True)(images)
         torch.testing.assert_close(compiled, model(images), atol=1e-4, rtol=1e-4)
+
+
+# --- published weights, served here ---
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch, files):
+    """torchvision's resnet18 with random weights at the URL of its published ones; a photo."""
+    theirs = torchvision.models.resnet18()
+    shake(theirs)
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    handler = partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/resnet18.pth"
+        entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+        monkeypatch.setattr(entry.value, "url", url)
+        monkeypatch.setattr(downloads, "NETWORKS", ("resnet18",))
+        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+        yield files[0]
+        server.shutdown()
+
+
+def test_published_weights_are_compared_and_the_photo_is_named(served, invoke, monkeypatch):
+    done = invoke("experiments.verify", "--published", served)
+    assert_prints(done, "resnet18", "IMAGENET1K_V1", "equal", Path(served).name)
+    label = done.stdout.split("equal")[1]
+    assert any(name in label for name in zoo.published("resnet18").preprocess.classes)
+    build = zoo.build
+
+    def spoilt(*arguments, **options):
+        model = build(*arguments, **options)
+        spoil_eps(model)
+        return model
+
+    monkeypatch.setattr(zoo, "build", spoilt)
+    assert_prints(invoke("experiments.verify", "--published", served), "DIFFERENT", code=1)
+    done = invoke("experiments.verify", "resnet18", "--published", served)
+    assert_three_lines(done, 2, "takes no other argument")
