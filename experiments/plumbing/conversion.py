@@ -46,9 +46,9 @@ def convert(
         write(output, name, model, classes, view_for(weights, name, model, preprocess))
         return
     if output.suffix == ".safetensors" or to == "zoo":
-        known = preprocess or weights.metadata.preprocess  # what is assumed is not written down
-        view = asdict(view_for(weights, name, model, preprocess)) if known else None
-        metadata = Metadata(name, settings_of(model), classes, view)
+        # What is assumed is written down, too: later, the library's names would not tell it.
+        view = view_for(weights, name, model, preprocess)
+        metadata = Metadata(name, settings_of(model), classes, asdict(view))
         note = f" and {len(classes)} class names" if classes else ""
     elif requested or preprocess:
         why = f"a .pth file with {to}'s names has no place for class names or preprocessing"
