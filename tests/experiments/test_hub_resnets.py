@@ -24,7 +24,8 @@ from test_hub import (
 import zoo
 from data.images import load_image
 from data.views import View
-from experiments.classifier import load_model, predict, save_classifier, view_from
+from experiments.classifier import load_model, predict, save_classifier
+from experiments.plumbing.preprocess import view_from
 from experiments.proof.checks import shake
 from zoo.weights import hub
 from zoo.weights.configs import metadata_of
