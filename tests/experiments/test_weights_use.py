@@ -90,7 +90,7 @@ def test_golden_real_checkpoints_score_as_published(name, file, correct, real_da
 
 def correct_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
     preprocess = zoo.published("resnet18").preprocess  # ImageNet's mean and deviation
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess["mean"], preprocess["std"]))
     correct = 0
     with torch.no_grad():
         for first in range(0, len(labels), 500):

@@ -16,11 +16,11 @@ from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import resnet
 from zoo.vit import TABLE as VITS
 from zoo.vit import ViT, vit
-from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, Dialect
+from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.files import Weights
-from zoo.weights.search import dialect_of
 from zoo.weights.settings import required_by, settings_of
 
+Tensors = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -33,30 +33,36 @@ def by_name(name: str, model: Network) -> Dialect:
     return dialects[name]
 
 
-def recognise(weights: Weights) -> Dialect:
-    """The dialect that knows the most names; WeightsError if none knows any."""
-    if dialect := dialect_of(list(weights.tensors)):
-        return dialect
-    why = f"these names belong to no network of the zoo: {', '.join(list(weights.tensors)[:3])}"
-    names = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
-    raise WeightsError(why, weights.source, f"give a ResNet's or ViT's weights in those of {names}")
+def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
+    """The tensors that the dialect knows, under our names, and the others under theirs."""
+    known: dict[str, Tensor] = {}
+    unknown: dict[str, Tensor] = {}
+    for theirs, tensor in weights.tensors.items():
+        ours = dialect.to_zoo(theirs)
+        if ours in known:
+            why = f"{theirs} is a second spelling of the same part, {dialect.from_zoo(ours)}"
+            raise WeightsError(why, weights.source, "leave one of them out")
+        if ours is None:
+            unknown[theirs] = tensor
+        else:
+            known[ours] = tensor
+    return known, unknown
 
 
 def classes_of(weights: Weights) -> int | None:
     """The number of classes of the head in the file, or None if it has none of one layer."""
-    head = recognise(weights).part(weights.tensors, "head.weight")
+    head = weights.dialect.part(weights.tensors, "head.weight")
     return len(head) if head is not None and head.dim() == 2 else None
 
 
 def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
     """The settings in `allowed` that the weights imply, by their shapes, config or library."""
-    dialect = recognise(weights)
-    stored = weights.metadata.settings or {}
-    shapes = {dialect.to_zoo(key): tuple(v.shape) for key, v in weights.tensors.items()}
+    dialect, stored = weights.dialect, weights.metadata.settings or {}
+    shapes = shapes_of(in_our_names(weights, dialect)[0])
     stem = shapes.get("stem.conv.weight", ())
     settings: dict[str, Any] = {"num_classes": classes_of(weights), "width": stem and stem[0]}
-    settings["image_size"] = side_of_image({key or "": shape for key, shape in shapes.items()})
-    if any(key and ".shortcut.conv." in key for key in shapes):
+    settings["image_size"] = side_of_image(shapes)
+    if any(".shortcut.conv." in key for key in shapes):
         settings["shortcut"] = "projection"
     settings |= {key: stored[key] for key, words in CHOICES.items() if stored.get(key) in words}
     with contextlib.suppress(ValueError):
@@ -64,13 +70,13 @@ def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in allowed and value}
 
 
-def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
+def identify(tensors: Tensors) -> list[tuple[str, dict[str, Any]]]:
     """All models, with their non-default settings, whose state dicts have these names and shapes.
 
     More than one if shapes cannot tell them apart: plain20 and resnet20 with option A. Settings
     that do not affect shapes (stride_in, the side of the zero channels) stay at their defaults.
     """
-    shapes = joined({k: tuple(tensor.shape) for k, tensor in tensors.items() if is_shaped(k)})
+    shapes = shapes_of(tensors)
     stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", (1, 0))
     if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
         return []
@@ -106,16 +112,18 @@ def other_than(row: Any, **settings: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value != getattr(row, key)}
 
 
-def joined(shapes: Shapes) -> Shapes:
-    """The shapes with separate queries, keys and values merged into one layer, qkv."""
-    whole: dict[str, tuple[int, ...]] = {}
-    for key, shape in shapes.items():
+def shapes_of(tensors: Tensors) -> Shapes:
+    """The shapes of what is_shaped(), by our names; queries, keys and values are one layer, qkv."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, tensor in tensors.items():
+        shape = tuple(tensor.shape)
         key, parts = re.subn(r"\.attention\.[qkv]\.", ".attention.qkv.", key)
         if parts and shape:
-            rows, *_ = whole.get(key) or (0,)
+            rows, *_ = shapes.get(key) or (0,)
             shape = (rows + shape[0], *shape[1:])
-        whole[key] = shape
-    return whole
+        if is_shaped(key):
+            shapes[key] = shape
+    return shapes
 
 
 def side_of_image(shapes: Shapes) -> int:
@@ -130,8 +138,7 @@ def side_of_image(shapes: Shapes) -> int:
 def parameter_shapes(build: Callable[..., Network], name: str, **settings: Any) -> Shapes:
     """The names and shapes of a network's state dict."""
     with torch.device("meta"):
-        state = build(name, **settings).state_dict()
-    return {key: tuple(tensor.shape) for key, tensor in state.items() if is_shaped(key)}
+        return shapes_of(build(name, **settings).state_dict())
 
 
 def is_shaped(key: str) -> bool:
@@ -143,10 +150,10 @@ HEAD = {"head.weight", "head.bias"}
 
 
 def likely_cause(
-    model: Network, tensors: Mapping[str, Tensor], unknown: Collection[str], weights: Weights
+    model: Network, tensors: Tensors, unknown: Collection[str], weights: Weights
 ) -> str:
     """One line: why `tensors`, in our names, do not fit the model, and a fix that works."""
-    dialect = recognise(weights)
+    dialect = weights.dialect
     places = dialect.divided(model.state_dict())
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
     missing = {key for key in places if is_shaped(key) and key not in tensors}

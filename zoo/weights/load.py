@@ -24,12 +24,10 @@ from zoo.weights.dialects import Dialect
 from zoo.weights.download import fetch
 from zoo.weights.files import Weights, from_loaded, network_in, read_weights
 from zoo.weights.hub import PREFIX, from_hub, read_hub_folder
-from zoo.weights.identify import by_name, is_shaped, likely_cause, recognise
+from zoo.weights.identify import Tensors, by_name, in_our_names, is_shaped, likely_cause
 from zoo.weights.settings import assumed, check_settings, required_by
 
 log = logging.getLogger("zoo")
-
-Tensors = Mapping[str, Tensor]
 
 STATE_DICT = "the state dict"  # the source of one, in error messages
 
@@ -94,7 +92,7 @@ def fill(
     model: Network, weights: Weights, dialect: str | None = None, drop: Collection[str] = ()
 ) -> Network:
     """Load weights that are in memory; see load(). `drop`: any of DROPS."""
-    names = recognise(weights) if dialect is None else by_name(dialect, model)
+    names = weights.dialect if dialect is None else by_name(dialect, model)
     check_settings(model, required_by(names, weights), names.name, weights.source, drop)
     known, unknown = in_our_names(weights, names)
     ignored = [key for key in unknown if key.startswith(names.ignores)] if names.ignores else []
@@ -150,21 +148,6 @@ def tell(
         log.warning("rounded %d entries of higher precision to the model's", rounded)
     if weights.source != STATE_DICT and (unknown := assumed(model, names, weights)):
         log.warning("%s: assumed, as a state dict does not show it: %s", weights.source, unknown)
-
-
-def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
-    """The tensors that the dialect knows, under our names, and the others under theirs."""
-    theirs: dict[str, str] = {}  # our name -> their name
-    for key in weights.tensors:
-        ours = dialect.to_zoo(key)
-        if ours in theirs:  # a part with two spellings, both in the file
-            why = f"{theirs[ours]} and {key} are the same part"
-            raise WeightsError(why, weights.source, "leave one of them out")
-        if ours is not None:
-            theirs[ours] = key
-    known = {ours: weights.tensors[key] for ours, key in theirs.items()}
-    translated = set(theirs.values())
-    return known, {key: v for key, v in weights.tensors.items() if key not in translated}
 
 
 def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None:

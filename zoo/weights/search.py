@@ -8,7 +8,7 @@ Used by: files.py, which reads the checkpoint.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn, strided
@@ -50,9 +50,8 @@ def search(loaded: dict, source: str, choice: str | None) -> tuple[Found, list[s
     """
     groups = dict(groups_in(loaded, source))
     if not groups:
-        why = f"this holds {type(loaded).__name__}, not a state dict with entries"
         fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
-        raise WeightsError(why, source, fix)
+        raise WeightsError("this holds no tensors with names, so no state dict", source, fix)
     found = [
         Found(group, prefix, below(prefix, tensors))
         for group, tensors in groups.items()
@@ -74,11 +73,12 @@ def search(loaded: dict, source: str, choice: str | None) -> tuple[Found, list[s
         chosen = nearest(groups, source)
     if out := left_out(groups, chosen):
         notes.append(f"left out: {out}")
-    dialect = dialect_of(list(chosen.tensors))
-    check_entries(chosen.tensors, source)
-    if dialect:
-        chosen = chosen._replace(tensors=with_head(chosen.tensors, dialect, notes))
-    return chosen, notes
+    for key, value in chosen.tensors.items():
+        if not is_plain(value):
+            why = f"the entry {key!r:.60} is {type(value).__name__}, not a plain tensor"
+            fix = "give a state dict, or a checkpoint that holds one"
+            raise WeightsError(why, source, fix)
+    return chosen._replace(tensors=with_head(chosen.tensors, notes)), notes
 
 
 def groups_in(entries: dict, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -159,8 +159,13 @@ def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
             prefix += f"{longer}."
             if not all(key.startswith(prefix) for key in tensors):
                 break
-    best = max(found, key=lambda one: known(one.tensors))
-    if not known(best.tensors):
+
+    def matches(one: Found) -> int:  # without "0.weight", which any nn.Sequential has
+        names = [name for name in one.tensors if not name[:1].isdigit()]
+        return known(dialect_of(names), names)
+
+    best = max(found, key=matches)
+    if not matches(best):
         dialects = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
         biggest = max(groups, key=lambda group: len(groups[group]))
         where = f"{biggest}: " if biggest else ""
@@ -171,20 +176,14 @@ def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
     return best
 
 
-def known(tensors: Mapping[str, Any]) -> int:
-    """How many names the best dialect knows; not "0.weight", which any nn.Sequential has."""
-    names = [name for name in tensors if not name[:1].isdigit()]
-    return max(sum(d.to_zoo(name) is not None for name in names) for d in DIALECTS)
+def dialect_of(names: Collection[str]) -> Dialect:
+    """The first dialect among those that know the most names."""
+    return max(DIALECTS, key=lambda dialect: known(dialect, names))
 
 
-def dialect_of(names: Sequence[str]) -> Dialect | None:
-    """The first dialect among those that know the most names; None if none knows any."""
-    matches = []
-    for dialect in DIALECTS:
-        matches.append(sum(dialect.to_zoo(name) is not None for name in names))
-        if matches[-1] == len(names):
-            return dialect
-    return DIALECTS[matches.index(max(matches))] if any(matches) else None
+def known(dialect: Dialect, names: Collection[str]) -> int:
+    """How many of the names a dialect knows."""
+    return sum(dialect.to_zoo(name) is not None for name in names)
 
 
 def left_out(groups: Mapping[str, dict[str, Any]], chosen: Found) -> str:
@@ -206,11 +205,12 @@ def branch(key: str, prefix: str) -> str:
     return ".".join(parts[: next(depths, len(parts))])
 
 
-def with_head(tensors: dict[str, Any], dialect: Dialect, notes: list[str]) -> dict[str, Any]:
+def with_head(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """The tensors with the head under the library's own name, wherever a notebook put it.
 
     nn.Sequential(Dropout(), Linear()) in place of `fc` has its only layer at fc.1.
     """
+    dialect = dialect_of(tensors)
     own = [key for key in tensors if key.startswith(dialect.head)]
     layers = [key for key in own if key.endswith("weight") and tensors[key].dim() == 2]
     ours = "head.weight"
@@ -223,15 +223,6 @@ def with_head(tensors: dict[str, Any], dialect: Dialect, notes: list[str]) -> di
                 for key, value in tensors.items()
             }
     return tensors
-
-
-def check_entries(tensors: dict[str, Any], source: str) -> None:
-    """Raise WeightsError for an entry that is not a plain tensor."""
-    for key, value in tensors.items():
-        if not is_plain(value):
-            why = f"the entry {key!r:.60} is {type(value).__name__}, not a plain tensor"
-            fix = "give a state dict, or a checkpoint that holds one"
-            raise WeightsError(why, source, fix)
 
 
 def is_plain(value: object) -> bool:
