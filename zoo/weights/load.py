@@ -95,17 +95,15 @@ def fill(
     names = weights.dialect if dialect is None else by_name(dialect, model)
     check_settings(model, required_by(names, weights), names.name, weights.source, drop)
     known, unknown = in_our_names(weights, names)
-    ignored = [key for key in unknown if key.startswith(names.ignores)] if names.ignores else []
-    if "head" in drop:  # it may have layers that the zoo's has not
-        ignored += [key for key in unknown if key.startswith(names.head)]
+    # A head that is dropped may have layers that the zoo's has not.
+    ignores = (*names.ignores, names.head) if "head" in drop else names.ignores
+    ignored = [key for key in unknown if key.startswith(ignores)]
     unknown = {key: tensor for key, tensor in unknown.items() if key not in ignored}
-    tensors = {key: v for key, v in known.items() if not set(drop) & set(key.split("."))}
+    tensors = without(drop, known)
     resizing = (weights.metadata.settings or {}).get("resizing") or names.resizing
     if isinstance(model, ViT) and resizing:
         fit_positions(model, tensors, resizing)
-    places = names.divided(model.state_dict())
-    if "head" in drop:
-        places = {key: v for key, v in places.items() if "head" not in key.split(".")}
+    places = without(drop, names.divided(model.state_dict()))
     if problems := misfits(places, tensors, unknown, names):
         more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
         where = "; ".join((f"{weights.source}, in {names.name}'s names", *weights.notes))
@@ -129,6 +127,11 @@ def fill(
         model.stem.resizing = resizing
     tell(model, names, weights, len(known) - len(tensors) + len(ignored), rounded, drop)
     return model
+
+
+def without(drop: Collection[str], tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors of all parts but those of the names `drop`."""
+    return {key: tensor for key, tensor in tensors.items() if not {*drop} & {*key.split(".")}}
 
 
 def tell(

@@ -7,6 +7,7 @@ first block. What is left out, or was chosen among several, is written down in n
 Used by: files.py, which reads the checkpoint.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from zoo.weights.dialects import DIALECTS, Dialect
 from zoo.weights.screen import AGAIN
 
 MOST_LETTERS = 500  # characters of an entry's name
-MOST_PREFIXES = 4  # words before the names that a table knows: "model.module.encoder."
+MOST_WORDS = 4  # before the names that a table knows: "model.module.encoder."
 LANDMARKS = dict.fromkeys(
     (stem, block, dialect.base)
     for dialect in DIALECTS
@@ -26,7 +27,7 @@ LANDMARKS = dict.fromkeys(
     for first in ("stages.0.0.conv1.weight", "blocks.0.norm1.weight")
     for block in dialect.spellings(first)
 )
-AVERAGED = {"ema", "averaged", "average", "avg", "swa", "teacher"}  # words in a place
+AVERAGED = {"ema", "averaged", "average", "avg", "swa", "teacher"}  # words in a name, as model_ema
 
 
 class Found(NamedTuple):
@@ -125,18 +126,13 @@ def preferred(found: list[Found], source: str) -> Found:
     """The only state dict, or the averaged one of a network; WeightsError if the choice is open."""
     if len(found) == 1:
         return found[0]
-    averaged = [one for one in found if AVERAGED & set(words(one.name))]
+    averaged = [one for one in found if AVERAGED & set(re.split(r"[._-]", one.name.lower()))]
     alike = [{key: tuple(v.shape) for key, v in one.tensors.items()} for one in found]
     if len(averaged) == 1 and all(shapes == alike[0] for shapes in alike):
         return averaged[0]
     why = f"this has {len(found)} state dicts of networks: {listed(found)}"
     fix = f"add one to the path, as in PATH#{found[0].name}; in Python, give that dict itself"
     raise WeightsError(why, source, fix)
-
-
-def words(place: str) -> list[str]:
-    """The words of a place: "model_ema.module" -> model, ema, module."""
-    return place.lower().replace("_", ".").replace("-", ".").split(".")
 
 
 def listed(found: Sequence[Found]) -> str:
@@ -148,17 +144,14 @@ def listed(found: Sequence[Found]) -> str:
 def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
     """The group with the most known names, for the message about what it lacks; WeightsError if 0.
 
-    A prefix that all its names have is taken off.
+    Words that all its names begin with are taken off, as many as it takes.
     """
     found = []
     for group, tensors in groups.items():
-        prefix = ""
-        for _ in range(MOST_PREFIXES):
-            found.append(Found(group, prefix, below(prefix, tensors)))
-            longer = next(iter(tensors))[len(prefix) :].split(".")[0]
-            prefix += f"{longer}."
-            if not all(key.startswith(prefix) for key in tensors):
-                break
+        words = next(iter(tensors)).split(".")
+        for prefix in (".".join([*words[:number], ""]) for number in range(MOST_WORDS)):
+            if all(key.startswith(prefix) for key in tensors):
+                found.append(Found(group, prefix, below(prefix, tensors)))
 
     def matches(one: Found) -> int:  # without "0.weight", which any nn.Sequential has
         names = [name for name in one.tensors if not name[:1].isdigit()]
