@@ -59,12 +59,6 @@ class Listing:
         """A DataError about the root."""
         return DataError(what, self.root.absolute(), fix)
 
-    def is_hidden(self, name: str) -> bool:
-        """True for a hidden file or folder, which is noted."""
-        if is_hidden := hidden(name.rpartition("/")[2]):
-            self.notes[HIDDEN].add(name)
-        return is_hidden
-
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Folders and files in one folder ("" is the root), sorted by name. Links are followed."""
         try:
@@ -79,7 +73,8 @@ class Listing:
             ) from error
         folders, files = [], []
         for name, entry in listed:
-            if self.is_hidden(name):
+            if hidden(entry.name):
+                self.notes[HIDDEN].add(name)
                 continue
             whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
             if whole and entry.is_dir():

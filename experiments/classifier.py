@@ -40,11 +40,9 @@ from experiments.plumbing.preprocess import DIAGNOSE, default_view, view_for, vi
 from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
-from zoo.plainvit import BLOCKS
 from zoo.weights.files import Metadata, Weights, write_weights
-from zoo.weights.identify import brought_by, identify, in_our_names
+from zoo.weights.identify import brought_by, is_plain, names_for
 from zoo.weights.load import fill, open_weights
-from zoo.weights.published import open_published, published_name
 from zoo.weights.settings import settings_of
 
 FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
@@ -164,7 +162,7 @@ def load_model(
     options --classes and --preprocess, for files that lack them. Raises WeightsError if the class
     names are unknown, or the weights are not of the network `name`.
     """
-    weights = opened(path, name)
+    weights = open_weights(path, name and zoo.twin(name))
     stored = weights.metadata
     if name and stored.model not in (None, name):
         why, fix = f"these are {stored.model}'s weights", f"--model {stored.model}"
@@ -182,13 +180,6 @@ def load_model(
     return Classifier(model.eval(), names, view, stored.metrics or {}, weights.source)
 
 
-def opened(source: str | Path, name: str | None) -> Weights:
-    """Weights of a file, or published ones of the network `name` or its residual twin."""
-    if name and published_name(source):
-        return open_published(zoo.twin(name), source)
-    return open_weights(source)
-
-
 def network_of(
     weights: Weights, name: str | None = None, new_head: bool = False
 ) -> tuple[str, Network]:
@@ -198,27 +189,21 @@ def network_of(
     which are dropped. `new_head`: the head will be replaced, so the file needs none. Raises
     WeightsError if the weights fit no network, several, or another one.
     """
-    dialect, stored = weights.dialect, weights.metadata.settings or {}
     name = name or weights.metadata.model
     if name is None:
-        # Dialects with requirements are of libraries that have no plain networks. But those of Li
-        # et al. look like akamaster's without his prefix.
-        residual = dialect.requires and weights.prefix.endswith(dialect.prefix)
-        known, unknown = in_our_names(weights, dialect)
-        names = [n for n, _ in identify({**known, **unknown})
-                 if not (residual and n.startswith("plain"))]  # fmt: skip
+        names = names_for(weights)
         if len(names) != 1:
             which = " or ".join(names) or "no network of the zoo"
-            some = ", ".join([*(unknown or weights.tensors)][:3])
+            unknown = [key for key in weights.tensors if weights.dialect.to_zoo(key) is None]
+            some = ", ".join((unknown or [*weights.tensors])[:3])
             why = f"these entries fit {which}: {some} ..."
             fix = "name it by --model, or load and export it in Python: zoo.load, zoo.export"
             raise WeightsError(why, weights.source, fix)
         (name,) = names
     zoo.check(name, {})
-    plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
-    drop = {"shortcut"} if name != zoo.twin(name) and not plain_already else set()
+    drop = {"shortcut"} if name != zoo.twin(name) and not is_plain(weights) else set()
     model = zoo.build(name, **brought_by(weights, zoo.settings_allowed(name)))
-    head = dialect.part(weights.tensors, "head.weight")
+    head = weights.dialect.part(weights.tensors, "head.weight")
     if head is None or head.shape != model.head.weight.shape:
         drop |= {"head"}
         if not new_head:
@@ -271,7 +256,7 @@ def pretrained(
         model = zoo.build(name)
         usual = default_view(model)
         return model, view_named(preprocess, name, usual) if preprocess else usual
-    loaded = opened(weights, name)
+    loaded = open_weights(weights, zoo.twin(name))
     _, model = network_of(loaded, name, new_head=True)
     view = view_for(loaded, name, model, preprocess)
     return model.to(memory_format=torch.channels_last), view

@@ -11,8 +11,6 @@ from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError, doing
 from experiments.plumbing.preprocess import view_for
 from zoo.networks import Network
-from zoo.vit import ViT
-from zoo.weights.configs import RESNET
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.hub import write_folder
 from zoo.weights.load import open_weights
@@ -40,9 +38,9 @@ def convert(
         write(output, name, network, names, view_for(weights, name, network, preprocess))
         return
     if output.suffix == ".safetensors" or to == "zoo":
-        known = preprocess or stored.preprocess  # what is assumed is not written down
-        view = asdict(view_for(weights, name, network, preprocess)) if known else None
-        metadata = Metadata(name, settings_of(network), names, view)
+        # Also if it is assumed: with the output's names, another one would be.
+        view = view_for(weights, name, network, preprocess)
+        metadata = Metadata(name, settings_of(network), names, asdict(view))
         note = f" and {len(names)} class names" if names else ""
     elif classes or preprocess:
         why = f"a .pth file with {to}'s names has no place for class names or preprocessing"
@@ -61,13 +59,7 @@ def convert(
 def write_as_folder(
     folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, view: View
 ) -> None:
-    """Write a folder in the Hugging Face Hub's layout; UsageError for networks it has none for."""
-    settings = settings_of(model)
-    needed = {"block": "residual"} if isinstance(model, ViT) else RESNET
-    if not needed.items() <= settings.items():
-        listed = ", ".join(f"{key}={settings[key]}" for key in needed)
-        why = f"transformers has no network that computes what this {name} does ({listed})"
-        raise UsageError(why, folder, "write a .safetensors or .pth file, with --to zoo")
+    """Write a folder in the Hugging Face Hub's layout. Raises WeightsError if it has no such."""
     classes = classes or tuple(f"LABEL_{place}" for place in range(model.head.out_features))
     write_folder(folder, name, model, classes, asdict(view))
     print(f"{name}: transformers' from_pretrained and pipeline can load {folder}")

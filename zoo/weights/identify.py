@@ -12,13 +12,14 @@ from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.networks import CHOICES, Network, plain_name
+from zoo.plainvit import BLOCKS
 from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import resnet
 from zoo.vit import TABLE as VITS
 from zoo.vit import ViT, vit
 from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.files import Weights
-from zoo.weights.settings import required_by, settings_of
+from zoo.weights.settings import settings_of
 
 Tensors = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -68,6 +69,31 @@ def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
         settings["eps"] = float(stored.get("eps") or dialect.requires.get("eps", ("",))[0])
     return {key: value for key, value in settings.items() if key in allowed and value}
+
+
+def is_plain(weights: Weights) -> bool:
+    """True if the file says that it is of a plain network."""
+    stored = weights.metadata.settings or {}
+    return stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
+
+
+def names_for(weights: Weights) -> list[str]:
+    """The networks that weights may be for, judging by names, shapes and library; plain ones first.
+
+    A head of several layers does not count.
+    """
+    dialect = weights.dialect
+    known, unknown = in_our_names(weights, dialect)
+    ignores = (*dialect.ignores, dialect.head)
+    tensors = {**known, **{k: v for k, v in unknown.items() if not k.startswith(ignores)}}
+    names = [name for name, _ in identify(tensors)]
+    # Dialects with requirements are of libraries that have no plain networks. But those of Li et
+    # al. look like akamaster's without his prefix.
+    if is_plain(weights):
+        return [name for name in names if name.startswith("plain")]
+    if weights.metadata.settings or (dialect.requires and weights.prefix.endswith(dialect.prefix)):
+        return [name for name in names if not name.startswith("plain")]
+    return names
 
 
 def identify(tensors: Tensors) -> list[tuple[str, dict[str, Any]]]:
@@ -167,16 +193,7 @@ def likely_cause(
     plain = settings_of(model).get("shortcut") == "none"
     if plain and not (missing or unknown) and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
-    required = required_by(dialect, weights)
-    for name, settings in reversed([] if unknown else identify(tensors)):  # residual ones first
-        eps = brought_by(weights, ["eps"]).get("eps", 1e-6)
-        plain, is_vit = name.startswith("plain"), "vit" in name
-        key, value = "block", "plain" if plain else "residual"
-        if not is_vit:
-            residual = RESNETS[name].shortcut if not plain else "none"
-            key, value = "shortcut", settings.get("shortcut", residual)
-        if value in required.get(key, (value,)):
-            settings |= {"eps": eps} if is_vit and eps != 1e-6 else {}
-            words = "".join(f", {key}={value!r}" for key, value in settings.items())
-            return f"this is {name}'s: zoo.build({name!r}{words})"
+    if names := names_for(weights):
+        name = names[-1]  # the residual one of two twins
+        return f"this is {name}'s: zoo.build({name!r}, weights=...) finds the settings in them"
     return "they are incomplete, renamed, or of a network or settings that the zoo does not have"

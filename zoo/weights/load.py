@@ -25,6 +25,7 @@ from zoo.weights.download import fetch
 from zoo.weights.files import Weights, from_loaded, network_in, read_weights
 from zoo.weights.hub import PREFIX, from_hub, read_hub_folder
 from zoo.weights.identify import Tensors, by_name, in_our_names, is_shaped, likely_cause
+from zoo.weights.published import open_published, published_name
 from zoo.weights.settings import assumed, check_settings, required_by
 
 log = logging.getLogger("zoo")
@@ -67,11 +68,14 @@ def check_model(model: object) -> None:
         raise WeightsError(why, "zoo.load(model, ...), zoo.export(model, ...)", fix)
 
 
-def open_weights(source: object) -> Weights:
+def open_weights(source: object, model: str | None = None) -> Weights:
     """Read the weights of a path, a URL, "hf:OWNER/NAME" or a state dict. Raises WeightsError.
 
-    FILE#NAME and URL#NAME name one of several state dicts.
+    FILE#NAME and URL#NAME name one of several state dicts. If the network's name, `model`, is
+    given, `source` may be the name of published weights.
     """
+    if model and published_name(source):
+        return open_published(model, source)
     if isinstance(source, Mapping):
         return network_in(from_loaded(dict(source), STATE_DICT), STATE_DICT)
     if not isinstance(source, str | Path):

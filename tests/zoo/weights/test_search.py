@@ -256,7 +256,7 @@ def test_li_and_akamaster_share_names_and_are_told_apart_by_the_caller(tmp_path,
      ("vit1", "vit2", {"image_size": 8}), ("resnet18", "resnet18", {"width": 4})],
 )  # fmt: skip
 def test_advice_of_messages_works(wrote, reads, settings):
-    """What "this is resnet18's: zoo.build(...)" builds, takes the weights."""
+    """The zoo.build(...) of "this is resnet18's" makes the network of the weights."""
     model = shaken(wrote, 3, **settings)
     others = {"resnet8": "cifar", "vit1": "transformers"}
     for dialect in ("zoo", others.get(wrote, "torchvision")):
@@ -266,8 +266,8 @@ def test_advice_of_messages_works(wrote, reads, settings):
         with pytest.raises(zoo.WeightsError) as found:
             zoo.load(zoo.build(reads, 3, **eps), state)
         call = re.search(r"zoo\.build\((.*)\)", str(found.value))[1]
-        advised = eval(f"zoo.build({call})", {"zoo": zoo})
-        assert same(zoo.load(advised, state).state_dict(), model.state_dict())
+        advised = eval(f"zoo.build({call.replace('...', 'state')})", {"zoo": zoo, "state": state})
+        assert same(advised.state_dict(), model.state_dict())
 
 
 # --- other kinds of files ---
