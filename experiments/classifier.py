@@ -41,7 +41,7 @@ from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
 from zoo.weights.files import Metadata, Weights, write_weights
-from zoo.weights.identify import brought_by, is_plain, names_for
+from zoo.weights.identify import brought_by, has_head_of, is_plain, names_for
 from zoo.weights.load import fill, open_weights
 from zoo.weights.settings import settings_of
 
@@ -203,8 +203,7 @@ def network_of(
     zoo.check(name, {})
     drop = {"shortcut"} if name != zoo.twin(name) and not is_plain(weights) else set()
     model = zoo.build(name, **brought_by(weights, zoo.settings_allowed(name)))
-    head = weights.dialect.part(weights.tensors, "head.weight")
-    if head is None or head.shape != model.head.weight.shape:
+    if not has_head_of(model, weights):
         drop |= {"head"}
         if not new_head:
             why = "the file has no head of one layer, so the network cannot name classes"

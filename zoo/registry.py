@@ -21,7 +21,7 @@ from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import resnet
 from zoo.vit import TABLE as VITS
 from zoo.vit import vit
-from zoo.weights.identify import brought_by
+from zoo.weights.identify import brought_by, has_head_of
 from zoo.weights.load import fill, open_weights
 
 MODELS: dict[str, Callable[..., Network]] = {
@@ -88,9 +88,9 @@ def build(
     with torch.device("meta"):  # draws no random weights, which would be overwritten
         model = MODELS[name](**(brought | settings))
     model.to_empty(device=torch.get_default_device())
-    if brought.get("num_classes") == model.head.out_features:
+    if has_head_of(model, opened):
         return fill(model, opened)
-    model.head.reset_parameters()  # the weights have another head, or none
+    model.head.reset_parameters()
     return fill(model, opened, drop={"head"})
 
 
@@ -118,9 +118,9 @@ def check(name: str, settings: dict[str, Any]) -> None:
     if not isinstance(name, str) or name not in MODELS:
         near = difflib.get_close_matches(str(name).lower(), MODELS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of these names"
-        raise ModelError(
-            f"there is no model {name!r} in the zoo\nthe zoo has {', '.join(MODELS)}\n{hint}"
-        )
+        why = f"there is no model {str(name)[:80]!r} in the zoo"
+        names = f"zoo.list_models() has {len(MODELS)} names: resnet50, plain50, vit_b_16 ..."
+        raise ModelError(f"{why}\n{names}\n{hint}")
     allowed = settings_allowed(name)
     for key, value in settings.items():
         text = repr(value)[:80]

@@ -80,13 +80,12 @@ def is_plain(weights: Weights) -> bool:
 def names_for(weights: Weights) -> list[str]:
     """The networks that weights may be for, judging by names, shapes and library; plain ones first.
 
-    A head of several layers does not count.
+    The head does not count. More than one if shapes cannot tell them apart: plain20 and resnet20
+    with option A.
     """
     dialect = weights.dialect
     known, unknown = in_our_names(weights, dialect)
-    ignores = (*dialect.ignores, dialect.head)
-    tensors = {**known, **{k: v for k, v in unknown.items() if not k.startswith(ignores)}}
-    names = [name for name, _ in identify(tensors)]
+    names = identify(without_head(known) | without_head(unknown, *dialect.ignores, dialect.head))
     # Dialects with requirements are of libraries that have no plain networks. But those of Li et
     # al. look like akamaster's without his prefix.
     if is_plain(weights):
@@ -96,46 +95,40 @@ def names_for(weights: Weights) -> list[str]:
     return names
 
 
-def identify(tensors: Tensors) -> list[tuple[str, dict[str, Any]]]:
-    """All models, with their non-default settings, whose state dicts have these names and shapes.
-
-    More than one if shapes cannot tell them apart: plain20 and resnet20 with option A. Settings
-    that do not affect shapes (stride_in, the side of the zero channels) stay at their defaults.
-    """
+def identify(tensors: Tensors) -> list[str]:
+    """All models whose state dicts have these names and shapes, without the head, in any width."""
     shapes = shapes_of(tensors)
-    stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", (1, 0))
-    if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
+    stem, side = shapes.get("stem.conv.weight", ()), side_of_image(shapes)
+    if len(stem) != 4 or not 0 < stem[0] < 2**12:
         return []
-    body = "head.weight" not in shapes  # a backbone without its head
-    classes = {} if body else {"num_classes": head[0]}
-
-    def fits(build: Callable[..., Network], name: str, **settings: Any) -> bool:
-        wanted = parameter_shapes(build, name, **settings)
-        return shapes == {k: v for k, v in wanted.items() if not (body and k.startswith("head."))}
-
     blocks = sum(key.endswith(".norm1.weight") for key in shapes)
-    models: list[tuple[str, dict[str, Any]]] = []
+    projected = any(".shortcut.conv." in key for key in shapes)
+    names: list[str] = []
     for name, row in VITS.items():
-        if (row.patch_size, row.blocks) == (stem[2], blocks):
-            changed = other_than(row, **classes, image_size=side_of_image(shapes))
-            if fits(vit, name, **changed):
-                models += [(plain_name(name), changed), (name, changed)]
+        alike = side and (row.patch_size, row.blocks) == (stem[2], blocks)  # building takes time
+        if alike and shapes == parameter_shapes(vit, name, image_size=side):
+            names += [plain_name(name), name]
     for name, resnet_row in RESNETS.items():
-        if sum(resnet_row.blocks_per_stage) != blocks:
-            continue
-        changed = other_than(resnet_row, **classes, width=stem[0])
-        if fits(resnet, name, plain=True, **changed):
-            models.append((plain_name(name), changed))
-        for shortcut in dict.fromkeys([resnet_row.shortcut, "projection"]):
-            options = changed | other_than(resnet_row, shortcut=shortcut)
-            if fits(resnet, name, **options):
-                models.append((name, options))
-    return models
+        if sum(resnet_row.blocks_per_stage) == blocks:
+            if shapes == parameter_shapes(resnet, name, plain=True, width=stem[0]):
+                names.append(plain_name(name))
+            shortcut = "projection" if projected else resnet_row.shortcut
+            if shapes == parameter_shapes(resnet, name, shortcut=shortcut, width=stem[0]):
+                names.append(name)
+    return names
 
 
-def other_than(row: Any, **settings: Any) -> dict[str, Any]:
-    """The settings that differ from the row's."""
-    return {key: value for key, value in settings.items() if value != getattr(row, key)}
+def without_head(tensors: Tensors, *others: str) -> dict[str, Tensor]:
+    """The tensors whose names do not begin with "head.", or with one of the `others`."""
+    return {key: v for key, v in tensors.items() if not key.startswith(("head.", *others))}
+
+
+def has_head_of(model: Network, weights: Weights) -> bool:
+    """True if the weights have a head of one layer, with the shapes of the model's."""
+    parts = ("head.weight", "head.bias")
+    theirs = [weights.dialect.part(weights.tensors, key) for key in parts]
+    ours = [model.get_parameter(key) for key in parts]
+    return all(t is not None and t.shape == o.shape for t, o in zip(theirs, ours, strict=True))
 
 
 def shapes_of(tensors: Tensors) -> Shapes:
@@ -162,9 +155,9 @@ def side_of_image(shapes: Shapes) -> int:
 
 @functools.cache
 def parameter_shapes(build: Callable[..., Network], name: str, **settings: Any) -> Shapes:
-    """The names and shapes of a network's state dict."""
+    """The names and shapes of a network's state dict, without the head."""
     with torch.device("meta"):
-        return shapes_of(build(name, **settings).state_dict())
+        return shapes_of(without_head(build(name, **settings).state_dict()))
 
 
 def is_shaped(key: str) -> bool:
@@ -185,11 +178,12 @@ def likely_cause(
     missing = {key for key in places if is_shaped(key) and key not in tensors}
     if wrong | missing <= HEAD and all(key.startswith(dialect.head) for key in unknown):
         fix = "pass drop='head' to keep the model's own head"
-        if classes := classes_of(weights):
-            ours = len(places["head.bias"]) if "head.bias" in places else "none"
+        classes, ours = classes_of(weights), getattr(model.head, "out_features", "none")
+        if classes not in (None, ours):
             fix = f"pass num_classes={classes}, or drop='head' for a fresh head"
             return f"the file's head has {classes} classes, the model {ours}: {fix}"
-        return f"the head of the file is {'of several layers' if unknown else 'missing'}: {fix}"
+        how = "of another kind" if classes else "of several layers" if unknown else "missing"
+        return f"the head of the file is {how}: {fix}"
     plain = settings_of(model).get("shortcut") == "none"
     if plain and not (missing or unknown) and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"

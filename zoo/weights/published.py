@@ -3,6 +3,7 @@
 All of it comes from the installed torchvision, which is imported only when needed.
 """
 
+import difflib
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -59,12 +60,13 @@ def published(model: str, weights: object = "DEFAULT") -> Published:
             raise KeyError(kind)
     except (ImportError, ValueError, KeyError) as error:
         why = error if isinstance(error, ImportError) else f"torchvision publishes {names}"
-        raise WeightsError(
-            f"there are no published weights {str(weights)!r} for {model}",
-            why,
-            "pass the PATH or URL of a file; a plain network takes its twin's weights by "
-            f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')",
-        ) from error
+        near = difflib.get_close_matches(name, names.split(", "), 1)
+        fix = f"did you mean {near[0]}?" if near else "pass the PATH or URL of a file"
+        if model.startswith("plain"):
+            fix = "take its twin's weights: "
+            fix += f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')"
+        what = f"there are no published weights {str(weights)!r} for {model}"
+        raise WeightsError(what, why, fix) from error
     view, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
     side = view.crop_size[0]
     preprocess = {

@@ -15,6 +15,7 @@ from torch import nn
 
 import zoo
 from zoo.weights.files import decode
+from zoo.weights.identify import names_for
 from zoo.weights.kinds import KINDS, kind_of
 from zoo.weights.load import open_weights
 
@@ -148,6 +149,25 @@ def test_without_a_usable_head_the_rest_loads_and_the_random_head_is_said(how, c
     assert ("random weights" in caplog.text) or ("the model keeps its own" in caplog.text)
     for model in loaded:
         assert same({k: v for k, v in model.state_dict().items() if k in body}, body)
+
+
+OTHER_HEADS = {
+    "missing": {},
+    "of several layers": {"fc.0.weight": torch.ones(4, 16), "fc.2.weight": torch.ones(3, 4)},
+    "for other features": {"fc.weight": torch.ones(3, 99), "fc.bias": torch.ones(3)},
+    "without a bias": {"fc.weight": torch.ones(3, 16)},
+}
+
+
+@pytest.mark.parametrize("how", OTHER_HEADS)
+def test_no_head_hides_the_network_or_keeps_a_new_one_from_it(how):
+    state = {k: v for k, v in STATE.items() if not k.startswith("fc.")} | OTHER_HEADS[how]
+    assert names_for(open_weights(state)) == ["resnet18"]
+    for classes in (None, 3, 7):
+        stem = zoo.build("resnet18", classes, weights=state).stem
+        assert same(stem.state_dict(), MODEL.stem.state_dict())
+    with refusal(zoo.WeightsError, "drop='head'"):  # and not num_classes, which is right
+        zoo.load(zoo.build("resnet18", 3, width=2), state)
 
 
 def test_transformers_backbones_load_without_the_prefix_of_their_class():
@@ -306,15 +326,16 @@ def test_names_of_published_weights_in_every_spelling():
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     for name in (entry, "ResNet18_Weights.IMAGENET1K_V1", "imagenet1k_v1", "default", "DEFAULT"):
         assert zoo.published("resnet18", name).name == "IMAGENET1K_V1"
-    with pytest.raises(zoo.WeightsError, match="ResNet50_Weights"):
-        zoo.published("resnet18", "ResNet50_Weights.IMAGENET1K_V1")
+    for name in ("ResNet50_Weights.IMAGENET1K_V1", "imagenet1k_v3"):
+        with refusal(zoo.WeightsError, f"{name!r} for resnet18", "did you mean IMAGENET1K_V1?"):
+            zoo.published("resnet18", name)
 
 
 def test_numbers_of_numpy_and_patterns_of_names():
     assert zoo.build("resnet8", np.int64(4), width=np.int32(2)).head.out_features == 4
     assert zoo.list_models("resnet1*") == ["resnet110", "resnet18", "resnet101", "resnet152"]
     assert len(zoo.list_models()) > len(zoo.list_models("*vit*")) > 0
-    with pytest.raises(zoo.ModelError, match="did you mean resnet50"):
+    with refusal(zoo.ModelError, "did you mean resnet50"):
         zoo.build("ResNet50")
     with pytest.raises(zoo.ModelError, match="num_classes"):
         zoo.build("resnet8", True)
