@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.duplicates import Assignment, without_duplicates
-from data.layout import WHOLE, class_folders, last, layout
+from data.errors import DataError
+from data.layout import WHOLE, class_folders, last, layout, unwrapped
 from data.listing import LAYOUT, NO_CLASS, SPLIT_ORDER, Listing, by_folder, some
 
 SHARE = 0.15  # of each class, for each split that is drawn
 CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+MERGED = "merged into one class each; to classify the inner folders, give the outer one"
 CIFAR10_COUNTS = {"train": 5000, "test": 1000}  # images of each class
 
 
@@ -77,7 +79,7 @@ def scan(
 def scan_classes(listing: Listing) -> Scan | None:
     """Every image of one folder of classes, as the split "whole"; None if it holds splits.
 
-    Without train/, that folder is test/ or else val/.
+    Without train/, that folder is test/ or else val/. Raises DataError if it has no images.
     """
     folder_of = layout(listing)
     if "train" in folder_of:
@@ -86,7 +88,10 @@ def scan_classes(listing: Listing) -> Scan | None:
     if WHOLE not in folder_of:
         listing.taken.append(f"{folder} is used: there is no train/ beside it")
     listing.notes[NO_CLASS] |= set(folder_of.values()) - {folder}
-    return labelled(listing, in_folders(listing, {WHOLE: folder}), [WHOLE])
+    images = in_folders(listing, {WHOLE: folder})
+    if not images:
+        raise no_images(listing, folder or "this folder", "give the folder of class folders")
+    return labelled(listing, images, [WHOLE])
 
 
 def labelled(listing: Listing, images: Assignment, order: list[str]) -> Scan:
@@ -121,24 +126,32 @@ def find(listing: Listing) -> Assignment:
         return images
     missing = "val/ or test/" if "train" in splits else "train/"
     where = "this folder" if WHOLE in folder_of else missing
-    left_out = "".join(f"; {note}" for note in listing.sentences())
-    fix = f"expected: {LAYOUT}"
+    fix = f"add {missing} with class folders" if splits else f"expected: {LAYOUT}"
+    if "train" in splits:
+        fix += f"; or give {listing.root / folder_of['train']}, a folder of classes"
+    raise no_images(listing, where, fix)
+
+
+def no_images(listing: Listing, where: str, fix: str) -> DataError:
+    """A DataError with all notes."""
     if any(name.lower().endswith(".zip") for name in listing.notes[NO_CLASS]):
-        fix = "unpack the zips first, into one folder"
-    elif splits:
-        given = listing.root / folder_of[min(splits)]
-        fix = f"add {missing}; or give {given}, a folder of classes"
-    raise listing.error(f"there are no images in class folders of {where}{left_out}", fix)
+        fix = "unpack the zips first, into one folder (train.zip into train/)"
+    what = "; ".join((f"there are no images in class folders of {where}", *listing.sentences()))
+    return listing.error(what, listing.advice(fix))
 
 
 def in_folders(listing: Listing, folder_of: dict[str, str]) -> Assignment:
     """The split and class of each image in the class folders of each split's folder."""
-    return {
-        image: (split, last(name))
-        for split, folder in folder_of.items()
-        for name in class_folders(listing, folder)
-        for image in listing.images(name)
-    }
+    images: Assignment = {}
+    for split, folder in folder_of.items():
+        for name in class_folders(listing, folder):
+            found = listing.images(name)
+            images |= dict.fromkeys(found, (split, last(name)))
+            inner = sorted({image.rpartition("/")[0] for image in found} - {name})
+            if len(inner) > 1:
+                two = ", ".join(map(last, inner[:2])) + ", ..." * (len(inner) > 2)
+                listing.notes[MERGED].add(f"{name} ({two})")
+    return images
 
 
 def check_classes(listing: Listing, pairs: set[tuple[str, str]]) -> None:
@@ -150,17 +163,23 @@ def check_classes(listing: Listing, pairs: set[tuple[str, str]]) -> None:
     for split, label in sorted(pairs):
         if label not in classes:
             same = [name for name in classes if fold(name) == fold(label)]
-            near = same or difflib.get_close_matches(label, classes) or classes
-            raise listing.error(
-                f"{split} has a class that train lacks, so no network can learn it: '{label}'",
-                "add images of it to train, move it elsewhere, or rename it (case and Unicode form "
-                f"count) to one of train's: {some(near)}",
-            )
+            near = same or difflib.get_close_matches(label, classes)
+            fix = ("add images of it to train, move it elsewhere, or rename it (case and Unicode "
+                   f"form count) to one of train's: {some(near or classes)}")  # fmt: skip
+            if not near and {name for one, name in pairs if one == split} == {label}:
+                train = listing.root / layout(listing)["train"]
+                fix = f"sort its images into train's classes; or give {train}, a folder of classes"
+            what = f"{split} has a class that train lacks, so no network can learn it: '{label}'"
+            raise listing.error(what, fix)
         if any("\ud800" <= letter <= "\udfff" for letter in label):
             what = f"the name of a class folder is not valid Unicode: '{label}'"
             raise listing.error(what, "rename the folder")
     if len(classes) < 2:
-        raise listing.error(f"there is only one class: '{some(classes)}'")
+        folder = next(iter(layout(listing).values()))
+        below = unwrapped(listing, f"{folder}/{some(classes)}".removeprefix("/"))
+        several = len(listing.entries(below)[0]) > 1
+        fix = f"give {listing.root / below}" if several else f"expected: {LAYOUT}"
+        raise listing.error(f"there is only one class: '{some(classes)}'", fix)
     alike = Counter(map(fold, classes))
     reason = "odd, class names that differ only by case or Unicode form"
     listing.notes[reason] |= {label for label in classes if alike[fold(label)] > 1}
@@ -187,9 +206,11 @@ def check_counts(
             few.append(f"all of {split}: 0")
         listing.notes[f"odd, {split} has no images of a class of train"] |= lacking
     if few:
+        copies = listing.notes.get("left out, a copy of another image")
+        pair = f"; copies are not counted: {min(copies)}" if copies else ""
         raise listing.error(
             f"too few images are left (at least {parts + 1} of each are needed): {some(few)}",
-            "add images, or remove the class or the split; duplicates are not counted",
+            f"add images, or remove the class or the split{pair}",
         )
 
 

@@ -30,6 +30,7 @@ STARTS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{4}\0{4}|RIFF.{4}WEBP|P[1-6]\s+(#|\d+\s+\d+\s)",
     re.DOTALL,
 )
+TEXT = re.compile(rb"[\t\n\r -~]+")
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 # Other kinds of files that are met as images: how they start, their name, and what to do.
 PILLOW = "convert it: python -c \"from PIL import Image; Image.open('IN').save('OUT.png')\""
@@ -37,11 +38,13 @@ OTHERS = (
     (rb".{4}ftyp.{,40}avi[fs]", "AVIF image", PILLOW),
     (rb".{4}ftyp(hei|hev|mif1|msf1)", "HEIC image",
      "convert it to JPEG: heif-convert IN OUT.jpg; on a Mac: sips -s format jpeg IN --out OUT.jpg"),
-    (rb".{4}ftyp|\x1aE\xdf\xa3", "video", "extract its frames: ffmpeg -i IN OUT-%04d.jpg"),
+    (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "video",
+     "extract its frames: ffmpeg -i IN OUT-%04d.jpg"),
     (rb".{4}jP  \r\n", "JPEG 2000 image", PILLOW),
     (rb"8BPS", "Photoshop file", "export it as PNG or JPEG"),
     (rb"%PDF", "PDF document", "export its pages as PNG or JPEG"),
-    (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)", "SVG or XML file", "export the drawing as PNG"),
+    (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)", "SVG or XML file",
+     "export a drawing as PNG; if it is an error page of a server, download the image again"),
     (rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", "HTML page",
      "download the image again: the server sent a page in its place"),
     (rb"version https://git-lfs", "Git LFS pointer", "fetch the file itself: git lfs pull"),
@@ -61,9 +64,17 @@ def as_image(given: object) -> Tensor:
     if isinstance(given, np.ndarray | Tensor):
         return tensor_of(array_pixels(given))
     if isinstance(given, str | os.PathLike):
-        return load_image(Path(given), str(given))
+        path = os.fsdecode(given)
+        return load_image(Path(path), path)
     if isinstance(given, bytes | bytearray | memoryview):
         return load_image(io.BytesIO(given), f"{len(given):,} bytes")
+    if isinstance(given, Image.Image) and given.format is None and given.mode[0] in "IF":
+        raise DataError(
+            f"not an image: PIL's mode {given.mode} does not tell which value is white",
+            "the argument of predict",
+            "convert it, with a = numpy.asarray(x): a.astype('uint8') if white is 255, "
+            "(a / 257).round().astype('uint8') if 65,535, (255 * a).round().astype('uint8') if 1",
+        )
     if isinstance(given, Image.Image) or hasattr(given, "read"):
         return load_image(given)  # type: ignore[arg-type]  # a file
     raise DataError(
@@ -105,6 +116,13 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
         raise
     except Exception as error:  # damaged bytes make decoders raise exceptions of any type
         why, fix = other_kind(data) or (reason(error), FIX)
+        if re.match(r"https?:/", name):
+            fix = "download it first: a file is needed, not an address"
+        elif why.startswith("none of") and TEXT.fullmatch(data[:64]):
+            why, fix = (
+                f"it is text, {why}",
+                "download the image again: a server can send text instead",
+            )
         raise DataError(f"cannot decode an image: {why}", name, fix) from error
     return tensor_of(pixels)
 
@@ -124,7 +142,11 @@ def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:
         (dtype != "uint8", f"if its values are 0 to 1, give (255 * x).round(){cast}; if they are "
          f"0 to 255, x.round(){cast}; undo a normalization first"),
         (0 in shape, "give an image with at least one pixel"),
-        (len(shape) == 4, "give one image at a time: x[0]"),
+        (isinstance(given, Tensor) and (given.is_meta or given.layout != torch.strided),
+         "give a dense tensor that has values: x.to_dense(), not on the device meta"),
+        (len(shape) > 3, "give one image at a time: x[0]"),
+        (not tensor and shape[2:] == (1,), "give x[..., 0]"),
+        (not tensor and len(shape) == 3 and shape[0] == 1, "give x[0]"),
         (shape[:1] == shape[2:] == (3,), "colors may come first or last: give "
          "PIL.Image.fromarray(a), where a is the array (H, W, 3)"),
         (tensor and shape[2:] == (3,), "its colors come last: give x.permute(2, 0, 1)"),
@@ -139,6 +161,7 @@ def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:
         raise DataError(what, where, fix)
     if isinstance(given, Tensor):
         return given.permute(1, 2, 0).cpu().numpy()
+    given = np.asarray(given)  # a matrix, too
     return given if given.ndim == 3 else np.repeat(given[:, :, None], 3, axis=2)
 
 
@@ -175,12 +198,13 @@ def read_limited(file: str | Path | IO[bytes]) -> bytes:
         with path.open("rb") as opened:
             # The file's own size: allocating MAX_BYTES would take a tenth of the decoding time.
             data = opened.read(min(size, MAX_BYTES) + 1)
+    elif hasattr(file, "encoding"):
+        raise ValueError("it is opened as text: open it with mode 'rb'")
     else:
         data = file.read(MAX_BYTES + 1)
-    if isinstance(data, str):
-        raise ValueError("it is opened as text: open it with mode 'rb'")
     if not data:
-        raise ValueError("the file is empty, or was read to its end before: call its seek(0)")
+        read = ", or was read to its end before: call its seek(0)"
+        raise ValueError("the file is empty" + read * (not isinstance(file, str | Path)))
     if len(data) > MAX_BYTES:
         raise ValueError(f"it is too large: more than {MAX_BYTES:,} bytes")
     return data

@@ -5,12 +5,14 @@ things is refused, with the folder to give instead.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 
-from data.listing import NO_CLASS, SPLIT_ORDER, SPLITS, Listing, is_image, some
+from data.listing import NO_CLASS, SPLIT_ORDER, SPLITS, Listing, is_image, some, split_in
 
 WHOLE = "whole"  # in place of a split: a folder of classes
 COPY = "left out, it repeats the folders beside it"
+LIKE_SPLIT = re.compile(r"(dev|eval|evaluation|holdout|(val|valid|test)[ _-]?\d+)", re.IGNORECASE)
+NO_TRAINING = re.compile("test|val|dev|holdout|pred|aug", re.IGNORECASE)  # in names, for advice
 
 
 def layout(listing: Listing) -> dict[str, str]:
@@ -36,6 +38,9 @@ def layout(listing: Listing) -> dict[str, str]:
         classes |= set(map(last, listing.entries(folder)[0])) if split == "train" else set()
         if folder != given or last(folder).lower() not in SPLITS:
             listing.taken.append(f"{folder} is used as {split}")
+    if not classes:
+        flat = {folder for folder in folder_of.values() if not listing.entries(folder)[0]}
+        listing.notes["taken for a split (rename it if it is a class)"] |= flat
     return folder_of
 
 
@@ -64,24 +69,19 @@ def given_splits(listing: Listing, base: str) -> dict[str, str]:
     folder_of = {split: possible[0][split][0] for split in SPLIT_ORDER if split in possible[0]}
     if list(folder_of) == ["train"]:
         train = folder_of["train"]
-        if len(folders) > 1 and has_images(listing, train):
+        like = [last(folder) for folder in folders if LIKE_SPLIT.fullmatch(last(folder))]
+        if len(folders) > 1 and has_images(listing, train) and not like:
             return {}  # "train" is a class, for example of vehicles
+        if not listing.entries(train)[0]:
+            what = f"{train}/ has {'images but ' * has_images(listing, train)}no class folders"
+            fix = f"put each image into {train}/<class>/; labels in the names of files are not read"
+            raise listing.error(what, fix)
+        add = f"rename {like[0]}/ to val/ if it has the same classes" if like else "add one"
         raise listing.error(
             f"there is {train}/, but neither val/ nor test/ beside it",
-            f"add one; or give {listing.root / train}, and val and test are drawn from it",
+            f"{add}; or give {listing.root / train}, and val and test are drawn from it",
         )
     return folder_of
-
-
-def split_in(folder: str) -> tuple[str | None, tuple[str, ...]]:
-    """The split that one word of the name names, and the other words: seg_train is train, (seg, _).
-
-    None if no word names one, or several do.
-    """
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_]+", last(folder))
-    found = [SPLITS[word.lower()] for word in words if word.lower() in SPLITS]
-    others = tuple("_" if word.lower() in SPLITS else word.lower() for word in words)
-    return (found[0] if len(found) == 1 else None), others if len(others) > 1 else ()
 
 
 def wrapped(listing: Listing, folder: str) -> str | None:
@@ -103,7 +103,7 @@ def wrapped(listing: Listing, folder: str) -> str | None:
 def class_folders(listing: Listing, folder: str) -> list[str]:
     """The folders of classes in a folder. What is left out beside them is noted.
 
-    Raises DataError if a folder in it is no class, or if they all hold the same folders.
+    Raises DataError if a folder in it is no class, or if two of them hold folders of one name.
     """
     folders, loose = listing.entries(folder)
     listing.notes[NO_CLASS].update(loose)
@@ -113,8 +113,16 @@ def class_folders(listing: Listing, folder: str) -> list[str]:
         others = names - {last(name)}
         splits = {split_in(one)[0]: one for one in inner}
         wrong, fix = "", f"give {listing.root / name}, or move it elsewhere"
+        if split_in(name)[0] in ("val", "test"):
+            fix = (
+                f"name it {split_in(name)[0]}, beside train/ with its classes; or move it elsewhere"
+            )
         if len(inner) > 1 and inner - {last(name)} == others:
-            listing.notes[COPY].add(name)
+            if all(repeats(listing, f"{name}/{last(one)}", one) for one in folders if one != name):
+                listing.notes[COPY].add(name)
+            else:
+                wrong = f"holds the folders beside it ({some(others)}) with other images"
+                fix += f", to use {listing.root / folder}"
         elif len(inner & others) > 1:
             wrong = f"holds folders with names of those beside it ({some(inner & others)})"
         elif "train" in splits and len({*splits} - {None}) > 1:
@@ -126,14 +134,40 @@ def class_folders(listing: Listing, folder: str) -> list[str]:
         if wrong:
             raise listing.error(f"{name}/ {wrong}, so it cannot be a class", fix)
     folders = [name for name in folders if name not in listing.notes[COPY]]
-    common = set.intersection(*(inside[name] for name in folders)) if len(folders) > 1 else set()
-    if len(common) > 1 and not any(has_images(listing, name) for name in folders):
+    inside = {name: set(map(last, listing.entries(unwrapped(listing, name))[0]))
+              for name in folders if not has_images(listing, name)}  # fmt: skip
+    times = Counter(one for inner in inside.values() for one in inner)
+    shared = {one for inner in inside.values() if len(inner) > 1 for one in inner if times[one] > 1}
+    holders = [name for name, inner in inside.items() if inner & shared]
+    if shared:
+        good = [name for name in holders if not NO_TRAINING.search(last(name))
+                and any(map(is_image, listing.files(name)))]  # fmt: skip
+        best = f", such as {listing.root / good[0]}" if good else ""
         raise listing.error(
-            f"{some(folders)} all hold the same folders ({some(common)}): which are the classes?",
-            f"if the inner ones, give one folder, such as {listing.root / folders[0]}, or name the "
-            "outer ones train, val and test; if the outer ones, put an image directly into one",
+            f"{some(holders)} hold folders of the same names ({some(shared)}): which are classes?",
+            f"if the inner ones, give one folder{best}, or name the outer ones train, val and "
+            "test; if the outer ones, put an image directly into each",
         )
     return folders
+
+
+def unwrapped(listing: Listing, folder: str) -> str:
+    """The folder, or the one in it that holds its folders, for a class with no images of its own.
+
+    A folder passes its place to the only folder in it, unless one of them has images.
+    """
+    while not has_images(listing, folder) and len(inner := listing.entries(folder)[0]) == 1:
+        if has_images(listing, inner[0]):
+            break
+        folder = inner[0]
+    return folder
+
+
+def repeats(listing: Listing, folder: str, other: str) -> bool:
+    """True if every image in a folder has the name of one in the other."""
+    one, two = ({name.removeprefix(place) for name in listing.files(place) if is_image(name)}
+                for place in (folder, other))  # fmt: skip
+    return one <= two
 
 
 def has_images(listing: Listing, folder: str) -> bool:

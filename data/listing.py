@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import zipfile
 import zlib
 from collections import defaultdict
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from data.errors import DataError, printable
-from data.images import load_image, other_kind, starts_as_image
+from data.images import OTHERS, load_image, other_kind, starts_as_image
 
 # Those of torchvision.datasets.folder (tested); importing it takes seconds in every worker.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -36,7 +37,7 @@ BY_CONTENT = "read by content, not named .jpg, .png ..."
 SYSTEM = (
     "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp",
     "$recycle.bin", "recycler", "system volume information", "lost+found", "thumbs.db",
-    "ehthumbs.db", "desktop.ini", "icon\r",
+    "ehthumbs.db", "desktop.ini", "icon\r", "thumbs", "thumbnails", "_thumbnails", "@__thumb",
 )  # fmt: skip
 MOST_LEVELS = 50  # of nested folders in a zip: each takes time
 
@@ -58,6 +59,11 @@ class Listing:
     def error(self, what: str, fix: str = f"expected: {LAYOUT}") -> DataError:
         """A DataError about the root."""
         return DataError(what, self.root.absolute(), fix)
+
+    def advice(self, fix: str) -> str:
+        """What to do with the files that were left out, if their kind is known; else `fix`."""
+        known = (what for _, kind, what in OTHERS if f"left out, {kind}" in self.notes)
+        return next(known, fix)
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Folders and files in one folder ("" is the root), sorted by name. Links are followed."""
@@ -146,12 +152,17 @@ class Listing:
 
 
 class ZipListing(Listing):
-    """Zips, read as if unpacked into one folder, without the folders above train/."""
+    """Zips, read as if unpacked into one folder, without the folders above train/.
+
+    Of train.zip and test.zip without train/ and test/, each is read as a folder of its name.
+    """
 
     def __init__(self, root: Path, zips: Sequence[Path]) -> None:
         super().__init__(root)
         self.members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
         self.inside: defaultdict[str, set[str]] = defaultdict(set)  # folder -> names in it
+        splits = {split_in(path.stem)[0] for path in zips} - {None}
+        named = "train" in splits and len(splits) > 1
         for path in zips:
             try:
                 archive = zipfile.ZipFile(path)
@@ -159,14 +170,20 @@ class ZipListing(Listing):
                 raise zip_error(error, path) from error
             for info in archive.infolist():
                 if not info.is_dir():
-                    self.add(archive, info)
+                    self.add(archive, info, [path.stem] if named else [])
 
-    def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-        """Add one file of a zip; hidden and deeply nested files are noted instead."""
+    def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, given: list[str]) -> None:
+        """Add one file of a zip, below the folder `given` if it is in no folder of a split.
+
+        Hidden and deeply nested files are noted instead.
+        """
         parts = [part for part in info.filename.split("/") if part not in ("", ".")]
         # A name starts at the last split folder with a class folder below; above are wrappers.
         splits = [i for i, part in enumerate(parts[:-1]) if part.lower() in SPLITS]
         first = ([i for i in splits if i < len(parts) - 2] or splits or [0])[-1]
+        if given and not splits:
+            parts = [*given, *parts]
+            self.notes["taken as a split, the name of a zip"].update(given)
         name = "/".join(parts[first:])
         if any(map(hidden, parts)) or len(parts) > MOST_LEVELS:
             self.notes[DEEP if len(parts) > MOST_LEVELS else HIDDEN].add(name)
@@ -203,6 +220,17 @@ class ZipListing(Listing):
                 return load_image(file, where)
         except UNREADABLE as error:
             raise zip_error(error, where) from error
+
+
+def split_in(folder: str) -> tuple[str | None, tuple[str, ...]]:
+    """The split that one word of the name names, and the other words: seg_train is train, (seg, _).
+
+    None if no word names one, or several do.
+    """
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_]+", folder.rpartition("/")[2])
+    found = [SPLITS[word.lower()] for word in words if word.lower() in SPLITS]
+    others = tuple("_" if word.lower() in SPLITS else word.lower() for word in words)
+    return (found[0] if len(found) == 1 else None), others if len(others) > 1 else ()
 
 
 def zip_error(error: Exception, where: object) -> DataError:

@@ -117,7 +117,8 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             if not files:
                 what = "; ".join(("there are no images in this folder", *listing.sentences()))
                 fix = f"give files that contain {', '.join(FORMATS)}, whatever their names are"
-                raise DataError(textwrap.shorten(what, 290, placeholder=" ..."), path, fix)
+                what = textwrap.shorten(what, 290, placeholder=" ...")
+                raise DataError(what, path, listing.advice(fix))
             print(*listing.sentences(), sep="\n", end="\n" * bool(listing.notes), file=sys.stderr)
             paths |= dict.fromkeys(files)
         elif path.exists() or not glob.has_magic(text):

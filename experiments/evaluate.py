@@ -75,9 +75,6 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:
         name, part = images.tested_on, images.splits[images.tested_on]
     else:
         name, part = "all images", images.splits["whole"]
-        if not part.files:
-            why, fix = "there are no classes here", "give the folder that has the class folders"
-            raise DataError(why, source.data, fix)
         digits = str(model.metrics.get("seen", ""))
         seen = {digits[i : i + 8] for i in range(0, len(digits), 8)}
         new = [i for i, file in enumerate(part.files) if not seen or checksum(file) not in seen]
@@ -110,6 +107,7 @@ def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
         images.notes.append(f"{what}: {first} is {model.classes[ids[first]]}, and so on")
     if unknown := set(images.classes) - set(known):
         why = f"the checkpoint does not know {some(unknown)}; it knows {some(model.classes)}"
+        why = "; ".join((why, *images.notes))
         fix = "rename or remove the folder; names come from the checkpoint only"
         raise DataError(why, images.source.data, fix)
     return torch.tensor([known[name] for name in images.classes])

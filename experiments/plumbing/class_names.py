@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from data.layout import class_folders, last, layout
+from data.folders import scan, scan_classes
 from data.listing import Listing
 from data.progress import say
 from experiments.plumbing.cli import UsageError
@@ -42,16 +42,16 @@ def class_names(
 def names_in(text: str) -> tuple[str, ...]:
     """The names in a list a,b,c, in a text or JSON file, or of the class folders of a folder.
 
-    A folder with splits has its classes in train/. Raises UsageError for a file without names.
+    A folder is read as for training. Raises UsageError for a file without names, and DataError.
     """
     path = Path(text)
     if path.is_dir():
-        listing = Listing(path)
-        folder_of = layout(listing)
-        folder = folder_of.get("train") or [*folder_of.values()][-1]
-        for sentence in listing.taken:
-            say(f"class names: {sentence}", sys.stderr)
-        return tuple(sorted(map(last, class_folders(listing, folder))))  # as ImageFolder does
+        whole = scan_classes(Listing(path))
+        # Neither drawn splits nor copies change the names.
+        found = whole or scan(Listing(path), wanted=(), keep_duplicates=True)
+        for note in found.notes:
+            say(f"class names: {note}", sys.stderr)
+        return found.classes
     if not path.is_file():
         return tuple(name.strip() for name in text.split(","))
     try:
