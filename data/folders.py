@@ -119,9 +119,7 @@ def find(listing: Listing) -> Assignment:
     splits = {split for split, _ in images.values()}
     if WHOLE in splits:
         return {name: ("train", label) for name, (_, label) in images.items()}
-    listing.notes[NO_CLASS].update(
-        folder_of[split] for split in folder_of.keys() - splits - {WHOLE}
-    )
+    listing.notes[NO_CLASS] |= {folder_of[split] for split in folder_of.keys() - splits - {WHOLE}}
     if "train" in splits and len(splits) > 1:
         return images
     missing = "val/ or test/" if "train" in splits else "train/"
@@ -147,10 +145,9 @@ def in_folders(listing: Listing, folder_of: dict[str, str]) -> Assignment:
         for name in class_folders(listing, folder):
             found = listing.images(name)
             images |= dict.fromkeys(found, (split, last(name)))
-            inner = sorted({image.rpartition("/")[0] for image in found} - {name})
+            inner = {image.rpartition("/")[0] for image in found} - {name}
             if len(inner) > 1:
-                two = ", ".join(map(last, inner[:2])) + ", ..." * (len(inner) > 2)
-                listing.notes[MERGED].add(f"{name} ({two})")
+                listing.notes[MERGED].add(f"{name} ({some(map(last, inner))})")
     return images
 
 
@@ -167,8 +164,8 @@ def check_classes(listing: Listing, pairs: set[tuple[str, str]]) -> None:
             fix = ("add images of it to train, move it elsewhere, or rename it (case and Unicode "
                    f"form count) to one of train's: {some(near or classes)}")  # fmt: skip
             if not near and {name for one, name in pairs if one == split} == {label}:
-                train = listing.root / layout(listing)["train"]
-                fix = f"sort its images into train's classes; or give {train}, a folder of classes"
+                train = layout(listing)["train"]
+                fix = f"sort its images into the classes of train, or give {listing.root / train}"
             what = f"{split} has a class that train lacks, so no network can learn it: '{label}'"
             raise listing.error(what, fix)
         if any("\ud800" <= letter <= "\udfff" for letter in label):
@@ -177,7 +174,7 @@ def check_classes(listing: Listing, pairs: set[tuple[str, str]]) -> None:
     if len(classes) < 2:
         folder = next(iter(layout(listing).values()))
         below = unwrapped(listing, f"{folder}/{some(classes)}".removeprefix("/"))
-        several = len(listing.entries(below)[0]) > 1
+        several = listing.entries(below)[0][1:]
         fix = f"give {listing.root / below}" if several else f"expected: {LAYOUT}"
         raise listing.error(f"there is only one class: '{some(classes)}'", fix)
     alike = Counter(map(fold, classes))
@@ -207,7 +204,7 @@ def check_counts(
         listing.notes[f"odd, {split} has no images of a class of train"] |= lacking
     if few:
         copies = listing.notes.get("left out, a copy of another image")
-        pair = f"; copies are not counted: {min(copies)}" if copies else ""
+        pair = f"; duplicates are not counted: {min(copies)}" if copies else ""
         raise listing.error(
             f"too few images are left (at least {parts + 1} of each are needed): {some(few)}",
             f"add images, or remove the class or the split{pair}",

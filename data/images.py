@@ -38,13 +38,11 @@ OTHERS = (
     (rb".{4}ftyp.{,40}avi[fs]", "AVIF image", PILLOW),
     (rb".{4}ftyp(hei|hev|mif1|msf1)", "HEIC image",
      "convert it to JPEG: heif-convert IN OUT.jpg; on a Mac: sips -s format jpeg IN --out OUT.jpg"),
-    (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "video",
-     "extract its frames: ffmpeg -i IN OUT-%04d.jpg"),
+    (rb".{4}ftyp|\x1aE\xdf\xa3", "video", "extract its frames: ffmpeg -i IN OUT-%04d.jpg"),
     (rb".{4}jP  \r\n", "JPEG 2000 image", PILLOW),
     (rb"8BPS", "Photoshop file", "export it as PNG or JPEG"),
     (rb"%PDF", "PDF document", "export its pages as PNG or JPEG"),
-    (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)", "SVG or XML file",
-     "export a drawing as PNG; if it is an error page of a server, download the image again"),
+    (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)", "SVG or XML file", "export the drawing as PNG"),
     (rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", "HTML page",
      "download the image again: the server sent a page in its place"),
     (rb"version https://git-lfs", "Git LFS pointer", "fetch the file itself: git lfs pull"),
@@ -64,17 +62,13 @@ def as_image(given: object) -> Tensor:
     if isinstance(given, np.ndarray | Tensor):
         return tensor_of(array_pixels(given))
     if isinstance(given, str | os.PathLike):
-        path = os.fsdecode(given)
-        return load_image(Path(path), path)
+        return load_image(Path(os.fsdecode(given)), os.fsdecode(given))
     if isinstance(given, bytes | bytearray | memoryview):
         return load_image(io.BytesIO(given), f"{len(given):,} bytes")
     if isinstance(given, Image.Image) and given.format is None and given.mode[0] in "IF":
-        raise DataError(
-            f"not an image: PIL's mode {given.mode} does not tell which value is white",
-            "the argument of predict",
-            "convert it, with a = numpy.asarray(x): a.astype('uint8') if white is 255, "
-            "(a / 257).round().astype('uint8') if 65,535, (255 * a).round().astype('uint8') if 1",
-        )
+        what = f"not an image: PIL's mode {given.mode} does not tell which value is white"
+        fix = "give (numpy.asarray(x) * (255 / white)).round().astype('uint8'); white: 1, 255, 65535"
+        raise DataError(what, "the argument of predict", fix)
     if isinstance(given, Image.Image) or hasattr(given, "read"):
         return load_image(given)  # type: ignore[arg-type]  # a file
     raise DataError(
@@ -119,10 +113,7 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
         if re.match(r"https?:/", name):
             fix = "download it first: a file is needed, not an address"
         elif why.startswith("none of") and TEXT.fullmatch(data[:64]):
-            why, fix = (
-                f"it is text, {why}",
-                "download the image again: a server can send text instead",
-            )
+            why, fix = f"it is text, {why}", "download the image again"
         raise DataError(f"cannot decode an image: {why}", name, fix) from error
     return tensor_of(pixels)
 
@@ -161,8 +152,8 @@ def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:
         raise DataError(what, where, fix)
     if isinstance(given, Tensor):
         return given.permute(1, 2, 0).cpu().numpy()
-    given = np.asarray(given)  # a matrix, too
-    return given if given.ndim == 3 else np.repeat(given[:, :, None], 3, axis=2)
+    # asarray: a matrix cannot have three axes.
+    return given if given.ndim == 3 else np.repeat(np.asarray(given)[:, :, None], 3, axis=2)
 
 
 def starts_as_image(start: bytes, name: str) -> bool:

@@ -114,17 +114,12 @@ def class_folders(listing: Listing, folder: str) -> list[str]:
         splits = {split_in(one)[0]: one for one in inner}
         wrong, fix = "", f"give {listing.root / name}, or move it elsewhere"
         if split_in(name)[0] in ("val", "test"):
-            fix = (
-                f"name it {split_in(name)[0]}, beside train/ with its classes; or move it elsewhere"
-            )
-        if len(inner) > 1 and inner - {last(name)} == others:
-            if all(repeats(listing, f"{name}/{last(one)}", one) for one in folders if one != name):
-                listing.notes[COPY].add(name)
-            else:
-                wrong = f"holds the folders beside it ({some(others)}) with other images"
-                fix += f", to use {listing.root / folder}"
-        elif len(inner & others) > 1:
-            wrong = f"holds folders with names of those beside it ({some(inner & others)})"
+            fix = f"name it {split_in(name)[0]} and add train/ beside it; or move it elsewhere"
+        same = [one for one in folders if last(one) in inner & others]
+        if len(same) > 1 and inner - {last(name)} == others and repeats(listing, name, folder):
+            listing.notes[COPY].add(name)
+        elif len(same) > 1:
+            wrong = f"holds other images in folders with names of those beside it ({some(same)})"
         elif "train" in splits and len({*splits} - {None}) > 1:
             wrong = "holds splits of its own"
             if has_images(listing, f"{name}/{splits['train']}"):
@@ -156,17 +151,16 @@ def unwrapped(listing: Listing, folder: str) -> str:
 
     A folder passes its place to the only folder in it, unless one of them has images.
     """
-    while not has_images(listing, folder) and len(inner := listing.entries(folder)[0]) == 1:
-        if has_images(listing, inner[0]):
-            break
-        folder = inner[0]
-    return folder
+    inner = listing.entries(folder)[0]
+    if len(inner) != 1 or any(has_images(listing, one) for one in (folder, *inner)):
+        return folder
+    return unwrapped(listing, inner[0])
 
 
-def repeats(listing: Listing, folder: str, other: str) -> bool:
-    """True if every image in a folder has the name of one in the other."""
-    one, two = ({name.removeprefix(place) for name in listing.files(place) if is_image(name)}
-                for place in (folder, other))  # fmt: skip
+def repeats(listing: Listing, folder: str, outer: str) -> bool:
+    """True if every image in a folder has the name of one in the folder around it."""
+    one, two = ({name.removeprefix(f"{place}/") for name in listing.files(place) if is_image(name)}
+                for place in (folder, outer))  # fmt: skip
     return one <= two
 
 

@@ -62,8 +62,7 @@ class Listing:
 
     def advice(self, fix: str) -> str:
         """What to do with the files that were left out, if their kind is known; else `fix`."""
-        known = (what for _, kind, what in OTHERS if f"left out, {kind}" in self.notes)
-        return next(known, fix)
+        return next((what for _, kind, what in OTHERS if f"left out, {kind}" in self.notes), fix)
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Folders and files in one folder ("" is the root), sorted by name. Links are followed."""
@@ -161,8 +160,7 @@ class ZipListing(Listing):
         super().__init__(root)
         self.members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
         self.inside: defaultdict[str, set[str]] = defaultdict(set)  # folder -> names in it
-        splits = {split_in(path.stem)[0] for path in zips} - {None}
-        named = "train" in splits and len(splits) > 1
+        named = {"train"} < {split_in(path.stem)[0] for path in zips} - {None}
         for path in zips:
             try:
                 archive = zipfile.ZipFile(path)

@@ -14,7 +14,6 @@ import glob
 import os
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -117,7 +116,6 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             if not files:
                 what = "; ".join(("there are no images in this folder", *listing.sentences()))
                 fix = f"give files that contain {', '.join(FORMATS)}, whatever their names are"
-                what = textwrap.shorten(what, 290, placeholder=" ...")
                 raise DataError(what, path, listing.advice(fix))
             print(*listing.sentences(), sep="\n", end="\n" * bool(listing.notes), file=sys.stderr)
             paths |= dict.fromkeys(files)

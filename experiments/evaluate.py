@@ -107,9 +107,8 @@ def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
         images.notes.append(f"{what}: {first} is {model.classes[ids[first]]}, and so on")
     if unknown := set(images.classes) - set(known):
         why = f"the checkpoint does not know {some(unknown)}; it knows {some(model.classes)}"
-        why = "; ".join((why, *images.notes))
         fix = "rename or remove the folder; names come from the checkpoint only"
-        raise DataError(why, images.source.data, fix)
+        raise DataError("; ".join((why, *images.notes)), images.source.data, fix)
     return torch.tensor([known[name] for name in images.classes])
 
 

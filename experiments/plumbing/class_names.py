@@ -46,9 +46,8 @@ def names_in(text: str) -> tuple[str, ...]:
     """
     path = Path(text)
     if path.is_dir():
-        whole = scan_classes(Listing(path))
-        # Neither drawn splits nor copies change the names.
-        found = whole or scan(Listing(path), wanted=(), keep_duplicates=True)
+        # Neither drawn found nor copies change the names.
+        found = scan_classes(Listing(path)) or scan(Listing(path), wanted=(), keep_duplicates=True)
         for note in found.notes:
             say(f"class names: {note}", sys.stderr)
         return found.classes
