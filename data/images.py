@@ -67,7 +67,7 @@ def as_image(given: object) -> Tensor:
         return load_image(io.BytesIO(given), f"{len(given):,} bytes")
     if isinstance(given, Image.Image) and given.format is None and given.mode[0] in "IF":
         what = f"not an image: PIL's mode {given.mode} does not tell which value is white"
-        fix = "give (numpy.asarray(x) * (255 / white)).round().astype('uint8'); white: 1, 255, 65535"
+        fix = "give (255 / white * numpy.asarray(x)).round().astype('uint8'); white: 1, 255, 65535"
         raise DataError(what, "the argument of predict", fix)
     if isinstance(given, Image.Image) or hasattr(given, "read"):
         return load_image(given)  # type: ignore[arg-type]  # a file

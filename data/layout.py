@@ -119,7 +119,7 @@ def class_folders(listing: Listing, folder: str) -> list[str]:
         if len(same) > 1 and inner - {last(name)} == others and repeats(listing, name, folder):
             listing.notes[COPY].add(name)
         elif len(same) > 1:
-            wrong = f"holds other images in folders with names of those beside it ({some(same)})"
+            wrong = f"holds folders with names of those beside it ({some(same)})"
         elif "train" in splits and len({*splits} - {None}) > 1:
             wrong = "holds splits of its own"
             if has_images(listing, f"{name}/{splits['train']}"):

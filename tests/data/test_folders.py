@@ -149,7 +149,7 @@ def test_the_order_of_listing_changes_nothing(tmp_path, monkeypatch):
     (root / "wasp" / "again").symlink_to(root / "wasp")
     (root / "bee" / "z").symlink_to(root / "bee" / "x")
     expected, scandir = scan(root), os.scandir
-    assert len(expected.notes) == 5
+    assert len(expected.notes) == 6
 
     draws = random.Random(0)
 
@@ -232,6 +232,8 @@ def test_an_archive_inside_itself_is_no_class(tmp_path):
     assert sorted(names(found)) == many(*TWO)
     assert note(found, "left out, it repeats the folders beside it").endswith("(1): cells")
     assert scan_classes(Listing(root)).classes == TWO
+    root = make(tmp_path / "more", *many(*TWO), *many("more/ant", "more/bee", count=5))
+    refused(root, "more/ holds folders with names of those beside it (ant, bee)")
     root = given_tree(tmp_path / "xray", *many("xray/train/ant", "xray/val/ant"))
     assert names(scan(root)) == many("train/ant", "train/bee", "val/ant", "val/bee")
     # Inside a split, too.
@@ -254,7 +256,7 @@ def test_splits_are_never_taken_for_classes(tmp_path):
     pair = many("ant", "bee")
     for name, folders, words in (
         ("pred", ("seg_train/seg_train", "seg_pred"), ("seg_train/ is named as a split",)),
-        ("folds", ("fold1", "fold2"), ("fold1, fold2 all hold the same folders (ant, bee)",)),
+        ("folds", ("fold1", "fold2"), ("fold1, fold2 hold folders of the same names (ant, bee)",)),
         ("both", ("a_train", "a_test", "b_train", "b_test"), ("a_train/ and b_train/ are two",)),
     ):
         for folder in folders:
@@ -273,6 +275,75 @@ def test_splits_are_never_taken_for_classes(tmp_path):
     refused(make(tmp_path / "inside", *many(*inside)), "ant/ holds splits", "put the classes into")
 
 
+@pytest.mark.parametrize(
+    ("folders", "shared", "given"),
+    [(("original/ant", "original/bee", "augmented/ant", "augmented/bee", "notes"), "ant, bee",
+      "original"),
+     (("shop/images/ant", "shop/images/bee", "webcam/images/ant", "webcam/images/bee"), "ant, bee",
+      "shop"),
+     (("fold1/ant", "fold1/bee", "fold2/ant"), "ant", "fold1"),
+     (("a/ant", "a/bee", "b/bee", "b/wasp"), "bee", "a"),
+     (("dev/ant", "dev/bee", "learn/ant", "learn/bee"), "ant, bee", "learn")],
+)  # fmt: skip
+def test_collections_of_the_same_classes_are_no_classes(tmp_path, folders, shared, given):
+    root = make(tmp_path, *many(*(folder for folder in folders if folder != "notes")))
+    make(root, *(f"{folder}/readme.txt" for folder in folders if folder == "notes"))
+    refused(root, f"hold folders of the same names ({shared})", f"such as {root / given},")
+    assert scan(root / given).classes == TWO
+    (root / given).rename(root / "train")  # the other advice
+    (next(root / one.split("/")[0] for one in folders if given not in one)).rename(root / "val")
+    if given in ("shop", "learn", "original"):
+        assert list(scan(root).splits) == ["train", "val"]
+
+
+def test_folders_with_images_that_become_one_class_are_named(tmp_path):
+    found = scan(make(tmp_path, *many("cat/siamese", "cat/persian/old", "dog", "dog/only")))
+    assert note(found, "merged into one class each").endswith("(1): cat (old, siamese)")
+    found = scan(make(tmp_path / "images", *many("ant/images", "bee/images")))
+    assert not any("merged" in one for one in found.notes)
+
+
+def test_images_of_a_split_without_class_folders_are_no_class(tmp_path):
+    for name in ("a", "b"):
+        make(tmp_path / name, *many("train"))
+    make(tmp_path / "a", *many("test1"))
+    for name in ("a", "b"):
+        refused(tmp_path / name, "train/ has images but no class folders", "train/<class>/")
+    make(tmp_path / "c", *many("train/ant", "train/bee", "dev/ant", "dev/bee"))
+    refused(tmp_path / "c", "rename dev/ to val/", "or give", "c/train")
+
+
+def test_advice_never_is_to_train_on_a_test_set(tmp_path):
+    root = make(tmp_path / "a", *many("train_1/ant", "train_2/ant", "test/ant", "test/bee"))
+    refused(root, "of train/", "\nadd train/ with class folders")
+    images = many("training_images/ant", "training_images/bee", "test_set/ant", "test_set/bee")
+    refused(make(tmp_path / "b", *images), "test_set/ is named as a split", "name it test")
+    folders = [f"set/train/{one}/images" for one in TWO]
+    root = make(tmp_path / "c", *many(*folders, "set/val/images"))
+    refused(root, "train lacks", "'images'", f"or give {root}/set/train")
+    assert scan(root / "set/train").classes == TWO
+
+
+def test_a_class_named_like_a_split_is_said_to_be_taken_for_one(tmp_path):
+    root = make(tmp_path, *many("cat", "dog", "test"))
+    words = "taken for a split (rename it if it is a class) (1): test"
+    refused(root, words)
+    refused_by(lambda: scan_classes(Listing(root)), words, "class folders of test")
+
+
+def test_what_was_left_out_names_the_fix(tmp_path):
+    content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    root = make(tmp_path / "heic", "ant/0.HEIC", "bee/0.HEIC", content=content)
+    refused(root, "left out, HEIC image (2)", "heif-convert")
+    refused_by(lambda: scan_classes(Listing(root)), "left out, HEIC image (2)", "heif-convert")
+    root = make(tmp_path / "one", *many("images/ant", "images/bee"), "meta/classes.txt")
+    refused(root, "only one class: 'images'", f"give {root / 'images'}")
+    root = make(tmp_path / "copies", *many(*TWO), *many("all"))
+    for name in many(*TWO):
+        make(root, f"all/{name.replace('/', '')}", content=name.encode())
+    refused(root, "'ant' in train: 0", "not counted: all/ant0.jpg (as ant/0.jpg)")
+
+
 def test_words_that_only_look_like_splits_are_classes(tmp_path):
     classes = ("bullet train", "test tube", "val")
     assert scan(make(tmp_path, *many("bullet train", "test tube"))).classes == classes[:2]
@@ -284,7 +355,7 @@ def test_words_that_only_look_like_splits_are_classes(tmp_path):
 
 @pytest.mark.parametrize(
     "name", ["@eaDir", "#recycle", "__MACOSX", ".thumbnails", "$RECYCLE.BIN", "lost+found",
-             ".ipynb_checkpoints", "System Volume Information"]
+             ".ipynb_checkpoints", "System Volume Information", "thumbnails", "@__thumb"]
 )  # fmt: skip
 def test_folders_of_the_system_are_left_out_at_any_depth(tmp_path, name):
     root = given_tree(tmp_path, f"{name}/0.jpg", f"train/{name}/0.jpg", "val/bee/Thumbs.db")
@@ -299,7 +370,7 @@ def test_folders_of_the_system_are_left_out_at_any_depth(tmp_path, name):
 
 def test_without_train_the_folder_of_another_split_is_one_of_classes(tmp_path):
     root = make(tmp_path, *many("val/ant", "val/bee"))
-    refused(root, "no images in class folders of train/", "add train/; or give", "/val, a folder")
+    refused(root, "no images in class folders of train/", "add train/ with class folders")
     found = scan_classes(Listing(root))
     assert names(found) == many("val/ant", "val/bee")
     assert note(found, "val is used: there is no train/ beside it")
@@ -349,6 +420,17 @@ def test_images_with_the_same_name_in_different_zips_or_folders_are_all_kept(tmp
             "val": 16,
         }
         assert (found.classes, found.notes) == (TWO, ())
+
+
+def test_zips_of_splits_that_hold_classes_are_read_as_their_names_say(tmp_path):
+    tree = make(tmp_path / "tree", *many("train/ant", "train/bee", "test/ant", "test/bee"))
+    for name in ("train", "test"):
+        zipped(tree / name, tmp_path / "zips" / f"{name}.zip")
+    found = scan_listing(listing_of(tmp_path / "zips"))
+    assert names(found, "test") == many("test/ant", "test/bee")
+    assert note(found, "taken as a split, the name of a zip").endswith("(2): test, train")
+    assert scan_listing(listing_of(tmp_path / "zips" / "test.zip")).classes == TWO
+    refused(tmp_path / "zips", "unpack the zips first", "train.zip into train/")
 
 
 def test_a_zip_of_thousands_of_folders_in_each_other_takes_no_time(tmp_path):
