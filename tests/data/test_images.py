@@ -225,7 +225,7 @@ def test_any_path_works_and_can_be_printed(tmp_path, name):
     path.write_bytes(save(COLOR, "PNG"))
     assert torch.equal(load_image(path), load_image(str(path)))
     path.write_bytes(b"no image")
-    lines = refused_by(lambda: load_image(path), *([str(path)[:190]] if name.isprintable() else []))
+    lines = refused_by(lambda: load_image(path), *([str(path)] if name.isprintable() else []))
     assert all(line.isprintable() for line in lines)  # so it can be encoded, too
 
 
@@ -243,7 +243,7 @@ def test_what_cannot_be_read_is_refused_at_once(tmp_path):
     assert "seek" not in refused(tmp_path / "empty.png", "the file is empty")
     entry = type("Entry", (), {"__fspath__": lambda self: os.fsencode(tmp_path / "none.png")})()
     refused_by(lambda: as_image(entry), "No such file", "none.png")
-    refused(tmp_path / ("x" * 5000), "too long", name=str(tmp_path / "xxx"))
+    refused(tmp_path / ("x" * 5000), "too long")
     refused(tmp_path / "a.png\0b", "null byte", name="a.png")
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(10**11)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from torchvision.transforms import v2
 
 import zoo
+from data.collection import Source
 from data.errors import DataError
 from data.images import load_image
 from data.synthetic import synthetic
@@ -21,6 +23,7 @@ from data.view_batches import normalize_as
 from data.views import View
 from experiments.ablation.runs import Data, Run, evaluation_batches, run_one
 from experiments.classifier import load_model, predict, pretrained
+from experiments.evaluate import to_evaluate
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.preprocess import HALF, IMAGENET_MEAN_STD, view_named
@@ -88,6 +91,15 @@ def test_class_names_of_a_folder_are_those_that_training_reads(inside, tmp_path,
         (tmp_path / folder / name / "1.png").touch()
     assert class_names(str(tmp_path), None, 2, "x.pth") == ("cat", "dog")
     assert inside[0] in capfd.readouterr().err
+
+
+def test_a_refusal_of_evaluate_has_the_notes_about_the_folder(tmp_path):
+    for name in ("cat/siamese", "cat/persian", "dog"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").write_bytes(name.encode())
+    model = SimpleNamespace(classes=("ant",), metrics={})
+    with refusal(DataError, "does not know cat, dog", "one class each", "cat (persian, siamese)"):
+        to_evaluate(Source(str(tmp_path)), model)
 
 
 def test_class_names_that_cannot_be_are_refused(tmp_path):

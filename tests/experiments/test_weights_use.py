@@ -12,7 +12,6 @@ import zoo
 from experiments.proof.checks import shake
 from experiments.proof.oracles import LIBRARIES, VIT_ORACLES
 from experiments.proof.prove import prove
-from zoo.weights.dialects import IMAGENET_MEAN_STD, RESNET_DIALECTS
 
 
 class Run:

@@ -171,7 +171,7 @@ def test_a_folder_without_classes_is_refused_for_that_and_not_as_seen_in_trainin
     from experiments.evaluate import to_evaluate
 
     (tmp_path / "1.png").write_bytes(b"x")
-    with pytest.raises(DataError, match="there are no classes"):
+    with pytest.raises(DataError, match="no images in class folders"):
         to_evaluate(Source(str(tmp_path)), SimpleNamespace(metrics={}))
 
 
