@@ -59,12 +59,6 @@ class Listing:
         """A DataError about the root."""
         return DataError(what, self.root.absolute(), fix)
 
-    def is_hidden(self, name: str) -> bool:
-        """True for a hidden file or folder, which is noted."""
-        if is_hidden := hidden(name.rpartition("/")[2]):
-            self.notes[HIDDEN].add(name)
-        return is_hidden
-
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Folders and files in one folder ("" is the root), sorted by name. Links are followed."""
         try:
@@ -79,7 +73,8 @@ class Listing:
             ) from error
         folders, files = [], []
         for name, entry in listed:
-            if self.is_hidden(name):
+            if hidden(entry.name):
+                self.notes[HIDDEN].add(name)
                 continue
             whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
             if whole and entry.is_dir():
@@ -170,7 +165,7 @@ class ZipListing(Listing):
         """Add one file of a zip; hidden and deeply nested files are noted instead."""
         parts = [part for part in info.filename.split("/") if part not in ("", ".")]
         # A name starts at the last split folder with a class folder below; above are wrappers.
-        splits = [i for i, part in enumerate(parts[:-1]) if split_of(part)]
+        splits = [i for i, part in enumerate(parts[:-1]) if part.lower() in SPLITS]
         first = ([i for i in splits if i < len(parts) - 2] or splits or [0])[-1]
         name = "/".join(parts[first:])
         if any(map(hidden, parts)) or len(parts) > MOST_LEVELS:
@@ -244,11 +239,6 @@ def readable(folder: Path) -> Path:
 def hidden(name: str) -> bool:
     """True if a file or folder is hidden or a system's, judging by its own name (no slashes)."""
     return name.startswith(".") or name.lower() in SYSTEM
-
-
-def split_of(folder: str) -> str | None:
-    """The split that a folder holds, judging by its name; None for other names."""
-    return SPLITS.get(folder.rpartition("/")[2].lower())
 
 
 def is_image(name: str) -> bool:

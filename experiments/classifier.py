@@ -17,7 +17,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -36,20 +36,13 @@ from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
-from experiments.plumbing.preprocess import (
-    default_view,
-    published_view,
-    view_for,
-    view_named,
-)
+from experiments.plumbing.preprocess import DIAGNOSE, default_view, view_for, view_named
 from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
-from zoo.plainvit import BLOCKS
 from zoo.weights.files import Metadata, Weights, write_weights
-from zoo.weights.identify import brought_by, identify, recognise
+from zoo.weights.identify import brought_by, has_head_of, is_plain, names_for
 from zoo.weights.load import fill, open_weights
-from zoo.weights.published import open_published, published_name
 from zoo.weights.settings import settings_of
 
 FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
@@ -169,7 +162,7 @@ def load_model(
     options --classes and --preprocess, for files that lack them. Raises WeightsError if the class
     names are unknown, or the weights are not of the network `name`.
     """
-    weights = opened(path, name)
+    weights = open_weights(path, name and zoo.twin(name))
     stored = weights.metadata
     if name and stored.model not in (None, name):
         why, fix = f"these are {stored.model}'s weights", f"--model {stored.model}"
@@ -187,18 +180,6 @@ def load_model(
     return Classifier(model.eval(), names, view, stored.metrics or {}, weights.source)
 
 
-def opened(source: str | Path, name: str | None) -> Weights:
-    """Weights of a file, or published ones of the network `name` with what torchvision states."""
-    if name is None or not published_name(source):
-        return open_weights(source)
-    entry, loaded = zoo.published(zoo.twin(name), source), open_published(zoo.twin(name), source)
-    metadata = replace(
-        loaded.metadata, classes=entry.preprocess.classes,
-        preprocess=asdict(published_view(entry)), metrics={"top1": entry.top1},
-    )  # fmt: skip
-    return replace(loaded, metadata=metadata, source=f"{name} {entry.name}")
-
-
 def network_of(
     weights: Weights, name: str | None = None, new_head: bool = False
 ) -> tuple[str, Network]:
@@ -208,29 +189,21 @@ def network_of(
     which are dropped. `new_head`: the head will be replaced, so the file needs none. Raises
     WeightsError if the weights fit no network, several, or another one.
     """
-    dialect, stored = recognise(weights), weights.metadata.settings or {}
-    ours = {dialect.to_zoo(key) or key: tensor for key, tensor in weights.tensors.items()}
-    candidates = dict(identify(ours))
     name = name or weights.metadata.model
     if name is None:
-        # Dialects with requirements are of libraries that have no plain networks. But those of Li
-        # et al. look like akamaster's without his prefix.
-        residual = dialect.requires and weights.prefix.endswith(dialect.prefix)
-        names = [n for n in candidates if not (residual and n.startswith("plain"))]
+        names = names_for(weights)
         if len(names) != 1:
             which = " or ".join(names) or "no network of the zoo"
-            unknown = [key for key in weights.tensors if dialect.to_zoo(key) is None]
-            some = ", ".join((unknown or list(weights.tensors))[:3])
+            unknown = [key for key in weights.tensors if weights.dialect.to_zoo(key) is None]
+            some = ", ".join((unknown or [*weights.tensors])[:3])
             why = f"these entries fit {which}: {some} ..."
             fix = "name it by --model, or load and export it in Python: zoo.load, zoo.export"
             raise WeightsError(why, weights.source, fix)
         (name,) = names
     zoo.check(name, {})
-    plain_already = stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
-    drop = {"shortcut"} if name != zoo.twin(name) and not plain_already else set()
-    model = built_for(name, weights, **candidates.get(name, {}))
-    head = dialect.part(weights.tensors, "head.weight")
-    if head is None or head.shape != model.head.weight.shape:
+    drop = {"shortcut"} if name != zoo.twin(name) and not is_plain(weights) else set()
+    model = zoo.build(name, **brought_by(weights, zoo.settings_allowed(name)))
+    if not has_head_of(model, weights):
         drop |= {"head"}
         if not new_head:
             why = "the file has no head of one layer, so the network cannot name classes"
@@ -239,14 +212,6 @@ def network_of(
             )
             raise WeightsError(why, weights.source, fix)
     return name, fill(model, weights, drop=drop)
-
-
-def built_for(name: str, weights: Weights, **implied: Any) -> Network:
-    """Build the network `name` with a file's settings and number of classes.
-
-    `implied`: settings that the weights' shapes imply; settings stored in the file override them.
-    """
-    return zoo.build(name, **implied | brought_by(weights, zoo.settings_allowed(name)))
 
 
 def save_classifier(
@@ -290,7 +255,7 @@ def pretrained(
         model = zoo.build(name)
         usual = default_view(model)
         return model, view_named(preprocess, name, usual) if preprocess else usual
-    loaded = opened(weights, name)
+    loaded = open_weights(weights, zoo.twin(name))
     _, model = network_of(loaded, name, new_head=True)
     view = view_for(loaded, name, model, preprocess)
     return model.to(memory_format=torch.channels_last), view

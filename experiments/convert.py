@@ -29,7 +29,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 class Options:
     """Convert a file of weights from one library's names to another's."""
 
-    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
     """A .pth or .safetensors file, its URL, hf:OWNER/NAME, or a folder in the Hub's layout."""
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The .safetensors or .pth file to write; with --to transformers, a folder is possible, too."""
@@ -56,14 +56,7 @@ def main(options: Options) -> None:
     cli.check_folder(options.output.parent)
     with doing("loading the libraries"):
         from experiments.plumbing.conversion import convert
-    convert(
-        options.input,
-        options.output,
-        options.to,
-        options.model,
-        options.classes,
-        options.preprocess,
-    )
+    convert(**vars(options))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ The plain twin of resnet50 is plain50; that of vit_b_16 is plainvit_b_16.
 
 import difflib
 import numbers
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -21,10 +21,8 @@ from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import resnet
 from zoo.vit import TABLE as VITS
 from zoo.vit import vit
-from zoo.weights.files import Weights
-from zoo.weights.identify import brought_by
+from zoo.weights.identify import brought_by, has_head_of
 from zoo.weights.load import fill, open_weights
-from zoo.weights.published import open_published, published_name
 
 MODELS: dict[str, Callable[..., Network]] = {
     **{plain_name(name): partial(resnet, name, plain=True) for name in RESNETS},
@@ -85,24 +83,15 @@ def build(
     check(name, settings)
     if weights is None:
         return MODELS[name](**settings)
-    if published_name(weights):
-        return build_from(name, open_published(name, weights), settings)
-    return build_from(name, open_weights(weights), settings)
-
-
-def build_from(
-    name: str, weights: Weights, settings: dict[str, Any], drop: Collection[str] = ()
-) -> Network:
-    """Build a network with weights that are in memory; they bring what `settings` leave open."""
-    brought = brought_by(weights, settings_allowed(name))
+    opened = open_weights(weights, name)
+    brought = brought_by(opened, settings_allowed(name))
     with torch.device("meta"):  # draws no random weights, which would be overwritten
         model = MODELS[name](**(brought | settings))
     model.to_empty(device=torch.get_default_device())
-    if brought.get("num_classes") != model.head.out_features:  # the file has another head, or none
-        drop = {*drop, "head"}
-    if "head" in drop:
-        model.head.reset_parameters()
-    return fill(model, weights, drop=drop)
+    if has_head_of(model, opened):
+        return fill(model, opened)
+    model.head.reset_parameters()
+    return fill(model, opened, drop={"head"})
 
 
 def as_python(value: Any) -> Any:
@@ -129,10 +118,9 @@ def check(name: str, settings: dict[str, Any]) -> None:
     if not isinstance(name, str) or name not in MODELS:
         near = difflib.get_close_matches(str(name).lower(), MODELS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of these names"
-        raise ModelError(
-            f"there is no model {str(name)[:80]!r} in the zoo\nthe zoo has "
-            f"{', '.join(TWINS.values())}, and a plain twin of each (plain50, plainvit1)\n{hint}"
-        )
+        why = f"there is no model {str(name)[:80]!r} in the zoo"
+        names = f"zoo.list_models() has {len(MODELS)} names: resnet50, plain50, vit_b_16 ..."
+        raise ModelError(f"{why}\n{names}\n{hint}")
     allowed = settings_allowed(name)
     for key, value in settings.items():
         text = repr(value)[:80]

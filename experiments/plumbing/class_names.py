@@ -4,7 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from data.listing import Listing, split_of
+from data.layout import class_folders, last, layout
+from data.listing import Listing
 from data.progress import say
 from experiments.plumbing.cli import UsageError
 from zoo import WeightsError
@@ -46,11 +47,11 @@ def names_in(text: str) -> tuple[str, ...]:
     path = Path(text)
     if path.is_dir():
         listing = Listing(path)
-        folders = listing.entries("")[0]
-        splits = {split_of(folder): folder for folder in reversed(folders)}
-        if "train" in splits:
-            folders = listing.entries(splits["train"])[0]
-        return tuple(sorted(folder.rpartition("/")[2] for folder in folders))  # as ImageFolder does
+        folder_of = layout(listing)
+        folder = folder_of.get("train") or [*folder_of.values()][-1]
+        for sentence in listing.taken:
+            say(f"class names: {sentence}", sys.stderr)
+        return tuple(sorted(map(last, class_folders(listing, folder))))  # as ImageFolder does
     if not path.is_file():
         return tuple(name.strip() for name in text.split(","))
     try:

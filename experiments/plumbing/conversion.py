@@ -11,69 +11,55 @@ from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError, doing
 from experiments.plumbing.preprocess import view_for
 from zoo.networks import Network
-from zoo.vit import ViT
-from zoo.weights.configs import RESNET
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.hub import write_folder
-from zoo.weights.identify import recognise
 from zoo.weights.load import open_weights
 from zoo.weights.settings import settings_of
 
 
 def convert(
-    source: str,
-    output: Path,
-    to: str,
-    model_name: str | None,
-    requested: str | None,
+    source: str, output: Path, to: str, model: str | None, classes: str | None,
     preprocess: str | None,
-) -> None:
-    """Write the weights of `source` with the names of the library `to`.
+) -> None:  # fmt: skip
+    """Write the weights of `source` with the names of the library `to`; see convert.Options.
 
-    `model_name`, `requested`, `preprocess`: the options --model, --classes and --preprocess. Raises
-    WeightsError for weights that fit no network or several, UsageError for class names that do not
-    fit the head.
+    Raises WeightsError for weights that fit no network or several, UsageError for class names that
+    do not fit the head.
     """
     if to == "onnx":
         onnx_files.check_installed()
     with doing(f"reading {source}"):
         weights = open_weights(source)
-        name, model = network_of(weights, model_name)
-    stored = weights.metadata.classes
-    classes = class_names(requested, stored, model.head.out_features, weights.source)
+        name, network = network_of(weights, model)
+    stored = weights.metadata
+    names = class_names(classes, stored.classes, network.head.out_features, weights.source)
     if to == "onnx" or not output.suffix:
         write = write_as_onnx if to == "onnx" else write_as_folder
-        write(output, name, model, classes, view_for(weights, name, model, preprocess))
+        write(output, name, network, names, view_for(weights, name, network, preprocess))
         return
     if output.suffix == ".safetensors" or to == "zoo":
-        # What is assumed is written down, too: later, the library's names would not tell it.
-        view = view_for(weights, name, model, preprocess)
-        metadata = Metadata(name, settings_of(model), classes, asdict(view))
-        note = f" and {len(classes)} class names" if classes else ""
-    elif requested or preprocess:
+        # Also if it is assumed: with the output's names, another one would be.
+        view = view_for(weights, name, network, preprocess)
+        metadata = Metadata(name, settings_of(network), names, asdict(view))
+        note = f" and {len(names)} class names" if names else ""
+    elif classes or preprocess:
         why = f"a .pth file with {to}'s names has no place for class names or preprocessing"
         raise UsageError(why, output, "write a .safetensors file, or --to zoo")
     else:
         metadata, note = Metadata(), ""
-        if classes:
-            note = f" (without the {len(classes)} class names, which this format cannot store)"
-    tensors = zoo.export(model, to)
+        if names:
+            note = f" (without the {len(names)} class names, which this format cannot store)"
+    tensors = zoo.export(network, to)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_weights(output, tensors, metadata)
-    dialects = f"{recognise(weights).name} -> {to}"
+    dialects = f"{weights.dialect.name} -> {to}"
     print(f"{name}, {dialects}: {output} holds {len(tensors)} entries{note}")
 
 
 def write_as_folder(
     folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, view: View
 ) -> None:
-    """Write a folder in the Hugging Face Hub's layout; UsageError for networks it has none for."""
-    settings = settings_of(model)
-    needed = {"block": "residual"} if isinstance(model, ViT) else RESNET
-    if not needed.items() <= settings.items():
-        listed = ", ".join(f"{key}={settings[key]}" for key in needed)
-        why = f"transformers has no network that computes what this {name} does ({listed})"
-        raise UsageError(why, folder, "write a .safetensors or .pth file, with --to zoo")
+    """Write a folder in the Hugging Face Hub's layout. Raises WeightsError if it has no such."""
     classes = classes or tuple(f"LABEL_{place}" for place in range(model.head.out_features))
     write_folder(folder, name, model, classes, asdict(view))
     print(f"{name}: transformers' from_pretrained and pipeline can load {folder}")

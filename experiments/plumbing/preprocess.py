@@ -16,10 +16,8 @@ from zoo import WeightsError
 from zoo.networks import Network
 from zoo.resnet import CifarStem
 from zoo.vit import ViT
-from zoo.weights.dialects import HALF, IMAGENET_MEAN_STD, Dialect
+from zoo.weights.dialects import HALF, IMAGENET_MEAN_STD, TRANSFORMERS, Dialect
 from zoo.weights.files import Weights
-from zoo.weights.identify import recognise
-from zoo.weights.published import Published
 
 NORMALIZATIONS = {
     "ImageNet mean and std": IMAGENET_MEAN_STD,
@@ -40,7 +38,7 @@ def view_for(weights: Weights, name: str, model: Network, requested: str | None)
     That is what --preprocess requests, else what the file stores, else what is usual in the library
     whose names it has. What is requested or assumed is printed. Raises UsageError or WeightsError.
     """
-    stored, dialect = weights.metadata.preprocess, recognise(weights)
+    stored, dialect = weights.metadata.preprocess, weights.dialect
     view = default_view(model, dialect)
     if requested is not None:
         view = view_named(requested, name, view)
@@ -68,7 +66,7 @@ def view_named(text: str, name: str, usual: View) -> View:
             view = view_of_numbers(text)
         else:
             model, _, weights = text.rpartition("/")
-            view = published_view(zoo.published(model or zoo.twin(name), weights))
+            view = View(**zoo.published(model or zoo.twin(name), weights).preprocess)
     except ValueError as error:
         why, flag = str(error).splitlines()[0], f"--preprocess {text:.150}"
         raise UsageError(f"no such preprocessing: {why:.200}", flag, FORMS) from error
@@ -91,13 +89,6 @@ def view_of_numbers(text: str) -> View:
     mean, std = (numbers * 3 if len(numbers) == 1 else numbers for numbers in (mean, std))
     interpolation = values.get("interpolation", "bilinear")
     return checked(View(resize, crop, interpolation, "squash" in values, mean, std, crop))
-
-
-def published_view(entry: Published) -> View:
-    """The preprocessing that torchvision states for its weights."""
-    stated = entry.preprocess
-    return View(stated.resize, stated.crop, stated.interpolation, False, stated.mean, stated.std,
-                stated.crop)  # fmt: skip
 
 
 def view_from(preprocess: Mapping[str, Any], source: object) -> View:
@@ -134,7 +125,7 @@ def default_view(model: Network, dialect: Dialect | None = None) -> View:
         return View(side, side, squash=True, mean=mean, std=std, input_size=side)
     if isinstance(model.stem, CifarStem):
         return View(resize=32, crop=32, input_size=32)
-    return View()
+    return View(interpolation="bicubic" if dialect is TRANSFORMERS else "bilinear")
 
 
 def in_words(view: View) -> str:

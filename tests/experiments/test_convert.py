@@ -92,7 +92,7 @@ def test_what_cannot_be_converted_is_refused(notebook, invoke, tmp_path):
         ((notebook, out, "--to", "zoo", "--classes", "a,a,b,c"), 2, ("different names",)),
         ((notebook, out, "--to", "zoo", "--classes", "a,,b,c"), 2, ("different names",)),
         ((notebook, out, "--to", "torchvision", "--classes", "a,b,c,d"), 2, ("no place",)),
-        ((plain, out, "--to", "zoo"), 4, ("plain20 or resnet20", "right network")),
+        ((plain, out, "--to", "zoo"), 4, ("plain20 or resnet20", "name it by --model")),
         ((vgg, out, "--to", "zoo"), 4, ("features.0.weight",)),
         ((tmp_path / "nowhere.pth", out, "--to", "zoo"), 4, ("no such file",)),
     ]

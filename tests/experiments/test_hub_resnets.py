@@ -24,7 +24,8 @@ from test_hub import (
 import zoo
 from data.images import load_image
 from data.views import View
-from experiments.classifier import load_model, predict, save_classifier, view_from
+from experiments.classifier import load_model, predict, save_classifier
+from experiments.plumbing.preprocess import view_from
 from experiments.proof.checks import shake
 from zoo.weights import hub
 from zoo.weights.configs import metadata_of
@@ -171,11 +172,12 @@ def test_preprocessing_that_we_cannot_follow_is_refused(copied, changes):
         metadata_of(copied)
 
 
-def test_a_folder_without_preprocessing_says_what_is_assumed(copied, caplog):
+def test_a_folder_without_preprocessing_says_what_is_assumed(copied, capfd):
     (copied / PROCESSOR).unlink()
-    view = view_from(metadata_of(copied).preprocess, copied)
-    assert view == View(256, 224, "bicubic")  # that of microsoft/resnet-50
-    assert f"{copied / PROCESSOR} is missing" in caplog.text
+    assert load_model(copied).view == View(256, 224, "bicubic")  # that of microsoft/resnet-50
+    said = capfd.readouterr().err
+    assert "crop 224x224 (bicubic), ImageNet mean and std; assumed" in said
+    assert "--preprocess" in said
 
 
 # --- timm ---
@@ -345,7 +347,7 @@ def test_what_convert_writes_is_what_their_pipeline_takes(
 
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
-    [("resnet20", {}, "stem=cifar"), ("plain18", {"width": 8}, "shortcut=none")],
+    [("resnet20", {}, "the model has cifar"), ("plain18", {"width": 8}, "the model has none")],
 )
 def test_networks_that_transformers_does_not_have_are_refused(
     invoke, tmp_path, name, settings, words
@@ -354,7 +356,7 @@ def test_networks_that_transformers_does_not_have_are_refused(
     save_classifier(tmp_path / "c.safetensors", name, model, LABELS, View(), {})
     arguments = (tmp_path / "c.safetensors", tmp_path / "f", "--to", "transformers")
     done = invoke("experiments.convert", *arguments)
-    assert done.returncode == 2
+    assert done.returncode == 4
     assert words in done.stderr, done.stderr
     assert not (tmp_path / "f").exists()
 

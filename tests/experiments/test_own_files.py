@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -75,6 +76,16 @@ def test_class_names_come_in_every_form(tmp_path):
     theirs, _ = torchvision.datasets.folder.find_classes(folder / "train")
     for form in (folder, folder / "train"):
         assert class_names(str(form), None, 3, "") == tuple(theirs[1:])  # .git is no class
+
+
+@pytest.mark.parametrize("inside", [["val"], ["seg_train/seg_train", "seg_test"], ["photos/all"]])
+def test_class_names_of_a_folder_are_those_that_training_reads(inside, tmp_path, capfd):
+    """Splits, and folders around the classes, are no classes."""
+    for folder, name in product(inside, ("cat", "dog")):
+        (tmp_path / folder / name).mkdir(parents=True)
+        (tmp_path / folder / name / "1.png").touch()
+    assert class_names(str(tmp_path), None, 2, "x.pth") == ("cat", "dog")
+    assert (inside[0] in capfd.readouterr().err) == ("/" in inside[0])
 
 
 def test_class_names_that_cannot_be_are_refused(tmp_path):

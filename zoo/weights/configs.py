@@ -117,7 +117,7 @@ def of_timm(config: dict[str, Any], path: Path) -> Metadata:
     classes = classes_of(names or None, count)
     if not names and count == 1000 and str(data.get("tag")).endswith("in1k"):
         log.warning("%s names no classes: they are taken to be ImageNet's, as its tag says", path)
-        classes = published("resnet50").preprocess.classes
+        classes = published("resnet50").classes
     if len(classes) != count:  # 0: a network without a head
         wrong |= {"num_classes": count, "label_names": names}
     if wrong:

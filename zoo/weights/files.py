@@ -15,6 +15,7 @@ import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.weights.atomic import write_atomic
+from zoo.weights.dialects import Dialect
 from zoo.weights.kinds import ITSELF, kind_of
 from zoo.weights.screen import AGAIN, Suspicious, screen
-from zoo.weights.search import search
+from zoo.weights.search import dialect_of, search
 
 MOST_BYTES = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, three times that with an optimizer's state
 LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,000
@@ -57,6 +59,11 @@ class Weights:
     source: str  # the file, for error messages
     notes: tuple[str, ...] = ()  # what was chosen, and left out
     prefix: str = ""  # that was taken off the names
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """The dialect that knows the most of the names."""
+        return dialect_of(self.tensors)
 
 
 Entries = tuple[dict[str, Any], Metadata]  # what a file holds, before a network is found in it
@@ -172,11 +179,9 @@ def digest_of(text: str, header: dict[str, Any], body: memoryview) -> str:
 
 
 def from_loaded(loaded: Any, source: str) -> Entries:
-    """The entries of an object that torch.load returned: a state dict, or a checkpoint."""
+    """The entries of an object that torch.load returned; none if it is not a dict."""
     if not isinstance(loaded, dict):
-        why = f"this holds {type(loaded).__name__}, not a state dict"
-        fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
-        raise WeightsError(why, source, fix)
+        return {}, Metadata()
     # A file can override an OrderedDict's methods, so call those of dict itself.
     return loaded, read_metadata(dict.get(loaded, METADATA), source)[0]
 

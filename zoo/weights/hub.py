@@ -35,6 +35,7 @@ from zoo.weights.files import (
     write_weights,
 )
 from zoo.weights.processors import IMAGES, PROCESSOR, processor_of, read_json
+from zoo.weights.settings import check_settings
 
 PREFIX = ("hf:", "hf-hub:", "hf_hub:")  # the last two are timm's
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -158,10 +159,15 @@ def write_folder(
 ) -> None:
     """Write a folder for from_pretrained(folder) or pipeline("image-classification", folder).
 
-    `model` is residual; a ResNet has projections and an ImageNet stem. `preprocess` has the fields
-    of a data.views.View. The weights are written last, so an incomplete folder has none. Raises
-    WeightsError for images of a size that transformers would not give the network.
+    `preprocess` has the fields of a data.views.View. The weights are written last, so an incomplete
+    folder has none. Raises WeightsError for networks that transformers does not have, and for
+    images of a size that it would not give the network.
     """
+    dialect = TRANSFORMERS_VIT if isinstance(model, ViT) else TRANSFORMERS
+    # config.json states the values of the other two settings.
+    required = {k: v for k, v in dialect.requires.items() if k not in ("eps", "stride_in")}
+    fix = "write a .safetensors or .pth file, with --to zoo"
+    check_settings(model, required, dialect.name, str(folder), fix=fix)
     side = preprocess["crop"]
     native = model.stem.image_size if isinstance(model, ViT) else preprocess["input_size"]
     if side != native:
@@ -173,7 +179,6 @@ def write_folder(
     for file, entries in files.items():
         content = json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
         write_atomic(folder / file, content.encode())
-    dialect = TRANSFORMERS_VIT if isinstance(model, ViT) else TRANSFORMERS
     tensors = dialect.divided(model.state_dict())
     named = {dialect.from_zoo(key) or key: tensor for key, tensor in tensors.items()}
     write_weights(folder / WEIGHT_FILES[0], named, Metadata())

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.networks import CHOICES, Network, plain_name
+from zoo.plainvit import BLOCKS
 from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import resnet
 from zoo.vit import TABLE as VITS
 from zoo.vit import ViT, vit
-from zoo.weights.dialects import DIALECTS, RESNET_DIALECTS, VIT_DIALECTS, Dialect
+from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS, Dialect
 from zoo.weights.files import Weights
-from zoo.weights.search import dialect_of
-from zoo.weights.settings import required_by, settings_of
+from zoo.weights.settings import settings_of
 
+Tensors = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -33,30 +34,36 @@ def by_name(name: str, model: Network) -> Dialect:
     return dialects[name]
 
 
-def recognise(weights: Weights) -> Dialect:
-    """The dialect that knows the most names; WeightsError if none knows any."""
-    if dialect := dialect_of(list(weights.tensors)):
-        return dialect
-    why = f"these names belong to no network of the zoo: {', '.join(list(weights.tensors)[:3])}"
-    names = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
-    raise WeightsError(why, weights.source, f"give a ResNet's or ViT's weights in those of {names}")
+def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
+    """The tensors that the dialect knows, under our names, and the others under theirs."""
+    known: dict[str, Tensor] = {}
+    unknown: dict[str, Tensor] = {}
+    for theirs, tensor in weights.tensors.items():
+        ours = dialect.to_zoo(theirs)
+        if ours in known:
+            why = f"{theirs} is a second spelling of the same part, {dialect.from_zoo(ours)}"
+            raise WeightsError(why, weights.source, "leave one of them out")
+        if ours is None:
+            unknown[theirs] = tensor
+        else:
+            known[ours] = tensor
+    return known, unknown
 
 
 def classes_of(weights: Weights) -> int | None:
     """The number of classes of the head in the file, or None if it has none of one layer."""
-    head = recognise(weights).part(weights.tensors, "head.weight")
+    head = weights.dialect.part(weights.tensors, "head.weight")
     return len(head) if head is not None and head.dim() == 2 else None
 
 
 def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
     """The settings in `allowed` that the weights imply, by their shapes, config or library."""
-    dialect = recognise(weights)
-    stored = weights.metadata.settings or {}
-    shapes = {dialect.to_zoo(key): tuple(v.shape) for key, v in weights.tensors.items()}
+    dialect, stored = weights.dialect, weights.metadata.settings or {}
+    shapes = shapes_of(in_our_names(weights, dialect)[0])
     stem = shapes.get("stem.conv.weight", ())
     settings: dict[str, Any] = {"num_classes": classes_of(weights), "width": stem and stem[0]}
-    settings["image_size"] = side_of_image({key or "": shape for key, shape in shapes.items()})
-    if any(key and ".shortcut.conv." in key for key in shapes):
+    settings["image_size"] = side_of_image(shapes)
+    if any(".shortcut.conv." in key for key in shapes):
         settings["shortcut"] = "projection"
     settings |= {key: stored[key] for key, words in CHOICES.items() if stored.get(key) in words}
     with contextlib.suppress(ValueError):
@@ -64,58 +71,78 @@ def brought_by(weights: Weights, allowed: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in allowed and value}
 
 
-def identify(tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
-    """All models, with their non-default settings, whose state dicts have these names and shapes.
+def is_plain(weights: Weights) -> bool:
+    """True if the file says that it is of a plain network."""
+    stored = weights.metadata.settings or {}
+    return stored.get("shortcut") == "none" or stored.get("block") in BLOCKS
 
-    More than one if shapes cannot tell them apart: plain20 and resnet20 with option A. Settings
-    that do not affect shapes (stride_in, the side of the zero channels) stay at their defaults.
+
+def names_for(weights: Weights) -> list[str]:
+    """The networks that weights may be for, judging by names, shapes and library; plain ones first.
+
+    The head does not count. More than one if shapes cannot tell them apart: plain20 and resnet20
+    with option A.
     """
-    shapes = joined({k: tuple(tensor.shape) for k, tensor in tensors.items() if is_shaped(k)})
-    stem, head = shapes.get("stem.conv.weight", ()), shapes.get("head.weight", (1, 0))
-    if len(stem) != 4 or len(head) != 2 or not 0 < stem[0] < 2**12 or not 0 < head[0] < 2**20:
+    dialect = weights.dialect
+    known, unknown = in_our_names(weights, dialect)
+    names = identify(without_head(known) | without_head(unknown, *dialect.ignores, dialect.head))
+    # Dialects with requirements are of libraries that have no plain networks. But those of Li et
+    # al. look like akamaster's without his prefix.
+    if is_plain(weights):
+        return [name for name in names if name.startswith("plain")]
+    if weights.metadata.settings or (dialect.requires and weights.prefix.endswith(dialect.prefix)):
+        return [name for name in names if not name.startswith("plain")]
+    return names
+
+
+def identify(tensors: Tensors) -> list[str]:
+    """All models whose state dicts have these names and shapes, without the head, in any width."""
+    shapes = shapes_of(tensors)
+    stem, side = shapes.get("stem.conv.weight", ()), side_of_image(shapes)
+    if len(stem) != 4 or not 0 < stem[0] < 2**12:
         return []
-    body = "head.weight" not in shapes  # a backbone without its head
-    classes = {} if body else {"num_classes": head[0]}
-
-    def fits(build: Callable[..., Network], name: str, **settings: Any) -> bool:
-        wanted = parameter_shapes(build, name, **settings)
-        return shapes == {k: v for k, v in wanted.items() if not (body and k.startswith("head."))}
-
     blocks = sum(key.endswith(".norm1.weight") for key in shapes)
-    models: list[tuple[str, dict[str, Any]]] = []
+    projected = any(".shortcut.conv." in key for key in shapes)
+    names: list[str] = []
     for name, row in VITS.items():
-        if (row.patch_size, row.blocks) == (stem[2], blocks):
-            changed = other_than(row, **classes, image_size=side_of_image(shapes))
-            if fits(vit, name, **changed):
-                models += [(plain_name(name), changed), (name, changed)]
+        alike = side and (row.patch_size, row.blocks) == (stem[2], blocks)  # building takes time
+        if alike and shapes == parameter_shapes(vit, name, image_size=side):
+            names += [plain_name(name), name]
     for name, resnet_row in RESNETS.items():
-        if sum(resnet_row.blocks_per_stage) != blocks:
-            continue
-        changed = other_than(resnet_row, **classes, width=stem[0])
-        if fits(resnet, name, plain=True, **changed):
-            models.append((plain_name(name), changed))
-        for shortcut in dict.fromkeys([resnet_row.shortcut, "projection"]):
-            options = changed | other_than(resnet_row, shortcut=shortcut)
-            if fits(resnet, name, **options):
-                models.append((name, options))
-    return models
+        if sum(resnet_row.blocks_per_stage) == blocks:
+            if shapes == parameter_shapes(resnet, name, plain=True, width=stem[0]):
+                names.append(plain_name(name))
+            shortcut = "projection" if projected else resnet_row.shortcut
+            if shapes == parameter_shapes(resnet, name, shortcut=shortcut, width=stem[0]):
+                names.append(name)
+    return names
 
 
-def other_than(row: Any, **settings: Any) -> dict[str, Any]:
-    """The settings that differ from the row's."""
-    return {key: value for key, value in settings.items() if value != getattr(row, key)}
+def without_head(tensors: Tensors, *others: str) -> dict[str, Tensor]:
+    """The tensors whose names do not begin with "head.", or with one of the `others`."""
+    return {key: v for key, v in tensors.items() if not key.startswith(("head.", *others))}
 
 
-def joined(shapes: Shapes) -> Shapes:
-    """The shapes with separate queries, keys and values merged into one layer, qkv."""
-    whole: dict[str, tuple[int, ...]] = {}
-    for key, shape in shapes.items():
+def has_head_of(model: Network, weights: Weights) -> bool:
+    """True if the weights have a head of one layer, with the shapes of the model's."""
+    parts = ("head.weight", "head.bias")
+    theirs = [weights.dialect.part(weights.tensors, key) for key in parts]
+    ours = [model.get_parameter(key) for key in parts]
+    return all(t is not None and t.shape == o.shape for t, o in zip(theirs, ours, strict=True))
+
+
+def shapes_of(tensors: Tensors) -> Shapes:
+    """The shapes of what is_shaped(), by our names; queries, keys and values are one layer, qkv."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, tensor in tensors.items():
+        shape = tuple(tensor.shape)
         key, parts = re.subn(r"\.attention\.[qkv]\.", ".attention.qkv.", key)
         if parts and shape:
-            rows, *_ = whole.get(key) or (0,)
+            rows, *_ = shapes.get(key) or (0,)
             shape = (rows + shape[0], *shape[1:])
-        whole[key] = shape
-    return whole
+        if is_shaped(key):
+            shapes[key] = shape
+    return shapes
 
 
 def side_of_image(shapes: Shapes) -> int:
@@ -128,10 +155,9 @@ def side_of_image(shapes: Shapes) -> int:
 
 @functools.cache
 def parameter_shapes(build: Callable[..., Network], name: str, **settings: Any) -> Shapes:
-    """The names and shapes of a network's state dict."""
+    """The names and shapes of a network's state dict, without the head."""
     with torch.device("meta"):
-        state = build(name, **settings).state_dict()
-    return {key: tuple(tensor.shape) for key, tensor in state.items() if is_shaped(key)}
+        return shapes_of(without_head(build(name, **settings).state_dict()))
 
 
 def is_shaped(key: str) -> bool:
@@ -143,33 +169,25 @@ HEAD = {"head.weight", "head.bias"}
 
 
 def likely_cause(
-    model: Network, tensors: Mapping[str, Tensor], unknown: Collection[str], weights: Weights
+    model: Network, tensors: Tensors, unknown: Collection[str], weights: Weights
 ) -> str:
     """One line: why `tensors`, in our names, do not fit the model, and a fix that works."""
-    dialect = recognise(weights)
+    dialect = weights.dialect
     places = dialect.divided(model.state_dict())
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
     missing = {key for key in places if is_shaped(key) and key not in tensors}
     if wrong | missing <= HEAD and all(key.startswith(dialect.head) for key in unknown):
         fix = "pass drop='head' to keep the model's own head"
-        if classes := classes_of(weights):
-            ours = len(places["head.bias"]) if "head.bias" in places else "none"
+        classes, ours = classes_of(weights), getattr(model.head, "out_features", "none")
+        if classes not in (None, ours):
             fix = f"pass num_classes={classes}, or drop='head' for a fresh head"
             return f"the file's head has {classes} classes, the model {ours}: {fix}"
-        return f"the head of the file is {'of several layers' if unknown else 'missing'}: {fix}"
+        how = "of another kind" if classes else "of several layers" if unknown else "missing"
+        return f"the head of the file is {how}: {fix}"
     plain = settings_of(model).get("shortcut") == "none"
     if plain and not (missing or unknown) and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
-    required = required_by(dialect, weights)
-    for name, settings in reversed([] if unknown else identify(tensors)):  # residual ones first
-        eps = brought_by(weights, ["eps"]).get("eps", 1e-6)
-        plain, is_vit = name.startswith("plain"), "vit" in name
-        key, value = "block", "plain" if plain else "residual"
-        if not is_vit:
-            residual = RESNETS[name].shortcut if not plain else "none"
-            key, value = "shortcut", settings.get("shortcut", residual)
-        if value in required.get(key, (value,)):
-            settings |= {"eps": eps} if is_vit and eps != 1e-6 else {}
-            words = "".join(f", {key}={value!r}" for key, value in settings.items())
-            return f"this is {name}'s: zoo.build({name!r}{words})"
+    if names := names_for(weights):
+        name = names[-1]  # the residual one of two twins
+        return f"this is {name}'s: zoo.build({name!r}, weights=...) finds the settings in them"
     return "they are incomplete, renamed, or of a network or settings that the zoo does not have"

@@ -24,12 +24,11 @@ from zoo.weights.dialects import Dialect
 from zoo.weights.download import fetch
 from zoo.weights.files import Weights, from_loaded, network_in, read_weights
 from zoo.weights.hub import PREFIX, from_hub, read_hub_folder
-from zoo.weights.identify import by_name, is_shaped, likely_cause, recognise
+from zoo.weights.identify import Tensors, by_name, in_our_names, is_shaped, likely_cause
+from zoo.weights.published import open_published, published_name
 from zoo.weights.settings import assumed, check_settings, required_by
 
 log = logging.getLogger("zoo")
-
-Tensors = Mapping[str, Tensor]
 
 STATE_DICT = "the state dict"  # the source of one, in error messages
 
@@ -69,11 +68,14 @@ def check_model(model: object) -> None:
         raise WeightsError(why, "zoo.load(model, ...), zoo.export(model, ...)", fix)
 
 
-def open_weights(source: object) -> Weights:
+def open_weights(source: object, model: str | None = None) -> Weights:
     """Read the weights of a path, a URL, "hf:OWNER/NAME" or a state dict. Raises WeightsError.
 
-    FILE#NAME and URL#NAME name one of several state dicts.
+    FILE#NAME and URL#NAME name one of several state dicts. If the network's name, `model`, is
+    given, `source` may be the name of published weights.
     """
+    if model and published_name(source):
+        return open_published(model, source)
     if isinstance(source, Mapping):
         return network_in(from_loaded(dict(source), STATE_DICT), STATE_DICT)
     if not isinstance(source, str | Path):
@@ -94,20 +96,18 @@ def fill(
     model: Network, weights: Weights, dialect: str | None = None, drop: Collection[str] = ()
 ) -> Network:
     """Load weights that are in memory; see load(). `drop`: any of DROPS."""
-    names = recognise(weights) if dialect is None else by_name(dialect, model)
+    names = weights.dialect if dialect is None else by_name(dialect, model)
     check_settings(model, required_by(names, weights), names.name, weights.source, drop)
     known, unknown = in_our_names(weights, names)
-    ignored = [key for key in unknown if key.startswith(names.ignores)] if names.ignores else []
-    if "head" in drop:  # it may have layers that the zoo's has not
-        ignored += [key for key in unknown if key.startswith(names.head)]
+    # A head that is dropped may have layers that the zoo's has not.
+    ignores = (*names.ignores, names.head) if "head" in drop else names.ignores
+    ignored = [key for key in unknown if key.startswith(ignores)]
     unknown = {key: tensor for key, tensor in unknown.items() if key not in ignored}
-    tensors = {key: v for key, v in known.items() if not set(drop) & set(key.split("."))}
+    tensors = without(drop, known)
     resizing = (weights.metadata.settings or {}).get("resizing") or names.resizing
     if isinstance(model, ViT) and resizing:
         fit_positions(model, tensors, resizing)
-    places = names.divided(model.state_dict())
-    if "head" in drop:
-        places = {key: v for key, v in places.items() if "head" not in key.split(".")}
+    places = without(drop, names.divided(model.state_dict()))
     if problems := misfits(places, tensors, unknown, names):
         more = f", and {len(problems) - 1} more do not fit" if len(problems) > 1 else ""
         where = "; ".join((f"{weights.source}, in {names.name}'s names", *weights.notes))
@@ -133,6 +133,11 @@ def fill(
     return model
 
 
+def without(drop: Collection[str], tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors of all parts but those of the names `drop`."""
+    return {key: tensor for key, tensor in tensors.items() if not {*drop} & {*key.split(".")}}
+
+
 def tell(
     model: Network, names: Dialect, weights: Weights, dropped: int, rounded: int,
     drop: Collection[str],
@@ -150,21 +155,6 @@ def tell(
         log.warning("rounded %d entries of higher precision to the model's", rounded)
     if weights.source != STATE_DICT and (unknown := assumed(model, names, weights)):
         log.warning("%s: assumed, as a state dict does not show it: %s", weights.source, unknown)
-
-
-def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
-    """The tensors that the dialect knows, under our names, and the others under theirs."""
-    theirs: dict[str, str] = {}  # our name -> their name
-    for key in weights.tensors:
-        ours = dialect.to_zoo(key)
-        if ours in theirs:  # a part with two spellings, both in the file
-            why = f"{theirs[ours]} and {key} are the same part"
-            raise WeightsError(why, weights.source, "leave one of them out")
-        if ours is not None:
-            theirs[ours] = key
-    known = {ours: weights.tensors[key] for ours, key in theirs.items()}
-    translated = set(theirs.values())
-    return known, {key: v for key, v in weights.tensors.items() if key not in translated}
 
 
 def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None:

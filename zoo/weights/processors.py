@@ -8,7 +8,6 @@ Used by: configs.py and hub.py.
 """
 
 import json
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,6 @@ from typing import Any
 from zoo.errors import WeightsError
 from zoo.weights.dialects import HALF, IMAGENET_MEAN_STD
 from zoo.weights.files import LONGEST_METADATA
-
-log = logging.getLogger("zoo")
 
 IMAGES, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -32,9 +29,7 @@ COMMON: dict[str, Any] = {
     "resample": 2,
 }  # fmt: skip
 CLASSES = {"ViT": {}, "ConvNext": {"resample": 3, "size": 384, "crop_pct": 224 / 256}}
-# By type of network: the class if a file names none, and what is assumed without a file.
-CLASS_OF = {"vit": "ViT", "resnet": "ConvNext"}
-ASSUMED = {"vit": {}, "resnet": {"size": 224, "image_mean": MEAN, "image_std": STD}}
+CLASS_OF = {"vit": "ViT", "resnet": "ConvNext"}  # by type of network, if a file names none
 TIMM: dict[str, Any] = {  # timm's defaults
     "input_size": [3, 224, 224], "crop_pct": 0.875, "crop_mode": "center",
     "interpolation": "bicubic", "mean": MEAN, "std": STD,
@@ -58,13 +53,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(f"cannot read {path.name}: {why}", path, fix) from error
 
 
-def preprocess_of(folder: Path, kind: str, image_size: int | None) -> dict[str, Any]:
-    """The preprocessing of a folder of transformers, for a `kind` of CLASS_OF; WeightsError.
+def preprocess_of(folder: Path, kind: str, image_size: int | None) -> dict[str, Any] | None:
+    """The preprocessing of a folder of transformers, for a `kind` of CLASS_OF; None without a file.
 
-    `image_size`: the only one that a ViT takes. Without a file, a warning says what is assumed.
+    `image_size`: the only one that a ViT takes. Raises WeightsError.
     """
     path = folder / (PROCESSOR if (folder / PROCESSOR).exists() else IMAGES)
-    entries: Any = read_json(path) if path.exists() else ASSUMED[kind]
+    if not path.exists():
+        return None
+    entries: Any = read_json(path)
     if path.name == PROCESSOR:
         entries = entries.get("image_processor")
     if not isinstance(entries, dict):
@@ -75,10 +72,7 @@ def preprocess_of(folder: Path, kind: str, image_size: int | None) -> dict[str, 
     if name == "ConvNext":  # it squashes images to sides of 384 and more
         extra = config["do_center_crop"]
         config |= {"size": None} if extra else cropped(config["size"], config["crop_pct"], 384)
-    view = view_of(config | {"image_processor_type": name}, entries, path, image_size)
-    if not path.exists():
-        log.warning("%s is missing: the preprocessing is assumed to be %s", path, view)
-    return view
+    return view_of(config | {"image_processor_type": name}, entries, path, image_size)
 
 
 def preprocess_of_timm(entries: Mapping[str, Any], path: Path) -> dict[str, Any]:

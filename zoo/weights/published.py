@@ -3,25 +3,15 @@
 All of it comes from the installed torchvision, which is imported only when needed.
 """
 
+import difflib
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from zoo.errors import WeightsError
 from zoo.weights.download import fetch
 from zoo.weights.files import Metadata, Weights
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """The preprocessing of an image, and the names of the network's outputs."""
-
-    resize: int  # pixels of the shorter side
-    crop: int  # pixels a side of the center crop
-    interpolation: str  # "bilinear" or "bicubic"
-    mean: tuple[float, ...]  # of R, G, B in [0, 1], subtracted
-    std: tuple[float, ...]  # then divided by
-    classes: tuple[str, ...]  # in the order of the head's outputs
 
 
 @dataclass(frozen=True)
@@ -33,7 +23,8 @@ class Published:
     url: str
     top1: float  # percent of ImageNet's validation set, single crop
     top5: float
-    preprocess: Preprocess
+    preprocess: dict[str, Any]  # the fields of a data.views.View
+    classes: tuple[str, ...]  # in the order of the head's outputs
 
 
 def published_name(weights: object) -> str:
@@ -48,10 +39,11 @@ def published_name(weights: object) -> str:
 
 
 def open_published(model: str, weights: object) -> Weights:
-    """Download published weights; the settings of torchvision's networks come with them."""
-    loaded = fetch(published(model, weights).url)
+    """Download published weights, and add what torchvision states about them."""
+    entry = published(model, weights)
     settings = {"stride_in": "conv2"}  # "v1.5"
-    return replace(loaded, metadata=Metadata(settings=settings))
+    metadata = Metadata(None, settings, entry.classes, entry.preprocess, {"top1": entry.top1})
+    return replace(fetch(entry.url), metadata=metadata, source=f"{model} {entry.name}")
 
 
 def published(model: str, weights: object = "DEFAULT") -> Published:
@@ -68,16 +60,19 @@ def published(model: str, weights: object = "DEFAULT") -> Published:
             raise KeyError(kind)
     except (ImportError, ValueError, KeyError) as error:
         why = error if isinstance(error, ImportError) else f"torchvision publishes {names}"
-        raise WeightsError(
-            f"there are no published weights {str(weights)!r} for {model}",
-            why,
-            "pass the PATH or URL of a file; a plain network takes its twin's weights by "
-            f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')",
-        ) from error
+        near = difflib.get_close_matches(name, names.split(", "), 1)
+        fix = f"did you mean {near[0]}?" if near else "pass the PATH or URL of a file"
+        if model.startswith("plain"):
+            fix = "take its twin's weights: "
+            fix += f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')"
+        what = f"there are no published weights {str(weights)!r} for {model}"
+        raise WeightsError(what, why, fix) from error
     view, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
-    preprocess = Preprocess(
-        view.resize_size[0], view.crop_size[0], view.interpolation.value,
-        tuple(view.mean), tuple(view.std), tuple(entry.meta["categories"]),
-    )  # fmt: skip
+    side = view.crop_size[0]
+    preprocess = {
+        "resize": view.resize_size[0], "crop": side, "interpolation": view.interpolation.value,
+        "squash": False, "mean": tuple(view.mean), "std": tuple(view.std), "input_size": side,
+    }  # fmt: skip
     top1, top5 = accuracy["acc@1"], accuracy["acc@5"]
-    return Published(model, entry.name, entry.url, top1, top5, preprocess)
+    classes = tuple(entry.meta["categories"])
+    return Published(model, entry.name, entry.url, top1, top5, preprocess, classes)

@@ -7,8 +7,9 @@ first block. What is left out, or was chosen among several, is written down in n
 Used by: files.py, which reads the checkpoint.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn, strided
@@ -18,7 +19,7 @@ from zoo.weights.dialects import DIALECTS, Dialect
 from zoo.weights.screen import AGAIN
 
 MOST_LETTERS = 500  # characters of an entry's name
-MOST_PREFIXES = 4  # words before the names that a table knows: "model.module.encoder."
+MOST_WORDS = 4  # before the names that a table knows: "model.module.encoder."
 LANDMARKS = dict.fromkeys(
     (stem, block, dialect.base)
     for dialect in DIALECTS
@@ -26,7 +27,7 @@ LANDMARKS = dict.fromkeys(
     for first in ("stages.0.0.conv1.weight", "blocks.0.norm1.weight")
     for block in dialect.spellings(first)
 )
-AVERAGED = {"ema", "averaged", "average", "avg", "swa", "teacher"}  # words in a place
+AVERAGED = {"ema", "averaged", "average", "avg", "swa", "teacher"}  # words in a name, as model_ema
 
 
 class Found(NamedTuple):
@@ -50,9 +51,8 @@ def search(loaded: dict, source: str, choice: str | None) -> tuple[Found, list[s
     """
     groups = dict(groups_in(loaded, source))
     if not groups:
-        why = f"this holds {type(loaded).__name__}, not a state dict with entries"
         fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
-        raise WeightsError(why, source, fix)
+        raise WeightsError("this holds no tensors with names, so no state dict", source, fix)
     found = [
         Found(group, prefix, below(prefix, tensors))
         for group, tensors in groups.items()
@@ -74,11 +74,12 @@ def search(loaded: dict, source: str, choice: str | None) -> tuple[Found, list[s
         chosen = nearest(groups, source)
     if out := left_out(groups, chosen):
         notes.append(f"left out: {out}")
-    dialect = dialect_of(list(chosen.tensors))
-    check_entries(chosen.tensors, source)
-    if dialect:
-        chosen = chosen._replace(tensors=with_head(chosen.tensors, dialect, notes))
-    return chosen, notes
+    for key, value in chosen.tensors.items():
+        if not is_plain(value):
+            why = f"the entry {key!r:.60} is {type(value).__name__}, not a plain tensor"
+            fix = "give a state dict, or a checkpoint that holds one"
+            raise WeightsError(why, source, fix)
+    return chosen._replace(tensors=with_head(chosen.tensors, notes)), notes
 
 
 def groups_in(entries: dict, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -125,18 +126,13 @@ def preferred(found: list[Found], source: str) -> Found:
     """The only state dict, or the averaged one of a network; WeightsError if the choice is open."""
     if len(found) == 1:
         return found[0]
-    averaged = [one for one in found if AVERAGED & set(words(one.name))]
+    averaged = [one for one in found if AVERAGED & set(re.split(r"[._-]", one.name.lower()))]
     alike = [{key: tuple(v.shape) for key, v in one.tensors.items()} for one in found]
     if len(averaged) == 1 and all(shapes == alike[0] for shapes in alike):
         return averaged[0]
     why = f"this has {len(found)} state dicts of networks: {listed(found)}"
     fix = f"add one to the path, as in PATH#{found[0].name}; in Python, give that dict itself"
     raise WeightsError(why, source, fix)
-
-
-def words(place: str) -> list[str]:
-    """The words of a place: "model_ema.module" -> model, ema, module."""
-    return place.lower().replace("_", ".").replace("-", ".").split(".")
 
 
 def listed(found: Sequence[Found]) -> str:
@@ -148,19 +144,21 @@ def listed(found: Sequence[Found]) -> str:
 def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
     """The group with the most known names, for the message about what it lacks; WeightsError if 0.
 
-    A prefix that all its names have is taken off.
+    Words that all its names begin with are taken off, as many as it takes.
     """
     found = []
     for group, tensors in groups.items():
-        prefix = ""
-        for _ in range(MOST_PREFIXES):
-            found.append(Found(group, prefix, below(prefix, tensors)))
-            longer = next(iter(tensors))[len(prefix) :].split(".")[0]
-            prefix += f"{longer}."
-            if not all(key.startswith(prefix) for key in tensors):
-                break
-    best = max(found, key=lambda one: known(one.tensors))
-    if not known(best.tensors):
+        words = next(iter(tensors)).split(".")
+        for prefix in (".".join([*words[:number], ""]) for number in range(MOST_WORDS)):
+            if all(key.startswith(prefix) for key in tensors):
+                found.append(Found(group, prefix, below(prefix, tensors)))
+
+    def matches(one: Found) -> int:  # without "0.weight", which any nn.Sequential has
+        names = [name for name in one.tensors if not name[:1].isdigit()]
+        return known(dialect_of(names), names)
+
+    best = max(found, key=matches)
+    if not matches(best):
         dialects = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
         biggest = max(groups, key=lambda group: len(groups[group]))
         where = f"{biggest}: " if biggest else ""
@@ -171,20 +169,14 @@ def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
     return best
 
 
-def known(tensors: Mapping[str, Any]) -> int:
-    """How many names the best dialect knows; not "0.weight", which any nn.Sequential has."""
-    names = [name for name in tensors if not name[:1].isdigit()]
-    return max(sum(d.to_zoo(name) is not None for name in names) for d in DIALECTS)
+def dialect_of(names: Collection[str]) -> Dialect:
+    """The first dialect among those that know the most names."""
+    return max(DIALECTS, key=lambda dialect: known(dialect, names))
 
 
-def dialect_of(names: Sequence[str]) -> Dialect | None:
-    """The first dialect among those that know the most names; None if none knows any."""
-    matches = []
-    for dialect in DIALECTS:
-        matches.append(sum(dialect.to_zoo(name) is not None for name in names))
-        if matches[-1] == len(names):
-            return dialect
-    return DIALECTS[matches.index(max(matches))] if any(matches) else None
+def known(dialect: Dialect, names: Collection[str]) -> int:
+    """How many of the names a dialect knows."""
+    return sum(dialect.to_zoo(name) is not None for name in names)
 
 
 def left_out(groups: Mapping[str, dict[str, Any]], chosen: Found) -> str:
@@ -206,11 +198,12 @@ def branch(key: str, prefix: str) -> str:
     return ".".join(parts[: next(depths, len(parts))])
 
 
-def with_head(tensors: dict[str, Any], dialect: Dialect, notes: list[str]) -> dict[str, Any]:
+def with_head(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """The tensors with the head under the library's own name, wherever a notebook put it.
 
     nn.Sequential(Dropout(), Linear()) in place of `fc` has its only layer at fc.1.
     """
+    dialect = dialect_of(tensors)
     own = [key for key in tensors if key.startswith(dialect.head)]
     layers = [key for key in own if key.endswith("weight") and tensors[key].dim() == 2]
     ours = "head.weight"
@@ -223,15 +216,6 @@ def with_head(tensors: dict[str, Any], dialect: Dialect, notes: list[str]) -> di
                 for key, value in tensors.items()
             }
     return tensors
-
-
-def check_entries(tensors: dict[str, Any], source: str) -> None:
-    """Raise WeightsError for an entry that is not a plain tensor."""
-    for key, value in tensors.items():
-        if not is_plain(value):
-            why = f"the entry {key!r:.60} is {type(value).__name__}, not a plain tensor"
-            fix = "give a state dict, or a checkpoint that holds one"
-            raise WeightsError(why, source, fix)
 
 
 def is_plain(value: object) -> bool:

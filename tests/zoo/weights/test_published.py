@@ -16,10 +16,10 @@ def test_published_weights_have_their_accuracy_preprocessing_and_classes():
     for (model, name), (top1, top5, resize) in table.items():
         found = zoo.published(model, name)
         assert (found.model, found.name) == (model, name)
-        assert (found.top1, found.top5, found.preprocess.resize) == (top1, top5, resize)
-        shown, classes = found.preprocess, found.preprocess.classes
-        assert (shown.crop, shown.interpolation) == (224, "bilinear")
-        assert (shown.mean, shown.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert (found.top1, found.top5, found.preprocess["resize"]) == (top1, top5, resize)
+        shown, classes = found.preprocess, found.classes
+        assert (shown["crop"], shown["interpolation"]) == (224, "bilinear")
+        assert (shown["mean"], shown["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         assert (len(classes), classes[0]) == (1000, "tench")
     assert zoo.published("resnet50").name == "IMAGENET1K_V2"
     for model, name in (("plain18", "DEFAULT"), ("resnet50", "V3"), ("resnet20", "DEFAULT")):
