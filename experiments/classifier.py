@@ -36,7 +36,7 @@ from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
-from experiments.plumbing.preprocess import DIAGNOSE, default_view, view_for, view_named
+from experiments.plumbing.preprocess import default_view, view_for, view_named
 from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
