@@ -20,7 +20,7 @@ from experiments import publish
 from experiments.classifier import save_classifier
 from experiments.plumbing.tables import markdown
 from experiments.proof.gallery import BUGS
-from zoo.weights import load
+from zoo.weights import published
 from zoo.weights.files import Metadata, Weights
 
 PAGES = {
@@ -196,7 +196,7 @@ def test_what_a_page_links_exists(page):
 def test_the_python_of_all_pages_runs(tmp_path, monkeypatch):
     """With random weights instead of the published ones that the pages use."""
     state = torchvision.models.resnet50().state_dict()
-    monkeypatch.setattr(load, "fetch", lambda url: Weights(state, Metadata(), url))
+    monkeypatch.setattr(published, "fetch", lambda url: Weights(state, Metadata(), url))
     monkeypatch.chdir(tmp_path)
     for name, classes in (("resnet50.pth", 1000), ("resnet50_model.pth", 4)):
         torch.save(torchvision.models.resnet50(num_classes=classes).state_dict(), name)
