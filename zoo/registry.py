@@ -69,11 +69,11 @@ def build(
     random, and torch.manual_seed() determines them. If `num_classes` differs from the weights', or
     they have no head, the head is random and a warning is logged.
 
-    A setting that is None is the weights' (classes, width, projections, image size, eps), or else
-    the table's: 1000 classes and width 64 for the ImageNet networks, 10 and 16 for the CIFAR ones.
-    `shortcut`: "projection", "pad" or "pad-append"; `stride_in`: "conv2" or "conv1"; `norm`:
-    "batch" or "none". Vision transformers have an `image_size`, a multiple of their patch size, the
-    `eps` of their norms, a `resizing` of positions.RESIZINGS and, if plain, a `block` of
+    A setting that is None comes from the weights (classes, width, projections, image size, eps), or
+    else from the table: 1000 classes and width 64 for the ImageNet networks, 10 and 16 for the
+    CIFAR ones. `shortcut`: "projection", "pad" or "pad-append"; `stride_in`: "conv2" or "conv1";
+    `norm`: "batch" or "none". Vision transformers have an `image_size`, a multiple of their patch
+    size, the `eps` of their norms, a `resizing` of positions.RESIZINGS and, if plain, a `block` of
     plainvit.BLOCKS.
     Raises ModelError for an unknown name or setting, WeightsError for weights that do not fit or
     cannot be trusted.
@@ -93,7 +93,7 @@ def build(
 def build_from(
     name: str, weights: Weights, settings: dict[str, Any], drop: Collection[str] = ()
 ) -> Network:
-    """Build a network with weights that are in memory; they bring what `settings` leave open."""
+    """Build a network with weights that are in memory; what `settings` leave open is as in them."""
     brought = brought_by(weights, settings_allowed(name))
     with torch.device("meta"):  # draws no random weights, which would be overwritten
         model = MODELS[name](**(brought | settings))
@@ -106,7 +106,7 @@ def build_from(
 
 
 def as_python(value: Any) -> Any:
-    """A NumPy number as Python's own."""
+    """`value`, but a NumPy number as Python's own type."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     return float(value) if isinstance(value, float) else value
