@@ -1,4 +1,4 @@
-"""Class names in the order of a network's outputs: as the user gives them, or as a file does."""
+"""Class names in the order of a network's outputs, given by the user or stored in the file."""
 
 import json
 import sys
@@ -30,8 +30,8 @@ def class_names(
     names = names_in(requested)
     if len(names) != outputs or len(set(names) - {""}) != outputs:
         some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
-        why = f"the head has {outputs} outputs and needs as many different names, not {some:.150}"
-        raise UsageError(f"{why} ({len(names)})", f"--classes {requested:.150}", FORMS)
+        why = f"the network needs {outputs} different names, one per output; these are {len(names)}"
+        raise UsageError(f"{why}: {some:.150}", f"--classes {requested:.150}", FORMS)
     if stored not in (None, names):
         theirs = ", ".join(stored)
         say(f"class names: those of --classes, not the file's ({theirs:.100})", sys.stderr)

@@ -67,7 +67,7 @@ def convert(
 def write_as_folder(
     folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, view: View
 ) -> None:
-    """Write a folder in the Hugging Face Hub's layout; UsageError for networks it has none for."""
+    """Write a folder in the Hub's layout; UsageError if transformers lacks the network."""
     settings = settings_of(model)
     needed = {"block": "residual"} if isinstance(model, ViT) else RESNET
     if not needed.items() <= settings.items():

@@ -110,7 +110,7 @@ def prefixes_in(tensors: Mapping[str, Any]) -> list[str]:
         for stem, block, base in LANDMARKS:
             prefix = key.removesuffix(stem)
             inside = key.endswith(stem) and prefix[-1:] in ("", ".")
-            # What ends with the base is the library's own name.
+            # A prefix that ends with the base belongs to the library's own names.
             if inside and prefix + block in tensors and not (base and prefix.endswith(base)):
                 prefixes[prefix] = None
     return list(prefixes)
@@ -146,9 +146,9 @@ def listed(found: Sequence[Found]) -> str:
 
 
 def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
-    """The group with the most known names, for the message about what it lacks; WeightsError if 0.
+    """The group with the most known names, for a message about what it lacks.
 
-    A prefix that all its names have is taken off.
+    A prefix that all its names have is taken off. WeightsError if no name is known.
     """
     found = []
     for group, tensors in groups.items():
