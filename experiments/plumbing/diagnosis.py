@@ -235,7 +235,7 @@ def verdict(found: Sequence[Trial]) -> tuple[str, Trial | None]:
     listed = "; or ".join(trial.words for trial in usable[:4]) + " ..." * (len(usable) > 4)
     if same < ALIKE:
         text = f"One cannot tell: {n} images are too few to choose between {listed}. "
-        return text + "Give more labelled images, and a larger --images.", None
+        return text + f"Repeat with more: --images {4 * n}, and a folder that has them.", None
     text = f"Most likely, it was trained with {chosen.words}: {chosen.row[1]} {chosen.row[2]}."
     if others:
         text += f" These cannot be told apart: {listed}. But at least {100 * same:.0f} % of their "
