@@ -30,8 +30,9 @@ def class_names(
     names = names_in(requested)
     if len(names) != outputs or len(set(names) - {""}) != outputs:
         some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
-        why = f"the network needs {outputs} different names, one per output; these are {len(names)}"
-        raise UsageError(f"{why}: {some:.150}", f"--classes {requested:.150}", FORMS)
+        why = f"the network has {outputs} outputs, and each needs a name of its own"
+        given = f"these are {len(names)}: {some:.150}"
+        raise UsageError(f"{why}; {given}", f"--classes {requested:.150}", FORMS)
     if stored not in (None, names):
         theirs = ", ".join(stored)
         say(f"class names: those of --classes, not the file's ({theirs:.100})", sys.stderr)
