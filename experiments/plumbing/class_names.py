@@ -30,7 +30,7 @@ def class_names(
     names = names_in(requested)
     if len(names) != outputs or len(set(names) - {""}) != outputs:
         some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
-        why = f"the network has {outputs} outputs, and each needs a name of its own"
+        why = f"the network has {outputs} outputs, which need as many different names"
         given = f"these are {len(names)}: {some:.150}"
         raise UsageError(f"{why}; {given}", f"--classes {requested:.150}", FORMS)
     if stored not in (None, names):
