@@ -2,8 +2,8 @@
 
     python -m experiments.check_data FOLDER
 
-With the package imagehash it also finds images of one split that are nearly the same as one of
-another, and draws the pairs.
+If the package imagehash is installed, it also finds images that are nearly the same as one of
+another split, and draws the pairs.
 """
 
 import os
@@ -99,7 +99,7 @@ def print_counts(scanned: "Scan") -> None:
 def report_near_duplicates(
     rows: Sequence[dict], files: Sequence[str], prints: Sequence[int | None]
 ) -> None:
-    """Print, enter into `rows` and draw the pairs of nearly the same images of different splits."""
+    """Print and draw the pairs of near-duplicates across splits; add them to `rows`."""
     import torch
 
     from data.images import load_image
@@ -124,7 +124,7 @@ def report_near_duplicates(
         )
         for one, other, bits in pairs[:SHOWN]
     ]  # fmt: skip
-    draw_sheet(SHEET, cells, f"{len(pairs):,} near-duplicates, with the share of equal bits")
+    draw_sheet(SHEET, cells, f"{len(pairs):,} pairs of near-duplicates: equal bits of their hashes")
     print(f"sheet of near-duplicates: {SHEET}")
 
 

@@ -7,7 +7,7 @@
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
 Class names and preprocessing come from the file, or from the options --classes and --preprocess.
-What a file does not say is printed if it is assumed.
+Preprocessing that had to be assumed is printed.
 """
 
 import glob
@@ -158,9 +158,9 @@ def load_model(
 ) -> Classifier:
     """Load a file of weights, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
 
-    With the name of a network, `path` may be a published name. `classes` and `preprocess` are the
-    options --classes and --preprocess, for files that lack them. Raises WeightsError if the class
-    names are unknown, or the weights are not of the network `name`.
+    `name`: the network, if it is known; then `path` may be a published name, "IMAGENET1K_V2".
+    `classes` and `preprocess`: as the options --classes and --preprocess, for files that lack them.
+    Raises WeightsError if the class names are unknown, or the weights are not of this network.
     """
     weights = open_weights(path, name and zoo.twin(name))
     stored = weights.metadata

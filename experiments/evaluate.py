@@ -38,8 +38,8 @@ class Options:
     """Accuracy, per-class table, confusion matrix and most confident mistakes of a checkpoint."""
 
     inputs: cli.Paths
-    """A .safetensors file of experiments.transfer, then the folder of images;
-    with --model, only the folder."""
+    """A file of weights (from experiments.transfer, or your own) or hf:OWNER/NAME; then the
+    folder of images. With --model, only the folder."""
     model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
@@ -110,7 +110,7 @@ def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
         images.notes.append(f"{what}: {first} is {model.classes[ids[first]]}, and so on")
     if unknown := set(images.classes) - set(known):
         why = f"the checkpoint does not know {some(unknown)}; it knows {some(model.classes)}"
-        fix = "rename or remove the folder; names come from the checkpoint only"
+        fix = "rename or remove the folders; or rename the checkpoint's classes: --classes"
         raise DataError(why, images.source.data, fix)
     return torch.tensor([known[name] for name in images.classes])
 

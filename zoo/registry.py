@@ -67,11 +67,11 @@ def build(
     random, and torch.manual_seed() determines them. If `num_classes` differs from the weights', or
     they have no head, the head is random and a warning is logged.
 
-    A setting that is None is the weights' (classes, width, projections, image size, eps), or else
-    the table's: 1000 classes and width 64 for the ImageNet networks, 10 and 16 for the CIFAR ones.
-    `shortcut`: "projection", "pad" or "pad-append"; `stride_in`: "conv2" or "conv1"; `norm`:
-    "batch" or "none". Vision transformers have an `image_size`, a multiple of their patch size, the
-    `eps` of their norms, a `resizing` of positions.RESIZINGS and, if plain, a `block` of
+    A setting that is None comes from the weights (classes, width, projections, image size, eps), or
+    else from the table: 1000 classes and width 64 for the ImageNet networks, 10 and 16 for the
+    CIFAR ones. `shortcut`: "projection", "pad" or "pad-append"; `stride_in`: "conv2" or "conv1";
+    `norm`: "batch" or "none". Vision transformers have an `image_size`, a multiple of their patch
+    size, the `eps` of their norms, a `resizing` of positions.RESIZINGS and, if plain, a `block` of
     plainvit.BLOCKS.
     Raises ModelError for an unknown name or setting, WeightsError for weights that do not fit or
     cannot be trusted.
@@ -95,7 +95,7 @@ def build(
 
 
 def as_python(value: Any) -> Any:
-    """A NumPy number as Python's own."""
+    """`value`, but a NumPy number as Python's own type."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     return float(value) if isinstance(value, float) else value

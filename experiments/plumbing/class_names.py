@@ -1,4 +1,4 @@
-"""Class names in the order of a network's outputs: as the user gives them, or as a file does."""
+"""Class names in the order of a network's outputs, given by the user or stored in the file."""
 
 import json
 import sys
@@ -31,8 +31,9 @@ def class_names(
     names = names_in(requested)
     if len(names) != outputs or len(set(names) - {""}) != outputs:
         some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
-        why = f"the head has {outputs} outputs and needs as many different names, not {some:.150}"
-        raise UsageError(f"{why} ({len(names)})", f"--classes {requested:.150}", FORMS)
+        why = f"the network has {outputs} outputs, which need as many different names"
+        given = f"these are {len(names)}: {some:.150}"
+        raise UsageError(f"{why}; {given}", f"--classes {requested:.150}", FORMS)
     if stored not in (None, names):
         theirs = ", ".join(stored)
         say(f"class names: those of --classes, not the file's ({theirs:.100})", sys.stderr)

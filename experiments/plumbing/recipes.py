@@ -98,7 +98,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 def evaluation_view(recipe: Recipe, expected: View) -> View:
     """The view for evaluation: what the weights expect, unless the recipe overrides it."""
     size, mean = recipe.size or expected.crop, expected.mean
-    if size != expected.crop and len(mean) > 3:  # one mean a pixel, of images of another size
+    if size != expected.crop and len(mean) > 3:  # a mean for each pixel, at another size
         mean = tuple(torch.tensor(mean).view(3, -1).mean(1).tolist())
     view = replace(
         expected,

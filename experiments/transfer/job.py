@@ -56,7 +56,7 @@ class Transfer:
     recipe: Recipe
     base: Settings  # precision and memory layout
     dataset_id: str = ""  # data.collection.identity of the dataset
-    preprocess: str | None = None  # as --preprocess says, for weights that do not
+    preprocess: str | None = None  # the option --preprocess, for weights that store none
 
     @property
     def name(self) -> str:

@@ -292,7 +292,7 @@ def test_diagnose_finds_how_images_were_prepared(banded, invoke, tmp_path):
     path = saved(model, tmp_path / "model.pth")
     done = invoke(DIAGNOSE, path, banded, "--images", 60, "--output", out)
     said = " ".join(done.stdout.split())
-    for words in ("resnet8 with 3 outputs, 60 labelled images", "another order: fox, cat, dog",
+    for words in ("resnet8 with 3 outputs, 60 labelled images", "the folders, but: fox, cat, dog",
                   "trained with squash to 32x32, mean = std = 0.5, BGR"):  # fmt: skip
         assert words in said, done.stderr
     loaded = load_model(out)

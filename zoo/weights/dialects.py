@@ -31,7 +31,7 @@ class Dialect:
     rules: Rules  # (theirs, ours)
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see settings.py
     prefix: str = ""  # of every name in the library's files
-    base: str = ""  # begins the names of all parts but the head; absent if a file has no head
+    base: str = ""  # begins all names but the head's; absent from files without a head
     also: Rules = ()  # their other spellings: read, never written
     ignores: tuple[str, ...] = ()  # beginnings of names that no class score depends on
     splits: bool = False  # q, k and v are three layers instead of one

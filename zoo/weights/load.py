@@ -150,7 +150,7 @@ def tell(
         text = "dropped %d entries of a %s: the model keeps its own, or has none"
         log.warning(text, dropped, words)
     elif drop:
-        log.warning("the weights have no head: the model keeps its own, of random weights")
+        log.warning("the weights have no head: the model keeps its own (random if not trained)")
     if rounded:
         log.warning("rounded %d entries of higher precision to the model's", rounded)
     if weights.source != STATE_DICT and (unknown := assumed(model, names, weights)):

@@ -28,8 +28,9 @@ class Published:
 
 
 def published_name(weights: object) -> str:
-    """The name in "IMAGENET1K_V2", "default", "ResNet50_Weights.IMAGENET1K_V2" or in the enum.
+    """The published name, in upper case, that a text or torchvision's enum gives.
 
+    Texts are "IMAGENET1K_V2", "default" or "ResNet50_Weights.IMAGENET1K_V2".
     "" for a path, a URL or anything else.
     """
     text = str(weights) if isinstance(weights, str | Enum) else ""

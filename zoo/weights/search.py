@@ -111,7 +111,7 @@ def prefixes_in(tensors: Mapping[str, Any]) -> list[str]:
         for stem, block, base in LANDMARKS:
             prefix = key.removesuffix(stem)
             inside = key.endswith(stem) and prefix[-1:] in ("", ".")
-            # What ends with the base is the library's own name.
+            # A prefix that ends with the base belongs to the library's own names.
             if inside and prefix + block in tensors and not (base and prefix.endswith(base)):
                 prefixes[prefix] = None
     return list(prefixes)
@@ -142,7 +142,7 @@ def listed(found: Sequence[Found]) -> str:
 
 
 def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
-    """The group with the most known names, for the message about what it lacks; WeightsError if 0.
+    """The group with the most known names, for a message about what it lacks; WeightsError if 0.
 
     Words that all its names begin with are taken off, as many as it takes.
     """

@@ -48,7 +48,7 @@ def settings_of(model: Network) -> dict[str, str]:
     return settings
 
 
-# Their entries have other names or shapes, so misfits() in load.py finds them.
+# Other values of these give other names or shapes of entries, which misfits() in load.py finds.
 SHOWN = ("stem", "norm")
 
 
@@ -67,8 +67,8 @@ def assumed(model: Network, dialect: Dialect, weights: Weights) -> str:
     if dialect.name in ("zoo", "li") or isinstance(model, ViT) or stored:
         return ""
     if "pad" in settings["shortcut"]:
-        # akamaster's own files have the prefix. Those of Li et al. have not, nor do their plain
-        # networks show that they are plain.
+        # akamaster's own files have the prefix. Li et al.'s lack it, and nothing in them shows
+        # which of their networks are plain.
         if dialect.name == "cifar" and weights.prefix.endswith(dialect.prefix):
             return ""
         return f"shortcut={settings['shortcut']!r}; the plain twin has the same entries"
