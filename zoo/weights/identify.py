@@ -36,18 +36,17 @@ def by_name(name: str, model: Network) -> Dialect:
 
 def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
     """The tensors that the dialect knows, under our names, and the others under theirs."""
-    known: dict[str, Tensor] = {}
-    unknown: dict[str, Tensor] = {}
-    for theirs, tensor in weights.tensors.items():
-        ours = dialect.to_zoo(theirs)
-        if ours in known:
-            why = f"{theirs} is a second spelling of the same part, {dialect.from_zoo(ours)}"
+    theirs: dict[str, str] = {}  # our name -> their name
+    for key in weights.tensors:
+        ours = dialect.to_zoo(key)
+        if ours in theirs:  # a part with two spellings, both in the file
+            why = f"{theirs[ours]} and {key} are the same part"
             raise WeightsError(why, weights.source, "leave one of them out")
-        if ours is None:
-            unknown[theirs] = tensor
-        else:
-            known[ours] = tensor
-    return known, unknown
+        if ours is not None:
+            theirs[ours] = key
+    known = {ours: weights.tensors[key] for ours, key in theirs.items()}
+    translated = set(theirs.values())
+    return known, {key: v for key, v in weights.tensors.items() if key not in translated}
 
 
 def classes_of(weights: Weights) -> int | None:
