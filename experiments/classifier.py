@@ -106,6 +106,8 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
     Raises DataError for a folder without images or a pattern without matches.
     """
+    if isinstance(inputs, str | Path):
+        inputs = [str(inputs)]
     if not inputs:
         raise UsageError("no images are named", "the command line", "add files or folders")
     paths: dict[Path, None] = {}
@@ -153,7 +155,7 @@ def about(model: Classifier) -> str:
 def load_model(
     path: str | Path,
     name: str | None = None,
-    classes: str | None = None,
+    classes: str | Sequence[str] | None = None,
     preprocess: str | None = None,
 ) -> Classifier:
     """Load a file of weights, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
@@ -194,24 +196,34 @@ def network_of(
         names = names_for(weights)
         if len(names) != 1:
             which = " or ".join(names) or "no network of the zoo"
-            unknown = [key for key in weights.tensors if weights.dialect.to_zoo(key) is None]
-            some = ", ".join((unknown or [*weights.tensors])[:3])
+            dialect, keys = weights.dialect, weights.tensors
+            unknown = [k for k in keys if dialect.to_zoo(k) is None and not dialect.is_beside(k)]
+            some = ", ".join((unknown or [*keys])[:3])
             why = f"these entries fit {which}: {some} ..."
-            fix = "name it by --model, or load and export it in Python: zoo.load, zoo.export"
-            raise WeightsError(why, weights.source, fix)
+            fix = "name it by --model, or load it in Python: zoo.load(zoo.build(NAME), PATH)"
+            if not names:
+                fix = "the zoo has ResNets and ViTs of the usual sizes: zoo.list_models()"
+            raise WeightsError(why, source_of(weights), fix)
         (name,) = names
     zoo.check(name, {})
     drop = {"shortcut"} if name != zoo.twin(name) and not is_plain(weights) else set()
     model = zoo.build(name, **brought_by(weights, zoo.settings_allowed(name)))
     if not has_head_of(model, weights):
         drop |= {"head"}
+        own = names_for(weights)
+        if own and not {name, zoo.twin(name)} & {*own}:
+            why, fix = f"these weights are not {name}'s", f"they are {own[-1]}'s: --model {own[-1]}"
+            raise WeightsError(why, source_of(weights), fix)
         if not new_head:
-            why = "the file has no head of one layer, so the network cannot name classes"
-            fix = (
-                f"train a head: python -m experiments.transfer FOLDER --model {name} --weights ..."
-            )
-            raise WeightsError(why, weights.source, fix)
+            why = f"there is no head of one layer for {name}, so it cannot name classes"
+            fix = f"train one: python -m experiments.transfer FOLDER --model {name} --weights PATH"
+            raise WeightsError(why, source_of(weights), fix)
     return name, fill(model, weights, drop=drop)
+
+
+def source_of(weights: Weights) -> str:
+    """Where weights are from, and what was left out of that."""
+    return "; ".join((str(weights.source), *weights.notes))
 
 
 def save_classifier(

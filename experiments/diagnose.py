@@ -22,10 +22,12 @@ from experiments.plumbing.cli import UsageError, doing
 class Options:
     """Find the preprocessing of a file of weights, and write a file that predict accepts."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A .pth or .safetensors file."""
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
     """Labelled images: one folder per class. If it has splits, test/ is used, or else val/."""
+    model: cli.Word = None
+    """The network, if the entries fit several."""
     images: int = 400
     """The most images to use, at least 20; as many of each class as possible."""
     output: Annotated[Path | None, cli.shown("FILE")] = None
@@ -45,7 +47,7 @@ def main(options: Options) -> None:
             raise UsageError("the output must be new", f"--output {output}", "choose another name")
     with doing("loading the libraries"):
         from experiments.plumbing.diagnosis import diagnose
-    diagnose(options.model, options.folder, options.images, output, options.device)
+    diagnose(options.file, options.folder, options.model, options.images, output, options.device)
 
 
 if __name__ == "__main__":

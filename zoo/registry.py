@@ -98,7 +98,7 @@ def as_python(value: Any) -> Any:
     """`value`, but a NumPy number as Python's own type."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
-    return float(value) if isinstance(value, float) else value
+    return float(value) if isinstance(value, numbers.Real) and type(value) is not bool else value
 
 
 def settings_allowed(name: str) -> list[str]:

@@ -42,15 +42,18 @@ SHOWN = 12  # rows of the table
 HEADER = ("images prepared by", "accuracy", "95 % interval", "loss")
 
 
-def diagnose(file: str, folder: str, limit: int, output: Path | None, device_name: str) -> None:
+def diagnose(
+    file: str, folder: str, name: str | None, limit: int, output: Path | None, device_name: str
+) -> None:
     """Print the table and the verdict, and write the network with what was found to `output`.
 
-    `limit`: the most images to use. Raises DataError if `output` is given but one cannot tell.
+    `name`: the network, if it is known; `limit`: the most images to use. Raises DataError if
+    `output` is given but one cannot tell.
     """
     with doing(f"reading {file}"):
         device, why = choose_device(device_name)
         weights = open_weights(file)
-        name, model = network_of(weights)
+        name, model = network_of(weights, name)
         outputs = model.to(device).head.out_features
     with doing(f"listing the images in {folder}"):
         dataset, classes = labelled(folder, limit, weights.metadata.classes, outputs)

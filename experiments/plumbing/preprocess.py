@@ -88,6 +88,8 @@ def view_of_numbers(text: str) -> View:
     crop, resize = (int(values.get(key) or values["squash"]) for key in ("crop", "resize"))
     mean, std = (tuple(map(float, values[key].split(","))) for key in ("mean", "std"))
     mean, std = (numbers * 3 if len(numbers) == 1 else numbers for numbers in (mean, std))
+    if max(*mean, *std) > 1:
+        raise ValueError("mean and std are of values from 0 to 1: divide them by 255")
     interpolation = values.get("interpolation", "bilinear")
     return checked(View(resize, crop, interpolation, "squash" in values, mean, std, crop))
 

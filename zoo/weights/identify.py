@@ -84,7 +84,12 @@ def names_for(weights: Weights) -> list[str]:
     """
     dialect = weights.dialect
     known, unknown = in_our_names(weights, dialect)
-    names = identify(without_head(known) | without_head(unknown, *dialect.ignores, dialect.head))
+    body = {
+        k: v
+        for k, v in unknown.items()
+        if not (k.startswith(dialect.ignores) or dialect.is_beside(k))
+    }
+    names = identify(without_head(known) | body)
     # Dialects with requirements are of libraries that have no plain networks. But those of Li et
     # al. look like akamaster's without his prefix.
     if is_plain(weights):
@@ -117,9 +122,9 @@ def identify(tensors: Tensors) -> list[str]:
     return names
 
 
-def without_head(tensors: Tensors, *others: str) -> dict[str, Tensor]:
-    """The tensors whose names do not begin with "head.", or with one of the `others`."""
-    return {key: v for key, v in tensors.items() if not key.startswith(("head.", *others))}
+def without_head(tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors whose names, which are ours, do not begin with "head."."""
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith("head.")}
 
 
 def has_head_of(model: Network, weights: Weights) -> bool:
@@ -175,7 +180,7 @@ def likely_cause(
     places = dialect.divided(model.state_dict())
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
     missing = {key for key in places if is_shaped(key) and key not in tensors}
-    if wrong | missing <= HEAD and all(key.startswith(dialect.head) for key in unknown):
+    if wrong | missing <= HEAD and all(map(dialect.is_beside, unknown)):
         fix = "pass drop='head' to keep the model's own head"
         classes, ours = classes_of(weights), getattr(model.head, "out_features", "none")
         if classes not in (None, ours):

@@ -63,6 +63,8 @@ def published(model: str, weights: object = "DEFAULT") -> Published:
         why = error if isinstance(error, ImportError) else f"torchvision publishes {names}"
         near = difflib.get_close_matches(name, names.split(", "), 1)
         fix = f"did you mean {near[0]}?" if near else "pass the PATH or URL of a file"
+        if kind and name in names.split(", "):
+            fix = f"{kind} is of another model: give its weights to that, or {model} its own"
         if model.startswith("plain"):
             fix = "take its twin's weights: "
             fix += f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')"
