@@ -372,8 +372,9 @@ def test_build_takes_a_file_and_makes_a_fresh_head_only_when_asked(tmp_path, cap
     write_weights(path, zoo.export(model), Metadata())
     build = partial(zoo.build, "resnet18", width=4, weights=path)
     for classes in (5, None):  # None: as many as in the file
-        assert same(build(classes).state_dict(), model.state_dict())
-    assert not caplog.text
+        assert same(logged(caplog, build, classes).state_dict(), model.state_dict())
+    assert "head" not in caplog.text
+    assert "no blur before strides" in caplog.text  # which a state dict does not show
     torch.manual_seed(3)
     fresh = logged(caplog, build, 7)
     assert "dropped 2 entries of a head: the model keeps its own" in caplog.text
