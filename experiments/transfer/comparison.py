@@ -17,7 +17,7 @@ from data.collection import CIFAR10, IMAGE_CACHE, ImageDataset, Source, identity
 from data.progress import Progress, say
 from data.view_batches import ViewBatches
 from experiments.classifier import CORES
-from experiments.plumbing.cli import NumericError, UsageError, doing
+from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.precision import SETTINGS_FILES, settle
@@ -50,24 +50,15 @@ def settle_precision(
 
 
 def run_all(
-    runs: list[Transfer], dataset: ImageDataset, folder: Path, device: torch.device, group: Group,
-    tensorboard: bool,
-) -> list[dict]:  # fmt: skip
+    runs: list[Transfer], dataset: ImageDataset, folder: Path, device: torch.device, group: Group
+) -> list[dict]:
     """Return the row of every run; train only those that have no row in `folder`."""
     rows = []
     for number, run in enumerate(runs, 1):
         row = read_row(folder / run.name, run, NEEDS)
         if row is None:
             title = f"run {number} of {len(runs)}: {run.strategy}"
-            with (
-                bar_of(run, dataset, title, group) as (progress, say_epoch),
-                board(folder / run.name, tensorboard and group.first) as draw_epoch,
-            ):
-
-                def on_epoch(row: dict, is_best: bool) -> None:
-                    say_epoch(row, is_best)
-                    draw_epoch(row)
-
+            with bar_of(run, dataset, title, group) as (progress, on_epoch):
                 row = run_transfer(
                     run, dataset, folder / run.name, device, group,
                     progress=progress, on_epoch=on_epoch,
@@ -119,31 +110,6 @@ def describe_epoch(row: dict, epochs: int, seconds: float) -> str:
     return f"epoch {row['epoch']}/{epochs}: {train}, {val}, {seconds:.1f} s"  # fits 80 columns
 
 
-@contextmanager
-def board(folder: Path, enabled: bool) -> Iterator[Callable[[dict], None]]:
-    """Yield a function that writes a history row for TensorBoard if `enabled`, else does nothing.
-
-    Raises UsageError if TensorBoard is not installed.
-    """
-    if not enabled:
-        yield lambda row: None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError(
-            f"TensorBoard is not installed: {error}", "--tensorboard", "pip install tensorboard"
-        ) from error
-    with SummaryWriter(str(folder)) as writer:
-
-        def on_epoch(row: dict) -> None:
-            for name in row.keys() - {"epoch", "step"}:
-                writer.add_scalar(name, row[name], int(row["epoch"]))
-            writer.flush()
-
-        yield on_epoch
-
-
 def describe(run: Transfer, row: dict) -> str:
     """A line with the result of a run."""
     if row["status"] != "finished":
@@ -192,7 +158,7 @@ def compare_strategies(options: Options, device: torch.device, why: str, group: 
         group.say(to_do([folder / run.name for run in todo], len(runs)))
         if dataset.table and group.first:
             write_atomic(folder / "split.csv", dataset.table.encode("utf-8", "replace"))
-        rows = run_all(runs, dataset, folder, device, group, more.tensorboard)
+        rows = run_all(runs, dataset, folder, device, group)
         say_notes(dataset, group)
         if group.first:
             conclude(rows, folder)

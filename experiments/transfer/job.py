@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from data.collection import ImageDataset
-from data.decoding import Images, MappedImages
+from data.decoding import Images
 from data.view_batches import StepDataset, ViewBatches, every_image
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
@@ -138,19 +138,10 @@ class TransferJob:
         recipe, classes = self.run.recipe, len(self.set.classes)
         if recipe.probe_lr is None:
             import sklearn.linear_model  # noqa: F401  before the clock starts
-        epochs = self.epochs()
-        sources: list[Images] = [self.set.images("train", self.view)]
-        if recipe.probe_views:
-            # One source per epoch of random views.
-            views = (partial(epochs.random_view, k) for k in range(recipe.probe_views))
-            numbers: Any = range(len(self.labels))
-            sources = [MappedImages(numbers, view) for view in views]
-        parts, begin = [], time.perf_counter()
-        for source in sources:
-            batches = timed(self.evaluation_batches(source, "train"), self.clock)
-            computed = features_of(self.model, batches, self.run.base)
-            parts.append([self.group.together(tensor) for tensor in computed])
-        features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        images, begin = self.set.images("train", self.view), time.perf_counter()
+        batches = timed(self.evaluation_batches(images, "train"), self.clock)
+        computed = features_of(self.model, batches, self.run.base)
+        features, labels = map(self.group.together, computed)
         head = self.model.head
         if recipe.probe_lr is not None:
             on_device = features.to(self.device), labels.to(self.device)

@@ -113,7 +113,7 @@ def test_heads_learn_at_their_own_rate_and_a_probed_network_at_a_low_one():
 
 
 def test_options_replace_settings_of_the_recipe_also_by_zero():
-    more = More(weight_decay=0.0, probe_views=0, class_weights=True)
+    more = More(weight_decay=0.0, rotation=0.0, class_weights=True)
     wanted = {"lr": 0.02, "head_lr": 0.02, "weight_decay": 0.0, "class_weights": True}
     recipe = recipe_of(Options("x", lr=0.02, recipe="imagenet", more=more))
     assert recipe == replace(RECIPES["imagenet"], **wanted)

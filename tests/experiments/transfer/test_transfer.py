@@ -401,15 +401,6 @@ def test_bad_options_are_refused(folder, tmp_path, transfer, options, code, word
     transfer(folder, tmp_path, *options, refused=(code, words))
 
 
-def test_tensorboard_gets_every_epoch(folder, tmp_path, transfer):
-    tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    transfer(folder, tmp_path, "--tensorboard")
-    events = tensorboard.EventAccumulator(str(tmp_path / FINETUNE))
-    events.Reload()
-    values = [event.value for event in events.Scalars("val_accuracy")]
-    assert values == pytest.approx(read_history(tmp_path / FINETUNE)["val_accuracy"])
-
-
 # --- weights ---
 
 
@@ -498,13 +489,12 @@ def test_lp_ft_begins_where_the_probe_ends(folder, tmp_path):
     assert torch.allclose(head(tmp_path / "linear-probe"), head(tmp_path / "lp-ft"), atol=1e-5)
 
 
-def test_probes_can_learn_from_random_views_and_by_sgd(folder, tmp_path):
-    for name, change in (("views", {"probe_views": 3}), ("sgd", {"probe_lr": 1.0}),
-                         ("weighed", {"class_weights": True})):  # fmt: skip
+def test_probes_can_learn_by_sgd_and_with_class_weights(folder, tmp_path):
+    for name, change in (("sgd", {"probe_lr": 1.0}), ("weighed", {"class_weights": True})):
         recipe = replace(RECIPE, **change)
         done = run(folder, tmp_path / name, replace(RUN, strategy="linear-probe", recipe=recipe))
         assert done["accuracy"] > 1 / 3, name
-    assert not torch.equal(head(tmp_path / "views"), head(tmp_path / "sgd"))
+    assert not torch.equal(head(tmp_path / "weighed"), head(tmp_path / "sgd"))
 
 
 def test_a_run_that_diverges_says_so(folder, tmp_path, transfer):
