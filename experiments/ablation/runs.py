@@ -57,11 +57,7 @@ class Data:
 
 def in_words(source: str, size: int) -> str:
     """A Data's images, for a caption."""
-    names = {
-        "synthetic": "synthetic images",
-        "embedded": "an earlier version's images",
-        "cifar10": "CIFAR-10",
-    }
+    names = {"synthetic": "synthetic images", "cifar10": "CIFAR-10"}
     return f"{names.get(source, 'a folder')} at {size}x{size}"
 
 

@@ -28,17 +28,6 @@ UNFIT = "a results file is missing, damaged, or of another command or version"
 KEEP_IT = "keep it, and choose another folder; or move it away, and it is created again"
 NAME_IT = "give a folder of results, such as runs/quick or runs/transfer-NAME"
 ALL_ROWS = "results.jsonl"  # of experiments.transfer: one row.json per line
-# In the settings of a folder of results. Folders from before all arms started alike lack it.
-STARTS = {"starts": "as the residual network of the seed"}
-
-# Names and values in files of earlier versions -> those of today.
-RENAMED = {
-    '"choose": ': '"holdout": ',
-    '"pictures": "': '"dataset_id": "',
-    '"source": "drawn"': '"source": "synthetic"',
-    '"schedule": "one-cycle"': '"schedule": "triangle"',
-    '"schedule": "steps"': '"schedule": "step"',
-}
 
 
 def write_json(path: Path, content: object) -> None:
@@ -56,17 +45,10 @@ def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> No
     write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def renamed(text: str) -> str:
-    """The JSON of a run's settings, with the names of earlier versions replaced by today's."""
-    for old, new in RENAMED.items():
-        text = text.replace(old, new)
-    return text
-
-
 def parsed(content: bytes, path: Path, needs: Collection[str]) -> dict[str, Any]:
     """The JSON object in a file's content; raises ResultsError if it lacks a key of `needs`."""
     try:
-        data = json.loads(renamed(content.decode()))
+        data = json.loads(content)
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or not data.keys() >= set(needs):
@@ -109,7 +91,7 @@ def read_rows(folder: Path, needs: Sequence[str] = NEEDS) -> list[dict]:
 
 def say_skipped(row: Mapping) -> str:
     """How many steps fp16 had to skip, to be appended to a line on a run; empty for none."""
-    skipped = row.get("skipped_steps")  # rows of earlier versions lack it
+    skipped = row.get("skipped_steps")
     return f"; {skipped} steps skipped: their gradients overflowed in fp16" if skipped else ""
 
 
@@ -127,10 +109,9 @@ def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]], fix: str) ->
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            lines = json.loads(renamed(json.dumps(list(csv.DictReader(file)))))
             rows = [
                 {key: kind(line[key]) if line[key] else None for key, kind in kinds.items()}
-                for line in lines
+                for line in csv.DictReader(file)
             ]
     except (OSError, KeyError, ValueError, csv.Error):
         rows = []

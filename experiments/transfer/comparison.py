@@ -21,7 +21,7 @@ from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.precision import SETTINGS_FILES, settle
-from experiments.plumbing.results import STARTS, lock, read_row, say_skipped, to_do
+from experiments.plumbing.results import lock, read_row, say_skipped, to_do
 from experiments.plumbing.tables import print_report
 from experiments.train.loop import Settings
 from experiments.transfer import report
@@ -45,7 +45,7 @@ def settle_precision(
         job = TransferJob(run, dataset, folder, device, ALONE)
         return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
 
-    about, models = {"device": device.type, **STARTS}, {n: partial(make, n) for n in options.model}
+    about, models = {"device": device.type}, {name: partial(make, name) for name in options.model}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
 
 

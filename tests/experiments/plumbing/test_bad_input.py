@@ -189,7 +189,7 @@ def test_results_of_another_command_or_version_are_to_be_kept(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "code", "word"),
     [("transfer.json", {}, 2, "results of another command"),
-     ("campaign.json", {"preset": "cifar10", "device": "cpu", "starts": "alike"},
+     ("campaign.json", {"preset": "cifar10", "device": "cpu", "models": {}},
       2, "made with preset 'cifar10'")],
 )  # fmt: skip
 def test_ablations_do_not_write_over_other_results(invoke, tmp_path, name, content, code, word):
