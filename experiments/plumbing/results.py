@@ -27,7 +27,6 @@ from zoo.weights.atomic import write_atomic
 UNFIT = "a results file is missing, damaged, or of another command or version"
 KEEP_IT = "keep it, and choose another folder; or move it away, and it is created again"
 NAME_IT = "give a folder of results, such as runs/quick or runs/transfer-NAME"
-ALL_ROWS = "results.jsonl"  # of experiments.transfer: one row.json per line
 
 
 def write_json(path: Path, content: object) -> None:
@@ -130,7 +129,7 @@ def no_results(path: Path) -> ResultsError:
 
 def is_of_transfer(folder: Path) -> bool:
     """Whether a folder has results of experiments.transfer, complete or not."""
-    return any((folder / name).is_file() for name in (ALL_ROWS, "transfer.json"))
+    return (folder / "transfer.json").is_file()
 
 
 def lock(output_dir: Path) -> AbstractContextManager:
