@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,7 @@ from experiments.plumbing.recipes import Recipe, evaluation_view, training_view
 from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
 from experiments.train.loop import Diverged, Settings, State, infer, start
-from experiments.transfer.probe import (
-    FeatureBatches,
-    features_of,
-    logistic_regression,
-    probe_by_sgd,
-)
+from experiments.transfer.probe import features_of, logistic_regression
 from experiments.transfer.strategies import rarity, to_train, training_settings
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # the keys that row.json must have
@@ -93,6 +88,8 @@ class TransferJob:
             if split != "train":
                 dataset.images(split, self.view)
         self.labels = dataset.labels("train")
+        weighted = run.recipe.class_weights
+        self.class_weights = rarity(self.labels, len(dataset.classes)) if weighted else None
         # A process group has threads, and forking a process with threads can hang.
         self.loaders = dataset.loaders if group.size == 1 else 0
         self.model = copy.deepcopy(network)
@@ -135,26 +132,17 @@ class TransferJob:
 
     def probe(self) -> tuple[float, float]:
         """Fit the head to the features; return loss and accuracy (0 to 1) on the training set."""
+        import sklearn.linear_model  # noqa: F401  before the clock starts
+
         recipe, classes = self.run.recipe, len(self.set.classes)
-        if recipe.probe_lr is None:
-            import sklearn.linear_model  # noqa: F401  before the clock starts
         images, begin = self.set.images("train", self.view), time.perf_counter()
         batches = timed(self.evaluation_batches(images, "train"), self.clock)
         computed = features_of(self.model, batches, self.run.base)
         features, labels = map(self.group.together, computed)
+        weights = torch.tensor(self.class_weights) if self.class_weights else None
+        weight, bias = logistic_regression(features, labels, classes, recipe.probe_l2, weights)
         head = self.model.head
-        if recipe.probe_lr is not None:
-            on_device = features.to(self.device), labels.to(self.device)
-            rows = FeatureBatches(*on_device, recipe.batch_size, self.run.seed)
-            base = replace(self.run.base, precision="fp32", channels_last=False)
-            settings = training_settings(
-                recipe, "linear-probe", len(rows), self.labels, classes, base
-            )
-            probe_by_sgd(head, rows, replace(settings, lr=recipe.probe_lr))
-        else:
-            weights = torch.tensor(rarity(self.labels, classes)) if recipe.class_weights else None
-            weight, bias = logistic_regression(features, labels, classes, recipe.probe_l2, weights)
-            head.load_state_dict({"weight": weight, "bias": bias})
+        head.load_state_dict({"weight": weight, "bias": bias})
         self.clock.training += time.perf_counter() - begin
         with torch.no_grad():
             logits = head(features.to(self.device)).cpu()
@@ -265,7 +253,7 @@ def run_transfer(
     job = TransferJob(run, dataset, folder, device, group)
     steps_per_epoch = len(job.labels) // run.recipe.batch_size
     settings = training_settings(
-        run.recipe, run.strategy, steps_per_epoch, job.labels, len(dataset.classes), run.base
+        run.recipe, run.strategy, steps_per_epoch, job.class_weights, run.base
     )
     if run.strategy in PROBED and not path.exists():
         train_scores = job.probe()

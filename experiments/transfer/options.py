@@ -86,7 +86,7 @@ class Options:
     batch_size: Annotated[tuple[int, ...], shown("N ...")] = ()
     """Images per step (default: the recipe's). Give several sizes to compare them."""
     epochs: Count = None
-    """Epochs; linear-probe uses them only in the recipe cifar10."""
+    """Epochs of all strategies but linear-probe, which has none."""
     opt: Annotated[Literal["sgd", "adam", "adamw"] | None, shown("{sgd,adam,adamw}")] = None
     """The optimiser."""
     lr: Real = None

@@ -22,8 +22,6 @@ def recipe_of(options: Options) -> Recipe:
     changes = {k: v for k, v in named.items() if v is not None and v is not False}
     if options.lr:
         changes["head_lr"] = options.lr * recipe.head_lr / recipe.lr
-        if recipe.probe_lr:
-            changes["probe_lr"] = options.lr * recipe.probe_lr / recipe.lr
     if options.size:
         changes["input_size"] = None
     return replace(recipe, **changes)

@@ -8,14 +8,13 @@ Dimension key: N images, C features, K classes.
 import copy
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from experiments.plumbing.cli import NumericError
 from experiments.plumbing.precision import to_layout
-from experiments.train.loop import Settings, infer, start, train
+from experiments.train.loop import Settings, infer
 from zoo.networks import Network
 
 NEVER = -1e4  # the bias of a class without images
@@ -73,28 +72,3 @@ def logistic_regression(
     of_all, biases = torch.zeros(classes, x.shape[1]), torch.full((classes,), NEVER)
     of_all[present], biases[present] = weight.float(), bias.float()
     return of_all, biases
-
-
-class FeatureBatches:
-    """Shuffled batches of features, one row per image; same interface as data/batches.py."""
-
-    def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
-        self.features, self.labels = features, labels
-        self.batch_size, self.seed = min(batch_size, len(labels)), seed
-
-    def __len__(self) -> int:
-        return len(self.labels) // self.batch_size
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Features (N, C) and labels (N,) of one step."""
-        epoch, place = divmod(step, len(self))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
-        here = torch.from_numpy(order[place * self.batch_size : (place + 1) * self.batch_size])
-        here = here.to(self.features.device)
-        return self.features[here], self.labels[here]
-
-
-def probe_by_sgd(head: nn.Linear, batches: FeatureBatches, settings: Settings) -> None:
-    """Train the head on features, with the same loop as all other training."""
-    for _ in train(batches, settings, start(head, settings)):
-        pass

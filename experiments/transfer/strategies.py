@@ -57,13 +57,9 @@ def to_train(strategy: str, model: Network) -> nn.Module:
 
 
 def training_settings(
-    recipe: Recipe,
-    strategy: str,
-    steps_per_epoch: int,
-    labels: Tensor,
-    classes: int,
+    recipe: Recipe, strategy: str, steps_per_epoch: int, class_weights: tuple[float, ...] | None,
     base: Settings,
-) -> Settings:
+) -> Settings:  # fmt: skip
     """Settings of the training loop, in steps; precision and memory layout come from `base`."""
     lr = recipe.head_lr if strategy in HEAD_ONLY else recipe.lr
     if strategy == "lp-ft":
@@ -83,7 +79,7 @@ def training_settings(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         label_smoothing=recipe.label_smoothing,
-        class_weights=rarity(labels, classes) if recipe.class_weights else None,
+        class_weights=class_weights,
     )
 
 

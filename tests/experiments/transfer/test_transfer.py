@@ -485,12 +485,10 @@ def test_lp_ft_begins_where_the_probe_ends(folder, tmp_path):
     assert torch.allclose(head(tmp_path / "linear-probe"), head(tmp_path / "lp-ft"), atol=1e-5)
 
 
-def test_probes_can_learn_by_sgd_and_with_class_weights(folder, tmp_path):
-    for name, change in (("sgd", {"probe_lr": 1.0}), ("weighed", {"class_weights": True})):
-        recipe = replace(RECIPE, **change)
-        done = run(folder, tmp_path / name, replace(RUN, strategy="linear-probe", recipe=recipe))
-        assert done["accuracy"] > 1 / 3, name
-    assert not torch.equal(head(tmp_path / "weighed"), head(tmp_path / "sgd"))
+def test_probes_can_learn_with_class_weights(folder, tmp_path):
+    recipe = replace(RECIPE, class_weights=True)
+    done = run(folder, tmp_path, replace(RUN, strategy="linear-probe", recipe=recipe))
+    assert done["accuracy"] > 1 / 3
 
 
 def test_a_run_that_diverges_says_so(folder, tmp_path, transfer):
