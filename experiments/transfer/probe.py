@@ -5,12 +5,10 @@ epochs computes them 24 times too often. Fitting the head is a convex problem wi
 Dimension key: N images, C features, K classes.
 """
 
-import copy
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from experiments.plumbing.cli import NumericError
 from experiments.plumbing.precision import to_layout
@@ -25,20 +23,7 @@ def features_of(
     model: Network, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Features float32 (N, C), computed in eval mode, and labels (N,); returned on the CPU."""
-    return infer(to_layout(fused(model), settings).features, batches, settings)
-
-
-def fused(model: Network) -> Network:
-    """A copy with its norms folded into the convolutions; in eval mode it computes the same."""
-    model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        for number in ("", "1", "2", "3"):
-            conv = getattr(module, f"conv{number}", None)
-            norm = getattr(module, f"norm{number}", None)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, f"conv{number}", fuse_conv_bn_eval(conv, norm))
-                setattr(module, f"norm{number}", nn.Identity())
-    return model
+    return infer(to_layout(model, settings).eval().features, batches, settings)
 
 
 def logistic_regression(
