@@ -162,7 +162,7 @@ def two_comparisons() -> None:
     from experiments.bench import __main__ as bench
     from experiments.bench import networks, transfer
 
-    later = partial(transfer.compare_data, "later")
+    later = partial(transfer.compare_data, first=False)
     networks.COMPARISONS, transfer.COMPARISONS = (networks.compare_augmentation,), (later,)
     bench.main(bench.Options(rounds=5))
 

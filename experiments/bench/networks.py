@@ -1,4 +1,4 @@
-"""Rows of `make bench`: training, augmentation, torchvision's networks against ours, loading."""
+"""Rows of `make bench`: training, augmentation, torchvision's networks against ours."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -13,7 +13,6 @@ import zoo
 from data.augment import crop_flip
 from data.batches import TensorBatches, channel_normalize
 from data.synthetic import synthetic
-from experiments.bench import timing
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, step_of
 from experiments.proof.checks import shake
 from zoo.networks import Network
@@ -79,31 +78,10 @@ def compare_network(name: str, batch_size: int, tolerance: float = 0) -> Compari
     return Comparison(title, usual, ours, f"losses {losses[0]:.6f}, {losses[1]:.6f}")
 
 
-def compare_loading() -> Comparison:
-    """ResNet-50 from a file: torchvision / ours."""
-    path = timing.scratch_folder() / "resnet50.pth"
-    torch.save(torchvision.models.resnet50().state_dict(), path)
-
-    def usual() -> nn.Module:
-        model = torchvision.models.resnet50()
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        return model
-
-    def ours() -> nn.Module:
-        return zoo.build("resnet50", weights=path)
-
-    theirs, loaded = usual().state_dict(), zoo.export(zoo.build("resnet50", weights=path))
-    equal = [torch.equal(value, loaded[key]) for key, value in theirs.items()]
-    same(sum(equal), len(loaded), 0)
-    title = "resnet50 from a file: torchvision / ours"
-    return Comparison(title, usual, ours, f"{len(theirs)} equal entries")
-
-
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     compare_training,
     compare_augmentation,
     lambda: compare_network("resnet18", 8),
     lambda: compare_network("resnet50", 4),
     lambda: compare_network("vit_b_16", 8, tolerance=1e-6),
-    compare_loading,
 )

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data.decoding import DecodedOnUse, Form, Images
+from data.decoding import Form, Images
 from data.images import load_image
 from data.store import store
 from data.view_batches import StepDataset, ViewBatches, every_image
@@ -121,21 +121,13 @@ def compare_step(model_name: str, batch_size: int) -> Comparison:
     return compare_steps(title, *networks(model_name, 2), batches)
 
 
-DATA_PATHS = {
-    "streamed": "decoded at every use",
-    "first": "first epoch, storing the decoded images",
-    "later": "later epochs",
-}
-
-
-def compare_data(way: str) -> Comparison:
-    """An epoch of random views at 224x224: the tutorial's loader / ours. `way`: see DATA_PATHS."""
-    files, labels = files_and_labels("train")
-    for file in files[:8]:
+def compare_data(first: bool) -> Comparison:
+    """Random views at 224x224: the tutorial's loader / our `first` epoch, or a later one."""
+    for file in files_and_labels("train")[0][:8]:
         theirs = transforms.functional.pil_to_tensor(Image.open(file))
         same(int((theirs.int() - load_image(file)).abs().max()), 0, 0)
     loader, form = tutorial_loader("train"), RANDOM_VIEW.stored
-    later = stored("train", form, scratch_folder())
+    decoded = stored("train", form, scratch_folder())
 
     def usual() -> None:
         for _ in loader:
@@ -143,16 +135,13 @@ def compare_data(way: str) -> Comparison:
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            images = later
-            if way == "streamed":
-                images = DecodedOnUse(tuple(files), form), labels
-            elif way == "first":
-                images = stored("train", form, Path(folder))
+            images = stored("train", form, Path(folder)) if first else decoded
             batches = batches_of(*images, BATCH)
             for step in range(len(batches)):
                 batches.batch(step)
 
-    title = f"data path, {DATA_PATHS[way]}: the tutorial's loader / ours"
+    which = "first epoch, storing the decoded images" if first else "later epochs"
+    title = f"data path, {which}: the tutorial's loader / ours"
     return Comparison(title, usual, ours, "same decoded pixels")
 
 
@@ -160,7 +149,6 @@ COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     compare_probe,
     lambda: compare_step("resnet18", 16),
     lambda: compare_step("resnet50", 8),
-    lambda: compare_data("streamed"),
-    lambda: compare_data("first"),
-    lambda: compare_data("later"),
+    lambda: compare_data(first=True),
+    lambda: compare_data(first=False),
 )
