@@ -141,11 +141,9 @@ def print_verdict(scanned: "Scan", rows: Sequence[dict]) -> None:
     if bad:
         summary = f"{len(bad):,} of {len(rows):,} cannot be decoded"
         print(summary)
-        raise DataError(
-            f"{summary}, for example this one: {bad[0]['verdict']}",
-            scanned.root / bad[0]["path"],
-            "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer",
-        )
+        why = f"{summary}, for example this one: {bad[0]['verdict']}"
+        fix = "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer"
+        raise DataError(why, scanned.root / bad[0]["path"], fix)
     sizes = " + ".join(f"{len(images):,}" for images in scanned.splits.values())
     print(f"{sizes} images in {len(scanned.classes):,} classes: all decode")
 

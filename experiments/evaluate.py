@@ -188,11 +188,9 @@ def main(options: Options) -> None:
     """Evaluate the checkpoint, print the results, and write figures and predictions."""
     wanted = 1 if options.model else 2
     if len(options.inputs) != wanted:
-        raise UsageError(
-            f"{wanted} paths are needed, but {len(options.inputs)} are given",
-            "python -m experiments.evaluate " + " ".join(options.inputs),
-            "give CHECKPOINT DIR, or --model resnet50 DIR",
-        )
+        why = f"{wanted} paths are needed, but {len(options.inputs)} are given"
+        line = "python -m experiments.evaluate " + " ".join(options.inputs)
+        raise UsageError(why, line, "give CHECKPOINT DIR, or --model resnet50 DIR")
     cli.check_numbers(options, {"batch_size": (1, 100_000), "workers": (0, 256)})
     cli.check_folder(options.output_dir)
     with doing("loading the network"):

@@ -152,16 +152,10 @@ def machine(device: torch.device) -> dict:
         name = torch.cuda.get_device_name(device)
     elif device.type != "cpu":
         name += f", {device.type}"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-        },
-        "commit": commit(),
-    }
+    python, torchvision = platform.python_version(), version("torchvision")
+    versions = {"python": python, "torch": torch.__version__, "torchvision": torchvision}
+    threads = torch.get_num_threads()
+    return {"device": name, "threads": threads, "versions": versions, "commit": commit()}
 
 
 def cpu_name() -> str:

@@ -127,11 +127,8 @@ def verify_summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, st
     titles = dict.fromkeys(oracle.title for _, oracle in pairs)
     table = Rows(["network", "blocks", *titles, "start"], lines)
     alike, sentence = twins_alike()
-    return (
-        alike and all(proof.overall.equal for proof in proofs),
-        table,
-        f"{CAPTION} {sentence}\n\n{ROUNDING}",
-    )
+    equal = alike and all(proof.overall.equal for proof in proofs)
+    return equal, table, f"{CAPTION} {sentence}\n\n{ROUNDING}"
 
 
 def twins_alike() -> tuple[bool, str]:

@@ -201,23 +201,17 @@ class TransferJob:
         clock, tested_on = self.clock, self.set.tested_on
         seen = state.step * self.run.recipe.batch_size or len(self.labels)
         return {
-            "name": self.run.name,
-            "run": json.loads(self.run.owner),
-            "status": status,
+            "name": self.run.name, "run": json.loads(self.run.owner), "status": status,
             "images": {name: len(part.labels) for name, part in self.set.splits.items()},
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trainable": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
-            "tested_on": tested_on,
-            "accuracy": results.get(f"best_{tested_on}_accuracy"),
-            **results,
-            "skipped_steps": state.skipped_steps,
-            "seconds": round(clock.total, 2),
+            "tested_on": tested_on, "accuracy": results.get(f"best_{tested_on}_accuracy"),
+            **results, "skipped_steps": state.skipped_steps, "seconds": round(clock.total, 2),
             "training_seconds": round(clock.training, 2),
             "waiting_seconds": round(clock.waiting, 2),
             "images_per_second": round(seen / clock.training, 1) if clock.training else None,
-            "processes": self.group.size,
-            **machine(self.device),
-        }
+            "processes": self.group.size, **machine(self.device),
+        }  # fmt: skip
 
     def save(self, name: str, metrics: dict) -> None:
         """Write the network with its metrics to NAME.safetensors, in the first process."""
@@ -233,16 +227,10 @@ PROBED = ("linear-probe", "lp-ft")  # strategies that start with a probe
 
 
 def run_transfer(
-    run: Transfer,
-    dataset: ImageDataset,
-    folder: Path,
-    device: torch.device,
-    group: Group,
-    *,
+    run: Transfer, dataset: ImageDataset, folder: Path, device: torch.device, group: Group, *,
     progress: Callable[[int], None] = lambda step: None,
-    on_epoch: Callable[[dict, bool], None] = lambda row, is_best: None,
-    save_every: float = 10,
-) -> dict:
+    on_epoch: Callable[[dict, bool], None] = lambda row, is_best: None, save_every: float = 10,
+) -> dict:  # fmt: skip
     """Train `run` to its end and return its row.
 
     Ctrl-C and SIGTERM save after the current step and raise. The run then continues from its
