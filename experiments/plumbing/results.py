@@ -84,8 +84,8 @@ def to_do(folders: Sequence[Path], runs: int, how: str = "") -> str:
 
 def read_rows(folder: Path, needs: Sequence[str] = NEEDS) -> list[dict]:
     """The rows of the finished runs in a folder of results."""
-    rows = [read_row(path.parent, needs=needs) for path in sorted(folder.glob("*/row.json"))]
-    return [row for row in rows if row is not None]
+    paths = sorted(folder.glob("*/row.json"))
+    return [parsed(path.read_bytes(), path, ("run", *needs)) for path in paths]
 
 
 def say_skipped(row: Mapping) -> str:

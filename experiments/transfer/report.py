@@ -87,11 +87,9 @@ def table(rows: Sequence[dict]) -> Rows:
             cells = [
                 arm.mean("accuracy").show(1, 100),
                 arm.mean(f"last_{first['tested_on']}_accuracy").show(1, 100),
-                f"{arm.mean('seconds').mean:.1f}",
-                f"{first['trainable']:,}",
-                f"{arm.mean('images_per_second').mean:,.0f}",
-                f"{100 * waiting(arm.rows):.0f} %",
-            ]
+                f"{arm.mean('seconds').mean:.1f}", f"{first['trainable']:,}",
+                f"{arm.mean('images_per_second').mean:,.0f}", f"{100 * waiting(arm.rows):.0f} %",
+            ]  # fmt: skip
         lines.append([arm.label, *cells, n])
     return Rows(HEADER, lines)
 
