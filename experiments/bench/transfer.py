@@ -20,7 +20,6 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from data.decoding import Form, Images
-from data.images import load_image
 from data.store import store
 from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
@@ -57,20 +56,15 @@ def tutorial_loader(split: str) -> DataLoader:
     return DataLoader(images, BATCH, shuffle=True)
 
 
-def files_and_labels(split: str) -> tuple[list[str], Tensor]:
-    """The paths of a split's images, and their labels int64 (N,)."""
-    samples = ImageFolder(str(drawn_images() / split)).samples
-    return [file for file, _ in samples], torch.tensor([label for _, label in samples])
-
-
 def stored(split: str, form: Form, folder: Path) -> tuple[Images, Tensor]:
-    """A split's images, decoded once and stored in `folder`, and their labels."""
-    files, labels = files_and_labels(split)
-    return store(files, form, folder)[0], labels
+    """A split's images, decoded once and stored in `folder`, and their labels int64 (N,)."""
+    files, labels = zip(*ImageFolder(str(drawn_images() / split)).samples, strict=True)
+    return store(files, form, folder)[0], torch.tensor(labels)
 
 
-def batches_of(images: Images, labels: Tensor, batch_size: int) -> ViewBatches:
-    """Our training batches of random views."""
+def training_batches(batch_size: int) -> ViewBatches:
+    """Our training batches of random views, of images that are decoded already."""
+    images, labels = stored("train", RANDOM_VIEW.stored, scratch_folder())
     return ViewBatches(StepDataset(images, labels, RANDOM_VIEW, batch_size, 0), CPU)
 
 
@@ -86,8 +80,7 @@ def compare_probe() -> Comparison:
     training, evaluation = map(tutorial_loader, ("train", "val"))
     head = theirs.requires_grad_(False).get_submodule("fc").requires_grad_(True)
     optimizer = torch.optim.SGD(head.parameters(), 0.001, momentum=0.9)
-    batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), 8)
-    chosen, _ = choose_precision("auto", ours, batches, EAGER, CPU)
+    chosen, _ = choose_precision("auto", ours, training_batches(8), EAGER, CPU)
 
     def one_epoch() -> int:
         theirs.train()
@@ -116,39 +109,12 @@ def compare_probe() -> Comparison:
 
 def compare_step(model_name: str, batch_size: int) -> Comparison:
     """A fine-tuning step: torchvision, eager fp32 / ours, as --precision auto chooses."""
-    batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), batch_size)
     title = f"{model_name} fine-tuning step, batch {batch_size} at 224: torchvision"
-    return compare_steps(title, *networks(model_name, 2), batches)
-
-
-def compare_data(first: bool) -> Comparison:
-    """Random views at 224x224: the tutorial's loader / our `first` epoch, or a later one."""
-    for file in files_and_labels("train")[0][:8]:
-        theirs = transforms.functional.pil_to_tensor(Image.open(file))
-        same(int((theirs.int() - load_image(file)).abs().max()), 0, 0)
-    loader, form = tutorial_loader("train"), RANDOM_VIEW.stored
-    decoded = stored("train", form, scratch_folder())
-
-    def usual() -> None:
-        for _ in loader:
-            pass
-
-    def ours() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            images = stored("train", form, Path(folder)) if first else decoded
-            batches = batches_of(*images, BATCH)
-            for step in range(len(batches)):
-                batches.batch(step)
-
-    which = "first epoch, storing the decoded images" if first else "later epochs"
-    title = f"data path, {which}: the tutorial's loader / ours"
-    return Comparison(title, usual, ours, "same decoded pixels")
+    return compare_steps(title, *networks(model_name, 2), training_batches(batch_size))
 
 
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     compare_probe,
     lambda: compare_step("resnet18", 16),
     lambda: compare_step("resnet50", 8),
-    lambda: compare_data(first=True),
-    lambda: compare_data(first=False),
 )
