@@ -137,8 +137,7 @@ def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Ten
     device = next(model.model.parameters()).device
     labels, viewed = images.labels(EVALUATED), images.images(EVALUATED, model.view)
     batches = every_image(viewed, labels, model.view, batch_size, device, images.loaders)
-    total = math.ceil(len(labels) / batch_size)
-    bar = Progress(batches, "evaluating", total)
+    bar = Progress(batches, "evaluating", math.ceil(len(labels) / batch_size))
     return infer(model.model.eval(), bar, FP32)[0]
 
 
