@@ -116,14 +116,10 @@ def report_near_duplicates(
         rows[one]["near_duplicate"] = rows[other]["path"]
     names = [row["path"] for row in rows]
     print(note_of(pairs, names, "odd"))
-    whole = View(250, 250, squash=True)
-    cells = [
-        LabelledImage(
-            torch.cat([whole(load_image(files[i])) for i in (one, other)], 2),
-            names[one], (names[other],), (1 - bits / 64,),
-        )
-        for one, other, bits in pairs[:SHOWN]
-    ]  # fmt: skip
+    whole, cells = View(250, 250, squash=True), []
+    for one, other, bits in pairs[:SHOWN]:
+        both = torch.cat([whole(load_image(files[i])) for i in (one, other)], 2)
+        cells.append(LabelledImage(both, names[one], (names[other],), (1 - bits / 64,)))
     draw_sheet(SHEET, cells, f"{len(pairs):,} near-duplicates, with the share of equal bits")
     print(f"sheet of near-duplicates: {SHEET}")
 

@@ -243,9 +243,8 @@ def show_results(
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = images.splits[EVALUATED].files or range(len(labels))
-    truths, predicted = (
-        [model.classes[i] for i in column.tolist()] for column in (labels, guesses)
-    )
+    truths = [model.classes[i] for i in labels.tolist()]
+    predicted = [model.classes[i] for i in guesses.tolist()]
     table = zip(files, truths, predicted, best.tolist(), strict=True)
     path = folder / "predictions.csv"
     write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in table], COLUMNS)

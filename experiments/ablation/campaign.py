@@ -38,9 +38,8 @@ def settle_precision(
     path = output_dir / SETTINGS_FILES[0]
     about = {"preset": options.preset, "device": device.type}
     chosen = settle(path, about, options.precision, device, {ALL: make}, ALONE)[ALL]
-    settings = replace(
-        base.settings, precision=chosen.precision, channels_last=chosen.channels_last
-    )
+    precision, layout = chosen.precision, chosen.channels_last
+    settings = replace(base.settings, precision=precision, channels_last=layout)
     return replace(ablation, base=replace(base, settings=settings))
 
 

@@ -79,9 +79,7 @@ def compare_network(name: str, batch_size: int, tolerance: float = 0) -> Compari
 
 
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (
-    compare_training,
-    compare_augmentation,
-    lambda: compare_network("resnet18", 8),
-    lambda: compare_network("resnet50", 4),
+    compare_training, compare_augmentation,
+    lambda: compare_network("resnet18", 8), lambda: compare_network("resnet50", 4),
     lambda: compare_network("vit_b_16", 8, tolerance=1e-6),
-)
+)  # fmt: skip

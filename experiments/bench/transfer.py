@@ -114,7 +114,5 @@ def compare_step(model_name: str, batch_size: int) -> Comparison:
 
 
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (
-    compare_probe,
-    lambda: compare_step("resnet18", 16),
-    lambda: compare_step("resnet50", 8),
-)
+    compare_probe, lambda: compare_step("resnet18", 16), lambda: compare_step("resnet50", 8),
+)  # fmt: skip

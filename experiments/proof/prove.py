@@ -148,7 +148,6 @@ def twins_alike() -> tuple[bool, str]:
 
 def starts_as_its_twin(name: str) -> bool:
     """True if the same seed gives a plain network the initial weights of its residual twin."""
-    plain, residual = (
-        checks.seeded_entries(partial(zoo.build, model)) for model in (name, zoo.twin(name))
-    )
+    plain = checks.seeded_entries(partial(zoo.build, name))
+    residual = checks.seeded_entries(partial(zoo.build, zoo.twin(name)))
     return all(torch.equal(plain[key], residual.get(key, torch.empty(0))) for key in plain)

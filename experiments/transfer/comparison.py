@@ -40,8 +40,7 @@ def settle_precision(
     def make(name: str) -> tuple[nn.Module, ViewBatches]:
         few = min(4, len(dataset.labels("train")))  # enough to compare step times
         recipe = replace(recipe_of(options), batch_size=few)
-        how = options.preprocess
-        run = Transfer("scratch", name, weights, 0, recipe, Settings(), preprocess=how)
+        run = Transfer("scratch", name, weights, 0, recipe, Settings(), "", options.preprocess)
         job = TransferJob(run, dataset, folder, device, ALONE)
         return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
 

@@ -35,9 +35,7 @@ from experiments.transfer.probe import features_of, logistic_regression
 from experiments.transfer.strategies import rarity, to_train, training_settings
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # the keys that row.json must have
-HISTORY_FIELDS = (
-    "epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
-)  # fmt: skip
+HISTORY_FIELDS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 @dataclass(frozen=True)
@@ -158,10 +156,8 @@ class TransferJob:
         val_loss, right = self.answers(state.model, "val", self.run.base, should_stop)
         val_accuracy = sum(right) / len(right)
         best = max((row["val_accuracy"] for row in state.history), default=-1.0)
-        values = (
-            len(state.history) + 1, state.step, state.lr, *train_scores, val_loss, val_accuracy,
-        )  # fmt: skip
-        row = dict(zip(HISTORY_FIELDS, values, strict=True))
+        epoch, scores = len(state.history) + 1, (*train_scores, val_loss, val_accuracy)
+        row = dict(zip(HISTORY_FIELDS, (epoch, state.step, state.lr, *scores), strict=True))
         state.history.append(row)
         is_best = val_accuracy > best
         if is_best:
@@ -239,10 +235,8 @@ def run_transfer(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
     job = TransferJob(run, dataset, folder, device, group)
-    steps_per_epoch = len(job.labels) // run.recipe.batch_size
-    settings = training_settings(
-        run.recipe, run.strategy, steps_per_epoch, job.class_weights, run.base
-    )
+    steps = len(job.labels) // run.recipe.batch_size  # per epoch
+    settings = training_settings(run.recipe, run.strategy, steps, job.class_weights, run.base)
     if run.strategy in PROBED and not path.exists():
         train_scores = job.probe()
         job.clock.total += job.clock.training
