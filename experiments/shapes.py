@@ -1,4 +1,4 @@
-"""Print shapes, parameters and FLOPs of a network, by stage or by block.
+"""Print shapes, parameters, FLOPs and receptive field of a network, by stage or by block.
 
     python -m experiments.shapes resnet50
 
@@ -15,7 +15,7 @@ from experiments.plumbing.cli import UsageError, doing
 
 @dataclass(frozen=True)
 class Options:
-    """Print shapes, parameters and FLOPs, stage by stage or block by block."""
+    """Print shapes, parameters, FLOPs and receptive field, stage by stage or block by block."""
 
     model: tyro.conf.Positional[str] = "resnet50"
     """A name of zoo.list_models()."""
@@ -42,13 +42,13 @@ def main(options: Options) -> None:
     table = parts(model, size)
     lines = [
         [part.name, f"({', '.join(map(str, part.shape))})", f"{part.parameters:,}",
-         f"{part.flops / 1e9:.3f}"]
+         f"{part.flops / 1e9:.3f}", part.receptive_field]
         for part in table
     ]  # fmt: skip
     parameters, flops = sum(p.parameters for p in table), sum(p.flops for p in table)
-    lines.append(["total", "", f"{parameters:,}", f"{flops / 1e9:.3f}"])
+    lines.append(["total", "", f"{parameters:,}", f"{flops / 1e9:.3f}", ""])
     print(f"{options.model}, one image (1, 3, {size}, {size})")
-    header = ("part", "output shape", "parameters", "GFLOPs")
+    header = ("part", "output shape", "parameters", "GFLOPs", "receptive field")
     print_report([Rows(header, lines), NOTE])
 
 
