@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.listing import readable
 from experiments.ablation import transformers
+from experiments.ablation.literature import PROTOCOL, PUBLISHED
 from experiments.ablation.runs import in_words
 from experiments.ablation.verdict import verdict
 from experiments.plumbing.results import NAME_IT, no_results, read_csv, read_rows
@@ -50,19 +51,24 @@ def table(results: Sequence[dict]) -> Rows:
     for result in results:
         network = ORDER.index(result["network"])
         groups[result["norm"] == "none", network, result["depth"]].append(result)
+    # Published errors are shown only if the protocol is the same.
+    paper = all(str(r[key]) == str(value) for r in results for key, value in PROTOCOL.items())
     header = ["network", "parameters", "train loss", "train error %", "test error %", "n"]
+    header += ["paper", "replications"] if paper else []
     lines = []
     for (without_norm, network, depth), group in sorted(groups.items()):
         finished = [result for result in group if result["status"] == "finished"]
+        name = f"{ORDER[network]}{depth}"
         lines.append([
-            f"{ORDER[network]}{depth}" + (" no BN" if without_norm else ""),
+            name + (" no BN" if without_norm else ""),
             f"{group[0]['parameters']:,}",
             estimate([result["train_loss"] for result in finished]).show(3),
             estimate([result["train_error"] for result in finished]).show(1, 100),
-            estimate([result["test_error"] for result in finished]).show(1, 100),
+            estimate([result["test_error"] for result in finished]).show(2 if paper else 1, 100),
             f"{len(finished)}" + f" of {len(group)} finished" * (len(finished) < len(group)),
+            *(PUBLISHED.get(name, ("-", "-")) if paper else ()),
         ])  # fmt: skip
-    return Rows(header, lines)
+    return Rows(header, lines, ("---", *["---:"] * 5, "---"))
 
 
 def caption(results: Sequence[dict]) -> str:
