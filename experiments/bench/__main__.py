@@ -37,7 +37,8 @@ def main(options: Options) -> None:
         from experiments.bench.timing import CPU, seconds_in_turns
         from experiments.plumbing.device import make_deterministic
     make_deterministic(CPU)
-    makers = (*networks.COMPARISONS, *transfer.COMPARISONS)
+    on_gpu = networks.ON_GPU if torch.cuda.is_available() else ()
+    makers = (*networks.COMPARISONS, *transfer.COMPARISONS, *on_gpu)
     for number, make in enumerate(makers, 1):
         with doing(f"comparison {number} of {len(makers)}"):
             torch.manual_seed(0)

@@ -1,21 +1,27 @@
-"""Rows of `make bench`: training, augmentation, torchvision's networks against ours."""
+"""Rows of `make bench`: training, augmentation, torchvision's networks against ours, loading."""
 
+import hashlib
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 
 import torch
 import torchvision
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torchvision import transforms
 
 import zoo
 from data.augment import crop_flip
 from data.batches import TensorBatches, channel_normalize
 from data.synthetic import synthetic
+from experiments.bench import timing
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, step_of
 from experiments.proof.checks import shake
+from experiments.train.loop import Settings
 from zoo.networks import Network
+
+BF16 = Settings(precision="bf16", channels_last=True)
 
 
 def drawn_batches(count: int) -> TensorBatches:
@@ -68,18 +74,75 @@ def networks(name: str, classes: int = 1000) -> tuple[nn.Module, Network]:
     return theirs, zoo.load(zoo.build(name, classes), theirs.state_dict())
 
 
-def compare_network(name: str, batch_size: int, tolerance: float = 0) -> Comparison:
-    """A forward and backward pass: torchvision / ours."""
-    batch = torch.randn(batch_size, 3, 224, 224), torch.arange(batch_size)
-    usual, ours = (step_of(model, batch, EAGER) for model in networks(name))
+def compare_network(
+    name: str, batch_size: int, tolerance: float = 0, on_gpu: bool = False, training: bool = True
+) -> Comparison:
+    """A step without update: torchvision / ours; forward and backward, or forward only."""
+    device, settings = (torch.device("cuda"), BF16) if on_gpu else (CPU, EAGER)
+    images = torch.randn(batch_size, 3, 224, 224, device=device)
+    batch = images, torch.arange(batch_size, device=device)
+    models = [model.to(device) for model in networks(name)]
+    usual, ours = (step_of(model, batch, settings, training=training) for model in models)
     losses = usual(), ours()
     same(*losses, tolerance)
-    title = f"{name} forward and backward, batch {batch_size} at 224: torchvision / ours"
+    work = ("forward and backward" if training else "inference") + ", bf16, GPU" * on_gpu
+    title = f"{name} {work}, batch {batch_size} at 224: torchvision / ours"
     return Comparison(title, usual, ours, f"losses {losses[0]:.6f}, {losses[1]:.6f}")
 
 
+@torch.no_grad()
+def forward_only(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits float32 (N, K), in eval mode."""
+    return model.eval()(images).float()
+
+
+def compare_inference(batch_size: int) -> Comparison:
+    """Inference with ViT-B/16: ours in fp32 / ours in bf16."""
+    _, model = networks("vit_b_16")
+    images = torch.randn(batch_size, 3, 224, 224)
+    usual = partial(forward_only, model, images)
+    ours = partial(forward_only, deepcopy(model).bfloat16(), images.bfloat16())
+    expected = usual()
+    difference = float((expected - ours()).abs().max() / expected.abs().max())
+    same(difference, 0, 0.05)
+    title = f"vit_b_16 inference, batch {batch_size} at 224: ours in fp32 / ours in bf16"
+    return Comparison(title, usual, ours, f"logits within {difference:.1%} of the largest")
+
+
+def compare_loading(hashed: bool) -> Comparison:
+    """ResNet-50 from a file: torchvision / ours. If `hashed`, ours checks the hash in its name."""
+    path = timing.scratch_folder() / "resnet50.pth"
+    torch.save(torchvision.models.resnet50().state_dict(), path)
+    if hashed:
+        digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        path = path.rename(path.with_stem(f"resnet50-{digits}"))
+
+    def usual() -> nn.Module:
+        model = torchvision.models.resnet50()
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return model
+
+    def ours() -> nn.Module:
+        return zoo.build("resnet50", weights=path)
+
+    theirs, loaded = usual().state_dict(), zoo.export(zoo.build("resnet50", weights=path))
+    equal = [torch.equal(value, loaded[key]) for key, value in theirs.items()]
+    same(sum(equal), len(loaded), 0)
+    title = "resnet50 from a file: torchvision / ours" + " with its SHA-256 checked" * hashed
+    return Comparison(title, usual, ours, f"{len(theirs)} equal entries")
+
+
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (
-    compare_training, compare_augmentation,
-    lambda: compare_network("resnet18", 8), lambda: compare_network("resnet50", 4),
+    compare_training,
+    compare_augmentation,
+    lambda: compare_network("resnet18", 8),
+    lambda: compare_network("resnet50", 4),
     lambda: compare_network("vit_b_16", 8, tolerance=1e-6),
-)  # fmt: skip
+    lambda: compare_inference(8),
+    lambda: compare_loading(hashed=False),
+    lambda: compare_loading(hashed=True),
+)
+ON_GPU = (
+    lambda: compare_network("vit_b_16", 128, 2e-2, on_gpu=True),
+    lambda: compare_network("vit_b_16", 128, 2e-2, on_gpu=True, training=False),
+)

@@ -30,16 +30,18 @@ class Comparison(NamedTuple):
 
 
 def step_of(
-    model: nn.Module, batch: Batch, settings: Settings, sgd: bool = False
+    model: nn.Module, batch: Batch, settings: Settings, sgd: bool = False, training: bool = True
 ) -> Callable[[], float]:
-    """A function that returns the loss of a batch, computes gradients and, if `sgd`, updates."""
+    """A function that returns the loss, and computes gradients (`training`) and updates (`sgd`)."""
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     images, labels = batch
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = cross_entropy(forward(model.train(), images, settings), labels)
-        loss.backward()
+        with torch.set_grad_enabled(training):
+            loss = cross_entropy(forward(model.train(training), images, settings), labels)
+        if training:
+            loss.backward()
         if sgd:
             optimizer.step()
         return loss.item()

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data.decoding import Form, Images
+from data.decoding import DecodedOnUse, Form, Images
+from data.images import load_image
 from data.store import store
 from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
@@ -56,15 +57,20 @@ def tutorial_loader(split: str) -> DataLoader:
     return DataLoader(images, BATCH, shuffle=True)
 
 
+def files_and_labels(split: str) -> tuple[list[str], Tensor]:
+    """The paths of a split's images, and their labels int64 (N,)."""
+    samples = ImageFolder(str(drawn_images() / split)).samples
+    return [file for file, _ in samples], torch.tensor([label for _, label in samples])
+
+
 def stored(split: str, form: Form, folder: Path) -> tuple[Images, Tensor]:
-    """A split's images, decoded once and stored in `folder`, and their labels int64 (N,)."""
-    files, labels = zip(*ImageFolder(str(drawn_images() / split)).samples, strict=True)
-    return store(files, form, folder)[0], torch.tensor(labels)
+    """A split's images, decoded once and stored in `folder`, and their labels."""
+    files, labels = files_and_labels(split)
+    return store(files, form, folder)[0], labels
 
 
-def training_batches(batch_size: int) -> ViewBatches:
-    """Our training batches of random views, of images that are decoded already."""
-    images, labels = stored("train", RANDOM_VIEW.stored, scratch_folder())
+def batches_of(images: Images, labels: Tensor, batch_size: int) -> ViewBatches:
+    """Our training batches of random views."""
     return ViewBatches(StepDataset(images, labels, RANDOM_VIEW, batch_size, 0), CPU)
 
 
@@ -80,7 +86,8 @@ def compare_probe() -> Comparison:
     training, evaluation = map(tutorial_loader, ("train", "val"))
     head = theirs.requires_grad_(False).get_submodule("fc").requires_grad_(True)
     optimizer = torch.optim.SGD(head.parameters(), 0.001, momentum=0.9)
-    chosen, _ = choose_precision("auto", ours, training_batches(8), EAGER, CPU)
+    batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), 8)
+    chosen, _ = choose_precision("auto", ours, batches, EAGER, CPU)
 
     def one_epoch() -> int:
         theirs.train()
@@ -109,10 +116,51 @@ def compare_probe() -> Comparison:
 
 def compare_step(model_name: str, batch_size: int) -> Comparison:
     """A fine-tuning step: torchvision, eager fp32 / ours, as --precision auto chooses."""
+    batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), batch_size)
     title = f"{model_name} fine-tuning step, batch {batch_size} at 224: torchvision"
-    return compare_steps(title, *networks(model_name, 2), training_batches(batch_size))
+    return compare_steps(title, *networks(model_name, 2), batches)
+
+
+DATA_PATHS = {
+    "streamed": "decoded at every use",
+    "first": "first epoch, storing the decoded images",
+    "later": "later epochs",
+}
+
+
+def compare_data(way: str) -> Comparison:
+    """An epoch of random views at 224x224: the tutorial's loader / ours. `way`: see DATA_PATHS."""
+    files, labels = files_and_labels("train")
+    for file in files[:8]:
+        theirs = transforms.functional.pil_to_tensor(Image.open(file))
+        same(int((theirs.int() - load_image(file)).abs().max()), 0, 0)
+    loader, form = tutorial_loader("train"), RANDOM_VIEW.stored
+    later = stored("train", form, scratch_folder())
+
+    def usual() -> None:
+        for _ in loader:
+            pass
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            images = later
+            if way == "streamed":
+                images = DecodedOnUse(tuple(files), form), labels
+            elif way == "first":
+                images = stored("train", form, Path(folder))
+            batches = batches_of(*images, BATCH)
+            for step in range(len(batches)):
+                batches.batch(step)
+
+    title = f"data path, {DATA_PATHS[way]}: the tutorial's loader / ours"
+    return Comparison(title, usual, ours, "same decoded pixels")
 
 
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (
-    compare_probe, lambda: compare_step("resnet18", 16), lambda: compare_step("resnet50", 8),
-)  # fmt: skip
+    compare_probe,
+    lambda: compare_step("resnet18", 16),
+    lambda: compare_step("resnet50", 8),
+    lambda: compare_data("streamed"),
+    lambda: compare_data("first"),
+    lambda: compare_data("later"),
+)
