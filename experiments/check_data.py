@@ -116,14 +116,10 @@ def report_near_duplicates(
         rows[one]["near_duplicate"] = rows[other]["path"]
     names = [row["path"] for row in rows]
     print(note_of(pairs, names, "odd"))
-    whole = View(250, 250, squash=True)
-    cells = [
-        LabelledImage(
-            torch.cat([whole(load_image(files[i])) for i in (one, other)], 2),
-            names[one], (names[other],), (1 - bits / 64,),
-        )
-        for one, other, bits in pairs[:SHOWN]
-    ]  # fmt: skip
+    whole, cells = View(250, 250, squash=True), []
+    for one, other, bits in pairs[:SHOWN]:
+        both = torch.cat([whole(load_image(files[i])) for i in (one, other)], 2)
+        cells.append(LabelledImage(both, names[one], (names[other],), (1 - bits / 64,)))
     draw_sheet(SHEET, cells, f"{len(pairs):,} pairs of near-duplicates: equal bits of their hashes")
     print(f"sheet of near-duplicates: {SHEET}")
 
@@ -141,11 +137,9 @@ def print_verdict(scanned: "Scan", rows: Sequence[dict]) -> None:
     if bad:
         summary = f"{len(bad):,} of {len(rows):,} cannot be decoded"
         print(summary)
-        raise DataError(
-            f"{summary}, for example this one: {bad[0]['verdict']}",
-            scanned.root / bad[0]["path"],
-            "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer",
-        )
+        why = f"{summary}, for example this one: {bad[0]['verdict']}"
+        fix = "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer"
+        raise DataError(why, scanned.root / bad[0]["path"], fix)
     sizes = " + ".join(f"{len(images):,}" for images in scanned.splits.values())
     print(f"{sizes} images in {len(scanned.classes):,} classes: all decode")
 
