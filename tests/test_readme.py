@@ -46,6 +46,7 @@ TINY = {
     "experiments.transfer": "--model resnet8 --weights none --size 16 --squash --epochs 1 "
     "--batch-size 4 --seeds 1 --precision fp32 --output-dir {tmp}/out",
     "experiments.check_data": "--workers 0",
+    "experiments.diagnose": "--help",
     "experiments.verify": "resnet18",
     "experiments.bugs": "--help",
     "experiments.shapes": "",

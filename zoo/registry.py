@@ -5,6 +5,7 @@ The plain twin of resnet50 is plain50; that of vit_b_16 is plainvit_b_16.
 """
 
 import difflib
+import logging
 import numbers
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -23,6 +24,8 @@ from zoo.vit import TABLE as VITS
 from zoo.vit import vit
 from zoo.weights.identify import brought_by, has_head_of
 from zoo.weights.load import fill, open_weights
+
+log = logging.getLogger("zoo")
 
 MODELS: dict[str, Callable[..., Network]] = {
     **{plain_name(name): partial(resnet, name, plain=True) for name in RESNETS},
@@ -91,7 +94,9 @@ def build(
     if has_head_of(model, opened):
         return fill(model, opened)
     model.head.reset_parameters()
-    return fill(model, opened, drop={"head"})
+    fill(model, opened, drop={"head"})
+    log.warning("the head for %d classes is new: its weights are random", model.head.out_features)
+    return model
 
 
 def as_python(value: Any) -> Any:

@@ -191,7 +191,8 @@ def likely_cause(
     plain = settings_of(model).get("shortcut") == "none"
     if plain and not (missing or unknown) and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
-    if names := names_for(weights):
+    same = shapes_of(without_head(tensors)) == shapes_of(without_head(places))
+    if not same and (names := names_for(weights)):
         name = names[-1]  # the residual one of two twins
         return f"this is {name}'s: zoo.build({name!r}, weights=...) finds the settings in them"
     return "they are incomplete, renamed, or of a network or settings that the zoo does not have"

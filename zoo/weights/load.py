@@ -82,7 +82,7 @@ def open_weights(source: object, model: str | None = None) -> Weights:
         return network_in(from_loaded(dict(source), STATE_DICT), STATE_DICT)
     if not isinstance(source, str | Path):
         why = f"weights are a path, a URL or a state dict, not {type(source).__name__}"
-        fix = "give the PATH or URL of a file, or what model.state_dict() returns"
+        fix = "give the PATH or URL of a file, what model.state_dict() returns, or 'DEFAULT'"
         raise WeightsError(why, "zoo.load, zoo.build", fix)
     if str(source).startswith(PREFIX):
         return from_hub(str(source))
@@ -243,7 +243,10 @@ def converted(key: str, tensor: Tensor, place: Tensor, weights: Weights) -> tupl
     """
     new = tensor.detach().to(place.dtype)
     if tensor.dtype in FLOATS and place.dtype in FLOATS:
-        if not (problem := nonsense_in(key, new)):
+        problem = nonsense_in(key, new)
+        if problem and not nonsense_in(key, tensor):
+            problem = f"has values that {place.dtype} cannot hold"
+        if not problem:
             precise = torch.promote_types(tensor.dtype, place.dtype) == place.dtype
             return new, not precise and not torch.equal(new.to(tensor.dtype), tensor)
     # Averaging scripts turn num_batches_tracked into a float; only whole numbers are kept.

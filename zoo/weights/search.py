@@ -19,7 +19,7 @@ from zoo.weights.dialects import DIALECTS, Dialect
 from zoo.weights.screen import AGAIN
 
 MOST_LETTERS = 500  # characters of an entry's name
-MOST_WORDS = 4  # before the names that a table knows: "model.module.encoder."
+MOST_WORDS = 4  # in a place, and before the names that a table knows: "model.module.encoder."
 LANDMARKS = dict.fromkeys(
     (stem, block, dialect.base)
     for dialect in DIALECTS
@@ -101,7 +101,8 @@ def groups_in(entries: dict | list | tuple, source: str) -> Iterator[tuple[str, 
         if tensors := {key: v for key, v in named.items() if isinstance(v, Tensor)}:
             yield place, tensors
         for key, value in named.items():
-            if isinstance(value, dict | list | tuple) and id(value) not in seen:
+            deep = place.count(".") >= MOST_WORDS
+            if isinstance(value, dict | list | tuple) and id(value) not in seen and not deep:
                 seen.add(id(value))
                 waiting.append((f"{place}.{key}" if place else key, value))
 
