@@ -55,8 +55,9 @@ def read_batches(root: Path, download: bool) -> Dataset:
 
 
 def is_cifar10(data_dir: Path) -> bool:
-    """True if the folder holds CIFAR-10 in either layout: names and numbers of classes, and sizes.
+    """True if the folder holds CIFAR-10: torchvision's files, or train/ and test/ that match it.
 
+    Compared are class names, numbers of images, and the size of one image per class and split.
     Raises DataError if the folder has no layout that can be read.
     """
     listing = listing_of(data_dir)

@@ -129,7 +129,9 @@ class ImageDataset:
         self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
 
     def drop(self, split: str, gone: Container[int], error: DataError) -> None:
-        """Drop images by index; raise `error`, with the classes, if none of a class are left."""
+        """Drop images by index; raise `error`, with the classes, if train loses all of a class.
+
+        The same if the split would be empty."""
         part = self.splits[split]
         kept = [i for i in range(len(part.labels)) if i not in gone]
         left = part.chosen(torch.tensor(kept, dtype=torch.int64))
@@ -143,7 +145,7 @@ class ImageDataset:
     def check_near_duplicates(self, skip: bool) -> None:
         """Note images that are nearly the same as one of a later split; `skip` leaves them out.
 
-        Images in memory, those of CIFAR-10, are not looked at.
+        CIFAR-10's images, which are in memory and not in files, are not compared.
         """
         files = [file for part in self.splits.values() for file in part.files]
         homes = [name for name, part in self.splits.items() for _ in part.files]

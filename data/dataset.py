@@ -81,8 +81,8 @@ def balanced_order(labels: Tensor) -> Tensor:
 def read_folder(root: Path, size: int, *, keep_duplicates: bool = False) -> Dataset:
     """Read train/ and test/ (or else val/) of a folder, or of zips of them (data/folders.py).
 
-    Of one folder of classes, test is drawn. Images are decoded, scaled to `size` pixels on the
-    shorter side, and center-cropped to a square.
+    If it is one folder of classes, the test set is drawn from it. Images are decoded, scaled to
+    `size` pixels on the shorter side, and center-cropped to a square.
     """
     listing = listing_of(root)
     folder = scan(listing, wanted=("test",), keep_duplicates=keep_duplicates)

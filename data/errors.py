@@ -9,7 +9,7 @@ class Problem(ValueError):
 
     def __str__(self) -> str:
         what, where, fix = (printable(" ".join(str(line).split())) for line in self.args)
-        return "\n".join((shortened(what), shortened(where), fix))
+        return "\n".join((shortened(what), where, fix))  # a path has to stay whole
 
 
 class DataError(Problem):

@@ -71,15 +71,17 @@ def scan(
     if parts:
         images = draw_splits(images, parts, seed)
         which = " and ".join(parts) + (" are" if len(parts) > 1 else " is")
-        listing.taken.append(f"{which} drawn at random, with seed {seed}: 15 % of each class each")
+        share = "15 % of each class per split"
+        listing.taken.append(f"{which} drawn at random, with seed {seed}: {share}")
     splits = [split for split in SPLIT_ORDER if split in existing or split in parts]
     return labelled(listing, images, splits)
 
 
 def scan_classes(listing: Listing) -> Scan | None:
-    """Every image of one folder of classes, as the split "whole"; None if it holds splits.
+    """Every image of one folder of classes, as the split "whole"; None if there is a train/.
 
-    Without train/, that folder is test/ or else val/. Raises DataError if it has no images.
+    If there are splits but no train/, test/ is that folder, or else val/. Raises DataError if it
+    has no images.
     """
     folder_of = layout(listing)
     if "train" in folder_of:
@@ -212,9 +214,9 @@ def check_counts(
 
 
 def unlike_cifar10(listing: Listing, images: Assignment) -> str | None:
-    """How images of CIFAR-10's class names differ from CIFAR-10, "" if they do not.
+    """How images whose classes have CIFAR-10's names differ from CIFAR-10; "" if they do not.
 
-    None for other class names. Of each class and split, the size of one image is looked at.
+    None if the classes have other names. The size of one image per class and split is compared.
     """
     if {label for _, label in images.values()} != set(CIFAR10):
         return None

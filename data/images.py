@@ -32,7 +32,7 @@ STARTS = re.compile(
 )
 TEXT = re.compile(rb"[\t\n\r -~]+")
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
-# Other kinds of files that are met as images: how they start, their name, and what to do.
+# Other kinds of files that are found among images: how they start, their kind, and what to do.
 PILLOW = "convert it: python -c \"from PIL import Image; Image.open('IN').save('OUT.png')\""
 OTHERS = (
     (rb".{4}ftyp.{,40}avi[fs]", "AVIF image", PILLOW),
@@ -54,7 +54,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT  # its own 1 MB would refuse the whole 
 
 
 def as_image(given: object) -> Tensor:
-    """An image of any kind -> uint8 (3, H, W), the same pixels as those of its file.
+    """An image in any form -> uint8 (3, H, W), with the pixels that load_image gives for its file.
 
     `given`: a path, bytes, an open binary file, a PIL image, a uint8 array (H, W, 3) or (H, W), or
     a uint8 tensor (3, H, W). Raises DataError for anything else.
@@ -157,13 +157,13 @@ def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:
 
 
 def starts_as_image(start: bytes, name: str) -> bool:
-    """True if a file's first 64 bytes are those of FORMATS; of TIFF only if `name` has no dot."""
+    """True if a file starts as one of FORMATS does; as TIFF does, only if `name` has no dot."""
     maybe_raw = "." in name.rpartition("/")[2]
     return bool(STARTS.match(start) or (not maybe_raw and TIFF.match(start)))
 
 
 def other_kind(data: bytes) -> tuple[str, str] | None:
-    """The name of a file that is one of OTHERS, and what to do; None if it is not."""
+    """The kind of a file that is one of OTHERS, and what to do; None if it is none of them."""
     found = (row[1:] for row in OTHERS if re.match(row[0], data[:64], re.DOTALL | re.IGNORECASE))
     return next(found, None)
 

@@ -1,7 +1,7 @@
 """Finds the folders of splits and classes that a folder already has, nested or not.
 
-Each folder that is taken by more than its plain name is said in a note; a folder that could be two
-things is refused, with the folder to give instead.
+A note names each folder that was taken but lies deeper than expected, or is not named train, val or
+test. A folder that could be two things is refused; the message names the folder to give instead.
 """
 
 import re
@@ -18,7 +18,7 @@ NO_TRAINING = re.compile("test|val|dev|holdout|pred|aug", re.IGNORECASE)  # in n
 def layout(listing: Listing) -> dict[str, str]:
     """The folder of each split in order, or {WHOLE: folder} for one folder of classes.
 
-    A folder around all others is passed through; so is one between a split and its classes.
+    A folder that only wraps the others is skipped; so is one between a split and its classes.
     """
     base = ""
     while not (folder_of := given_splits(listing, base)) and (inner := wrapped(listing, base)):
@@ -52,7 +52,7 @@ def given_splits(listing: Listing, base: str) -> dict[str, str]:
         split, others = split_in(folder)
         if split:
             sets[others][split].append(folder)
-    # Names of more words are splits only if train and another have the same other words.
+    # seg_train is a split only beside another with the same other words, such as seg_test.
     possible = [found for words, found in sets.items() if len(found) > 1 and "train" in found]
     possible = [sets[()]] if () in sets else possible
     twice = [same for found in possible for same in found.values() if len(same) > 1]
@@ -85,9 +85,9 @@ def given_splits(listing: Listing, base: str) -> dict[str, str]:
 
 
 def wrapped(listing: Listing, folder: str) -> str | None:
-    """The only folder in `folder`, if it takes its place: it has its name, or holds only folders.
+    """The only folder in `folder`, if `folder` only wraps it; None if not.
 
-    The files that are left out beside it are noted.
+    It has the same name, or holds folders and no images. Files beside it are noted as left out.
     """
     folders, files = listing.entries(folder)
     if len(folders) != 1 or any(map(is_image, files)):

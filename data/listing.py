@@ -33,7 +33,7 @@ NO_FILE = "left out, a link that is broken or circular, or not a regular file"
 HIDDEN = "left out, hidden or of the system"
 DEEP = "left out, nested too deeply"
 BY_CONTENT = "read by content, not named .jpg, .png ..."
-# Folders and files of systems that keep thumbnails, indexes or deleted files beside images.
+# Folders and files of operating systems and NAS devices: thumbnails, indexes, deleted files.
 SYSTEM = (
     "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp",
     "$recycle.bin", "recycler", "system volume information", "lost+found", "thumbs.db",
@@ -128,7 +128,7 @@ class Listing:
         return images
 
     def kind(self, name: str) -> str:
-        """The note about a file whose name is no image's: its first bytes say what it is."""
+        """The note about a file that is not named as an image: its first bytes show its kind."""
         start = b""
         with contextlib.suppress(*UNREADABLE), self.open(name) as file:
             start = file.read(64)
@@ -221,9 +221,9 @@ class ZipListing(Listing):
 
 
 def split_in(folder: str) -> tuple[str | None, tuple[str, ...]]:
-    """The split that one word of the name names, and the other words: seg_train is train, (seg, _).
+    """The split that one word of a folder's name says, and the others: seg_train: train, (seg, _).
 
-    None if no word names one, or several do.
+    The split is None if no word says one, or if several do.
     """
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_]+", folder.rpartition("/")[2])
     found = [SPLITS[word.lower()] for word in words if word.lower() in SPLITS]
@@ -263,7 +263,7 @@ def readable(folder: Path) -> Path:
 
 
 def hidden(name: str) -> bool:
-    """True if a file or folder is hidden or a system's, judging by its own name (no slashes)."""
+    """True if a file or folder is hidden or in SYSTEM, judging by its own name (no slashes)."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 

@@ -1,6 +1,6 @@
 """Finds nearly identical images in different splits, by the perceptual hashes of imagehash.
 
-Images that were encoded again or resized have other bytes, but nearly the same hash. The package
+An image that was encoded again or resized has other bytes, but nearly the same hash. The package
 imagehash is optional.
 """
 
@@ -16,8 +16,8 @@ from data.decoding import size_of
 from data.listing import SPLIT_ORDER, some
 from data.progress import Progress
 
-# Of 78,606 pairs of different photos (hymenoptera_data), none differ by less than 14 bits; all 397
-# photos differ by at most 4 from JPEGs of half the size and quality 30, by 6 if brighter by 15 %.
+# In all 78,606 pairs of different photos (hymenoptera_data), at least 14 bits differ. Between each
+# of the 397 photos and its JPEG of half the size and quality 30, at most 4; 15 % brighter, 6.
 MOST_BITS = 6
 AT_ONCE = 2**22  # pairs that are compared at once: 32 MiB
 MISSING = (
@@ -51,7 +51,7 @@ def near_pairs(
     """For each image, the most similar one in a later split of train, val, test, if they are near.
 
     `fingerprints` (None: unknown) and `splits` are those of all images. Returns the indices of both
-    images, the one of the earlier split first, and how many bits differ, at most MOST_BITS.
+    images, that of the earlier split first, and how many bits differ: at most MOST_BITS.
     """
     known = np.array([i for i, bits in enumerate(fingerprints) if bits is not None], int)
     hashes = np.array([fingerprints[i] for i in known], np.uint64)
@@ -73,6 +73,6 @@ def near_pairs(
 
 
 def note_of(pairs: Sequence[tuple[int, int, int]], names: Sequence[str], what: str) -> str:
-    """A note on pairs of images: their number and names, and `what` was done with them."""
+    """A note on pairs of images: `what` was done with them, their number and names."""
     named = some(f"{names[one]} (as {names[other]})" for one, other, _ in pairs)
     return f"{what}, nearly the same as an image of a later split ({len(pairs):,}): {named}"

@@ -65,10 +65,10 @@ def store(
 def results_of(
     files: Sequence[str], form: Callable[[Tensor], Any], folder: Path, workers: int, title: str
 ) -> tuple[list[Any], dict[int, DataError]]:
-    """`form` of each image, None for those that do not decode, and the errors of those by index.
+    """`form` of each image (None if it does not decode), and the errors of such images by index.
 
-    Results, which JSON must be able to hold, are stored in a file that is named by a hash of the
-    images' names, sizes and dates, of `form` and of versions().
+    The results (values that JSON has) are stored in a file. A hash names it: of the images' names,
+    sizes and dates, of `form`'s name and of versions().
     """
     stats = [Path(file).stat() for file in files]
     state = [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]

@@ -46,7 +46,7 @@ class View:
 class ShorterSide:
     """Scale the shorter side to `side` pixels: uint8 (3, H, W) -> (3, h, w).
 
-    Of a strip so thin that the result would have over MAX_PIXELS, only the middle is scaled.
+    If an image is so thin that the result would have over MAX_PIXELS, only its middle is scaled.
     """
 
     side: int

@@ -2,8 +2,8 @@
 
     python -m experiments.check_data FOLDER
 
-With the package imagehash it also finds images of one split that are nearly the same as one of
-another, and draws the pairs.
+If the package imagehash is installed, it also finds images that are nearly the same as one of
+another split, and draws the pairs.
 """
 
 import os
@@ -99,7 +99,7 @@ def print_counts(scanned: "Scan") -> None:
 def report_near_duplicates(
     rows: Sequence[dict], files: Sequence[str], prints: Sequence[int | None]
 ) -> None:
-    """Print, enter into `rows` and draw the pairs of nearly the same images of different splits."""
+    """Print and draw the pairs of near-duplicates across splits; add them to `rows`."""
     import torch
 
     from data.images import load_image
@@ -116,15 +116,11 @@ def report_near_duplicates(
         rows[one]["near_duplicate"] = rows[other]["path"]
     names = [row["path"] for row in rows]
     print(note_of(pairs, names, "odd"))
-    whole = View(250, 250, squash=True)
-    cells = [
-        LabelledImage(
-            torch.cat([whole(load_image(files[i])) for i in (one, other)], 2),
-            names[one], (names[other],), (1 - bits / 64,),
-        )
-        for one, other, bits in pairs[:SHOWN]
-    ]  # fmt: skip
-    draw_sheet(SHEET, cells, f"{len(pairs):,} near-duplicates, with the share of equal bits")
+    whole, cells = View(250, 250, squash=True), []
+    for one, other, bits in pairs[:SHOWN]:
+        both = torch.cat([whole(load_image(files[i])) for i in (one, other)], 2)
+        cells.append(LabelledImage(both, names[one], (names[other],), (1 - bits / 64,)))
+    draw_sheet(SHEET, cells, f"{len(pairs):,} pairs of near-duplicates: equal bits of their hashes")
     print(f"sheet of near-duplicates: {SHEET}")
 
 
@@ -141,11 +137,9 @@ def print_verdict(scanned: "Scan", rows: Sequence[dict]) -> None:
     if bad:
         summary = f"{len(bad):,} of {len(rows):,} cannot be decoded"
         print(summary)
-        raise DataError(
-            f"{summary}, for example this one: {bad[0]['verdict']}",
-            scanned.root / bad[0]["path"],
-            "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer",
-        )
+        why = f"{summary}, for example this one: {bad[0]['verdict']}"
+        fix = "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer"
+        raise DataError(why, scanned.root / bad[0]["path"], fix)
     sizes = " + ".join(f"{len(images):,}" for images in scanned.splits.values())
     print(f"{sizes} images in {len(scanned.classes):,} classes: all decode")
 

@@ -7,7 +7,7 @@
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
 Class names and preprocessing come from the file, or from the options --classes and --preprocess.
-What a file does not say is printed if it is assumed.
+Preprocessing that had to be assumed is printed.
 """
 
 import glob
@@ -105,6 +105,8 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
     Raises DataError for a folder without images or a pattern without matches.
     """
+    if isinstance(inputs, str | Path):
+        inputs = [str(inputs)]
     if not inputs:
         raise UsageError("no images are named", "the command line", "add files or folders")
     paths: dict[Path, None] = {}
@@ -152,14 +154,14 @@ def about(model: Classifier) -> str:
 def load_model(
     path: str | Path,
     name: str | None = None,
-    classes: str | None = None,
+    classes: str | Sequence[str] | None = None,
     preprocess: str | None = None,
 ) -> Classifier:
     """Load a file of weights, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
 
-    With the name of a network, `path` may be a published name. `classes` and `preprocess` are the
-    options --classes and --preprocess, for files that lack them. Raises WeightsError if the class
-    names are unknown, or the weights are not of the network `name`.
+    `name`: the network, if it is known; then `path` may be a published name, "IMAGENET1K_V2".
+    `classes` and `preprocess`: as the options --classes and --preprocess, for files that lack them.
+    Raises WeightsError if the class names are unknown, or the weights are not of this network.
     """
     weights = open_weights(path, name and zoo.twin(name))
     stored = weights.metadata
@@ -193,24 +195,34 @@ def network_of(
         names = names_for(weights)
         if len(names) != 1:
             which = " or ".join(names) or "no network of the zoo"
-            unknown = [key for key in weights.tensors if weights.dialect.to_zoo(key) is None]
-            some = ", ".join((unknown or [*weights.tensors])[:3])
+            dialect, keys = weights.dialect, weights.tensors
+            unknown = [k for k in keys if dialect.to_zoo(k) is None and not dialect.is_beside(k)]
+            some = ", ".join((unknown or [*keys])[:3])
             why = f"these entries fit {which}: {some} ..."
-            fix = "name it by --model, or load and export it in Python: zoo.load, zoo.export"
-            raise WeightsError(why, weights.source, fix)
+            fix = "name it by --model, or load it in Python: zoo.load(zoo.build(NAME), PATH)"
+            if not names:
+                fix = "the zoo has ResNets and ViTs of the usual sizes: zoo.list_models()"
+            raise WeightsError(why, source_of(weights), fix)
         (name,) = names
     zoo.check(name, {})
     drop = {"shortcut"} if name != zoo.twin(name) and not is_plain(weights) else set()
     model = zoo.build(name, **brought_by(weights, zoo.settings_allowed(name)))
     if not has_head_of(model, weights):
         drop |= {"head"}
+        own = names_for(weights)
+        if own and not {name, zoo.twin(name)} & {*own}:
+            why, fix = f"these weights are not {name}'s", f"they are {own[-1]}'s: --model {own[-1]}"
+            raise WeightsError(why, source_of(weights), fix)
         if not new_head:
-            why = "the file has no head of one layer, so the network cannot name classes"
-            fix = (
-                f"train a head: python -m experiments.transfer FOLDER --model {name} --weights ..."
-            )
-            raise WeightsError(why, weights.source, fix)
+            why = f"there is no head of one layer for {name}, so it cannot name classes"
+            fix = f"train one: python -m experiments.transfer FOLDER --model {name} --weights PATH"
+            raise WeightsError(why, source_of(weights), fix)
     return name, fill(model, weights, drop=drop)
+
+
+def source_of(weights: Weights) -> str:
+    """Where weights are from, and what was left out of that."""
+    return "; ".join((str(weights.source), *weights.notes))
 
 
 def save_classifier(

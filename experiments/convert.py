@@ -5,8 +5,8 @@
     python -m experiments.convert best.safetensors FOLDER --to transformers
 
 With `--to transformers`, a ResNet for ImageNet or a ViT can be written as a folder in the Hugging
-Face Hub's layout: its files store what a state dict does not, namely strides or the norms' eps,
-class names and preprocessing.
+Face Hub's layout. Its files store what a state dict does not: class names, preprocessing, and a
+ResNet's strides or a ViT's eps.
 With `--to onnx`, the network itself is written, not only its weights (plumbing/onnx_files.py).
 The naming scheme and the network are detected from the entries of the file. The weights are loaded
 into that network and exported again, so everything that zoo.load refuses is refused here, too
@@ -32,11 +32,12 @@ class Options:
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
     """A .pth or .safetensors file, its URL, hf:OWNER/NAME, or a folder in the Hub's layout."""
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The .safetensors or .pth file to write; with --to transformers, a folder is possible, too."""
+    """The file to write: .safetensors or .pth, or .onnx with --to onnx. With --to transformers, OUT
+    can be a folder."""
     to: Literal["torchvision", "transformers", "timm", "cifar", "zoo", "onnx"]
-    """The library whose names the output has; or onnx, for an .onnx file with the network."""
+    """The library whose names the output has. onnx: an ONNX file with the whole network."""
     model: cli.Word = None
-    """The network, if the entries fit several."""
+    """The network, such as plain20, if the weights fit several."""
     classes: cli.Classes = None
     """Class names in the order of the outputs: a,b,c; a text or JSON file; or the folder of class
     folders that the network was trained on."""

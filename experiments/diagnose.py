@@ -4,10 +4,12 @@
 
 A file of weights rarely says how its training images were prepared, and a wrong preprocessing only
 lowers the accuracy. This command recognises the network and compares sizes, crops, normalisations,
-RGB with BGR, batch norm's modes, and orders of the classes (plumbing/diagnosis.py).
+RGB with BGR, batch norm in eval and training mode, and orders of the classes
+(plumbing/diagnosis.py).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -20,14 +22,16 @@ from experiments.plumbing.cli import UsageError, doing
 class Options:
     """Find the preprocessing of a file of weights, and write a file that predict accepts."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A .pth or .safetensors file."""
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
-    """Labelled images: one folder per class; or with test/ or val/, which is then used."""
+    """Labelled images: one folder per class. If it has splits, test/ is used, or else val/."""
+    model: cli.Word = None
+    """The network, if the entries fit several."""
     images: int = 400
-    """How many images to try, with balanced classes."""
-    output: cli.Folder = None
-    """The .safetensors file to write, with class names and the preprocessing found."""
+    """The most images to use, at least 20; as many of each class as possible."""
+    output: Annotated[Path | None, cli.shown("FILE")] = None
+    """The .safetensors file to write: the network, class names and the preprocessing found."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
 
@@ -43,7 +47,7 @@ def main(options: Options) -> None:
             raise UsageError("the output must be new", f"--output {output}", "choose another name")
     with doing("loading the libraries"):
         from experiments.plumbing.diagnosis import diagnose
-    diagnose(options.model, options.folder, options.images, output, options.device)
+    diagnose(options.file, options.folder, options.model, options.images, output, options.device)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ class Options:
     """Accuracy, per-class table, confusion matrix and most confident mistakes of a checkpoint."""
 
     inputs: cli.Paths
-    """A .safetensors file of experiments.transfer, then the folder of images;
-    with --model, only the folder."""
+    """A file of weights (from experiments.transfer, or your own) or hf:OWNER/NAME; then the
+    folder of images. With --model, only the folder."""
     model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"
@@ -107,7 +107,7 @@ def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
         images.notes.append(f"{what}: {first} is {model.classes[ids[first]]}, and so on")
     if unknown := set(images.classes) - set(known):
         why = f"the checkpoint does not know {some(unknown)}; it knows {some(model.classes)}"
-        fix = "rename or remove the folder; names come from the checkpoint only"
+        fix = "rename or remove the folders; or rename the checkpoint's classes: --classes"
         raise DataError("; ".join((why, *images.notes)), images.source.data, fix)
     return torch.tensor([known[name] for name in images.classes])
 
@@ -134,8 +134,7 @@ def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Ten
     device = next(model.model.parameters()).device
     labels, viewed = images.labels(EVALUATED), images.images(EVALUATED, model.view)
     batches = every_image(viewed, labels, model.view, batch_size, device, images.loaders)
-    total = math.ceil(len(labels) / batch_size)
-    bar = Progress(batches, "evaluating", total)
+    bar = Progress(batches, "evaluating", math.ceil(len(labels) / batch_size))
     return infer(model.model.eval(), bar, FP32)[0]
 
 
@@ -185,11 +184,9 @@ def main(options: Options) -> None:
     """Evaluate the checkpoint, print the results, and write figures and predictions."""
     wanted = 1 if options.model else 2
     if len(options.inputs) != wanted:
-        raise UsageError(
-            f"{wanted} paths are needed, but {len(options.inputs)} are given",
-            "python -m experiments.evaluate " + " ".join(options.inputs),
-            "give CHECKPOINT DIR, or --model resnet50 DIR",
-        )
+        why = f"{wanted} paths are needed, but {len(options.inputs)} are given"
+        line = "python -m experiments.evaluate " + " ".join(options.inputs)
+        raise UsageError(why, line, "give CHECKPOINT DIR, or --model resnet50 DIR")
     cli.check_numbers(options, {"batch_size": (1, 100_000), "workers": (0, 256)})
     cli.check_folder(options.output_dir)
     with doing("loading the network"):
@@ -243,9 +240,8 @@ def show_results(
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = images.splits[EVALUATED].files or range(len(labels))
-    truths, predicted = (
-        [model.classes[i] for i in column.tolist()] for column in (labels, guesses)
-    )
+    truths = [model.classes[i] for i in labels.tolist()]
+    predicted = [model.classes[i] for i in guesses.tolist()]
     table = zip(files, truths, predicted, best.tolist(), strict=True)
     path = folder / "predictions.csv"
     write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in table], COLUMNS)

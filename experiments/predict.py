@@ -32,7 +32,7 @@ class Options:
     """Print the most probable classes of each image."""
 
     inputs: cli.Paths
-    """A checkpoint of experiments.transfer, or hf:OWNER/NAME; then images.
+    """A file of weights (from experiments.transfer, or your own) or hf:OWNER/NAME; then images.
     With --model, only images."""
     model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""

@@ -164,13 +164,12 @@ def publish_folder(folder: Path) -> None:
     """The report into its page, the rows and figures into docs/NAME/."""
     from data.listing import readable
     from experiments.ablation import report as ablation
-    from experiments.plumbing.results import ALL_ROWS, is_of_transfer
+    from experiments.plumbing.results import is_of_transfer
     from experiments.transfer import report as transfer
     from zoo.weights.atomic import write_atomic
 
     of_transfer = is_of_transfer(readable(folder))
-    needed = [ALL_ROWS] if of_transfer else ["results.csv", "*/history.csv"]
-    if not all(any(folder.glob(name)) for name in needed):
+    if not all(any(folder.glob(name)) for name in ("results.csv", "*/history.csv")):
         fix = "name the folder of the runs; the command that began them goes on"
         raise ResultsError("there is nothing to publish, or not every run is finished", folder, fix)
     name = "transfer" if of_transfer else folder.name
@@ -214,9 +213,7 @@ def main(options: Options) -> int:
             put_into_docs(name, parts)
     else:
         publish_folder(Path(options.what))
-    print(
-        "done" if options.what == "readme" else "done; next: python -m experiments.publish readme"
-    )
+    print("done" + "; next: python -m experiments.publish readme" * (options.what != "readme"))
     return 0 if good else 1
 
 

@@ -3,7 +3,7 @@
     python -m experiments.verify resnet50                          against torchvision
     python -m experiments.verify vit_b_16 --against transformers
     python -m experiments.verify                                   seven networks, all libraries
-    python -m experiments.verify --published PHOTO                 with torchvision's weights
+    python -m experiments.verify --published PHOTO                 with all of torchvision's weights
 
 The other library's network gets perturbed random weights (or ours gets `--weights`), which are
 converted to our names and back. Both networks compute one pass in eval mode, and one in train mode
@@ -38,8 +38,8 @@ class Options:
     """The library to compare with.
     Default: torchvision if a MODEL is given, otherwise all that are installed."""
     published: Annotated[Path | None, cli.shown("PHOTO")] = None
-    """Instead, download torchvision's weights of the five ResNets and vit_b_16 (2.1 GB).
-    Compare logits, and name what the photo shows."""
+    """Download torchvision's weights of the five ResNets and vit_b_16 (2.1 GB), compare the logits
+    of its networks and ours, and name what the photo shows. Takes no other argument."""
 
 
 def main(options: Options) -> int:

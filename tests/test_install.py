@@ -218,7 +218,7 @@ def test_the_locks_are_pinned_hashed_and_name_no_registry():
     assert not users.keys() & tests.keys()
     extras = PROJECT["optional-dependencies"]
     assert named(PROJECT["dependencies"], extras["experiments"]) <= users.keys()
-    assert named(extras["dev"], extras["tensorboard"]) <= tests.keys()
+    assert named(extras["dev"]) <= tests.keys()
 
 
 def read(name: str) -> str:

@@ -13,7 +13,7 @@ class WeightsError(ValueError):
 
     def __str__(self) -> str:
         what, where, fix = map(printable, self.args)
-        return "\n".join((shortened(what), shortened(where), fix))
+        return "\n".join((shortened(what), where, fix))  # a path has to stay whole
 
 
 def printable(line: object) -> str:

@@ -1,4 +1,4 @@
-"""The type of every network that zoo.build returns, and settings that it takes.
+"""The type of every network that zoo.build returns, and the values that its settings may have.
 
 ResNets and ViTs share an interface: `stem`, `features(images)` -> (N, C), `head`.
 """

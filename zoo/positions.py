@@ -31,7 +31,8 @@ def resize_positions(position: Tensor, rows: int, columns: int, resizing: str) -
     if (rows, columns) == (side, side):
         return position
     grid = position[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # -> (1, D, S, S)
-    grid = grid.to(torch.promote_types(grid.dtype, torch.float32))  # CPUs cannot antialias halves
+    # On a CPU, float16 cannot be resized with antialiasing.
+    grid = grid.to(torch.promote_types(grid.dtype, torch.float32))
     grid = interpolate(grid, (rows, columns), mode="bicubic", **RESIZINGS[resizing])
     grid = grid.to(position.dtype)
     return torch.cat([position[:, :1], grid.flatten(2).transpose(1, 2)], 1)

@@ -5,6 +5,7 @@ The plain twin of resnet50 is plain50; that of vit_b_16 is plainvit_b_16.
 """
 
 import difflib
+import logging
 import numbers
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -23,6 +24,8 @@ from zoo.vit import TABLE as VITS
 from zoo.vit import vit
 from zoo.weights.identify import brought_by, has_head_of
 from zoo.weights.load import fill, open_weights
+
+log = logging.getLogger("zoo")
 
 MODELS: dict[str, Callable[..., Network]] = {
     **{plain_name(name): partial(resnet, name, plain=True) for name in RESNETS},
@@ -67,11 +70,11 @@ def build(
     random, and torch.manual_seed() determines them. If `num_classes` differs from the weights', or
     they have no head, the head is random and a warning is logged.
 
-    A setting that is None is the weights' (classes, width, projections, image size, eps), or else
-    the table's: 1000 classes and width 64 for the ImageNet networks, 10 and 16 for the CIFAR ones.
-    `shortcut`: "projection", "pad" or "pad-append"; `stride_in`: "conv2" or "conv1"; `norm`:
-    "batch" or "none". Vision transformers have an `image_size`, a multiple of their patch size, the
-    `eps` of their norms, a `resizing` of positions.RESIZINGS and, if plain, a `block` of
+    A setting that is None comes from the weights (classes, width, projections, image size, eps), or
+    else from the table: 1000 classes and width 64 for the ImageNet networks, 10 and 16 for the
+    CIFAR ones. `shortcut`: "projection", "pad" or "pad-append"; `stride_in`: "conv2" or "conv1";
+    `norm`: "batch" or "none". Vision transformers have an `image_size`, a multiple of their patch
+    size, the `eps` of their norms, a `resizing` of positions.RESIZINGS and, if plain, a `block` of
     plainvit.BLOCKS.
     Raises ModelError for an unknown name or setting, WeightsError for weights that do not fit or
     cannot be trusted.
@@ -91,14 +94,16 @@ def build(
     if has_head_of(model, opened):
         return fill(model, opened)
     model.head.reset_parameters()
-    return fill(model, opened, drop={"head"})
+    fill(model, opened, drop={"head"})
+    log.warning("the head for %d classes is new: its weights are random", model.head.out_features)
+    return model
 
 
 def as_python(value: Any) -> Any:
-    """A NumPy number as Python's own."""
+    """`value`, but a NumPy number as Python's own type."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
-    return float(value) if isinstance(value, float) else value
+    return float(value) if isinstance(value, numbers.Real) and type(value) is not bool else value
 
 
 def settings_allowed(name: str) -> list[str]:

@@ -26,7 +26,7 @@ from zoo.positions import resize_positions
 
 
 def count_patches(images: Tensor, side: int) -> tuple[int, int]:
-    """Rows and columns of patches of `side` pixels. ValueError unless these are whole numbers."""
+    """Rows and columns of patches of `side` pixels; ValueError unless both are whole numbers."""
     height, width = images.shape[2:]
     # The convolution would ignore a remainder of rows or columns without a word.
     if height % side or width % side:
@@ -34,8 +34,8 @@ def count_patches(images: Tensor, side: int) -> tuple[int, int]:
     return height // side, width // side
 
 
-# torch.fx records the calls of forward() without images, so it cannot decide an `if` about sizes.
-# It records these two functions as they are; their `if` is decided when images come.
+# torch.fx runs forward() without images to record its calls, so it cannot decide an `if` on sizes.
+# It records each of these two functions as one call; their `if` is decided when images come.
 torch.fx.wrap("count_patches")
 torch.fx.wrap("resize_positions")
 

@@ -20,7 +20,7 @@ from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle
-from experiments.plumbing.results import STARTS, read_row, say_skipped, write_csv
+from experiments.plumbing.results import read_row, say_skipped, write_csv
 from experiments.plumbing.tables import print_report
 
 
@@ -36,11 +36,10 @@ def settle_precision(
         return build_model(deepest).to(device), make_batches(deepest, device)
 
     path = output_dir / SETTINGS_FILES[0]
-    about = {"preset": options.preset, "device": device.type, **STARTS}
+    about = {"preset": options.preset, "device": device.type}
     chosen = settle(path, about, options.precision, device, {ALL: make}, ALONE)[ALL]
-    settings = replace(
-        base.settings, precision=chosen.precision, channels_last=chosen.channels_last
-    )
+    precision, layout = chosen.precision, chosen.channels_last
+    settings = replace(base.settings, precision=precision, channels_last=layout)
     return replace(ablation, base=replace(base, settings=settings))
 
 

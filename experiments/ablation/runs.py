@@ -57,11 +57,7 @@ class Data:
 
 def in_words(source: str, size: int) -> str:
     """A Data's images, for a caption."""
-    names = {
-        "synthetic": "synthetic images",
-        "embedded": "an earlier version's images",
-        "cifar10": "CIFAR-10",
-    }
+    names = {"synthetic": "synthetic images", "cifar10": "CIFAR-10"}
     return f"{names.get(source, 'a folder')} at {size}x{size}"
 
 
@@ -216,15 +212,12 @@ def finish(
     dataset = load_data(run.data)
     last = state.history[-1] if status == "finished" else {}
     row = {
-        "run": asdict(run),
-        "status": status,
+        "run": asdict(run), "status": status,
         "images": [len(dataset.train_labels), len(dataset.test_labels)],
         "parameters": sum(p.numel() for p in state.model.parameters()),
         **{name: last.get(name) for name in HISTORY_FIELDS[3:]},
-        "skipped_steps": state.skipped_steps,
-        "seconds": round(seconds, 1),
-        **machine(device),
-    }
+        "skipped_steps": state.skipped_steps, "seconds": round(seconds, 1), **machine(device),
+    }  # fmt: skip
     assert isinstance(state.model, Network)
     view = asdict(view_of(run.data))
     metadata = Metadata(run.model, settings_of(state.model), dataset.classes, view)

@@ -69,9 +69,8 @@ def collapse_verdict(residuals: Sequence[dict], state: str) -> str:
         for by_seed in (by_block(residuals, network, state) for network in ("vit", "plainvit"))
     ]
     seeds = sorted(ends[0].keys() & ends[1].keys())
-    answer, difference, vit, plain = compare_arms(
-        [(ends[0][seed], ends[1][seed]) for seed in seeds]
-    )
+    pairs = [(ends[0][seed], ends[1][seed]) for seed in seeds]
+    answer, difference, vit, plain = compare_arms(pairs)
     return (
         f"- {STATES[state]}: {answer.lower()}; the relative residual after the last block is "
         f"{vit.show(3)} in vit and {plain.show(3)} in plainvit; the difference, {difference}"

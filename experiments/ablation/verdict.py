@@ -31,11 +31,8 @@ def degradation_of(results: Sequence[dict]) -> Degradation:
     depths = sorted({result["depth"] for result in results})
     if unit == "layers":
         depths = of_one_block(depths)
-    losses = {
-        (result["network"], result["depth"], result["seed"]): result["train_loss"]
-        for result in results
-        if result["status"] == "finished"
-    }
+    finished = [result for result in results if result["status"] == "finished"]
+    losses = {(r["network"], r["depth"], r["seed"]): r["train_loss"] for r in finished}
 
     def degradation(network: str, seed: int) -> float:
         deepest, shallowest = (losses.get((network, depths[i], seed), math.nan) for i in (-1, 0))

@@ -86,11 +86,6 @@ def warn_of_missing_fonts() -> None:
     )
 
 
-def one_line(text: str) -> str:
-    """Text without line breaks, with each accented letter as one character, as in most fonts."""
-    return " ".join(unicodedata.normalize("NFC", text.translate(UNDRAWN)).split())
-
-
 def letter_or_escape(letter: str) -> str:
     """The letter, or an escape such as \\ud55c if no font has it."""
     if letter.isprintable() and ord(letter) in drawable():
@@ -112,7 +107,8 @@ def fit(text: str, width: float, size: float) -> str:
     A longer text loses its middle, since names often differ at their ends. A letter that no font
     has becomes an escape such as \\ud55c, which can be looked up, unlike an empty box.
     """
-    line = one_line(text)
+    # Each accented letter becomes one character, as in most fonts.
+    line = " ".join(unicodedata.normalize("NFC", text.translate(UNDRAWN)).split())
     line = line if len(line) <= 2 * LONGEST else line[:LONGEST] + line[-LONGEST:]
     letters = [letter_or_escape(letter) for letter in line]
     words, kept = "".join(letters), len(letters)

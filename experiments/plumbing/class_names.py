@@ -1,7 +1,9 @@
-"""Class names in the order of a network's outputs: as the user gives them, or as a file does."""
+"""Class names in the order of a network's outputs, given by the user or stored in the file."""
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.folders import scan, scan_classes
@@ -17,7 +19,10 @@ FORMS = (
 
 
 def class_names(
-    requested: str | None, stored: tuple[str, ...] | None, outputs: int, source: object
+    requested: str | Sequence[str] | None,
+    stored: tuple[str, ...] | None,
+    outputs: int,
+    source: object,
 ) -> tuple[str, ...] | None:
     """The names that --classes requests, else those stored in the file `source`, if any.
 
@@ -28,11 +33,12 @@ def class_names(
             why = f"the file names {len(stored)} classes and its head has {outputs} outputs"
             raise WeightsError(why, source, "get the file again, or give --classes")
         return stored
-    names = names_in(requested)
+    names = names_in(requested) if isinstance(requested, str) else tuple(requested)
     if len(names) != outputs or len(set(names) - {""}) != outputs:
         some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
-        why = f"the head has {outputs} outputs and needs as many different names, not {some:.150}"
-        raise UsageError(f"{why} ({len(names)})", f"--classes {requested:.150}", FORMS)
+        why = f"the network has {outputs} outputs, which need as many different names"
+        given = f"these are {len(names)}: {some:.150}"
+        raise UsageError(f"{why}; {given}", f"--classes {requested!s:.150}", FORMS)
     if stored not in (None, names):
         theirs = ", ".join(stored)
         say(f"class names: those of --classes, not the file's ({theirs:.100})", sys.stderr)
@@ -52,16 +58,24 @@ def names_in(text: str) -> tuple[str, ...]:
             say(f"class names: {note}", sys.stderr)
         return found.classes
     if not path.is_file():
-        return tuple(name.strip() for name in text.split(","))
+        if path.suffix.lower() in (".txt", ".json", ".csv"):
+            raise UsageError("there is no such file of class names", path, FORMS)
+        return tuple(name.strip(" []'\"") for name in text.split(","))  # also a pasted Python list
     try:
         content = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() != ".json":
-            return tuple(line.strip() for line in content.splitlines() if line.strip())
+            lines = tuple(line.strip() for line in content.splitlines() if line.strip())
+            if len(lines) > 1 and all(re.match(r"\d+[\s,;:]", line) for line in lines):
+                raise ValueError("its lines begin with numbers; give names only, in order")
+            return lines
         entries = json.loads(content)
         if isinstance(entries, dict):  # number -> name, or ImageFolder's class_to_idx
             if all(type(value) is int for value in entries.values()):
                 entries = {number: name for name, number in entries.items()}
-            entries = [entries[number] for number in sorted(entries, key=int)]
+            numbers = sorted(entries, key=int)
+            if [*map(int, numbers)] != [*range(len(numbers))]:
+                raise ValueError("its numbers are not 0, 1, 2 ...")
+            entries = [entries[number] for number in numbers]
         if not all(isinstance(name, str) for name in entries):
             raise ValueError("names are needed")
         return tuple(entries)

@@ -59,7 +59,7 @@ def convert(
 def write_as_folder(
     folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, view: View
 ) -> None:
-    """Write a folder in the Hugging Face Hub's layout. Raises WeightsError if it has no such."""
+    """Write a folder in the Hub's layout. Raises WeightsError if transformers lacks the network."""
     classes = classes or tuple(f"LABEL_{place}" for place in range(model.head.out_features))
     write_folder(folder, name, model, classes, asdict(view))
     print(f"{name}: transformers' from_pretrained and pipeline can load {folder}")

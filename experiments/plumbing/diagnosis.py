@@ -1,7 +1,7 @@
 """Find the preprocessing that a network was trained with: try it out on labelled images.
 
-Two trials are compared image by image (McNemar 1947). If the images are too few to tell, or if no
-trial is better than chance, the verdict says so.
+A trial is one way to prepare the images. Two trials are compared image by image (McNemar 1947). If
+the images are too few to tell, or if no trial is better than chance, the verdict says so.
 Dimension key: N images, K classes.
 """
 
@@ -42,15 +42,18 @@ SHOWN = 12  # rows of the table
 HEADER = ("images prepared by", "accuracy", "95 % interval", "loss")
 
 
-def diagnose(file: str, folder: str, limit: int, output: Path | None, device_name: str) -> None:
+def diagnose(
+    file: str, folder: str, name: str | None, limit: int, output: Path | None, device_name: str
+) -> None:
     """Print the table and the verdict, and write the network with what was found to `output`.
 
-    `limit`: the most images to try. Raises DataError if there is an output and one cannot tell.
+    `name`: the network, if it is known; `limit`: the most images to use. Raises DataError if
+    `output` is given but one cannot tell.
     """
     with doing(f"reading {file}"):
         device, why = choose_device(device_name)
         weights = open_weights(file)
-        name, model = network_of(weights)
+        name, model = network_of(weights, name)
         outputs = model.to(device).head.out_features
     with doing(f"listing the images in {folder}"):
         dataset, classes = labelled(folder, limit, weights.metadata.classes, outputs)
@@ -62,16 +65,17 @@ def diagnose(file: str, folder: str, limit: int, output: Path | None, device_nam
     if order is not None:
         found = [replace(trial, labels=order[trial.labels]) for trial in found]
         classes = tuple(classes[label] for label in order.argsort())
-        print(f"the classes are in another order: {printable(', '.join(classes))}")
+        listed = printable(", ".join(classes))
+        print(f"the outputs are not in the order of the folders, but: {listed}")
     found.sort(key=lambda trial: (-int(trial.right.sum()), trial.loss))
     text, chosen = verdict(found)
     table = Rows(HEADER, [trial.row for trial in found[:SHOWN]])
-    print_report([table, f"The best of {len(found)} trials. {text}"])
+    print_report([table, f"The best of {len(found)} different trials. {text}"])
     if not output:
         print("to use it: repeat with --output FILE.safetensors" if chosen else "nothing is chosen")
         return
     if not chosen:
-        fix = "see above what to do; or choose one yourself: python -m experiments.convert"
+        fix = "see above; or choose the preprocessing: python -m experiments.convert --preprocess"
         raise DataError("nothing is written: one cannot tell", folder, fix)
     view = as_rgb(model, chosen.view) if chosen.bgr else chosen.view
     save_classifier(output, name, model, classes, view, {"accuracy": chosen.row[1]})
@@ -142,9 +146,9 @@ def labelled(
 
 
 def views_for(model: Network) -> list[View]:
-    """Whole images, squashed, and center crops, in the sizes that such networks are trained with.
+    """Whole images squashed to a square, and center crops, in sizes that are usual for the network.
 
-    Many train large networks on small images, so 32x32 is always tried.
+    Large networks are often trained on small images, so 32x32 is always tried.
     """
     side = default_view(model).crop
     whole, small = (View(n, n, squash=True, input_size=n) for n in (side, 32))
@@ -155,7 +159,7 @@ def views_for(model: Network) -> list[View]:
 def trials(model: Network, dataset: ImageDataset, device: torch.device) -> list[Trial]:
     """Every view with every normalisation, RGB and BGR; with batch norm, also in training mode.
 
-    Views that show the same as one before are left out, as for square images.
+    A view that gives the same pixels as one before is left out, such as the crop of a square.
     """
     images: dict[View, Tensor] = {}
     for view in views_for(model):
@@ -193,7 +197,8 @@ def is_better(right: Tensor, other: Tensor) -> bool:
 def class_order(found: Sequence[Trial], classes: int) -> Tensor | None:
     """The output of each class, int64 (K,), if the outputs are not in the order of the labels.
 
-    The first half of the images gives the order, and the second half tests it.
+    The first half of the images gives the order, and the second half tests it. None if the order of
+    the labels is as good.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -213,7 +218,7 @@ def class_order(found: Sequence[Trial], classes: int) -> Tensor | None:
 
 
 def verdict(found: Sequence[Trial]) -> tuple[str, Trial | None]:
-    """What the trials, best first, show; and the one to use, or None if one cannot tell."""
+    """What the trials (best first) show, and the one to use; None if one cannot tell."""
     from scipy.stats import binomtest
 
     best, n = found[0], len(found[0].labels)
@@ -233,11 +238,11 @@ def verdict(found: Sequence[Trial]) -> tuple[str, Trial | None]:
     listed = "; or ".join(trial.words for trial in usable[:4]) + " ..." * (len(usable) > 4)
     if same < ALIKE:
         text = f"One cannot tell: {n} images are too few to choose between {listed}. "
-        return text + "Give more labelled images, and a larger --images.", None
+        return text + f"Repeat with more: --images {4 * n}, and a folder that has them.", None
     text = f"Most likely, it was trained with {chosen.words}: {chosen.row[1]} {chosen.row[2]}."
     if others:
-        text += f" Not told apart: {listed}. But {100 * same:.0f} % of predictions or more are "
-        text += "equal, so either will do."
+        text += f" These cannot be told apart: {listed}. But at least {100 * same:.0f} % of their "
+        text += "predictions are equal, so each will do."
     return text, chosen
 
 

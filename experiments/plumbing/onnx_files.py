@@ -14,8 +14,8 @@ from zoo import WeightsError
 from zoo.networks import Network
 from zoo.weights.atomic import write_atomic
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # two for torch.onnx, and one to check the file
-TOLERANCE = 1e-3  # of the largest logit; other sums of fp32 numbers differ by about 1e-6 of it
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # torch.onnx needs the first two; one checks
+TOLERANCE = 1e-3  # times the largest logit; rounding in fp32 is about 1e-6 times it
 
 
 def check_installed() -> None:
@@ -31,8 +31,8 @@ def write_onnx(
     """Write the file; return the largest difference between its logits and the network's.
 
     Its input `images` is float32 (N, 3, S, S), normalised, with S = view.input_size and any N; its
-    output `logits` is (N, K). Its metadata are texts: `model` is `name`; `preprocess`, the fields
-    of `view`, and `classes`, if there are any, are JSON.
+    output `logits` is (N, K). Its metadata are texts: `model` is `name`; `preprocess` (the fields
+    of `view`) and `classes` (if there are any) are JSON.
     Raises WeightsError, and writes nothing, if onnxruntime computes other logits than the network.
     """
     import onnxruntime

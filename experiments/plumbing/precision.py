@@ -103,10 +103,7 @@ def to_layout(model: Model, settings: Settings) -> Model:
 
 ALL = "all networks"  # of an ablation: they share one entry
 ENTRY = ("precision", "channels_last", "reason")
-SETTINGS_FILES = (
-    "campaign.json",
-    "transfer.json",
-)  # of experiments.ablation, of experiments.transfer
+SETTINGS_FILES = ("campaign.json", "transfer.json")  # of experiments.ablation, of .transfer
 
 
 def settle(
@@ -125,10 +122,9 @@ def settle(
             raise UsageError(what, path.parent / name, "choose another --output-dir")
     saved: dict[str, Any] = {**about, "models": {}}
     if path.exists():
-        saved = parsed(path.read_bytes(), path, about.keys() - {"preset"})  # older files lack it
-        saved.setdefault("models", {ALL: {key: saved.get(key) for key in ENTRY}})
+        saved = parsed(path.read_bytes(), path, saved.keys())
         for key, value in about.items():
-            refuse_mixing(path, key, saved.setdefault(key, value), value)
+            refuse_mixing(path, key, saved[key], value)
     settled = {}
     for model, make in models.items():
         if model not in saved["models"]:
@@ -155,6 +151,5 @@ def refuse_mixing(path: Path, key: str, earlier: str, now: str) -> None:
     """Raise UsageError if `now` differs from the folder's `earlier` value of `key`."""
     if earlier != now:
         what = f"the results here were made with {key} {earlier!r}, and runs are not mixed"
-        ways = {"preset": f", or the preset {earlier}", "starts": ""}
-        way = ways.get(key, f", or --{key} {earlier}")
-        raise UsageError(what, path, f"choose another --output-dir{way}")
+        way = f"the preset {earlier}" if key == "preset" else f"--{key} {earlier}"
+        raise UsageError(what, path, f"choose another --output-dir, or {way}")

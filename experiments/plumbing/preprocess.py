@@ -28,15 +28,16 @@ NORMALIZATIONS = {
 FORMS = (
     f"give a recipe ({', '.join(RECIPES)}), the name of published weights (such as "
     "resnet50/IMAGENET1K_V2), or numbers: resize=256,crop=224 or squash=224, then mean=0.5,std=0.5 "
-    "(3 each: of R,G,B), and interpolation=bicubic if it is"
+    "(or 3 each: R,G,B), and interpolation=bicubic if it is not bilinear"
 )
 
 
 def view_for(weights: Weights, name: str, model: Network, requested: str | None) -> View:
     """The preprocessing for `model`, the network `name`, with the weights of a file.
 
-    That is what --preprocess requests, else what the file stores, else what is usual in the library
-    whose names it has. What is requested or assumed is printed. Raises UsageError or WeightsError.
+    It is what --preprocess requests, else what the file stores, else what is usual in the library
+    whose names the file has. What is requested or assumed is printed. Raises UsageError or
+    WeightsError.
     """
     stored, dialect = weights.metadata.preprocess, weights.dialect
     view = default_view(model, dialect)
@@ -47,8 +48,8 @@ def view_for(weights: Weights, name: str, model: Network, requested: str | None)
         return view_from(stored, weights.source)
     else:
         file = shlex.quote(str(weights.source))
-        why = f"assumed, as usual for weights in {dialect.name}'s names: the file does not say"
-        why += "\n  to change it: --preprocess; to find it on labelled images: "
+        why = f"assumed, as usual for the naming scheme {dialect.name}: the file does not say"
+        why += "\n  to change it: --preprocess; to find it out with labelled images: "
         why += f"python -m experiments.diagnose {file} FOLDER"
     say(f"preprocessing: {in_words(view)}; {why}", sys.stderr)
     return view
@@ -76,7 +77,7 @@ def view_named(text: str, name: str, usual: View) -> View:
 
 
 def view_of_numbers(text: str) -> View:
-    """A View from numbers such as squash=224,mean=0.5,std=0.2,0.3,0.2; ValueError if it is none."""
+    """A View from numbers such as squash=224,mean=0.5,std=0.2,0.3,0.2; else ValueError."""
     text = text.replace(" ", "")
     values = dict(re.findall(r"(\w+)=([^=]+?)(?:,(?=\w+=)|$)", text))
     size = {"squash"} if "squash" in values else {"resize", "crop"}
@@ -87,6 +88,8 @@ def view_of_numbers(text: str) -> View:
     crop, resize = (int(values.get(key) or values["squash"]) for key in ("crop", "resize"))
     mean, std = (tuple(map(float, values[key].split(","))) for key in ("mean", "std"))
     mean, std = (numbers * 3 if len(numbers) == 1 else numbers for numbers in (mean, std))
+    if max(*mean, *std) > 1:
+        raise ValueError("mean and std are of values from 0 to 1: divide them by 255")
     interpolation = values.get("interpolation", "bilinear")
     return checked(View(resize, crop, interpolation, "squash" in values, mean, std, crop))
 

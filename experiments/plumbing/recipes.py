@@ -31,8 +31,6 @@ class Recipe:
     label_smoothing: float = 0.0
     class_weights: bool = False  # factors of the losses, inverse to class frequency
     probe_l2: float = 1e-3  # L2 penalty of linear-probe, on standardised features
-    probe_lr: float | None = None  # train the probe by SGD at this rate, as some recipes do
-    probe_views: int = 0  # augmented views per image for the probe; 0: the image itself
     crop: str = "resized"  # see data.views.RandomView, as for those below
     scale: tuple[float, float] = (0.35, 1.0)  # ImageNet's 0.08 is too strong for few images
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -77,10 +75,10 @@ RECIPES = {
     "two-strategies": PLAIN_SGD,
     # PyTorch's tutorial "Transfer Learning for Computer Vision": rate / 10 every 7 epochs.
     "tutorial": replace(PLAIN_SGD, batch_size=4, lr_scheduler="step", lr_step_size=7),
-    # Notebooks on CIFAR-10: 32x32 crops enlarged to 224x224, the probe trained by SGD.
+    # Notebooks on CIFAR-10: 32x32 crops enlarged to 224x224.
     "cifar10": replace(
-        PLAIN_SGD, batch_size=256, lr=5e-4, head_lr=1e-3, probe_lr=1e-3, lr_scheduler="step",
-        lr_step_size=5, epochs=10, crop="random", size=32, padding=4, squash=True, input_size=224,
+        PLAIN_SGD, batch_size=256, lr=5e-4, head_lr=1e-3, lr_scheduler="step", lr_step_size=5,
+        epochs=10, crop="random", size=32, padding=4, squash=True, input_size=224,
         mean_std="cifar10",
     ),
     # A first try without a GPU: like bootcamp, at 32x32.
@@ -98,7 +96,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 def evaluation_view(recipe: Recipe, expected: View) -> View:
     """The view for evaluation: what the weights expect, unless the recipe overrides it."""
     size, mean = recipe.size or expected.crop, expected.mean
-    if size != expected.crop and len(mean) > 3:  # one mean a pixel, of images of another size
+    if size != expected.crop and len(mean) > 3:  # a mean for each pixel, at another size
         mean = tuple(torch.tensor(mean).view(3, -1).mean(1).tolist())
     view = replace(
         expected,

@@ -27,18 +27,6 @@ from zoo.weights.atomic import write_atomic
 UNFIT = "a results file is missing, damaged, or of another command or version"
 KEEP_IT = "keep it, and choose another folder; or move it away, and it is created again"
 NAME_IT = "give a folder of results, such as runs/quick or runs/transfer-NAME"
-ALL_ROWS = "results.jsonl"  # of experiments.transfer: one row.json per line
-# In the settings of a folder of results. Folders from before all arms started alike lack it.
-STARTS = {"starts": "as the residual network of the seed"}
-
-# Names and values in files of earlier versions -> those of today.
-RENAMED = {
-    '"choose": ': '"holdout": ',
-    '"pictures": "': '"dataset_id": "',
-    '"source": "drawn"': '"source": "synthetic"',
-    '"schedule": "one-cycle"': '"schedule": "triangle"',
-    '"schedule": "steps"': '"schedule": "step"',
-}
 
 
 def write_json(path: Path, content: object) -> None:
@@ -56,17 +44,10 @@ def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> No
     write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def renamed(text: str) -> str:
-    """The JSON of a run's settings, with the names of earlier versions replaced by today's."""
-    for old, new in RENAMED.items():
-        text = text.replace(old, new)
-    return text
-
-
 def parsed(content: bytes, path: Path, needs: Collection[str]) -> dict[str, Any]:
     """The JSON object in a file's content; raises ResultsError if it lacks a key of `needs`."""
     try:
-        data = json.loads(renamed(content.decode()))
+        data = json.loads(content)
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or not data.keys() >= set(needs):
@@ -103,13 +84,13 @@ def to_do(folders: Sequence[Path], runs: int, how: str = "") -> str:
 
 def read_rows(folder: Path, needs: Sequence[str] = NEEDS) -> list[dict]:
     """The rows of the finished runs in a folder of results."""
-    rows = [read_row(path.parent, needs=needs) for path in sorted(folder.glob("*/row.json"))]
-    return [row for row in rows if row is not None]
+    paths = sorted(folder.glob("*/row.json"))
+    return [parsed(path.read_bytes(), path, ("run", *needs)) for path in paths]
 
 
 def say_skipped(row: Mapping) -> str:
     """How many steps fp16 had to skip, to be appended to a line on a run; empty for none."""
-    skipped = row.get("skipped_steps")  # rows of earlier versions lack it
+    skipped = row.get("skipped_steps")
     return f"; {skipped} steps skipped: their gradients overflowed in fp16" if skipped else ""
 
 
@@ -127,10 +108,9 @@ def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]], fix: str) ->
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            lines = json.loads(renamed(json.dumps(list(csv.DictReader(file)))))
             rows = [
                 {key: kind(line[key]) if line[key] else None for key, kind in kinds.items()}
-                for line in lines
+                for line in csv.DictReader(file)
             ]
     except (OSError, KeyError, ValueError, csv.Error):
         rows = []
@@ -149,7 +129,7 @@ def no_results(path: Path) -> ResultsError:
 
 def is_of_transfer(folder: Path) -> bool:
     """Whether a folder has results of experiments.transfer, complete or not."""
-    return any((folder / name).is_file() for name in (ALL_ROWS, "transfer.json"))
+    return (folder / "transfer.json").is_file()
 
 
 def lock(output_dir: Path) -> AbstractContextManager:
@@ -172,16 +152,10 @@ def machine(device: torch.device) -> dict:
         name = torch.cuda.get_device_name(device)
     elif device.type != "cpu":
         name += f", {device.type}"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-        },
-        "commit": commit(),
-    }
+    python, torchvision = platform.python_version(), version("torchvision")
+    versions = {"python": python, "torch": torch.__version__, "torchvision": torchvision}
+    threads = torch.get_num_threads()
+    return {"device": name, "threads": threads, "versions": versions, "commit": commit()}
 
 
 def cpu_name() -> str:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from experiments.plumbing.cli import CheckpointError
 from experiments.plumbing.distributed import ALONE, Group
-from experiments.plumbing.results import renamed
 from experiments.train.loop import Batch, BatchSource, Settings, State, starts_epoch, train
 from zoo.weights.atomic import write_atomic
 
@@ -138,7 +137,7 @@ def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
     if not path.exists():
         return
     saved = load_checkpoint(path)
-    if renamed(str(saved.get("run"))) != owner:
+    if saved.get("run") != owner:
         fix = "choose another --output-dir, or the options that it was made with"
         raise CheckpointError("the checkpoint belongs to a run with other settings", path, fix)
     state.load_state_dict(saved)

@@ -272,12 +272,7 @@ def seeded_entries(make: Make) -> dict[str, Tensor]:
 
 Check = Callable[[Make, Make, Oracle], str]
 CHECKS: dict[str, Check] = {
-    "shape": output_shape,
-    "count": parameter_count,
-    "stages": stage_shapes,
-    "load": strict_load,
-    "eval": eval_parity,
-    "train": train_parity,
-    "init": seeded_init,
-}
+    "shape": output_shape, "count": parameter_count, "stages": stage_shapes, "load": strict_load,
+    "eval": eval_parity, "train": train_parity, "init": seeded_init,
+}  # fmt: skip
 NEEDS_WEIGHTS = ("eval", "train")  # checks that cannot run if the strict load fails

@@ -1,6 +1,6 @@
 """Compare torchvision's published weights in torchvision's networks with the same weights in ours.
 
-Both sides download a file themselves, into PyTorch's cache, and classify one photo.
+torchvision and the zoo each download the file on their own. Both networks classify one photo.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def verify_published(photo: Path) -> tuple[bool, Rows]:
 def compare_logits(model: str, entry: object, image: torch.Tensor) -> tuple[Difference, str, float]:
     """The difference of the logits, and the most probable class with its probability.
 
-    ViTs are compared in fp64 with a tolerance, as torchvision's sum in another order.
+    ViTs are compared in fp64 with a tolerance, since torchvision's sum in another order.
     """
     from torchvision.models import get_model
 

@@ -19,10 +19,9 @@ from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS, Dialect, Rules, 
 IMAGENET_RESNETS = tuple(name for name, row in RESNET_TABLE.items() if row.stem is ImageNetStem)
 COMPARED = (*IMAGENET_RESNETS, *TABLE)
 TIMM_NAMES = {
-    "vit_b_16": "vit_base_patch16_224",
-    "vit_b_32": "vit_base_patch32_224",
+    "vit_b_16": "vit_base_patch16_224", "vit_b_32": "vit_base_patch32_224",
     "vit_l_16": "vit_large_patch16_224",
-}
+}  # fmt: skip
 SMALL_VITS = tuple(TABLE.keys() - TIMM_NAMES)  # libraries build them by class, not by name
 
 
@@ -116,11 +115,9 @@ def transformers_resnet(name: str, num_classes: int) -> nn.Module:
     row = RESNET_TABLE[name]
     basic = row.block is BasicBlock
     config = transformers.ResNetConfig(
-        depths=list(row.blocks_per_stage),
-        hidden_sizes=[64 * 2**i * (1 if basic else 4) for i in range(4)],
-        layer_type="basic" if basic else "bottleneck",
-        num_labels=num_classes,
-    )
+        depths=list(row.blocks_per_stage), layer_type="basic" if basic else "bottleneck",
+        hidden_sizes=[64 * 2**i * (1 if basic else 4) for i in range(4)], num_labels=num_classes,
+    )  # fmt: skip
     return transformers.ResNetForImageClassification(config)
 
 

@@ -127,11 +127,8 @@ def verify_summary(libraries: Sequence[str] = LIBRARIES) -> tuple[bool, Rows, st
     titles = dict.fromkeys(oracle.title for _, oracle in pairs)
     table = Rows(["network", "blocks", *titles, "start"], lines)
     alike, sentence = twins_alike()
-    return (
-        alike and all(proof.overall.equal for proof in proofs),
-        table,
-        f"{CAPTION} {sentence}\n\n{ROUNDING}",
-    )
+    equal = alike and all(proof.overall.equal for proof in proofs)
+    return equal, table, f"{CAPTION} {sentence}\n\n{ROUNDING}"
 
 
 def twins_alike() -> tuple[bool, str]:
@@ -151,7 +148,6 @@ def twins_alike() -> tuple[bool, str]:
 
 def starts_as_its_twin(name: str) -> bool:
     """True if the same seed gives a plain network the initial weights of its residual twin."""
-    plain, residual = (
-        checks.seeded_entries(partial(zoo.build, model)) for model in (name, zoo.twin(name))
-    )
+    plain = checks.seeded_entries(partial(zoo.build, name))
+    residual = checks.seeded_entries(partial(zoo.build, zoo.twin(name)))
     return all(torch.equal(plain[key], residual.get(key, torch.empty(0))) for key in plain)

@@ -37,13 +37,11 @@ class ReluBeforeAddition(BasicBlock):
         return residual + self.shortcut(x)
 
 
-class SecondRelu(BasicBlock):
-    """F(x) can no longer be negative."""
+class SecondRelu(ReluBeforeAddition):
+    """The ReLU after the sum is back, but F(x) can still not be negative."""
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = relu(self.norm1(self.conv1(x)))
-        residual = relu(self.norm2(self.conv2(residual)))
-        return relu(residual + self.shortcut(x))
+        return relu(super().forward(x))
 
 
 class SkipForgotten(BasicBlock):

@@ -133,7 +133,6 @@ class State:
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict) -> None:
-        saved = {"scaler": {}, "skipped_steps": 0, **saved}  # checkpoints older than fp16 lack both
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])

@@ -17,11 +17,11 @@ from data.collection import CIFAR10, IMAGE_CACHE, ImageDataset, Source, identity
 from data.progress import Progress, say
 from data.view_batches import ViewBatches
 from experiments.classifier import CORES
-from experiments.plumbing.cli import NumericError, UsageError, doing
+from experiments.plumbing.cli import NumericError, doing
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.precision import SETTINGS_FILES, settle
-from experiments.plumbing.results import STARTS, lock, read_row, say_skipped, to_do
+from experiments.plumbing.results import lock, read_row, say_skipped, to_do
 from experiments.plumbing.tables import print_report
 from experiments.train.loop import Settings
 from experiments.transfer import report
@@ -40,34 +40,24 @@ def settle_precision(
     def make(name: str) -> tuple[nn.Module, ViewBatches]:
         few = min(4, len(dataset.labels("train")))  # enough to compare step times
         recipe = replace(recipe_of(options), batch_size=few)
-        how = options.preprocess
-        run = Transfer("scratch", name, weights, 0, recipe, Settings(), preprocess=how)
+        run = Transfer("scratch", name, weights, 0, recipe, Settings(), "", options.preprocess)
         job = TransferJob(run, dataset, folder, device, ALONE)
         return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
 
-    about, models = {"device": device.type, **STARTS}, {n: partial(make, n) for n in options.model}
+    about, models = {"device": device.type}, {name: partial(make, name) for name in options.model}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
 
 
 def run_all(
-    runs: list[Transfer], dataset: ImageDataset, folder: Path, device: torch.device, group: Group,
-    tensorboard: bool,
-) -> list[dict]:  # fmt: skip
+    runs: list[Transfer], dataset: ImageDataset, folder: Path, device: torch.device, group: Group
+) -> list[dict]:
     """Return the row of every run; train only those that have no row in `folder`."""
     rows = []
     for number, run in enumerate(runs, 1):
         row = read_row(folder / run.name, run, NEEDS)
         if row is None:
             title = f"run {number} of {len(runs)}: {run.strategy}"
-            with (
-                bar_of(run, dataset, title, group) as (progress, say_epoch),
-                board(folder / run.name, tensorboard and group.first) as draw_epoch,
-            ):
-
-                def on_epoch(row: dict, is_best: bool) -> None:
-                    say_epoch(row, is_best)
-                    draw_epoch(row)
-
+            with bar_of(run, dataset, title, group) as (progress, on_epoch):
                 row = run_transfer(
                     run, dataset, folder / run.name, device, group,
                     progress=progress, on_epoch=on_epoch,
@@ -119,31 +109,6 @@ def describe_epoch(row: dict, epochs: int, seconds: float) -> str:
     return f"epoch {row['epoch']}/{epochs}: {train}, {val}, {seconds:.1f} s"  # fits 80 columns
 
 
-@contextmanager
-def board(folder: Path, enabled: bool) -> Iterator[Callable[[dict], None]]:
-    """Yield a function that writes a history row for TensorBoard if `enabled`, else does nothing.
-
-    Raises UsageError if TensorBoard is not installed.
-    """
-    if not enabled:
-        yield lambda row: None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError(
-            f"TensorBoard is not installed: {error}", "--tensorboard", "pip install tensorboard"
-        ) from error
-    with SummaryWriter(str(folder)) as writer:
-
-        def on_epoch(row: dict) -> None:
-            for name in row.keys() - {"epoch", "step"}:
-                writer.add_scalar(name, row[name], int(row["epoch"]))
-            writer.flush()
-
-        yield on_epoch
-
-
 def describe(run: Transfer, row: dict) -> str:
     """A line with the result of a run."""
     if row["status"] != "finished":
@@ -192,7 +157,7 @@ def compare_strategies(options: Options, device: torch.device, why: str, group: 
         group.say(to_do([folder / run.name for run in todo], len(runs)))
         if dataset.table and group.first:
             write_atomic(folder / "split.csv", dataset.table.encode("utf-8", "replace"))
-        rows = run_all(runs, dataset, folder, device, group, more.tensorboard)
+        rows = run_all(runs, dataset, folder, device, group)
         say_notes(dataset, group)
         if group.first:
             conclude(rows, folder)

@@ -29,11 +29,10 @@ def draw_curves(path: Path, curves: Mapping[str, Histories], conditions: str) ->
         panels = figure.subplots(1, 2)
         handles = []
         for (name, histories), colour in zip(curves.items(), cycle(COLOURS), strict=False):
-            length = min((len(history["epoch"]) for history in histories), default=0)
+            length = min(len(history["epoch"]) for history in histories)
             for panel, what in zip(panels, ("loss", "accuracy"), strict=True):
-                if length:
-                    draw_histories(panel, histories, what, length, colour)
-            note = {0: " (no epoch)", 1: " (a single point)"}.get(length, "")
+                draw_histories(panel, histories, what, length, colour)
+            note = " (a single point)" * (length == 1)
             handles.append(Line2D([], [], color=colour, linewidth=2.2, label=name + note))
         handles.append(Line2D([], [], color="#777777", label="validation"))
         handles.append(Line2D([], [], color="#777777", linestyle="--", label="training"))

@@ -12,8 +12,8 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from data.collection import ImageDataset
-from data.decoding import Images, MappedImages
+from data.decoding import Images
 from data.view_batches import StepDataset, ViewBatches, every_image
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
@@ -31,18 +31,11 @@ from experiments.plumbing.recipes import Recipe, evaluation_view, training_view
 from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
 from experiments.train.loop import Diverged, Settings, State, infer, start
-from experiments.transfer.probe import (
-    FeatureBatches,
-    features_of,
-    logistic_regression,
-    probe_by_sgd,
-)
+from experiments.transfer.probe import features_of, logistic_regression
 from experiments.transfer.strategies import rarity, to_train, training_settings
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # the keys that row.json must have
-HISTORY_FIELDS = (
-    "epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
-)  # fmt: skip
+HISTORY_FIELDS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ class Transfer:
     recipe: Recipe
     base: Settings  # precision and memory layout
     dataset_id: str = ""  # data.collection.identity of the dataset
-    preprocess: str | None = None  # as --preprocess says, for weights that do not
+    preprocess: str | None = None  # the option --preprocess, for weights that store none
 
     @property
     def name(self) -> str:
@@ -93,6 +86,8 @@ class TransferJob:
             if split != "train":
                 dataset.images(split, self.view)
         self.labels = dataset.labels("train")
+        weighted = run.recipe.class_weights
+        self.class_weights = rarity(self.labels, len(dataset.classes)) if weighted else None
         # A process group has threads, and forking a process with threads can hang.
         self.loaders = dataset.loaders if group.size == 1 else 0
         self.model = copy.deepcopy(network)
@@ -135,35 +130,17 @@ class TransferJob:
 
     def probe(self) -> tuple[float, float]:
         """Fit the head to the features; return loss and accuracy (0 to 1) on the training set."""
+        import sklearn.linear_model  # noqa: F401  before the clock starts
+
         recipe, classes = self.run.recipe, len(self.set.classes)
-        if recipe.probe_lr is None:
-            import sklearn.linear_model  # noqa: F401  before the clock starts
-        epochs = self.epochs()
-        sources: list[Images] = [self.set.images("train", self.view)]
-        if recipe.probe_views:
-            # One source per epoch of random views.
-            views = (partial(epochs.random_view, k) for k in range(recipe.probe_views))
-            numbers: Any = range(len(self.labels))
-            sources = [MappedImages(numbers, view) for view in views]
-        parts, begin = [], time.perf_counter()
-        for source in sources:
-            batches = timed(self.evaluation_batches(source, "train"), self.clock)
-            computed = features_of(self.model, batches, self.run.base)
-            parts.append([self.group.together(tensor) for tensor in computed])
-        features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        images, begin = self.set.images("train", self.view), time.perf_counter()
+        batches = timed(self.evaluation_batches(images, "train"), self.clock)
+        computed = features_of(self.model, batches, self.run.base)
+        features, labels = map(self.group.together, computed)
+        weights = torch.tensor(self.class_weights) if self.class_weights else None
+        weight, bias = logistic_regression(features, labels, classes, recipe.probe_l2, weights)
         head = self.model.head
-        if recipe.probe_lr is not None:
-            on_device = features.to(self.device), labels.to(self.device)
-            rows = FeatureBatches(*on_device, recipe.batch_size, self.run.seed)
-            base = replace(self.run.base, precision="fp32", channels_last=False)
-            settings = training_settings(
-                recipe, "linear-probe", len(rows), self.labels, classes, base
-            )
-            probe_by_sgd(head, rows, replace(settings, lr=recipe.probe_lr))
-        else:
-            weights = torch.tensor(rarity(self.labels, classes)) if recipe.class_weights else None
-            weight, bias = logistic_regression(features, labels, classes, recipe.probe_l2, weights)
-            head.load_state_dict({"weight": weight, "bias": bias})
+        head.load_state_dict({"weight": weight, "bias": bias})
         self.clock.training += time.perf_counter() - begin
         with torch.no_grad():
             logits = head(features.to(self.device)).cpu()
@@ -179,10 +156,8 @@ class TransferJob:
         val_loss, right = self.answers(state.model, "val", self.run.base, should_stop)
         val_accuracy = sum(right) / len(right)
         best = max((row["val_accuracy"] for row in state.history), default=-1.0)
-        values = (
-            len(state.history) + 1, state.step, state.lr, *train_scores, val_loss, val_accuracy,
-        )  # fmt: skip
-        row = dict(zip(HISTORY_FIELDS, values, strict=True))
+        epoch, scores = len(state.history) + 1, (*train_scores, val_loss, val_accuracy)
+        row = dict(zip(HISTORY_FIELDS, (epoch, state.step, state.lr, *scores), strict=True))
         state.history.append(row)
         is_best = val_accuracy > best
         if is_best:
@@ -222,23 +197,17 @@ class TransferJob:
         clock, tested_on = self.clock, self.set.tested_on
         seen = state.step * self.run.recipe.batch_size or len(self.labels)
         return {
-            "name": self.run.name,
-            "run": json.loads(self.run.owner),
-            "status": status,
+            "name": self.run.name, "run": json.loads(self.run.owner), "status": status,
             "images": {name: len(part.labels) for name, part in self.set.splits.items()},
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trainable": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
-            "tested_on": tested_on,
-            "accuracy": results.get(f"best_{tested_on}_accuracy"),
-            **results,
-            "skipped_steps": state.skipped_steps,
-            "seconds": round(clock.total, 2),
+            "tested_on": tested_on, "accuracy": results.get(f"best_{tested_on}_accuracy"),
+            **results, "skipped_steps": state.skipped_steps, "seconds": round(clock.total, 2),
             "training_seconds": round(clock.training, 2),
             "waiting_seconds": round(clock.waiting, 2),
             "images_per_second": round(seen / clock.training, 1) if clock.training else None,
-            "processes": self.group.size,
-            **machine(self.device),
-        }
+            "processes": self.group.size, **machine(self.device),
+        }  # fmt: skip
 
     def save(self, name: str, metrics: dict) -> None:
         """Write the network with its metrics to NAME.safetensors, in the first process."""
@@ -254,16 +223,10 @@ PROBED = ("linear-probe", "lp-ft")  # strategies that start with a probe
 
 
 def run_transfer(
-    run: Transfer,
-    dataset: ImageDataset,
-    folder: Path,
-    device: torch.device,
-    group: Group,
-    *,
+    run: Transfer, dataset: ImageDataset, folder: Path, device: torch.device, group: Group, *,
     progress: Callable[[int], None] = lambda step: None,
-    on_epoch: Callable[[dict, bool], None] = lambda row, is_best: None,
-    save_every: float = 10,
-) -> dict:
+    on_epoch: Callable[[dict, bool], None] = lambda row, is_best: None, save_every: float = 10,
+) -> dict:  # fmt: skip
     """Train `run` to its end and return its row.
 
     Ctrl-C and SIGTERM save after the current step and raise. The run then continues from its
@@ -272,10 +235,8 @@ def run_transfer(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
     job = TransferJob(run, dataset, folder, device, group)
-    steps_per_epoch = len(job.labels) // run.recipe.batch_size
-    settings = training_settings(
-        run.recipe, run.strategy, steps_per_epoch, job.labels, len(dataset.classes), run.base
-    )
+    steps = len(job.labels) // run.recipe.batch_size  # per epoch
+    settings = training_settings(run.recipe, run.strategy, steps, job.class_weights, run.base)
     if run.strategy in PROBED and not path.exists():
         train_scores = job.probe()
         job.clock.total += job.clock.training

@@ -21,15 +21,14 @@ LIMITS = {
 }  # fmt: skip
 MORE_LIMITS = {
     "weight_decay": (0, 1e30), "lr_step_size": (1, 100_000), "lr_warmup_epochs": (0, 100_000),
-    "label_smoothing": (0, 1), "scale": (1e-6, 1), "ratio": (0.01, 100), "hflip_prob": (0, 1),
-    "rotation": (0, 360), "probe_l2": (0, 1e6), "probe_views": (0, 1000),
-    "test_images": (1, 10**9), "cache_gb": (0, 1e9), "workers": (0, 256),
+    "label_smoothing": (0, 1), "scale": (1e-6, 1), "hflip_prob": (0, 1), "rotation": (0, 360),
+    "probe_l2": (0, 1e6), "test_images": (1, 10**9), "cache_gb": (0, 1e9), "workers": (0, 256),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class More:
-    """Rarely needed; those from --weight-decay to --probe-views override the recipe."""
+    """Rarely needed; those from --weight-decay to --probe-l2 override the recipe."""
 
     weight_decay: Real = None
     """Weight decay, on all trainable parameters."""
@@ -48,24 +47,18 @@ class More:
     Default: the recipe's."""
     scale: tuple[float, float] | None = None
     """With --crop resized: lowest and highest share of the image's area."""
-    ratio: tuple[float, float] | None = None
-    """With --crop resized: lowest and highest ratio of width to height."""
     hflip_prob: Real = None
     """Probability of a horizontal flip."""
     rotation: Real = None
     """Largest random rotation in degrees, in either direction."""
     probe_l2: Real = None
     """L2 penalty of linear-probe's logistic regression."""
-    probe_views: Count = None
-    """Augmented views per image for linear-probe (0: the image itself, without augmentation)."""
     test_images: Count = None
     """Evaluate on at most this many images of val, and of test."""
     cache_gb: float = 4.0
     """Decode a split only once if it fits into this many GB on disk, else at each use."""
     workers: Count = None
     """Processes that load images (default: 0 on a CPU; on a GPU one per core, up to 8)."""
-    tensorboard: bool = False
-    """Also write TensorBoard event files."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class Options:
     batch_size: Annotated[tuple[int, ...], shown("N ...")] = ()
     """Images per step (default: the recipe's). Give several sizes to compare them."""
     epochs: Count = None
-    """Epochs; linear-probe uses them only in the recipe cifar10."""
+    """Epochs of all strategies but linear-probe, which has none."""
     opt: Annotated[Literal["sgd", "adam", "adamw"] | None, shown("{sgd,adam,adamw}")] = None
     """The optimiser."""
     lr: Real = None

@@ -1,6 +1,5 @@
 """From the command line to a recipe and a list of runs, with checks of the options."""
 
-import itertools
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,8 +22,6 @@ def recipe_of(options: Options) -> Recipe:
     changes = {k: v for k, v in named.items() if v is not None and v is not False}
     if options.lr:
         changes["head_lr"] = options.lr * recipe.head_lr / recipe.lr
-        if recipe.probe_lr:
-            changes["probe_lr"] = options.lr * recipe.probe_lr / recipe.lr
     if options.size:
         changes["input_size"] = None
     return replace(recipe, **changes)
@@ -34,54 +31,38 @@ def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[T
     """One run per model, batch size, strategy and seed; those of the first seed come first."""
     strategies = STRATEGIES if "all" in options.strategy else options.strategy
     recipe, weights = recipe_of(options), None if options.weights == "none" else options.weights
-    sizes = options.batch_size or (recipe.batch_size,)
-    combinations = itertools.product(
-        range(options.seeds),
-        dict.fromkeys(options.model),
-        dict.fromkeys(sizes),
-        dict.fromkeys(strategies),
-    )
     return [
         Transfer(
-            strategy,
-            model,
-            weights,
-            seed,
-            replace(recipe, batch_size=size),
-            base[model],
-            dataset_id,
-            options.preprocess,
+            strategy, model, weights, seed, replace(recipe, batch_size=size), base[model],
+            dataset_id, options.preprocess,
         )
-        for seed, model, size, strategy in combinations
+        for seed in range(options.seeds)
+        for model in dict.fromkeys(options.model)
+        for size in dict.fromkeys(options.batch_size or (recipe.batch_size,))
+        for strategy in dict.fromkeys(strategies)
         if strategy != "moving-bn" or "vit" not in model  # ViTs have no batch norms
-    ]
+    ]  # fmt: skip
 
 
 def check_options(options: Options) -> None:
     """Raise UsageError or zoo.ModelError for wrong options, before any work."""
     cli.check_numbers(options, LIMITS)
     cli.check_numbers(options.more, MORE_LIMITS)
-    for name in ("scale", "ratio"):
-        low, high = getattr(options.more, name) or (0, 1)
-        if low > high:
-            raise UsageError(
-                f"--{name} is not a range", f"--{name} {low} {high}", "give the lower number first"
-            )
+    low, high = options.more.scale or (0, 1)
+    if low > high:
+        fix = "give the lower number first"
+        raise UsageError("--scale is not a range", f"--scale {low} {high}", fix)
     for name in ("model", "strategy"):
         if not getattr(options, name):
             raise UsageError(f"--{name} needs a name", f"--{name}", "give a name, or leave it out")
     for name in options.model:
         zoo.check(name, {"image_size": options.size} if "vit" in name and options.size else {})
         if "vit" in name and set(options.strategy) == {"moving-bn"}:
-            raise UsageError(
-                f"{name} has no batch norms, so no statistics that could move",
-                "--strategy moving-bn",
-                "choose a ResNet, or feature-extraction",
-            )
+            why = f"{name} has no batch norms, so no statistics that could move"
+            fix = "choose a ResNet, or feature-extraction"
+            raise UsageError(why, "--strategy moving-bn", fix)
     if options.skip_near_duplicates and not near_duplicates.installed():
-        raise UsageError(
-            "near-duplicates cannot be found without the package imagehash",
-            "--skip-near-duplicates",
-            "pip install imagehash 'numpy>=2'; or leave the option out",
-        )
+        why = "near-duplicates cannot be found without the package imagehash"
+        fix = "pip install imagehash 'numpy>=2'; or leave the option out"
+        raise UsageError(why, "--skip-near-duplicates", fix)
     cli.check_folder(options.output_dir or Path("runs"))

@@ -5,17 +5,14 @@ epochs computes them 24 times too often. Fitting the head is a convex problem wi
 Dimension key: N images, C features, K classes.
 """
 
-import copy
 from collections.abc import Iterable
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from experiments.plumbing.cli import NumericError
 from experiments.plumbing.precision import to_layout
-from experiments.train.loop import Settings, infer, start, train
+from experiments.train.loop import Settings, infer
 from zoo.networks import Network
 
 NEVER = -1e4  # the bias of a class without images
@@ -26,20 +23,7 @@ def features_of(
     model: Network, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Features float32 (N, C), computed in eval mode, and labels (N,); returned on the CPU."""
-    return infer(to_layout(fused(model), settings).features, batches, settings)
-
-
-def fused(model: Network) -> Network:
-    """A copy with its norms folded into the convolutions; in eval mode it computes the same."""
-    model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        for number in ("", "1", "2", "3"):
-            conv = getattr(module, f"conv{number}", None)
-            norm = getattr(module, f"norm{number}", None)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, f"conv{number}", fuse_conv_bn_eval(conv, norm))
-                setattr(module, f"norm{number}", nn.Identity())
-    return model
+    return infer(to_layout(model, settings).eval().features, batches, settings)
 
 
 def logistic_regression(
@@ -73,28 +57,3 @@ def logistic_regression(
     of_all, biases = torch.zeros(classes, x.shape[1]), torch.full((classes,), NEVER)
     of_all[present], biases[present] = weight.float(), bias.float()
     return of_all, biases
-
-
-class FeatureBatches:
-    """Shuffled batches of features, one row per image; same interface as data/batches.py."""
-
-    def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
-        self.features, self.labels = features, labels
-        self.batch_size, self.seed = min(batch_size, len(labels)), seed
-
-    def __len__(self) -> int:
-        return len(self.labels) // self.batch_size
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Features (N, C) and labels (N,) of one step."""
-        epoch, place = divmod(step, len(self))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
-        here = torch.from_numpy(order[place * self.batch_size : (place + 1) * self.batch_size])
-        here = here.to(self.features.device)
-        return self.features[here], self.labels[here]
-
-
-def probe_by_sgd(head: nn.Linear, batches: FeatureBatches, settings: Settings) -> None:
-    """Train the head on features, with the same loop as all other training."""
-    for _ in train(batches, settings, start(head, settings)):
-        pass

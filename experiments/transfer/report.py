@@ -1,6 +1,5 @@
 """Results of the strategies: a table, a recommendation, curves, accuracy against time."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,20 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from data.listing import readable
-from experiments.plumbing.results import (
-    ALL_ROWS,
-    no_results,
-    parsed,
-    read_history,
-    read_rows,
-    write_csv,
-)
+from experiments.plumbing.results import no_results, read_history, read_rows, write_csv
 from experiments.plumbing.stats import Estimate, estimate, seed_count, wilson
 from experiments.plumbing.tables import Part, Rows
 from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
-from zoo.weights.atomic import write_atomic
 
+ALL_RUNS = "results.csv"  # written once all runs are finished
 NOTEBOOKS = "as in most notebooks"  # the name of the strategy moving-bn in the table
 FIELDS = (
     "model", "weights", "strategy", "seed", "batch_size", "recipe_opt", "recipe_lr", "epochs",
@@ -95,11 +87,9 @@ def table(rows: Sequence[dict]) -> Rows:
             cells = [
                 arm.mean("accuracy").show(1, 100),
                 arm.mean(f"last_{first['tested_on']}_accuracy").show(1, 100),
-                f"{arm.mean('seconds').mean:.1f}",
-                f"{first['trainable']:,}",
-                f"{arm.mean('images_per_second').mean:,.0f}",
-                f"{100 * waiting(arm.rows):.0f} %",
-            ]
+                f"{arm.mean('seconds').mean:.1f}", f"{first['trainable']:,}",
+                f"{arm.mean('images_per_second').mean:,.0f}", f"{100 * waiting(arm.rows):.0f} %",
+            ]  # fmt: skip
         lines.append([arm.label, *cells, n])
     return Rows(HEADER, lines)
 
@@ -223,19 +213,13 @@ def report(rows: Sequence[dict]) -> list[Part]:
 
 
 def report_of(folder: Path) -> list[Part]:
-    """The report of the last command; if it was interrupted, of all runs finished so far.
-
-    Raises ResultsError without any.
-    """
-    path = folder / ALL_ROWS
-    if path.is_file():
-        rows = [parsed(row, path, ("run", *NEEDS)) for row in path.read_bytes().splitlines()]
-    else:
-        rows = sorted(read_rows(readable(folder), NEEDS), key=planned_order)
+    """The report of all finished runs in a folder; raises ResultsError without any."""
+    rows = sorted(read_rows(readable(folder), NEEDS), key=planned_order)
     if not rows:
         raise no_results(folder)
     more = "repeat the command to train the others"
-    return report(rows) + ([] if path.is_file() else [f"{len(rows)} runs are finished; {more}"])
+    complete = (folder / ALL_RUNS).is_file()
+    return report(rows) + ([] if complete else [f"{len(rows)} runs are finished; {more}"])
 
 
 def planned_order(row: dict) -> tuple:
@@ -246,13 +230,11 @@ def planned_order(row: dict) -> tuple:
 
 
 def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
-    """Write results.csv, results.jsonl and the figures; return the paths of the figures."""
+    """Write results.csv and the figures; return the paths of the figures."""
     # Imported here, so that a transfer prints its first line without waiting for matplotlib.
     from experiments.transfer.figures import draw_accuracy_time, draw_curves
 
-    write_csv(folder / "results.csv", map(flatten, rows), FIELDS)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_atomic(folder / ALL_ROWS, text.encode())
+    write_csv(folder / ALL_RUNS, map(flatten, rows), FIELDS)
     drawn = [arm for arm in arms(rows) if arm.rows]
     if not drawn:
         return []

@@ -57,13 +57,9 @@ def to_train(strategy: str, model: Network) -> nn.Module:
 
 
 def training_settings(
-    recipe: Recipe,
-    strategy: str,
-    steps_per_epoch: int,
-    labels: Tensor,
-    classes: int,
+    recipe: Recipe, strategy: str, steps_per_epoch: int, class_weights: tuple[float, ...] | None,
     base: Settings,
-) -> Settings:
+) -> Settings:  # fmt: skip
     """Settings of the training loop, in steps; precision and memory layout come from `base`."""
     lr = recipe.head_lr if strategy in HEAD_ONLY else recipe.lr
     if strategy == "lp-ft":
@@ -71,20 +67,13 @@ def training_settings(
     steps = recipe.epochs * steps_per_epoch
     every = recipe.lr_step_size * steps_per_epoch
     return replace(
-        base,
-        steps=steps,
-        batch_size=recipe.batch_size,
+        base, steps=steps, batch_size=recipe.batch_size, lr=lr, warmup_lr=lr / 10,
         schedule="cosine" if recipe.lr_scheduler == "cosine" else "step",
-        lr=lr,
         milestones=tuple(range(every, steps, every)) if recipe.lr_scheduler == "step" else (),
         warmup_steps=min(recipe.lr_warmup_epochs * steps_per_epoch, steps - 1),
-        warmup_lr=lr / 10,
-        opt=recipe.opt,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        label_smoothing=recipe.label_smoothing,
-        class_weights=rarity(labels, classes) if recipe.class_weights else None,
-    )
+        opt=recipe.opt, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        label_smoothing=recipe.label_smoothing, class_weights=class_weights,
+    )  # fmt: skip
 
 
 def rarity(labels: Tensor, classes: int) -> tuple[float, ...]:

@@ -91,7 +91,7 @@ def test_tiny_images_are_counted_and_named_but_fine(tree, invoke):
 
 def test_a_folder_of_classes_says_that_its_split_is_drawn(tree, invoke):
     done = invoke("experiments.check_data", tree / "train", "--workers", 0)
-    assert "val and test are drawn at random, with seed 0: 15 % of each class each" in done.stdout
+    assert "val and test are drawn at random, with seed 0: 15 % of each class" in done.stdout
     assert done.stdout.splitlines()[-1] == "2 + 2 + 2 images in 2 classes: all decode"
 
 

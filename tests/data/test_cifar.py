@@ -51,7 +51,7 @@ def test_a_folder_is_read_sorted(tmp_path, test):
 def test_one_folder_of_classes_is_split(tmp_path):
     data = read_folder(make_tree(tmp_path) / "train", 8)
     assert (len(data.train_labels), len(data.test_labels)) == (4, 2)
-    assert data.notes == ("test is drawn at random, with seed 0: 15 % of each class each",)
+    assert data.notes == ("test is drawn at random, with seed 0: 15 % of each class per split",)
 
 
 def test_a_zip_has_the_pixels_of_its_folder(tmp_path):

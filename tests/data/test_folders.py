@@ -112,7 +112,7 @@ def test_val_is_drawn_from_train_where_there_is_only_test(tmp_path):
 def test_a_folder_of_classes_is_drawn_70_15_15(tmp_path):
     make(tmp_path, *many("ant", count=20), *many("bee", count=3))
     found = scan(tmp_path)
-    assert note(found, "val and test are drawn at random, with seed 0: 15 % of each class each")
+    assert note(found, "val and test are drawn at random, with seed 0: 15 % of each class")
     assert set(found.splits) == {"train", "val", "test"}
     for split, ants in (("train", 14), ("val", 3), ("test", 3)):
         assert labels(found, split) == [0] * ants + [1]

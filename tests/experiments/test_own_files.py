@@ -69,15 +69,23 @@ def test_class_names_come_in_every_form(tmp_path):
     text, listed, numbers, inverse, folder = (tmp_path / name for name in files)
     text.write_text("\ufeffcat\ndog\n\nfox\n", encoding="utf-8")
     listed.write_text('["cat", "dog", "fox"]', encoding="utf-8")
-    numbers.write_text('{"2": "fox", "10": "hen", "0": "cat"}', encoding="utf-8")
+    numbers.write_text('{"2": "fox", "1": "dog", "0": "cat"}', encoding="utf-8")
     inverse.write_text('{"fox": 2, "cat": 0, "dog": 1}', encoding="utf-8")
     for name in ("fox", "Dog", "cat", ".git"):
         for split in ("train", "val"):
             (folder / split / name).mkdir(parents=True)
             (folder / split / name / "1.png").touch()
-    for form in ("cat, dog,fox", text, listed, inverse):
+    for form in ("cat, dog,fox", "['cat', 'dog', 'fox']", text, listed, numbers, inverse):
         assert class_names(str(form), None, 3, "") == NAMES
-    assert class_names(str(numbers), None, 3, "") == ("cat", "fox", "hen")
+    for content in ('{"3": "fox", "1": "dog", "0": "cat"}', '["cat", 3, "dog"]', '{"a": "b"}'):
+        numbers.write_text(content, encoding="utf-8")
+        with pytest.raises(UsageError, match="no class names in this file"):
+            class_names(str(numbers), None, 3, "")
+    text.write_text("0 cat\n1 dog\n2 fox\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="lines begin with numbers"):
+        class_names(str(text), None, 3, "")
+    with pytest.raises(UsageError, match="there is no such file of class names"):
+        class_names(str(tmp_path / "none.txt"), None, 3, "")
     theirs, _ = torchvision.datasets.folder.find_classes(folder / "train")
     for form in (folder, folder / "train"):
         assert class_names(str(form), None, 3, "") == tuple(theirs[1:])  # .git is no class
@@ -308,7 +316,7 @@ def test_diagnose_finds_how_images_were_prepared(banded, invoke, tmp_path):
     path = saved(model, tmp_path / "model.pth")
     done = invoke(DIAGNOSE, path, banded, "--images", 60, "--output", out)
     said = " ".join(done.stdout.split())
-    for words in ("resnet8 with 3 outputs, 60 labelled images", "another order: fox, cat, dog",
+    for words in ("resnet8 with 3 outputs, 60 labelled images", "the folders, but: fox, cat, dog",
                   "trained with squash to 32x32, mean = std = 0.5, BGR"):  # fmt: skip
         assert words in said, done.stderr
     loaded = load_model(out)

@@ -274,20 +274,6 @@ def test_gradients_that_overflow_at_every_scale_end_the_run():
     assert same(model.state_dict(), first)
 
 
-def test_a_checkpoint_from_before_fp16_resumes():
-    """It has no scaler and no count of skipped steps."""
-    settings = Settings(steps=6, batch_size=2, channels_last=False)
-    model = nn.Linear(1, 2)
-    *_, last = steps_of(Tiny(), copy.deepcopy(model))
-    saved = steps_of(Tiny(), copy.deepcopy(model))[2]
-    del saved["scaler"], saved["skipped_steps"]
-    state = start(model, settings)
-    state.load_state_dict(saved)
-    list(train(Tiny(), settings, state))
-    assert same(state.model.state_dict(), last["model"])
-    assert state.skipped_steps == 0
-
-
 def test_the_defaults_are_the_papers():
     assert (PAPER.steps, PAPER.batch_size, PAPER.schedule) == (64_000, 128, "step")
     assert (PAPER.lr, PAPER.momentum, PAPER.weight_decay) == (0.1, 0.9, 1e-4)

@@ -12,6 +12,7 @@ import zoo
 from experiments.proof.checks import shake
 from experiments.proof.oracles import LIBRARIES, VIT_ORACLES
 from experiments.proof.prove import prove
+from zoo.weights.dialects import IMAGENET_MEAN_STD, RESNET_DIALECTS
 
 
 class Run:
@@ -88,9 +89,28 @@ def test_golden_real_checkpoints_score_as_published(name, file, correct, real_da
             zoo.load(wrong, path)
 
 
-def correct_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
-    preprocess = zoo.published("resnet18").preprocess  # ImageNet's mean and deviation
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess["mean"], preprocess["std"]))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "file", "correct"),
+    [("plain56", "li-resnet56_noshort.t7", 8669), ("resnet56", "li-resnet56.t7", 9366)],
+)
+def test_golden_networks_of_li_score_what_their_files_say(
+    name, file, correct, real_data, real_cifar10
+):
+    """A real plain network and its residual twin: the accuracy stored beside the weights."""
+    path = real_data / "weights" / file
+    shortcut = {"shortcut": "projection"} if name == "resnet56" else {}
+    model = zoo.load(zoo.build(name, **shortcut), path, dialect="li").eval()
+    assert correct == round(100 * torch.load(path, weights_only=True)["acc"])
+    normalize = RESNET_DIALECTS["li"].normalize
+    images, labels = real_cifar10.test_images, real_cifar10.test_labels
+    assert correct_of(model, images, labels, normalize) == correct
+
+
+def correct_of(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, normalize=IMAGENET_MEAN_STD
+) -> int:
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in normalize)
     correct = 0
     with torch.no_grad():
         for first in range(0, len(labels), 500):

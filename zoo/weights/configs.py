@@ -82,7 +82,7 @@ def metadata_of(folder: Path) -> Metadata:
     classes = classes_of(config.get("id2label"), config.get("num_labels", 2))
     if not classes:
         wrong.add("id2label")
-    width = 64 if wrong else config.get("embedding_size", 64)
+    width = 64 if "embedding_size" in wrong else config.get("embedding_size", 64)
     sizes = {name: sizes_of(name, width) for name in NETWORKS[kind]}
     name = next((name for name, own in sizes.items() if own.items() <= config.items()), "")
     if not name:

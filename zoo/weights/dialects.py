@@ -31,7 +31,7 @@ class Dialect:
     rules: Rules  # (theirs, ours)
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see settings.py
     prefix: str = ""  # of every name in the library's files
-    base: str = ""  # begins the names of all parts but the head; absent if a file has no head
+    base: str = ""  # begins all names but the head's; absent from files without a head
     also: Rules = ()  # their other spellings: read, never written
     ignores: tuple[str, ...] = ()  # beginnings of names that no class score depends on
     splits: bool = False  # q, k and v are three layers instead of one
@@ -58,10 +58,16 @@ class Dialect:
         """Their tensor for our `key`, or None; names in `tensors` have no prefix."""
         return next((tensors[name] for name in self.spellings(key) if name in tensors), None)
 
-    @property
-    def head(self) -> str:
-        """What the names of their head's layers begin with: "fc.", "heads.", "classifier."."""
-        return self.spellings("head.weight")[0].split(".")[0] + "."
+    def is_beside(self, name: str) -> bool:
+        """True for the name of a head, or of what only training needs: not of the body's parts.
+
+        "fc.1.weight", "projector.0.bias", "queue". A further token is part of the body.
+        """
+        names = [theirs for theirs, ours in (*self.rules, *self.also) if ours[:5] != "head."]
+        names += [theirs.removeprefix(self.base) for theirs in names]
+        first = name.split(".")[0]
+        inside = any(compiled(theirs.split(".")[0]).fullmatch(first) for theirs in names)
+        return not inside and ("token" not in first or first == "mask_token")
 
     def divided(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our state dict with their layers: if they split qkv, q, k and v are views of it."""

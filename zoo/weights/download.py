@@ -43,9 +43,8 @@ def fetch(url: str, choice: str | None = None) -> Weights:
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
                 new = Path(folder, path.name)
                 download(url, new, path)
-                check_download(
-                    url, new, choice
-                )  # without a hash, torch.hub accepts a truncated file
+                # Without a hash, torch.hub accepts a truncated file.
+                check_download(url, new, choice)
                 new.replace(path)
     except OSError as error:
         why = f"cannot use the download folder: {error.strerror or error}"

@@ -66,7 +66,7 @@ class Weights:
         return dialect_of(self.tensors)
 
 
-Entries = tuple[dict[str, Any], Metadata]  # what a file holds, before a network is found in it
+Entries = tuple[Any, Metadata]  # what a file holds, before a network is found in it
 
 
 def read_weights(path: Path, choice: str | None = None) -> Weights:
@@ -179,9 +179,9 @@ def digest_of(text: str, header: dict[str, Any], body: memoryview) -> str:
 
 
 def from_loaded(loaded: Any, source: str) -> Entries:
-    """The entries of an object that torch.load returned; none if it is not a dict."""
+    """The entries of an object that torch.load returned; none if it is no dict, list or tuple."""
     if not isinstance(loaded, dict):
-        return {}, Metadata()
+        return loaded if isinstance(loaded, list | tuple) else {}, Metadata()
     # A file can override an OrderedDict's methods, so call those of dict itself.
     return loaded, read_metadata(dict.get(loaded, METADATA), source)[0]
 

@@ -114,6 +114,11 @@ def read_hub_folder(folder: Path) -> Weights:
     return replace(weights_in(folder), metadata=metadata, source=str(folder))
 
 
+def is_in_hub_folder(file: Path) -> bool:
+    """True for a file with the name of a folder's weights that has a config.json beside it."""
+    return file.name in SOURCES and has(file.parent, CONFIG)
+
+
 def source_in(folder: Path) -> Path:
     """The file of weights, or the index of several, that a folder has."""
     return next(folder / name for name in SOURCES if has(folder, name))

@@ -36,18 +36,17 @@ def by_name(name: str, model: Network) -> Dialect:
 
 def in_our_names(weights: Weights, dialect: Dialect) -> tuple[Tensors, Tensors]:
     """The tensors that the dialect knows, under our names, and the others under theirs."""
-    known: dict[str, Tensor] = {}
-    unknown: dict[str, Tensor] = {}
-    for theirs, tensor in weights.tensors.items():
-        ours = dialect.to_zoo(theirs)
-        if ours in known:
-            why = f"{theirs} is a second spelling of the same part, {dialect.from_zoo(ours)}"
+    theirs: dict[str, str] = {}  # our name -> their name
+    for key in weights.tensors:
+        ours = dialect.to_zoo(key)
+        if ours in theirs:  # a part with two spellings, both in the file
+            why = f"{theirs[ours]} and {key} are the same part"
             raise WeightsError(why, weights.source, "leave one of them out")
-        if ours is None:
-            unknown[theirs] = tensor
-        else:
-            known[ours] = tensor
-    return known, unknown
+        if ours is not None:
+            theirs[ours] = key
+    known = {ours: weights.tensors[key] for ours, key in theirs.items()}
+    translated = set(theirs.values())
+    return known, {key: v for key, v in weights.tensors.items() if key not in translated}
 
 
 def classes_of(weights: Weights) -> int | None:
@@ -85,7 +84,12 @@ def names_for(weights: Weights) -> list[str]:
     """
     dialect = weights.dialect
     known, unknown = in_our_names(weights, dialect)
-    names = identify(without_head(known) | without_head(unknown, *dialect.ignores, dialect.head))
+    body = {
+        k: v
+        for k, v in unknown.items()
+        if not (k.startswith(dialect.ignores) or dialect.is_beside(k))
+    }
+    names = identify(without_head(known) | body)
     # Dialects with requirements are of libraries that have no plain networks. But those of Li et
     # al. look like akamaster's without his prefix.
     if is_plain(weights):
@@ -118,9 +122,9 @@ def identify(tensors: Tensors) -> list[str]:
     return names
 
 
-def without_head(tensors: Tensors, *others: str) -> dict[str, Tensor]:
-    """The tensors whose names do not begin with "head.", or with one of the `others`."""
-    return {key: v for key, v in tensors.items() if not key.startswith(("head.", *others))}
+def without_head(tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors whose names, which are ours, do not begin with "head."."""
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith("head.")}
 
 
 def has_head_of(model: Network, weights: Weights) -> bool:
@@ -176,7 +180,7 @@ def likely_cause(
     places = dialect.divided(model.state_dict())
     wrong = {k for k, v in tensors.items() if k not in places or v.shape != places[k].shape}
     missing = {key for key in places if is_shaped(key) and key not in tensors}
-    if wrong | missing <= HEAD and all(key.startswith(dialect.head) for key in unknown):
+    if wrong | missing <= HEAD and all(map(dialect.is_beside, unknown)):
         fix = "pass drop='head' to keep the model's own head"
         classes, ours = classes_of(weights), getattr(model.head, "out_features", "none")
         if classes not in (None, ours):
@@ -187,7 +191,8 @@ def likely_cause(
     plain = settings_of(model).get("shortcut") == "none"
     if plain and not (missing or unknown) and all(".shortcut." in key for key in wrong):
         return "the model is plain: pass drop='shortcut' to leave the shortcuts out"
-    if names := names_for(weights):
+    same = shapes_of(without_head(tensors)) == shapes_of(without_head(places))
+    if not same and (names := names_for(weights)):
         name = names[-1]  # the residual one of two twins
         return f"this is {name}'s: zoo.build({name!r}, weights=...) finds the settings in them"
     return "they are incomplete, renamed, or of a network or settings that the zoo does not have"

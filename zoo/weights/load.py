@@ -10,6 +10,7 @@ no output depends on it.
 import logging
 import math
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from zoo.positions import resize_positions
 from zoo.vit import ViT
 from zoo.weights.dialects import Dialect
 from zoo.weights.download import fetch
-from zoo.weights.files import Weights, from_loaded, network_in, read_weights
-from zoo.weights.hub import PREFIX, from_hub, read_hub_folder
+from zoo.weights.files import Metadata, Weights, from_loaded, network_in, read_weights
+from zoo.weights.hub import PREFIX, from_hub, is_in_hub_folder, read_hub_folder
 from zoo.weights.identify import Tensors, by_name, in_our_names, is_shaped, likely_cause
 from zoo.weights.published import open_published, published_name
 from zoo.weights.settings import assumed, check_settings, required_by
@@ -33,6 +34,7 @@ log = logging.getLogger("zoo")
 STATE_DICT = "the state dict"  # the source of one, in error messages
 
 DROPS = ("shortcut", "head")
+SUFFIXES = (".pth", ".pt", ".th", ".safetensors", ".bin", ".ckpt", ".tar", ".t7")
 
 
 def load(
@@ -80,16 +82,33 @@ def open_weights(source: object, model: str | None = None) -> Weights:
         return network_in(from_loaded(dict(source), STATE_DICT), STATE_DICT)
     if not isinstance(source, str | Path):
         why = f"weights are a path, a URL or a state dict, not {type(source).__name__}"
-        fix = "give the PATH or URL of a file, or what model.state_dict() returns"
+        fix = "give the PATH or URL of a file, what model.state_dict() returns, or 'DEFAULT'"
         raise WeightsError(why, "zoo.load, zoo.build", fix)
     if str(source).startswith(PREFIX):
         return from_hub(str(source))
     path, name = str(source), None
-    if "#" in path and not os.path.exists(path):  # noqa: PTH110  Path's can raise
-        path, _, name = path.rpartition("#")
-    if path.startswith(("http://", "https://")):
+    file, mark, after = path.rpartition("#")
+    is_url = path.startswith(("http://", "https://"))
+    if mark and not os.path.exists(path) and (is_url or os.path.exists(file)):  # noqa: PTH110  Path's can raise
+        path, name = file, after
+    if is_url:
         return fetch(path, name)
-    return read_hub_folder(Path(path)) if os.path.isdir(path) else read_weights(Path(path), name)  # noqa: PTH112
+    if os.path.isdir(path):  # noqa: PTH112
+        return read_hub_folder(Path(path))
+    if not os.path.exists(path) and (hint := meant_by(path)):  # noqa: PTH110
+        raise WeightsError("there is no such file", path, f"did you mean {hint}?")
+    weights = read_weights(Path(path), name)
+    if weights.metadata == Metadata() and is_in_hub_folder(Path(path)):
+        return read_hub_folder(Path(path).parent)  # its config.json belongs to the weights
+    return weights
+
+
+def meant_by(path: str) -> str:
+    """What somebody may mean by the name of a file that does not exist; "" if unknown."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.endswith(SUFFIXES):
+        return f"hf:{path}, a model of the Hub"
+    is_word = re.fullmatch(r"[\w -]+", path)
+    return "a published name: DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2" if is_word else ""
 
 
 def fill(
@@ -100,8 +119,10 @@ def fill(
     check_settings(model, required_by(names, weights), names.name, weights.source, drop)
     known, unknown = in_our_names(weights, names)
     # A head that is dropped may have layers that the zoo's has not.
-    ignores = (*names.ignores, names.head) if "head" in drop else names.ignores
-    ignored = [key for key in unknown if key.startswith(ignores)]
+    ignored = [
+        key for key in unknown
+        if key.startswith(names.ignores) or ("head" in drop and names.is_beside(key))
+    ]  # fmt: skip
     unknown = {key: tensor for key, tensor in unknown.items() if key not in ignored}
     tensors = without(drop, known)
     resizing = (weights.metadata.settings or {}).get("resizing") or names.resizing
@@ -150,7 +171,7 @@ def tell(
         text = "dropped %d entries of a %s: the model keeps its own, or has none"
         log.warning(text, dropped, words)
     elif drop:
-        log.warning("the weights have no head: the model keeps its own, of random weights")
+        log.warning("the weights have no head: the model keeps its own (random if not trained)")
     if rounded:
         log.warning("rounded %d entries of higher precision to the model's", rounded)
     if weights.source != STATE_DICT and (unknown := assumed(model, names, weights)):
@@ -222,7 +243,10 @@ def converted(key: str, tensor: Tensor, place: Tensor, weights: Weights) -> tupl
     """
     new = tensor.detach().to(place.dtype)
     if tensor.dtype in FLOATS and place.dtype in FLOATS:
-        if not (problem := nonsense_in(key, new)):
+        problem = nonsense_in(key, new)
+        if problem and not nonsense_in(key, tensor):
+            problem = f"has values that {place.dtype} cannot hold"
+        if not problem:
             precise = torch.promote_types(tensor.dtype, place.dtype) == place.dtype
             return new, not precise and not torch.equal(new.to(tensor.dtype), tensor)
     # Averaging scripts turn num_batches_tracked into a float; only whole numbers are kept.

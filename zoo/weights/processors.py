@@ -81,7 +81,7 @@ def preprocess_of_timm(entries: Mapping[str, Any], path: Path) -> dict[str, Any]
     size, share, mode = given["input_size"], given["crop_pct"], given["crop_mode"]
     is_square = isinstance(size, list) and size == [3, *size[-1:] * 2]
     known = mode == "center" or (mode, share) == ("squash", 1)
-    least = 1 if mode == "squash" else 2**16  # no side
+    least = 1 if mode == "squash" else 2**16  # larger than any side
     steps = cropped(size[-1] if is_square and known else None, share, least)
     resample = PIL_NUMBERS.get(str(given["interpolation"]))
     how = {"resample": resample, "image_mean": given["mean"], "image_std": given["std"]}

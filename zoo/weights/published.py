@@ -28,8 +28,9 @@ class Published:
 
 
 def published_name(weights: object) -> str:
-    """The name in "IMAGENET1K_V2", "default", "ResNet50_Weights.IMAGENET1K_V2" or in the enum.
+    """The published name, in upper case, that a text or torchvision's enum gives.
 
+    Texts are "IMAGENET1K_V2", "default" or "ResNet50_Weights.IMAGENET1K_V2".
     "" for a path, a URL or anything else.
     """
     text = str(weights) if isinstance(weights, str | Enum) else ""
@@ -62,6 +63,8 @@ def published(model: str, weights: object = "DEFAULT") -> Published:
         why = error if isinstance(error, ImportError) else f"torchvision publishes {names}"
         near = difflib.get_close_matches(name, names.split(", "), 1)
         fix = f"did you mean {near[0]}?" if near else "pass the PATH or URL of a file"
+        if kind and name in names.split(", "):
+            fix = f"{kind} is of another model: give its weights to that, or {model} its own"
         if model.startswith("plain"):
             fix = "take its twin's weights: "
             fix += f"zoo.load(zoo.build({model!r}), PATH, drop='shortcut')"

@@ -19,7 +19,7 @@ from zoo.weights.dialects import DIALECTS, Dialect
 from zoo.weights.screen import AGAIN
 
 MOST_LETTERS = 500  # characters of an entry's name
-MOST_WORDS = 4  # before the names that a table knows: "model.module.encoder."
+MOST_WORDS = 4  # in a place, and before the names that a table knows: "model.module.encoder."
 LANDMARKS = dict.fromkeys(
     (stem, block, dialect.base)
     for dialect in DIALECTS
@@ -27,7 +27,7 @@ LANDMARKS = dict.fromkeys(
     for first in ("stages.0.0.conv1.weight", "blocks.0.norm1.weight")
     for block in dialect.spellings(first)
 )
-AVERAGED = {"ema", "averaged", "average", "avg", "swa", "teacher"}  # words in a name, as model_ema
+AVERAGED = {"ema", "averaged", "average", "avg", "swa"}  # words in a name, such as model_ema
 
 
 class Found(NamedTuple):
@@ -43,7 +43,7 @@ class Found(NamedTuple):
         return ".".join(filter(None, (self.group, self.prefix.rstrip(".")))) or "."
 
 
-def search(loaded: dict, source: str, choice: str | None) -> tuple[Found, list[str]]:
+def search(loaded: dict | list | tuple, source: str, choice: str | None) -> tuple[Found, list[str]]:
     """The state dict of a network in a checkpoint, and notes of what was chosen and left out.
 
     `choice`: the name of one, if there are several. Averaged weights are preferred to others of the
@@ -82,16 +82,18 @@ def search(loaded: dict, source: str, choice: str | None) -> tuple[Found, list[s
     return chosen._replace(tensors=with_head(chosen.tensors, notes)), notes
 
 
-def groups_in(entries: dict, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each dict in a checkpoint that has named tensors, with its place; an optimizer has none.
+def groups_in(entries: dict | list | tuple, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each dict or list in a checkpoint that has tensors, with its place.
 
+    Not those whose keys are numbers, as in an optimizer's state.
     Raises WeightsError for a name that is too long.
     """
     waiting, seen = [("", entries)], {id(entries)}
     while waiting:
         place, here = waiting.pop(0)
         # A file can override an OrderedDict's methods, so call those of dict itself.
-        named = {key: value for key, value in dict.items(here) if isinstance(key, str)}
+        pairs = enumerate(here) if isinstance(here, list | tuple) else dict.items(here)
+        named = {str(k): v for k, v in pairs if isinstance(k, str) or not isinstance(here, dict)}
         for key in named:
             if len(key) > MOST_LETTERS:
                 why = f"an entry's name has {len(key):,} letters: {key[:40]} ..."
@@ -99,7 +101,8 @@ def groups_in(entries: dict, source: str) -> Iterator[tuple[str, dict[str, Any]]
         if tensors := {key: v for key, v in named.items() if isinstance(v, Tensor)}:
             yield place, tensors
         for key, value in named.items():
-            if isinstance(value, dict) and id(value) not in seen:
+            deep = place.count(".") >= MOST_WORDS
+            if isinstance(value, dict | list | tuple) and id(value) not in seen and not deep:
                 seen.add(id(value))
                 waiting.append((f"{place}.{key}" if place else key, value))
 
@@ -111,7 +114,7 @@ def prefixes_in(tensors: Mapping[str, Any]) -> list[str]:
         for stem, block, base in LANDMARKS:
             prefix = key.removesuffix(stem)
             inside = key.endswith(stem) and prefix[-1:] in ("", ".")
-            # What ends with the base is the library's own name.
+            # A prefix that ends with the base belongs to the library's own names.
             if inside and prefix + block in tensors and not (base and prefix.endswith(base)):
                 prefixes[prefix] = None
     return list(prefixes)
@@ -142,7 +145,7 @@ def listed(found: Sequence[Found]) -> str:
 
 
 def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
-    """The group with the most known names, for the message about what it lacks; WeightsError if 0.
+    """The group with the most known names, for a message about what it lacks; WeightsError if 0.
 
     Words that all its names begin with are taken off, as many as it takes.
     """
@@ -201,10 +204,11 @@ def branch(key: str, prefix: str) -> str:
 def with_head(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """The tensors with the head under the library's own name, wherever a notebook put it.
 
-    nn.Sequential(Dropout(), Linear()) in place of `fc` has its only layer at fc.1.
+    nn.Sequential(Dropout(), Linear()) in place of `fc` has its only layer at fc.1; others call it
+    `classifier`. It is the head if nothing else is beside the body.
     """
     dialect = dialect_of(tensors)
-    own = [key for key in tensors if key.startswith(dialect.head)]
+    own = [key for key in tensors if dialect.is_beside(key)]
     layers = [key for key in own if key.endswith("weight") and tensors[key].dim() == 2]
     ours = "head.weight"
     if len(layers) == 1 and dialect.to_zoo(layers[0]) != ours:

@@ -48,7 +48,7 @@ def settings_of(model: Network) -> dict[str, str]:
     return settings
 
 
-# Their entries have other names or shapes, so misfits() in load.py finds them.
+# Other values of these give other names or shapes of entries, which misfits() in load.py finds.
 SHOWN = ("stem", "norm")
 
 
@@ -64,17 +64,19 @@ def required_by(dialect: Dialect, weights: Weights) -> dict[str, tuple[str, ...]
 def assumed(model: Network, dialect: Dialect, weights: Weights) -> str:
     """What had to be assumed, as neither the entries nor a config show it; "" if nothing."""
     settings, stored = settings_of(model), weights.metadata.settings or {}
-    if dialect.name in ("zoo", "li") or isinstance(model, ViT) or stored:
+    if dialect.name == "li" or stored:
         return ""
+    if isinstance(model, ViT):
+        listed = ", ".join(f"{key}={settings[key]}" for key in ("block", "heads", "eps"))
+        return f"{listed}, and a head that reads the class token"
     if "pad" in settings["shortcut"]:
-        # akamaster's own files have the prefix. Those of Li et al. have not, nor do their plain
-        # networks show that they are plain.
+        # akamaster's own files have the prefix. Li et al.'s lack it, and nothing in them shows
+        # which of their networks are plain.
         if dialect.name == "cifar" and weights.prefix.endswith(dialect.prefix):
             return ""
         return f"shortcut={settings['shortcut']!r}; the plain twin has the same entries"
-    if "stride_in" in settings:
-        return f"stride_in={settings['stride_in']!r}, and no blur before strides"
-    return ""
+    strides = f"stride_in={settings['stride_in']!r}, " if "stride_in" in settings else ""
+    return f"{strides}no blur before strides, no dilation" if settings["stem"] == "imagenet" else ""
 
 
 def check_settings(

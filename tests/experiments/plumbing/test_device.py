@@ -86,7 +86,7 @@ def test_an_ablations_run_has_no_fp64_on_the_device(like_mps, tmp_path, kind, op
 
 
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
-@pytest.mark.parametrize("strategy", ["finetune", "feature-extraction", "lp-ft"])
+@pytest.mark.parametrize("strategy", ["finetune", "feature-extraction"])
 def test_a_transfer_has_no_fp64_on_the_device(like_mps, tmp_path, monkeypatch, strategy):
     monkeypatch.setattr("data.collection.IMAGE_CACHE", tmp_path / "cache")
     rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_a_transfer_has_no_fp64_on_the_device(like_mps, tmp_path, monkeypatch, s
             image = Image.fromarray(noise(rng, 18, 18, 0, 255))
             image.save(tmp_path / "images" / folder / f"{i}.png")
     recipe = replace(RECIPES["default"], size=16, squash=True, epochs=2, batch_size=8)
-    recipe = replace(recipe, class_weights=True, probe_lr=0.1)
+    recipe = replace(recipe, class_weights=True)
     run = Transfer(strategy, "resnet8", None, 0, recipe, NCHW)
     images = open_dataset(Source(str(tmp_path / "images")), 0, 0)
     with like_mps:

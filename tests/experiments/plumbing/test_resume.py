@@ -14,7 +14,6 @@ from conftest import run_and_kill
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.cli import CheckpointError
-from experiments.plumbing.results import read_row, renamed
 from experiments.plumbing.resume import load_checkpoint
 from experiments.train.loop import Settings
 
@@ -135,29 +134,3 @@ def test_a_foreign_checkpoint_is_refused_and_kept(tmp_path):
     with pytest.raises(CheckpointError, match="other settings"):
         run_one(replace(RUN, seed=5), tmp_path, CPU)
     assert path.read_bytes() == good
-
-
-def test_every_older_name_of_a_setting_is_read():
-    old = {"choose": True, "pictures": "f00", "source": "drawn"}
-    new = {"holdout": True, "dataset_id": "f00", "source": "synthetic"}
-    for schedule, today in (("one-cycle", "triangle"), ("steps", "step"), ("cosine", "cosine")):
-        older = json.dumps({**old, "settings": {"schedule": schedule}, "steps": 3})
-        assert json.loads(renamed(older)) == {
-            **new, "settings": {"schedule": today}, "steps": 3
-        }  # fmt: skip
-
-
-def test_a_checkpoint_and_a_row_with_older_names_of_settings_are_continued(tmp_path, undisturbed):
-    assert attempt(tmp_path, stop_at=20)[0] == 0
-    path = tmp_path / "checkpoint.pt"
-    saved = load_checkpoint(path)
-    older = saved["run"].replace('"holdout"', '"choose"').replace('"triangle"', '"one-cycle"')
-    assert older != saved["run"]
-    resumable.save_checkpoint(path, saved | {"run": older})
-    assert attempt(tmp_path)[0] == 0
-    assert files_in(tmp_path) == undisturbed
-    row = tmp_path / "row.json"
-    row.write_text(
-        row.read_text().replace('"holdout"', '"choose"').replace("triangle", "one-cycle")
-    )
-    assert read_row(tmp_path, RUN)["run"]["settings"]["schedule"] == "triangle"

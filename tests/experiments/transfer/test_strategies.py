@@ -82,8 +82,7 @@ def test_rarity_weighs_classes_inversely_and_images_to_1():
 def executed_rates(recipe: Recipe, strategy: str, steps_per_epoch: int = 4) -> list[float]:
     """The rate of each step, read from the optimiser: a correct schedule might not be used."""
     model = zoo.build("resnet8", 3, width=1)
-    labels = torch.arange(9) % 3
-    settings = training_settings(recipe, strategy, steps_per_epoch, labels, 3, Settings())
+    settings = training_settings(recipe, strategy, steps_per_epoch, None, Settings())
     state = start(to_train(strategy, model), settings)
     return [state.lr for state in train(Noise(), settings, state)]
 
@@ -113,7 +112,7 @@ def test_heads_learn_at_their_own_rate_and_a_probed_network_at_a_low_one():
 
 
 def test_options_replace_settings_of_the_recipe_also_by_zero():
-    more = More(weight_decay=0.0, probe_views=0, class_weights=True)
+    more = More(weight_decay=0.0, rotation=0.0, class_weights=True)
     wanted = {"lr": 0.02, "head_lr": 0.02, "weight_decay": 0.0, "class_weights": True}
     recipe = recipe_of(Options("x", lr=0.02, recipe="imagenet", more=more))
     assert recipe == replace(RECIPES["imagenet"], **wanted)
@@ -124,7 +123,7 @@ def test_only_settings_that_change_something_are_printed():
     default, tutorial = RECIPES["default"].in_use(), RECIPES["tutorial"].in_use()
     assert default["scale"] == "0.35 to 1"
     assert {"momentum", "lr-warmup-epochs", "head-lr"} <= default.keys()
-    assert not {"lr-step-size", "squash", "rotation", "probe-lr", "size"} & default.keys()
+    assert not {"lr-step-size", "squash", "rotation", "size"} & default.keys()
     assert (tutorial["lr-step-size"], tutorial["batch-size"]) == ("7", "4")
     assert not {"momentum", "scale", "weight-decay"} & RECIPES["bootcamp"].in_use().keys()
 
@@ -137,7 +136,7 @@ def test_recipes_are_what_their_sources_say():
                            "epochs": 25},
         "tutorial": {"batch_size": 4, "lr": 1e-3, "momentum": 0.9, "lr_scheduler": "step",
                      "lr_step_size": 7, "epochs": 25},
-        "cifar10": {"batch_size": 256, "probe_lr": 1e-3, "lr": 5e-4, "lr_step_size": 5,
+        "cifar10": {"batch_size": 256, "lr": 5e-4, "lr_step_size": 5,
                     "crop": "random", "size": 32, "padding": 4, "input_size": 224,
                     "mean_std": "cifar10"},
         "small": {"size": 32, "opt": "adam", "lr": 1e-3},

@@ -33,11 +33,11 @@ from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.distributed import Group
 from experiments.plumbing.recipes import RECIPES
-from experiments.plumbing.results import to_do
+from experiments.plumbing.results import read_rows, to_do
 from experiments.plumbing.resume import load_checkpoint
 from experiments.train.loop import Settings
 from experiments.transfer import job as transfer_run
-from experiments.transfer.job import Transfer, TransferJob, run_transfer
+from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.report import read_history
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights import published
@@ -169,10 +169,6 @@ def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     )
     assert len(rows) == 12
     assert {row["strategy"] for row in rows} == set(STRATEGIES)
-    lines = (output / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["name"] for line in lines] == [
-        f"resnet8-{row['strategy']}-batch8-seed{row['seed']}" for row in rows
-    ]
     for name in ("curves.png", "accuracy_time.png"):
         assert Image.open(output / name).size[0] > 300
     learning = {row["strategy"]: int(row["trainable"]) for row in rows}
@@ -401,15 +397,6 @@ def test_bad_options_are_refused(folder, tmp_path, transfer, options, code, word
     transfer(folder, tmp_path, *options, refused=(code, words))
 
 
-def test_tensorboard_gets_every_epoch(folder, tmp_path, transfer):
-    tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    transfer(folder, tmp_path, "--tensorboard")
-    events = tensorboard.EventAccumulator(str(tmp_path / FINETUNE))
-    events.Reload()
-    values = [event.value for event in events.Scalars("val_accuracy")]
-    assert values == pytest.approx(read_history(tmp_path / FINETUNE)["val_accuracy"])
-
-
 # --- weights ---
 
 
@@ -419,7 +406,7 @@ def test_pretrained_weights_and_what_they_ask(tmp_path, monkeypatch):
     path = tmp_path / "resnet18.pth"
     torch.save(state, path)
     local = {published.published("resnet18", "IMAGENET1K_V1").url: read_weights(path)}
-    monkeypatch.setattr("zoo.weights.load.fetch", local.__getitem__)
+    monkeypatch.setattr("zoo.weights.published.fetch", local.__getitem__)
     model, view = pretrained("resnet18", "IMAGENET1K_V1", 0)
     assert view == View(256, 224, "bilinear", input_size=224)
     shortcut = model.stages[1][0].shortcut.conv.weight
@@ -498,13 +485,10 @@ def test_lp_ft_begins_where_the_probe_ends(folder, tmp_path):
     assert torch.allclose(head(tmp_path / "linear-probe"), head(tmp_path / "lp-ft"), atol=1e-5)
 
 
-def test_probes_can_learn_from_random_views_and_by_sgd(folder, tmp_path):
-    for name, change in (("views", {"probe_views": 3}), ("sgd", {"probe_lr": 1.0}),
-                         ("weighed", {"class_weights": True})):  # fmt: skip
-        recipe = replace(RECIPE, **change)
-        done = run(folder, tmp_path / name, replace(RUN, strategy="linear-probe", recipe=recipe))
-        assert done["accuracy"] > 1 / 3, name
-    assert not torch.equal(head(tmp_path / "views"), head(tmp_path / "sgd"))
+def test_probes_can_learn_with_class_weights(folder, tmp_path):
+    recipe = replace(RECIPE, class_weights=True)
+    done = run(folder, tmp_path, replace(RUN, strategy="linear-probe", recipe=recipe))
+    assert done["accuracy"] > 1 / 3
 
 
 def test_a_run_that_diverges_says_so(folder, tmp_path, transfer):
@@ -572,10 +556,10 @@ def test_ants_and_bees_with_cifar10s_network(real_data, tmp_path, transfer):
             tmp_path / "hymenoptera_data", output, "--model", "resnet32", "--weights", weights,
             "--size", 96, "--strategy", "linear-probe", "--seeds", seeds,
         )  # fmt: skip
-        rows = (output / "results.jsonl").read_text(encoding="utf-8").splitlines()
-        accuracies[seeds] = [json.loads(row)["accuracy"] for row in rows]
+        rows = read_rows(output, NEEDS)
+        accuracies[seeds] = [row["accuracy"] for row in rows]
         assert "imageNotFound.gif" in said
-        assert json.loads(rows[0])["images"] == {"train": 245, "val": 153}
+        assert rows[0]["images"] == {"train": 245, "val": 153}
     assert accuracies[1][0] >= 0.75
     assert accuracies[1][0] - np.mean(accuracies[2]) >= 0.10
 

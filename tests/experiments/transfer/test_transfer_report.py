@@ -172,9 +172,8 @@ def written(folder: Path, data: list[dict], whole: bool = True) -> Path:
     for each in data:
         (folder / each["name"]).mkdir()
         (folder / each["name"] / "row.json").write_text(json.dumps(each), encoding="utf-8")
+        (folder / each["name"] / "history.csv").write_text("epoch\n", encoding="utf-8")
     if whole:
-        text = "".join(json.dumps(each) + "\n" for each in data)
-        (folder / "results.jsonl").write_text(text, encoding="utf-8")
         for name in ("results.csv", "curves.png", "accuracy_time.png"):
             (folder / name).write_bytes(b"made by experiments.transfer")
     return folder
@@ -213,13 +212,11 @@ def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", ("no finished runs",)),
-     (b'{"a": 1}\n', ("another command or version", "keep it")),
+    [(b'{"a": 1}\n', ("another command or version", "keep it")),
      (b'{"run"', ("damaged", "keep it")),
      (b"\xff\n", ("damaged", "keep it"))],
 )  # fmt: skip
 def test_damaged_and_foreign_rows_are_refused(tmp_path, invoke, content, words):
-    """Moving results.jsonl away loses nothing: the runs have their own row.json."""
     written(tmp_path, DATA)
-    (tmp_path / "results.jsonl").write_bytes(content)
+    (tmp_path / DATA[0]["name"] / "row.json").write_bytes(content)
     assert_three_lines(invoke("experiments.report", tmp_path), 3, *words)

@@ -46,7 +46,8 @@ CHECKPOINTS = {
     "averaged": behind("module.", STATE) | {"n_averaged": torch.tensor(4)},
     "plain and averaged": {"model": OTHER, "model_ema": {
         "n_averaged": torch.tensor(4), **behind("module.", STATE)}},
-    "student and teacher": {"student": behind("module.", OTHER), "teacher": STATE},
+    "averaged in a list": {"model": STATE, "ema": {"shadow_params": [torch.ones(2)] * 2}},
+    "a tuple": ({"net": STATE}, 3),
     "two in one dict": {**behind("net.", OTHER), **behind("ema.", STATE)},
     "an optimizer": {"model": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
     "a detector": behind("backbone.body.", STATE) | {"rpn.head.weight": torch.ones(2)},
@@ -55,7 +56,7 @@ NOTES = {
     "MoCo": "left out: module.queue (1), module.queue_ptr (1)",
     "averaged": "left out: n_averaged (1)",
     "plain and averaged": "took the averaged weights, model_ema.module; others: #model",
-    "student and teacher": "took the averaged weights, teacher; others: #student.module",
+    "averaged in a list": "left out: ema.shadow_params (2)",
     "two in one dict": "took the averaged weights, ema; others: #net",
     "a detector": "left out: rpn (1)",
 }
@@ -66,7 +67,7 @@ def test_a_state_dict_is_found_and_what_is_left_out_is_said(kind, tmp_path, capl
     path = tmp_path / "checkpoint.pth"
     torch.save(CHECKPOINTS[kind], path)
     with caplog.at_level(logging.WARNING, "zoo"):
-        for source in (path, CHECKPOINTS[kind]):
+        for source in (path, CHECKPOINTS[kind]) if kind != "a tuple" else (path,):
             assert same(zoo.build("resnet18", weights=source).state_dict(), MODEL.state_dict())
     assert NOTES.get(kind, "") in caplog.text
     assert (kind in NOTES) == ("left out" in caplog.text)
@@ -82,7 +83,9 @@ def test_a_name_after_the_path_takes_another_one(tmp_path):
         zoo.build("resnet18", weights=f"{path}#mode")
 
 
-@pytest.mark.parametrize("names", [("a", "b"), ("module.encoder_q", "module.encoder_k")])
+@pytest.mark.parametrize(
+    "names", [("student", "teacher"), ("module.encoder_q", "module.encoder_k")]
+)
 def test_an_open_choice_is_refused_and_the_advice_works(names, tmp_path):
     """Two of the same shape, or an averaged one of another network."""
     path = tmp_path / "checkpoint.pth"
@@ -129,11 +132,21 @@ def test_a_vit_whose_heads_a_notebook_replaced_loads():
     assert same(zoo.build("vit1", weights=state).state_dict(), model.state_dict())
 
 
+@pytest.mark.parametrize("name", ["classifier", "last_linear", "head.fc"])
+def test_a_head_of_another_name_is_taken_if_it_is_alone(name, caplog):
+    state = {key.replace("fc.", f"{name}."): value for key, value in STATE.items()}
+    with caplog.at_level(logging.WARNING, "zoo"):
+        assert same(zoo.build("resnet18", weights=state).state_dict(), MODEL.state_dict())
+    assert f"took {name} as the head, fc" in caplog.text
+
+
 HEADLESS = {
     "missing": {key: value for key, value in STATE.items() if not key.startswith("fc.")},
     "of several layers": {k: v for k, v in STATE.items() if not k.startswith("fc.")} | {
         "fc.0.weight": torch.ones(4, 16), "fc.2.weight": torch.ones(3, 4)},
     "missing: ": cut_off(STATE),
+    "of several layers ": {k: v for k, v in STATE.items() if not k.startswith("fc.")} | {
+        "projection_head.0.weight": torch.ones(4, 16), "prototypes.weight": torch.ones(3, 4)},
 }  # fmt: skip
 
 
@@ -141,7 +154,7 @@ HEADLESS = {
 def test_without_a_usable_head_the_rest_loads_and_the_random_head_is_said(how, caplog):
     """zoo.build makes a head; zoo.load is told to, and its advice works."""
     body = {key: v for key, v in MODEL.state_dict().items() if not key.startswith("head.")}
-    with refusal(zoo.WeightsError, how.rstrip(": "), "drop='head'"):
+    with refusal(zoo.WeightsError, how.strip(": "), "drop='head'"):
         zoo.load(zoo.build("resnet18", 3, width=2), HEADLESS[how])
     loaded = [zoo.load(zoo.build("resnet18", 3, width=2), HEADLESS[how], drop="head")]
     with caplog.at_level(logging.WARNING, "zoo"):
@@ -326,8 +339,11 @@ def test_names_of_published_weights_in_every_spelling():
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     for name in (entry, "ResNet18_Weights.IMAGENET1K_V1", "imagenet1k_v1", "default", "DEFAULT"):
         assert zoo.published("resnet18", name).name == "IMAGENET1K_V1"
-    for name in ("ResNet50_Weights.IMAGENET1K_V1", "imagenet1k_v3"):
-        with refusal(zoo.WeightsError, f"{name!r} for resnet18", "did you mean IMAGENET1K_V1?"):
+    for name, words in {
+        "ResNet50_Weights.IMAGENET1K_V1": "ResNet50_Weights is of another model",
+        "imagenet1k_v3": "did you mean IMAGENET1K_V1?",
+    }.items():
+        with refusal(zoo.WeightsError, f"{name!r} for resnet18", words):
             zoo.published("resnet18", name)
 
 
