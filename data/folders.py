@@ -58,7 +58,8 @@ def scan(
     Raises DataError if there is nothing to train on, or no honest split to evaluate on.
     """
     images = find(listing)
-    if unlike := unlike_cifar10(listing, images):
+    unlike = unlike_cifar10(listing, images)
+    if unlike:
         why = f"though the classes have CIFAR-10's names: {unlike}"
         listing.taken.append(f"read as any other folder of images, {why}")
     pairs = set(images.values())
@@ -73,6 +74,10 @@ def scan(
         which = " and ".join(parts) + (" are" if len(parts) > 1 else " is")
         share = "15 % of each class per split"
         listing.taken.append(f"{which} drawn at random, with seed {seed}: {share}")
+        if unlike == "":
+            listing.taken.append(
+                "this is CIFAR-10: transfer's val is a fixed tenth of train instead"
+            )
     splits = [split for split in SPLIT_ORDER if split in existing or split in parts]
     return labelled(listing, images, splits)
 

@@ -21,7 +21,8 @@ from data import cifar, folders
 from data.cifar import cifar10, is_cifar10
 from data.dataset import read_folder
 from data.folders import CIFAR10 as CIFAR10_CLASSES
-from data.folders import CIFAR10_COUNTS
+from data.folders import CIFAR10_COUNTS, scan
+from data.listing import Listing
 
 
 def image(value: int, size=(8, 8), blue=7) -> bytes:
@@ -180,6 +181,8 @@ def test_what_only_has_the_names_of_cifar10_is_any_folder_of_images(tmp_path, si
     if size == 32:
         assert cifar10(tmp_path).name == "CIFAR-10"
         assert read_folder(tmp_path, 8).notes == ()
+        notes = scan(Listing(tmp_path)).notes  # as check_data prints them
+        assert any("transfer's val is a fixed tenth" in note for note in notes)
     else:
         refused(lambda: cifar10(tmp_path), ".png has 8 x 8 pixels instead of 32 x 32")
 

@@ -163,10 +163,12 @@ def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
     best = max(found, key=matches)
     if not matches(best):
         dialects = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
-        biggest = max(groups, key=lambda group: len(groups[group]))
-        where = f"{biggest}: " if biggest else ""
-        names = ", ".join(list(groups[biggest])[:3])
-        why = f"these names belong to no network of the zoo: {where}{names} ..."
+        biggest = sorted(groups, key=lambda group: -len(groups[group]))[:3]
+        shown = "; ".join(
+            f"{group}{': ' * bool(group)}{', '.join(list(groups[group])[:3])} ..."
+            for group in biggest
+        )
+        why = f"these names belong to no network of the zoo: {shown}"
         fix = f"give a ResNet's or ViT's weights in the names of {dialects}"
         raise WeightsError(why, source, fix)
     return best
