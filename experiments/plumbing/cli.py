@@ -74,9 +74,11 @@ SILENCE = 2.0  # seconds until doing() prints
 
 
 def run(
-    main: Callable[[Options], int | None], options: type[Options], module: str,
+    main: Callable[[Options], int | None],
+    options: type[Options],
+    module: str,
     resumes: bool = False,
-) -> NoReturn:  # fmt: skip
+) -> NoReturn:
     """Parse the command line into `options`, call `main`, and exit with its exit code.
 
     `resumes`: whether the command resumes when it is run again after an interruption.

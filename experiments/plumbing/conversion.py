@@ -18,9 +18,13 @@ from zoo.weights.settings import settings_of
 
 
 def convert(
-    source: str, output: Path, to: str, model: str | None, classes: str | None,
+    source: str,
+    output: Path,
+    to: str,
+    model: str | None,
+    classes: str | None,
     preprocess: str | None,
-) -> None:  # fmt: skip
+) -> None:
     """Write the weights of `source` with the names of the library `to`; see convert.Options.
 
     Raises WeightsError for weights that fit no network or several, UsageError for class names that

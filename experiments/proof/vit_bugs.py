@@ -15,10 +15,13 @@ SIZE = "vit2"
 
 
 def broken_vit(
-    block: type[EncoderBlock] = EncoderBlock, stem: type[ViTStem] = ViTStem,
-    network: type[ViT] = ViT, attention: type[Attention] = Attention, mlp: type[MLP] = MLP,
+    block: type[EncoderBlock] = EncoderBlock,
+    stem: type[ViTStem] = ViTStem,
+    network: type[ViT] = ViT,
+    attention: type[Attention] = Attention,
+    mlp: type[MLP] = MLP,
     eps: float = 1e-6,
-) -> ViT:  # fmt: skip
+) -> ViT:
     """A ViT of the size of vit2 in which any part can be replaced."""
     row = TABLE[SIZE]
     patches = stem(row.patch_size, row.width, row.image_size, "align-corners")

@@ -223,10 +223,16 @@ PROBED = ("linear-probe", "lp-ft")  # strategies that start with a probe
 
 
 def run_transfer(
-    run: Transfer, dataset: ImageDataset, folder: Path, device: torch.device, group: Group, *,
+    run: Transfer,
+    dataset: ImageDataset,
+    folder: Path,
+    device: torch.device,
+    group: Group,
+    *,
     progress: Callable[[int], None] = lambda step: None,
-    on_epoch: Callable[[dict, bool], None] = lambda row, is_best: None, save_every: float = 10,
-) -> dict:  # fmt: skip
+    on_epoch: Callable[[dict, bool], None] = lambda row, is_best: None,
+    save_every: float = 10,
+) -> dict:
     """Train `run` to its end and return its row.
 
     Ctrl-C and SIGTERM save after the current step and raise. The run then continues from its

@@ -57,9 +57,12 @@ def to_train(strategy: str, model: Network) -> nn.Module:
 
 
 def training_settings(
-    recipe: Recipe, strategy: str, steps_per_epoch: int, class_weights: tuple[float, ...] | None,
+    recipe: Recipe,
+    strategy: str,
+    steps_per_epoch: int,
+    class_weights: tuple[float, ...] | None,
     base: Settings,
-) -> Settings:  # fmt: skip
+) -> Settings:
     """Settings of the training loop, in steps; precision and memory layout come from `base`."""
     lr = recipe.head_lr if strategy in HEAD_ONLY else recipe.lr
     if strategy == "lp-ft":

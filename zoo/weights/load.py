@@ -160,9 +160,13 @@ def without(drop: Collection[str], tensors: Tensors) -> dict[str, Tensor]:
 
 
 def tell(
-    model: Network, names: Dialect, weights: Weights, dropped: int, rounded: int,
+    model: Network,
+    names: Dialect,
+    weights: Weights,
+    dropped: int,
+    rounded: int,
     drop: Collection[str],
-) -> None:  # fmt: skip
+) -> None:
     """Log what was chosen, left out, rounded or assumed."""
     for note in weights.notes:
         log.warning("%s: %s", weights.source, note)
