@@ -8,9 +8,11 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.errors import DataError
@@ -32,6 +34,15 @@ class Made:
     pixels: np.ndarray | None = None
     tolerance: int = 0
     word: str = ""
+
+
+def smooth_image(path: Path, size: tuple[int, int]) -> Path:
+    """Write random colours of 9x12, enlarged to `size` (width, height), to `path`; return it."""
+    small = torch.randint(
+        0, 256, (9, 12, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    Image.fromarray(small.numpy()).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
 
 
 def save(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, assert_prints, assert_three_lines, held, refusal, shaken
-from PIL import Image
+from sample_images import smooth_image
 
 import zoo
 from experiments.classifier import load_model, predict, save_classifier
@@ -50,11 +50,7 @@ def theirs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "model"
     places = {name: place for place, name in enumerate(CIFAR10)}
     model = written(folder, 2, id2label=dict(enumerate(CIFAR10)), label2id=places)
-    generator = torch.Generator().manual_seed(0)
-    small = torch.randint(0, 256, (9, 12, 3), generator=generator, dtype=torch.uint8)
-    image = folder.parent / "image.png"
-    Image.fromarray(small.numpy()).resize((120, 75), Image.Resampling.BICUBIC).save(image)
-    return folder, model, image
+    return folder, model, smooth_image(folder.parent / "image.png", (120, 75))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import assert_prints, held, refusal, shaken
 from PIL import Image
+from sample_images import smooth_image
 from test_hub import (
     CONFIG,
     NOWHERE,
@@ -58,11 +59,7 @@ def theirs(tmp_path_factory):
     """A folder that transformers wrote, the network in it, and an image."""
     folder = tmp_path_factory.mktemp("hub") / "model"
     model = written(folder, "resnet18")
-    generator = torch.Generator().manual_seed(0)
-    small = torch.randint(0, 256, (9, 12, 3), generator=generator, dtype=torch.uint8)
-    image = folder.parent / "image.png"
-    Image.fromarray(small.numpy()).resize((120, 80), Image.Resampling.BICUBIC).save(image)
-    return folder, model, image
+    return folder, model, smooth_image(folder.parent / "image.png", (120, 80))
 
 
 @pytest.fixture

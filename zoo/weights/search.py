@@ -176,7 +176,14 @@ def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
 
 def dialect_of(names: Collection[str]) -> Dialect:
     """The first dialect among those that know the most names."""
-    return max(DIALECTS, key=lambda dialect: known(dialect, names))
+    best, most = DIALECTS[0], -1
+    for dialect in DIALECTS:
+        count = known(dialect, names)
+        if count > most:
+            best, most = dialect, count
+        if most == len(names):  # the others, which take time, cannot know more
+            break
+    return best
 
 
 def known(dialect: Dialect, names: Collection[str]) -> int:
