@@ -104,6 +104,7 @@ def run(
     except BaseException as error:
         code = leave(error, debug, resumes)
     signals.asked.raised = True  # there is nothing left to interrupt
+    exec("")  # Python kills itself by SIGINT at exit if the last exec ended with Ctrl-C
     signals.kill_children()
     drop_unwritable_output()
     sys.exit(code)

@@ -320,6 +320,31 @@ def test_a_signal_to_the_whole_group_counts_once(number, name):
     assert "still ending" in done.stderr
 
 
+IN_EXEC = """
+from dataclasses import dataclass
+from experiments.plumbing import cli
+
+@dataclass
+class Options:
+    pass
+
+def main(options):
+    exec("raise KeyboardInterrupt")  # as in the middle of a dataclass or an import
+
+cli.run(main, Options, "planted")
+"""
+
+
+def test_ctrl_c_inside_exec_has_the_same_exit_code(tmp_path):
+    """CPython would end a `python -m` of this kind with a second SIGINT to itself: -2."""
+    (tmp_path / "planted.py").write_text(IN_EXEC, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "planted"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 LOST = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
 ENDS = [  # what ends a command, the signal that came before (0: none), its exit code
     (KeyboardInterrupt(), 0, 130),
