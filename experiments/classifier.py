@@ -6,15 +6,18 @@
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
+In a notebook, a classifier and the predictions of an image display themselves.
+
 Class names and preprocessing come from the file, or from the options --classes and --preprocess.
 Preprocessing that had to be assumed is printed.
 """
 
 import glob
+import io
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -35,7 +38,8 @@ from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
-from experiments.plumbing.preprocess import default_view, view_for, view_named
+from experiments.plumbing.preprocess import default_view, in_words, view_for, view_named
+from experiments.plumbing.tables import Rows, html
 from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
@@ -58,6 +62,17 @@ class Classifier:
     metrics: Mapping[str, Any]  # scores at the time of saving
     source: str  # the file, or the name of published weights
 
+    def _repr_html_(self) -> str:
+        names = ", ".join(self.classes[:10]) + ", ..." * (len(self.classes) > 10)
+        lines = [
+            ("weights", self.source),
+            ("network", f"{sum(p.numel() for p in self.model.parameters()):,} parameters"),
+            (f"{len(self.classes)} classes", names),
+            ("preprocessing", in_words(self.view)),
+            *((k, f"{v:.3f}") for k, v in self.metrics.items() if isinstance(v, float)),
+        ]
+        return html([Rows(("classifier", ""), lines, ("---",))])
+
     def logits(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, crop, crop) from `view` -> float32 (N, K), computed in eval mode."""
         device = next(self.model.parameters()).device
@@ -66,7 +81,23 @@ class Classifier:
             return forward(self.model.eval(), enlarge(normalized, self.view.input_size), FP32)
 
 
-def predict(model: Classifier, image: object, k: int = 5) -> list[dict[str, str | float]]:
+class Predictions(list):
+    """The most probable classes of one image, best first. A notebook shows them with the image."""
+
+    def __init__(self, answers: Iterable[dict[str, str | float]], image: Tensor) -> None:
+        super().__init__(answers)
+        self.image = image  # uint8 (3, H, W)
+
+    def _repr_png_(self) -> bytes:
+        from experiments.drawing.sheet import LabelledImage, draw_sheet  # matplotlib is slow
+
+        names, scores = (tuple(answer[key] for answer in self) for key in ("label", "score"))
+        buffer, title = io.BytesIO(), f"{names[0]}, {100 * scores[0]:.1f} %"
+        draw_sheet(buffer, [LabelledImage(self.image, "", names, scores)], title)
+        return buffer.getvalue()
+
+
+def predict(model: Classifier, image: object, k: int = 5) -> Predictions:
     """The k most probable classes (all if there are fewer), best first, with probabilities.
 
     `image`: a path, bytes, an open binary file, a PIL image, a uint8 array (H, W, 3) or (H, W), or
@@ -75,7 +106,8 @@ def predict(model: Classifier, image: object, k: int = 5) -> list[dict[str, str 
     """
     if k < 1:
         raise UsageError(f"k is too small: {k}", "predict(..., k=...)", "give 1 or more")
-    return top_k(model, model.logits(model.view(as_image(image))[None]), k)[0]
+    image = as_image(image)
+    return Predictions(top_k(model, model.logits(model.view(image)[None]), k)[0], image)
 
 
 def predictions(

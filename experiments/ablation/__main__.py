@@ -24,7 +24,7 @@ def main(options: Options) -> None:
     cli.check_folder(options.output_dir or Path("runs"))
     with doing("loading the libraries"):
         from experiments.ablation import campaign
-    campaign.carry_out(options)
+    campaign.carry_out(options).show()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Run an ablation: train its networks, and print and draw its results."""
+"""Run an ablation: train its networks, draw its figures and return its results.
+
+In a notebook: ablate("quick", seeds=3) in the last line of a cell shows the report.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -16,12 +19,12 @@ from experiments.ablation.pool import default_jobs, run_campaign
 from experiments.ablation.questions import ABLATIONS, NETWORKS, Ablation, rows, with_warmup
 from experiments.ablation.report import FIELDS, describe, flatten, report
 from experiments.ablation.runs import Data, Run, build_model, load_data, make_batches
-from experiments.plumbing.cli import NumericError, doing
+from experiments.plumbing.cli import NumericError, doing, options_from
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle
 from experiments.plumbing.results import read_row, say_skipped, write_csv
-from experiments.plumbing.tables import print_report
+from experiments.plumbing.tables import Results, print_report
 
 
 def settle_precision(
@@ -102,8 +105,17 @@ def describe_data(data: Data) -> str:
     return "\n  ".join((f"Data {dataset.name}: {counts}, {data.size}x{data.size}", *dataset.notes))
 
 
-def carry_out(options: Options) -> None:
-    """Run the ablation that the options ask for, and print and draw its results."""
+def ablate(preset: str = "quick", **options: object) -> Results:
+    """Run an ablation, with the options of the command line; for notebooks."""
+    threads = torch.get_num_threads()
+    try:
+        return carry_out(options_from(Options, preset, **options))
+    finally:
+        torch.set_num_threads(threads)  # an ablation uses one per run
+
+
+def carry_out(options: Options) -> Results:
+    """Run the ablation that the options ask for, and draw its figures."""
     device, why = choose_device(options.device)
     print(ABLATIONS[options.preset].question)
     print(f"Device {why}")
@@ -122,10 +134,9 @@ def carry_out(options: Options) -> None:
     if of_transformers:
         with doing("measuring the collapse of the tokens"):
             residuals = collapse.measure(runs, output_dir)
-    print_report(report(results, residuals))
     with doing("drawing the figures"):
         from experiments.ablation import figures  # imports matplotlib, which workers do not need
 
-        for path in figures.draw_all(runs, residuals, output_dir, device):
-            print(f"figure: {path}")
-    print(f"rows and histories: {output_dir}")
+        paths = figures.draw_all(runs, residuals, output_dir, device)
+    notes = [f"rows and histories: {output_dir}"]
+    return Results(results, report(results, residuals), paths, output_dir, notes=notes)

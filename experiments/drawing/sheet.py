@@ -4,6 +4,7 @@ draw_sheet        images, each with its most probable classes
 draw_confusion    a confusion matrix
 """
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,13 +43,13 @@ class LabelledImage:
         return self.truth is not None and self.labels[0] != self.truth
 
 
-def draw_sheet(path: Path, images: Sequence[LabelledImage], title: str) -> None:
+def draw_sheet(path: Path | io.BytesIO, images: Sequence[LabelledImage], title: str) -> None:
     """A PNG of all images in a grid, each above its name and a bar for every class.
 
     Raises DataError if there are no images.
     """
     if not images:
-        raise DataError("no image to draw", str(path.absolute()), "give at least one image")
+        raise DataError("no image to draw", str(path), "give at least one image")
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     # Lines: the verdict, the bars, the number of omitted classes. The name is above line 0.

@@ -39,8 +39,10 @@ log = logging.getLogger("zoo")
 
 
 @contextmanager
-def png(path: Path, width: float, height: float, mathtext: bool = False) -> Iterator[Figure]:
-    """Yield an empty figure, `width` x `height` inches; afterwards write it to the PNG `path`.
+def png(
+    path: Path | io.BytesIO, width: float, height: float, mathtext: bool = False
+) -> Iterator[Figure]:
+    """Yield an empty figure, `width` x `height` inches; afterwards write it as a PNG to `path`.
 
     The file is written atomically; its folder is created if necessary. The user's matplotlib
     settings have no effect. $ _ \\ are ordinary letters, unless `mathtext`, for axes with 10^-2.
@@ -54,6 +56,9 @@ def png(path: Path, width: float, height: float, mathtext: bool = False) -> Iter
         yield figure
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100)
+    if isinstance(path, io.BytesIO):
+        path.write(buffer.getvalue())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
 

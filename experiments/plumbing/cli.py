@@ -70,6 +70,7 @@ ZOO_CODES = {"zoo.errors.ModelError": 2, "zoo.errors.WeightsError": 4}
 CRASH = 70  # EX_SOFTWARE of BSD's sysexits
 PIPE = 141  # as a shell reports SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CONFIG = (tyro.conf.FlagCreatePairsOff,)
 SILENCE = 2.0  # seconds until doing() prints
 
 
@@ -96,8 +97,7 @@ def run(
             # Path("") would be the current folder.
             line = f"{command} {shlex.join(arguments)}"
             raise UsageError("an argument is empty", line, "give it a value, or omit it")
-        config = (tyro.conf.FlagCreatePairsOff,)
-        code = main(tyro.cli(options, prog=command, args=arguments, config=config)) or 0
+        code = main(tyro.cli(options, prog=command, args=arguments, config=CONFIG)) or 0
         print(end="", flush=True)  # raises errors of buffered output here
     except SystemExit as stop:  # tyro: 0 for --help, or 2; rich: 1 if nobody reads its output
         code = PIPE if stop.code == 1 else int(stop.code or 0)
@@ -108,6 +108,24 @@ def run(
     signals.kill_children()
     drop_unwritable_output()
     sys.exit(code)
+
+
+def options_from(options: type[Options], *words: object, **values: object) -> Options:
+    """The options of a command line with these arguments, for notebooks; raises UsageError.
+
+    batch_size=8 is --batch-size 8; a list gives several values; False and None leave an option out.
+    """
+    arguments = list(map(str, words))
+    for name, value in values.items():
+        if value is None or value is False:
+            continue
+        several = value if isinstance(value, list | tuple) else [value] * (value is not True)
+        arguments += [f"--{name.replace('_', '-')}", *map(str, several)]
+    try:
+        return tyro.cli(options, args=arguments, config=CONFIG)
+    except SystemExit as error:  # tyro has printed what is wrong
+        fix = "see above for what is allowed"
+        raise UsageError("these options are not understood", shlex.join(arguments), fix) from error
 
 
 def leave(error: BaseException, debug: bool, resumes: bool) -> int:

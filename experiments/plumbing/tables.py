@@ -1,6 +1,10 @@
-"""Reports: tables and sentences, for the terminal and in Markdown."""
+"""Reports: tables and sentences, for the terminal, in Markdown, and in a notebook."""
 
+import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape as escaped
+from pathlib import Path
 from typing import NamedTuple
 
 from rich import box
@@ -38,6 +42,30 @@ def print_report(parts: Sequence[Part]) -> None:
         console.print(drawn)
 
 
+@dataclass(frozen=True)
+class Results:
+    """What a comparison found. As the last line of a notebook's cell it displays itself."""
+
+    rows: Sequence[dict]  # one per run, as in row.json
+    parts: Sequence[Part]  # tables, captions, verdict
+    figures: Sequence[Path]
+    folder: Path
+    best: Path | None = None  # the checkpoint to use, where there is one
+    notes: Sequence[str] = ()  # where files are, and what to do next
+
+    def show(self) -> None:
+        """Print the report, and where its files are."""
+        print_report(self.parts)
+        for path in self.figures:
+            print(f"figure: {path}")
+        print(*self.notes, sep="\n")
+
+    def _repr_html_(self) -> str:
+        pictures = (base64.b64encode(path.read_bytes()).decode() for path in self.figures)
+        shown = (f'<img src="data:image/png;base64,{picture}" width="720">' for picture in pictures)
+        return html(self.parts) + "".join(shown) + html(self.notes)
+
+
 def column_widths(table: Rows, room: int) -> list[int]:
     """The width of every column in terminal cells, so that the table fits into `room` if it can.
 
@@ -73,3 +101,22 @@ def markdown(parts: Sequence[Part]) -> str:
             part = "\n".join("| " + " | ".join(line).replace("\n", " ") + " |" for line in lines)
         texts.append(part)
     return "\n\n".join(texts)
+
+
+def html(parts: Sequence[Part]) -> str:
+    """Tables and sentences in HTML."""
+    texts = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(f"<p>{escaped(part.replace('**', ''))}</p>")
+            continue
+        sides = ["right" if align.endswith(":") else "left" for align in aligned(part)]
+        lines = [
+            "".join(
+                f'<{kind} style="text-align: {side}">{escaped(cell)}</{kind}>'
+                for cell, side in zip(line, sides, strict=True)
+            )
+            for kind, line in [("th", part.header), *(("td", line) for line in part.lines)]
+        ]
+        texts.append("<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>")
+    return "".join(texts)

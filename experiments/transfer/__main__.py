@@ -17,7 +17,8 @@ def main(options: Options) -> None:
     """Import the libraries, then compare the strategies."""
     with doing("loading the libraries"):
         from experiments.transfer import comparison
-    comparison.carry_out(options)
+    if results := comparison.carry_out(options):
+        results.show()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Run a comparison of strategies: train every run, print progress, results and advice."""
+"""Run a comparison of strategies: train every run, print progress, return results and advice.
+
+In a notebook: transfer("my_images", model="resnet50", strategy="finetune") in the last line of a
+cell shows the report; its `best` is the checkpoint to use.
+"""
 
 import shlex
 import time
@@ -17,12 +21,12 @@ from data.collection import CIFAR10, IMAGE_CACHE, ImageDataset, Source, identity
 from data.progress import Progress, say
 from data.view_batches import ViewBatches
 from experiments.classifier import CORES
-from experiments.plumbing.cli import NumericError, doing
+from experiments.plumbing.cli import NumericError, doing, options_from
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.precision import SETTINGS_FILES, settle
 from experiments.plumbing.results import lock, read_row, say_skipped, to_do
-from experiments.plumbing.tables import print_report
+from experiments.plumbing.tables import Results
 from experiments.train.loop import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
@@ -119,15 +123,27 @@ def describe(run: Transfer, row: dict) -> str:
     )
 
 
-def carry_out(options: Options) -> None:
-    """Check the options, then run the comparison in every process of the job."""
+def transfer(data: str | Path, **options: object) -> Results:
+    """Compare strategies, with the options of the command line; for notebooks."""
+    results = carry_out(options_from(Options, data, **options))
+    assert results is not None, "a notebook is one process"
+    return results
+
+
+def carry_out(options: Options) -> Results | None:
+    """Check the options, then run the comparison in every process of the job.
+
+    Returns the results in the first process, and None in all others.
+    """
     check_options(options)
     device, why = choose_device(options.device)
     with processes() as group:
-        compare_strategies(options, device, why, group)
+        return compare_strategies(options, device, why, group)
 
 
-def compare_strategies(options: Options, device: torch.device, why: str, group: Group) -> None:
+def compare_strategies(
+    options: Options, device: torch.device, why: str, group: Group
+) -> Results | None:
     """Open the dataset, choose the precision, train the missing runs and report all of them."""
     make_deterministic(device, threads=None)
     loaders = CORES if device.type == "cuda" else 0
@@ -159,8 +175,7 @@ def compare_strategies(options: Options, device: torch.device, why: str, group: 
             write_atomic(folder / "split.csv", dataset.table.encode("utf-8", "replace"))
         rows = run_all(runs, dataset, folder, device, group)
         say_notes(dataset, group)
-        if group.first:
-            conclude(rows, folder)
+        return conclude(rows, folder) if group.first else None
 
 
 def with_batches_that_fit(options: Options, images: int, group: Group) -> Options:
@@ -196,24 +211,24 @@ def say_notes(dataset: ImageDataset, group: Group) -> None:
     dataset.notes.clear()
 
 
-def conclude(rows: list[dict], folder: Path) -> None:
-    """Write and print the results; raise NumericError if every run diverged."""
+def conclude(rows: list[dict], folder: Path) -> Results:
+    """Write the results and return them; raise NumericError if every run diverged."""
     if not any(row["status"] == "finished" for row in rows):
         raise NumericError("every run diverged", folder, "use a lower --lr and a new --output-dir")
     with doing("drawing the figures"):
         figures = report.write_all(rows, folder)
-    print_report(report.report(rows))
-    for path in figures:
-        print(f"figure: {path}")
-    print(f"rows, histories and checkpoints: {folder}")
+    notes, checkpoint = [f"rows, histories and checkpoints: {folder}"], None
     if IMAGE_CACHE.exists():
-        print(f"decoded images for the next run: {IMAGE_CACHE} (may be deleted)")
+        notes.append(f"decoded images for the next run: {IMAGE_CACHE} (may be deleted)")
     _, arm = report.choose(rows)
     if arm:
         best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # never chosen on test
         checkpoint = folder / best["name"] / "best.safetensors"
         minutes, seconds = divmod(round(sum(row["seconds"] for row in rows)), 60)
         accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]
-        print(f"best on val of {arm.label}: {accuracy:.1f} % in epoch {epoch} of {best['name']}")
-        print(f"all {len(rows)} runs took {minutes}:{seconds:02} minutes")
-        print(f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} IMAGES")
+        notes += [
+            f"best on val of {arm.label}: {accuracy:.1f} % in epoch {epoch} of {best['name']}",
+            f"all {len(rows)} runs took {minutes}:{seconds:02} minutes",
+            f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} IMAGES",
+        ]
+    return Results(rows, report.report(rows), figures, folder, checkpoint, notes)
