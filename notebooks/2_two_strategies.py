@@ -1,0 +1,446 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 두 가지 전략: 미세 조정과 특징 추출 / Two strategies: fine-tuning and feature extraction
+#
+# 사전 학습된 신경망을 내 이미지에 옮기는 두 방법을 정확도와 시간으로 비교합니다. 시간이 어디에
+# 쓰이는지 재고, 두 가지 함정(움직이는 배치 정규화, RGBA 이미지)의 비용을 측정합니다. 모든 셀은
+# CPU 코어 2개에서 약 RUNTIME분 걸립니다. "여기서는 실행하지 않음" 셀은 건너뜁니다.
+#
+# We compare two ways to move a pretrained network to our own images, by accuracy and time. We
+# measure where the time goes, and what two traps cost: moving batch norms and RGBA images. All
+# cells take about RUNTIME minutes on 2 CPU cores. Cells marked "not run here" do nothing.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+if not Path("zoo").is_dir():  # the kernel started in notebooks/
+    os.chdir("..")
+sys.path.insert(0, str(Path.cwd()))
+
+# %% [markdown]
+# **Colab (여기서는 실행하지 않음 / not run here)**: 저장소를 복제하고 설치합니다. 커널에 있는
+# torch는 그대로 둡니다. `URL`에는 저장소의 주소를 넣습니다.
+#
+# In Colab, this cell clones the repository and installs it. It keeps the kernel's torch. Put the
+# address of the repository in place of `URL`.
+
+# %% tags=["not-run"]
+if "google.colab" in sys.modules and not Path("zoo").is_dir():
+    import subprocess
+
+    os.chdir("/content")
+    subprocess.run(["git", "clone", "URL", "skipzoo"], check=True)
+    os.chdir("skipzoo")
+    install = [sys.executable, "-m", "pip", "install", "-q", "-e", ".[experiments]"]
+    subprocess.run(install, check=True)
+    sys.path.insert(0, str(Path.cwd()))
+
+# %% [markdown]
+# ## 설정 / Settings
+#
+# 내 이미지를 쓰려면 `DATA`를 바꿉니다. 클래스마다 폴더가 하나씩 있으면 됩니다. 여기서는 ImageNet
+# 가중치를 받을 수 없어서, CIFAR-10으로 학습한 ResNet-32를 씁니다. 원래는 `MODEL = "resnet18"`,
+# `WEIGHTS = "DEFAULT"`입니다.
+#
+# To use your own images, change `DATA`: a folder with one folder per class. ImageNet weights
+# cannot be reached here, so we use a ResNet-32 trained on CIFAR-10. Usually it is `MODEL =
+# "resnet18"` and `WEIGHTS = "DEFAULT"`.
+
+# %% tags=["parameters"]
+DATA = "cache/hymenoptera_data"
+MODEL = "resnet32"
+WEIGHTS = "cache/resnet32-d509ac18.th"
+EPOCHS = 10
+SEEDS = 3
+RUNS = "runs/two_strategies"
+IMAGENET = False  # True: also run the cells that download ImageNet weights
+
+# %% [markdown]
+# 개미와 벌 사진(PyTorch 튜토리얼의 데이터)과 가중치를 한 번만 내려받습니다. 학습 폴더의
+# `imageNotFound.gif`는 사진이 아니므로 지웁니다.
+#
+# This downloads the ants and bees of PyTorch's tutorial and the weights, once.
+# `imageNotFound.gif` in the training folder is no photo, so we delete it.
+
+# %%
+import zipfile
+
+from torch.hub import download_url_to_file
+
+Path("cache").mkdir(exist_ok=True)
+if not Path(DATA).exists():
+    url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
+    download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
+    zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
+if not Path(WEIGHTS).exists():
+    url = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
+    download_url_to_file(url + Path(WEIGHTS).name, WEIGHTS, progress=False)
+(Path(DATA) / "train/ants/imageNotFound.gif").unlink(missing_ok=True)
+for folder in sorted(Path(DATA).glob("*/*")):
+    print(f"{folder.parent.name}/{folder.name}: {len(list(folder.iterdir()))} images")
+
+# %% [markdown]
+# ## 1. 무엇을 학습하는가 / What is trained
+#
+# **미세 조정(fine-tuning)** 은 모든 가중치를 학습합니다. **특징 추출(feature extraction)** 은
+# 마지막 층(head)만 새로 학습하고 나머지는 얼립니다. 아래는 흔한 셀입니다. torchvision에서는
+# `head`를 `fc`라고 부릅니다.
+#
+# **Fine-tuning** trains all weights. **Feature extraction** trains a new last layer, the head,
+# and freezes the rest. Below is the usual cell. torchvision calls the head `fc`.
+
+# %%
+# 흔한 셀 / the usual cell
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments.classifier import pretrained
+
+network, view = pretrained(MODEL, WEIGHTS, seed=0)  # usually: models.resnet18(weights="DEFAULT")
+
+frozen = copy.deepcopy(network)
+for parameter in frozen.parameters():
+    parameter.requires_grad = False
+frozen.head = nn.Linear(frozen.head.in_features, 2)  # new layers are trained
+
+
+def trainable(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+print(f"fine-tuning: {trainable(network):,} parameters; feature extraction: {trainable(frozen):,}")
+
+# %% [markdown]
+# ### 함정: 얼렸는데 움직인다 / The trap: frozen, but it moves
+#
+# `requires_grad = False`는 기울기만 끕니다. 학습 루프의 `model.train()`은 배치 정규화의 이동
+# 평균을 계속 바꿉니다. 아래에서는 최적화 없이 이미지를 통과시키기만 합니다. 그래도 특징이
+# 달라집니다.
+#
+# `requires_grad = False` only stops gradients. `model.train()` in the training loop keeps
+# changing the running statistics of batch norms. Below we only pass images through, without any
+# optimiser. The features change all the same.
+
+# %%
+# 흔한 셀 / the usual cell
+from data.images import load_image
+from data.view_batches import normalize_as
+
+files = sorted(Path(DATA).glob("train/*/*"))[:32]
+images = normalize_as(view)(torch.stack([view(load_image(file)) for file in files]))
+
+
+def features_after_passes(module: nn.Module, model: nn.Module) -> torch.Tensor:
+    """Features of the images, after ten passes in the mode of training and no step at all."""
+    for _ in range(10):
+        module.train()
+        module(images)
+    with torch.no_grad():
+        return model.eval().features(images)
+
+
+with torch.no_grad():
+    before = network.eval().features(images)
+change = features_after_passes(frozen, frozen) - before
+print(f"the usual freezing: features change by {change.norm() / before.norm():.1%}")
+
+# %%
+# 여기서는 / here
+from experiments.transfer.strategies import to_train
+
+ours = copy.deepcopy(network)
+module = to_train("feature-extraction", ours)  # freezes, and keeps batch norms in eval mode
+change = features_after_passes(module, ours) - before
+print(f"our freezing: features change by {change.norm() / before.norm():.1%}")
+print(f"trainable: {trainable(module):,}; the class Frozen in experiments/transfer/strategies.py")
+
+# %% [markdown]
+# **무엇이 바뀌었나**: 흔한 셀에서는 "얼린" 신경망의 특징이 움직였고, 여기서는 0 %입니다. head는
+# 움직이는 특징을 쫓아가며 학습합니다. 정확도로 얼마나 손해인지는 바로 아래에서 재며, 이 실수의
+# 이름은 `moving-bn`입니다.
+#
+# **What changed**: the usual "frozen" network moved its features, ours by 0 %. The head learns
+# from features that keep moving. What that costs in accuracy is measured next; this mistake has
+# the name `moving-bn`.
+
+# %% [markdown]
+# ## 2. 비교 / The comparison
+#
+# 흔한 노트북은 전략마다 학습 셀을 복사하고 한 번씩만 돌립니다. 여기서는 한 번의 호출로 같은
+# 이미지, 같은 순서로 여러 시드를 돌립니다. 에폭마다 한 줄이 나오고, 중단되면 같은 셀이 이어서
+# 합니다. `linear-probe`는 특징을 한 번만 계산하고 로지스틱 회귀로 head를 맞춥니다.
+#
+# Usual notebooks copy the training cell for each strategy and run each once. Here one call runs
+# several seeds on the same images in the same order. It prints a line per epoch; if it is
+# interrupted, the same cell resumes. `linear-probe` computes the features once and fits the head
+# by logistic regression.
+
+# %%
+# 여기서는 / here
+from experiments.transfer.comparison import transfer
+
+results = transfer(
+    DATA,
+    model=MODEL,
+    weights=WEIGHTS,
+    strategy=["finetune", "feature-extraction", "linear-probe", "moving-bn"],
+    epochs=EPOCHS,
+    seeds=SEEDS,
+    output_dir=RUNS,
+)
+results
+
+# %% [markdown]
+# 표는 평균과 95 % 신뢰 구간입니다. 추천 문장은 구간을 보고 말하며, 가릴 수 없으면 가릴 수 없다고
+# 합니다. 아래는 움직이는 배치 정규화의 비용입니다. 같은 시드와 같은 이미지끼리 뺀 값입니다.
+#
+# The table has means and 95 % intervals. The recommendation looks at the intervals, and says so
+# where it cannot tell. Below is the cost of moving batch norms: differences of equal seeds and
+# equal images.
+
+# %%
+from experiments.plumbing.stats import estimate
+from experiments.transfer.report import arms, lead, points
+
+by_strategy = {arm.strategy: arm for arm in arms(results.rows)}
+ours = by_strategy["feature-extraction"]
+for other in ("moving-bn", "finetune", "linear-probe"):
+    print(f"feature-extraction minus {other}: {points(lead(ours, by_strategy[other]))}")
+
+split = results.rows[0]["tested_on"]
+last = [[row[f"last_{split}_accuracy"] for row in by_strategy[name].rows] for name in by_strategy]
+last = dict(zip(by_strategy, np.array(last), strict=True))
+cost = estimate((last["feature-extraction"] - last["moving-bn"]).tolist())
+print(
+    f"the same with moving-bn, after the last epoch: {cost.show(1, 100)} points, n = {cost.n} seeds"
+)
+print(f"{results.rows[0]['images'][split]} images of {split}")
+
+# %% [markdown]
+# **무엇이 바뀌었나**: TEXT_KO
+#
+# **What changed**: TEXT_EN
+
+# %% [markdown]
+# ## 3. 시간은 어디에 쓰이나 / Where the time goes
+#
+# 흔한 노트북의 `ImageFolder`는 에폭마다 모든 JPEG를 다시 디코딩합니다. 큰 사진을 작은 신경망에
+# 넣을 때는 계산보다 읽기가 더 오래 걸릴 수 있습니다. 한 에폭의 읽기 시간을 재 봅니다.
+#
+# `ImageFolder` in usual notebooks decodes every JPEG again in every epoch. With large photos and
+# a small network, loading can take longer than computing. We time the loading of one epoch.
+
+# %%
+# 흔한 셀 / the usual cell
+import time
+
+from torchvision import datasets, transforms
+
+augment = transforms.Compose([
+    transforms.RandomResizedCrop(view.crop),
+    transforms.RandomHorizontalFlip(),
+    transforms.ToTensor(),
+    transforms.Normalize(view.mean, view.std),
+])  # fmt: skip
+usual = datasets.ImageFolder(f"{DATA}/train", augment)
+begin = time.perf_counter()
+for _ in usual:
+    pass
+usual_seconds = time.perf_counter() - begin
+print(f"the usual loading: {usual_seconds:.2f} s per epoch of {len(usual)} images")
+
+# %%
+# 여기서는 / here
+import matplotlib.pyplot as plt
+
+from experiments.plumbing.tables import Results, Rows
+
+rows = [row for row in results.rows if row["run"]["seed"] == 0]
+parts = []  # of each run, seconds: loading, computing, everything else
+for row in rows:
+    loading, training = row["waiting_seconds"], row["training_seconds"]
+    parts.append((loading, training - loading, row["seconds"] - training))
+names = [row["run"]["strategy"] for row in rows]
+
+fig, axes = plt.subplots(figsize=(7, 2.2))
+left = np.zeros(len(rows))
+for label, seconds in zip(("loading", "computing", "the rest"), np.array(parts).T, strict=True):
+    axes.barh(names, seconds, left=left, label=label)
+    left += seconds
+axes.set(xlabel="seconds (seed 0)")
+axes.invert_yaxis()
+axes.legend()
+plt.show()
+
+lines = [[name, *(f"{s:.2f}" for s in seconds)] for name, seconds in zip(names, parts, strict=True)]
+header = ("strategy", "loading s", "computing s", "the rest s (evaluation, saving)")
+per_epoch = next(p[0] for n, p in zip(names, parts, strict=True) if n == "finetune") / EPOCHS
+print(f"our loading: {per_epoch:.2f} s per epoch; the usual one: {usual_seconds:.2f} s")
+Results([], [Rows(header, lines)], [], Path(RUNS))
+
+# %% [markdown]
+# **무엇이 바뀌었나**: 여기서는 사진을 한 번만 디코딩해 작게 저장하고(`cache/images`), 에폭마다 그
+# 픽셀을 잘라 씁니다. 그래서 에폭당 읽기 시간이 위의 값으로 줄었습니다. 첫 디코딩은 흔한 셀의 한
+# 에폭과 비슷하게 걸립니다. 특징 추출은 뒤로 가는 계산(backward)이 head에만 있어서 빠르고,
+# `linear-probe`는 특징을 한 번만 계산해서 더 빠릅니다. 다른 작업과 CPU를 나눠 쓰면 초 단위 시간은
+# 달라집니다.
+#
+# **What changed**: here every photo is decoded once and stored small (`cache/images`); each epoch
+# crops those pixels. So loading takes the time printed above. The first decoding takes about one
+# usual epoch. Feature extraction is faster since backward only passes the head; `linear-probe`
+# computes features once. The seconds vary when other work shares the CPU.
+
+# %% [markdown]
+# ## 4. RGBA 함정 / The RGBA trap
+#
+# 투명한 PNG에는 채널이 넷 있습니다. 흔한 노트북은 오류를 만나면 `.convert("RGB")`를 붙입니다.
+# 그러면 투명도를 버리고 숨은 색(대개 검정)을 드러냅니다. 16비트 회색은 거의 흰색으로 잘립니다.
+#
+# A transparent PNG has four channels. When that raises an error, usual notebooks add
+# `.convert("RGB")`. This drops the transparency and shows the hidden colours, often black. 16-bit
+# grey is clipped, mostly to white.
+
+# %%
+# 흔한 셀과 여기 / the usual cell, and here
+import io
+
+from PIL import Image
+
+from data.images import as_image
+
+photo = Image.open(sorted(Path(DATA).glob("val/*/*"))[0]).convert("RGB").resize((120, 90))
+row, column = np.mgrid[-1:1:90j, -1:1:120j]
+inside = Image.fromarray(np.uint8(255 * (row**2 + column**2 < 0.8)))
+
+
+def cut_out(image: Image.Image) -> Image.Image:
+    """RGBA as an editor leaves it: outside an ellipse transparent, over hidden black."""
+    cut = Image.new("RGBA", image.size, (0, 0, 0, 0))
+    cut.paste(image, mask=inside.resize(image.size))
+    return cut
+
+
+def as_file(image: Image.Image) -> Image.Image:
+    """Written to a file, and opened again."""
+    file = io.BytesIO()
+    image.save(file, "JPEG" if image.mode == "CMYK" else "PNG")
+    return Image.open(file)
+
+
+deep = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)  # 16-bit grey
+kinds = [photo, cut_out(photo), cut_out(photo).quantize(64), photo.convert("CMYK"), deep]
+kinds = [as_file(image) for image in kinds]
+lines = []
+for image in kinds:
+    raw, shown = transforms.functional.pil_to_tensor(image), as_image(image)
+    usual = transforms.functional.pil_to_tensor(image.convert("RGB"))
+    wrong = (usual.int() - shown.int()).abs().amax(0).gt(8).float().mean()
+    lines.append([image.mode, str(raw.shape[0]), str(tuple(shown.shape)), f"{wrong:.0%}"])
+header = ("mode of the file", "channels", "here", 'pixels that convert("RGB") changes')
+Results([], [Rows(header, lines)], [], Path(RUNS))
+
+# %%
+fig, axes = plt.subplots(2, len(kinds), figsize=(8, 2.8))
+for image, above, below in zip(kinds, *axes, strict=True):
+    above.imshow(image.convert("RGB"))
+    below.imshow(as_image(image).permute(1, 2, 0))
+    above.set_title(f'{image.mode}: convert("RGB")', size=7)
+    below.set_title(f"{image.mode}: here", size=7)
+for panel in axes.flat:
+    panel.set_axis_off()
+plt.tight_layout()
+plt.show()
+
+# %% [markdown]
+# 검증 이미지 모두를 이렇게 오려서, 같은 분류기가 두 방법으로 읽은 그림에 어떻게 답하는지 셉니다.
+#
+# We cut out all validation images like this, and count how the same classifier answers to the two
+# readings.
+
+# %%
+from experiments.classifier import load_model, predict
+
+model = load_model(results.best)
+right = {"the photo": 0, "cut out, on white (here)": 0, 'cut out, convert("RGB")': 0}
+files, differ = sorted(Path(DATA).glob("val/*/*")), 0
+for file in files:
+    photo = Image.open(file).convert("RGB")
+    cut = cut_out(photo)
+    answers = [predict(model, image, k=1)[0]["label"] for image in (photo, cut, cut.convert("RGB"))]
+    differ += answers[1] != answers[2]
+    for name, answer in zip(right, answers, strict=True):
+        right[name] += answer == file.parent.name
+for name, count in right.items():
+    print(f"{name}: {count} of {len(files)} right ({count / len(files):.1%})")
+print(f"the two readings of one file get different answers: {differ} of {len(files)}")
+
+# %% [markdown]
+# **무엇이 바뀌었나**: TEXT_KO
+#
+# **What changed**: TEXT_EN
+
+# %% [markdown]
+# ## 5. 붙여 넣을 표 / A table to paste
+#
+# 흔한 노트북은 숫자를 손으로 옮겨 적습니다. 여기서는 보고서를 마크다운으로 출력합니다. 표본 수,
+# 시드 수, 구간이 함께 따라갑니다.
+#
+# Usual notebooks copy numbers by hand. Here the report is printed as Markdown, and the number of
+# images and seeds and the intervals come along.
+
+# %%
+from experiments.plumbing.tables import markdown
+
+print(markdown(results.parts))
+
+# %% [markdown]
+# ## 6. 결과 쓰기 / Use the result
+#
+# `results.best`는 추천된 전략에서 검증 정확도가 가장 높은 파일입니다. 클래스 이름과 전처리가 파일
+# 안에 있습니다.
+#
+# `results.best` is the file with the highest validation accuracy of the recommended strategy.
+# Class names and preprocessing are in the file.
+
+# %%
+model
+
+# %%
+predict(model, files[-1])
+
+# %% [markdown]
+# **ImageNet 가중치로 (여기서는 실행하지 않음 / not run here)**: `IMAGENET = True`로 바꾸면
+# torchvision의 ResNet-18로 같은 비교를 합니다. GPU가 있으면 좋습니다.
+#
+# **With ImageNet weights**: set `IMAGENET = True`, and this cell makes the same comparison with
+# torchvision's ResNet-18. A GPU helps.
+
+# %% tags=["not-run"]
+if IMAGENET:
+    pair = ["finetune", "feature-extraction"]
+    display(transfer(DATA, recipe="two-strategies", strategy=pair, model="resnet18"))  # noqa: F821
+
+# %% [markdown]
+# ## 다음 / Next
+#
+# 이 실행을 프로젝트 없이 쓰고 싶으면 꺼낼 수 있습니다. 터미널에서 다음 명령이 PyTorch와
+# torchvision만 쓰는 노트북(또는 `script`)을 만듭니다: `python -m experiments.eject RUN --as
+# notebook`. `RUN`은 `runs/two_strategies` 안의 폴더입니다. 개미와 벌 튜토리얼은
+# `3_ants_and_bees.ipynb`에 있습니다.
+#
+# To use a run without this project, eject it. In a terminal, this command writes a notebook (or a
+# `script`) that needs only PyTorch and torchvision: `python -m experiments.eject RUN --as
+# notebook`. `RUN` is a folder in `runs/two_strategies`. The tutorial of ants and bees is
+# `3_ants_and_bees.ipynb`.
