@@ -265,7 +265,7 @@ print(f"the usual loading: {usual_seconds:.2f} s per epoch of {len(usual)} image
 # 여기서는 / here
 import matplotlib.pyplot as plt
 
-from experiments.plumbing.tables import Results, Rows
+from experiments.plumbing.tables import Rows
 
 rows = [row for row in results.rows if row["run"]["seed"] == 0]
 parts = []  # of each run, seconds: loading, computing, everything else
@@ -288,7 +288,7 @@ lines = [[name, *(f"{s:.2f}" for s in seconds)] for name, seconds in zip(names, 
 header = ("strategy", "loading s", "computing s", "the rest s (evaluation, saving)")
 per_epoch = next(p[0] for n, p in zip(names, parts, strict=True) if n == "finetune") / EPOCHS
 print(f"our loading: {per_epoch:.2f} s per epoch; the usual one: {usual_seconds:.2f} s")
-Results([], [Rows(header, lines)], [], Path(RUNS))
+Rows(header, lines)
 
 # %% [markdown]
 # **무엇이 바뀌었나**: 여기서는 사진을 한 번만 디코딩해 작게 저장하고(`cache/images`), 에폭마다 그
@@ -349,7 +349,7 @@ for image in kinds:
     wrong = (usual.int() - shown.int()).abs().amax(0).gt(8).float().mean()
     lines.append([image.mode, str(raw.shape[0]), str(tuple(shown.shape)), f"{wrong:.0%}"])
 header = ("mode of the file", "channels", "here", 'pixels that convert("RGB") changes')
-Results([], [Rows(header, lines)], [], Path(RUNS))
+Rows(header, lines)
 
 # %%
 fig, axes = plt.subplots(2, len(kinds), figsize=(8, 2.8))

@@ -21,6 +21,9 @@ class Rows(NamedTuple):
     lines: Sequence[Sequence[str]]
     align: Sequence[str] = ("---", "---:")  # of each column; the last one is repeated
 
+    def _repr_html_(self) -> str:
+        return html([self])
+
 
 Part = Rows | str  # a table, or sentences; **bold** in Markdown
 

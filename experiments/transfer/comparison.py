@@ -99,6 +99,8 @@ def bar_of(
             if mark is None:  # training starts, or resumes at a checkpoint's step
                 mark, bar.initial, bar.n = time.perf_counter(), step * size, step * size
                 bar.start_t = bar.last_print_t = time.time()
+                if step and group.first:
+                    say(f"resumes at step {step:,} of {epochs * steps:,}")
             bar.update(step * size - bar.n)
 
         yield progress, say_epoch
