@@ -100,7 +100,7 @@ def bar_of(
                 mark, bar.initial, bar.n = time.perf_counter(), step * size, step * size
                 bar.start_t = bar.last_print_t = time.time()
                 if step and group.first:
-                    say(f"resumes at step {step:,} of {epochs * steps:,}")
+                    say(f"resumes at step {step:,} of {steps:,}")
             bar.update(step * size - bar.n)
 
         yield progress, say_epoch

@@ -111,6 +111,24 @@ def test_an_image_gives_the_same_answer_however_it_is_given(folder, checkpoint):
         predict(model, array / 255)
 
 
+def test_a_classifier_and_predictions_display_themselves(tmp_path):
+    path, metrics = tmp_path / "<b>.safetensors", {"epoch": 4, "val_accuracy": 0.9375}
+    save_classifier(path, "resnet8", shaken("resnet8", 12), tuple("abcdefghi<&>"), VIEW, metrics)
+    model = load_model(path)
+    shown = model._repr_html_()
+    for words in ("12 classes", "a, b, c, d, e, f, g, h, i, &lt;, ...", "0.938", "crop 20x20"):
+        assert words in shown
+    assert "&lt;b&gt;.safetensors" in shown
+    assert "<b>" not in shown
+
+    answers = predict(model, np.zeros((40, 30, 3), np.uint8), k=2)
+    assert answers == [dict(answer) for answer in answers]
+    assert json.loads(json.dumps(answers)) == answers
+    with Image.open(io.BytesIO(answers._repr_png_())) as drawn:
+        assert drawn.format == "PNG"
+        assert min(drawn.size) > 200
+
+
 def test_thin_strips_are_predicted_and_drawn(checkpoint, invoke, tmp_path):
     for size in ((4000, 1), (1, 65_000)):
         Image.new("L", size, 99).save(tmp_path / f"{size[0]}.png")

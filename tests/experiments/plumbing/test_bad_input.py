@@ -9,13 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, TINY, assert_three_lines
+from conftest import ROOT, TINY, assert_three_lines, refusal
 
 from data.errors import DataError
 from experiments.ablation.runs import Run
 from experiments.plumbing import cli
 from experiments.plumbing.cli import CheckpointError, NumericError, ResultsError, UsageError
 from experiments.plumbing.results import read_row
+from experiments.transfer.comparison import transfer
+from experiments.transfer.options import More, Options
 from zoo import ModelError, WeightsError
 
 
@@ -229,3 +231,26 @@ def test_only_damaged_files_are_to_be_deleted():
             if isinstance(text, str) and id(node) not in statements and "delete " in text:
                 found.add(path.name)
     assert found == {"download.py"}
+
+
+# --- options in a notebook ---
+
+
+def test_options_of_a_notebook_are_those_of_the_command_line():
+    """Lists give several values, True is a flag, and False and None leave an option out."""
+    options = cli.options_from(
+        Options, "my images", strategy=["finetune", "lp-ft"], batch_size=8, squash=True,
+        skip_bad=False, epochs=None, output_dir=Path("a b"), hflip_prob=0.0,
+    )  # fmt: skip
+    assert options == Options(
+        "my images", ("finetune", "lp-ft"), batch_size=(8,), squash=True, output_dir=Path("a b"),
+        more=More(hflip_prob=0.0),
+    )  # fmt: skip
+    assert cli.options_from(Options, "x") == Options("x")
+
+
+@pytest.mark.parametrize("wrong", [{"epoch": 3}, {"epochs": "many"}, {"strategy": "fine tune"}])
+def test_a_wrong_option_in_a_notebook_is_refused(wrong):
+    (name,) = wrong
+    with refusal(UsageError, "these options are not understood", f"--{name}"):
+        transfer("nowhere", **wrong)

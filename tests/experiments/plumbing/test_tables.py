@@ -1,9 +1,11 @@
 """Tables in a terminal: no column is lost, and words stay whole where they can."""
 
+import base64
+
 import pytest
 from rich.cells import cell_len
 
-from experiments.plumbing.tables import Rows, print_report
+from experiments.plumbing.tables import Results, Rows, print_report
 
 WIDE = Rows(
     ("strategy", *(f"column {i}" for i in range(6)), "path", "n"),
@@ -46,3 +48,18 @@ def test_letters_that_are_two_cells_wide_stay_on_their_line(monkeypatch, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert sum("고양이" in line and "12" in line for line in lines) == 1
     assert len({cell_len(line) for line in lines}) == 1  # all end at the same place
+
+
+def test_results_display_themselves_with_tables_images_and_escaped_names(tmp_path):
+    figure = tmp_path / "curves.png"
+    figure.write_bytes(b"a picture")
+    table = Rows(("class", "n"), [["<b>&cat", "3"]])
+    parts, notes = [table, "**Choose** <i>"], ['use it: <script>"x"']
+    shown = Results([], parts, [figure], tmp_path, notes=notes)._repr_html_()
+    assert table._repr_html_() in shown
+    assert '<td style="text-align: left">&lt;b&gt;&amp;cat</td>' in shown
+    assert '<td style="text-align: right">3</td>' in shown
+    assert "<p>Choose &lt;i&gt;</p>" in shown
+    assert f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}" in shown
+    assert "<p>use it: &lt;script&gt;&quot;x&quot;</p>" in shown
+    assert not any(word in shown for word in ("<b>", "<i>", "<script>", "**"))

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,12 +32,13 @@ from data.dataset import Dataset
 from data.views import View
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
-from experiments.plumbing.distributed import Group
+from experiments.plumbing.distributed import ALONE, Group
 from experiments.plumbing.recipes import RECIPES
 from experiments.plumbing.results import read_rows, to_do
 from experiments.plumbing.resume import load_checkpoint
 from experiments.train.loop import Settings
 from experiments.transfer import job as transfer_run
+from experiments.transfer.comparison import bar_of
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.report import read_history
 from experiments.transfer.strategies import STRATEGIES
@@ -311,6 +313,17 @@ def test_ctrl_c_saves_and_the_run_can_be_resumed(folder, tmp_path):
     assert to_do([run_folder, tmp_path / "other"], 3) == (
         "2 of 3 runs to do; 1 of them resume from their checkpoints"
     )
+
+
+@pytest.mark.parametrize(("step", "said"), [(0, ""), (7, "resumes at step 7 of 12\n")])
+def test_a_run_says_at_which_step_it_resumes(step, said, capsys):
+    recipe = SimpleNamespace(batch_size=2, epochs=3)
+    run, labels = SimpleNamespace(recipe=recipe, strategy="finetune"), [0] * 9
+    dataset = SimpleNamespace(labels=lambda split: labels)
+    with bar_of(run, dataset, "a run", ALONE) as (progress, _):
+        progress(step)
+        progress(step + 1)
+    assert capsys.readouterr().out == "a run ...\n" + said
 
 
 # --- data, options and messages ---
