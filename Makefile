@@ -8,7 +8,7 @@ RUN := .venv/bin/python -m
 READY := .venv/.ready
 ORACLES := .venv/.ready-dev
 
-.PHONY: help setup train ablation ablation-vit transfer check-data verify bugs samples shapes report bench test test-fast check
+.PHONY: help setup train ablation ablation-vit transfer check-data verify bugs samples shapes report bench notebooks test test-fast check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -48,6 +48,9 @@ report: $(READY)  ## print the results of an ablation or a transfer again (FOLDE
 
 bench: $(READY)  ## measure speed ratios against usual code with PyTorch and torchvision
 	@$(RUN) experiments.bench $(ARGS)
+
+notebooks: $(ORACLES)  ## run the notebooks and keep their outputs (ARGS=notebooks/2_two_strategies.py)
+	@.venv/bin/python notebooks/make.py $(ARGS)
 
 test: $(ORACLES)  ## run all tests; the published results are not trained again
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)

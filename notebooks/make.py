@@ -3,6 +3,8 @@
 All of them, or those named: python notebooks/make.py notebooks/2_two_strategies.py
 """
 
+import base64
+import io
 import re
 import sys
 import tempfile
@@ -13,14 +15,16 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 SOURCES = sorted(HERE.glob("[0-9]_*.py"))
-PACKAGES = ("zoo", "data", "experiments")
+LINKS = ("zoo", "data", "experiments", "docs")
+PICTURE = re.compile(r"(?<=base64,)[^\"]+")
 PROGRESS = re.compile(r"^.* elapsed, about .* left.*\n", re.MULTILINE)
 
 
-def run(notebook: NotebookNode, folder: Path, links: Sequence[str] = PACKAGES) -> None:
+def run(notebook: NotebookNode, folder: Path, links: Sequence[str] = LINKS) -> None:
     """Run every cell in a new kernel in `folder`, which gets links to the repository's folders.
 
     So runs begin anew, and those of the repository stay as they are. Raises CellExecutionError.
@@ -28,20 +32,36 @@ def run(notebook: NotebookNode, folder: Path, links: Sequence[str] = PACKAGES) -
     for name in links:
         (folder / name).symlink_to(HERE.parent / name)
     where = {"metadata": {"path": str(folder)}}
-    # The kernel of this Python, whatever the notebook names.
-    options = {"kernel_name": "python3", "timeout": None, "record_timing": False}
-    NotebookClient(notebook, resources=where, coalesce_streams=True, **options).execute()
+    NotebookClient(
+        notebook, resources=where, kernel_name="python3", timeout=None, record_timing=False,
+        coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
+    ).execute()  # fmt: skip
+
+
+def smaller(picture: str) -> str:
+    """A PNG in base64, with 256 colours: about a third of the bytes."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        image.convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def tidy(notebook: NotebookNode) -> None:
-    """Keep what a reader sees: no lines of progress, and no text beside an image or a table."""
+    """Keep what a reader sees, small: no lines of progress, no text beside an image or a table."""
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # random ones would differ after every run
         for output in cell.get("outputs", ()):
             if output.output_type == "stream":
                 output.text = PROGRESS.sub("", output.text)
-            elif len(output.get("data", ())) > 1:
-                output.data.pop("text/plain", None)
+                continue
+            data = output.get("data", {})
+            if len(data) > 1:
+                data.pop("text/plain", None)
+            if "image/png" in data:
+                data["image/png"] = smaller(data["image/png"])
+            if "text/html" in data:
+                html = data["text/html"]
+                data["text/html"] = PICTURE.sub(lambda found: smaller(found[0]), html)
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
     language = {"name": "python"}
@@ -54,7 +74,7 @@ def main(sources: Sequence[Path]) -> None:
         notebook = jupytext.read(source)
         with tempfile.TemporaryDirectory() as folder:
             (HERE.parent / "cache").mkdir(exist_ok=True)
-            run(notebook, Path(folder), (*PACKAGES, "cache"))
+            run(notebook, Path(folder), (*LINKS, "cache"))
         tidy(notebook)
         nbformat.write(notebook, source.with_suffix(".ipynb"))
 

@@ -25,7 +25,7 @@ BUGS = {
 }  # fmt: skip
 TINY = {  # for each notebook, all that its cell `parameters` sets
     "1_finetune_resnet50": BUGS,
-    "2_two_strategies": BUGS | {"SEEDS": 1},
+    "2_two_strategies": BUGS | {"SEEDS": 1, "SIZE": None},
     "3_ants_and_bees": BUGS,
     "4_cifar10": {},
     "5_resnet_by_hand": {},
