@@ -11,13 +11,13 @@
 #
 # 데이터를 보고, head를 바꾸고, 학습하고, 가장 좋은 에폭을 저장해 CPU에서 다시 불러옵니다. 이미지
 # 하나에 제목과 상위 5개를 붙이고, torchvision이 읽는 `.pth`를 만듭니다. 학습을 `kill -9`로
-# 죽였다가 이어서 합니다. 모든 셀은 CPU 코어 2개에서 약 RUNTIME분 걸립니다. "여기서는 실행하지
-# 않음" 셀은 건너뜁니다.
+# 죽였다가 이어서 합니다. 모든 셀은 다른 작업과 나눠 쓴 CPU 코어 2개에서 약 6분 걸렸습니다.
+# "여기서는 실행하지 않음" 셀은 건너뜁니다.
 #
 # We look at the data, replace the head, train, keep the best epoch and reload it on a CPU. We
 # show one image with a title and the top 5, and save a `.pth` that torchvision reads. We kill the
-# training by `kill -9`, and resume it. All cells take about RUNTIME minutes on 2 CPU cores. Cells
-# marked "not run here" do nothing.
+# training by `kill -9`, and resume it. All cells took about 6 minutes on 2 CPU cores shared with
+# other work. Cells marked "not run here" do nothing.
 
 # %%
 import os
@@ -371,13 +371,14 @@ for score, i in zip(top.values, top.indices, strict=True):
 predict(model, file)
 
 # %% [markdown]
-# 클래스가 둘이라 상위 5개도 둘뿐입니다. 아래는 미세 조정하기 **전** 신경망의 상위 5개입니다. 이
-# 신경망은 CIFAR-10의 클래스만 알아서, 곤충을 보고도 그중 하나를 골라야 합니다. 확률이 높다고 아는
-# 것은 아닙니다.
+# 클래스가 둘이라 상위 5개도 둘뿐입니다. 이 작은 신경망은 검증에서 셋 중 하나를 틀리므로, 위의
+# 답도 틀릴 수 있습니다. 아래는 미세 조정하기 **전** 신경망의 상위 5개입니다. CIFAR-10의 클래스만
+# 알아서, 곤충을 보고도 그중 하나를 골라야 합니다. 확률이 높다고 아는 것은 아닙니다.
 #
-# There are two classes, so the top 5 are two. Below are the top 5 of the network **before**
-# fine-tuning. It only knows the classes of CIFAR-10, and has to choose one of them for an insect.
-# A high probability does not mean that it knows.
+# There are two classes, so the top 5 are two. This small network is wrong on one of three
+# validation images, so the answer above may be wrong. Below are the top 5 of the network
+# **before** fine-tuning. It only knows the classes of CIFAR-10, and has to choose one of them for
+# an insect. A high probability does not mean that it knows.
 
 # %%
 names = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
@@ -435,9 +436,16 @@ print(f"n = {len(truth)} images, one network, one seed; a point is {len(truth) /
 Rows(("prediction", "accuracy %", "points"), lines)
 
 # %% [markdown]
-# **무엇이 바뀌었나**: TEXT_KO
+# **무엇이 바뀌었나**: `load_model`은 전처리와 클래스 이름을 파일에서 읽고 늘 `eval()`로
+# 계산하므로, 표의 실수를 할 자리가 없습니다. 음수가 실수의 비용이고, 오류를 낸 실수는 하나도
+# 없습니다. 153장에서는 몇 점 차이가 우연일 수 있으므로 큰 것만 믿습니다: 정규화를 빼거나 다르게
+# 하는 것, 한 장씩 넣으면서 `eval()`을 잊는 것. 나머지는 이 데이터로 가릴 수 없습니다.
 #
-# **What changed**: TEXT_EN
+# **What changed**: `load_model` reads preprocessing and class names from the file and always
+# computes in `eval()`, so there is no room for the mistakes of the table. The negative numbers
+# are their costs, and none of them raised an error. With 153 images a few points may be chance,
+# so trust the large ones: no or another normalisation, and a batch of one with `eval()`
+# forgotten. The others cannot be told from 0 with these images.
 
 # %% [markdown]
 # ## 7. torchvision이 읽는 `.pth` / A `.pth` that torchvision reads
