@@ -261,7 +261,7 @@ scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
 usual = train_model(usual, nn.CrossEntropyLoss(), optimizer, scheduler, EPOCHS)
 
 # %% [markdown]
-# ### 3.1 `zero_grad` (1) / `zero_grad` (1)
+# ### 3.1 `zero_grad`는 왜 있나 (1) / Why `zero_grad` (1)
 #
 # `backward()`는 기울기를 덮어쓰지 않고 **더합니다**. `zero_grad()`를 빼면 지난 배치의 기울기가
 # 모두 쌓입니다. 같은 배치로 두 번 학습해 봅니다. 배치 하나로는 손실이 멀쩡해 보일 수 있으므로,
@@ -300,7 +300,7 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# ### 3.2 `train()`과 `eval()` (2) / `train()` and `eval()` (2)
+# ### 3.2 `train()`과 `eval()`은 왜 있나 (2) / Why `train()` and `eval()` (2)
 #
 # 배치 정규화는 `train()`에서 그 배치의 평균을, `eval()`에서 저장된 평균을 씁니다. `eval()`을
 # 잊으면 같은 이미지의 답이 **함께 있는 이미지에 따라** 달라지고, 검증 데이터가 저장된 평균을
@@ -335,7 +335,7 @@ for size in (32, 4, 1):
     print(f"forgotten eval(), batches of {size}: {answer} (the statistics have moved)")
 
 # %% [markdown]
-# ### 3.3 `set_grad_enabled` (3) / `set_grad_enabled` (3)
+# ### 3.3 `set_grad_enabled`는 왜 있나 (3) / Why `set_grad_enabled` (3)
 #
 # 켜져 있으면 순전파의 중간 결과를 모두 메모리에 남깁니다. 검증에서는 `backward()`가 없으므로 필요
 # 없습니다.
