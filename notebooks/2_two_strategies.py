@@ -61,7 +61,7 @@ MODEL = "resnet32"
 WEIGHTS = "cache/resnet32-d509ac18.th"
 SIZE = 64  # pixels; larger is better and slower, and None is what the weights expect
 EPOCHS = 5
-SEEDS = 2
+SEEDS = 3
 RUNS = "runs/two_strategies"
 IMAGENET = False  # True: also run the cells that download ImageNet weights
 

@@ -24,18 +24,18 @@ PICTURE = re.compile(r"(?<=base64,)[^\"]+")
 PROGRESS = re.compile(r"^.* elapsed, about .* left.*\n", re.MULTILINE)
 
 
-def run(notebook: NotebookNode, folder: Path, links: Sequence[str] = LINKS) -> None:
-    """Run every cell in a new kernel in `folder`, which gets links to the repository's folders.
+def client(notebook: NotebookNode, folder: Path, links: Sequence[str] = LINKS) -> NotebookClient:
+    """What runs the notebook in `folder`, which gets links to folders of the repository.
 
-    So runs begin anew, and those of the repository stay as they are. Raises CellExecutionError.
+    So runs begin anew, and those of the repository stay as they are.
     """
     for name in links:
         (folder / name).symlink_to(HERE.parent / name)
-    where = {"metadata": {"path": str(folder)}}
-    NotebookClient(
-        notebook, resources=where, kernel_name="python3", timeout=None, record_timing=False,
-        coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
-    ).execute()  # fmt: skip
+    return NotebookClient(
+        notebook, resources={"metadata": {"path": str(folder)}}, kernel_name="python3",
+        timeout=None, record_timing=False, coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+    )  # fmt: skip
 
 
 def smaller(picture: str) -> str:
@@ -74,7 +74,7 @@ def main(sources: Sequence[Path]) -> None:
         notebook = jupytext.read(source)
         with tempfile.TemporaryDirectory() as folder:
             (HERE.parent / "cache").mkdir(exist_ok=True)
-            run(notebook, Path(folder), (*LINKS, "cache"))
+            client(notebook, Path(folder), (*LINKS, "cache")).execute()
         tidy(notebook)
         nbformat.write(notebook, source.with_suffix(".ipynb"))
 

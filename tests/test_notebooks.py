@@ -17,16 +17,16 @@ from PIL import Image
 import zoo
 from experiments.classifier import save_classifier
 from experiments.plumbing.preprocess import default_view
-from notebooks.make import SOURCES, run
+from notebooks.make import SOURCES, client
 
 BUGS = {
     "DATA": "bugs", "MODEL": "resnet8", "WEIGHTS": "pretrained.safetensors", "EPOCHS": 1,
-    "RUNS": "runs/tiny", "IMAGENET": False,
+    "IMAGENET": False,
 }  # fmt: skip
 TINY = {  # for each notebook, all that its cell `parameters` sets
-    "1_finetune_resnet50": BUGS,
-    "2_two_strategies": BUGS | {"SEEDS": 1, "SIZE": None},
-    "3_ants_and_bees": BUGS,
+    "1_finetune_resnet50": BUGS | {"RUNS": "runs/1"},
+    "2_two_strategies": BUGS | {"RUNS": "runs/2", "SEEDS": 1, "SIZE": None},
+    "3_ants_and_bees": BUGS | {"RUNS": "runs/3"},
     "4_cifar10": {},
     "5_resnet_by_hand": {},
 }  # fmt: skip
@@ -36,22 +36,28 @@ HOMES = {"/home/", "/root/", "/tmp/", "/Users/", "/mnt/", f"/{ROOT.parts[1]}/"}
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Photos of ants and bees in train/ and val/, and a file of weights, all drawn here."""
-    rng = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """A client whose kernel runs all notebooks, since its imports take the most time.
+
+    Its folder has photos of ants and bees in train/ and val/, and a file of weights, drawn here.
+    """
+    folder, rng = tmp_path_factory.mktemp("notebooks"), np.random.default_rng(0)
     for split, count in {"train": 8, "val": 4}.items():
         for name in ("ants", "bees"):
-            home = tmp_path / "bugs" / split / name
+            home = folder / BUGS["DATA"] / split / name
             home.mkdir(parents=True)
             for i in range(count):
                 pixels = rng.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(home / f"{i}.jpg")
-    network = zoo.build("resnet8")
-    classes = tuple(f"class {i}" for i in range(10))
-    weights = tmp_path / BUGS["WEIGHTS"]
+    network, classes = zoo.build("resnet8"), tuple(f"class {i}" for i in range(10))
+    weights = folder / BUGS["WEIGHTS"]
     save_classifier(weights, "resnet8", network, classes, default_view(network), {})
-    return tmp_path
+    made = client(nbformat.v4.new_notebook(), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with made.setup_kernel():
+            yield made
 
 
 def tags(cell) -> list[str]:
@@ -59,14 +65,17 @@ def tags(cell) -> list[str]:
 
 
 @each_notebook
-def test_a_notebook_runs_on_tiny_data(source, folder, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_a_notebook_runs_on_tiny_data(source, kernel):
     notebook, values = jupytext.read(source), TINY[source.stem]
     (cell,) = [cell for cell in notebook.cells if "parameters" in tags(cell)]
     names = [node.targets[0].id for node in ast.parse(cell.source).body]
     assert set(names) == values.keys(), names
     cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-    run(notebook, folder)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    kernel.nb = notebook
+    kernel.reset_execution_trackers()
+    for number, cell in enumerate(notebook.cells):
+        kernel.execute_cell(cell, number)
 
 
 @each_notebook
