@@ -11,11 +11,11 @@
 #
 # 사전 학습된 신경망을 내 이미지에 옮기는 두 방법을 정확도와 시간으로 비교합니다. 시간이 어디에
 # 쓰이는지 재고, 두 가지 함정(움직이는 배치 정규화, RGBA 이미지)의 비용을 측정합니다. 모든 셀은
-# CPU 코어 2개에서 약 RUNTIME분 걸립니다. "여기서는 실행하지 않음" 셀은 건너뜁니다.
+# CPU 코어 2개에서 약 6분 걸렸습니다. "여기서는 실행하지 않음" 셀은 건너뜁니다.
 #
 # We compare two ways to move a pretrained network to our own images, by accuracy and time. We
 # measure where the time goes, and what two traps cost: moving batch norms and RGBA images. All
-# cells take about RUNTIME minutes on 2 CPU cores. Cells marked "not run here" do nothing.
+# cells took about 6 minutes on 2 CPU cores. Cells marked "not run here" do nothing.
 
 # %%
 import os
@@ -324,15 +324,16 @@ Rows(header, lines)
 
 # %% [markdown]
 # **무엇이 바뀌었나**: 여기서는 사진을 한 번만 디코딩해 작게 저장하고(`cache/images`), 에폭마다 그
-# 픽셀을 잘라 씁니다. 그래서 에폭당 읽기 시간이 위의 값으로 줄었습니다. 첫 디코딩은 흔한 셀의 한
-# 에폭과 비슷하게 걸립니다. 특징 추출은 뒤로 가는 계산(backward)이 head에만 있어서 빠르고,
-# `linear-probe`는 특징을 한 번만 계산해서 더 빠릅니다. 다른 작업과 CPU를 나눠 쓰면 초 단위 시간은
-# 달라집니다.
+# 픽셀을 잘라 씁니다. 그래서 에폭당 읽기 시간이 위의 값으로 줄었습니다. 처음 한 번은 흔한 셀처럼
+# 모든 사진을 디코딩합니다. 특징 추출은 역전파(backward)가 head에만 있어서 빠르고,
+# `linear-probe`는 특징을 한 번만 계산해서 더 빠릅니다. 여기서는 두 경우 모두 계산이 대부분이지만,
+# GPU에서는 읽기가 더 오래 걸리기 쉽습니다.
 #
 # **What changed**: here every photo is decoded once and stored small (`cache/images`); each epoch
-# crops those pixels. So loading takes the time printed above. The first decoding takes about one
-# usual epoch. Feature extraction is faster since backward only passes the head; `linear-probe`
-# computes features once. The seconds vary when other work shares the CPU.
+# crops those pixels. So loading takes the time printed above. The first time, every photo is
+# decoded as in the usual cell. Feature extraction is faster since backward only passes the head;
+# `linear-probe` computes features once. Here computing takes most of the time either way; on a
+# GPU, loading easily takes longer.
 
 # %% [markdown]
 # ## 4. RGBA 함정 / The RGBA trap
@@ -419,16 +420,18 @@ for name, count in right.items():
 print(f"the two readings of one file get different answers: {differ} of {len(files)}")
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 여기서는 투명한 곳을 흰색 위에 올리고, 16비트 회색을 8비트로 줄입니다. 눈에
-# 보이는 그림과 같습니다. 같은 파일인데 읽는 방법에 따라 답이 달라진 수가 위에 있습니다. 어느 쪽이
-# 더 많이 맞는지는 배경색의 운입니다(153장, 신경망 하나). 문제는 숨은 색이 답을 바꾸고, 오류는
-# 없다는 것입니다. 학습과 예측이 다르게 읽으면 더 나빠집니다.
+# **무엇이 바뀌었나**: 여기서는 투명한 곳을 흰색 위에 올리고, 16비트 회색을 8비트로 줄입니다. 사람
+# 눈에 보이는 그림입니다. 위에는 같은 파일인데 읽는 방법에 따라 답이 달라진 수가 있습니다.
+# 여기서는 검은 배경이 몇 장 더 맞았지만, 153장과 신경망 하나로는 어느 쪽이 나은지 가릴 수
+# 없습니다. 숨은 색이 오류 없이 답을 바꾸는 것이 문제입니다. 신경망은 오려 낸 그림을 배운 적이
+# 없으므로 둘 다 원래 사진보다 못합니다. 학습과 예측은 같은 방법으로 읽어야 합니다.
 #
 # **What changed**: here transparent pixels are put on white, and 16-bit grey is scaled to 8 bits:
-# what people see. The output above counts the files whose answer depends on the reading. Which
-# reading is right more often is luck of the background (153 images, one network). The trouble is
-# that hidden colours change answers without an error. It gets worse if training and prediction
-# read differently.
+# what people see. The output above counts the files whose answer depends on the reading. The
+# black background was right a few times more often here, but 153 images and one network cannot
+# tell which is better. The trouble is that hidden colours change answers without an error. The
+# network never learned from cut-outs, so both are worse than the photo. Training and prediction
+# have to read alike.
 
 # %% [markdown]
 # ## 5. 붙여 넣을 표 / A table to paste
