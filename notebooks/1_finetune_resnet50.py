@@ -11,13 +11,13 @@
 #
 # 데이터를 보고, head를 바꾸고, 학습하고, 가장 좋은 에폭을 저장해 CPU에서 다시 불러옵니다. 이미지
 # 하나에 제목과 상위 5개를 붙이고, torchvision이 읽는 `.pth`를 만듭니다. 학습을 `kill -9`로
-# 죽였다가 이어서 합니다. 모든 셀은 다른 작업과 나눠 쓴 CPU 코어 2개에서 약 6분 걸렸습니다.
-# "여기서는 실행하지 않음" 셀은 건너뜁니다.
+# 죽였다가 이어서 합니다. 모든 셀은 CPU 코어 2개에서 약 1분 걸렸습니다. "여기서는 실행하지 않음"
+# 셀은 건너뜁니다.
 #
 # We look at the data, replace the head, train, keep the best epoch and reload it on a CPU. We
 # show one image with a title and the top 5, and save a `.pth` that torchvision reads. We kill the
-# training by `kill -9`, and resume it. All cells took about 6 minutes on 2 CPU cores shared with
-# other work. Cells marked "not run here" do nothing.
+# training by `kill -9`, and resume it. All cells took about a minute on 2 CPU cores. Cells marked
+# "not run here" do nothing.
 
 # %%
 import os

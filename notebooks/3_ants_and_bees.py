@@ -11,13 +11,12 @@
 #
 # 변환 하나하나가 이미지를 어떻게 바꾸는지 보고, 튜토리얼의 학습 루프를 한 줄씩 이해합니다.
 # `zero_grad`, `train()`과 `eval()`, `set_grad_enabled`가 왜 있는지, 빼면 어떻게 되는지
-# 측정합니다. 모든 셀은 다른 작업과 나눠 쓴 CPU 코어 2개에서 약 10분 걸렸습니다. "여기서는
-# 실행하지 않음" 셀은 건너뜁니다.
+# 측정합니다. 모든 셀은 CPU 코어 2개에서 약 2분 걸렸습니다. "여기서는 실행하지 않음" 셀은
+# 건너뜁니다.
 #
 # We look at what each transform does to an image, and understand the tutorial's training loop
 # line by line. We measure why `zero_grad`, `train()` and `eval()`, and `set_grad_enabled` are
-# there. All cells took about 10 minutes on 2 CPU cores shared with other work. Cells marked "not
-# run here" do nothing.
+# there. All cells took about 2 minutes on 2 CPU cores. Cells marked "not run here" do nothing.
 
 # %%
 import os
