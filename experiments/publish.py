@@ -39,14 +39,15 @@ def fill_in(text: str, name: str, content: str) -> str:
 
 
 def put_into_docs(name: str, parts: Sequence[Part]) -> None:
-    """Into the page that has a place for it: README.md, or one of docs/."""
+    """Into the pages that have a place for it: README.md and README.ko.md, or one of docs/."""
     from zoo.weights.atomic import write_atomic
 
-    for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
-        text = page.read_text(encoding="utf-8") if page.is_file() else ""
-        if f"<!-- {name} -->" in text:
-            break
-    write_atomic(page, fill_in(text, name, markdown(parts)).encode())
+    pages = [*Path().glob("README*.md"), *Path("docs").glob("*.md")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    places = [page for page in pages if f"<!-- {name} -->" in texts[page]]
+    for page in places or [Path("README.md")]:
+        text = fill_in(texts.get(page, ""), name, markdown(parts))
+        write_atomic(page, text.encode())
 
 
 # --- What README takes from results and code ---
