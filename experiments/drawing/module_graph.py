@@ -1,0 +1,139 @@
+"""A module is drawn from what its forward() calls: a chain of boxes, with the skips beside it.
+
+torch.fx records the calls, and a run on the meta device gives their shapes. So the drawing cannot
+differ from the code: without its addition, a block is drawn without its skip.
+"""
+
+import html
+import re
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+
+class Step(NamedTuple):
+    """One call in forward(); the first step is its input, and the last one what it returns."""
+
+    name: str  # of the module, function or method
+    label: str  # what the drawing says
+    inputs: tuple[int, ...]  # which steps it takes, by their places in the list
+    shape: tuple[int, ...]  # of the output
+
+
+class OneLevel(fx.Tracer):
+    """Records the calls of one forward(), and none of those inside the modules that it calls."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return not isinstance(module, nn.Sequential)
+
+
+def steps_of(module: nn.Module, shape: tuple[int, ...]) -> list[Step]:
+    """The calls of module.forward(x) for an x of this shape, in order.
+
+    Moves `module` to the meta device. Picking one of several tensors, as in `q, k, v = ...`, is no
+    step, nor is what returns no tensor.
+    """
+    traced = fx.GraphModule(module.to("meta"), OneLevel().trace(module))
+    ShapeProp(traced).propagate(torch.empty(shape, device="meta"))
+    steps: list[Step] = []
+    places: dict[fx.Node, list[int]] = {}  # node -> its step, or those of its inputs
+    for node in traced.graph.nodes:
+        inputs = sorted({place for source in node.all_input_nodes for place in places[source]})
+        output = getattr(node.meta.get("tensor_meta"), "shape", None)
+        picks = getattr(node.target, "__name__", "") == "getitem" and isinstance(node.args[1], int)
+        places[node] = inputs if output is None or picks else [len(steps)]
+        if output is not None and not picks:
+            steps.append(Step(*name_and_label(node, module), tuple(inputs), tuple(output)))
+    return steps
+
+
+def name_and_label(node: fx.Node, module: nn.Module) -> tuple[str, str]:
+    """What a step is called in the code, and in the drawing."""
+    name = "y" if node.op == "output" else getattr(node.target, "__name__", str(node.target))
+    if name in ("add", "iadd"):
+        name = "+"
+    elif name == "getitem":  # as in the code: slice(None, None, 2) is ::2
+        name = re.sub(r"slice\(None, None, (\w+)\)", r"::\1", f"[{str(node.args[1])[1:-1]}]")
+        name = name.replace("::None", ":")
+    called = module.get_submodule(name) if node.op == "call_module" else None
+    if isinstance(called, nn.Conv2d):
+        side, stride = called.kernel_size[0], called.stride[0]
+        label = f"conv {side}x{side}, {called.in_channels} → {called.out_channels}"
+        return name, label + f", stride {stride}" * (stride > 1)
+    if isinstance(called, nn.Linear):
+        return name, f"linear, {called.in_features} → {called.out_features}"
+    norms = {nn.BatchNorm2d: "batch norm", nn.LayerNorm: "layer norm"}
+    return name, norms.get(type(called), type(called).__name__) if called else name
+
+
+def main_chain(steps: Sequence[Step]) -> list[int]:
+    """The places of the steps on the longest way from the input to the output."""
+    ways: list[list[int]] = []
+    for place, step in enumerate(steps):
+        ways.append([*max((ways[i] for i in step.inputs), key=len, default=[]), place])
+    return ways[-1]
+
+
+def beside(steps: Sequence[Step]) -> list[tuple[int, int]]:
+    """The connections (from, to) that are not between neighbours of the chain."""
+    chain = main_chain(steps)
+    straight = set(zip(chain, chain[1:], strict=False))
+    return [(i, j) for j, step in enumerate(steps) for i in step.inputs if (i, j) not in straight]
+
+
+def in_words(steps: Sequence[Step]) -> str:
+    """What the drawing shows, for those who do not see it."""
+    skips = [f"{steps[i].label} → {steps[j].label}" for i, j in beside(steps)]
+    return "; ".join([" | ".join(steps[i].label for i in main_chain(steps)), *skips])
+
+
+# In pixels. The chain is centred at CHAIN, what is beside it at SIDE.
+CHAIN, SIDE, BOX, SIDE_BOX, HEIGHT, PITCH, BEND = 125, 280, 190, 96, 26, 46, 14
+
+
+def svg(steps: Sequence[Step], title: str) -> str:
+    """An SVG; its colours, and the arrow at the end of a line, are the page's."""
+    chain = main_chain(steps)
+    x, y = dict.fromkeys(range(len(steps)), SIDE), {}
+    for row, place in enumerate(chain):
+        x[place], y[place] = CHAIN, row * PITCH + PITCH // 2
+    for place, step in enumerate(steps):  # what is beside the chain is halfway along its skip
+        ends = [*step.inputs, *(i for i, user in enumerate(steps) if place in user.inputs)]
+        y.setdefault(place, round(fmean([y[end] for end in ends if end in y] or [PITCH])))
+    parts = []
+    for i, j in zip(chain, chain[1:], strict=False):
+        top, bottom = y[i] + HEIGHT // 2, y[j] - HEIGHT // 2
+        parts.append(f'<path class="line" d="M{CHAIN},{top} V{bottom - 2}"/>')
+        if not steps[i].inputs or steps[i].shape != steps[steps[i].inputs[0]].shape:
+            shape = f"({', '.join(map(str, steps[i].shape))})"
+            at = f'x="{CHAIN - 8}" y="{(top + bottom) // 2 + 4}"'
+            parts.append(f'<text class="shape" {at}>{shape}</text>')
+    for i, j in beside(steps):
+        start, end = f"M{SIDE},{y[i] + HEIGHT // 2}", f"V{y[j] - HEIGHT // 2 - 2}"
+        if i in chain:  # it branches off the line below its source
+            start = f"M{CHAIN},{y[i] + PITCH // 2} H{SIDE - BEND} q{BEND},0 {BEND},{BEND}"
+        if j in chain:
+            edge = CHAIN + (HEIGHT if steps[j].label == "+" else BOX) // 2 + 2
+            end = f"V{y[j] - BEND} q0,{BEND} -{BEND},{BEND} H{edge}"
+        parts.append(f'<path class="line skip" d="{start} {end}"/>')
+    parts += [box(steps, place, x[place], y[place]) for place in range(len(steps))]
+    size = f'width="330" height="{len(chain) * PITCH}"'
+    text = html.escape(f"{title}: {in_words(steps)}")
+    frame = f'viewBox="0 0 330 {len(chain) * PITCH}" {size} role="img" aria-label="{text}"'
+    return f'<svg class="drawing" {frame}>{"".join(parts)}</svg>'
+
+
+def box(steps: Sequence[Step], place: int, x: int, y: int) -> str:
+    """A box with a step's label around (x, y); the input, the output and + are round."""
+    label, width, kind, corner = steps[place].label, BOX if x == CHAIN else SIDE_BOX, "box", 4
+    if label == "+":
+        width, kind, corner = HEIGHT, "add", HEIGHT // 2
+    elif place in (0, len(steps) - 1):
+        width, kind, corner = 64, "end", HEIGHT // 2
+    at = f'x="{x - width // 2}" y="{y - HEIGHT // 2}" width="{width}" height="{HEIGHT}"'
+    text = f'<text x="{x}" y="{y + 5}">{html.escape(label)}</text>'
+    return f'<g class="{kind}"><rect {at} rx="{corner}"/>{text}</g>'
