@@ -13,6 +13,7 @@ import ast
 import inspect
 import re
 import shutil
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,10 +111,11 @@ def reading() -> Rows:
 
 def write_reading() -> None:
     """The reading path as annotated pages, in runs/read; says where, and what is not translated."""
-    from experiments.drawing import annotated
+    from experiments.drawing.annotated import Language, write_pages
 
-    korean = annotated.read_texts(Path("docs/ko/reading.toml"))
-    print(f"open {annotated.write_pages(reading_path(), Path('runs/read'), korean)}")
+    path, texts = reading_path(), Path("docs/ko/reading.toml").read_text(encoding="utf-8")
+    korean = Language("ko", path, **tomllib.loads(texts))
+    print(f"open {write_pages(path, Path('runs/read'), korean)}")
     for text in sorted(korean.asked - korean.texts.keys()):
         print(f"docs/ko/reading.toml has no Korean for: {text[:80]}")
 

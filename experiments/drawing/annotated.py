@@ -1,8 +1,8 @@
 """A page for a source file: its docstrings and comments stand beside the code that they explain.
 
 Nothing is written for a page alone: prose and code come from the file, drawings and shapes from
-running its modules (module_graph.py), other languages from docs/ko/reading.toml. A page is one
-file without scripts, and loads nothing.
+running its modules (module_graph.py), Korean from docs/ko/reading.toml. A page is one file without
+scripts, and loads nothing.
 """
 
 import ast
@@ -10,7 +10,6 @@ import importlib
 import io
 import re
 import tokenize
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -25,46 +24,64 @@ from experiments.drawing.module_graph import Step, steps_of, svg
 from experiments.plumbing.cli import UsageError
 from zoo.weights.atomic import write_atomic
 
-PACKAGES = ("jinja2", "pygments")  # one fills in the template, the other colours code
 # Pygments' styles for light and dark screens: both have enough contrast on the page (tested).
 STYLES = {"light": "xcode", "dark": "lightbulb"}
-
-SKIP_SIZES = "(64, heads=4, hidden=256, eps=1e-6)"  # of an encoder block
-# What is drawn below a class or function: a call of it, and the shape of the input.
-DRAWN: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("BasicBlock(64, 64)", "BasicBlock(64, 128, stride=2)", "Identity()",
-                     "Projection(64, 128, stride=2)", "ZeroPad(64, 128, stride=2)",
-                     "PlainBasicBlock(BasicBlock(64, 64))"), (1, 64, 56, 56)),
-    **dict.fromkeys(("Bottleneck(256, 64)", "PlainBottleneck(Bottleneck(256, 64))"), (1, 256, 56, 56)),
-    **dict.fromkeys(("CifarStem(16)", "resnet('resnet8')", "vit('vit2')"), (1, 3, 32, 32)),
-    **dict.fromkeys(("ImageNetStem(64)", "resnet('resnet18')"), (1, 3, 224, 224)),
-    **dict.fromkeys(("Attention(64, heads=4)", "MLP(64, hidden=256)"), (1, 65, 64)),
-    **dict.fromkeys((f"{name}{SKIP_SIZES}" for name in (
+# What is drawn, below its class or function: by the shape of the input, the calls that make it.
+DRAWN = {
+    (1, 64, 56, 56): (
+        "BasicBlock(64, 64)", "BasicBlock(64, 128, 2)", "Identity()", "Projection(64, 128, 2)",
+        "ZeroPad(64, 128, 2)", "PlainBasicBlock(BasicBlock(64, 64))"),
+    (1, 256, 56, 56): ("Bottleneck(256, 64)", "PlainBottleneck(Bottleneck(256, 64))"),
+    (1, 3, 32, 32): ("CifarStem(16)", "resnet('resnet8')", "vit('vit2')"),
+    (1, 3, 224, 224): ("ImageNetStem(64)", "resnet('resnet18')"),
+    (1, 65, 64): ("Attention(64, 4)", "MLP(64, 256)", *(f"{name}(64, 4, 256, 1e-6)" for name in (
         "EncoderBlock", "PlainEncoderBlock", "AttentionSkipOnly", "MlpSkipOnly", "AttentionBlock",
-        "PlainAttentionBlock")), (1, 65, 64)),
+        "PlainAttentionBlock"))),
 }  # fmt: skip
 
+# What as_html() marks, in HTML, where > is &gt;.
+TERM = r"(?:\d+ )?[\w()\[\]^/']+"
+MARKS = re.compile(
+    r"`(?P<code>[^`]+)`|arXiv (?P<arxiv>\d{4}\.\d{5})|\b[a-z_/]+\.py\b"
+    r"|(?:\w+\(\w+\) -&gt; )?\((?:[1CDLN]|images),[^()]*\)(?: -&gt; \([^()]*\))*"  # shapes
+    rf"|{TERM}(?: [+*/-] {TERM})* = {TERM}(?: [+*/-] {TERM})*"  # a formula
+)
+# The entries of a dimension key, "N batch, H W height and width": symbols, and what they mean.
+SYMBOLS = re.compile(
+    r"(?:^|[,;] )(\w = \S+|[A-Z]'?(?: [A-Z](?= ))*|\w) (.+?)(?=[,;] [A-Za-z]'? |$)"
+)
 
-class Texts:
-    """A language: what a page says for an English text, which is itself said if there is nothing.
 
-    `files` have pages in this language.
+class Language:
+    """What a page says for an English text; for one without a translation, the text itself.
+
+    `paths` are all files with a page, `files` are those with one in this language, and `pairs` are
+    the translations: [{"en": ..., "ko": ...}, ...].
     """
 
-    def __init__(self, code: str, files: Sequence[str], pairs: Sequence[dict[str, str]]) -> None:
+    def __init__(
+        self, code: str, paths: Sequence[Path], files: Sequence = (), pairs: Sequence = ()
+    ) -> None:
         self.code, self.files = code, files
+        self.pages = {str(p): f"{p.stem}{f'.{code}' * (str(p) in files)}.html" for p in paths}
         self.texts = {" ".join(p["en"].split()): " ".join(p[code].split()) for p in pairs}
-        self.asked: set[str] = set()
+        self.asked: set[str] = set()  # the English texts that the pages have
 
-    def __call__(self, english: str) -> str:
+    def say(self, english: str) -> str:
         english = " ".join(english.split())
         self.asked.add(english)
         return self.texts.get(english, english)
 
+    def as_html(self, text: str) -> str:
+        """Code, formulas and shapes in monospace, papers and files with a page as links."""
 
-def read_texts(path: Path) -> Texts:
-    """The language of docs/ko/reading.toml; the folder's name is the language's code."""
-    return Texts(path.parent.name, **tomllib.loads(path.read_text(encoding="utf-8")))
+        def mark(found: re.Match) -> str:
+            if found["arxiv"]:
+                return f'<a href="https://arxiv.org/abs/{found["arxiv"]}">{found[0]}</a>'
+            code, page = f"<code>{found['code'] or found[0]}</code>", self.pages.get(found[0])
+            return f'<a href="{page}">{code}</a>' if page else code
+
+        return MARKS.sub(mark, escape(text, quote=False))
 
 
 class Segment(NamedTuple):
@@ -82,23 +99,22 @@ def segments(source: str) -> list[Segment]:
     """
     lines, coloured = source.splitlines(), colour(source)
     names, prose = defaultdict[int, str](str), defaultdict[int, str](str)  # by a piece's first line
-    cuts, hidden = {1, len(lines) + 1}, set[int]()
-    tree = ast.parse(source)
-    for name, node in [("", tree), *definitions(tree)]:
-        first = min((n.lineno for n in (node, *node.decorator_list)), default=0) if name else 0
-        if name:
-            cuts |= {first, node.end_lineno + 1}
-        names[first], prose[first] = name, ast.get_docstring(node) or ""
-        if prose[first]:
+    cuts, hidden, first = {1, len(lines) + 1}, set[int](), 0
+    for name, node in definitions(ast.parse(source)):
+        text = ast.get_docstring(node) or ""
+        if text:
             hidden |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    previous = -1
+        if name:
+            first = min(n.lineno for n in (node, *node.decorator_list))
+            names[first], prose[first] = name, text
+            cuts |= {first, node.end_lineno + 1}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and token.line.strip().startswith("#"):
             number = token.start[0]
-            first = first if number == previous + 1 else number
+            first = first if number - 1 in hidden and first in cuts else number
             prose[first] += token.string.strip("# -") + "\n"
             cuts.add(first)
-            hidden.add(previous := number)
+            hidden.add(number)
     pieces = []
     for start, end in pairwise(sorted(cuts)):
         shown = [n for n in range(start, end) if n not in hidden]
@@ -110,60 +126,33 @@ def segments(source: str) -> list[Segment]:
     return pieces
 
 
-def definitions(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Classes, functions and methods, by qualified name."""
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            yield prefix + node.name, node
-        if isinstance(node, ast.ClassDef):
-            yield from definitions(node, f"{prefix}{node.name}.")
+def definitions(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The module itself, and all classes, functions and methods in it, by qualified name."""
+    yield name, node
+    for inner in node.body:
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef):
+            yield from definitions(inner, f"{name}.{inner.name}".strip("."))
 
 
 def colour(source: str) -> list[str]:
     """The lines of a file as HTML, with Pygments' classes."""
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import PythonLexer
+    from pygments import formatters, highlight, lexers
 
-    text = highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
+    nowrap = formatters.HtmlFormatter(nowrap=True)
+    text = highlight(source, lexers.PythonLexer(stripnl=False), nowrap)
     return text.rstrip("\n").split("\n")
 
 
-TERM = r"(?:\d+ )?[\w()\[\]^/']+"
-MARKS = re.compile(
-    r"`(?P<code>[^`]+)`|arXiv (?P<arxiv>\d{4}\.\d{5})|\b[a-z_/]+\.py\b"
-    r"|\((?:[1CDLN]|images),[^()]*\)(?: -> \([^()]*\))*"  # a shape, or a change of it
-    rf"|{TERM}(?: [+*/-] {TERM})* = {TERM}(?: [+*/-] {TERM})*"  # a formula
-)
-
-
-def as_html(text: str, pages: dict[str, str]) -> str:
-    """A paragraph: code, formulas and shapes in monospace; papers and files of `pages` as links."""
-
-    def mark(found: re.Match) -> str:
-        if found["arxiv"]:
-            return f'<a href="https://arxiv.org/abs/{found["arxiv"]}">{found[0]}</a>'
-        code = f"<code>{found['code'] or found[0]}</code>"
-        return f'<a href="{pages[found[0]]}">{code}</a>' if found[0] in pages else code
-
-    return MARKS.sub(mark, escape(text, quote=False))
-
-
-def introduction(docstring: str, say: Texts) -> list[str | list]:
+def introduction(docstring: str, language: Language) -> list[str | list]:
     """The paragraphs of a file's docstring; a line such as "Paper: ..." begins one.
 
     Of its dimension key, a list: what it is called, and pairs (symbol, meaning).
     """
     parts: list[str | list] = []
     for paragraph in re.split(r"\n\n|\n(?=[A-Z][a-z, ]+: )", docstring):
-        text = say(paragraph)
-        if paragraph.startswith("Dimension key: "):
-            title, _, key = text.removesuffix(".").partition(": ")
-            entry = re.compile(r"(\w = \S+|[A-Z]'?(?: [A-Z](?= ))*|\w) (.+)")
-            pairs = [entry.findall(words)[0] for words in re.split(r"[,;] (?=[A-Za-z]'? )", key)]
-            parts.append([title, *pairs])
-        else:
-            parts.append(text)
+        text, is_key = language.say(paragraph), paragraph.startswith("Dimension key: ")
+        title, _, key = text.removesuffix(".").partition(": ")
+        parts.append([title, *SYMBOLS.findall(key)] if is_key else text)
     return parts
 
 
@@ -171,7 +160,7 @@ def drawings(path: Path) -> dict[str, list[tuple[str, str, list[Step]]]]:
     """For each class or function of a file: the calls that were run, their SVGs and their steps."""
     found = defaultdict(list)
     module = vars(importlib.import_module(".".join(path.with_suffix("").parts)))
-    for call, shape in DRAWN.items():
+    for shape, call in [(shape, call) for shape, calls in DRAWN.items() for call in calls]:
         name = call.partition("(")[0]
         if getattr(module.get(name), "__module__", "") == module["__name__"]:
             with torch.device("meta"):
@@ -180,44 +169,38 @@ def drawings(path: Path) -> dict[str, list[tuple[str, str, list[Step]]]]:
     return found
 
 
-def write_pages(paths: Sequence[Path], folder: Path, other: Texts) -> Path:
-    """A page for each file, some in another language, too; and index.html, which is returned.
+def write_pages(paths: Sequence[Path], folder: Path, other: Language) -> Path:
+    """A page for each file, for some another in `other`; and index.html, whose path is returned.
 
-    Raises UsageError if one of PACKAGES is missing.
+    Raises UsageError if jinja2, which fills in the template, or pygments is missing.
     """
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in ("jinja2", "pygments") if find_spec(name) is None]:
         why = f"the pages need packages that are not installed: {', '.join(missing)}"
         raise UsageError(why, f"they would be in {folder}", f"pip install {' '.join(missing)}")
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, StrictUndefined
     from pygments.formatters import HtmlFormatter
 
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, undefined=StrictUndefined
-    )
     styles = {
         key: HtmlFormatter(style=name).get_style_defs(".code") for key, name in STYLES.items()
     }
-    template = environment.get_template("annotated.html.j2", globals=styles | {"as_html": as_html})
+    environment = Environment(trim_blocks=True, autoescape=True, undefined=StrictUndefined)
+    text = Path(__file__).with_name("annotated.html.j2").read_text(encoding="utf-8")
+    template = environment.from_string(text, styles)
     folder.mkdir(parents=True, exist_ok=True)
-    english = Texts("en", [str(path) for path in paths], ())
-    in_english = {str(path): f"{path.stem}.html" for path in paths}
-    in_other = {file: f"{Path(file).stem}.{other.code}.html" for file in other.files}
-    pages = {"en": in_english, other.code: in_english | in_other}
-    contents = []
+    english, contents = Language("en", paths), []
     for place, path in enumerate(paths):
         source = path.read_text(encoding="utf-8")
-        lead, _, rest = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")
+        docstring = ast.get_docstring(ast.parse(source)) or ""
+        languages = [english, other] if str(path) in other.files else [english]
+        contents.append((str(path), docstring.partition("\n")[0], source.count("\n"), languages))
         content = {
             "path": str(path), "segments": segments(source), "drawings": drawings(path),
-            "languages": [say for say in (english, other) if str(path) in say.files], 
-            "before": paths[:place][-1:], "after": paths[place + 1:][:1], "pages": pages,
+            "languages": languages, "before": paths[:place][-1:], "after": paths[place + 1 :][:1],
         }  # fmt: skip
-        contents.append((str(path), lead, source.count("\n"), content["languages"]))
-        for say in content["languages"]:
-            intro = introduction(rest, say)
-            page = template.render(content, say=say, lead=say(lead), introduction=intro)
-            write_atomic(folder / pages[say.code][str(path)], page.encode())
-    page = template.render(path="", contents=contents, say=english, pages=pages, languages=[])
+        for each in languages:
+            paragraphs = introduction(docstring, each)
+            page = template.render(content, language=each, introduction=paragraphs)
+            write_atomic(folder / each.pages[str(path)], page.encode())
+    page = template.render(path="", contents=contents, language=english, languages=[])
     write_atomic(folder / "index.html", page.encode())
     return folder / "index.html"

@@ -7,7 +7,7 @@ differ from the code: without its addition, a block is drawn without its skip.
 import html
 import re
 from collections.abc import Sequence
-from statistics import fmean
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -60,14 +60,12 @@ def name_and_label(node: fx.Node, module: nn.Module) -> tuple[str, str]:
         name = re.sub(r"slice\(None, None, (\w+)\)", r"::\1", f"[{str(node.args[1])[1:-1]}]")
         name = name.replace("::None", ":")
     called = module.get_submodule(name) if node.op == "call_module" else None
+    label = type(called).__name__ if called else name
     if isinstance(called, nn.Conv2d):
         side, stride = called.kernel_size[0], called.stride[0]
         label = f"conv {side}x{side}, {called.in_channels} → {called.out_channels}"
-        return name, label + f", stride {stride}" * (stride > 1)
-    if isinstance(called, nn.Linear):
-        return name, f"linear, {called.in_features} → {called.out_features}"
-    norms = {nn.BatchNorm2d: "batch norm", nn.LayerNorm: "layer norm"}
-    return name, norms.get(type(called), type(called).__name__) if called else name
+        label += f", stride {stride}" * (stride > 1)
+    return name, label
 
 
 def main_chain(steps: Sequence[Step]) -> list[int]:
@@ -81,14 +79,8 @@ def main_chain(steps: Sequence[Step]) -> list[int]:
 def beside(steps: Sequence[Step]) -> list[tuple[int, int]]:
     """The connections (from, to) that are not between neighbours of the chain."""
     chain = main_chain(steps)
-    straight = set(zip(chain, chain[1:], strict=False))
+    straight = set(pairwise(chain))
     return [(i, j) for j, step in enumerate(steps) for i in step.inputs if (i, j) not in straight]
-
-
-def in_words(steps: Sequence[Step]) -> str:
-    """What the drawing shows, for those who do not see it."""
-    skips = [f"{steps[i].label} → {steps[j].label}" for i, j in beside(steps)]
-    return "; ".join([" | ".join(steps[i].label for i in main_chain(steps)), *skips])
 
 
 # In pixels. The chain is centred at CHAIN, what is beside it at SIDE.
@@ -97,43 +89,33 @@ CHAIN, SIDE, BOX, SIDE_BOX, HEIGHT, PITCH, BEND = 125, 280, 190, 96, 26, 46, 14
 
 def svg(steps: Sequence[Step], title: str) -> str:
     """An SVG; its colours, and the arrow at the end of a line, are the page's."""
-    chain = main_chain(steps)
-    x, y = dict.fromkeys(range(len(steps)), SIDE), {}
-    for row, place in enumerate(chain):
-        x[place], y[place] = CHAIN, row * PITCH + PITCH // 2
-    for place, step in enumerate(steps):  # what is beside the chain is halfway along its skip
-        ends = [*step.inputs, *(i for i, user in enumerate(steps) if place in user.inputs)]
-        y.setdefault(place, round(fmean([y[end] for end in ends if end in y] or [PITCH])))
+    chain, skips = main_chain(steps), beside(steps)
+    y = {place: row * PITCH + PITCH // 2 for row, place in enumerate(chain)}
+    for place, step in enumerate(steps):  # what is beside the chain is two rows below its input
+        y.setdefault(place, y[(*step.inputs, 0)[0]] + 2 * PITCH)
     parts = []
-    for i, j in zip(chain, chain[1:], strict=False):
-        top, bottom = y[i] + HEIGHT // 2, y[j] - HEIGHT // 2
-        parts.append(f'<path class="line" d="M{CHAIN},{top} V{bottom - 2}"/>')
-        if not steps[i].inputs or steps[i].shape != steps[steps[i].inputs[0]].shape:
-            shape = f"({', '.join(map(str, steps[i].shape))})"
-            at = f'x="{CHAIN - 8}" y="{(top + bottom) // 2 + 4}"'
-            parts.append(f'<text class="shape" {at}>{shape}</text>')
-    for i, j in beside(steps):
-        start, end = f"M{SIDE},{y[i] + HEIGHT // 2}", f"V{y[j] - HEIGHT // 2 - 2}"
+    for i, j in pairwise(chain):
+        parts.append(f'<path class="flow" d="M{CHAIN},{y[i]} V{y[j] - HEIGHT // 2 - 2}"/>')
+    for i, j in skips:
+        start, end = f"M{SIDE},{y[i]}", f"V{y[j] - HEIGHT // 2 - 2}"
         if i in chain:  # it branches off the line below its source
             start = f"M{CHAIN},{y[i] + PITCH // 2} H{SIDE - BEND} q{BEND},0 {BEND},{BEND}"
         if j in chain:
             edge = CHAIN + (HEIGHT if steps[j].label == "+" else BOX) // 2 + 2
             end = f"V{y[j] - BEND} q0,{BEND} -{BEND},{BEND} H{edge}"
-        parts.append(f'<path class="line skip" d="{start} {end}"/>')
-    parts += [box(steps, place, x[place], y[place]) for place in range(len(steps))]
-    size = f'width="330" height="{len(chain) * PITCH}"'
-    text = html.escape(f"{title}: {in_words(steps)}")
-    frame = f'viewBox="0 0 330 {len(chain) * PITCH}" {size} role="img" aria-label="{text}"'
-    return f'<svg class="drawing" {frame}>{"".join(parts)}</svg>'
+        parts.append(f'<path class="flow skip" d="{start} {end}"/>')
+    for place, step in enumerate(steps):
+        parts.append(box(step, CHAIN if place in chain else SIDE, y[place], place + 1 < len(steps)))
+    in_words = "; ".join([title, *(f"{steps[i].label} → {steps[j].label}" for i, j in skips)])
+    size = f'width="330" height="{len(chain) * PITCH}" viewBox="0 0 330 {len(chain) * PITCH}"'
+    label = f'role="img" aria-label="{html.escape(in_words)}"'
+    return f'<svg class="drawing" {size} {label}>{"".join(parts)}</svg>'
 
 
-def box(steps: Sequence[Step], place: int, x: int, y: int) -> str:
+def box(step: Step, x: int, y: int, inner: bool) -> str:
     """A box with a step's label around (x, y); the input, the output and + are round."""
-    label, width, kind, corner = steps[place].label, BOX if x == CHAIN else SIDE_BOX, "box", 4
-    if label == "+":
-        width, kind, corner = HEIGHT, "add", HEIGHT // 2
-    elif place in (0, len(steps) - 1):
-        width, kind, corner = 64, "end", HEIGHT // 2
+    kind = "add" if step.label == "+" else "box" if step.inputs and inner else "end"
+    width = {"add": HEIGHT, "end": 64, "box": BOX if x == CHAIN else SIDE_BOX}[kind]
     at = f'x="{x - width // 2}" y="{y - HEIGHT // 2}" width="{width}" height="{HEIGHT}"'
-    text = f'<text x="{x}" y="{y + 5}">{html.escape(label)}</text>'
-    return f'<g class="{kind}"><rect {at} rx="{corner}"/>{text}</g>'
+    text = f'<text x="{x}" y="{y + 5}">{html.escape(step.label)}</text>'
+    return f'<g class="{kind}"><rect {at} rx="{4 if kind == "box" else HEIGHT // 2}"/>{text}</g>'
