@@ -44,7 +44,8 @@ TERM = r"(?:\d+ )?[\w()\[\]^/']+"
 MARKS = re.compile(
     r"`(?P<code>[^`]+)`|arXiv (?P<arxiv>\d{4}\.\d{5})|\b[a-z_/]+\.py\b"
     r"|(?:\w+\(\w+\) -&gt; )?\((?:[1CDLN]|images),[^()]*\)(?: -&gt; \([^()]*\))*"  # shapes
-    rf"|{TERM}(?: [+*/-] {TERM})* = {TERM}(?: [+*/-] {TERM})*"  # a formula
+    rf"|{TERM}(?: [+*/-] {TERM})* = {TERM}(?: [+*/-] {TERM})*",  # a formula
+    re.ASCII,  # Korean particles follow without a space
 )
 # The entries of a dimension key, "N batch, H W height and width": symbols, and what they mean.
 SYMBOLS = re.compile(
@@ -99,7 +100,7 @@ def segments(source: str) -> list[Segment]:
     """
     lines, coloured = source.splitlines(), colour(source)
     names, prose = defaultdict[int, str](str), defaultdict[int, str](str)  # by a piece's first line
-    cuts, hidden, first = {1, len(lines) + 1}, set[int](), 0
+    cuts, hidden, last = {1, len(lines) + 1}, set[int](), 0
     for name, node in definitions(ast.parse(source)):
         text = ast.get_docstring(node) or ""
         if text:
@@ -111,7 +112,7 @@ def segments(source: str) -> list[Segment]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and token.line.strip().startswith("#"):
             number = token.start[0]
-            first = first if number - 1 in hidden and first in cuts else number
+            first, last = first if number == last + 1 else number, number
             prose[first] += token.string.strip("# -") + "\n"
             cuts.add(first)
             hidden.add(number)
