@@ -18,8 +18,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from experiments.drawing.module_graph import Step, steps_of, svg
 from experiments.plumbing.cli import UsageError
 from zoo.weights.atomic import write_atomic
@@ -121,7 +119,7 @@ def segments(source: str) -> list[Segment]:
         shown = [n for n in range(start, end) if n not in hidden]
         full = [n for n in shown if lines[n - 1].strip()]
         code = [(n, coloured[n - 1]) for n in shown if full and full[0] <= n <= full[-1]]
-        paragraphs = [text for text in prose[start].split("\n\n") if text]
+        paragraphs = [text for text in prose[start].strip().split("\n\n") if text]
         if code or paragraphs:
             pieces.append(Segment(names[start], paragraphs, code))
     return pieces
@@ -164,8 +162,7 @@ def drawings(path: Path) -> dict[str, list[tuple[str, str, list[Step]]]]:
     for shape, call in [(shape, call) for shape, calls in DRAWN.items() for call in calls]:
         name = call.partition("(")[0]
         if getattr(module.get(name), "__module__", "") == module["__name__"]:
-            with torch.device("meta"):
-                steps = steps_of(eval(call, dict(module)), shape)
+            steps = steps_of(eval(call, dict(module)), shape)
             found[name].append((call, svg(steps, call), steps))
     return found
 

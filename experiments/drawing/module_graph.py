@@ -1,7 +1,7 @@
 """A module is drawn from what its forward() calls: a chain of boxes, with the skips beside it.
 
-torch.fx records the calls, and a run on the meta device gives their shapes. So the drawing cannot
-differ from the code: without its addition, a block is drawn without its skip.
+torch.fx records the calls, and a run gives their shapes. So the drawing cannot differ from the
+code: without its addition, a block is drawn without its skip.
 """
 
 import html
@@ -34,11 +34,12 @@ class OneLevel(fx.Tracer):
 def steps_of(module: nn.Module, shape: tuple[int, ...]) -> list[Step]:
     """The calls of module.forward(x) for an x of this shape, in order.
 
-    Moves `module` to the meta device. Picking one of several tensors, as in `q, k, v = ...`, is no
-    step, nor is what returns no tensor.
+    Picking one of several tensors, as in `q, k, v = ...`, is no step, nor is what returns no
+    tensor. Sets `module` to eval mode.
     """
-    traced = fx.GraphModule(module.to("meta"), OneLevel().trace(module))
-    ShapeProp(traced).propagate(torch.empty(shape, device="meta"))
+    traced = fx.GraphModule(module.eval(), OneLevel().trace(module))
+    with torch.no_grad():
+        ShapeProp(traced).propagate(torch.zeros(shape))
     steps: list[Step] = []
     places: dict[fx.Node, list[int]] = {}  # node -> its step, or those of its inputs
     for node in traced.graph.nodes:
