@@ -113,9 +113,10 @@ def write_reading() -> None:
     """The reading path as annotated pages, in runs/read; says where, and what is not translated."""
     from experiments.drawing.annotated import Language, write_pages
 
-    path, texts = reading_path(), Path("docs/ko/reading.toml").read_text(encoding="utf-8")
-    korean = Language("ko", path, **tomllib.loads(texts))
-    print(f"open {write_pages(path, Path('runs/read'), korean)}")
+    files = [path.as_posix() for path in reading_path()]
+    texts = tomllib.loads(Path("docs/ko/reading.toml").read_text(encoding="utf-8"))
+    korean = Language("ko", files, **texts)
+    print(f"open {write_pages(files, Path('runs/read'), korean)}")
     for text in sorted(korean.asked - korean.texts.keys()):
         print(f"docs/ko/reading.toml has no Korean for: {text[:80]}")
 

@@ -54,15 +54,15 @@ SYMBOLS = re.compile(
 class Language:
     """What a page says for an English text; for one without a translation, the text itself.
 
-    `paths` are all files with a page, `files` are those with one in this language, and `pairs` are
-    the translations: [{"en": ..., "ko": ...}, ...].
+    `all_files` have a page, `files` have one in this language, and `pairs` are the translations:
+    [{"en": ..., "ko": ...}, ...].
     """
 
     def __init__(
-        self, code: str, paths: Sequence[Path], files: Sequence = (), pairs: Sequence = ()
+        self, code: str, all_files: Sequence[str], files: Sequence = (), pairs: Sequence = ()
     ) -> None:
         self.code, self.files = code, files
-        self.pages = {str(p): f"{p.stem}{f'.{code}' * (str(p) in files)}.html" for p in paths}
+        self.pages = {f: f"{Path(f).stem}{f'.{code}' * (f in files)}.html" for f in all_files}
         self.texts = {" ".join(p["en"].split()): " ".join(p[code].split()) for p in pairs}
         self.asked: set[str] = set()  # the English texts that the pages have
 
@@ -155,19 +155,19 @@ def introduction(docstring: str, language: Language) -> list[str | list]:
     return parts
 
 
-def drawings(path: Path) -> dict[str, list[tuple[str, str, list[Step]]]]:
+def drawings(file: str) -> dict[str, list[tuple[str, str, list[Step]]]]:
     """For each class or function of a file: the calls that were run, their SVGs and their steps."""
     found = defaultdict(list)
-    module = vars(importlib.import_module(".".join(path.with_suffix("").parts)))
+    module = vars(importlib.import_module(file.removesuffix(".py").replace("/", ".")))
     for shape, call in [(shape, call) for shape, calls in DRAWN.items() for call in calls]:
         name = call.partition("(")[0]
         if getattr(module.get(name), "__module__", "") == module["__name__"]:
-            steps = steps_of(eval(call, dict(module)), shape)
+            steps = steps_of(eval(call, dict(module)), shape)  # what runs is what the page says
             found[name].append((call, svg(steps, call), steps))
     return found
 
 
-def write_pages(paths: Sequence[Path], folder: Path, other: Language) -> Path:
+def write_pages(files: Sequence[str], folder: Path, other: Language) -> Path:
     """A page for each file, for some another in `other`; and index.html, whose path is returned.
 
     Raises UsageError if jinja2, which fills in the template, or pygments is missing.
@@ -178,27 +178,25 @@ def write_pages(paths: Sequence[Path], folder: Path, other: Language) -> Path:
     from jinja2 import Environment, StrictUndefined
     from pygments.formatters import HtmlFormatter
 
-    styles = {
-        key: HtmlFormatter(style=name).get_style_defs(".code") for key, name in STYLES.items()
-    }
+    styles = {key: HtmlFormatter(style=s).get_style_defs(".code") for key, s in STYLES.items()}
     environment = Environment(trim_blocks=True, autoescape=True, undefined=StrictUndefined)
     text = Path(__file__).with_name("annotated.html.j2").read_text(encoding="utf-8")
     template = environment.from_string(text, styles)
     folder.mkdir(parents=True, exist_ok=True)
-    english, contents = Language("en", paths), []
-    for place, path in enumerate(paths):
-        source = path.read_text(encoding="utf-8")
+    english, contents = Language("en", files), []
+    for place, file in enumerate(files):
+        source = Path(file).read_text(encoding="utf-8")
         docstring = ast.get_docstring(ast.parse(source)) or ""
-        languages = [english, other] if str(path) in other.files else [english]
-        contents.append((str(path), docstring.partition("\n")[0], source.count("\n"), languages))
+        languages = [english, other] if file in other.files else [english]
+        contents.append((file, docstring.partition("\n")[0], source.count("\n"), languages))
         content = {
-            "path": str(path), "segments": segments(source), "drawings": drawings(path),
-            "languages": languages, "before": paths[:place][-1:], "after": paths[place + 1 :][:1],
+            "file": file, "segments": segments(source), "drawings": drawings(file),
+            "languages": languages, "before": files[:place][-1:], "after": files[place + 1 :][:1],
         }  # fmt: skip
         for each in languages:
-            paragraphs = introduction(docstring, each)
-            page = template.render(content, language=each, introduction=paragraphs)
-            write_atomic(folder / each.pages[str(path)], page.encode())
-    page = template.render(path="", contents=contents, language=english, languages=[])
+            parts = introduction(docstring, each)
+            page = template.render(content, language=each, introduction=parts)
+            write_atomic(folder / each.pages[file], page.encode())
+    page = template.render(file="", contents=contents, language=english, languages=[])
     write_atomic(folder / "index.html", page.encode())
     return folder / "index.html"

@@ -79,8 +79,7 @@ def main_chain(steps: Sequence[Step]) -> list[int]:
 
 def beside(steps: Sequence[Step]) -> list[tuple[int, int]]:
     """The connections (from, to) that are not between neighbours of the chain."""
-    chain = main_chain(steps)
-    straight = set(pairwise(chain))
+    straight = set(pairwise(main_chain(steps)))
     return [(i, j) for j, step in enumerate(steps) for i in step.inputs if (i, j) not in straight]
 
 
@@ -94,9 +93,8 @@ def svg(steps: Sequence[Step], title: str) -> str:
     y = {place: row * PITCH + PITCH // 2 for row, place in enumerate(chain)}
     for place, step in enumerate(steps):  # what is beside the chain is two rows below its input
         y.setdefault(place, y[(*step.inputs, 0)[0]] + 2 * PITCH)
-    parts = []
-    for i, j in pairwise(chain):
-        parts.append(f'<path class="flow" d="M{CHAIN},{y[i]} V{y[j] - HEIGHT // 2 - 2}"/>')
+    parts = [f'<path class="flow" d="M{CHAIN},{y[i]} V{y[j] - HEIGHT // 2 - 2}"/>'
+             for i, j in pairwise(chain)]  # fmt: skip
     for i, j in skips:
         start, end = f"M{SIDE},{y[i]}", f"V{y[j] - HEIGHT // 2 - 2}"
         if i in chain:  # it branches off the line below its source

@@ -212,7 +212,7 @@ def test_a_text_without_korean_is_shown_in_english():
 
 
 def test_code_formulas_shapes_and_links_in_prose():
-    language = Language("en", [Path("zoo/vit.py")])
+    language = Language("en", ["zoo/vit.py"])
     html = language.as_html("y = x + F(x)를, `a < b` (N, L) -> (N,); arXiv 1512.03385, zoo/vit.py.")
     assert html == (
         "<code>y = x + F(x)</code>를, <code>a &lt; b</code> <code>(N, L) -&gt; (N,)</code>; "
