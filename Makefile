@@ -8,7 +8,7 @@ RUN := .venv/bin/python -m
 READY := .venv/.ready
 ORACLES := .venv/.ready-dev
 
-.PHONY: help setup train ablation ablation-vit transfer check-data verify bugs samples shapes report bench notebooks test test-fast check
+.PHONY: help setup train ablation ablation-vit transfer check-data verify bugs samples shapes read report bench notebooks test test-fast check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -42,6 +42,9 @@ samples: $(READY)  ## draw a contact sheet of the synthetic images
 
 shapes: $(READY)  ## print shapes, parameters and FLOPs of a network, stage by stage (MODEL=resnet50)
 	@$(RUN) experiments.shapes $(or $(MODEL),resnet50) $(ARGS)
+
+read: $(READY)  ## write the files to read as pages with drawings, two also in Korean: runs/read/index.html
+	@$(RUN) experiments.publish read
 
 report: $(READY)  ## print the results of an ablation or a transfer again (FOLDER=runs/quick)
 	@$(RUN) experiments.report $(or $(FOLDER),runs/quick) $(ARGS)

@@ -1,6 +1,7 @@
 """For developers: write results into docs/ and README.md.
 
 python -m experiments.publish readme                  what README takes from results and code
+python -m experiments.publish read                    the reading path as pages: runs/read/
 python -m experiments.publish verify                  the comparison with other libraries
 python -m experiments.publish bugs                    the gallery of bugs
 python -m experiments.publish runs/quick              an ablation, or experiments.transfer's results
@@ -12,6 +13,7 @@ import ast
 import inspect
 import re
 import shutil
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +41,15 @@ def fill_in(text: str, name: str, content: str) -> str:
 
 
 def put_into_docs(name: str, parts: Sequence[Part]) -> None:
-    """Into the page that has a place for it: README.md, or one of docs/."""
+    """Into the pages that have a place for it: README.md and README.ko.md, or one of docs/."""
     from zoo.weights.atomic import write_atomic
 
-    for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
-        text = page.read_text(encoding="utf-8") if page.is_file() else ""
-        if f"<!-- {name} -->" in text:
-            break
-    write_atomic(page, fill_in(text, name, markdown(parts)).encode())
+    pages = [*Path().glob("README*.md"), *Path("docs").glob("*.md")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    places = [page for page in pages if f"<!-- {name} -->" in texts[page]]
+    for page in places or [Path("README.md")]:
+        text = fill_in(texts.get(page, ""), name, markdown(parts))
+        write_atomic(page, text.encode())
 
 
 # --- What README takes from results and code ---
@@ -105,6 +108,18 @@ def reading() -> Rows:
         idea = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
         lines.append([f"{number}. [`{path}`]({path})", str(len(text.splitlines())), idea])
     return Rows(("file", "lines", "its idea"), lines, ("---", "---:", "---"))
+
+
+def write_reading() -> None:
+    """The reading path as annotated pages, in runs/read; says where, and what is not translated."""
+    from experiments.drawing.annotated import Language, write_pages
+
+    files = [path.as_posix() for path in reading_path()]
+    texts = tomllib.loads(Path("docs/ko/reading.toml").read_text(encoding="utf-8"))
+    korean = Language("ko", files, **texts)
+    print(f"open {write_pages(files, Path('runs/read'), korean)}")
+    for text in sorted(korean.asked - korean.texts.keys()):
+        print(f"docs/ko/reading.toml has no Korean for: {text[:80]}")
 
 
 def forwards() -> str:
@@ -189,7 +204,7 @@ class Options:
     """Write tables and verdicts into README.md and docs/; copy rows and figures to docs/NAME/."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")]
-    """readme, verify, bugs, or a folder of results."""
+    """readme, read, verify, bugs, or a folder of results."""
 
 
 def main(options: Options) -> int:
@@ -211,6 +226,9 @@ def main(options: Options) -> int:
     elif options.what == "readme":
         for name, parts in readme_parts().items():
             put_into_docs(name, parts)
+    elif options.what == "read":
+        write_reading()
+        return 0
     else:
         publish_folder(Path(options.what))
     print("done" + "; next: python -m experiments.publish readme" * (options.what != "readme"))

@@ -13,7 +13,7 @@ ALLOWED = {
     "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "filelock", "imagehash"},
     "experiments": {
         "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro", "scipy",
-        "sklearn", "safetensors", "filelock", "onnxruntime", "zoo", "data",
+        "sklearn", "safetensors", "filelock", "onnxruntime", "jinja2", "pygments", "zoo", "data",
     },
 }  # fmt: skip
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]

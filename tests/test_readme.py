@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from zoo.weights.files import Metadata, Weights
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
+    if path.name not in ("CHANGELOG.md", "LOG.md")
 }
 README, TEXT = PAGES["README.md"], "\n".join(PAGES.values())
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -65,6 +67,50 @@ def test_what_readme_takes_from_results_and_code_is_up_to_date(monkeypatch):
     monkeypatch.chdir(ROOT)
     for name, parts in publish.readme_parts().items():
         assert publish.fill_in(README, name, markdown(parts)) == README
+
+
+KOREAN = PAGES["README.ko.md"]
+TABLES = ("summary", "reading")  # written by hand in Korean; the others are generated
+
+
+def sections(text: str) -> list[str]:
+    """The parts of a page from heading to heading, without generated tables and HTML comments."""
+    for name in publish.readme_parts():
+        if name not in TABLES:
+            text = re.sub(f"(?s)<!-- {name} -->.*?<!-- /{name} -->", "", text)
+    text = re.sub(r"(?m)^(\|[^|]*\|) *\d+ (\|.*)", r"\1 \2", text)  # line counts of files
+    return re.split("(?m)^#+ ", re.sub("(?s)<!--.*?-->", "", text))[1:]
+
+
+def facts(section: str) -> list[str]:
+    """What a translation leaves as it is: commands, code, links, and numbers in digits."""
+    blocks = re.findall("(?ms)^```\n(.*?)^```$", section)
+    lines = [re.split("  +", line.strip())[0] for block in blocks for line in block.splitlines()]
+    prose = re.sub("(?ms)^```\n.*?^```$", "", section)
+    code = re.findall("`([^`]+)`", prose)
+    links = re.findall(r"\]\(([^)]+)\)", prose)
+    prose = re.sub(r"`[^`]+`|\]\([^)]+\)", "", prose)
+    return sorted(lines + code + links + re.findall(r"\d[\d,.]*\d|\d", prose))
+
+
+def test_the_korean_readme_says_the_same(monkeypatch):
+    """If README changed: translate the change, then write the new numbers into README.ko.md."""
+    monkeypatch.chdir(ROOT)
+    english, korean = sections(README), sections(KOREAN)
+    assert len(english) == len(korean)
+    for ours, theirs in zip(english, korean, strict=True):
+        heading, ours = ours.split("\n")[0], ours.replace("README.ko.md", "README.md")
+        assert facts(ours) == facts(theirs), heading
+        assert re.search("[가-힣]", theirs)
+    digests = " ".join(f"{zlib.crc32(section.encode()):08x}" for section in english)
+    assert f"<!-- README.md, translated as of: {digests} -->" in KOREAN
+
+
+def test_the_korean_readme_has_the_tables_of_the_english_one(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name, parts in publish.readme_parts().items():
+        if name not in TABLES:
+            assert publish.fill_in(KOREAN, name, markdown(parts)) == KOREAN
 
 
 def test_the_reading_path_goes_through_nine_files_and_ends(monkeypatch):

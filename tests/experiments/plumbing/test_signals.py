@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and SIGKILL at any moment: the right exit code, no process left, the same bits.
 
-ZOO_SIGNAL_RUNS is the number of interruptions (default 4).
+ZOO_SIGNAL_RUNS is the number of interruptions (default 2).
 """
 
 import contextlib
@@ -25,8 +25,8 @@ from PIL import Image
 from experiments.ablation import pool as campaign
 from experiments.plumbing import cli, signals
 
-RUNS = int(os.environ.get("ZOO_SIGNAL_RUNS", "4"))
-PATIENCE = 10.0 if RUNS > 4 else 60.0  # seconds; 10 only on an idle machine
+RUNS = int(os.environ.get("ZOO_SIGNAL_RUNS", "2"))
+PATIENCE = 10.0 if RUNS > 2 else 60.0  # seconds; 10 only on an idle machine
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
