@@ -1,9 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -39,23 +35,25 @@
 # Put the repository's address in place of `URL`. (not run here)
 
 # %% tags=["not-run"]
+import os
 import sys
+from pathlib import Path
 
-if "google.colab" in sys.modules:
-    from IPython import get_ipython
+if "google.colab" in sys.modules and not Path("zoo").is_dir():
+    import subprocess
 
-    get_ipython().system("git clone URL skipzoo")
-    get_ipython().run_line_magic("cd", "skipzoo")
-    get_ipython().run_line_magic("pip", 'install -q -e ".[experiments]"')
+    os.chdir("/content")
+    subprocess.run(["git", "clone", "URL", "skipzoo"], check=True)
+    os.chdir("skipzoo")
+    install = [sys.executable, "-m", "pip", "install", "-q", "-e", ".[experiments]"]
+    subprocess.run(install, check=True)
 
 # %%
 import contextlib
 import copy
-import os
 import shutil
 import time
 from dataclasses import replace
-from pathlib import Path
 
 if not Path("zoo").is_dir():  # started in notebooks/
     os.chdir("..")
@@ -87,7 +85,9 @@ OUTPUT = "runs/4_cifar10"
 MODEL = "resnet8"
 VIT = "vit2"
 SOURCE_TRAIN = 800  # images of each class
-TARGET_TRAIN, TARGET_VAL, TARGET_TEST = 120, 40, 200
+TARGET_TRAIN = 120
+TARGET_VAL = 40
+TARGET_TEST = 200
 SOURCE_EPOCHS = 6
 EPOCHS = 5
 SEEDS = 3
@@ -180,7 +180,7 @@ source = transfer(
 source
 
 # %% [markdown]
-# ### ImageNet 가중치가 있다면 / With ImageNet weights (여기서는 실행하지 않음 / not run here)
+# ### ImageNet 가중치가 있다면 (여기서는 실행하지 않음) / With ImageNet weights (not run here)
 #
 # 인터넷이 되는 곳에서는 보통 ImageNet 가중치에서 시작합니다. 호출은 같고 이름만 다릅니다.
 # `recipe="cifar10"`은 32x32 이미지를 224x224로 키웁니다. CPU로는 몇 시간이 걸립니다.
@@ -435,7 +435,7 @@ figure
 # If the intervals above overlap, these runs cannot tell which schedule is better.
 
 # %% [markdown]
-# ## 7. 5단계: ViT / Step 5: a ViT (`vit_b_16`: 여기서는 실행하지 않음 / not run here)
+# ## 7. 5단계: ViT (`vit_b_16`: 여기서는 실행하지 않음) / Step 5: ViT (`vit_b_16`: not run here)
 #
 # `vit_b_16`의 ImageNet 가중치는 여기서 받을 수 없습니다. 호출만 보여 줍니다.
 # 대신 작은 ViT를 무작위 가중치에서 학습합니다. 사전 학습이 없는 ViT는 적은 이미지에서 약합니다.
