@@ -15,14 +15,16 @@
 # 흔한 실수 세 가지(테스트 데이터로 에폭 고르기, `eval()` 빠뜨리기, 예측 때 다른 정규화)의 비용도
 # 잽니다.
 # 작은 부분 집합만 쓰므로 여기의 정확도는 최고 기록이 아닙니다. 단계들을 비교하는 데만 씁니다.
-# 실행 시간은 마지막 셀에 나옵니다(CPU 코어 2개). "여기서는 실행하지 않음"이라고 쓴 셀은 건너뜁니다.
+# 실행 시간은 마지막 셀에 나옵니다(다른 프로그램도 함께 쓰던 CPU 코어 2개). "여기서는 실행하지
+# 않음"이라고 쓴 셀은 건너뜁니다.
 #
 # One step at a time: linear probe → augmentation → fine-tuning from the probe → schedule → ViT.
 # Each step is measured, accuracy and time, with a forecast of the minutes for all of CIFAR-10.
 # So is the cost of three mistakes: choosing the epoch on the test set, a forgotten `eval()`, and
 # another normalisation at prediction.
 # The subset is small, so these accuracies are no records. They only compare the steps.
-# The last cell shows the run time (2 CPU cores). Cells marked "not run here" are skipped.
+# The last cell shows the run time (2 CPU cores, which other programs used too). Cells marked "not
+# run here" are skipped.
 
 # %% [markdown]
 # ## 준비 / Setup
@@ -59,10 +61,10 @@ if not Path("zoo").is_dir():  # started in notebooks/
     os.chdir("..")
 sys.path.insert(0, str(Path.cwd()))
 
+import matplotlib.pyplot as plt
 import torch
 import torchvision.transforms as T
 from IPython.display import Markdown, display
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
@@ -120,7 +122,7 @@ classes = sorted(folder.name for folder in Path(DATA, "train").iterdir())
 print(len(classes), "classes:", ", ".join(classes))
 
 # %%
-figure = Figure((9, 2.6), dpi=80)
+figure = plt.figure(figsize=(9, 2.1), dpi=65)
 for column, name in enumerate(classes):
     for row, path in enumerate(sorted(Path(DATA, "train", name).iterdir())[:2]):
         panel = figure.add_subplot(2, len(classes), row * len(classes) + column + 1)
@@ -128,7 +130,7 @@ for column, name in enumerate(classes):
         panel.set_axis_off()
         if row == 0:
             panel.set_title(name, fontsize=8)
-figure
+plt.show()
 
 # %% [markdown]
 # ## 2. 무엇이 정직한 전이입니까? / Which transfer is honest?
@@ -177,7 +179,7 @@ source = transfer(
     SOURCE, model=MODEL, weights="none", strategy="scratch", seeds=1, precision="fp32",
     epochs=SOURCE_EPOCHS, lr=0.05, output_dir=Path(OUTPUT, "pretrained"),
 )  # fmt: skip
-source
+Markdown(markdown([source.parts[0]]))
 
 # %% [markdown]
 # ### ImageNet 가중치가 있다면 (여기서는 실행하지 않음) / With ImageNet weights (not run here)
@@ -280,14 +282,13 @@ print(f"usual: {100 * usual_probe:.1f} %, {usual_seconds:.1f} s")
 print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['images']} images")
 
 # %% [markdown]
-# **무엇이 바뀌었고 왜**: 백본이 고정되어 있으면 특징은 에폭마다 같습니다. 한 번이면 됩니다.
-# 위의 두 줄이 비용입니다. 흔한 셀은 아직 수렴하지 않았을 수 있고, 학습률을 골라야 합니다. 시드는
-# 하나이고 테스트는 위에 적힌 장수입니다.
+# **무엇이 바뀌었고 왜**: 백본이 고정되어 있으면 특징은 에폭마다 같습니다. 한 번이면 됩니다. 위의 두
+# 줄이 비용입니다. 흔한 셀은 훨씬 오래 걸리고도 아직 수렴하지 않았습니다. 학습률과 에폭을 골라야
+# 하기 때문입니다. 시드 하나, 장수는 위에 있습니다.
 #
 # **What changed and why**: with a frozen backbone the features are the same in every epoch. Once is
-# enough.
-# The two lines above are the cost. The usual cell may not have converged, and its rate has to be
-# chosen. One seed; the number of test images is above.
+# enough. The two lines above are the cost. The usual cell takes far longer and has not converged
+# yet, since its rate and epochs have to be chosen. One seed; the number of images is above.
 
 # %% [markdown]
 # ## 4. 2단계: 데이터 증강 / Step 2: augmentation
@@ -307,13 +308,13 @@ print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['imag
 augment = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip()])
 image, _ = ImageFolder(TARGET / "train")[0]
 torch.manual_seed(0)
-figure = Figure((9, 1.5), dpi=80)
+figure = plt.figure(figsize=(9, 1.5), dpi=80)
 for column in range(8):
     panel = figure.add_subplot(1, 8, column + 1)
     panel.imshow(augment(image) if column else image)
     panel.set_title("augmented" if column else "image", fontsize=8)
     panel.set_axis_off()
-figure
+plt.show()
 
 # %% [markdown]
 # **여기서는**: `feature-extraction`은 같은 head를 증강한 이미지로 배웁니다(`RandomResizedCrop`,
@@ -328,13 +329,15 @@ for name in ("linear-probe", "feature-extraction"):
     print(f"{name:18} {accuracy(name)} %, {steps[name][0]['seconds']:.1f} s a run")
 
 # %% [markdown]
-# **무엇이 바뀌었고 왜**: head는 작은 선형 층이라 과적합할 여지가 적습니다. 그래서 증강이 주는
-# 이득은 작거나 없을 수 있고, 시간은 확실히 더 듭니다.
-# 위의 두 줄에서 구간이 겹치면 차이가 있다고 말할 수 없습니다.
+# **무엇이 바뀌었고 왜**: head는 작은 선형 층이라 과적합할 여지가 적습니다. 증강이 줄 이득은 작고,
+# 시간은 확실히 더 듭니다. 위에서는 정확도가 오히려 낮습니다. 두 가지가 함께 바뀌었기 때문입니다:
+# 이미지의 35 %까지 잘라 내는 강한 증강, 그리고 수렴한 해 대신 몇 에폭의 SGD입니다. 어느 쪽
+# 때문인지는 이 실행으로 알 수 없습니다.
 #
-# **What changed and why**: the head is a small linear layer with little room to overfit. So
-# augmentation may gain little or nothing, and it surely takes longer.
-# If the intervals above overlap, these runs cannot tell the two apart.
+# **What changed and why**: the head is a small linear layer with little room to overfit.
+# Augmentation can gain little, and it surely takes longer. Above, the accuracy is even lower. Two
+# things changed at once: strong crops (down to 35 % of the image), and a few epochs of SGD in place
+# of the exact solution. These runs cannot tell which one it is.
 
 # %% [markdown]
 # ## 5. 3단계: 프로브에서 시작하는 미세 조정 / Step 3: fine-tuning from the probe
@@ -376,12 +379,17 @@ step("lp-ft", "finetune", "scratch")
 # **무엇이 바뀌었고 왜**: 옵티마이저는 만들 때 받은 매개변수만 바꿉니다. 고정을 푼 뒤에 만들거나
 # `add_param_group`으로 더해야 합니다. 위에서 첫 합성곱의 변화는 정확히 0이었습니다. 오류도 경고도
 # 없습니다.
-# `scratch`와의 차이가 사전 학습의 값어치입니다.
+# 위의 표: `lp-ft`는 새 head에서 바로 시작하는 `finetune`보다 낫습니다. 처음에는 새 head의 큰
+# 기울기가 백본을 흔듭니다. 하지만 프로브보다 나은지는 알 수 없습니다. 구간이 프로브의 값을
+# 포함합니다. `scratch`와의 차이가 사전 학습의 값어치입니다.
 #
 # **What changed and why**: an optimiser changes only the parameters it was given. Make it after
 # unfreezing, or use `add_param_group`. Above, the first convolution changed by exactly 0, without
 # an error or a warning.
-# The difference to `scratch` is what the pretraining is worth.
+# The table above: `lp-ft` is better than `finetune`, which starts from a new head; that head's
+# first gradients are large and disturb the backbone. But these runs cannot tell whether it is
+# better than the probe: its interval includes the probe's value. The difference to `scratch` is
+# what the pretraining is worth.
 
 # %% [markdown]
 # ## 6. 4단계: 학습률 스케줄 / Step 4: the schedule
@@ -412,7 +420,7 @@ for place in ("each epoch", "each batch"):
 step("lp-ft", name="lp-ft, step", lr_scheduler="step", lr_step_size=max(1, EPOCHS // 2))
 step("lp-ft", name="lp-ft, none", lr_scheduler="none")
 schedules = {"cosine": "lp-ft", "step": "lp-ft, step", "none": "lp-ft, none"}
-figure = Figure((9, 3), dpi=80, layout="constrained")
+figure = plt.figure(figsize=(9, 3), dpi=80, layout="constrained")
 rates, curves = figure.subplots(1, 2)
 for colour, (schedule, name) in zip(COLOURS, schedules.items(), strict=False):
     print(f"{schedule:6} {accuracy(name)} %")
@@ -423,16 +431,16 @@ for colour, (schedule, name) in zip(COLOURS, schedules.items(), strict=False):
 rates.set(xlabel="epoch", ylabel="learning rate at its end")
 curves.set(xlabel="epoch", ylabel="val accuracy (%)", title=f"mean of {SEEDS} seeds")
 rates.legend()
-figure
+plt.show()
 
 # %% [markdown]
 # **무엇이 바뀌었고 왜**: 스케줄은 끝에서 학습률을 낮추어 흔들림을 줄입니다. 낮은 학습률로 몇 에폭만
-# 미세 조정하면 차이는 작습니다.
-# 위의 구간이 겹치면 이 실행으로는 어느 스케줄이 나은지 알 수 없습니다.
+# 미세 조정하면 차이는 작습니다. 위의 구간들은 겹칩니다. 이 실행으로는 어느 스케줄이 나은지 알 수
+# 없습니다.
 #
 # **What changed and why**: a schedule lowers the rate at the end, so the weights settle. With a low
-# rate and few epochs the difference is small.
-# If the intervals above overlap, these runs cannot tell which schedule is better.
+# rate and few epochs the difference is small. The intervals above overlap: these runs cannot tell
+# which schedule is better.
 
 # %% [markdown]
 # ## 7. 5단계: ViT (`vit_b_16`: 여기서는 실행하지 않음) / Step 5: ViT (`vit_b_16`: not run here)
@@ -556,11 +564,13 @@ for n in (total // 10, total // 2):
     print(f"chosen on {n} test images, they flatter by {mean:.1f} points (200 random divisions)")
 
 # %% [markdown]
-# **비용**: 위의 점수 차이입니다. 고를 때 쓴 이미지가 적을수록, 고를 에폭이 많을수록 커집니다.
-# 실제보다 좋게 보일 뿐 모델은 나아지지 않습니다.
+# **비용**: 위의 점수입니다. 시드가 셋뿐이라 첫 줄의 구간은 0을 포함합니다. 다음 두 줄이 더
+# 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 에폭이 많을수록 더 부풀려집니다. 실제보다 좋게 보일
+# 뿐 모델은 나아지지 않습니다.
 #
-# **The cost**: the points above. It grows with fewer images to choose on and with more epochs to
-# choose from. The model only looks better; it is not.
+# **The cost**: the points above. With three seeds only, the interval of the first line includes 0.
+# The next two lines are more precise: fewer images to choose on flatter more, and so do more epochs
+# to choose from. The model only looks better; it is not.
 
 # %% [markdown]
 # ## 10. 실수 2: `eval()`을 빠뜨리기 / Mistake 2: a forgotten `eval()`, and a batch of one
@@ -599,13 +609,16 @@ print(f"n = {len(labels)} images, one network")
 
 # %% [markdown]
 # **여기서는** `predict`와 `Classifier.logits`가 늘 `eval()`로 계산합니다. 한 장씩 넣어도 같은 답이
-# 나옵니다. 마지막 줄은 통계가 옮겨 간 뒤의 정확도입니다.
-# 큰 배치에서는 거의 차이가 없습니다. 그래서 이 실수는 한 장씩 예측하는 서비스에서야 드러납니다.
+# 나옵니다. 마지막 줄은 예측 때문에 저장된 통계가 옮겨 간 뒤의 정확도입니다. `eval()`을 나중에
+# 불러도 돌아오지 않습니다.
+# 클래스가 섞인 큰 배치에서는 거의 차이가 없습니다. 그래서 이 실수는 한 장씩 예측하는 서비스에서야
+# 드러납니다.
 #
 # **Here** `predict` and `Classifier.logits` always compute in `eval()` mode: one image at a time
-# gives the same answers. The last line is the accuracy after the statistics have moved.
-# With large batches there is hardly a difference. So this mistake shows only in a service that
-# predicts one image at a time.
+# gives the same answers. The last line is the accuracy after these predictions have moved the
+# stored statistics. Calling `eval()` later does not bring them back.
+# In large batches of mixed classes there is hardly a difference. So this mistake shows only in a
+# service that predicts one image at a time.
 
 # %% [markdown]
 # ## 11. 실수 3: 예측 때 다른 정규화 / Mistake 3: another normalisation at prediction
