@@ -524,7 +524,7 @@ for (kind, model), colour in zip(trained.items(), ("#0072B2", "#D55E00"), strict
     worst, best = min(damaged.values()), max(damaged.values())
     print(f"mean {mean:.1f} %, worst {worst:.1f} %, best {best:.1f} %")
 panel.set(xlabel="deleted block", ylabel="accuracy (%)", ylim=(0, 100))
-panel.legend(fontsize=8)
+panel.legend(fontsize=8, loc="center left")
 plt.show()
 
 # %% [markdown]
