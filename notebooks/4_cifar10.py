@@ -1,0 +1,679 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # CIFAR-10: 선형 프로브에서 미세 조정까지 / CIFAR-10: from a linear probe to fine-tuning
+#
+# 한 단계씩 더해 봅니다: 선형 프로브 → 데이터 증강 → 프로브에서 시작하는 미세 조정 → 학습률 스케줄 →
+# ViT.
+# 단계마다 정확도와 시간을 재고, CIFAR-10 전체에서는 몇 분이 걸릴지 예측합니다.
+# 흔한 실수 세 가지(테스트 데이터로 에폭 고르기, `eval()` 빠뜨리기, 예측 때 다른 정규화)의 비용도
+# 잽니다.
+# 작은 부분 집합만 쓰므로 여기의 정확도는 최고 기록이 아닙니다. 단계들을 비교하는 데만 씁니다.
+# 실행 시간은 마지막 셀에 나옵니다(다른 프로그램도 함께 쓰던 CPU 코어 2개). "여기서는 실행하지
+# 않음"이라고 쓴 셀은 건너뜁니다.
+#
+# One step at a time: linear probe → augmentation → fine-tuning from the probe → schedule → ViT.
+# Each step is measured, accuracy and time, with a forecast of the minutes for all of CIFAR-10.
+# So is the cost of three mistakes: choosing the epoch on the test set, a forgotten `eval()`, and
+# another normalisation at prediction.
+# The subset is small, so these accuracies are no records. They only compare the steps.
+# The last cell shows the run time (2 CPU cores, which other programs used too). Cells marked "not
+# run here" are skipped.
+
+# %% [markdown]
+# ## 준비 / Setup
+#
+# 아래 셀은 Colab에서만 실행됩니다. 저장소를 복제하고 설치합니다. 이미 설치된 torch는 그대로 둡니다.
+# `URL`에는 저장소 주소를 넣으십시오. (여기서는 실행하지 않음)
+#
+# The next cell runs in Colab only. It clones the repository and installs it. The kernel's torch
+# stays as it is.
+# Put the repository's address in place of `URL`. (not run here)
+
+# %% tags=["not-run"]
+import os
+import sys
+from pathlib import Path
+
+if "google.colab" in sys.modules and not Path("zoo").is_dir():
+    import subprocess
+
+    os.chdir("/content")
+    subprocess.run(["git", "clone", "URL", "skipzoo"], check=True)
+    os.chdir("skipzoo")
+    install = [sys.executable, "-m", "pip", "install", "-q", "-e", ".[experiments]"]
+    subprocess.run(install, check=True)
+
+# %%
+import contextlib
+import copy
+import shutil
+import time
+from dataclasses import replace
+
+if not Path("zoo").is_dir():  # started in notebooks/
+    os.chdir("..")
+sys.path.insert(0, str(Path.cwd()))
+
+import matplotlib.pyplot as plt
+import torch
+import torchvision.transforms as T
+from IPython.display import Markdown, display
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+import zoo
+from data.cifar import cifar10
+from experiments.classifier import load_model, predict
+from experiments.drawing.style import COLOURS
+from experiments.plumbing.results import read_history
+from experiments.plumbing.stats import estimate
+from experiments.plumbing.tables import Rows, markdown
+from experiments.transfer.comparison import transfer
+
+START = time.perf_counter()
+
+# %% tags=["parameters"]
+DATA = "cache/cifar10_subset"  # train/CLASS and test/CLASS; made below if it is missing
+OUTPUT = "runs/4_cifar10"
+MODEL = "resnet8"
+VIT = "vit2"
+SOURCE_TRAIN = 800  # images of each class
+TARGET_TRAIN = 120
+TARGET_VAL = 40
+TARGET_TEST = 200
+SOURCE_EPOCHS = 6
+EPOCHS = 5
+SEEDS = 3
+
+# %% [markdown]
+# ## 1. 데이터 / The data
+#
+# 폴더가 없으면 CIFAR-10(170 MB)을 내려받아 클래스마다 학습 1,000장, 테스트 300장을 PNG로
+# 저장합니다.
+# 내려받은 이미지는 여기서 쓴 것과 조금 다를 수 있어서 정확도도 조금 달라집니다.
+#
+# If the folder is missing, CIFAR-10 (170 MB) is downloaded, and 1,000 training and 300 test images
+# of each class are stored as PNG.
+# Your images may not be the ones used here, so your accuracies differ a little.
+
+# %%
+if not Path(DATA).exists():
+    whole = cifar10()
+    parts = {
+        "train": (whole.train_images, whole.train_labels, 1000),
+        "test": (whole.test_images, whole.test_labels, 300),
+    }
+    for split, (images, labels, count) in parts.items():
+        for label, name in enumerate(whole.classes):
+            folder = Path(DATA, split, name)
+            folder.mkdir(parents=True)
+            for i, image in enumerate(images[labels == label][:count]):
+                T.functional.to_pil_image(image).save(folder / f"{i:04}.png")
+classes = sorted(folder.name for folder in Path(DATA, "train").iterdir())
+print(len(classes), "classes:", ", ".join(classes))
+
+# %%
+figure = plt.figure(figsize=(9, 2.1), dpi=65)
+for column, name in enumerate(classes):
+    for row, path in enumerate(sorted(Path(DATA, "train", name).iterdir())[:2]):
+        panel = figure.add_subplot(2, len(classes), row * len(classes) + column + 1)
+        panel.imshow(Image.open(path))
+        panel.set_axis_off()
+        if row == 0:
+            panel.set_title(name, fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## 2. 무엇이 정직한 전이입니까? / Which transfer is honest?
+#
+# 공개된 CIFAR용 ResNet-32 가중치는 바로 이 학습 이미지로 학습한 것입니다. 그것을 CIFAR-10에
+# "전이"하면 전이가 아니라 이미 배운 것을 다시 읽는 일입니다.
+# 그래서 클래스를 둘로 나눕니다. 앞의 절반으로 사전 학습하고, 네트워크가 본 적 없는 뒤의 절반으로
+# 전이합니다.
+# 두 절반은 서로 비슷한 그림입니다(고양이와 개, 자동차와 트럭). 그래서 전이가 쉬운 편입니다.
+#
+# The published CIFAR ResNet-32 was trained on these very training images. "Transferring" it to
+# CIFAR-10 would be no transfer: it has learned the answers.
+# So the classes are divided. The network is pretrained on the first half and transferred to the
+# second half, which it has never seen.
+# The halves are alike (cat and dog, automobile and truck), so this is an easy transfer.
+
+# %%
+half = len(classes) // 2
+SOURCE, TARGET = Path(OUTPUT, "source"), Path(OUTPUT, "target")
+
+
+def copy_images(folder, names, split, part, first, last):
+    """Copy images `first` to `last` of each class from DATA/part to folder/split."""
+    for name in names:
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
+        for path in sorted(Path(DATA, part, name).iterdir())[first:last]:
+            shutil.copy(path, folder / split / name)
+
+
+copy_images(SOURCE, classes[:half], "", "train", 0, SOURCE_TRAIN)  # one folder per class
+copy_images(TARGET, classes[half:], "train", "train", 0, TARGET_TRAIN)
+copy_images(TARGET, classes[half:], "val", "train", TARGET_TRAIN, TARGET_TRAIN + TARGET_VAL)
+copy_images(TARGET, classes[half:], "test", "test", 0, TARGET_TEST)
+print("source:", ", ".join(classes[:half]))
+print("target:", ", ".join(classes[half:]))
+
+# %% [markdown]
+# 사전 학습입니다. 무작위 가중치에서 시작하므로 `scratch`입니다. 폴더에 클래스만 있으므로
+# 검증(val)과 테스트 데이터는 자동으로 나뉩니다.
+#
+# The pretraining. It starts from random weights, so the strategy is `scratch`. The folder has only
+# classes, so val and test are drawn from it.
+
+# %%
+source = transfer(
+    SOURCE, model=MODEL, weights="none", strategy="scratch", seeds=1, precision="fp32",
+    epochs=SOURCE_EPOCHS, lr=0.05, output_dir=Path(OUTPUT, "pretrained"),
+)  # fmt: skip
+Markdown(markdown([source.parts[0]]))
+
+# %% [markdown]
+# ### ImageNet 가중치가 있다면 (여기서는 실행하지 않음) / With ImageNet weights (not run here)
+#
+# 인터넷이 되는 곳에서는 보통 ImageNet 가중치에서 시작합니다. 호출은 같고 이름만 다릅니다.
+# `recipe="cifar10"`은 32x32 이미지를 224x224로 키웁니다. CPU로는 몇 시간이 걸립니다.
+#
+# With access to the internet, one usually starts from ImageNet weights. The call is the same, only
+# the names differ.
+# `recipe="cifar10"` enlarges 32x32 images to 224x224. On a CPU this takes hours.
+
+# %% tags=["not-run"]
+if "google.colab" in sys.modules:
+    display(transfer("cifar10", model="resnet50", weights="DEFAULT", recipe="cifar10", seeds=1))
+
+# %% [markdown]
+# ## 3. 1단계: 선형 프로브 / Step 1: a linear probe
+#
+# 백본은 고정하고 마지막 층(head)만 배웁니다. 사전 학습한 특징이 얼마나 쓸모 있는지 보여 줍니다.
+#
+# **흔한 셀**: 고정된 백본을 에폭마다 다시 계산합니다.
+#
+# The backbone is frozen, and only the last layer (the head) learns. This shows what the pretrained
+# features are worth.
+#
+# **The usual cell**: it computes the frozen backbone again in every epoch.
+
+# %%
+normalize = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+to_tensor = T.Compose([T.ToTensor(), normalize])
+loaders = {
+    split: DataLoader(ImageFolder(TARGET / split, to_tensor), 32, shuffle=split == "train")
+    for split in ("train", "val", "test")
+}
+
+
+def usual_model(seed=0):
+    """The pretrained network with a new head."""
+    torch.manual_seed(seed)
+    return zoo.load(zoo.build(MODEL, len(classes) - half), source.best, drop="head")
+
+
+def right_of(model, loader):
+    """For each image, whether it is classified correctly: bool (N,)."""
+    with torch.no_grad():
+        return torch.cat([model(images).argmax(1) == labels for images, labels in loader])
+
+
+model = usual_model()
+for parameter in model.parameters():
+    parameter.requires_grad = False
+for parameter in model.head.parameters():
+    parameter.requires_grad = True
+optimizer = torch.optim.Adam(model.head.parameters(), lr=1e-3)
+
+begin = time.perf_counter()
+for _ in range(EPOCHS):
+    model.eval()  # a frozen backbone must not move its BatchNorm statistics
+    for images, labels in loaders["train"]:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+usual_seconds = time.perf_counter() - begin
+usual_probe = right_of(model.eval(), loaders["test"]).float().mean().item()
+print(f"usual: {100 * usual_probe:.1f} % on test, {EPOCHS} epochs, {usual_seconds:.1f} s")
+
+# %% [markdown]
+# **여기서는**: 특징을 한 번만 계산하고 로지스틱 회귀로 head를 맞춥니다. 해가 하나라서 에폭도
+# 학습률도 없습니다.
+# 단계마다 같은 옵션을 쓰므로 짧은 함수로 묶습니다. 에폭마다 나오는 줄은 로그 파일로 보냅니다.
+#
+# **Here**: the features are computed once, and logistic regression fits the head. There is one
+# solution, so no epochs and no learning rate.
+# All steps share options, so a short function holds them. The lines of the epochs go to a log file.
+
+# %%
+steps = {}  # name -> the rows of its runs, one for each seed
+
+
+def step(*strategies, name="", **options):
+    """Train strategies with all seeds; keep the rows, and return the Results."""
+    settings = {"model": MODEL, "weights": source.best, "epochs": EPOCHS, "seeds": SEEDS}
+    settings |= {"strategy": strategies, "output_dir": Path(OUTPUT, name or "steps")} | options
+    with Path(OUTPUT, "log.txt").open("a") as log, contextlib.redirect_stdout(log):
+        results = transfer(TARGET, precision="fp32", **settings)  # the same on every machine
+    for row in results.rows:
+        rows = steps.setdefault(name or row["run"]["strategy"], [])
+        rows.append(row | {"folder": results.folder / row["name"]})
+    return results
+
+
+def accuracy(name):
+    """Test accuracy of a step in percent: mean over seeds and 95 % interval."""
+    return estimate([row["accuracy"] for row in steps[name]]).show(1, 100)
+
+
+step("linear-probe")
+row = steps["linear-probe"][0]
+print(f"usual: {100 * usual_probe:.1f} %, {usual_seconds:.1f} s")
+print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['images']} images")
+
+# %% [markdown]
+# **무엇이 바뀌었고 왜**: 백본이 고정되어 있으면 특징은 에폭마다 같습니다. 한 번이면 됩니다. 위의 두
+# 줄이 비용입니다. 흔한 셀은 훨씬 오래 걸리고도 아직 수렴하지 않았습니다. 학습률과 에폭을 골라야
+# 하기 때문입니다. 시드 하나, 장수는 위에 있습니다.
+#
+# **What changed and why**: with a frozen backbone the features are the same in every epoch. Once is
+# enough. The two lines above are the cost. The usual cell takes far longer and has not converged
+# yet, since its rate and epochs have to be chosen. One seed; the number of images is above.
+
+# %% [markdown]
+# ## 4. 2단계: 데이터 증강 / Step 2: augmentation
+#
+# 이미지를 매번 조금씩 다르게 자르고 뒤집습니다. 그러면 특징을 미리 계산할 수 없고, 에폭마다 백본을
+# 계산해야 합니다(특징 추출, feature extraction).
+#
+# **흔한 셀**: `RandomCrop(32, padding=4)`와 좌우 뒤집기입니다. 한 이미지가 어떻게 변하는지 봅니다.
+#
+# Each time, an image is cropped and flipped a little differently. Then features cannot be computed
+# beforehand: the backbone has to run in every epoch (feature extraction).
+#
+# **The usual cell**: `RandomCrop(32, padding=4)` and a horizontal flip. This is what happens to one
+# image.
+
+# %%
+augment = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip()])
+image, _ = ImageFolder(TARGET / "train")[0]
+torch.manual_seed(0)
+figure = plt.figure(figsize=(9, 1.5), dpi=80)
+for column in range(8):
+    panel = figure.add_subplot(1, 8, column + 1)
+    panel.imshow(augment(image) if column else image)
+    panel.set_title("augmented" if column else "image", fontsize=8)
+    panel.set_axis_off()
+plt.show()
+
+# %% [markdown]
+# **여기서는**: `feature-extraction`은 같은 head를 증강한 이미지로 배웁니다(`RandomResizedCrop`,
+# 뒤집기). BatchNorm 통계는 움직이지 않습니다.
+#
+# **Here**: `feature-extraction` trains the same head on augmented images (`RandomResizedCrop`,
+# flips). BatchNorm statistics do not move.
+
+# %%
+step("feature-extraction")
+for name in ("linear-probe", "feature-extraction"):
+    print(f"{name:18} {accuracy(name)} %, {steps[name][0]['seconds']:.1f} s a run")
+
+# %% [markdown]
+# **무엇이 바뀌었고 왜**: head는 작은 선형 층이라 과적합할 여지가 적습니다. 증강이 줄 이득은 작고,
+# 시간은 확실히 더 듭니다. 위에서는 정확도가 오히려 낮습니다. 두 가지가 함께 바뀌었기 때문입니다:
+# 이미지의 35 %까지 잘라 내는 강한 증강, 그리고 수렴한 해 대신 몇 에폭의 SGD입니다. 어느 쪽
+# 때문인지는 이 실행으로 알 수 없습니다.
+#
+# **What changed and why**: the head is a small linear layer with little room to overfit.
+# Augmentation can gain little, and it surely takes longer. Above, the accuracy is even lower. Two
+# things changed at once: strong crops (down to 35 % of the image), and a few epochs of SGD in place
+# of the exact solution. These runs cannot tell which one it is.
+
+# %% [markdown]
+# ## 5. 3단계: 프로브에서 시작하는 미세 조정 / Step 3: fine-tuning from the probe
+#
+# 이제 모든 가중치를 낮은 학습률로 배웁니다. head가 이미 맞으므로 첫 기울기가 백본을 망치지
+# 않습니다(lp-ft, Kumar et al. 2022).
+#
+# **흔한 셀**: 프로브를 마친 뒤 고정을 풉니다. 그런데 옵티마이저는 여전히 head만 알고 있습니다!
+#
+# Now all weights learn, at a low rate. The head fits already, so the first gradients do not damage
+# the backbone (lp-ft, Kumar et al. 2022).
+#
+# **The usual cell**: after the probe, it unfreezes the network. But the optimiser still knows only
+# the head!
+
+# %%
+for parameter in model.parameters():
+    parameter.requires_grad = True  # "unfrozen"
+before = model.stem.conv.weight.clone()
+images, labels = next(iter(loaders["train"]))
+nn.functional.cross_entropy(model(images), labels).backward()
+optimizer.step()
+held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+print(f"the network has {sum(p.numel() for p in model.parameters()):,} parameters")
+print(f"the optimiser has {held:,}")
+print(f"change of the first convolution: {(model.stem.conv.weight - before).abs().max().item()}")
+
+# %% [markdown]
+# **여기서는**: `lp-ft`는 프로브 뒤에 모든 매개변수로 새 옵티마이저를 만듭니다. 비교를 위해
+# `finetune`(새 head에서 바로 미세 조정)과 `scratch`(무작위 가중치)도 학습합니다.
+#
+# **Here**: after the probe, `lp-ft` makes a new optimiser of all parameters. For comparison:
+# `finetune` (at once, from a new head) and `scratch` (from random weights).
+
+# %%
+step("lp-ft", "finetune", "scratch")
+
+# %% [markdown]
+# **무엇이 바뀌었고 왜**: 옵티마이저는 만들 때 받은 매개변수만 바꿉니다. 고정을 푼 뒤에 만들거나
+# `add_param_group`으로 더해야 합니다. 위에서 첫 합성곱의 변화는 정확히 0이었습니다. 오류도 경고도
+# 없습니다.
+# 위의 표: `lp-ft`는 새 head에서 바로 시작하는 `finetune`보다 낫습니다. 처음에는 새 head의 큰
+# 기울기가 백본을 흔듭니다. 하지만 프로브보다 나은지는 알 수 없습니다. 구간이 프로브의 값을
+# 포함합니다. `scratch`와의 차이가 사전 학습의 값어치입니다.
+#
+# **What changed and why**: an optimiser changes only the parameters it was given. Make it after
+# unfreezing, or use `add_param_group`. Above, the first convolution changed by exactly 0, without
+# an error or a warning.
+# The table above: `lp-ft` is better than `finetune`, which starts from a new head; that head's
+# first gradients are large and disturb the backbone. But these runs cannot tell whether it is
+# better than the probe: its interval includes the probe's value. The difference to `scratch` is
+# what the pretraining is worth.
+
+# %% [markdown]
+# ## 6. 4단계: 학습률 스케줄 / Step 4: the schedule
+#
+# **흔한 셀**: `StepLR(step_size=5)`는 에폭을 셉니다. `scheduler.step()`을 배치마다 부르면 학습률이
+# 첫 에폭에 사라집니다.
+#
+# **The usual cell**: `StepLR(step_size=5)` counts epochs. With `scheduler.step()` after each batch,
+# the rate is gone within the first epoch.
+
+# %%
+for place in ("each epoch", "each batch"):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=5, gamma=0.1)
+    optimizer.step()  # one epoch; the batches are left out
+    for _ in range(len(loaders["train"]) if place == "each batch" else 1):
+        scheduler.step()
+    print(f"scheduler.step() {place}: lr after 1 epoch {scheduler.get_last_lr()[0]:.1e}")
+
+# %% [markdown]
+# **여기서는**: 학습률은 걸음 번호의 함수이고, 옵션 하나로 고릅니다. 같은 `lp-ft`를 세 가지 스케줄로
+# 학습합니다.
+#
+# **Here**: the rate is a function of the step, chosen by one option. The same `lp-ft` with three
+# schedules.
+
+# %%
+step("lp-ft", name="lp-ft, step", lr_scheduler="step", lr_step_size=max(1, EPOCHS // 2))
+step("lp-ft", name="lp-ft, none", lr_scheduler="none")
+schedules = {"cosine": "lp-ft", "step": "lp-ft, step", "none": "lp-ft, none"}
+figure = plt.figure(figsize=(9, 3), dpi=80, layout="constrained")
+rates, curves = figure.subplots(1, 2)
+for colour, (schedule, name) in zip(COLOURS, schedules.items(), strict=False):
+    print(f"{schedule:6} {accuracy(name)} %")
+    histories = [read_history(row["folder"]) for row in steps[name]]
+    epochs, val = histories[0]["epoch"], [history["val_accuracy"] for history in histories]
+    rates.plot(epochs, histories[0]["lr"], "o-", color=colour, label=schedule)
+    curves.plot(epochs, 100 * torch.tensor(val).mean(0), "o-", color=colour, label=schedule)
+rates.set(xlabel="epoch", ylabel="learning rate at its end")
+curves.set(xlabel="epoch", ylabel="val accuracy (%)", title=f"mean of {SEEDS} seeds")
+rates.legend()
+plt.show()
+
+# %% [markdown]
+# **무엇이 바뀌었고 왜**: 스케줄은 끝에서 학습률을 낮추어 흔들림을 줄입니다. 낮은 학습률로 몇 에폭만
+# 미세 조정하면 차이는 작습니다. 위의 구간들은 겹칩니다. 이 실행으로는 어느 스케줄이 나은지 알 수
+# 없습니다.
+#
+# **What changed and why**: a schedule lowers the rate at the end, so the weights settle. With a low
+# rate and few epochs the difference is small. The intervals above overlap: these runs cannot tell
+# which schedule is better.
+
+# %% [markdown]
+# ## 7. 5단계: ViT (`vit_b_16`: 여기서는 실행하지 않음) / Step 5: ViT (`vit_b_16`: not run here)
+#
+# `vit_b_16`의 ImageNet 가중치는 여기서 받을 수 없습니다. 호출만 보여 줍니다.
+# 대신 작은 ViT를 무작위 가중치에서 학습합니다. 사전 학습이 없는 ViT는 적은 이미지에서 약합니다.
+# 이것은 `vit_b_16`의 결과가 아닙니다.
+#
+# The ImageNet weights of `vit_b_16` cannot be reached here, so this is only the call.
+# Instead, a small ViT learns from random weights. Without pretraining, a ViT is weak on few images.
+# This is not `vit_b_16`'s result.
+
+# %% tags=["not-run"]
+if "google.colab" in sys.modules:
+    display(transfer(TARGET, model="vit_b_16", strategy=["linear-probe", "lp-ft"]))
+
+# %%
+print(", ".join(zoo.list_models("vit*")))
+step("scratch", name=f"{VIT}, scratch", model=VIT, weights="none", opt="adamw", lr=1e-3)
+for name in (f"{VIT}, scratch", "scratch"):
+    print(f"{name:14} {accuracy(name)} %")
+
+# %% [markdown]
+# ## 8. 모든 단계와 예측 / All steps and the forecast
+#
+# 시간 예측: 여기서 잰 한 실행의 시간에 이미지 수의 비를 곱합니다. 전체는 학습과 검증
+# 50,000장(클래스 10개)이고 에폭 수는 같습니다. 이미지당 시간은 일정하다고 봅니다. 정확도는 예측하지
+# 않습니다. 이미지가 늘면 오르겠지만 얼마나 오를지는 여기서 알 수 없습니다.
+#
+# The forecast of time: the seconds of a run here, times the ratio of image counts. All of CIFAR-10
+# is 50,000 images of train and val (ten classes), with as many epochs. The time per image is taken
+# as constant. Accuracy has no forecast: it will rise with more images, but these runs cannot tell
+# how far.
+
+# %%
+images = row["images"]
+factor = 50_000 / (images["train"] + images["val"])
+lines = []
+for name, rows in steps.items():
+    seconds = estimate([row["seconds"] for row in rows]).mean
+    val = estimate([row["best_val_accuracy"] for row in rows]).show(1, 100)
+    times = [f"{seconds:.1f}", f"{seconds * factor / 60:.1f}"]
+    lines.append([name, accuracy(name), val, *times, f"{len(rows)}"])
+header = ("step", "test accuracy %", "val accuracy %", "seconds a run", "minutes for all", "seeds")
+print(f"{images}; mean ± 95 % interval over seeds; {row['device']}; forecast: x {factor:.1f}")
+Markdown(markdown([Rows(header, lines)]))
+
+# %% [markdown]
+# 예측은 맞습니까? 2번에서 같은 네트워크를 더 많은 이미지로 더 오래 사전 학습했습니다. `scratch`의
+# 시간으로 그 시간을 예측하여 비교합니다. 다른 프로그램이 함께 돌면 어긋납니다.
+# 선형 프로브는 시드가 달라도 답이 같습니다. 그래서 위의 구간이 0입니다.
+#
+# Is the forecast right? In section 2 the same network was pretrained, on more images and for more
+# epochs. The time of `scratch` forecasts that time. Other programs on the machine disturb it.
+# The linear probe has one solution, whatever the seed. So its interval above is 0.
+
+# %%
+small, large = steps["scratch"][0], source.rows[0]
+counts = [row["images"]["train"] + row["images"]["val"] for row in (small, large)]
+ratio = counts[1] / counts[0] * SOURCE_EPOCHS / EPOCHS
+print(f"{counts[0]:,} images, {EPOCHS} epochs: {small['seconds']:.1f} s")
+forecast, measured = ratio * small["seconds"], large["seconds"]
+print(f"{counts[1]:,} images, {SOURCE_EPOCHS} epochs: forecast {forecast:.1f} s")
+print(f"measured {measured:.1f} s: a factor of {measured / forecast:.2f}")
+
+# %% [markdown]
+# ## 9. 실수 1: 테스트 데이터로 에폭 고르기 / Mistake 1: choosing the epoch on the test set
+#
+# **흔한 셀**: 에폭마다 테스트 정확도를 재고 가장 좋은 것을 보고합니다. 여기서는 val 정확도도 함께
+# 기록하여 두 방법을 비교합니다.
+#
+# **The usual cell**: it measures test accuracy after each epoch and reports the best one. Here val
+# accuracy is recorded too, to compare the two ways.
+
+# %%
+rights = {"val": [], "test": []}  # for each seed: bool (epochs, images)
+for seed in range(SEEDS):
+    model = usual_model(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    history = {split: [] for split in rights}
+    for _ in range(EPOCHS):
+        model.train()
+        for images, labels in loaders["train"]:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        model.eval()
+        for split in rights:
+            history[split].append(right_of(model, loaders[split]))
+    for split in rights:
+        rights[split].append(torch.stack(history[split]))
+    val, test = (100 * torch.stack(history[split]).float().mean(1) for split in rights)
+    print(f"seed {seed}: best on test {test.max():.1f} %, chosen on val {test[val.argmax()]:.1f} %")
+
+# %% [markdown]
+# **여기서는** val이 에폭을 고르고, 테스트는 한 번만 봅니다. 차이에는 우연이 섞여 있습니다. 그래서
+# 테스트 이미지를 무작위로 둘로 나눕니다. 한쪽에서 고른 에폭의 정확도를, 고를 때 쓴 쪽과 새로운
+# 쪽에서 비교합니다.
+#
+# **Here** val chooses the epoch, and test is looked at once. The difference includes luck. So the
+# test images are divided at random: an epoch is chosen on one part, and its accuracy there is
+# compared with that on the other, fresh part.
+
+# %%
+val = torch.stack(rights["val"]).float().mean(2)  # (seeds, epochs)
+test = torch.stack(rights["test"]).float()  # (seeds, epochs, images)
+chosen = test.mean(2).gather(1, val.argmax(1, keepdim=True))[:, 0]
+gain = 100 * (test.mean(2).max(1).values - chosen)
+gain = estimate(gain.tolist())
+print(f"best on test minus chosen on val: {gain.show(1)} points, n = {gain.n} seeds")
+generator = torch.Generator().manual_seed(0)
+total = test.shape[2]
+for n in (total // 10, total // 2):
+    flattery = []
+    for _ in range(200):
+        order = torch.randperm(total, generator=generator)
+        seen, fresh = test[:, :, order[:n]].mean(2), test[:, :, order[n:]].mean(2)
+        best = seen.argmax(1, keepdim=True)
+        flattery.append(100 * (seen.gather(1, best) - fresh.gather(1, best)).mean().item())
+    mean = sum(flattery) / len(flattery)
+    print(f"chosen on {n} test images, they flatter by {mean:.1f} points (200 random divisions)")
+
+# %% [markdown]
+# **비용**: 위의 점수입니다. 시드가 셋뿐이라 첫 줄의 구간은 0을 포함합니다. 다음 두 줄이 더
+# 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 에폭이 많을수록 더 부풀려집니다. 실제보다 좋게 보일
+# 뿐 모델은 나아지지 않습니다.
+#
+# **The cost**: the points above. With three seeds only, the interval of the first line includes 0.
+# The next two lines are more precise: fewer images to choose on flatter more, and so do more epochs
+# to choose from. The model only looks better; it is not.
+
+# %% [markdown]
+# ## 10. 실수 2: `eval()`을 빠뜨리기 / Mistake 2: a forgotten `eval()`, and a batch of one
+#
+# `train()` 상태의 BatchNorm은 배치의 평균과 분산을 씁니다. 그러면 예측이 함께 들어온 이미지에 따라
+# 달라지고, 한 장이면 그 한 장의 통계를 씁니다. 게다가 예측할 때마다 저장된 통계가 바뀝니다.
+#
+# In `train()` mode, BatchNorm uses the mean and variance of the batch. So a prediction depends on
+# the other images of its batch; with one image, on that one alone. And each prediction changes the
+# stored statistics.
+
+# %%
+classifier = load_model(steps["lp-ft"][0]["folder"] / "best.safetensors")
+test_set = ImageFolder(TARGET / "test", T.PILToTensor())
+pictures = torch.stack([image for image, _ in test_set])  # uint8 (N, 3, 32, 32)
+labels = torch.tensor(test_set.targets)
+
+
+def percent(logits):
+    return f"{100 * (logits.argmax(1) == labels).float().mean().item():.1f} %"
+
+
+normalized = normalize(pictures / 255)
+order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # classes mixed
+print("eval():                    ", percent(classifier.logits(pictures)))
+for size in (64, 8, 1):
+    model = copy.deepcopy(classifier.model).train()  # eval() was forgotten
+    logits = torch.empty(len(labels), len(classifier.classes))
+    with torch.no_grad():
+        for chunk in order.split(size):
+            logits[chunk] = model(normalized[chunk])
+    print(f"train(), batches of {size:2}:      ", percent(logits))
+with torch.no_grad():
+    print("eval() after those batches: ", percent(model.eval()(normalized)))
+print(f"n = {len(labels)} images, one network")
+
+# %% [markdown]
+# **여기서는** `predict`와 `Classifier.logits`가 늘 `eval()`로 계산합니다. 한 장씩 넣어도 같은 답이
+# 나옵니다. 마지막 줄은 예측 때문에 저장된 통계가 옮겨 간 뒤의 정확도입니다. `eval()`을 나중에
+# 불러도 돌아오지 않습니다.
+# 클래스가 섞인 큰 배치에서는 거의 차이가 없습니다. 그래서 이 실수는 한 장씩 예측하는 서비스에서야
+# 드러납니다.
+#
+# **Here** `predict` and `Classifier.logits` always compute in `eval()` mode: one image at a time
+# gives the same answers. The last line is the accuracy after these predictions have moved the
+# stored statistics. Calling `eval()` later does not bring them back.
+# In large batches of mixed classes there is hardly a difference. So this mistake shows only in a
+# service that predicts one image at a time.
+
+# %% [markdown]
+# ## 11. 실수 3: 예측 때 다른 정규화 / Mistake 3: another normalisation at prediction
+#
+# 학습은 ImageNet의 평균과 표준편차로 했습니다. 예측 코드를 다른 노트북에서 복사하면 이 숫자가
+# 달라집니다.
+#
+# The network was trained with ImageNet's mean and std. Copy the prediction from another notebook,
+# and these numbers change.
+
+# %%
+print("as trained:             ", percent(classifier.logits(pictures)))
+others = {
+    "CIFAR-10's mean, std:   ": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "0.5, 0.5:               ": ((0.5,) * 3, (0.5,) * 3),
+    "ToTensor only:          ": ((0.0,) * 3, (1.0,) * 3),
+    "0 to 255, not divided:  ": ((0.0,) * 3, (1 / 255,) * 3),
+}
+for name, (mean, std) in others.items():
+    view = replace(classifier.view, mean=mean, std=std)
+    print(name, percent(replace(classifier, view=view).logits(pictures)))
+print("BGR (OpenCV):           ", percent(classifier.logits(pictures.flip(1))))
+print(f"n = {len(labels)} images, one network")
+
+# %% [markdown]
+# **여기서는** 전처리가 체크포인트 안에 있습니다. 파일 하나를 옮기면 클래스 이름과 정규화도 함께
+# 갑니다. 아래처럼 스스로 보여 줍니다.
+#
+# **Here** the preprocessing is in the checkpoint: move the file, and class names and normalisation
+# move with it. It displays itself.
+
+# %%
+classifier
+
+# %%
+predict(classifier, next(iter(sorted(Path(TARGET, "test", classifier.classes[0]).iterdir()))))
+
+# %% [markdown]
+# ## 정리 / Summary
+#
+# - 먼저 선형 프로브입니다. 몇 초면 되고, 특징의 값어치를 보여 줍니다. 미세 조정은 거기서
+#   시작합니다.
+# - 단계마다 시드 여러 개와 구간을 보십시오. 겹치면 "알 수 없다"가 답입니다.
+# - 에폭은 val로 고르고, 테스트는 마지막에 한 번 봅니다. 예측은 `eval()`과 학습 때의 정규화로
+#   합니다.
+# - 다음: `5_resnet_by_hand`에서 이 네트워크를 직접 만듭니다.
+#
+# - Begin with a linear probe: it takes seconds, and shows what the features are worth. Fine-tuning
+#   starts from it.
+# - Look at several seeds and their intervals at each step. Where they overlap, "cannot tell" is the
+#   answer.
+# - Choose the epoch on val, look at test once. Predict with `eval()` and the normalisation of the
+#   training.
+# - Next: `5_resnet_by_hand` builds such a network.
+
+# %%
+minutes = (time.perf_counter() - START) / 60
+print(f"this notebook took {minutes:.1f} minutes with {torch.get_num_threads()} thread(s)")
