@@ -4,7 +4,6 @@ A line of ejected.txt that ends in `#? KIND` is for runs of this kind only; `#? 
 for the lines below it, up to the next one. `# %% TITLE` starts a cell of a notebook.
 """
 
-import csv
 import json
 import re
 from contextlib import suppress
@@ -25,7 +24,7 @@ from zoo.weights.atomic import write_atomic
 from zoo.weights.files import read_entries, read_weights
 from zoo.weights.published import published, published_name
 
-TITLES = {"linear-probe": "A linear probe", "feature-extraction": "Feature extraction",
+TITLES = {"linear-probe": "Linear probing", "feature-extraction": "Feature extraction",
           "finetune": "Fine-tuning"}  # fmt: skip
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # The settings of a recipe that the code states; the others must be the default ones.
@@ -55,7 +54,8 @@ def eject(folder: Path, output: Path) -> None:
     if why := unsupported(row, view):
         raise refusal(why, folder)
     code = code_of(row, view, folder, images_of(row, folder))
-    write_atomic(output, (notebook(code) if output.suffix == ".ipynb" else code).encode())
+    text = notebook(code) if output.suffix == ".ipynb" else code
+    write_atomic(output, text.encode(errors="backslashreplace"))  # a path may not be Unicode
     lines = sum(bool(line.strip()) for line in code.splitlines())
     print(f"{output}: {lines} lines of PyTorch, which write ejected.pth for torchvision")
 
@@ -88,33 +88,18 @@ def images_of(row: dict, folder: Path) -> ImageDataset:
 
 
 def code_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> str:
-    """The code: it lists its images by folder or, if that finds others, by split.csv, too."""
-    run, recipe, classes = row["run"], row["run"]["recipe"], dataset.classes
-    data, split = Path(row["data"]).absolute(), folder.absolute().parent / "split.csv"
-    names = json.dumps(classes, ensure_ascii=False)
-    if len(names) > 80:
-        names = pformat(list(classes), width=96, compact=True) + "  # fmt: skip"
-    weights, outputs = weights_of(run, folder)
-    probed, halves = run["strategy"] == "linear-probe", 1 + (len(classes) == 2)
-    values = recipe | view | {
-        "title": TITLES[run["strategy"]], "name": dataset.name, "run": folder.resolve().name,
-        "data": quoted(data), "split": quoted(split), "classes": names, "count": len(classes),
-        "model": run["model"], "weights": weights, "outputs": outputs, "seed": run["seed"],
-        "lr": recipe["lr" if run["strategy"] == "finetune" else "head_lr"],
-        "warmup": recipe["lr_warmup_epochs"], "flip": recipe["hflip_prob"],
-        "scale": tuple(recipe["scale"]), "l2": max(recipe["probe_l2"], 1e-12), "halves": halves,
-        "layout": "channels_last" if run["base"]["channels_last"] else "contiguous_format",
-        "threads": row["threads"], "versions": f"torch {row['versions']['torch']}",
-    }  # fmt: skip
-    kinds = {"all", run["strategy"], "file" if outputs else "published"}
-    kinds |= {"two"} if probed and halves == 2 else set() if probed else {"trained"}
-    wanted = {}
+    """The code. It lists images by folder or, if that finds too many, by split.csv, too."""
+    data, wanted = Path(row["data"]).absolute(), {}
+    values = values_of(row, view, folder, dataset) | {"data": quoted(data)}
     for name in ("train", "val"):
         part = dataset.splits[name]
         files = [str(Path(file).absolute()) for file in part.files]
-        inside = Path(files[0]).parents[1].relative_to(data)
-        values[name] = " / ".join(("DATA", *map(quoted, inside.parts)))
+        below = Path(files[0]).parents[1].relative_to(data).parts
+        values[name] = " / ".join(("DATA", *map(quoted, below)))
         wanted[name] = list(zip(files, part.labels.tolist(), strict=True))
+    kinds = {"all", row["run"]["strategy"], "file" if values["outputs"] else "published"}
+    probes = "two" if values["halves"] == 2 else "all"
+    kinds.add(probes if "linear-probe" in kinds else "trained")
     for kind in ("folders", "listed"):
         for name in wanted:
             test = f', is_valid_file=lambda p: split_of.get(p) == "{name}"'
@@ -126,6 +111,26 @@ def code_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> str:
             if all(found[name].samples == wanted[name] for name in wanted):
                 return code
     raise refusal("torchvision's ImageFolder lists its images in another way", folder)
+
+
+def values_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> dict[str, Any]:
+    """What to put in for the names after $ in ejected.txt, but for the paths of images."""
+    run, recipe, classes = row["run"], row["run"]["recipe"], dataset.classes
+    names = json.dumps(classes, ensure_ascii=False)
+    if len(names) > 80:
+        names = pformat(list(classes), width=96, compact=True) + "  # fmt: skip"
+    weights, outputs = weights_of(run, folder)
+    return recipe | view | {
+        "title": TITLES[run["strategy"]], "run": row["name"], "model": run["model"],
+        "classes": names, "count": len(classes), "halves": 2 if len(classes) == 2 else 1,
+        "weights": weights, "outputs": outputs, "seed": run["seed"], "threads": row["threads"],
+        "lr": recipe["lr" if run["strategy"] == "finetune" else "head_lr"],
+        "warmup": recipe["lr_warmup_epochs"], "flip": recipe["hflip_prob"],
+        "scale": tuple(recipe["scale"]), "l2": max(recipe["probe_l2"], 1e-12),
+        "layout": "channels_last" if run["base"]["channels_last"] else "contiguous_format",
+        "split": quoted(folder.absolute().parent / "split.csv"),
+        "versions": f"torch {row['versions']['torch']}",
+    }  # fmt: skip
 
 
 def weights_of(run: dict, folder: Path) -> tuple[str, int]:
@@ -163,11 +168,10 @@ def notebook(code: str) -> str:
     """The same code as a notebook: a cell of text, a cell of code, and so on."""
     _, about, rest = code.split('"""', 2)
     cells: list[dict] = []
-    for text in (about, *re.split(r"(?m)^# %% (.*)\n", rest)):
-        is_code = len(cells) % 2 == 1
-        cell = {"cell_type": "code", "execution_count": None, "outputs": []} if is_code else {}
-        title = "" if is_code or not cells else "## "
-        text = {"cell_type": "markdown", "id": f"cell-{len(cells)}", "source": title + text.strip()}
-        cells.append({"metadata": {}} | text | cell)
+    for place, text in enumerate((about, *re.split(r"(?m)^# %% (.*)\n", rest))):
+        cell: dict[str, Any] = {"cell_type": "markdown", "id": f"cell-{place}", "metadata": {}}
+        if place % 2:
+            cell |= {"cell_type": "code", "execution_count": None, "outputs": []}
+        cells.append(cell | {"source": "## " * (place % 2 < bool(place)) + text.strip()})
     whole = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(whole, ensure_ascii=False, indent=1)
