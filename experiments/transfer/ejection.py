@@ -169,9 +169,10 @@ def notebook(code: str) -> str:
     _, about, rest = code.split('"""', 2)
     cells: list[dict] = []
     for place, text in enumerate((about, *re.split(r"(?m)^# %% (.*)\n", rest))):
-        cell: dict[str, Any] = {"cell_type": "markdown", "id": f"cell-{place}", "metadata": {}}
+        cell: dict[str, Any] = {"cell_type": "markdown", "source": f"## {text.strip()}"}
         if place % 2:
-            cell |= {"cell_type": "code", "execution_count": None, "outputs": []}
-        cells.append(cell | {"source": "## " * (place % 2 < bool(place)) + text.strip()})
+            cell = {"cell_type": "code", "source": text.strip(), "execution_count": None}
+            cell["outputs"] = []
+        cells.append(cell | {"id": f"cell-{place}", "metadata": {}})
     whole = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(whole, ensure_ascii=False, indent=1)
