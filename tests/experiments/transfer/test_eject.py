@@ -64,7 +64,7 @@ def make_images(root: Path, classes: int) -> Path:
         for name in ("개", "bee", "ant")[-classes:]:
             folder = root / split / name
             folder.mkdir(parents=True)
-            for i, size in enumerate([(90, 110), (30, 200), (40, 33), (40, 41), (33, 50)]):
+            for i, size in enumerate([(90, 110), (30, 200), (40, 33), (40, 41), (150, 30)]):
                 image = Image.fromarray(noise(rng, *size, 0, 255))
                 exif = image.getexif()
                 exif[0x0112] = 6
