@@ -13,6 +13,7 @@ from pprint import pformat
 from string import Template
 from typing import Any
 
+from PIL import Image
 from torchvision.models import get_model
 
 from data.collection import ImageDataset, Source, identity, open_dataset
@@ -78,13 +79,16 @@ def unsupported(row: dict, view: dict) -> str:
 
 
 def images_of(row: dict, folder: Path) -> ImageDataset:
-    """The images that a run was trained on."""
-    if (folder.absolute().parent / "split.csv").exists():  # not for cifar10
-        dataset = open_dataset(Source(row["data"]), 0, 0)
-        if identity(dataset) == row["run"]["dataset_id"]:
-            return dataset
-    why = f"{row['data']} here and now does not have exactly the images that it was trained on"
-    raise refusal(why, folder)
+    """The images that a run was trained on; UsageError for one that the code would read wrongly."""
+    data, table = row["data"], folder.absolute().parent / "split.csv"
+    dataset = open_dataset(Source(data), 0, 0) if table.exists() else None  # cifar10 has none
+    if dataset is None or identity(dataset) != row["run"]["dataset_id"]:
+        raise refusal(f"{data}, here and now, does not hold exactly the run's images", folder)
+    for file in dataset.splits["train"].files + dataset.splits["val"].files:
+        with Image.open(file) as image:  # thin: data.views.ShorterSide cuts its ends off
+            if image.mode.startswith("I") or max(image.size) > 90 * min(image.size):
+                raise refusal(f"{file} is grey with 16 bits, or very thin", folder)
+    return dataset
 
 
 def code_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> str:

@@ -28,6 +28,7 @@ from experiments.transfer.job import Transfer, run_transfer
 from zoo.weights import published
 from zoo.weights.files import Metadata, Weights
 
+pytestmark = pytest.mark.slow  # its runs take half a minute
 EJECT = "experiments.eject"
 RECIPE = replace(DEFAULT, size=32, epochs=2, batch_size=4)
 # Every kind of line in ejected.txt: (strategy, weights, memory layout, number of classes). The
@@ -206,3 +207,13 @@ def test_other_lists_of_images_are_read_from_split_csv_or_refused(runs, eject, t
         (runs / "images2/val/cat").rmdir()
     assert_three_lines(done, 2, "ImageFolder")
     assert_three_lines(eject(runs), 3, "no finished run", "row.json")
+
+
+@pytest.mark.parametrize("pixels", [np.full((9, 9), 999, np.uint16), np.zeros((2, 200), np.uint8)])
+def test_images_that_pillow_reads_otherwise_are_refused(pixels, runs, eject, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(runs / "images2", images)
+    Image.fromarray(pixels).save(images / "val/bee/odd.png")
+    unchanged = identity(open_dataset(Source(str(images)), 0, 0))
+    run = changed(runs, tmp_path, data=str(images), dataset_id=unchanged)
+    assert_three_lines(eject(run), 2, "odd.png", "16 bits")
