@@ -198,6 +198,7 @@ class TransferJob:
         seen = state.step * self.run.recipe.batch_size or len(self.labels)
         return {
             "name": self.run.name, "run": json.loads(self.run.owner), "status": status,
+            "data": self.set.source.data,
             "images": {name: len(part.labels) for name, part in self.set.splits.items()},
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trainable": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
