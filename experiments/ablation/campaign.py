@@ -30,7 +30,7 @@ from experiments.ablation.runs import (
 from experiments.plumbing.cli import NumericError, doing, options_from
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE
-from experiments.plumbing.forecast import Make, Work, forecast_if_long
+from experiments.plumbing.forecast import FORWARD, Make, Work, forecast_if_long
 from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle, to_layout
 from experiments.plumbing.results import read_row, say_skipped, write_csv
 from experiments.plumbing.tables import Results, print_report
@@ -75,7 +75,8 @@ def work_of(
     `images`: numbers of training and test images. Plain networks are not timed: their steps take as
     long as those of their residual twins.
     """
-    timed, work = {}, []
+    timed: dict[str, Run] = {}
+    work: list[Work] = []
     for run in runs:
         twin = run if run.network in PARTS else run.reference
         name, steps, size = (
@@ -85,7 +86,7 @@ def work_of(
         )
         timed[name] = twin
         epochs = steps / (images[0] // size)
-        work.append(Work(name, steps, forwards=epochs * images[1] / size))
+        work.append((name, steps + FORWARD * epochs * images[1] / size))
 
     def make(name: str) -> tuple[nn.Module, BatchSource, Settings]:
         run = timed[name]
@@ -102,7 +103,7 @@ def say_forecast(runs: Sequence[Run], output_dir: Path, device: torch.device, jo
     images, classes = (len(dataset.train_labels), len(dataset.test_labels)), len(dataset.classes)
     with doing("timing steps"):
         timed = work_of(todo, images, classes, device, lambda run: make_batches(run, device))
-        found = forecast_if_long(*timed, device, jobs)
+        found = forecast_if_long(*timed, device, jobs=jobs)
     if found:
         print(f"Forecast for this machine: {found}")
 

@@ -24,13 +24,13 @@ from experiments.classifier import CORES
 from experiments.plumbing.cli import NumericError, doing, options_from
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
-from experiments.plumbing.forecast import Work, forecast_if_long
+from experiments.plumbing.forecast import FORWARD, Work, forecast_if_long
 from experiments.plumbing.precision import SETTINGS_FILES, settle
 from experiments.plumbing.results import lock, read_row, say_skipped, to_do
 from experiments.plumbing.tables import Results
 from experiments.train.loop import Settings
 from experiments.transfer import report
-from experiments.transfer.job import NEEDS, PROBED, Transfer, TransferJob, run_transfer
+from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.options import Options
 from experiments.transfer.plan import check_options, plan, recipe_of
 from experiments.transfer.strategies import HEAD_ONLY
@@ -44,10 +44,8 @@ def settle_precision(
     few = min(4, len(dataset.labels("train")))  # enough to compare step times
     base = Settings(batch_size=few)
     make = partial(to_time, options, dataset, device, folder)
-    about, models = (
-        {"device": device.type},
-        {name: partial(make, name, base) for name in options.model},
-    )
+    about = {"device": device.type}
+    models = {name: partial(make, name, base) for name in options.model}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
 
 
@@ -64,14 +62,13 @@ def to_time(
 
 
 def work_of(run: Transfer, images: Mapping[str, int], size: int) -> Work:
-    """What a forecast needs: numbers of batches of `size` images; `images`: of each split."""
+    """What a forecast needs; `images`: of each split, `size`: of the batches that are timed."""
     train, tested = images["train"], sum(images.values()) - images["train"]
     epochs = 1 if run.strategy == "linear-probe" else run.recipe.epochs
+    share = FORWARD if run.strategy in HEAD_ONLY else 1
     # Every epoch is evaluated on val; the saved files, two at most, on val and test.
-    forwards = epochs * images["val"] + 2 * tested + train * (run.strategy in PROBED)
-    steps = epochs * train * (run.strategy not in HEAD_ONLY)
-    forwards += epochs * train * (run.strategy in ("feature-extraction", "moving-bn"))
-    return Work(run.model, steps / size, forwards / size)
+    forwards = epochs * images["val"] + 2 * tested + train * (run.strategy == "lp-ft")
+    return run.model, (share * epochs * train + FORWARD * forwards) / size
 
 
 def say_forecast(
@@ -92,9 +89,10 @@ def say_forecast(
         return *to_time(options, dataset, device, folder, name, base[name]), base[name]
 
     loaders = dataset.loaders if group.size == 1 else 0
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     with doing("timing steps"):
         work = [work_of(run, images, size * group.size) for run in todo]
-        found = forecast_if_long(work, make, device, loaders=loaders)
+        found = forecast_if_long(work, make, device, threads=threads, loaders=loaders)
     if found:
         group.say(f"Forecast for this machine: {found}")
 
