@@ -172,5 +172,6 @@ def test_every_command_is_listed(command):
     listed = {line.split()[0] for line in done.stdout.splitlines()[2:]}
     assert listed == {
         "ablation", "attention", "bench", "bugs", "check_data", "convert", "diagnose", "doctor",
-        "evaluate", "predict", "publish", "report", "samples", "shapes", "train", "transfer", "verify",
+        "evaluate", "predict", "publish", "report", "samples", "shapes", "train", "transfer",
+        "verify",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from experiments.ablation.runs import Data, Run, make_batches, run_one
 from experiments.plumbing import forecast as module
 from experiments.plumbing.forecast import (
     FORWARD,
+    STEPS,
     Timing,
     forecast,
     forecast_if_long,
@@ -56,7 +58,7 @@ def test_runs_start_when_a_place_is_free():
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Steps take 2 s, their batches 1 s, and nothing runs beside them; collects how many steps."""
+    """Steps take 2 s, their batches 1 s; collects networks and steps, and what runs beside."""
     asked = []
 
     def time_steps(network, steps, until):
@@ -64,6 +66,7 @@ def timed(monkeypatch):
         return Timing(2.0, 1.0, steps)
 
     monkeypatch.setattr(module, "time_steps", time_steps)
+    monkeypatch.setattr(module, "neighbours", lambda n: asked.append(n) or nullcontext())
     monkeypatch.setattr(module, "usable_cores", lambda: 2)
     return asked
 
@@ -80,13 +83,14 @@ def test_a_forecast_adds_up_runs_threads_and_loaders(timed):
     assert forecast([*work, ("a", 15)], make, CPU, jobs=3).seconds == 3 * 20 * 3 / 2  # 2 cores
     assert forecast(work, make, CPU, threads=2).seconds == 3 * 30 / 2
     assert forecast(work, make, torch.device("cuda"), loaders=2).seconds == 2 * 30
-    assert {network for network, _ in timed} == {"a", "b"}
+    assert timed[:6] == [0, ("a", STEPS), ("b", STEPS), 1, ("a", STEPS), ("b", STEPS)]
+    assert [n for n in timed if isinstance(n, int)] == [0, 1, 1, 1, 1, 0]
 
 
 def test_short_work_costs_one_step_and_says_nothing(timed):
     assert forecast_if_long([], make, CPU) is None
     assert forecast_if_long([("a", 50)], make, CPU) is None
-    assert timed == [("a", 1)]
+    assert timed == [0, ("a", 1)]
     said = str(forecast_if_long([("a", 3400)], make, CPU))
     assert said == "about 170 minutes (timed: 3 s a step of a)"
     assert "a guess from one step" in str(forecast([("a", 10)], make, CPU, steps=1))
@@ -147,13 +151,11 @@ def test_a_transfer_prints_its_forecast_if_it_is_long(invoke, monkeypatch, tmp_p
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(8):
             Image.new("RGB", (20 + i, 20), colour).save(tmp_path / "images" / name / f"{i}.png")
-    options = (
+    line = (
         "images --model resnet8 --weights none --size 16 --squash --epochs 1 --batch-size 4 "
-        "--seeds 1 --strategy finetune --precision fp32 --output-dir"
-    ).split()
-    assert "Forecast" not in invoke("experiments.transfer", *options, "one").stdout
+        "--seeds 1 --strategy finetune --precision fp32 --output-dir out"
+    )
     monkeypatch.setattr(module, "LONG", 0.0)
-    done = invoke("experiments.transfer", *options, "two")
+    done = invoke("experiments.transfer", *line.split())
     assert "Forecast for this machine: about 1 s (timed: " in done.stdout, done.stderr
-    again = invoke("experiments.transfer", *options, "two")
-    assert "Forecast" not in again.stdout
+    assert "Forecast" not in invoke("experiments.transfer", *line.split()).stdout  # it is finished
