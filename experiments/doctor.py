@@ -57,10 +57,11 @@ def main(options: Options) -> int:
 
         driver, names = nvidia_smi()
         device, gpu = of_gpu(driver, names)
-        build = torch.version.cuda and f"CUDA {torch.version.cuda}"
+        builds = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
+        build = " and ".join(f"{name} {number}" for name, number in builds.items() if number)
         rows = [
             ("Python", f"{platform.python_version()}, {sys.executable}", ""),
-            ("torch", f"{torch.__version__}, for {build or torch.version.hip or 'CPUs'}", ""),
+            ("torch", f"{torch.__version__}, for {build or 'CPUs'}", ""),
             ("NVIDIA driver", f"{driver or 'none'}{names and f', for {names}'}", ""),
             gpu, of_precision(device), of_cores(), of_encoding(), of_font(),
             *of_mounts(options.data_dir), of_disk(),
@@ -69,7 +70,7 @@ def main(options: Options) -> int:
     print_report([Rows(("what", "found", "fix"), rows, ("---",))])
     wrong = ", ".join(what for what, _, fix in rows if fix)
     print(f"to fix: {wrong}" if wrong else "nothing to fix")
-    return int(bool(names and gpu[2]))
+    return int(device.type == "cpu" and bool(names or torch.cuda.is_available()))
 
 
 def nvidia_smi() -> tuple[str, str]:
@@ -159,7 +160,7 @@ def of_cores() -> Row:
     elif threads > usable:
         fix = f"export OMP_NUM_THREADS={usable}; for an ablation, --jobs {usable}"
     elif load > usable / 2:
-        found += f"; load {load:.1f}: commands take longer than forecast"
+        found += f"; load {load:.1f}, so commands take longer"
         fix = "end other programs"
     return "cores", found, fix
 

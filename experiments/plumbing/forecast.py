@@ -40,6 +40,7 @@ class Timing(NamedTuple):
     computing: float
     loading: float  # of its batch
     steps: int  # how many were timed
+    images: int  # of a batch
 
     def seconds(self, loaders: int) -> float:
         """The time from step to step, if `loaders` processes make batches (0: between steps)."""
@@ -57,9 +58,10 @@ class Forecast(NamedTuple):
 
     def __str__(self) -> str:
         minutes, step = self.seconds / 60, self.timing.computing + self.timing.loading
+        what = f"{step:.2g} s a step of {self.network} with {self.timing.images} images"
         number = f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{max(self.seconds, 1):.0f} s"
         guess = ", a guess from one step" if self.timing.steps == 1 else ""
-        return f"about {number} (timed: {step:.2g} s a step of {self.network}{guess})"
+        return f"about {number} (timed: {what}{guess})"
 
 
 Make = Callable[[str], tuple[nn.Module, BatchSource, Settings]]  # of a network's name
@@ -112,7 +114,7 @@ def time_steps(
             found.append(time_step(model, batches, settings, clock))
     finally:
         torch.set_num_threads(threads)
-    return Timing(min(found), loading, len(found))
+    return Timing(min(found), loading, len(found), settings.batch_size)
 
 
 # It also ends when its parent, which is its first argument, is gone.

@@ -80,6 +80,19 @@ def test_a_gpu_that_cannot_compute_needs_another_build(smi, monkeypatch):
     assert "cu126" in fix
 
 
+@without_gpu
+def test_a_gpu_with_little_memory_is_used_and_no_fault(invoke, monkeypatch):
+    monkeypatch.setattr(
+        "experiments.plumbing.device.choose_device", lambda _: (torch.device("cuda"), "CUDA: T4")
+    )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1e9, 16e9))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    monkeypatch.setattr(doctor, "LAST_START", -1.0)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = "CUDA: T4; 1.0 of 16.0 GB free", "fp16 (compute capability 7.5)", "nvidia-smi lists"
+    assert_prints(invoke("experiments.doctor"), *words)
+
+
 def test_an_encoding_that_is_not_utf8_and_that_the_fix_works():
     code = "from experiments.doctor import of_encoding; print(of_encoding())"
 
@@ -163,7 +176,7 @@ def test_the_table_and_the_exit_code(invoke, smi, monkeypatch):
 
     def found(preset, *_):
         asked.append(preset)
-        return Forecast(361.0, "resnet56", Timing(0.13, 0.0, 5))
+        return Forecast(361.0, "resnet56", Timing(0.13, 0.0, 5, 32))
 
     monkeypatch.setattr(doctor, "of_ablation", found)
     monkeypatch.setattr(doctor, "of_transfer", lambda *_: found("transfer"))
@@ -171,7 +184,7 @@ def test_the_table_and_the_exit_code(invoke, smi, monkeypatch):
     monkeypatch.setattr("data.cifar.CIFAR_CACHE", Path("nowhere"))
     smi("535.1")
     done = invoke("experiments.doctor")
-    line = "about 6 minutes (timed: 0.13 s a step of resnet56)"
+    line = "about 6 minutes (timed: 0.13 s a step of resnet56 with 32 images)"
     needs = f"{line}; first it downloads 170 MB, CIFAR-10"
     assert_prints(done, "Python", "for CUDA 13.0", "535.1, for Tesla T4", line, needs, code=1)
     assert set(asked) == {"quick", "vit", "cifar10", "imagenet-nets", "transfer"}

@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 @pytest.mark.slow
 def test_a_small_ablation_takes_as_long_as_forecast(tmp_path):
     """In CPU time, so that other programs do not matter. Alternately, in up to four rounds."""
-    settings = Settings(steps=30, batch_size=32, lr=0.01)
+    settings = Settings(steps=20, batch_size=32, lr=0.01)
     base = Run(data=Data(size=12, train_images=320, test_images=160), settings=settings)
     runs = [replace(base, network=n, depth=d) for d in (20, 8) for n in ("plain", "resnet")]
     run_one(replace(base, depth=8), tmp_path / "warm-up", CPU)  # libraries are loaded on first use
@@ -63,7 +63,7 @@ def timed(monkeypatch):
 
     def time_steps(network, steps, until):
         asked.append((network, steps))
-        return Timing(2.0, 1.0, steps)
+        return Timing(2.0, 1.0, steps, 32)
 
     monkeypatch.setattr(module, "time_steps", time_steps)
     monkeypatch.setattr(module, "neighbours", lambda n: asked.append(n) or nullcontext())
@@ -92,7 +92,7 @@ def test_short_work_costs_one_step_and_says_nothing(timed):
     assert forecast_if_long([("a", 50)], make, CPU) is None
     assert timed == [0, ("a", 1)]
     said = str(forecast_if_long([("a", 3400)], make, CPU))
-    assert said == "about 170 minutes (timed: 3 s a step of a)"
+    assert said == "about 170 minutes (timed: 3 s a step of a with 32 images)"
     assert "a guess from one step" in str(forecast([("a", 10)], make, CPU, steps=1))
 
 
