@@ -32,8 +32,8 @@ MOUNTS = Path("/proc/mounts")
 SLOW = {"9p", "drvfs", "cifs", "smb3", "nfs", "nfs4", "vboxsf", "fuse.sshfs", "fuse.drive"}
 DRIVERS = {"12": 525, "13": 580}  # CUDA's major version -> the oldest driver that runs it
 HANGUL = 0xD55C  # the letter "han"
-LAST_START = 20.0  # seconds after which no further target is timed
-PATIENCE = 2.5  # seconds for a target; then each of its networks that is left gets one step
+LAST_START = 18.0  # seconds after which no further target is timed
+PATIENCE = 1.5  # seconds for a target; then each of its networks that is left gets one step
 FEW = 32  # images a timed step on a CPU, at most: it computes a batch image by image
 CIFAR10_IMAGES, SYNTHETIC_IMAGES = (50_000, 10_000), (4000, 1000)  # training and test
 ANTS_AND_BEES = {"train": 245, "val": 153}
@@ -301,7 +301,7 @@ def of_transfer(precision: str, device: "torch.device", threads: int, until: flo
     from experiments.transfer.options import Options as TransferOptions
     from experiments.transfer.plan import plan
 
-    size = 4 if device.type == "cpu" else 32
+    size = 2 if device.type == "cpu" else 32
     settings = Settings(batch_size=size, precision=precision)
     runs = plan(TransferOptions("hymenoptera_data"), {"resnet18": settings}, "")
     photos = torch.randint(0, 256, (size, 3, 375, 500), dtype=torch.uint8)
