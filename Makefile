@@ -8,13 +8,16 @@ RUN := .venv/bin/python -m
 READY := .venv/.ready
 ORACLES := .venv/.ready-dev
 
-.PHONY: help setup train ablation ablation-vit transfer check-data verify bugs samples shapes read report bench notebooks test test-fast check
+.PHONY: help setup doctor train ablation ablation-vit transfer check-data verify bugs samples shapes read report bench notebooks test test-fast check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv from requirements.lock (TORCH=cpu, auto, cu130 ...: another build of torch)
+
+doctor: $(READY)  ## check this machine: what is wrong, the fix, and minutes for each target (ARGS='--data-dir my_images')
+	@$(RUN) experiments.doctor $(ARGS)
 
 train: $(READY)  ## train one network on synthetic images, one line per epoch (MODEL=resnet20)
 	@$(RUN) experiments.train $(MODEL) $(ARGS)

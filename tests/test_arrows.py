@@ -171,7 +171,7 @@ def test_every_command_is_listed(command):
     done = command("experiments")
     listed = {line.split()[0] for line in done.stdout.splitlines()[2:]}
     assert listed == {
-        "ablation", "attention", "bench", "bugs", "check_data", "convert", "diagnose", "eject",
-        "evaluate", "predict", "publish", "report", "samples", "shapes", "train", "transfer",
-        "verify",
+        "ablation", "attention", "bench", "bugs", "check_data", "convert", "diagnose", "doctor",
+        "eject", "evaluate", "predict", "publish", "report", "samples", "shapes", "train",
+        "transfer", "verify",
     }  # fmt: skip

@@ -49,6 +49,7 @@ TINY = {
     "--batch-size 4 --seeds 1 --precision fp32 --output-dir {tmp}/out",
     "experiments.check_data": "--workers 0",
     "experiments.diagnose": "--help",
+    "experiments.doctor": "--help",
     "experiments.verify": "resnet18",
     "experiments.bugs": "--help",
     "experiments.shapes": "",

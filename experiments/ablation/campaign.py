@@ -3,7 +3,7 @@
 In a notebook: ablate("quick", seeds=3) in the last line of a cell shows the report.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +18,23 @@ from experiments.ablation.overrides import plan
 from experiments.ablation.pool import default_jobs, run_campaign
 from experiments.ablation.questions import ABLATIONS, NETWORKS, Ablation, rows, with_warmup
 from experiments.ablation.report import FIELDS, describe, flatten, report
-from experiments.ablation.runs import Data, Run, build_model, load_data, make_batches
+from experiments.ablation.runs import (
+    PARTS,
+    Data,
+    Run,
+    build_model,
+    load_data,
+    make_batches,
+    seeded,
+)
 from experiments.plumbing.cli import NumericError, doing, options_from
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE
-from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle
+from experiments.plumbing.forecast import FORWARD, Make, Work, forecast_if_long
+from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle, to_layout
 from experiments.plumbing.results import read_row, say_skipped, write_csv
 from experiments.plumbing.tables import Results, print_report
+from experiments.train.loop import BatchSource, Settings
 
 
 def settle_precision(
@@ -56,6 +66,48 @@ def explain_parameters(depths: Collection[int]) -> None:
             print(f"{lost} in their projections")
 
 
+def work_of(
+    runs: Sequence[Run], images: tuple[int, int], classes: int, device: torch.device,
+    batches_of: Callable[[Run], BatchSource],
+) -> tuple[list[Work], Make]:  # fmt: skip
+    """What a forecast needs: the work of every run, and a function that builds what is timed.
+
+    `images`: numbers of training and test images. Plain networks are not timed: their steps take as
+    long as those of their residual twins.
+    """
+    timed: dict[str, Run] = {}
+    work: list[Work] = []
+    for run in runs:
+        twin = run if run.network in PARTS else run.reference
+        name, steps, size = (
+            f"{twin.network}{run.depth}",
+            run.settings.steps,
+            run.settings.batch_size,
+        )
+        timed[name] = twin
+        epochs = steps / (images[0] // size)
+        work.append((name, steps + FORWARD * epochs * images[1] / size))
+
+    def make(name: str) -> tuple[nn.Module, BatchSource, Settings]:
+        run = timed[name]
+        model = to_layout(seeded(run, classes), run.settings).to(device)
+        return model, batches_of(run), run.settings
+
+    return work, make
+
+
+def say_forecast(runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int) -> None:
+    """Print how long the unfinished runs will take, if it is long."""
+    todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
+    dataset = load_data(runs[0].data)
+    images, classes = (len(dataset.train_labels), len(dataset.test_labels)), len(dataset.classes)
+    with doing("timing steps"):
+        timed = work_of(todo, images, classes, device, lambda run: make_batches(run, device))
+        found = forecast_if_long(*timed, device, jobs=jobs)
+    if found:
+        print(f"Forecast for this machine: {found}")
+
+
 def train_all(
     ablation: Ablation, output_dir: Path, device: torch.device, jobs: int
 ) -> tuple[list[Run], list[dict]]:
@@ -64,6 +116,7 @@ def train_all(
     Writes results.csv. Raises NumericError if every run with normalisation diverged.
     """
     runs = [with_warmup(run) for run in rows(ablation)]
+    say_forecast(runs, output_dir, device, jobs)
 
     def after_run(run: Run) -> None:
         row = read_row(output_dir / run.name)

@@ -15,8 +15,11 @@ from experiments.plumbing import cli
 MOST_DRAWN = 100_000  # training images; drawing them takes a minute
 
 
-def plan(options: Options, device: torch.device) -> Ablation:
-    """The preset with the command line's options, and its larger settings on a GPU."""
+def plan(options: Options, device: torch.device, images: int | None = None) -> Ablation:
+    """The preset with the command line's options, and its larger settings on a GPU.
+
+    `images`: the number of training images, if they are not to be loaded and counted.
+    """
     ablation = ABLATIONS[options.preset]
     for depth in options.depths or ablation.axes["depth"]:
         sizes = {"image_size": options.size} if options.preset == "vit" and options.size else {}
@@ -27,7 +30,10 @@ def plan(options: Options, device: torch.device) -> Ablation:
     base = replace(base, data=data, settings=settings)
     epochs = options.epochs or on_gpu.get("epochs", ablation.epochs)
     if epochs:
-        steps = epochs * len(make_batches(base, torch.device("cpu")))
+        if images is None:
+            steps = epochs * len(make_batches(base, torch.device("cpu")))
+        else:
+            steps = epochs * (min(images, data.train_images or images) // settings.batch_size)
         share = steps / settings.steps
         milestones = tuple(round(milestone * share) for milestone in settings.milestones)
         base = replace(base, settings=replace(settings, steps=steps, milestones=milestones))

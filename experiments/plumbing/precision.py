@@ -82,17 +82,20 @@ def name(settings: Settings) -> str:
     return settings.precision + (" channels_last" if settings.channels_last else "")
 
 
-def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> float:
+def time_step(
+    model: nn.Module, batches: BatchSource, settings: Settings,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:  # fmt: skip
     """Seconds of one forward and backward pass, on a copy of the model."""
     model = to_layout(copy.deepcopy(model), settings).train()
     images, labels = batches.batch(0)
     wait = torch.get_device_module(images.device).synchronize  # does nothing on the CPU
     wait = partial(wait, images.device) if images.is_cuda else wait  # of several GPUs, this one
     wait()
-    start = time.perf_counter()
+    start = clock()
     cross_entropy(forward(model, images, settings), labels).backward()
     wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def to_layout(model: Model, settings: Settings) -> Model:

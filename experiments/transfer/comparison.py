@@ -6,7 +6,7 @@ cell shows the report; its `best` is the checkpoint to use.
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,7 @@ from experiments.classifier import CORES
 from experiments.plumbing.cli import NumericError, doing, options_from
 from experiments.plumbing.device import choose_device, make_deterministic
 from experiments.plumbing.distributed import ALONE, Group, processes
+from experiments.plumbing.forecast import FORWARD, Work, forecast_if_long
 from experiments.plumbing.precision import SETTINGS_FILES, settle
 from experiments.plumbing.results import lock, read_row, say_skipped, to_do
 from experiments.plumbing.tables import Results
@@ -32,6 +33,7 @@ from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.options import Options
 from experiments.transfer.plan import check_options, plan, recipe_of
+from experiments.transfer.strategies import HEAD_ONLY
 from zoo.weights.atomic import write_atomic
 
 
@@ -39,17 +41,60 @@ def settle_precision(
     options: Options, dataset: ImageDataset, device: torch.device, folder: Path, group: Group
 ) -> dict[str, Settings]:
     """Precision and memory layout of each model: chosen once per folder, and saved there."""
-    weights = None if options.weights == "none" else options.weights
-
-    def make(name: str) -> tuple[nn.Module, ViewBatches]:
-        few = min(4, len(dataset.labels("train")))  # enough to compare step times
-        recipe = replace(recipe_of(options), batch_size=few)
-        run = Transfer("scratch", name, weights, 0, recipe, Settings(), "", options.preprocess)
-        job = TransferJob(run, dataset, folder, device, ALONE)
-        return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
-
-    about, models = {"device": device.type}, {name: partial(make, name) for name in options.model}
+    few = min(4, len(dataset.labels("train")))  # enough to compare step times
+    base = Settings(batch_size=few)
+    make = partial(to_time, options, dataset, device, folder)
+    about = {"device": device.type}
+    models = {name: partial(make, name, base) for name in options.model}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
+
+
+def to_time(
+    options: Options, dataset: ImageDataset, device: torch.device, folder: Path, name: str,
+    settings: Settings,
+) -> tuple[nn.Module, ViewBatches]:  # fmt: skip
+    """A network, and batches to time its steps with: of `settings.batch_size` images."""
+    weights = None if options.weights == "none" else options.weights
+    recipe = replace(recipe_of(options), batch_size=settings.batch_size)
+    run = Transfer("scratch", name, weights, 0, recipe, settings, "", options.preprocess)
+    job = TransferJob(run, dataset, folder, device, ALONE)
+    return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
+
+
+def work_of(run: Transfer, images: Mapping[str, int], size: int) -> Work:
+    """What a forecast needs; `images`: of each split, `size`: of the batches that are timed."""
+    train, tested = images["train"], sum(images.values()) - images["train"]
+    epochs = 1 if run.strategy == "linear-probe" else run.recipe.epochs
+    share = FORWARD if run.strategy in HEAD_ONLY else 1
+    # Every epoch is evaluated on val; the saved files, two at most, on val and test.
+    forwards = epochs * images["val"] + 2 * tested + train * (run.strategy == "lp-ft")
+    return run.model, (share * epochs * train + FORWARD * forwards) / size
+
+
+def say_forecast(
+    todo: Sequence[Transfer], options: Options, dataset: ImageDataset, device: torch.device,
+    folder: Path, group: Group,
+) -> None:  # fmt: skip
+    """Print how long the runs will take, if it is long."""
+    if not todo:
+        return
+    images = {name: len(part.labels) for name, part in dataset.splits.items()}
+    # An image takes a CPU as long in a batch of few; a GPU computes those of a batch together.
+    size = min(4, images["train"])
+    if device.type != "cpu":
+        size = todo[0].recipe.batch_size // group.size
+    base = {run.model: replace(run.base, batch_size=size) for run in todo}
+
+    def make(name: str) -> tuple[nn.Module, ViewBatches, Settings]:
+        return *to_time(options, dataset, device, folder, name, base[name]), base[name]
+
+    loaders = dataset.loaders if group.size == 1 else 0
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    with doing("timing steps"):
+        work = [work_of(run, images, size * group.size) for run in todo]
+        found = forecast_if_long(work, make, device, threads=threads, loaders=loaders)
+    if found:
+        group.say(f"Forecast for this machine: {found}")
 
 
 def run_all(
@@ -173,6 +218,7 @@ def compare_strategies(
         # Before any work: read_row() raises ResultsError for rows with other settings.
         todo = [run for run in runs if read_row(folder / run.name, run, NEEDS) is None]
         group.say(to_do([folder / run.name for run in todo], len(runs)))
+        say_forecast(todo, options, dataset, device, folder, group)
         if dataset.table and group.first:
             write_atomic(folder / "split.csv", dataset.table.encode("utf-8", "replace"))
         rows = run_all(runs, dataset, folder, device, group)

@@ -1,0 +1,318 @@
+"""Check this machine: what is found, how to fix it, and how long the commands will take.
+
+    python -m experiments.doctor
+
+Exit code 0: all is well, or the fixes are advice. Exit code 1: there is a GPU, and it is not used.
+"""
+
+import codecs
+import locale
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.plumbing import cli
+from experiments.plumbing.cli import UsageError, doing
+
+if TYPE_CHECKING:
+    import torch
+
+    from experiments.plumbing.forecast import Forecast
+
+Row = tuple[str, str, str]  # what was looked at, what was found, how to fix it ("": it is fine)
+
+MOUNTS = Path("/proc/mounts")
+SLOW = {"9p", "drvfs", "cifs", "smb3", "nfs", "nfs4", "vboxsf", "fuse.sshfs", "fuse.drive"}
+DRIVERS = {"12": 525, "13": 580}  # CUDA's major version -> the oldest driver that runs it
+HANGUL = 0xD55C  # the letter "han"
+LAST_START = 18.0  # seconds after which no further target is timed
+PATIENCE = 1.5  # seconds for a target; then each of its networks that is left gets one step
+FEW = 32  # images a timed step on a CPU, at most: it computes a batch image by image
+CIFAR10_IMAGES, SYNTHETIC_IMAGES = (50_000, 10_000), (4000, 1000)  # training and test
+ANTS_AND_BEES = {"train": 245, "val": 153}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Check this machine, and forecast how long the commands will take on it."""
+
+    data_dir: cli.Folder = None
+    """Your images: is their folder on a slow disk?"""
+
+
+def main(options: Options) -> int:
+    """Print the table; return 1 if there is a GPU that is not used, else 0."""
+    begin = time.perf_counter()
+    with doing("looking at this machine, and timing steps: up to 30 s"):
+        import torch
+
+        from experiments.plumbing.tables import Rows, print_report
+
+        driver, names = nvidia_smi()
+        device, gpu = of_gpu(driver, names)
+        builds = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
+        build = " and ".join(f"{name} {number}" for name, number in builds.items() if number)
+        rows = [
+            ("Python", f"{platform.python_version()}, {sys.executable}", ""),
+            ("torch", f"{torch.__version__}, for {build or 'CPUs'}", ""),
+            ("NVIDIA driver", f"{driver or 'none'}{names and f', for {names}'}", ""),
+            gpu, of_precision(device), of_cores(), of_encoding(), of_font(),
+            *of_mounts(options.data_dir), of_disk(),
+            *forecasts(device, begin + LAST_START),
+        ]  # fmt: skip
+    print_report([Rows(("what", "found", "fix"), rows, ("---",))])
+    wrong = ", ".join(what for what, _, fix in rows if fix)
+    print(f"to fix: {wrong}" if wrong else "nothing to fix")
+    return int(device.type == "cpu" and bool(names or torch.cuda.is_available()))
+
+
+def nvidia_smi() -> tuple[str, str]:
+    """The version of NVIDIA's driver, and the names of its GPUs; "" for each that is not found."""
+    places = os.environ.get("PATH", "") + os.pathsep + "/usr/lib/wsl/lib"
+    program = shutil.which("nvidia-smi", path=places)
+    if program is None:
+        return "", ""
+    query = [program, "--query-gpu=driver_version,name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "nvidia-smi fails", ""
+    lines = [line.split(", ", 1) for line in done.stdout.splitlines() if ", " in line]
+    return (lines[0][0], ", ".join(name for _, name in lines)) if lines else ("", "")
+
+
+def of_gpu(driver: str, names: str) -> tuple["torch.device", Row]:
+    """The device that commands choose; why CUDA is used or not, and what to do about it."""
+    import torch
+
+    from experiments.plumbing.device import choose_device
+
+    device, why = choose_device("auto")
+    if device.type == "cuda":
+        try:
+            choose_device("cuda")
+        except UsageError as error:  # for example, this build is not for so old a GPU
+            return torch.device("cpu"), ("device", str(error).split("\n")[0], install("cu126"))
+        free, total = (number / 1e9 for number in torch.cuda.mem_get_info())
+        fix = "nvidia-smi lists the programs that use it: end those you can" * (free < 2)
+        return device, ("device", f"{why}; {free:.1f} of {total:.1f} GB free", fix)
+    if not names:
+        colab = "choose Runtime > Change runtime type > T4 GPU"
+        return device, ("device", why, colab if "COLAB_RELEASE_TAG" in os.environ else "")
+    cuda, hidden = torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES")
+    oldest = DRIVERS.get((cuda or "").split(".")[0], 0)
+    if not cuda:
+        why, fix = "this torch is built without CUDA", install("auto")
+    elif int(driver.split(".")[0]) < oldest:
+        why = f"driver {driver} is too old for CUDA {cuda}, which needs {oldest}"
+        fix = install("auto")
+    elif hidden in ("", "-1"):
+        why, fix = f"CUDA_VISIBLE_DEVICES={hidden} hides the GPU", "unset CUDA_VISIBLE_DEVICES"
+    else:
+        fix = "restart the machine; a container needs docker run --gpus all"
+    return device, ("device", f"CPU, although there is a GPU: {why}", fix)
+
+
+def install(backend: str) -> str:
+    """The command that installs another build of torch."""
+    if (Path(sys.prefix) / ".made").exists():
+        return f"make setup TORCH={backend}"
+    again = "--reinstall-package torch --reinstall-package torchvision torch torchvision"
+    python = shlex.quote(sys.executable)
+    return f"pip install uv && uv pip install --python {python} --torch-backend {backend} {again}"
+
+
+def of_precision(device: "torch.device") -> Row:
+    """Which 16-bit numbers the hardware computes in."""
+    import torch
+
+    from experiments.plumbing.device import has_bf16
+
+    kinds = ["fp16"] * (device.type == "cuda") + ["bf16"] * has_bf16(device)
+    if device.type == "cuda":
+        source = "compute capability {}.{}".format(*torch.cuda.get_device_capability())
+    else:
+        find_out = getattr(torch.cpu, "get_capabilities", dict[str, bool])  # not in our oldest
+        flags = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16")
+        source = ", ".join(flag for flag in flags if find_out().get(flag)) or platform.machine()
+    return "16-bit", f"{' and '.join(kinds) or 'none, so fp32'} ({source})", ""
+
+
+def of_cores() -> Row:
+    """Cores, those that may be used, and the threads that torch uses."""
+    import torch
+
+    from experiments.plumbing.forecast import usable_cores
+
+    usable, threads, fix = usable_cores(), torch.get_num_threads(), ""
+    found = f"{os.cpu_count()}, usable: {usable}, threads of torch: {threads}"
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
+    if "OMP_NUM_THREADS" in os.environ and threads < usable:
+        found += f", since OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+        fix = "unset OMP_NUM_THREADS"
+    elif threads > usable:
+        fix = f"export OMP_NUM_THREADS={usable}; for an ablation, --jobs {usable}"
+    elif load > usable / 2:
+        found += f"; load {load:.1f}, so commands take longer"
+        fix = "end other programs"
+    return "cores", found, fix
+
+
+def of_encoding() -> Row:
+    """The encodings of files, file names and output."""
+    names = locale.getpreferredencoding(False), sys.getfilesystemencoding(), sys.stdout.encoding
+    found = sorted({codecs.lookup(name).name for name in names})
+    fix = "setx PYTHONUTF8 1, and a new terminal" if os.name == "nt" else "export PYTHONUTF8=1"
+    if "PYTHONIOENCODING" in os.environ:
+        fix = "unset PYTHONIOENCODING"
+    return "encoding", ", ".join(found), fix if found != ["utf-8"] else ""
+
+
+def of_font() -> Row:
+    """Whether figures can show Hangul."""
+    from experiments.drawing.style import drawable
+
+    if HANGUL in drawable():
+        return "Hangul", "a font has it", ""
+    root = os.name == "nt" or os.geteuid() == 0
+    fix = "install Noto Sans KR: fonts.google.com/noto/specimen/Noto+Sans+KR"
+    for program, line in {
+        "apt": "apt install -y fonts-nanum", "dnf": "dnf install -y naver-nanum-gothic-fonts",
+        "pacman": "pacman -S noto-fonts-cjk", "brew": "brew install --cask font-nanum-gothic",
+    }.items():  # fmt: skip
+        if shutil.which(program):
+            fix = line if root or program == "brew" else f"sudo {line}"
+            break
+    return "Hangul", "no font has it: figures show escapes such as \\ud55c", fix
+
+
+def of_mounts(data_dir: Path | None) -> list[Row]:
+    """Whether files are on a slow disk: Windows's from WSL, or one in a network."""
+    if not MOUNTS.exists():
+        return []
+    lines = [line.split() for line in MOUNTS.read_text(encoding="utf-8").splitlines()]
+    mounts = {Path(words[1].replace("\\040", " ")): words[2] for words in lines}  # the last counts
+
+    def kind(place: Path) -> str:
+        place = place.resolve()
+        return next((mounts[p] for p in (place, *place.parents) if p in mounts), "unknown")
+
+    home = "/tmp" if kind(Path.home()) in SLOW else "~"
+    rows = []
+    if (here := kind(Path())) in SLOW:
+        rows.append(("checkout", f"on a slow disk: {here}", f"cp -r . {home}/skipzoo"))
+    if data_dir and (there := kind(data_dir)) in SLOW:
+        copy = f"cp -r {shlex.quote(str(data_dir))} {home}"
+        rows.append(("data", f"on a slow disk: {there}", copy))
+    return rows or [("disk", f"{here}, not known to be slow", "")]
+
+
+def of_disk() -> Row:
+    """Free disk space here."""
+    free = shutil.disk_usage(".").free / 1e9
+    fix = "du -sh cache runs ~/.cache shows what is large; cache may be deleted" * (free < 5)
+    return "free space", f"{free:.0f} GB", fix
+
+
+def forecasts(device: "torch.device", last_start: float) -> list[Row]:
+    """Minutes for the targets that take long; `last_start` (of perf_counter): see LAST_START."""
+    import torch
+
+    from data.cifar import CIFAR_CACHE, FOLDER
+    from experiments.plumbing.device import has_bf16
+
+    native = "bf16" if has_bf16(device) else "fp16"
+    precisions = ("fp32", native) if native == "bf16" or device.type == "cuda" else ("fp32",)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    missing = "" if (CIFAR_CACHE / FOLDER).is_dir() else "; first it downloads 170 MB, CIFAR-10"
+    targets = {
+        "make ablation": ("quick", ""), "make ablation-vit": ("vit", ""),
+        "make ablation PRESET=cifar10": ("cifar10", missing),
+        "make transfer, on ants and bees": ("", ""),
+        "make ablation PRESET=imagenet-nets": ("imagenet-nets", missing),
+    }  # fmt: skip
+    rows = []
+    for target, (preset, note) in targets.items():
+        if time.perf_counter() > last_start:
+            rows.append((target, "not timed: too little time, the machine is busy", ""))
+            continue
+        until = min(time.perf_counter() + PATIENCE, last_start)
+        if preset:
+            times = [of_ablation(preset, p, device, until) for p in precisions]
+        else:
+            times = [of_transfer(p, device, threads, until) for p in precisions]
+        rows.append((target, f"{min(times)}{note}", ""))
+    return rows
+
+
+def of_ablation(preset: Any, precision: str, device: "torch.device", until: float) -> "Forecast":
+    """The forecast of a preset, with random images of the right size."""
+    import torch
+
+    from experiments.ablation.campaign import work_of
+    from experiments.ablation.options import Options as AblationOptions
+    from experiments.ablation.overrides import plan
+    from experiments.ablation.pool import default_jobs
+    from experiments.ablation.questions import ABLATIONS, rows
+    from experiments.ablation.runs import Run
+    from experiments.plumbing.forecast import SameBatch, forecast
+
+    drawn = ABLATIONS[preset].base.data.source == "synthetic"
+    images = SYNTHETIC_IMAGES if drawn else CIFAR10_IMAGES
+    runs = rows(plan(AblationOptions(preset), device, images[0]))
+    images = (runs[0].data.train_images or images[0], images[1])
+    settings = replace(runs[0].settings, precision=precision)
+    if device.type == "cpu" and settings.batch_size > FEW:
+        steps = settings.steps * settings.batch_size // FEW
+        settings = replace(settings, steps=steps, batch_size=FEW)
+
+    def batches_of(run: Run) -> SameBatch:
+        count, size = run.settings.batch_size, run.data.size
+        return SameBatch(
+            torch.randn(count, 3, size, size, device=device),
+            torch.zeros(count, dtype=torch.int64, device=device),
+        )
+
+    runs = [replace(run, settings=settings) for run in runs]
+    timed = work_of(runs, images, 10, device, batches_of)
+    return forecast(*timed, device, jobs=default_jobs(device), until=until)
+
+
+def of_transfer(precision: str, device: "torch.device", threads: int, until: float) -> "Forecast":
+    """The forecast of the default comparison on ants and bees: photos of 500x375 pixels."""
+    import torch
+
+    import zoo
+    from data.view_batches import StepDataset, ViewBatches
+    from data.views import View
+    from experiments.classifier import CORES
+    from experiments.plumbing.forecast import forecast
+    from experiments.plumbing.precision import to_layout
+    from experiments.plumbing.recipes import training_view
+    from experiments.train.loop import Settings
+    from experiments.transfer.comparison import work_of
+    from experiments.transfer.options import Options as TransferOptions
+    from experiments.transfer.plan import plan
+
+    size = 2 if device.type == "cpu" else 32
+    settings = Settings(batch_size=size, precision=precision)
+    runs = plan(TransferOptions("hymenoptera_data"), {"resnet18": settings}, "")
+    photos = torch.randint(0, 256, (size, 3, 375, 500), dtype=torch.uint8)
+    view = training_view(runs[0].recipe, View())
+    labels = torch.zeros(size, dtype=torch.int64)
+    batches = ViewBatches(StepDataset(photos, labels, view, size, 0), device)
+    timed = to_layout(zoo.build("resnet18", 2), settings).to(device), batches, settings
+    work = [work_of(run, ANTS_AND_BEES, size) for run in runs]
+    loaders = CORES if device.type == "cuda" else 0
+    return forecast(work, lambda _: timed, device, threads=threads, loaders=loaders, until=until)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options, "doctor")

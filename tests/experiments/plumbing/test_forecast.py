@@ -1,0 +1,161 @@
+"""Forecasts: right within a factor of 1.5, cheap for short work, and printed only for long work."""
+
+import subprocess
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from experiments.ablation import campaign
+from experiments.ablation.runs import Data, Run, make_batches, run_one
+from experiments.plumbing import forecast as module
+from experiments.plumbing.forecast import (
+    FORWARD,
+    STEPS,
+    Timing,
+    forecast,
+    forecast_if_long,
+    makespan,
+    neighbours,
+    usable_cores,
+)
+from experiments.plumbing.recipes import DEFAULT
+from experiments.train.loop import Settings
+from experiments.transfer.comparison import work_of
+from experiments.transfer.job import Transfer
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_a_small_ablation_takes_as_long_as_forecast(tmp_path):
+    """In CPU time, so that other programs do not matter. Alternately, in up to four rounds."""
+    settings = Settings(steps=20, batch_size=32, lr=0.01)
+    base = Run(data=Data(size=12, train_images=320, test_images=160), settings=settings)
+    runs = [replace(base, network=n, depth=d) for d in (20, 8) for n in ("plain", "resnet")]
+    run_one(replace(base, depth=8), tmp_path / "warm-up", CPU)  # libraries are loaded on first use
+    forecasts, times = [], []
+    for i in range(4):
+        work = campaign.work_of(runs, (320, 160), 10, CPU, lambda run: make_batches(run, CPU))
+        forecasts.append(forecast(*work, CPU).seconds)
+        begin = time.process_time()
+        for run in runs:
+            run_one(run, tmp_path / f"round{i}" / run.name, CPU)
+        times.append(time.process_time() - begin)
+        if 1 / 1.5 < min(forecasts) / min(times) < 1.5:
+            break
+    assert 1 / 1.5 < min(forecasts) / min(times) < 1.5
+
+
+def test_runs_start_when_a_place_is_free():
+    assert makespan([3, 2, 2, 1], 1) == 8
+    assert makespan([3, 2, 2, 1], 2) == 4
+    assert makespan([5, 1, 1, 1], 2) == 5
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Steps take 2 s, their batches 1 s; collects networks and steps, and what runs beside."""
+    asked = []
+
+    def time_steps(network, steps, until):
+        asked.append((network, steps))
+        return Timing(2.0, 1.0, steps, 32)
+
+    monkeypatch.setattr(module, "time_steps", time_steps)
+    monkeypatch.setattr(module, "neighbours", lambda n: asked.append(n) or nullcontext())
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    return asked
+
+
+def make(network):
+    return (network,)
+
+
+def test_a_forecast_adds_up_runs_threads_and_loaders(timed):
+    work = [("a", 10), ("b", 20)]
+    assert forecast(work, make, CPU).seconds == 3 * 30
+    assert forecast(work, make, CPU, jobs=2).seconds == 3 * 20
+    assert forecast(work, make, CPU, jobs=9).seconds == 3 * 20
+    assert forecast([*work, ("a", 15)], make, CPU, jobs=3).seconds == 3 * 20 * 3 / 2  # 2 cores
+    assert forecast(work, make, CPU, threads=2).seconds == 3 * 30 / 2
+    assert forecast(work, make, torch.device("cuda"), loaders=2).seconds == 2 * 30
+    assert timed[:6] == [0, ("a", STEPS), ("b", STEPS), 1, ("a", STEPS), ("b", STEPS)]
+    assert [n for n in timed if isinstance(n, int)] == [0, 1, 1, 1, 1, 0]
+
+
+def test_short_work_costs_one_step_and_says_nothing(timed):
+    assert forecast_if_long([], make, CPU) is None
+    assert forecast_if_long([("a", 50)], make, CPU) is None
+    assert timed == [0, ("a", 1)]
+    said = str(forecast_if_long([("a", 3400)], make, CPU))
+    assert said == "about 170 minutes (timed: 3 s a step of a with 32 images)"
+    assert "a guess from one step" in str(forecast([("a", 10)], make, CPU, steps=1))
+
+
+def test_quotas_of_containers_count(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "CPU_MAX", tmp_path / "cpu.max")
+    cores = usable_cores()
+    for quota, expected in (("max", cores), ("50000", 1), (str(10**8), cores)):
+        module.CPU_MAX.write_text(f"{quota} 100000\n", encoding="utf-8")
+        assert usable_cores() == expected
+
+
+def test_neighbours_compute_until_they_are_not_needed(monkeypatch):
+    started, start = [], subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **b: started.append(start(*a, **b)) or started[-1]
+    )
+    with pytest.raises(KeyboardInterrupt), neighbours(2):
+        assert [process.poll() for process in started] == [None, None]
+        raise KeyboardInterrupt
+    assert all(process.poll() is not None for process in started)
+
+
+def test_an_ablation_counts_only_runs_that_are_not_finished(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, "LONG", 0.0)
+    settings = Settings(steps=2, batch_size=16, lr=0.01)
+    base = Run(depth=8, data=Data(size=12, train_images=32, test_images=16), settings=settings)
+    runs = [base, replace(base, network="plain")]
+    seen = []
+    monkeypatch.setattr(campaign, "forecast_if_long", lambda work, *_, **__: seen.append(work))
+    campaign.say_forecast(runs, tmp_path, CPU, 1)
+    run_one(base, tmp_path / base.name, CPU)
+    campaign.say_forecast(runs, tmp_path, CPU, 1)
+    each = ("resnet8", 2 + FORWARD)  # one epoch of 2 steps, and one batch of test images
+    assert seen == [[each, each], [each]]
+    assert "Forecast" not in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "LONG", 0.0)
+    campaign.say_forecast(runs, tmp_path, CPU, 1)
+    assert "Forecast for this machine: about 1 s (timed: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("strategy", "steps"),
+    [("finetune", 20 * 64 + (20 * 32 + 64) / 3), ("lp-ft", 20 * 64 + (20 * 32 + 64 + 64) / 3),
+     ("feature-extraction", (20 * 64 + 20 * 32 + 64) / 3), ("linear-probe", (64 + 32 + 64) / 3)],
+)  # fmt: skip
+def test_what_a_strategy_computes(strategy, steps):
+    run = Transfer(strategy, "resnet18", None, 0, DEFAULT, Settings())
+    assert work_of(run, {"train": 64, "val": 32}, 1) == ("resnet18", pytest.approx(steps))
+    assert work_of(run, {"train": 64, "val": 32}, 4)[1] == pytest.approx(steps / 4)
+
+
+def test_a_transfer_prints_its_forecast_if_it_is_long(invoke, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (20 + i, 20), colour).save(tmp_path / "images" / name / f"{i}.png")
+    line = (
+        "images --model resnet8 --weights none --size 16 --squash --epochs 1 --batch-size 4 "
+        "--seeds 1 --strategy finetune --precision fp32 --output-dir out"
+    )
+    monkeypatch.setattr(module, "LONG", 0.0)
+    done = invoke("experiments.transfer", *line.split())
+    assert "Forecast for this machine: about 1 s (timed: " in done.stdout, done.stderr
+    assert "Forecast" not in invoke("experiments.transfer", *line.split()).stdout  # it is finished
