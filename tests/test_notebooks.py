@@ -15,6 +15,7 @@ from conftest import ROOT
 from PIL import Image
 
 import zoo
+from data.folders import CIFAR10
 from experiments.classifier import save_classifier
 from experiments.plumbing.preprocess import default_view
 from notebooks.make import SOURCES, client
@@ -27,8 +28,16 @@ TINY = {  # for each notebook, all that its cell `parameters` sets
     "1_finetune_resnet50": BUGS | {"RUNS": "runs/1"},
     "2_two_strategies": BUGS | {"RUNS": "runs/2", "SEEDS": 1, "SIZE": None},
     "3_ants_and_bees": BUGS | {"RUNS": "runs/3"},
-    "4_cifar10": {},
-    "5_resnet_by_hand": {},
+    "4_cifar10": {
+        "DATA": "cifar10_subset", "OUTPUT": "runs/4", "MODEL": "resnet8", "VIT": "vit1",
+        "SOURCE_TRAIN": 8, "TARGET_TRAIN": 8, "TARGET_VAL": 4, "TARGET_TEST": 4,
+        "SOURCE_EPOCHS": 1, "EPOCHS": 1, "SEEDS": 1,
+    },
+    "5_resnet_by_hand": {
+        "OUTPUT": "runs/5", "DEPTHS": [8], "SEEDS": 1, "EPOCHS": 1, "TRAIN_IMAGES": 64, "JOBS": 1,
+        "GRADIENT_DEPTH": 8, "RESIDUAL_WEIGHTS": "missing", "PLAIN_WEIGHTS": "missing",
+        "TEST_FOLDER": "missing", "TEST_IMAGES": 8,
+    },
 }  # fmt: skip
 LARGEST, LARGEST_IMAGE = 600_000, 150_000  # bytes of an .ipynb, and of an image in it
 # Folders that a machine's paths begin with; in Colab, Drive is in /content on every machine.
@@ -50,6 +59,13 @@ def kernel(tmp_path_factory):
             for i in range(count):
                 pixels = rng.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(home / f"{i}.jpg")
+    for split, count in {"train": 12, "test": 4}.items():
+        for name in CIFAR10:
+            home = folder / "cifar10_subset" / split / name
+            home.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(home / f"{i}.png")
     network, classes = zoo.build("resnet8"), tuple(f"class {i}" for i in range(10))
     weights = folder / BUGS["WEIGHTS"]
     save_classifier(weights, "resnet8", network, classes, default_view(network), {})
