@@ -15,7 +15,7 @@
 # 흔한 실수 세 가지(테스트 데이터로 에폭 고르기, `eval()` 빠뜨리기, 예측 때 다른 정규화)의 비용도
 # 잽니다.
 # 작은 부분 집합만 쓰므로 여기의 정확도는 최고 기록이 아닙니다. 단계들을 비교하는 데만 씁니다.
-# 실행 시간은 마지막 셀에 나옵니다(다른 프로그램도 함께 쓰던 CPU 코어 2개). "여기서는 실행하지
+# 실행 시간은 마지막 셀에 나옵니다(CPU 코어 2개). "여기서는 실행하지
 # 않음"이라고 쓴 셀은 건너뜁니다.
 #
 # One step at a time: linear probe → augmentation → fine-tuning from the probe → schedule → ViT.
@@ -23,7 +23,7 @@
 # So is the cost of three mistakes: choosing the epoch on the test set, a forgotten `eval()`, and
 # another normalisation at prediction.
 # The subset is small, so these accuracies are no records. They only compare the steps.
-# The last cell shows the run time (2 CPU cores, which other programs used too). Cells marked "not
+# The last cell shows the run time (2 CPU cores). Cells marked "not
 # run here" are skipped.
 
 # %% [markdown]

@@ -13,7 +13,7 @@
 # 봅니다.
 # 그다음 스킵 연결을 빼고 무엇이 달라지는지 잽니다: 학습 곡선, 층별 기울기, 블록 하나 지우기.
 # 흔한 오류도 일부러 냅니다: 모양 불일치, 아주 작은 배치의 배치 정규화, `map_location`.
-# 실행 시간은 마지막 셀에 나옵니다(다른 프로그램도 함께 쓰던 CPU 코어 2개). "여기서는 실행하지
+# 실행 시간은 마지막 셀에 나옵니다(CPU 코어 2개). "여기서는 실행하지
 # 않음"이라고 쓴 셀은 건너뜁니다.
 #
 # From one convolution to a BasicBlock, and from that to a ResNet. Each step shows the shapes of its
@@ -22,7 +22,7 @@
 # deleting one block.
 # Common errors are raised on purpose: a shape mismatch, batch norm with tiny batches,
 # `map_location`.
-# The last cell shows the run time (2 CPU cores, which other programs used too). Cells marked "not
+# The last cell shows the run time (2 CPU cores). Cells marked "not
 # run here" are skipped.
 
 # %% [markdown]
