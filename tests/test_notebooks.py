@@ -39,6 +39,8 @@ TINY = {  # for each notebook, all that its cell `parameters` sets
         "TEST_FOLDER": "missing", "TEST_IMAGES": 8,
     },
 }  # fmt: skip
+# Forget what the notebook before defined; all but __main__.__spec__, which worker processes need.
+RESET = "%reset_selective -f ^[^_]"
 LARGEST, LARGEST_IMAGE = 600_000, 150_000  # bytes of an .ipynb, and of an image in it
 # Folders that a machine's paths begin with; in Colab, Drive is in /content on every machine.
 HOMES = {"/home/", "/root/", "/tmp/", "/Users/", "/mnt/", f"/{ROOT.parts[1]}/"}
@@ -87,7 +89,7 @@ def test_a_notebook_runs_on_tiny_data(source, kernel):
     names = [node.targets[0].id for node in ast.parse(cell.source).body]
     assert set(names) == values.keys(), names
     cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(RESET))
     kernel.nb = notebook
     kernel.reset_execution_trackers()
     for number, cell in enumerate(notebook.cells):
