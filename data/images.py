@@ -30,7 +30,6 @@ STARTS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{4}\0{4}|RIFF.{4}WEBP|P[1-6]\s+(#|\d+\s+\d+\s)",
     re.DOTALL,
 )
-TEXT = re.compile(rb"[\t\n\r -~]+")
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 # Other kinds of files that are found among images: how they start, their kind, and what to do.
 PILLOW = "convert it: python -c \"from PIL import Image; Image.open('IN').save('OUT.png')\""
@@ -112,8 +111,6 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
         why, fix = other_kind(data) or (reason(error), FIX)
         if re.match(r"https?:/", name):
             fix = "download it first: a file is needed, not an address"
-        elif why.startswith("none of") and TEXT.fullmatch(data[:64]):
-            why, fix = f"it is text, {why}", "download the image again"
         raise DataError(f"cannot decode an image: {why}", name, fix) from error
     return tensor_of(pixels)
 
@@ -127,27 +124,21 @@ def tensor_of(pixels: np.ndarray) -> Tensor:
 def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:
     """An array (H, W, 3) or (H, W), or a tensor (3, H, W), of uint8 -> (H, W, 3). Or DataError."""
     shape, dtype = tuple(given.shape), str(given.dtype).removeprefix("torch.")
-    tensor = isinstance(given, Tensor)
-    cast = ".to(torch.uint8)" if tensor else ".astype('uint8')"
-    fixes = (
-        (dtype != "uint8", f"if its values are 0 to 1, give (255 * x).round(){cast}; if they are "
-         f"0 to 255, x.round(){cast}; undo a normalization first"),
-        (0 in shape, "give an image with at least one pixel"),
-        (isinstance(given, Tensor) and (given.is_meta or given.layout != torch.strided),
-         "give a dense tensor that has values: x.to_dense(), not on the device meta"),
-        (len(shape) > 3, "give one image at a time: x[0]"),
-        (not tensor and shape[2:] == (1,), "give x[..., 0]"),
-        (not tensor and len(shape) == 3 and shape[0] == 1, "give x[0]"),
-        (shape[:1] == shape[2:] == (3,), "colors may come first or last: give "
-         "PIL.Image.fromarray(a), where a is the array (H, W, 3)"),
-        (tensor and shape[2:] == (3,), "its colors come last: give x.permute(2, 0, 1)"),
-        (tensor and (len(shape) == 2 or shape[:1] == (1,)), "give x.expand(3, -1, -1)"),
-        (not tensor and len(shape) == 3 and shape[0] == 3, "give x.transpose(1, 2, 0)"),
-        (shape[0 if tensor else 2:][:1] != (3,) and (tensor or len(shape) != 2),
-         "give three colors; or PIL.Image.fromarray(a), where a is the array (H, W, 4) with alpha"),
-    )  # fmt: skip
-    if fix := next((fix for wrong, fix in fixes if wrong), None):
-        what = f"not an image: a {'tensor' if tensor else 'NumPy array'} of {dtype} {shape}"
+    is_tensor = isinstance(given, Tensor)
+    cast = ".to(torch.uint8)" if is_tensor else ".astype('uint8')"
+    dimensions, colors = ((3,), shape[:1]) if is_tensor else ((2, 3), shape[2:] or (3,))
+    fix = ""
+    if dtype != "uint8":
+        fix = (f"if its values are 0 to 1, give (255 * x).round(){cast}; if they are 0 to 255, "
+               f"x.round(){cast}; undo a normalization first")  # fmt: skip
+    elif shape[:1] == shape[2:] == (3,):
+        fix = "colors may come first or last: give PIL.Image.fromarray(a), where a is (H, W, 3)"
+    elif 0 in shape or len(shape) not in dimensions or colors != (3,):
+        fix = ("give one image: x[0] of a batch; colors first in a tensor, x.permute(2, 0, 1), "
+               "last in an array, x.transpose(1, 2, 0); gray as x.expand(3, -1, -1); with alpha, "
+               "PIL.Image.fromarray(a), where a is (H, W, 4)")  # fmt: skip
+    if fix:
+        what = f"not an image: a {'tensor' if is_tensor else 'NumPy array'} of {dtype} {shape}"
         where = "needed: a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W)"
         raise DataError(what, where, fix)
     if isinstance(given, Tensor):
@@ -194,8 +185,7 @@ def read_limited(file: str | Path | IO[bytes]) -> bytes:
     else:
         data = file.read(MAX_BYTES + 1)
     if not data:
-        read = ", or was read to its end before: call its seek(0)"
-        raise ValueError("the file is empty" + read * (not isinstance(file, str | Path)))
+        raise ValueError("the file is empty, or was read to its end before")
     if len(data) > MAX_BYTES:
         raise ValueError(f"it is too large: more than {MAX_BYTES:,} bytes")
     return data
