@@ -26,6 +26,7 @@ from data.store import DecodedOnce, errors_in, estimated_bytes, results_of
 from data.views import RandomView, View
 
 IMAGE_CACHE = Path("cache/images")
+MOST_STORED = 4e9  # bytes; a larger split is decoded at each use
 MOST_SEEN = 60_000  # a checkpoint stores the checksums of so many images
 CIFAR10 = "cifar10"  # given in place of a folder: download it
 
@@ -38,7 +39,6 @@ class Source:
     train_images: int | None = None  # at most, with balanced classes; None: all
     test_images: int | None = None  # at most, in each of val and test
     skip_bad: bool = False
-    cache_gb: float = 4.0  # a larger split is decoded at each use
 
 
 @dataclass
@@ -97,7 +97,7 @@ class ImageDataset:
         with FileLock(IMAGE_CACHE / ".lock"):  # one process decodes, the others wait
             for stale in IMAGE_CACHE.glob("*.tmp"):  # of a process that was killed
                 stale.unlink()
-            room = min(0.9 * shutil.disk_usage(IMAGE_CACHE).free, self.source.cache_gb * 1e9)
+            room = min(0.9 * shutil.disk_usage(IMAGE_CACHE).free, MOST_STORED)
             if fits := estimated_bytes(files, form) < room:
                 stored = MappedImages(DecodedOnce(files, form, IMAGE_CACHE), size_of)
                 bad = errors_in(list(decode_all(stored, self.workers, title)))
