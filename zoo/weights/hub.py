@@ -24,7 +24,7 @@ from zoo.networks import Network
 from zoo.vit import ViT
 from zoo.weights.atomic import write_atomic
 from zoo.weights.configs import CONFIG, config_of, metadata_of
-from zoo.weights.dialects import TRANSFORMERS, TRANSFORMERS_VIT
+from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS
 from zoo.weights.files import (
     MOST_BYTES,
     Metadata,
@@ -166,7 +166,8 @@ def write_folder(
     folder has none. Raises WeightsError for networks that transformers does not have, and for
     images of a size that it would not give the network.
     """
-    dialect = TRANSFORMERS_VIT if isinstance(model, ViT) else TRANSFORMERS
+    dialects = VIT_DIALECTS if isinstance(model, ViT) else RESNET_DIALECTS
+    dialect = dialects["transformers"]
     # config.json states the values of the other two settings.
     required = {k: v for k, v in dialect.requires.items() if k not in ("eps", "stride_in")}
     fix = "write a .safetensors or .pth file, with --to zoo"
