@@ -9,8 +9,7 @@ import hashlib
 import http.client
 import re
 import socket
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import torch
 
@@ -46,15 +45,7 @@ def fetch(url: str, choice: str | None = None) -> Weights:
 
 def place_of(url: str) -> Path:
     """The cached file of `url`: its file name, preceded by a hash of the URL if it has no hash."""
-    try:
-        parts = urlsplit(url)
-        name = re.sub(r"[^\w.+-]", "_", PurePosixPath(parts.path).name).lstrip(".")
-        usable = bool(parts.hostname) and 0 < len(name) <= 200
-    except ValueError:
-        usable = False
-    if not (usable and url.isascii() and url.isprintable()):
-        fix = "give one like https://host/file.pth, with other letters as %XX"
-        raise WeightsError("this is not the URL of a file", url, fix)
+    name = re.sub(r"[^\w.+-]", "_", url.partition("?")[0].rpartition("/")[2])[-200:]
     if not hash_in(name):  # many files are named model.safetensors
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
     return Path(torch.hub.get_dir()) / "checkpoints" / name

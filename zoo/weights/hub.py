@@ -26,7 +26,6 @@ from zoo.weights.atomic import write_atomic
 from zoo.weights.configs import CONFIG, config_of, metadata_of
 from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS
 from zoo.weights.files import (
-    MOST_BYTES,
     Metadata,
     Weights,
     network_in,
@@ -127,29 +126,19 @@ def weights_in(folder: Path) -> Weights:
     path, shards = source_in(folder), shards_in(folder)
     if not shards:
         return read_weights(path)
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.name in shards)
-    if size > MOST_BYTES:
-        why = f"the files that it names have {size:,} bytes, and at most {MOST_BYTES:,} are read"
-        raise WeightsError(why, path, "give one network's weights, without an optimizer's state")
     tensors: dict[str, Tensor] = {}
-    for name, keys in shards.items():
-        shard, _ = read_entries(folder / name)
-        if wrong := sorted(keys ^ shard.keys()):
-            problem = "lacks" if wrong[0] in keys else "also holds"
-            why = f"{name} {problem} {wrong[0]:.100}, against the index beside it"
-            raise WeightsError(why, path, "get all files again, of the same revision")
-        tensors |= shard
+    for name in shards:
+        tensors |= read_entries(folder / name)[0]
     return network_in((tensors, Metadata()), str(path))
 
 
-def shards_in(folder: Path) -> dict[str, set[str]]:
-    """The entries of each file in a folder's index; {} without an index. Raises WeightsError."""
+def shards_in(folder: Path) -> set[str]:
+    """The names of the files in a folder's index; none without an index. Raises WeightsError."""
     path = source_in(folder)
     if not path.name.endswith(INDEX):
-        return {}
-    places, shards = read_json(path).get("weight_map"), dict[str, set[str]]()
-    for key, name in places.items() if isinstance(places, dict) else ():
-        shards.setdefault(str(name), set()).add(key)
+        return set()
+    places = read_json(path).get("weight_map")
+    shards = set(map(str, places.values())) if isinstance(places, dict) else set()
     odd = [name for name in shards if not re.fullmatch(r"\w[\w.-]*\.(safetensors|bin)", name)]
     if odd or not shards:
         why = f"its weight_map names no file of weights beside it: {(odd or ['no file'])[0]:.100}"
