@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import tomllib
 import warnings
 from pathlib import Path
 from typing import IO
@@ -31,22 +32,9 @@ STARTS = re.compile(
     re.DOTALL,
 )
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+KINDS = tomllib.loads(Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))
 # Other kinds of files that are found among images: how they start, their kind, and what to do.
-PILLOW = "convert it: python -c \"from PIL import Image; Image.open('IN').save('OUT.png')\""
-OTHERS = (
-    (rb".{4}ftyp.{,40}avi[fs]", "AVIF image", PILLOW),
-    (rb".{4}ftyp(hei|hev|mif1|msf1)", "HEIC image",
-     "convert it to JPEG: heif-convert IN OUT.jpg; on a Mac: sips -s format jpeg IN --out OUT.jpg"),
-    (rb".{4}ftyp|\x1aE\xdf\xa3", "video", "extract its frames: ffmpeg -i IN OUT-%04d.jpg"),
-    (rb".{4}jP  \r\n", "JPEG 2000 image", PILLOW),
-    (rb"8BPS", "Photoshop file", "export it as PNG or JPEG"),
-    (rb"%PDF", "PDF document", "export its pages as PNG or JPEG"),
-    (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)", "SVG or XML file", "export the drawing as PNG"),
-    (rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", "HTML page",
-     "download the image again: the server sent a page in its place"),
-    (rb"version https://git-lfs", "Git LFS pointer", "fetch the file itself: git lfs pull"),
-    (rb"PK\x03\x04", "zip archive", "unpack it"),
-)  # fmt: skip
+OTHERS = [(start.encode(), kind, fix) for start, kind, fix in KINDS["files"]]
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Pillow's errors are printed twice
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT  # its own 1 MB would refuse the whole image

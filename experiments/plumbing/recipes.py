@@ -58,7 +58,8 @@ class Recipe:
 
 def recipe_from(entries: dict[str, Any]) -> Recipe:
     """A recipe with these entries of TOML, which has no tuples."""
-    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
+    settings: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()}
+    return Recipe(**settings)
 
 
 TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ from torch import Tensor
 from zoo.errors import WeightsError
 from zoo.weights.atomic import write_atomic
 from zoo.weights.dialects import Dialect
-from zoo.weights.kinds import ITSELF, kind_of
+from zoo.weights.kinds import kind_of
 from zoo.weights.screen import AGAIN, Suspicious, screen
 from zoo.weights.search import dialect_of, search
 
@@ -127,7 +127,8 @@ def decode(content: bytes, source: str, hashed: bool = False) -> Entries:
     zipped = content[:4] == b"PK\x03\x04"
     is_safe = content[8:9] == b"{" and not zipped
     if not (is_safe or zipped or content[:1] == b"\x80"):
-        kind, fix = kind_of(content) or (f"a file that begins with {content[:40]!r}", ITSELF)
+        fix = "give the .pth or .safetensors file itself"
+        kind, fix = kind_of(content) or (f"a file that begins with {content[:40]!r}", fix)
         raise WeightsError(f"this is not a file of weights, but {kind}", source, fix)
     try:
         if is_safe:
