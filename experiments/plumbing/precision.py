@@ -84,8 +84,8 @@ def time_step(model: nn.Module, batches: BatchSource, settings: Settings) -> flo
     """Seconds of one forward and backward pass, on a copy of the model."""
     model = to_layout(copy.deepcopy(model), settings).train()
     images, labels = batches.batch(0)
-    wait = torch.get_device_module(images.device).synchronize  # does nothing on the CPU
-    wait = partial(wait, images.device) if images.is_cuda else wait  # of several GPUs, this one
+    # Does nothing on the CPU; of several GPUs, waits for this one.
+    wait = partial(torch.get_device_module(images.device).synchronize, images.device)
     wait()
     start = time.perf_counter()
     cross_entropy(forward(model, images, settings), labels).backward()

@@ -37,7 +37,7 @@ def fetch(url: str, choice: str | None = None) -> Weights:
     except WeightsError as error:
         why, _, fix = error.args
         if is_new:  # without a hash, torch.hub accepts a truncated file
-            path.unlink()
+            path.unlink(missing_ok=True)
             raise WeightsError(why, url, fix) from error
         fix += f"; or delete this file to download it again from {url}"
         raise WeightsError(why, path, fix) from error

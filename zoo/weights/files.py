@@ -32,7 +32,6 @@ from zoo.weights.screen import AGAIN, Suspicious, screen
 from zoo.weights.search import dialect_of, search
 
 MOST_BYTES = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, three times that with an optimizer's state
-LONGEST_HEADER = 2**23  # bytes of a .safetensors header; resnet152's takes 100,000
 LONGEST_METADATA = 2**20  # characters; the 1,000 classes of ImageNet take 14,000
 METADATA = "skipzoo"  # the file's entry that holds Metadata as JSON
 DIGEST = "sha256"  # key in this JSON, in .safetensors files only
@@ -152,8 +151,8 @@ def decode(content: bytes, source: str, hashed: bool = False) -> Entries:
 
 def from_safetensors(content: bytes, source: str) -> Entries:
     """Decode a .safetensors file: the library checks the format, our digest the content."""
-    header, text, body = header_of(content)
     tensors = safetensors.torch.load(content)
+    header, text, body = header_of(content)
     metadata, digest = read_metadata(text, source)
     if digest is not None and digest != digest_of(text_of(metadata), header, body):
         raise ValueError("its SHA-256 does not match its content")
@@ -163,8 +162,6 @@ def from_safetensors(content: bytes, source: str) -> Entries:
 def header_of(content: bytes) -> tuple[dict[str, Any], str | None, memoryview]:
     """Split a .safetensors file: its header (name -> tensor's entry), our metadata, the data."""
     (length,) = struct.unpack("<Q", content[:8])
-    if length > LONGEST_HEADER:
-        raise ValueError(f"its header has {length:,} bytes")
     header = json.loads(content[8 : 8 + length])
     metadata = header.pop("__metadata__", None) or {}
     return header, metadata.get(METADATA), memoryview(content)[8 + length :]

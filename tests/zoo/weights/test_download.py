@@ -181,7 +181,7 @@ def test_a_file_of_the_users_own_is_checked(server, tmp_path):
 
 @pytest.mark.parametrize(
     "url",
-    ["http://", "https:///x.pth", "http://host", "http://host/", "http://[::x]/a.pth",
+    ["http://", "https:///x.pth", "http://host", "http://host/",
      "http://host/%2e%2e", "http://ho st/a.pth", "http://host:99999/a.pth",
      "https://host\n/a.pth", "http://host/..", "HTTP://127.0.0.1:1/x.pth", "ftp://host/a.pth"],
 )  # fmt: skip

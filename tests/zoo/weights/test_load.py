@@ -320,7 +320,7 @@ def test_wrong_calls_are_refused():
     refused(model, state, "no drop='stem'", drop="stem")
     refused(model, state, "for plain networks", drop="shortcut")
     refused(model, {}, "no state dict")
-    refused(model, {"a.b": T(1)}, "a.b", "no network of the zoo")
+    refused(model, {"a.b": T(1)}, "a.b", "the zoo does not have")
     refused(nn.DataParallel(model), state, "DataParallel")
     for source in (None, 3, b"w.pth", [state], torch.ones(2), Path):
         refused(model, source, "a path, a URL or a state dict")
