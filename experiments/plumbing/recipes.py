@@ -34,7 +34,6 @@ class Recipe:
     scale: tuple[float, float] = (0.35, 1.0)  # ImageNet's 0.08 is too strong for few images
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip_prob: float = 0.5
-    rotation: float = 0.0
     size: int | None = None  # side of the cropped square; None: what the weights expect
     squash: bool = False
     padding: int = 0
@@ -63,7 +62,8 @@ def recipe_from(entries: dict[str, Any]) -> Recipe:
 
 
 TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-RECIPES = {name: recipe_from(entries) for name, entries in TABLES.items()}
+DEFAULT = Recipe()
+RECIPES = {"default": DEFAULT} | {name: recipe_from(table) for name, table in TABLES.items()}
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -90,5 +90,5 @@ def training_view(recipe: Recipe, view: View) -> RandomView:
     """The recipe's augmentation of images that evaluation sees as `view`."""
     return RandomView(
         recipe.crop, view.crop, recipe.scale, recipe.ratio, recipe.padding, recipe.hflip_prob,
-        recipe.rotation, view,
+        view,
     )  # fmt: skip

@@ -21,7 +21,7 @@ LIMITS = {
 }  # fmt: skip
 MORE_LIMITS = {
     "weight_decay": (0, 1e30), "lr_step_size": (1, 100_000), "lr_warmup_epochs": (0, 100_000),
-    "label_smoothing": (0, 1), "scale": (1e-6, 1), "hflip_prob": (0, 1), "rotation": (0, 360),
+    "label_smoothing": (0, 1), "scale": (1e-6, 1), "hflip_prob": (0, 1),
     "probe_l2": (0, 1e6), "test_images": (1, 10**9), "workers": (0, 256),
 }  # fmt: skip
 
@@ -49,8 +49,6 @@ class More:
     """With --crop resized: lowest and highest share of the image's area."""
     hflip_prob: Real = None
     """Probability of a horizontal flip."""
-    rotation: Real = None
-    """Largest random rotation in degrees, in either direction."""
     probe_l2: Real = None
     """L2 penalty of linear-probe's logistic regression."""
     test_images: Count = None

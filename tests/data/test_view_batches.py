@@ -17,7 +17,7 @@ VIEW = View(20, 16, input_size=16)
 
 def batches(images, workers=0, part=(0, 1), seed=0, size=4) -> ViewBatches:
     labels = torch.arange(len(images))
-    view = RandomView(size=16, view=VIEW, rotation=10.0)
+    view = RandomView(size=16, view=VIEW)
     return ViewBatches(StepDataset(images, labels, view, size, seed, part), CPU, workers)
 
 

@@ -25,14 +25,7 @@ from zoo.vit import ViT
 from zoo.weights.atomic import write_atomic
 from zoo.weights.configs import CONFIG, config_of, metadata_of
 from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS
-from zoo.weights.files import (
-    Metadata,
-    Weights,
-    network_in,
-    read_entries,
-    read_weights,
-    write_weights,
-)
+from zoo.weights.files import Metadata, Weights, network_in, read_entries, write_weights
 from zoo.weights.processors import IMAGES, processor_of, read_json
 from zoo.weights.settings import check_settings
 
@@ -125,7 +118,7 @@ def weights_in(folder: Path) -> Weights:
     """The tensors of a folder that has some, from one file or from shards. Raises WeightsError."""
     path, shards = source_in(folder), shards_in(folder)
     if not shards:
-        return read_weights(path)
+        return network_in(read_entries(path), str(path))
     tensors: dict[str, Tensor] = {}
     for name in shards:
         tensors |= read_entries(folder / name)[0]
