@@ -294,16 +294,12 @@ def in_a_process(home: Path, endpoint: str, *arguments: object, **more: str):
 NOWHERE = "http://127.0.0.1:9"
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(file, theirs, copied, hub, tmp_path):
-    """The absence of a .safetensors file beside a pickle must be cached, too."""
+def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(copied, hub, tmp_path):
+    """A pickle, and shards: see test_hub_resnets.py."""
     (endpoint, log), home = hub, tmp_path / "home"
-    if file == "pytorch_model.bin":
-        (copied / "model.safetensors").unlink()
-        torch.save(theirs[1].state_dict(), copied / file)
     first = in_a_process(home, endpoint, "-c", OPEN, "hf:owner/name")
     assert_prints(first, str(read_hub_folder(copied).metadata))
-    assert sorted(log) == sorted([CONFIG, file, PROCESSOR])
+    assert sorted(log) == sorted([CONFIG, "model.safetensors", PROCESSOR])
     again = in_a_process(home, NOWHERE, "-c", OPEN, "hf:owner/name", HF_HUB_OFFLINE="1")
     assert again.stdout == first.stdout, again.stderr
     assert len(log) == 3  # nothing was requested again
