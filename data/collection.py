@@ -95,8 +95,6 @@ class ImageDataset:
         title = f"decoding {split}"
         IMAGE_CACHE.mkdir(parents=True, exist_ok=True)
         with FileLock(IMAGE_CACHE / ".lock"):  # one process decodes, the others wait
-            for stale in IMAGE_CACHE.glob("*.tmp"):  # of a process that was killed
-                stale.unlink()
             room = min(0.9 * shutil.disk_usage(IMAGE_CACHE).free, MOST_STORED)
             if fits := estimated_bytes(files, form) < room:
                 stored = MappedImages(DecodedOnce(files, form, IMAGE_CACHE), size_of)

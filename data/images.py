@@ -88,13 +88,11 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # limits and damage are checked here
             if isinstance(file, Image.Image):
-                check_size(file)
-                pixels = pillow_pixels(file)
+                pixels = pixels_of(file)
             else:
                 data = read_limited(file)
-                pixels = decode(data)
-    except ImportError:
-        raise
+                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                    pixels = pixels_of(image)
     except Exception as error:  # damaged bytes make decoders raise exceptions of any type
         why, fix = other_kind(data) or (reason(error), FIX)
         if re.match(r"https?:/", name):
@@ -154,7 +152,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "too little memory is free"
     line = str(getattr(error, "strerror", None) or error).partition("\n")[0] or repr(error)
-    line = line.split(".cpp:")[-1].lstrip("0123456789, ")  # drop torchvision's source file and line
     return line[:200]
 
 
@@ -179,23 +176,9 @@ def read_limited(file: str | Path | IO[bytes]) -> bytes:
     return data
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Decode the bytes of a file to upright pixels, uint8 (H, W, 3)."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_size(image)
-        # Format and mode alone choose the decoder, so the same file always gives the same result.
-        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-            # The same pixels as Pillow's, 1.4 times as fast.
-            from torchvision.io import ImageReadMode, decode_jpeg  # slow to import
-
-            encoded = torch.frombuffer(data, dtype=torch.uint8)
-            pixels = decode_jpeg(encoded, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-            return upright(pixels, image)
-        return pillow_pixels(image)
-
-
-def pillow_pixels(image: Image.Image) -> np.ndarray:
+def pixels_of(image: Image.Image) -> np.ndarray:
     """The upright pixels of a Pillow image, uint8 (H, W, 3)."""
+    check_size(image)
     image.load()  # rotates a TIFF, and reads the metadata after the pixels
     return upright(to_rgb(image), image)
 
@@ -214,8 +197,7 @@ def check_size(image: Image.Image) -> None:
 def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
     """A view of pixels (H, W, 3), rotated as EXIF says; as stored if EXIF cannot be read.
 
-    torchvision's apply_exif_orientation misses EXIF that follows XMP, as photo editors write it.
-    Pillow's exif_transpose needs the pixels in a Pillow image.
+    Pillow's exif_transpose would copy the image, and change one that is given.
     """
     orientation = 1
     with contextlib.suppress(Exception):  # of any type: broken EXIF does not spoil the pixels

@@ -190,16 +190,6 @@ def test_exif_is_read_after_the_pixels_and_after_xmp():
     assert torch.equal(load(content), load(jpg).rot90(1, (1, 2)))
 
 
-def test_what_torchvision_decodes_is_what_pillow_decodes(real_data):
-    with zipfile.ZipFile(real_data / "hymenoptera_data.zip") as archive:
-        names = [name for name in archive.namelist() if name.endswith(".jpg")]
-        assert len(names) > 390
-        for name in random.Random(0).sample(names, 60):
-            content = archive.read(name)
-            pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-            assert np.array_equal(load(content).permute(1, 2, 0).numpy(), pixels), name
-
-
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_jpeg_is_refused_wherever_it_is_cut_off(mode, options):

@@ -82,7 +82,7 @@ class Numbers:
 def test_boxes_are_torchvisions(shape, seed, monkeypatch):
     """RandomResizedCrop with the same numbers: scale and log(ratio), drawn in the same order."""
     row = torch.rand(NUMBERS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    *boxes, y, x, _, _ = row.tolist()
+    *boxes, y, x, _ = row.tolist()
     image, view = noise(*shape), RandomView(scale=(0.08, 1.0))
     ours = view.box(image, boxes, y, x)
     with monkeypatch.context() as patch:
