@@ -164,7 +164,7 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
     assert (cifar.crop, cifar.input_size, cifar.squash) == (32, 224, True)
     assert cifar.mean == (0.4914, 0.4822, 0.4465)
     assert training_view(RECIPES["cifar10"], cifar) == RandomView(
-        "random", 32, (0.08, 1.0), (3 / 4, 4 / 3), 4, 0.5, 0.0, cifar
+        "random", 32, (0.08, 1.0), (3 / 4, 4 / 3), 4, 0.5, cifar
     )
 
 
