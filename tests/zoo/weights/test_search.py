@@ -314,7 +314,7 @@ BEGINNINGS = (
 
 
 def test_every_kind_of_file_is_named(tmp_path):
-    for begin, (_, kind, _) in zip(BEGINNINGS, KINDS, strict=True):
+    for begin, (_, kind, _) in zip(BEGINNINGS, KINDS["files"], strict=True):
         assert kind_of(begin + b" ...")[0] == kind
     assert kind_of(b"???") is None
     np.savez(tmp_path / "jax.npz", kernel=np.ones(3))
