@@ -1,5 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images, 32x32, ten classes."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,15 @@ import torch
 
 from data.dataset import Dataset, read_folder
 from data.errors import DataError
-from data.folders import find, unlike_cifar10
+from data.folders import find
 from data.listing import listing_of
 
 FOLDER = "cifar-10-batches-py"  # the folder in torchvision's archive
 CIFAR_CACHE = Path("cache/cifar10")
+CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+COUNTS = {"train": 5000, "test": 1000}  # images of each class
 
 
 def cifar10(data_dir: Path | None = None) -> Dataset:
@@ -22,10 +27,9 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     """
     if data_dir is None or (data_dir / FOLDER).is_dir():
         return read_batches(data_dir or CIFAR_CACHE, download=data_dir is None)
-    listing = listing_of(data_dir)
-    unlike = unlike_cifar10(listing, find(listing))
-    if unlike != "":
-        what = f"this is not CIFAR-10: {unlike or 'its classes have other names'}"
+    if not is_cifar10(data_dir):
+        numbers = " and ".join(f"{n:,} {split}" for split, n in COUNTS.items())
+        what = f"this is not CIFAR-10, which has {numbers} images of airplane, automobile ..."
         fix = "if it should be, unzip or download it again; if not, choose the preset quick"
         raise DataError(what, data_dir.absolute(), fix)
     # CIFAR-10 has no identical images; a search would take a sixth of the time of reading.
@@ -55,10 +59,11 @@ def read_batches(root: Path, download: bool) -> Dataset:
 
 
 def is_cifar10(data_dir: Path) -> bool:
-    """True if the folder holds CIFAR-10: torchvision's files, or train/ and test/ that match it.
+    """True if the folder holds CIFAR-10: torchvision's files, or COUNTS images of its CLASSES.
 
-    Compared are class names, numbers of images, and the size of one image per class and split.
     Raises DataError if the folder has no layout that can be read.
     """
-    listing = listing_of(data_dir)
-    return (data_dir / FOLDER).is_dir() or unlike_cifar10(listing, find(listing)) == ""
+    if (data_dir / FOLDER).is_dir():
+        return True
+    wanted = {(split, label): n for split, n in COUNTS.items() for label in CLASSES}
+    return Counter(find(listing_of(data_dir)).values()) == wanted

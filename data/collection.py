@@ -18,14 +18,15 @@ from torch import Tensor
 from data import near_duplicates
 from data.cifar import cifar10, is_cifar10
 from data.dataset import balanced_order
-from data.decoding import DecodedOnUse, Form, Images, MappedImages, size_of
+from data.decoding import DecodedOnUse, Form, Images, MappedImages, decode_all, size_of
 from data.errors import DataError, printable
 from data.folders import Scan, scan, scan_classes
 from data.listing import Listing
-from data.store import estimated_bytes, results_of, store
+from data.store import DecodedOnce, errors_in, estimated_bytes, results_of
 from data.views import RandomView, View
 
 IMAGE_CACHE = Path("cache/images")
+MOST_STORED = 4e9  # bytes; a larger split is decoded at each use
 MOST_SEEN = 60_000  # a checkpoint stores the checksums of so many images
 CIFAR10 = "cifar10"  # given in place of a folder: download it
 
@@ -38,7 +39,6 @@ class Source:
     train_images: int | None = None  # at most, with balanced classes; None: all
     test_images: int | None = None  # at most, in each of val and test
     skip_bad: bool = False
-    cache_gb: float = 4.0  # a larger split is decoded at each use
 
 
 @dataclass
@@ -95,16 +95,15 @@ class ImageDataset:
         title = f"decoding {split}"
         IMAGE_CACHE.mkdir(parents=True, exist_ok=True)
         with FileLock(IMAGE_CACHE / ".lock"):  # one process decodes, the others wait
-            for stale in IMAGE_CACHE.glob("*.tmp"):  # of a process that was killed
-                stale.unlink()
-            room = min(0.9 * shutil.disk_usage(IMAGE_CACHE).free, self.source.cache_gb * 1e9)
-            if estimated_bytes(files, form) < room:
-                stored, bad = store(files, form, IMAGE_CACHE, workers=self.workers, title=title)
-                self.leave_out(split, bad)
-                return stored
-            _, bad = results_of(files, size_of, IMAGE_CACHE, self.workers, title)
+            room = min(0.9 * shutil.disk_usage(IMAGE_CACHE).free, MOST_STORED)
+            if fits := estimated_bytes(files, form) < room:
+                stored = MappedImages(DecodedOnce(files, form, IMAGE_CACHE), size_of)
+                bad = errors_in(list(decode_all(stored, self.workers, title)))
+            else:
+                _, bad = results_of(files, size_of, IMAGE_CACHE, self.workers, title)
             self.leave_out(split, bad)
-            return DecodedOnUse(self.splits[split].files, form)
+        files = self.splits[split].files
+        return DecodedOnce(files, form, IMAGE_CACHE) if fits else DecodedOnUse(files, form)
 
     @cached_property
     def seen(self) -> str:

@@ -41,13 +41,7 @@ class Dataset:
         """At most so many images (None: all), the classes as balanced as possible."""
         kept = balanced_order(self.train_labels)[:train].sort().values
         tested = balanced_order(self.test_labels)[:test].sort().values
-        return replace(
-            self,
-            train_images=self.train_images[kept],
-            train_labels=self.train_labels[kept],
-            test_images=self.test_images[tested],
-            test_labels=self.test_labels[tested],
-        )
+        return self.with_test(self.test_images[tested], self.test_labels[tested], kept)
 
     def holding_out(self) -> "Dataset":
         """The training images alone, with a tenth of them held out as the test set.
@@ -56,16 +50,17 @@ class Dataset:
         2015, section 4.2. Stratified by class and deterministic.
         """
         order = balanced_order(self.train_labels)
-        held = order[: round(0.1 * len(order))].sort().values
-        kept = order[len(held) :].sort().values
+        size = round(0.1 * len(order))
+        held, kept = (part.sort().values for part in (order[:size], order[size:]))
+        whole = replace(self, name=f"{self.name}, held-out split")
+        return whole.with_test(self.train_images[held], self.train_labels[held], kept)
+
+    def with_test(self, images: Tensor, labels: Tensor, kept: Tensor) -> "Dataset":
+        """The training images at the indices `kept`, and another test set."""
         return replace(
-            self,
-            name=f"{self.name}, held-out split",
-            train_images=self.train_images[kept],
-            train_labels=self.train_labels[kept],
-            test_images=self.train_images[held],
-            test_labels=self.train_labels[held],
-        )
+            self, train_images=self.train_images[kept], train_labels=self.train_labels[kept],
+            test_images=images, test_labels=labels,
+        )  # fmt: skip
 
 
 def balanced_order(labels: Tensor) -> Tensor:

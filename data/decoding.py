@@ -1,24 +1,22 @@
-"""Images by index, decoded at each use; and whole lists of images, decoded in worker processes.
+"""Images by index, decoded at each use; and all of them in order, decoded in worker processes.
 
 `images[i]` is a uint8 tensor (3, H, W). A tensor (N, 3, H, W) satisfies this protocol too.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import partial
 from signal import SIGINT
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.errors import DataError
 from data.images import load_image
-from data.processes import is_lost_loader, shielded_from
+from data.processes import shielded_from
 from data.progress import Progress
 
 Form = Callable[[Tensor], Tensor]  # maps a decoded image, uint8 (3, H, W) -> (3, h, w)
-Result = TypeVar("Result")
 
 
 class Images(Protocol):
@@ -33,12 +31,12 @@ class DecodedOnUse:
     """Images that are decoded each time they are used."""
 
     files: tuple[str, ...]
-    form: Form
+    form: Callable[[Tensor], Any]
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Any:
         return self.form(load_image(self.files[index], self.files[index]))
 
 
@@ -47,12 +45,12 @@ class MappedImages:
     """Other images, with `form` applied at each use."""
 
     images: Images
-    form: Form
+    form: Callable[[Tensor], Any]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Any:
         return self.form(self.images[index])
 
 
@@ -61,37 +59,37 @@ def size_of(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-def decode_or_error(form: Callable[[Tensor], Result], file: str) -> Result | DataError:
-    """Decode in a worker process: the error of an undecodable image is returned, not raised."""
-    try:
-        return form(load_image(file, file))
-    except DataError as error:
-        return error
+@dataclass(frozen=True)
+class OrErrors:
+    """Other images, but the error of one that cannot be decoded is returned, not raised."""
+
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.images[index]
+        except DataError as error:
+            return error
 
 
-def decode_all(
-    files: Sequence[str], form: Callable[[Tensor], Result], workers: int, title: str = "decoding"
-) -> Generator[Result | DataError]:
-    """Yield `form` of each image in order, or the error that says why it cannot be decoded.
+def decode_all(images: Images, workers: int, title: str = "decoding") -> Generator[Any]:
+    """Yield each of `images` in order, or the DataError that says why it cannot be decoded.
 
-    Decodes in `workers` processes (0: in this one). Raises DataError if one of them is killed.
+    Decodes in `workers` processes (0: in this one).
     """
-    decode = partial(decode_or_error, form)
-    arriving: Iterator[Result | DataError] = map(decode, files)
-    if workers and files:
-        loader: Any = DataLoader(files, batch_size=None, num_workers=workers, collate_fn=decode)  # type: ignore[arg-type]
-        with shielded_from(SIGINT):
-            arriving = iter(loader)
-    done = 0
-    try:
-        for image in Progress(arriving, title, len(files), delay=1):
-            yield image
-            done += 1
-    except RuntimeError as error:
-        if not is_lost_loader(error):
-            raise
-        raise DataError(
-            "a process that decodes images was killed, most likely because memory ran out",
-            f"at one of the {2 * workers} images from {files[done]}",
-            "free some memory, or use fewer --workers",
-        ) from error
+    dataset: Any = OrErrors(images)
+    loader: Any = DataLoader(
+        dataset, batch_size=None, sampler=range(len(images)), num_workers=workers,
+        collate_fn=unchanged,
+    )  # fmt: skip
+    with shielded_from(SIGINT):
+        arriving = iter(loader)
+    yield from Progress(arriving, title, len(images), delay=1)
+
+
+def unchanged(image: Any) -> Any:
+    """In place of DataLoader's own function, which would turn numbers into tensors."""
+    return image

@@ -19,11 +19,7 @@ from data.layout import WHOLE, class_folders, last, layout, unwrapped
 from data.listing import LAYOUT, NO_CLASS, SPLIT_ORDER, Listing, by_folder, some
 
 SHARE = 0.15  # of each class, for each split that is drawn
-CIFAR10 = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
 MERGED = "merged into one class each; to classify the inner folders, give the outer one"
-CIFAR10_COUNTS = {"train": 5000, "test": 1000}  # images of each class
 
 
 @dataclass(frozen=True)
@@ -58,10 +54,6 @@ def scan(
     Raises DataError if there is nothing to train on, or no honest split to evaluate on.
     """
     images = find(listing)
-    unlike = unlike_cifar10(listing, images)
-    if unlike:
-        why = f"though the classes have CIFAR-10's names: {unlike}"
-        listing.taken.append(f"read as any other folder of images, {why}")
     pairs = set(images.values())
     check_classes(listing, pairs)
     existing = {split for split, _ in pairs}
@@ -74,10 +66,6 @@ def scan(
         which = " and ".join(parts) + (" are" if len(parts) > 1 else " is")
         share = "15 % of each class per split"
         listing.taken.append(f"{which} drawn at random, with seed {seed}: {share}")
-        if unlike == "":
-            listing.taken.append(
-                "this is CIFAR-10: transfer's val is a fixed tenth of train instead"
-            )
     splits = [split for split in SPLIT_ORDER if split in existing or split in parts]
     return labelled(listing, images, splits)
 
@@ -216,25 +204,6 @@ def check_counts(
             f"too few images are left (at least {parts + 1} of each are needed): {some(few)}",
             f"add images, or remove the class or the split{pair}",
         )
-
-
-def unlike_cifar10(listing: Listing, images: Assignment) -> str | None:
-    """How images whose classes have CIFAR-10's names differ from CIFAR-10; "" if they do not.
-
-    None if the classes have other names. The size of one image per class and split is compared.
-    """
-    if {label for _, label in images.values()} != set(CIFAR10):
-        return None
-    counts = Counter(images.values())
-    wanted = {(split, label): n for split, n in CIFAR10_COUNTS.items() for label in CIFAR10}
-    if counts != wanted:
-        sizes = Counter(split for split, _ in images.values())
-        found = ", ".join(f"{split} has {size:,} images" for split, size in sorted(sizes.items()))
-        return f"{found} (CIFAR-10: train 50,000, 5,000 per class, and test 10,000)"
-    for name in {home: name for name, home in images.items()}.values():
-        if (shape := tuple(listing.load(name).shape[1:])) != (32, 32):
-            return f"{name} has {shape[1]} x {shape[0]} pixels instead of 32 x 32"
-    return ""
 
 
 # --- Drawn splits ---

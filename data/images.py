@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import tomllib
 import warnings
 from pathlib import Path
 from typing import IO
@@ -30,24 +31,10 @@ STARTS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{4}\0{4}|RIFF.{4}WEBP|P[1-6]\s+(#|\d+\s+\d+\s)",
     re.DOTALL,
 )
-TEXT = re.compile(rb"[\t\n\r -~]+")
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+KINDS = tomllib.loads(Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))
 # Other kinds of files that are found among images: how they start, their kind, and what to do.
-PILLOW = "convert it: python -c \"from PIL import Image; Image.open('IN').save('OUT.png')\""
-OTHERS = (
-    (rb".{4}ftyp.{,40}avi[fs]", "AVIF image", PILLOW),
-    (rb".{4}ftyp(hei|hev|mif1|msf1)", "HEIC image",
-     "convert it to JPEG: heif-convert IN OUT.jpg; on a Mac: sips -s format jpeg IN --out OUT.jpg"),
-    (rb".{4}ftyp|\x1aE\xdf\xa3", "video", "extract its frames: ffmpeg -i IN OUT-%04d.jpg"),
-    (rb".{4}jP  \r\n", "JPEG 2000 image", PILLOW),
-    (rb"8BPS", "Photoshop file", "export it as PNG or JPEG"),
-    (rb"%PDF", "PDF document", "export its pages as PNG or JPEG"),
-    (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)", "SVG or XML file", "export the drawing as PNG"),
-    (rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", "HTML page",
-     "download the image again: the server sent a page in its place"),
-    (rb"version https://git-lfs", "Git LFS pointer", "fetch the file itself: git lfs pull"),
-    (rb"PK\x03\x04", "zip archive", "unpack it"),
-)  # fmt: skip
+OTHERS = [(start.encode(), kind, fix) for start, kind, fix in KINDS["files"]]
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Pillow's errors are printed twice
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT  # its own 1 MB would refuse the whole image
@@ -101,19 +88,15 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # limits and damage are checked here
             if isinstance(file, Image.Image):
-                check_size(file)
-                pixels = pillow_pixels(file)
+                pixels = pixels_of(file)
             else:
                 data = read_limited(file)
-                pixels = decode(data)
-    except ImportError:
-        raise
+                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                    pixels = pixels_of(image)
     except Exception as error:  # damaged bytes make decoders raise exceptions of any type
         why, fix = other_kind(data) or (reason(error), FIX)
         if re.match(r"https?:/", name):
             fix = "download it first: a file is needed, not an address"
-        elif why.startswith("none of") and TEXT.fullmatch(data[:64]):
-            why, fix = f"it is text, {why}", "download the image again"
         raise DataError(f"cannot decode an image: {why}", name, fix) from error
     return tensor_of(pixels)
 
@@ -127,27 +110,21 @@ def tensor_of(pixels: np.ndarray) -> Tensor:
 def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:
     """An array (H, W, 3) or (H, W), or a tensor (3, H, W), of uint8 -> (H, W, 3). Or DataError."""
     shape, dtype = tuple(given.shape), str(given.dtype).removeprefix("torch.")
-    tensor = isinstance(given, Tensor)
-    cast = ".to(torch.uint8)" if tensor else ".astype('uint8')"
-    fixes = (
-        (dtype != "uint8", f"if its values are 0 to 1, give (255 * x).round(){cast}; if they are "
-         f"0 to 255, x.round(){cast}; undo a normalization first"),
-        (0 in shape, "give an image with at least one pixel"),
-        (isinstance(given, Tensor) and (given.is_meta or given.layout != torch.strided),
-         "give a dense tensor that has values: x.to_dense(), not on the device meta"),
-        (len(shape) > 3, "give one image at a time: x[0]"),
-        (not tensor and shape[2:] == (1,), "give x[..., 0]"),
-        (not tensor and len(shape) == 3 and shape[0] == 1, "give x[0]"),
-        (shape[:1] == shape[2:] == (3,), "colors may come first or last: give "
-         "PIL.Image.fromarray(a), where a is the array (H, W, 3)"),
-        (tensor and shape[2:] == (3,), "its colors come last: give x.permute(2, 0, 1)"),
-        (tensor and (len(shape) == 2 or shape[:1] == (1,)), "give x.expand(3, -1, -1)"),
-        (not tensor and len(shape) == 3 and shape[0] == 3, "give x.transpose(1, 2, 0)"),
-        (shape[0 if tensor else 2:][:1] != (3,) and (tensor or len(shape) != 2),
-         "give three colors; or PIL.Image.fromarray(a), where a is the array (H, W, 4) with alpha"),
-    )  # fmt: skip
-    if fix := next((fix for wrong, fix in fixes if wrong), None):
-        what = f"not an image: a {'tensor' if tensor else 'NumPy array'} of {dtype} {shape}"
+    is_tensor = isinstance(given, Tensor)
+    cast = ".to(torch.uint8)" if is_tensor else ".astype('uint8')"
+    dimensions, colors = ((3,), shape[:1]) if is_tensor else ((2, 3), shape[2:] or (3,))
+    fix = ""
+    if dtype != "uint8":
+        fix = (f"if its values are 0 to 1, give (255 * x).round(){cast}; if they are 0 to 255, "
+               f"x.round(){cast}; undo a normalization first")  # fmt: skip
+    elif shape[:1] == shape[2:] == (3,):
+        fix = "colors may come first or last: give PIL.Image.fromarray(a), where a is (H, W, 3)"
+    elif 0 in shape or len(shape) not in dimensions or colors != (3,):
+        fix = ("give one image: x[0] of a batch; colors first in a tensor, x.permute(2, 0, 1), "
+               "last in an array, x.transpose(1, 2, 0); gray as x.expand(3, -1, -1); with alpha, "
+               "PIL.Image.fromarray(a), where a is (H, W, 4)")  # fmt: skip
+    if fix:
+        what = f"not an image: a {'tensor' if is_tensor else 'NumPy array'} of {dtype} {shape}"
         where = "needed: a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W)"
         raise DataError(what, where, fix)
     if isinstance(given, Tensor):
@@ -175,7 +152,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "too little memory is free"
     line = str(getattr(error, "strerror", None) or error).partition("\n")[0] or repr(error)
-    line = line.split(".cpp:")[-1].lstrip("0123456789, ")  # drop torchvision's source file and line
     return line[:200]
 
 
@@ -194,30 +170,15 @@ def read_limited(file: str | Path | IO[bytes]) -> bytes:
     else:
         data = file.read(MAX_BYTES + 1)
     if not data:
-        read = ", or was read to its end before: call its seek(0)"
-        raise ValueError("the file is empty" + read * (not isinstance(file, str | Path)))
+        raise ValueError("the file is empty, or was read to its end before")
     if len(data) > MAX_BYTES:
         raise ValueError(f"it is too large: more than {MAX_BYTES:,} bytes")
     return data
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Decode the bytes of a file to upright pixels, uint8 (H, W, 3)."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_size(image)
-        # Format and mode alone choose the decoder, so the same file always gives the same result.
-        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-            # The same pixels as Pillow's, 1.4 times as fast.
-            from torchvision.io import ImageReadMode, decode_jpeg  # slow to import
-
-            encoded = torch.frombuffer(data, dtype=torch.uint8)
-            pixels = decode_jpeg(encoded, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-            return upright(pixels, image)
-        return pillow_pixels(image)
-
-
-def pillow_pixels(image: Image.Image) -> np.ndarray:
+def pixels_of(image: Image.Image) -> np.ndarray:
     """The upright pixels of a Pillow image, uint8 (H, W, 3)."""
+    check_size(image)
     image.load()  # rotates a TIFF, and reads the metadata after the pixels
     return upright(to_rgb(image), image)
 
@@ -236,8 +197,7 @@ def check_size(image: Image.Image) -> None:
 def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
     """A view of pixels (H, W, 3), rotated as EXIF says; as stored if EXIF cannot be read.
 
-    torchvision's apply_exif_orientation misses EXIF that follows XMP, as photo editors write it.
-    Pillow's exif_transpose needs the pixels in a Pillow image.
+    Pillow's exif_transpose would copy the image, and change one that is given.
     """
     orientation = 1
     with contextlib.suppress(Exception):  # of any type: broken EXIF does not spoil the pixels

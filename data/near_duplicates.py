@@ -19,7 +19,6 @@ from data.progress import Progress
 # In all 78,606 pairs of different photos (hymenoptera_data), at least 14 bits differ. Between each
 # of the 397 photos and its JPEG of half the size and quality 30, at most 4; 15 % brighter, 6.
 MOST_BITS = 6
-AT_ONCE = 2**22  # pairs that are compared at once: 32 MiB
 MISSING = (
     "near-duplicates in different splits were not looked for, only identical files; "
     "to find them: pip install imagehash 'numpy>=2'"
@@ -53,22 +52,16 @@ def near_pairs(
     `fingerprints` (None: unknown) and `splits` are those of all images. Returns the indices of both
     images, that of the earlier split first, and how many bits differ: at most MOST_BITS.
     """
-    known = np.array([i for i, bits in enumerate(fingerprints) if bits is not None], int)
+    known = [i for i, bits in enumerate(fingerprints) if bits is not None]
     hashes = np.array([fingerprints[i] for i in known], np.uint64)
     ranks = np.array([SPLIT_ORDER.index(splits[i]) for i in known], int)
     pairs = []
-    for rank in range(len(SPLIT_ORDER) - 1):
-        here, later = np.flatnonzero(ranks == rank), np.flatnonzero(ranks > rank)
-        if not len(later):
-            break
-        rows = max(1, AT_ONCE // len(later))
-        for start in Progress(range(0, len(here), rows), "comparing images", delay=2):
-            chunk = here[start : start + rows]
-            bits = np.bitwise_count(hashes[chunk, None] ^ hashes[later])  # (rows, later)
-            nearest, fewest = bits.argmin(1), bits.min(1)
-            for row in np.flatnonzero(fewest <= MOST_BITS):
-                one, other = known[chunk[row]], known[later[nearest[row]]]
-                pairs.append((int(one), int(other), int(fewest[row])))
+    for place in Progress(range(len(known)), "comparing images", delay=2):
+        bits = np.bitwise_count(hashes ^ hashes[place])
+        bits[ranks <= ranks[place]] = 64  # not in a later split
+        nearest = bits.argmin()
+        if bits[nearest] <= MOST_BITS:
+            pairs.append((known[place], known[nearest], int(bits[nearest])))
     return pairs
 
 

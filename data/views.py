@@ -15,7 +15,7 @@ from torch import Tensor
 from data.images import MAX_PIXELS
 
 TRIES = 10  # of RandomResizedCrop, before it falls back to a center crop
-NUMBERS = 2 * TRIES + 4  # uniform numbers per random view
+NUMBERS = 2 * TRIES + 3  # uniform numbers per random view
 SPARE = 2.25  # stored side / view's side: a crop of a fifth of the area needs no enlarging
 
 
@@ -81,7 +81,6 @@ class RandomView:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # "resized": the crop's width / height
     padding: int = 0  # "random": black pixels added to every side of `view` first
     hflip_prob: float = 0.5
-    rotation: float = 0.0  # degrees, at most, in either direction
     view: View = View()
 
     @property
@@ -95,7 +94,7 @@ class RandomView:
 
     def __call__(self, image: Tensor, numbers: list[float]) -> Tensor:
         """An image transformed by `stored`, and NUMBERS numbers in [0, 1), -> uint8 (3, S, S)."""
-        *boxes, y, x, flip, turn = numbers
+        *boxes, y, x, flip = numbers
         if self.crop == "resized":
             top, left, height, width = self.box(image, boxes, y, x)
             image = image[:, top : top + height, left : left + width]
@@ -105,11 +104,7 @@ class RandomView:
             rows, columns = image.shape[1:]
             top, left = int(y * (rows - self.size + 1)), int(x * (columns - self.size + 1))
             image = image[:, top : top + self.size, left : left + self.size]
-        if flip < self.hflip_prob:
-            image = image.flip(2)
-        if self.rotation:
-            image = rotated(image, (2 * turn - 1) * self.rotation)
-        return image
+        return image.flip(2) if flip < self.hflip_prob else image
 
     def box(
         self, image: Tensor, numbers: list[float], y: float, x: float
@@ -152,10 +147,3 @@ def center_crop(image: Tensor, size: int) -> Tensor:
     from torchvision.transforms.v2 import functional
 
     return functional.center_crop(image, [size, size])
-
-
-def rotated(image: Tensor, degrees: float) -> Tensor:
-    """Rotate counter-clockwise, (3, H, W) -> (3, H, W), bilinear; corners become black."""
-    from torchvision.transforms.v2 import InterpolationMode, functional
-
-    return functional.rotate(image, degrees, InterpolationMode.BILINEAR)

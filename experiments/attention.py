@@ -101,7 +101,7 @@ def main(options: Options) -> int:
     """Draw each image; return 0, or the exit code of DataError if one cannot be decoded."""
     with doing("loading the network"):
         # Not at the top: importing torch takes seconds, and --help does not need it.
-        from data.decoding import decode_all
+        from data.decoding import DecodedOnUse, decode_all
         from experiments.classifier import about, find_images, load_model
         from experiments.plumbing.device import choose_device
         from zoo.vit import ViT
@@ -120,7 +120,7 @@ def main(options: Options) -> int:
     block = last if options.block is None else options.block
     print(f"{about(classifier)}; device {why}")
     output, folder, code = options.output, options.output.with_suffix(""), 0
-    images = decode_all(list(map(str, paths)), classifier.view, 0, "drawing")
+    images = decode_all(DecodedOnUse(tuple(map(str, paths)), classifier.view), 0, "drawing")
     with doing("drawing"):
         for number, (path, image) in enumerate(zip(paths, images, strict=True), 1):
             if isinstance(image, DataError):

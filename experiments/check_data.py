@@ -47,7 +47,7 @@ def main(options: Options) -> None:
     if options.output:
         cli.check_file("--output", options.output)
     with doing("loading the libraries"):
-        from data.decoding import decode_all
+        from data.decoding import DecodedOnUse, decode_all
         from data.folders import scan
         from data.listing import Listing
         from data.near_duplicates import look
@@ -64,7 +64,7 @@ def main(options: Options) -> None:
     ]
     files = [str(scanned.root / row["path"]) for row in rows]
     # Closed on Ctrl-C too: the workers end with the generator.
-    arriving, prints = decode_all(files, look, workers), []
+    arriving, prints = decode_all(DecodedOnUse(tuple(files), look), workers), []
     with doing(f"decoding {len(files):,} images"), closing(arriving):
         for row, file, result in zip(rows, files, arriving, strict=True):
             verdict, (height, width), bits = "fine", (0, 0), None

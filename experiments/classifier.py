@@ -30,7 +30,7 @@ from torch import Tensor
 
 import zoo
 from data.batches import enlarge
-from data.decoding import decode_all
+from data.decoding import DecodedOnUse, decode_all
 from data.errors import DataError
 from data.images import FORMATS, as_image
 from data.listing import Listing
@@ -117,9 +117,8 @@ def predictions(
 
     Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode while
     the network computes; with 0, this process decodes. Neither changes results beyond rounding.
-    Raises DataError if a worker is killed.
     """
-    arriving = decode_all(list(map(str, paths)), model.view, workers, "classifying")
+    arriving = decode_all(DecodedOnUse(tuple(map(str, paths)), model.view), workers, "classifying")
     with closing(arriving):
         for first in range(0, len(paths), batch_size):
             chunk = paths[first : first + batch_size]

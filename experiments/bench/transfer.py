@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data.decoding import DecodedOnUse, Form, Images
+from data.decoding import DecodedOnUse, Form, Images, decode_all
 from data.images import load_image
-from data.store import store
+from data.store import DecodedOnce
 from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
 from experiments.bench.networks import networks
@@ -66,7 +66,9 @@ def files_and_labels(split: str) -> tuple[list[str], Tensor]:
 def stored(split: str, form: Form, folder: Path) -> tuple[Images, Tensor]:
     """A split's images, decoded once and stored in `folder`, and their labels."""
     files, labels = files_and_labels(split)
-    return store(files, form, folder)[0], labels
+    images = DecodedOnce(files, form, folder)
+    list(decode_all(images, 0))  # stores them
+    return images, labels
 
 
 def batches_of(images: Images, labels: Tensor, batch_size: int) -> ViewBatches:

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.plumbing.cli import ResultsError, UsageError
+from experiments.plumbing.cli import UsageError
 from experiments.plumbing.device import has_bf16
 from experiments.plumbing.distributed import Group
-from experiments.plumbing.results import KEEP_IT, UNFIT, parsed, write_json
+from experiments.plumbing.results import parsed, write_json
 from experiments.train.loop import BatchSource, Settings, forward
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -60,19 +60,17 @@ def choose_precision(
 def time_in_turns(
     options: list[Settings], model: nn.Module, batches: BatchSource
 ) -> dict[Settings, float]:
-    """Minimum seconds per step of each option, over up to four rounds.
+    """Minimum seconds per step of each option, over up to three rounds.
 
-    Options that are clearly slower drop out. After TIMING seconds no further round starts.
+    After TIMING seconds no further round starts.
     """
     seconds = dict.fromkeys(options, math.inf)
     begin = time.perf_counter()
     time_step(model, batches, options[0])  # warm-up: starts threads, loads libraries
-    for clearly_slower in (3.0, 1.3, 1.3, 1.3):  # x the fastest; in round 1 caches are cold
+    for _ in range(3):
         for option in options:
             seconds[option] = min(seconds[option], time_step(model, batches, option))
-        limit = clearly_slower * min(seconds.values())
-        options = [option for option in options if seconds[option] <= limit]
-        if len(options) == 1 or time.perf_counter() - begin > TIMING:
+        if time.perf_counter() - begin > TIMING:
             break
     return seconds
 
@@ -89,8 +87,8 @@ def time_step(
     """Seconds of one forward and backward pass, on a copy of the model."""
     model = to_layout(copy.deepcopy(model), settings).train()
     images, labels = batches.batch(0)
-    wait = torch.get_device_module(images.device).synchronize  # does nothing on the CPU
-    wait = partial(wait, images.device) if images.is_cuda else wait  # of several GPUs, this one
+    # Does nothing on the CPU; of several GPUs, waits for this one.
+    wait = partial(torch.get_device_module(images.device).synchronize, images.device)
     wait()
     start = clock()
     cross_entropy(forward(model, images, settings), labels).backward()
@@ -105,7 +103,6 @@ def to_layout(model: Model, settings: Settings) -> Model:
 
 
 ALL = "all networks"  # of an ablation: they share one entry
-ENTRY = ("precision", "channels_last", "reason")
 SETTINGS_FILES = ("campaign.json", "transfer.json")  # of experiments.ablation, of .transfer
 
 
@@ -134,16 +131,17 @@ def settle(
             if requested == "auto" and device.type != "mps":
                 group.say("Precision: timing steps ...")
             chosen, reason = choose_precision(requested, *make(), Settings(), device)
-            values = chosen.precision, chosen.channels_last, reason
-            saved["models"][model] = dict(zip(ENTRY, values, strict=True))
-        try:
-            precision, layout, reason = (saved["models"][model][key] for key in ENTRY)
-        except (TypeError, KeyError) as error:
-            raise ResultsError(UNFIT, path, KEEP_IT) from error
+            saved["models"][model] = {
+                "precision": chosen.precision, "channels_last": chosen.channels_last,
+                "reason": reason,
+            }  # fmt: skip
+        entry = saved["models"][model]
         if requested != "auto":
-            refuse_mixing(path, "precision", precision, requested)
-        settled[model] = Settings(precision=precision, channels_last=layout)
-        group.say(f"Precision of {model} is {reason}")
+            refuse_mixing(path, "precision", entry["precision"], requested)
+        settled[model] = Settings(
+            precision=entry["precision"], channels_last=entry["channels_last"]
+        )
+        group.say(f"Precision of {model} is {entry['reason']}")
     if group.first:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, saved)

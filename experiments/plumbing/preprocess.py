@@ -16,7 +16,7 @@ from zoo import WeightsError
 from zoo.networks import Network
 from zoo.resnet import CifarStem
 from zoo.vit import ViT
-from zoo.weights.dialects import HALF, IMAGENET_MEAN_STD, TRANSFORMERS, Dialect
+from zoo.weights.dialects import HALF, IMAGENET_MEAN_STD, RESNET_DIALECTS, Dialect
 from zoo.weights.files import Weights
 
 NORMALIZATIONS = {
@@ -128,7 +128,8 @@ def default_view(model: Network, dialect: Dialect | None = None) -> View:
         return View(side, side, squash=True, mean=mean, std=std, input_size=side)
     if isinstance(model.stem, CifarStem):
         return View(resize=32, crop=32, input_size=32)
-    return View(interpolation="bicubic" if dialect is TRANSFORMERS else "bilinear")
+    is_transformers = dialect is RESNET_DIALECTS["transformers"]
+    return View(interpolation="bicubic" if is_transformers else "bilinear")
 
 
 def in_words(view: View) -> str:

@@ -195,9 +195,7 @@ def compare_strategies(
     make_deterministic(device, threads=None)
     loaders = CORES if device.type == "cuda" else 0
     more = options.more
-    source = Source(
-        options.data, options.train_images, more.test_images, options.skip_bad, more.cache_gb
-    )
+    source = Source(options.data, options.train_images, more.test_images, options.skip_bad)
     group.say(f"Device {why}" + f", {group.size} processes" * (group.size > 1))
     with doing(f"listing the images in {options.data}"):
         dataset = open_dataset(source, CORES, loaders if more.workers is None else more.workers)

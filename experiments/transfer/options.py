@@ -21,8 +21,8 @@ LIMITS = {
 }  # fmt: skip
 MORE_LIMITS = {
     "weight_decay": (0, 1e30), "lr_step_size": (1, 100_000), "lr_warmup_epochs": (0, 100_000),
-    "label_smoothing": (0, 1), "scale": (1e-6, 1), "hflip_prob": (0, 1), "rotation": (0, 360),
-    "probe_l2": (0, 1e6), "test_images": (1, 10**9), "cache_gb": (0, 1e9), "workers": (0, 256),
+    "label_smoothing": (0, 1), "scale": (1e-6, 1), "hflip_prob": (0, 1),
+    "probe_l2": (0, 1e6), "test_images": (1, 10**9), "workers": (0, 256),
 }  # fmt: skip
 
 
@@ -49,14 +49,10 @@ class More:
     """With --crop resized: lowest and highest share of the image's area."""
     hflip_prob: Real = None
     """Probability of a horizontal flip."""
-    rotation: Real = None
-    """Largest random rotation in degrees, in either direction."""
     probe_l2: Real = None
     """L2 penalty of linear-probe's logistic regression."""
     test_images: Count = None
     """Evaluate on at most this many images of val, and of test."""
-    cache_gb: float = 4.0
-    """Decode a split only once if it fits into this many GB on disk, else at each use."""
     workers: Count = None
     """Processes that load images (default: 0 on a CPU; on a GPU one per core, up to 8)."""
 

@@ -17,12 +17,10 @@ from PIL import Image
 from sample_images import refused, save
 from torchvision.datasets import CIFAR10
 
-from data import cifar, folders
+from data import cifar
+from data.cifar import CLASSES as CIFAR10_CLASSES
 from data.cifar import cifar10, is_cifar10
 from data.dataset import read_folder
-from data.folders import CIFAR10 as CIFAR10_CLASSES
-from data.folders import CIFAR10_COUNTS, scan
-from data.listing import Listing
 
 
 def image(value: int, size=(8, 8), blue=7) -> bytes:
@@ -162,34 +160,19 @@ def test_without_a_network_the_message_names_file_and_folder(served, monkeypatch
     refused(cifar10, "cannot download CIFAR-10", "cifar-10-python.tar.gz", "cache")
 
 
-@pytest.mark.parametrize("size", [8, 32])
-def test_what_only_has_the_names_of_cifar10_is_any_folder_of_images(tmp_path, size, monkeypatch):
+def test_what_only_has_the_names_of_cifar10_is_any_folder_of_images(tmp_path, monkeypatch):
     make_tree(tmp_path, classes=CIFAR10_CLASSES, count=2)
-    if size == 32:
-        for file in tmp_path.rglob("*.png"):
-            file.write_bytes(save(Image.open(file).resize((32, 32)), "PNG"))
     assert not is_cifar10(tmp_path)
-    words = "test has 20 images, train has 20 images (CIFAR-10: train 50,000, 5,000 per class"
-    refused(lambda: cifar10(tmp_path), "not CIFAR-10: " + words, "choose the preset quick")
-    found = read_folder(tmp_path, 8)
-    assert found.name == tmp_path.name
-    assert found.notes[0].startswith("read as any other folder of images, though the classes have")
-    assert words in found.notes[0]
-    # With CIFAR-10's counts, the size of the images decides.
-    monkeypatch.setattr(folders, "CIFAR10_COUNTS", dict.fromkeys(CIFAR10_COUNTS, 2))
-    assert is_cifar10(tmp_path) == (size == 32)
-    if size == 32:
-        assert cifar10(tmp_path).name == "CIFAR-10"
-        assert read_folder(tmp_path, 8).notes == ()
-        notes = scan(Listing(tmp_path)).notes  # as check_data prints them
-        assert any("transfer's val is a fixed tenth" in note for note in notes)
-    else:
-        refused(lambda: cifar10(tmp_path), ".png has 8 x 8 pixels instead of 32 x 32")
+    refused(lambda: cifar10(tmp_path), "not CIFAR-10", "5,000 train", "choose the preset quick")
+    assert read_folder(tmp_path, 8).name == tmp_path.name
+    monkeypatch.setattr(cifar, "COUNTS", {"train": 2, "test": 2})
+    assert is_cifar10(tmp_path)
+    assert cifar10(tmp_path).name == "CIFAR-10"
 
 
 def test_other_names_are_not_cifar10(tmp_path):
     assert not is_cifar10(make_tree(tmp_path))
-    refused(lambda: cifar10(tmp_path), "its classes have other names")
+    refused(lambda: cifar10(tmp_path), "not CIFAR-10")
 
 
 def test_the_real_cifar10(real_cifar10):

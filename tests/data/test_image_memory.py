@@ -99,7 +99,6 @@ def largest() -> list[Made]:
 # Not getrusage: its peak survives exec, so it may be the parent's.
 MEASURE = """
 import sys
-import torchvision.io  # else the first JPEG would pay for it
 from data.errors import DataError
 from data.images import load_image
 

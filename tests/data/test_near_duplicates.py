@@ -66,9 +66,7 @@ def test_copies_are_near_and_other_images_are_not():
     assert all(bits == (prints[i] ^ copies[i]).bit_count() for i, _, bits in found)
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 10**6])
-def test_the_nearest_of_later_splits_is_found(monkeypatch, at_once):
-    monkeypatch.setattr(near_duplicates, "AT_ONCE", at_once)
+def test_the_nearest_of_later_splits_is_found():
     rng, splits = np.random.default_rng(0), ("train", "val", "test")
     homes = [splits[i] for i in rng.integers(0, 3, 60)]
     prints: list[int | None] = [int(i) for i in rng.integers(0, 2**12, 60)]

@@ -1,6 +1,5 @@
 """Images decoded once or at every use have the same pixels, even after an interruption."""
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -16,11 +15,11 @@ import torch
 from conftest import in_a_child
 from PIL import Image
 
-from data import decoding
 from data import store as module
 from data.decoding import DecodedOnUse, decode_all, size_of
 from data.errors import DataError
-from data.store import estimated_bytes, results_of, store
+from data.processes import is_lost_loader
+from data.store import DecodedOnce, errors_in, estimated_bytes, results_of
 from data.views import RandomView, View
 
 VIEW = View(20, 16, input_size=16)
@@ -32,105 +31,88 @@ def same(first, second) -> bool:
     )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("form", [VIEW, RandomView(size=16).stored], ids=["view", "stored"])
-def test_stored_and_streamed_images_have_the_same_pixels(files, tmp_path, form, workers):
-    stored, bad = store(files, form, tmp_path / "cache", workers=workers)
-    assert not bad
-    assert same(stored, DecodedOnUse(tuple(files), form))
+def test_images_decoded_once_and_on_use_have_the_same_pixels(files, tmp_path, form):
+    stored = DecodedOnce(files, form, tmp_path)
+    for _ in range(2):  # first decoded, then read
+        assert same(stored, DecodedOnUse(tuple(files), form))
     assert same(pickle.loads(pickle.dumps(stored)), stored)  # as a worker process receives it
-    assert not list((tmp_path / "cache").glob("*.tmp"))
+    assert not list(tmp_path.glob("*.tmp"))
+    stored[0].zero_()  # the file is never written to
+    assert same(stored, DecodedOnUse(tuple(files), form))
 
 
 def test_a_second_time_nothing_is_decoded(files, tmp_path, monkeypatch):
-    first, _ = store(files, VIEW, tmp_path / "cache")
+    first = torch.stack(list(decode_all(DecodedOnce(files, VIEW, tmp_path), workers=2)))
     monkeypatch.setattr("data.decoding.load_image", lambda *_: pytest.fail("decoded again"))
-    assert same(store(files, VIEW, tmp_path / "cache")[0], first)
+    assert same(DecodedOnce(files, VIEW, tmp_path), first)
 
 
-def test_the_cache_is_keyed_by_content_and_form(files, tmp_path):
-    cache = tmp_path / "cache"
-    first, _ = store(files, VIEW, cache)
-    assert store(files, View(18, 16), cache)[0].path != first.path
+def test_the_cache_is_keyed_by_file_and_form(files, tmp_path):
+    first = DecodedOnce(files, VIEW, tmp_path)
+    assert not {*DecodedOnce(files, View(18, 16), tmp_path).paths} & {*first.paths}
+    assert len(list(first)) == len({*first.paths})
     Image.new("RGB", (30, 30), "red").save(files[3])
-    changed, _ = store(files, VIEW, cache)
-    assert changed.path != first.path
+    changed = DecodedOnce(files, VIEW, tmp_path)
+    assert [a == b for a, b in zip(first.paths, changed.paths, strict=True)].count(False) == 1
     assert changed[3][0].min() == 255
-    # Moved files with the same content are found again.
-    moved = [str(Path(file).rename(tmp_path / f"moved-{Path(file).name}")) for file in files]
-    assert store(moved, VIEW, cache)[0].path == changed.path
 
 
 @pytest.mark.parametrize("library", ["pillow", "torch", "torchvision"])
 def test_another_version_of_a_library_makes_another_cache(files, tmp_path, monkeypatch, library):
-    cache = tmp_path / "cache"
-    first, _ = store(files, VIEW, cache)
-    results_of(files, size_of, cache, 0, "")
-    (stamp,) = cache.glob("*.checked.json")
+    first = DecodedOnce(files, VIEW, tmp_path)
+    results_of(files, size_of, tmp_path, 0, "")
+    (stamp,) = tmp_path.glob("*.checked.json")
     real = module.version
     monkeypatch.setattr(module, "version", lambda name: "0" if name == library else real(name))
-    assert store(files, VIEW, cache)[0].path != first.path
-    results_of(files, size_of, cache, 0, "")
-    assert len({*cache.glob("*.checked.json"), stamp}) == 2
+    assert not {*DecodedOnce(files, VIEW, tmp_path).paths} & {*first.paths}
+    results_of(files, size_of, tmp_path, 0, "")
+    assert len({*tmp_path.glob("*.checked.json"), stamp}) == 2
 
 
-@pytest.mark.parametrize("damage", ["zeros", "short", "gone", "index", "no index"])
-def test_an_incomplete_store_is_made_again(files, tmp_path, damage):
-    stored, _ = store(files, VIEW, tmp_path / "cache")
-    whole, index = stored.path.read_bytes(), stored.path.with_suffix(".json")
-    path = index if "index" in damage else stored.path
+@pytest.mark.parametrize("damage", ["zeros", "short", "empty", "gone"])
+def test_a_truncated_file_is_made_again(files, tmp_path, damage):
+    stored = DecodedOnce(files, VIEW, tmp_path)
+    pixels, path = stored[5].clone(), stored.paths[5]
+    whole = path.read_bytes()
     path.unlink()
-    contents = {"zeros": bytes(len(whole)), "short": whole[:-1], "index": b"{"}
+    contents = {"zeros": bytes(len(whole)), "short": whole[:-1], "empty": b""}
     if damage in contents:
         path.write_bytes(contents[damage])
-    again, _ = store(files, VIEW, tmp_path / "cache")
-    assert again.path.read_bytes() == whole
+    assert torch.equal(stored[5], pixels)
+    assert path.read_bytes() == whole
 
 
-def test_without_a_decodable_image_the_store_is_empty(tmp_path):
-    (tmp_path / "0.png").write_bytes(b"no image")
-    for _ in range(2):  # first decoded, then read from the cache
-        stored, bad = store([str(tmp_path / "0.png")], VIEW, tmp_path / "cache")
-        assert (len(stored), list(bad)) == (0, [0])
-
-
-def test_a_bad_image_is_left_out_and_named(files, tmp_path):
+def test_a_bad_image_is_named_every_time(files, tmp_path):
     content = Path(files[4]).read_bytes()
     Path(files[4]).write_bytes(content[: len(content) // 2])
     Path(files[7]).write_bytes(b"")
     for _ in range(2):  # first decoded, then read from the cache
-        stored, bad = store(files, VIEW, tmp_path / "cache")
+        bad = errors_in(list(decode_all(DecodedOnce(files, VIEW, tmp_path), 0)))
         assert list(bad) == [4, 7]
         assert all(isinstance(bad[i], DataError) and files[i] in str(bad[i]) for i in bad)
-        assert len(stored) == 10
-    good = tuple(file for i, file in enumerate(files) if i not in bad)
-    assert same(stored, DecodedOnUse(good, VIEW))
-    for _ in range(2):
-        assert list(results_of(files, size_of, tmp_path / "cache", 0, "")[1]) == [4, 7]
+        assert list(results_of(files, size_of, tmp_path, 0, "")[1]) == [4, 7]
     Path(files[7]).write_bytes(Path(files[5]).read_bytes())
-    assert list(results_of(files, size_of, tmp_path / "cache", 0, "")[1]) == [4]
+    assert list(results_of(files, size_of, tmp_path, 0, "")[1]) == [4]
 
 
-def store_and_die(files: list[str], at: int, cache: Path) -> None:
-    real = decoding.load_image
+def store_and_die(files: list[str], cache: Path) -> None:
+    real = module.np.save
 
-    def dying(file, name):
-        if file == files[at]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(file, name)
+    def dying(file, pixels):
+        real(file, pixels[:5])
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    decoding.load_image = dying
-    store(files, VIEW, cache)
+    module.np.save = dying
+    DecodedOnce(files, VIEW, cache)[3]
 
 
-@pytest.mark.parametrize("at", [0, 5, 11])
-def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_whole(files, tmp_path, at):
-    """The process kills itself at one image; the next attempt decodes everything."""
-    cache = tmp_path / "cache"
-    done = in_a_child(partial(store_and_die, files, at, cache), tmp_path)
+def test_a_kill_while_writing_leaves_nothing_that_is_taken_for_whole(files, tmp_path):
+    done = in_a_child(partial(store_and_die, files, tmp_path), tmp_path)
     assert done.returncode == -signal.SIGKILL
-    assert not list(cache.glob("*.json"))
-    assert same(store(files, VIEW, cache)[0], DecodedOnUse(tuple(files), VIEW))
+    assert not list(tmp_path.glob("*.npy"))
+    assert same(DecodedOnce(files, VIEW, tmp_path), DecodedOnUse(tuple(files), VIEW))
 
 
 def test_phone_images_are_stored_at_the_size_that_training_needs(tmp_path):
@@ -138,19 +120,10 @@ def test_phone_images_are_stored_at_the_size_that_training_needs(tmp_path):
         Image.new("RGB", (1600, 1200), (i, 0, 0)).save(tmp_path / f"{i}.jpg")
     files = [str(path) for path in sorted(tmp_path.glob("*.jpg"))]
     form = RandomView(size=64).stored
-    stored, _ = store(files, form, tmp_path / "cache")
+    stored = DecodedOnce(files, form, tmp_path)
     assert stored[0].shape == (3, 144, 192)
     assert estimated_bytes(files, form) == 3 * 3 * 144 * 192
-
-
-def test_the_store_is_a_flat_array_that_numpy_reads(files, tmp_path):
-    stored, _ = store(files, VIEW, tmp_path / "cache")
-    pixels = np.load(stored.path, mmap_mode="r")
-    assert (pixels.dtype, pixels.shape) == (np.uint8, (12 * 3 * 16 * 16,))
-    index = json.loads(stored.path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert index == {"shapes": [[16, 16]] * 12, "bad": {}}
-    stored[0].zero_()  # the file is never written to
-    assert same(store(files, VIEW, tmp_path / "cache")[0], DecodedOnUse(tuple(files), VIEW))
+    assert np.load(stored.paths[0]).shape == (144, 192, 3)
 
 
 # --- decoding ---
@@ -158,8 +131,9 @@ def test_the_store_is_a_flat_array_that_numpy_reads(files, tmp_path):
 
 def test_workers_give_the_same_results_in_the_same_order(files):
     Path(files[3]).write_bytes(b"")
-    alone = list(decode_all(files * 2, size_of, 0))
-    shared = list(decode_all(files * 2, size_of, 2))
+    images = DecodedOnUse(tuple(files * 2), size_of)
+    alone = list(decode_all(images, 0))
+    shared = list(decode_all(images, 2))
     assert [i for i, image in enumerate(alone) if isinstance(image, DataError)] == [3, 15]
     assert list(map(str, shared)) == list(map(str, alone))
     width, height = Image.open(files[0]).size
@@ -180,13 +154,14 @@ def test_a_killed_worker_is_an_error_and_nothing_hangs(files):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(DataError, match=r"was killed(.|\n)*0\.jpg(.|\n)*fewer --workers"):
-        list(decode_all(files, wait, 1))
+    with pytest.raises(RuntimeError) as caught:
+        list(decode_all(DecodedOnUse(tuple(files), wait), 1))
+    assert is_lost_loader(caught.value)
     killer.join()
 
 
 def test_closing_the_iterator_stops_the_workers(files):
-    arriving = decode_all(files * 5, size_of, 1)
+    arriving = decode_all(DecodedOnUse(tuple(files * 5), size_of), 1)
     assert isinstance(next(arriving), tuple)
     (worker,) = multiprocessing.active_children()
     arriving.close()

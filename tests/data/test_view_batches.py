@@ -7,7 +7,7 @@ import torch
 from sample_images import refused
 
 from data.decoding import DecodedOnUse
-from data.store import store
+from data.store import DecodedOnce
 from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
 
@@ -17,14 +17,14 @@ VIEW = View(20, 16, input_size=16)
 
 def batches(images, workers=0, part=(0, 1), seed=0, size=4) -> ViewBatches:
     labels = torch.arange(len(images))
-    view = RandomView(size=16, view=VIEW, rotation=10.0)
+    view = RandomView(size=16, view=VIEW)
     return ViewBatches(StepDataset(images, labels, view, size, seed, part), CPU, workers)
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(files, tmp_path):
     """In any order, with any number of workers, for stored and for streamed images."""
     form = RandomView(size=16).stored
-    stored, _ = store(files, form, tmp_path / "cache")
+    stored = DecodedOnce(files, form, tmp_path)
     expected = [batches(stored).batch(step) for step in range(7)]
     streamed = batches(DecodedOnUse(tuple(files), form))
     for source in (streamed, batches(stored, workers=1), batches(stored, workers=2)):

@@ -17,7 +17,7 @@ from data.collection import Source, open_dataset
 from data.decoding import DecodedOnUse
 from data.errors import DataError
 from data.images import load_image
-from data.store import store
+from data.store import DecodedOnce
 from data.view_batches import every_image
 from data.views import View
 from experiments.classifier import (
@@ -79,8 +79,7 @@ def test_prediction_sees_validations_pixels_and_gives_its_logits(folder, checkpo
     model = load_model(checkpoint)
     files = sorted(map(str, folder.glob("*/*")))
     labels = torch.zeros(len(files), dtype=torch.int64)
-    stored, _ = store(files, VIEW, tmp_path / "cache")
-    for images in (stored, DecodedOnUse(tuple(files), VIEW)):
+    for images in (DecodedOnce(files, VIEW, tmp_path), DecodedOnUse(tuple(files), VIEW)):
         for i, file in enumerate(files):
             assert torch.equal(model.view(load_image(file)), images[i])
         batches = list(every_image(images, labels, VIEW, 5, CPU))

@@ -191,20 +191,6 @@ def test_two_classes_without_names_have_those_of_transformers(tmp_path, theirs):
     assert_alike(predict(load_model(tmp_path), theirs[2]), by_transformers(tmp_path, theirs[2]))
 
 
-def test_processor_config_wins_as_in_transformers(theirs, copied):
-    """Its numbers differ from those in preprocessor_config.json beside it."""
-    said = json.loads((copied / "preprocessor_config.json").read_text(encoding="utf-8"))
-    said["image_mean"] = [0.1, 0.2, 0.3]
-    path = copied / "processor_config.json"
-    path.write_text(json.dumps({"image_processor": said}), encoding="utf-8")
-    mine = predict(load_model(copied), theirs[2])
-    assert mine != predict(load_model(theirs[0]), theirs[2])
-    assert_alike(mine, by_transformers(copied, theirs[2]))
-    path.write_text("{}", encoding="utf-8")
-    with pytest.raises(zoo.WeightsError, match="no image_processor"):
-        load_model(copied)
-
-
 def test_no_folder_is_written_that_transformers_would_refuse(theirs, tmp_path):
     ours = load_model(theirs[0])
     view = asdict(ours.view) | {"resize": 48, "crop": 48}
@@ -308,16 +294,12 @@ def in_a_process(home: Path, endpoint: str, *arguments: object, **more: str):
 NOWHERE = "http://127.0.0.1:9"
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(file, theirs, copied, hub, tmp_path):
-    """The absence of a .safetensors file beside a pickle must be cached, too."""
+def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(copied, hub, tmp_path):
+    """A pickle, and shards: see test_hub_resnets.py."""
     (endpoint, log), home = hub, tmp_path / "home"
-    if file == "pytorch_model.bin":
-        (copied / "model.safetensors").unlink()
-        torch.save(theirs[1].state_dict(), copied / file)
     first = in_a_process(home, endpoint, "-c", OPEN, "hf:owner/name")
     assert_prints(first, str(read_hub_folder(copied).metadata))
-    assert sorted(log) == sorted([CONFIG, file, PROCESSOR])
+    assert sorted(log) == sorted([CONFIG, "model.safetensors", PROCESSOR])
     again = in_a_process(home, NOWHERE, "-c", OPEN, "hf:owner/name", HF_HUB_OFFLINE="1")
     assert again.stdout == first.stdout, again.stderr
     assert len(log) == 3  # nothing was requested again

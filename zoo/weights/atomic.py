@@ -1,6 +1,5 @@
 """Writes files atomically: either whole or not at all."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -19,15 +18,3 @@ def write_atomic(path: Path, content: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system allows it."""
-    # Windows cannot open a folder, some mounted drives refuse; the rename itself is still atomic.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -19,7 +19,7 @@ from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import ImageNetStem
 from zoo.vit import TABLE as VITS
 from zoo.vit import ViT
-from zoo.weights.dialects import TIMM_VIT, TRANSFORMERS_VIT
+from zoo.weights.dialects import VIT_DIALECTS
 from zoo.weights.files import Metadata
 from zoo.weights.processors import preprocess_of, preprocess_of_timm, read_json
 from zoo.weights.published import published
@@ -92,7 +92,7 @@ def metadata_of(folder: Path) -> Metadata:
     if wrong:
         raise unknown(path, {key: config.get(key) for key in wrong})
     eps, in_conv1 = config.get("layer_norm_eps"), config.get("downsample_in_bottleneck")
-    settings = settings_for(name, eps, TRANSFORMERS_VIT.resizing, in_conv1)
+    settings = settings_for(name, eps, VIT_DIALECTS["transformers"].resizing, in_conv1)
     only = config["image_size"] if kind == "vit" else None
     return Metadata(name, settings, classes, preprocess_of(folder, kind, only))
 
@@ -122,7 +122,7 @@ def of_timm(config: dict[str, Any], path: Path) -> Metadata:
         wrong |= {"num_classes": count, "label_names": names}
     if wrong:
         raise unknown(path, wrong)
-    settings = settings_for(name, 1e-6, TIMM_VIT.resizing)
+    settings = settings_for(name, 1e-6, VIT_DIALECTS["timm"].resizing)
     return Metadata(name, settings, classes or None, preprocess)
 
 

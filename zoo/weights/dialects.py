@@ -1,8 +1,8 @@
-"""Key maps between other libraries' state dicts and ours: one table per library and family.
+"""Key maps between other libraries' state dicts and ours: the tables of dialects.toml.
 
 A rule is a pair of names for the same tensor, theirs and ours. A name matches only one rule.
 {stage}, {block} and {n} stand for numbers, which some libraries count from one higher or lower, and
-{leaf} for the last word (weight, bias, running_mean ...). Tables are read in both directions.
+{leaf} for the last word (weight, bias, running_mean ...). Tables are used in both directions.
 A state dict does not show every setting that changes the outputs, so a dialect also lists the
 settings of its library's networks. timm's ResNets reuse torchvision's table.
 
@@ -11,8 +11,11 @@ Used by: load.py, which renames tensors with these tables.
 
 import functools
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -81,149 +84,41 @@ class Dialect:
         return parts
 
 
-def within(theirs: str, ours: str, rules: Rules) -> Rules:
-    """The rules of one block, with both prefixes prepended."""
-    return tuple((theirs + left, ours + right) for left, right in rules)
+def tables(family: str) -> dict[str, Dialect]:
+    """The dialects of dialects.toml for one family of networks, by name."""
+    text = Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    dialects = {}
+    for name, entries in tomllib.loads(text)[family].items():
+        rules, also = (tuple(entries.pop(key, {}).items()) for key in ("rules", "also"))
+        dialects[name] = Dialect(name, rules, also=also, **frozen(entries))
+    return dialects
 
 
-RESNET_BLOCK, VIT_BLOCK = "stages.{stage}.{block}.", "blocks.{block}."
+def frozen(value: Any) -> Any:
+    """A value of TOML with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {key: frozen(entry) for key, entry in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
 
-# fmt: off
-# v1.5 strides (the 3x3 convolution of a bottleneck) and projections; timm's names are the same.
-IMAGENET = {"stem": ("imagenet",), "shortcut": ("projection",), "stride_in": ("conv2",),
-            "norm": ("batch",)}
 
-TORCHVISION_BLOCK = (
-    ("conv{n}.{leaf}", "conv{n}.{leaf}"),
-    ("bn{n}.{leaf}", "norm{n}.{leaf}"),
-    ("downsample.0.{leaf}", "shortcut.conv.{leaf}"),
-    ("downsample.1.{leaf}", "shortcut.norm.{leaf}"),
-)
-TORCHVISION = Dialect("torchvision", (
-    ("conv1.{leaf}", "stem.conv.{leaf}"),
-    ("bn1.{leaf}", "stem.norm.{leaf}"),
-    *within("layer{stage+1}.{block}.", RESNET_BLOCK, TORCHVISION_BLOCK),
-    ("fc.{leaf}", "head.{leaf}"),
-), IMAGENET, also=(
-    # nn.Sequential(*model.children()), as many notebooks cut off the head
-    ("0.{leaf}", "stem.conv.{leaf}"),
-    ("1.{leaf}", "stem.norm.{leaf}"),
-    *within("{stage+4}.{block}.", RESNET_BLOCK, TORCHVISION_BLOCK),
-))
-
-# ResNetForImageClassification: microsoft/resnet-18 ... -152 (downsample_in_bottleneck is False).
-TRANSFORMERS = Dialect("transformers", (
-    ("resnet.embedder.embedder.convolution.{leaf}", "stem.conv.{leaf}"),
-    ("resnet.embedder.embedder.normalization.{leaf}", "stem.norm.{leaf}"),
-    *within("resnet.encoder.stages.{stage}.layers.{block}.", RESNET_BLOCK, (
-        ("layer.{n-1}.convolution.{leaf}", "conv{n}.{leaf}"),
-        ("layer.{n-1}.normalization.{leaf}", "norm{n}.{leaf}"),
-        ("shortcut.convolution.{leaf}", "shortcut.conv.{leaf}"),
-        ("shortcut.normalization.{leaf}", "shortcut.norm.{leaf}"),
-    )),
-    ("classifier.1.{leaf}", "head.{leaf}"),
-), IMAGENET, base="resnet.")
-
-# github.com/akamaster/pytorch_resnet_cifar10, saved from DataParallel. Its option A puts half of
-# the zero channels on each side; its option B is a projection.
-CIFAR = Dialect("cifar", (
-    ("conv1.{leaf}", "stem.conv.{leaf}"),
-    ("bn1.{leaf}", "stem.norm.{leaf}"),
-    *within("layer{stage+1}.{block}.", RESNET_BLOCK, (
-        ("conv{n}.{leaf}", "conv{n}.{leaf}"),
-        ("bn{n}.{leaf}", "norm{n}.{leaf}"),
-        ("shortcut.0.{leaf}", "shortcut.conv.{leaf}"),
-        ("shortcut.1.{leaf}", "shortcut.norm.{leaf}"),
-    )),
-    ("linear.{leaf}", "head.{leaf}"),
-), {"stem": ("cifar",), "shortcut": ("pad", "projection"), "norm": ("batch",)}, prefix="module.")
-
+RESNET_DIALECTS, VIT_DIALECTS = tables("resnet"), tables("vit")
+TORCHVISION, CIFAR, TIMM_VIT = (
+    RESNET_DIALECTS["torchvision"], RESNET_DIALECTS["cifar"], VIT_DIALECTS["timm"]
+)  # fmt: skip
 # github.com/tomgoldstein/loss-landscape (Li et al. 2018): akamaster's names, but its networks
 # without shortcuts are plain. No file tells the two apart, so this table is used only by name.
 LI = replace(
-    CIFAR, name="li", requires={"stem": ("cifar",), "shortcut": ("none", "projection"),
-                                "norm": ("batch",)}, prefix="",
+    CIFAR, name="li", requires={**CIFAR.requires, "shortcut": ("none", "projection")}, prefix="",
     normalize=((0.49137, 0.48235, 0.44667), (0.24706, 0.24353, 0.26157)),  # (125.3 ... 66.7) / 255
-)
-
-# Our own names. Files that the zoo wrote contain their settings (files.write_weights).
-ZOO = Dialect("zoo", tuple((ours, ours) for _, ours in TORCHVISION.rules))
-
-# The number of heads goes with the width in all of them (vit.TABLE).
-RESIDUAL = {"block": ("residual",)}
-
-TORCHVISION_VIT = Dialect("torchvision", (
-    ("class_token", "stem.class_token"),
-    ("conv_proj.{leaf}", "stem.conv.{leaf}"),
-    ("encoder.pos_embedding", "stem.position"),
-    *within("encoder.layers.encoder_layer_{block}.", VIT_BLOCK, (
-        ("ln_{n}.{leaf}", "norm{n}.{leaf}"),
-        ("self_attention.in_proj_{leaf}", "attention.qkv.{leaf}"),
-        ("self_attention.out_proj.{leaf}", "attention.proj.{leaf}"),
-        ("mlp.0.{leaf}", "mlp.fc1.{leaf}"),
-        ("mlp.3.{leaf}", "mlp.fc2.{leaf}"),
-    )),
-    ("encoder.ln.{leaf}", "norm.{leaf}"),
-    ("heads.head.{leaf}", "head.{leaf}"),
-), RESIDUAL | {"eps": ("1e-06",)}, resizing="align-corners", also=(
-    # before torchvision 0.13, and in the files that it publishes
-    ("encoder.layers.encoder_layer_{block}.mlp.linear_{n}.{leaf}",
-     "blocks.{block}.mlp.fc{n}.{leaf}"),
-))
-
-TIMM_VIT = Dialect("timm", (
-    ("cls_token", "stem.class_token"),
-    ("patch_embed.proj.{leaf}", "stem.conv.{leaf}"),
-    ("pos_embed", "stem.position"),
-    *within("blocks.{block}.", VIT_BLOCK, (
-        ("norm{n}.{leaf}", "norm{n}.{leaf}"),
-        ("attn.qkv.{leaf}", "attention.qkv.{leaf}"),
-        ("attn.proj.{leaf}", "attention.proj.{leaf}"),
-        ("mlp.fc{n}.{leaf}", "mlp.fc{n}.{leaf}"),
-    )),
-    ("norm.{leaf}", "norm.{leaf}"),
-    ("head.{leaf}", "head.{leaf}"),
-), RESIDUAL | {"eps": ("1e-06",)}, resizing="antialias", normalize=HALF)
-
-# ViTForImageClassification: google/vit-base-patch16-224, nateraw/vit-base-patch16-224-cifar10.
-TRANSFORMERS_VIT = Dialect("transformers", (
-    ("vit.embeddings.cls_token", "stem.class_token"),
-    ("vit.embeddings.patch_embeddings.projection.{leaf}", "stem.conv.{leaf}"),
-    ("vit.embeddings.position_embeddings", "stem.position"),
-    *within("vit.encoder.layer.{block}.", VIT_BLOCK, (
-        ("layernorm_before.{leaf}", "norm1.{leaf}"),
-        ("attention.attention.query.{leaf}", "attention.q.{leaf}"),
-        ("attention.attention.key.{leaf}", "attention.k.{leaf}"),
-        ("attention.attention.value.{leaf}", "attention.v.{leaf}"),
-        ("attention.output.dense.{leaf}", "attention.proj.{leaf}"),
-        ("layernorm_after.{leaf}", "norm2.{leaf}"),
-        ("intermediate.dense.{leaf}", "mlp.fc1.{leaf}"),
-        ("output.dense.{leaf}", "mlp.fc2.{leaf}"),
-    )),
-    ("vit.layernorm.{leaf}", "norm.{leaf}"),
-    ("classifier.{leaf}", "head.{leaf}"),
-), RESIDUAL | {"eps": ("1e-12",)}, resizing="bicubic", normalize=HALF, splits=True, base="vit.",
-    ignores=("pooler.", "vit.pooler."), also=within(
-    # transformers 5 in memory; its files have the names above
-    "vit.layers.{block}.", VIT_BLOCK, (
-        ("layernorm_before.{leaf}", "norm1.{leaf}"),
-        ("attention.q_proj.{leaf}", "attention.q.{leaf}"),
-        ("attention.k_proj.{leaf}", "attention.k.{leaf}"),
-        ("attention.v_proj.{leaf}", "attention.v.{leaf}"),
-        ("attention.o_proj.{leaf}", "attention.proj.{leaf}"),
-        ("layernorm_after.{leaf}", "norm2.{leaf}"),
-        ("mlp.fc{n}.{leaf}", "mlp.fc{n}.{leaf}"),
-    ),
-))
-
-ZOO_VIT = Dialect("zoo", tuple((ours, ours) for _, ours in TIMM_VIT.rules))
-# fmt: on
-
-RESNETS = (TORCHVISION, TRANSFORMERS, replace(TORCHVISION, name="timm"), CIFAR, ZOO, LI)
-RESNET_DIALECTS = {dialect.name: dialect for dialect in RESNETS}
-VITS = (TORCHVISION_VIT, TRANSFORMERS_VIT, TIMM_VIT, ZOO_VIT)
-VIT_DIALECTS = {dialect.name: dialect for dialect in VITS}
-DIALECTS = tuple(dialect for dialect in RESNETS + VITS if dialect is not LI)
+)  # fmt: skip
+RESNET_DIALECTS |= {
+    "timm": replace(TORCHVISION, name="timm"),
+    # Our own names. Files that the zoo wrote contain their settings (files.write_weights).
+    "zoo": Dialect("zoo", tuple((ours, ours) for _, ours in TORCHVISION.rules)),
+    "li": LI,
+}
+VIT_DIALECTS["zoo"] = Dialect("zoo", tuple((ours, ours) for _, ours in TIMM_VIT.rules))
+DIALECTS = tuple(d for d in (*RESNET_DIALECTS.values(), *VIT_DIALECTS.values()) if d is not LI)
 
 PLACE = re.compile(r"\{(\w+?)([+-]\d)?\}")
 FIRST = {"stage": 0, "block": 0, "n": 1}  # our first number

@@ -24,17 +24,9 @@ from zoo.networks import Network
 from zoo.vit import ViT
 from zoo.weights.atomic import write_atomic
 from zoo.weights.configs import CONFIG, config_of, metadata_of
-from zoo.weights.dialects import TRANSFORMERS, TRANSFORMERS_VIT
-from zoo.weights.files import (
-    MOST_BYTES,
-    Metadata,
-    Weights,
-    network_in,
-    read_entries,
-    read_weights,
-    write_weights,
-)
-from zoo.weights.processors import IMAGES, PROCESSOR, processor_of, read_json
+from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS
+from zoo.weights.files import Metadata, Weights, network_in, read_entries, write_weights
+from zoo.weights.processors import IMAGES, processor_of, read_json
 from zoo.weights.settings import check_settings
 
 PREFIX = ("hf:", "hf-hub:", "hf_hub:")  # the last two are timm's
@@ -58,11 +50,9 @@ def from_hub(source: str) -> Weights:
         from huggingface_hub import snapshot_download  # slow to import, so only here
 
         get = partial(snapshot_download, match[1])
-        small = [CONFIG, IMAGES, PROCESSOR]
-        folder = Path(get(revision=match[2], allow_patterns=small))
-        if not has(folder, IMAGES, PROCESSOR) and "architecture" not in read_json(folder / CONFIG):
-            for file in (IMAGES, PROCESSOR):
-                make_sure_there_is_no(file, match[1], folder.name)
+        folder = Path(get(revision=match[2], allow_patterns=[CONFIG, IMAGES]))
+        if not has(folder, IMAGES) and "architecture" not in read_json(folder / CONFIG):
+            make_sure_there_is_no(IMAGES, match[1], folder.name)
         metadata = metadata_of(folder)  # before a download that may be large
         for file in SOURCES:
             if not has(folder, *SOURCES):
@@ -128,30 +118,20 @@ def weights_in(folder: Path) -> Weights:
     """The tensors of a folder that has some, from one file or from shards. Raises WeightsError."""
     path, shards = source_in(folder), shards_in(folder)
     if not shards:
-        return read_weights(path)
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.name in shards)
-    if size > MOST_BYTES:
-        why = f"the files that it names have {size:,} bytes, and at most {MOST_BYTES:,} are read"
-        raise WeightsError(why, path, "give one network's weights, without an optimizer's state")
+        return network_in(read_entries(path), str(path))
     tensors: dict[str, Tensor] = {}
-    for name, keys in shards.items():
-        shard, _ = read_entries(folder / name)
-        if wrong := sorted(keys ^ shard.keys()):
-            problem = "lacks" if wrong[0] in keys else "also holds"
-            why = f"{name} {problem} {wrong[0]:.100}, against the index beside it"
-            raise WeightsError(why, path, "get all files again, of the same revision")
-        tensors |= shard
+    for name in shards:
+        tensors |= read_entries(folder / name)[0]
     return network_in((tensors, Metadata()), str(path))
 
 
-def shards_in(folder: Path) -> dict[str, set[str]]:
-    """The entries of each file in a folder's index; {} without an index. Raises WeightsError."""
+def shards_in(folder: Path) -> set[str]:
+    """The names of the files in a folder's index; none without an index. Raises WeightsError."""
     path = source_in(folder)
     if not path.name.endswith(INDEX):
-        return {}
-    places, shards = read_json(path).get("weight_map"), dict[str, set[str]]()
-    for key, name in places.items() if isinstance(places, dict) else ():
-        shards.setdefault(str(name), set()).add(key)
+        return set()
+    places = read_json(path).get("weight_map")
+    shards = set(map(str, places.values())) if isinstance(places, dict) else set()
     odd = [name for name in shards if not re.fullmatch(r"\w[\w.-]*\.(safetensors|bin)", name)]
     if odd or not shards:
         why = f"its weight_map names no file of weights beside it: {(odd or ['no file'])[0]:.100}"
@@ -168,7 +148,8 @@ def write_folder(
     folder has none. Raises WeightsError for networks that transformers does not have, and for
     images of a size that it would not give the network.
     """
-    dialect = TRANSFORMERS_VIT if isinstance(model, ViT) else TRANSFORMERS
+    dialects = VIT_DIALECTS if isinstance(model, ViT) else RESNET_DIALECTS
+    dialect = dialects["transformers"]
     # config.json states the values of the other two settings.
     required = {k: v for k, v in dialect.requires.items() if k not in ("eps", "stride_in")}
     fix = "write a .safetensors or .pth file, with --to zoo"

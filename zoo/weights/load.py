@@ -138,11 +138,6 @@ def fill(
     for key, tensor in tensors.items():
         tensors[key], loss = converted(names.from_zoo(key) or key, tensor, places[key], weights)
         rounded += loss
-    if len({place.data_ptr() for place in places.values()}) < len(places):
-        why = "two parts of the model share memory, so they cannot hold two tensors"
-        fix = "give what zoo.build returned, and tie its parts afterwards"
-        raise WeightsError(why, weights.source, fix)
-
     if weights.source == STATE_DICT:  # its tensors may be the model's own
         tensors = {key: tensor.clone() for key, tensor in tensors.items()}
     with torch.no_grad():

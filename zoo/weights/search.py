@@ -71,7 +71,8 @@ def search(loaded: dict | list | tuple, source: str, choice: str | None) -> tupl
         if others:
             notes.append(f"took the averaged weights, {chosen.name}; others: {listed(others)}")
     else:
-        chosen = nearest(groups, source)
+        largest = max(groups, key=lambda group: len(groups[group]))
+        chosen = Found(largest, "", groups[largest])  # loading it will say what it lacks
     if out := left_out(groups, chosen):
         notes.append(f"left out: {out}")
     for key, value in chosen.tensors.items():
@@ -142,36 +143,6 @@ def listed(found: Sequence[Found]) -> str:
     """Their places, at most five."""
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return ", ".join(f"#{one.name}" for one in found[:5]) + more
-
-
-def nearest(groups: Mapping[str, dict[str, Any]], source: str) -> Found:
-    """The group with the most known names, for a message about what it lacks; WeightsError if 0.
-
-    Words that all its names begin with are taken off, as many as it takes.
-    """
-    found = []
-    for group, tensors in groups.items():
-        words = next(iter(tensors)).split(".")
-        for prefix in (".".join([*words[:number], ""]) for number in range(MOST_WORDS)):
-            if all(key.startswith(prefix) for key in tensors):
-                found.append(Found(group, prefix, below(prefix, tensors)))
-
-    def matches(one: Found) -> int:  # without "0.weight", which any nn.Sequential has
-        names = [name for name in one.tensors if not name[:1].isdigit()]
-        return known(dialect_of(names), names)
-
-    best = max(found, key=matches)
-    if not matches(best):
-        dialects = ", ".join(dict.fromkeys(dialect.name for dialect in DIALECTS))
-        biggest = sorted(groups, key=lambda group: -len(groups[group]))[:3]
-        shown = "; ".join(
-            f"{group}{': ' * bool(group)}{', '.join(list(groups[group])[:3])} ..."
-            for group in biggest
-        )
-        why = f"these names belong to no network of the zoo: {shown}"
-        fix = f"give a ResNet's or ViT's weights in the names of {dialects}"
-        raise WeightsError(why, source, fix)
-    return best
 
 
 def dialect_of(names: Collection[str]) -> Dialect:

@@ -52,16 +52,3 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["row.json"]
-
-
-def test_a_drive_that_refuses_to_sync_folders_is_no_obstacle(tmp_path, monkeypatch):
-    real = atomic.os.fsync
-
-    def files_only(handle):
-        if atomic.os.path.isdir(f"/proc/self/fd/{handle}"):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        real(handle)
-
-    monkeypatch.setattr(atomic.os, "fsync", files_only)
-    write_atomic(tmp_path / "row.json", b"new")
-    assert (tmp_path / "row.json").read_bytes() == b"new"

@@ -159,7 +159,7 @@ def test_the_command_train_has_that_layout_too(invoke, monkeypatch):
 
 
 def test_a_timing_waits_for_the_device(monkeypatch):
-    waits, module = [], SimpleNamespace(synchronize=lambda: waits.append(1))
+    waits, module = [], SimpleNamespace(synchronize=lambda device: waits.append(device))
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
     batches = SimpleNamespace(batch=lambda step: (torch.ones(2, 1), torch.tensor([0, 1])))
     time_step(torch.nn.Linear(1, 2), batches, NCHW)

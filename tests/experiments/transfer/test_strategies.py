@@ -112,7 +112,7 @@ def test_heads_learn_at_their_own_rate_and_a_probed_network_at_a_low_one():
 
 
 def test_options_replace_settings_of_the_recipe_also_by_zero():
-    more = More(weight_decay=0.0, rotation=0.0, class_weights=True)
+    more = More(weight_decay=0.0, class_weights=True)
     wanted = {"lr": 0.02, "head_lr": 0.02, "weight_decay": 0.0, "class_weights": True}
     recipe = recipe_of(Options("x", lr=0.02, recipe="imagenet", more=more))
     assert recipe == replace(RECIPES["imagenet"], **wanted)
@@ -123,7 +123,7 @@ def test_only_settings_that_change_something_are_printed():
     default, tutorial = RECIPES["default"].in_use(), RECIPES["tutorial"].in_use()
     assert default["scale"] == "0.35 to 1"
     assert {"momentum", "lr-warmup-epochs", "head-lr"} <= default.keys()
-    assert not {"lr-step-size", "squash", "rotation", "size"} & default.keys()
+    assert not {"lr-step-size", "squash", "size"} & default.keys()
     assert (tutorial["lr-step-size"], tutorial["batch-size"]) == ("7", "4")
     assert not {"momentum", "scale", "weight-decay"} & RECIPES["bootcamp"].in_use().keys()
 
@@ -164,7 +164,7 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
     assert (cifar.crop, cifar.input_size, cifar.squash) == (32, 224, True)
     assert cifar.mean == (0.4914, 0.4822, 0.4465)
     assert training_view(RECIPES["cifar10"], cifar) == RandomView(
-        "random", 32, (0.08, 1.0), (3 / 4, 4 / 3), 4, 0.5, 0.0, cifar
+        "random", 32, (0.08, 1.0), (3 / 4, 4 / 3), 4, 0.5, cifar
     )
 
 
