@@ -1,6 +1,7 @@
 """Class names in the order of a network's outputs, given by the user or stored in the file."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,10 @@ def names_in(text: str) -> tuple[str, ...]:
     try:
         content = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() != ".json":
-            return tuple(line.strip() for line in content.splitlines() if line.strip())
+            lines = tuple(line.strip() for line in content.splitlines() if line.strip())
+            if len(lines) > 1 and all(re.match(r"\d+[\s,;:]", line) for line in lines):
+                raise ValueError("its lines begin with numbers; give names only, in order")
+            return lines
         entries = json.loads(content)
         if isinstance(entries, dict):  # number -> name, or ImageFolder's class_to_idx
             if all(type(value) is int for value in entries.values()):

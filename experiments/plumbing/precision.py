@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.plumbing.cli import UsageError
+from experiments.plumbing.cli import ResultsError, UsageError
 from experiments.plumbing.device import has_bf16
 from experiments.plumbing.distributed import Group
-from experiments.plumbing.results import parsed, write_json
+from experiments.plumbing.results import KEEP_IT, UNFIT, parsed, write_json
 from experiments.train.loop import BatchSource, Settings, forward
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -103,6 +103,7 @@ def to_layout(model: Model, settings: Settings) -> Model:
 
 
 ALL = "all networks"  # of an ablation: they share one entry
+ENTRY = ("precision", "channels_last", "reason")
 SETTINGS_FILES = ("campaign.json", "transfer.json")  # of experiments.ablation, of .transfer
 
 
@@ -131,17 +132,16 @@ def settle(
             if requested == "auto" and device.type != "mps":
                 group.say("Precision: timing steps ...")
             chosen, reason = choose_precision(requested, *make(), Settings(), device)
-            saved["models"][model] = {
-                "precision": chosen.precision, "channels_last": chosen.channels_last,
-                "reason": reason,
-            }  # fmt: skip
-        entry = saved["models"][model]
+            values = chosen.precision, chosen.channels_last, reason
+            saved["models"][model] = dict(zip(ENTRY, values, strict=True))
+        try:
+            precision, layout, reason = (saved["models"][model][key] for key in ENTRY)
+        except (TypeError, KeyError) as error:
+            raise ResultsError(UNFIT, path, KEEP_IT) from error
         if requested != "auto":
-            refuse_mixing(path, "precision", entry["precision"], requested)
-        settled[model] = Settings(
-            precision=entry["precision"], channels_last=entry["channels_last"]
-        )
-        group.say(f"Precision of {model} is {entry['reason']}")
+            refuse_mixing(path, "precision", precision, requested)
+        settled[model] = Settings(precision=precision, channels_last=layout)
+        group.say(f"Precision of {model} is {reason}")
     if group.first:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, saved)

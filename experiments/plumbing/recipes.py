@@ -1,9 +1,10 @@
-"""Recipes: common training settings for fine-tuning, by name (recipes.toml); ours is `default`."""
+"""Recipes: common training settings for fine-tuning, by name; ours is `default`.
 
-import tomllib
+Only `tutorial` and `imagenet` have a published source. The others are what many notebooks and
+courses have in common.
+"""
+
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -55,15 +56,38 @@ class Recipe:
         }
 
 
-def recipe_from(entries: dict[str, Any]) -> Recipe:
-    """A recipe with these entries of TOML, which has no tuples."""
-    settings: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()}
-    return Recipe(**settings)
-
-
-TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 DEFAULT = Recipe()
-RECIPES = {"default": DEFAULT} | {name: recipe_from(table) for name, table in TABLES.items()}
+PLAIN_ADAM = replace(
+    DEFAULT, opt="adam", lr=1e-3, head_lr=1e-3, weight_decay=0.0, lr_scheduler="none",
+    lr_warmup_epochs=0, crop="none", hflip_prob=0.0, squash=True,
+)  # fmt: skip
+PLAIN_SGD = replace(
+    DEFAULT, opt="sgd", lr=1e-3, head_lr=1e-3, weight_decay=0.0, lr_scheduler="none",
+    lr_warmup_epochs=0, epochs=25, scale=(0.08, 1.0),
+)  # fmt: skip
+
+RECIPES = {
+    "default": DEFAULT,
+    # The first notebook of courses: Adam, and whole images squashed to 224x224.
+    "bootcamp": replace(PLAIN_ADAM, epochs=10, size=224),
+    # Notebooks that compare fine-tuning with feature extraction: SGD at one low rate.
+    "two-strategies": PLAIN_SGD,
+    # PyTorch's tutorial "Transfer Learning for Computer Vision": rate / 10 every 7 epochs.
+    "tutorial": replace(PLAIN_SGD, batch_size=4, lr_scheduler="step", lr_step_size=7),
+    # Notebooks on CIFAR-10: 32x32 crops enlarged to 224x224.
+    "cifar10": replace(
+        PLAIN_SGD, batch_size=256, lr=5e-4, head_lr=1e-3, lr_scheduler="step", lr_step_size=5,
+        epochs=10, crop="random", size=32, padding=4, squash=True, input_size=224,
+        mean_std="cifar10",
+    ),
+    # A first try without a GPU: like bootcamp, at 32x32.
+    "small": replace(PLAIN_ADAM, size=32),
+    # torchvision's references/classification for its IMAGENET1K_V1 weights, with 8 x 32 images.
+    "imagenet": replace(
+        DEFAULT, batch_size=256, epochs=90, lr=0.1, head_lr=0.1, lr_scheduler="step",
+        lr_step_size=30, lr_warmup_epochs=0, scale=(0.08, 1.0),
+    ),
+}  # fmt: skip
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

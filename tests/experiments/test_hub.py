@@ -191,6 +191,20 @@ def test_two_classes_without_names_have_those_of_transformers(tmp_path, theirs):
     assert_alike(predict(load_model(tmp_path), theirs[2]), by_transformers(tmp_path, theirs[2]))
 
 
+def test_processor_config_wins_as_in_transformers(theirs, copied):
+    """Its numbers differ from those in preprocessor_config.json beside it."""
+    said = json.loads((copied / "preprocessor_config.json").read_text(encoding="utf-8"))
+    said["image_mean"] = [0.1, 0.2, 0.3]
+    path = copied / "processor_config.json"
+    path.write_text(json.dumps({"image_processor": said}), encoding="utf-8")
+    mine = predict(load_model(copied), theirs[2])
+    assert mine != predict(load_model(theirs[0]), theirs[2])
+    assert_alike(mine, by_transformers(copied, theirs[2]))
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(zoo.WeightsError, match="no image_processor"):
+        load_model(copied)
+
+
 def test_no_folder_is_written_that_transformers_would_refuse(theirs, tmp_path):
     ours = load_model(theirs[0])
     view = asdict(ours.view) | {"resize": 48, "crop": 48}

@@ -81,6 +81,9 @@ def test_class_names_come_in_every_form(tmp_path):
         numbers.write_text(content, encoding="utf-8")
         with pytest.raises(UsageError, match="no class names in this file"):
             class_names(str(numbers), None, 3, "")
+    text.write_text("0 cat\n1 dog\n2 fox\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="lines begin with numbers"):
+        class_names(str(text), None, 3, "")
     with pytest.raises(UsageError, match="there is no such file of class names"):
         class_names(str(tmp_path / "none.txt"), None, 3, "")
     theirs, _ = torchvision.datasets.folder.find_classes(folder / "train")

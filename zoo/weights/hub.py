@@ -26,7 +26,7 @@ from zoo.weights.atomic import write_atomic
 from zoo.weights.configs import CONFIG, config_of, metadata_of
 from zoo.weights.dialects import RESNET_DIALECTS, VIT_DIALECTS
 from zoo.weights.files import Metadata, Weights, network_in, read_entries, write_weights
-from zoo.weights.processors import IMAGES, processor_of, read_json
+from zoo.weights.processors import IMAGES, PROCESSOR, processor_of, read_json
 from zoo.weights.settings import check_settings
 
 PREFIX = ("hf:", "hf-hub:", "hf_hub:")  # the last two are timm's
@@ -50,9 +50,11 @@ def from_hub(source: str) -> Weights:
         from huggingface_hub import snapshot_download  # slow to import, so only here
 
         get = partial(snapshot_download, match[1])
-        folder = Path(get(revision=match[2], allow_patterns=[CONFIG, IMAGES]))
-        if not has(folder, IMAGES) and "architecture" not in read_json(folder / CONFIG):
-            make_sure_there_is_no(IMAGES, match[1], folder.name)
+        small = [CONFIG, IMAGES, PROCESSOR]
+        folder = Path(get(revision=match[2], allow_patterns=small))
+        if not has(folder, IMAGES, PROCESSOR) and "architecture" not in read_json(folder / CONFIG):
+            for file in (IMAGES, PROCESSOR):
+                make_sure_there_is_no(file, match[1], folder.name)
         metadata = metadata_of(folder)  # before a download that may be large
         for file in SOURCES:
             if not has(folder, *SOURCES):

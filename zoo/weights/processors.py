@@ -1,8 +1,8 @@
 """Image preprocessing in the Hub's files, read as the fields of a data.views.View and written.
 
 transformers has a class of image processors for each family of networks, with its own defaults and
-arithmetic; preprocessor_config.json names the class. timm has one recipe, and stores it in
-config.json.
+arithmetic; preprocessor_config.json (or processor_config.json) names the class. timm has one
+recipe, and stores it in config.json.
 
 Used by: configs.py and hub.py.
 """
@@ -17,7 +17,7 @@ from zoo.errors import WeightsError
 from zoo.weights.dialects import HALF, IMAGENET_MEAN_STD
 from zoo.weights.files import LONGEST_METADATA
 
-IMAGES = "preprocessor_config.json"
+IMAGES, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 PIL_NUMBERS = {name: number for number, name in INTERPOLATIONS.items()}
 MEAN, STD = IMAGENET_MEAN_STD
@@ -58,10 +58,14 @@ def preprocess_of(folder: Path, kind: str, image_size: int | None) -> dict[str, 
 
     `image_size`: the only one that a ViT takes. Raises WeightsError.
     """
-    path = folder / IMAGES
+    path = folder / (PROCESSOR if (folder / PROCESSOR).exists() else IMAGES)
     if not path.exists():
         return None
-    entries = read_json(path)
+    entries: Any = read_json(path)
+    if path.name == PROCESSOR:
+        entries = entries.get("image_processor")
+    if not isinstance(entries, dict):
+        raise WeightsError("it has no image_processor", path, "get it again, or leave it out")
     named = entries.get("image_processor_type") or entries.get("feature_extractor_type")
     name = re.sub("(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", str(named or CLASS_OF[kind]))
     config = COMMON | {"size": image_size or 224} | CLASSES.get(name, {}) | entries
