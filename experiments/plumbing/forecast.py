@@ -97,7 +97,7 @@ def time_steps(
 ) -> Timing:  # fmt: skip
     """Time training steps, on a CPU with one thread; at `until` (of perf_counter) none starts.
 
-    The optimiser's share is left out: 1 to 10 %.
+    The optimiser's share is left out: at most 19 % in our timings.
     """
     on_cpu, threads, begin = next(model.parameters()).is_cpu, torch.get_num_threads(), 0.0
     # Windows counts CPU time in units of 16 ms.
