@@ -241,7 +241,7 @@ def named(*lists: list[str]) -> set[str]:
 @pytest.mark.parametrize("where", ["data", "data/hymenoptera_data"])
 def test_images_may_lie_beside_the_package_data(checkout, where):
     (checkout.root / "data").mkdir()
-    for file in (ROOT / "data").glob("*.py"):
+    for file in (ROOT / "data").glob("*.*"):
         shutil.copy(file, checkout.root / "data")
     for package in ("zoo", "experiments"):
         (checkout.root / package).symlink_to(ROOT / package)

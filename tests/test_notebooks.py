@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 
 import zoo
-from data.folders import CIFAR10
+from data.cifar import CLASSES
 from experiments.classifier import save_classifier
 from experiments.plumbing.preprocess import default_view
 from notebooks.make import SOURCES, client
@@ -62,7 +62,7 @@ def kernel(tmp_path_factory):
                 pixels = rng.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(home / f"{i}.jpg")
     for split, count in {"train": 12, "test": 4}.items():
-        for name in CIFAR10:
+        for name in CLASSES:
             home = folder / "cifar10_subset" / split / name
             home.mkdir(parents=True)
             for i in range(count):

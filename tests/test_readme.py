@@ -50,6 +50,7 @@ TINY = {
     "experiments.check_data": "--workers 0",
     "experiments.diagnose": "--help",
     "experiments.doctor": "--help",
+    "experiments.eject": "--help",
     "experiments.verify": "resnet18",
     "experiments.bugs": "--help",
     "experiments.shapes": "",

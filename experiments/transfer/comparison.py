@@ -41,11 +41,12 @@ def settle_precision(
     options: Options, dataset: ImageDataset, device: torch.device, folder: Path, group: Group
 ) -> dict[str, Settings]:
     """Precision and memory layout of each model: chosen once per folder, and saved there."""
-    few = min(4, len(dataset.labels("train")))  # enough to compare step times
-    base = Settings(batch_size=few)
-    make = partial(to_time, options, dataset, device, folder)
-    about = {"device": device.type}
-    models = {name: partial(make, name, base) for name in options.model}
+
+    def make(name: str) -> tuple[nn.Module, ViewBatches]:
+        few = min(4, len(dataset.labels("train")))  # enough to compare step times
+        return to_time(options, dataset, device, folder, name, Settings(batch_size=few))
+
+    about, models = {"device": device.type}, {name: partial(make, name) for name in options.model}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
 
 
