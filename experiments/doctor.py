@@ -33,8 +33,8 @@ SLOW = {"9p", "drvfs", "cifs", "smb3", "nfs", "nfs4", "vboxsf", "fuse.sshfs", "f
 DRIVERS = {"12": 525, "13": 580}  # CUDA's major version -> the oldest driver that runs it
 HANGUL = 0xD55C  # the letter "han"
 LAST_START = 18.0  # seconds after which no further target is timed
-PATIENCE = 1.5  # seconds for a target; then each of its networks that is left gets one step
-FEW = 32  # images a timed step on a CPU, at most: it computes a batch image by image
+PATIENCE = 3.0  # seconds for a target; then each of its networks that is left gets one step
+FEW = 64  # images a timed step on a CPU, at most: it computes a batch image by image
 CIFAR10_IMAGES, SYNTHETIC_IMAGES = (50_000, 10_000), (4000, 1000)  # training and test
 ANTS_AND_BEES = {"train": 245, "val": 153}
 
@@ -42,9 +42,6 @@ ANTS_AND_BEES = {"train": 245, "val": 153}
 @dataclass(frozen=True)
 class Options:
     """Check this machine, and forecast how long the commands will take on it."""
-
-    data_dir: cli.Folder = None
-    """Your images: is their folder on a slow disk?"""
 
 
 def main(options: Options) -> int:
@@ -64,7 +61,7 @@ def main(options: Options) -> int:
             ("torch", f"{torch.__version__}, for {build or 'CPUs'}", ""),
             ("NVIDIA driver", f"{driver or 'none'}{names and f', for {names}'}", ""),
             gpu, of_precision(device), of_cores(), of_encoding(), of_font(),
-            *of_mounts(options.data_dir), of_disk(),
+            of_mount(), of_disk(),
             *forecasts(device, begin + LAST_START),
         ]  # fmt: skip
     print_report([Rows(("what", "found", "fix"), rows, ("---",))])
@@ -181,37 +178,24 @@ def of_font() -> Row:
 
     if HANGUL in drawable():
         return "Hangul", "a font has it", ""
-    root = os.name == "nt" or os.geteuid() == 0
     fix = "install Noto Sans KR: fonts.google.com/noto/specimen/Noto+Sans+KR"
-    for program, line in {
-        "apt": "apt install -y fonts-nanum", "dnf": "dnf install -y naver-nanum-gothic-fonts",
-        "pacman": "pacman -S noto-fonts-cjk", "brew": "brew install --cask font-nanum-gothic",
-    }.items():  # fmt: skip
-        if shutil.which(program):
-            fix = line if root or program == "brew" else f"sudo {line}"
-            break
+    if shutil.which("apt"):  # Debian, Ubuntu, Colab, WSL
+        fix = "sudo " * (os.geteuid() != 0) + "apt install -y fonts-nanum"
+    elif shutil.which("brew"):
+        fix = "brew install --cask font-nanum-gothic"
     return "Hangul", "no font has it: figures show escapes such as \\ud55c", fix
 
 
-def of_mounts(data_dir: Path | None) -> list[Row]:
-    """Whether files are on a slow disk: Windows's from WSL, or one in a network."""
+def of_mount() -> Row:
+    """Whether this folder is on a slow disk: Windows's from WSL, or one in a network."""
     if not MOUNTS.exists():
-        return []
+        return "disk", "its kind is known on Linux only", ""
     lines = [line.split() for line in MOUNTS.read_text(encoding="utf-8").splitlines()]
     mounts = {Path(words[1].replace("\\040", " ")): words[2] for words in lines}  # the last counts
-
-    def kind(place: Path) -> str:
-        place = place.resolve()
-        return next((mounts[p] for p in (place, *place.parents) if p in mounts), "unknown")
-
-    home = "/tmp" if kind(Path.home()) in SLOW else "~"
-    rows = []
-    if (here := kind(Path())) in SLOW:
-        rows.append(("checkout", f"on a slow disk: {here}", f"cp -r . {home}/skipzoo"))
-    if data_dir and (there := kind(data_dir)) in SLOW:
-        copy = f"cp -r {shlex.quote(str(data_dir))} {home}"
-        rows.append(("data", f"on a slow disk: {there}", copy))
-    return rows or [("disk", f"{here}, not known to be slow", "")]
+    here = Path().resolve()
+    kind = next((mounts[place] for place in (here, *here.parents) if place in mounts), "unknown")
+    fix = "copy it to Linux's own disk: cp -r . /tmp/skipzoo" * (kind in SLOW)
+    return "disk", kind + (": slow" if fix else ", not known to be slow"), fix
 
 
 def of_disk() -> Row:
@@ -223,95 +207,69 @@ def of_disk() -> Row:
 
 def forecasts(device: "torch.device", last_start: float) -> list[Row]:
     """Minutes for the targets that take long; `last_start` (of perf_counter): see LAST_START."""
-    import torch
-
     from data.cifar import CIFAR_CACHE, FOLDER
     from experiments.plumbing.device import has_bf16
 
-    native = "bf16" if has_bf16(device) else "fp16"
-    precisions = ("fp32", native) if native == "bf16" or device.type == "cuda" else ("fp32",)
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    precisions = ["fp32"] + ["bf16"] * has_bf16(device)
+    if device.type == "cuda" and not has_bf16(device):
+        precisions.append("fp16")
     missing = "" if (CIFAR_CACHE / FOLDER).is_dir() else "; first it downloads 170 MB, CIFAR-10"
-    targets = {
-        "make ablation": ("quick", ""), "make ablation-vit": ("vit", ""),
-        "make ablation PRESET=cifar10": ("cifar10", missing),
-        "make transfer, on ants and bees": ("", ""),
-        "make ablation PRESET=imagenet-nets": ("imagenet-nets", missing),
-    }  # fmt: skip
     rows = []
-    for target, (preset, note) in targets.items():
-        if time.perf_counter() > last_start:
-            rows.append((target, "not timed: too little time, the machine is busy", ""))
-            continue
-        until = min(time.perf_counter() + PATIENCE, last_start)
-        if preset:
-            times = [of_ablation(preset, p, device, until) for p in precisions]
-        else:
-            times = [of_transfer(p, device, threads, until) for p in precisions]
-        rows.append((target, f"{min(times)}{note}", ""))
+    for target, preset, note in (
+        ("make ablation", "quick", ""), ("make ablation-vit", "vit", ""),
+        ("make ablation PRESET=cifar10", "cifar10", missing),
+        ("make transfer, on ants and bees", None, ""),
+        ("make ablation PRESET=imagenet-nets", "imagenet-nets", missing),
+    ):  # fmt: skip
+        found = "not timed: too little time, the machine is busy"
+        if time.perf_counter() < last_start:
+            until = min(time.perf_counter() + PATIENCE, last_start)
+            found = f"{min(foretell(preset, name, device, until) for name in precisions)}{note}"
+        rows.append((target, found, ""))
     return rows
 
 
-def of_ablation(preset: Any, precision: str, device: "torch.device", until: float) -> "Forecast":
-    """The forecast of a preset, with random images of the right size."""
+def foretell(preset: Any, precision: str, device: "torch.device", until: float) -> "Forecast":
+    """The forecast of an ablation's preset, or of transfer (None), with random images."""
     import torch
 
+    import zoo
     from experiments.ablation.campaign import work_of
     from experiments.ablation.options import Options as AblationOptions
     from experiments.ablation.overrides import plan
     from experiments.ablation.pool import default_jobs
     from experiments.ablation.questions import ABLATIONS, rows
-    from experiments.ablation.runs import Run
     from experiments.plumbing.forecast import SameBatch, forecast
+    from experiments.plumbing.precision import to_layout
+    from experiments.train.loop import Settings
+    from experiments.transfer import comparison
+    from experiments.transfer import plan as of_transfer
+    from experiments.transfer.options import Options as TransferOptions
 
+    def batch(count: int, side: int) -> SameBatch:
+        images = torch.randn(count, 3, side, side, device=device)
+        return SameBatch(images, torch.zeros(count, dtype=torch.int64, device=device))
+
+    if preset is None:  # photos; decoding and cropping them takes a CPU a few percent of the time
+        settings = Settings(batch_size=4 if device.type == "cpu" else 32, precision=precision)
+        model = to_layout(zoo.build("resnet18", 2), settings).to(device)
+        timed = model, batch(settings.batch_size, 224), settings
+        runs = of_transfer.plan(TransferOptions(""), {"resnet18": settings}, "")
+        work = [comparison.work_of(run, ANTS_AND_BEES, settings.batch_size) for run in runs]
+        threads = torch.get_num_threads() if device.type == "cpu" else 1
+        return forecast(work, lambda _: timed, device, threads=threads, until=until)
     drawn = ABLATIONS[preset].base.data.source == "synthetic"
-    images = SYNTHETIC_IMAGES if drawn else CIFAR10_IMAGES
-    runs = rows(plan(AblationOptions(preset), device, images[0]))
-    images = (runs[0].data.train_images or images[0], images[1])
-    settings = replace(runs[0].settings, precision=precision)
+    train, test = SYNTHETIC_IMAGES if drawn else CIFAR10_IMAGES
+    first, *others = rows(plan(AblationOptions(preset), device, train))
+    settings = replace(first.settings, precision=precision)
     if device.type == "cpu" and settings.batch_size > FEW:
         steps = settings.steps * settings.batch_size // FEW
         settings = replace(settings, steps=steps, batch_size=FEW)
-
-    def batches_of(run: Run) -> SameBatch:
-        count, size = run.settings.batch_size, run.data.size
-        return SameBatch(
-            torch.randn(count, 3, size, size, device=device),
-            torch.zeros(count, dtype=torch.int64, device=device),
-        )
-
-    runs = [replace(run, settings=settings) for run in runs]
-    timed = work_of(runs, images, 10, device, batches_of)
-    return forecast(*timed, device, jobs=default_jobs(device), until=until)
-
-
-def of_transfer(precision: str, device: "torch.device", threads: int, until: float) -> "Forecast":
-    """The forecast of the default comparison on ants and bees: photos of 500x375 pixels."""
-    import torch
-
-    import zoo
-    from data.view_batches import StepDataset, ViewBatches
-    from data.views import View
-    from experiments.classifier import CORES
-    from experiments.plumbing.forecast import forecast
-    from experiments.plumbing.precision import to_layout
-    from experiments.plumbing.recipes import training_view
-    from experiments.train.loop import Settings
-    from experiments.transfer.comparison import work_of
-    from experiments.transfer.options import Options as TransferOptions
-    from experiments.transfer.plan import plan
-
-    size = 2 if device.type == "cpu" else 32
-    settings = Settings(batch_size=size, precision=precision)
-    runs = plan(TransferOptions("hymenoptera_data"), {"resnet18": settings}, "")
-    photos = torch.randint(0, 256, (size, 3, 375, 500), dtype=torch.uint8)
-    view = training_view(runs[0].recipe, View())
-    labels = torch.zeros(size, dtype=torch.int64)
-    batches = ViewBatches(StepDataset(photos, labels, view, size, 0), device)
-    timed = to_layout(zoo.build("resnet18", 2), settings).to(device), batches, settings
-    work = [work_of(run, ANTS_AND_BEES, size) for run in runs]
-    loaders = CORES if device.type == "cuda" else 0
-    return forecast(work, lambda _: timed, device, threads=threads, loaders=loaders, until=until)
+    images = batch(settings.batch_size, first.data.size)
+    planned = [replace(run, settings=settings) for run in (first, *others)]
+    counts = first.data.train_images or train, test
+    done = work_of(planned, counts, 10, device, lambda _: images)
+    return forecast(*done, device, jobs=default_jobs(device), until=until)
 
 
 if __name__ == "__main__":

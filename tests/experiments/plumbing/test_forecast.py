@@ -1,8 +1,6 @@
 """Forecasts: right within a factor of 1.5, cheap for short work, and printed only for long work."""
 
-import subprocess
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -15,11 +13,8 @@ from experiments.plumbing import forecast as module
 from experiments.plumbing.forecast import (
     FORWARD,
     STEPS,
-    Timing,
     forecast,
     forecast_if_long,
-    makespan,
-    neighbours,
     usable_cores,
 )
 from experiments.plumbing.recipes import DEFAULT
@@ -50,23 +45,16 @@ def test_a_small_ablation_takes_as_long_as_forecast(tmp_path):
     assert 1 / 1.5 < min(forecasts) / min(times) < 1.5
 
 
-def test_runs_start_when_a_place_is_free():
-    assert makespan([3, 2, 2, 1], 1) == 8
-    assert makespan([3, 2, 2, 1], 2) == 4
-    assert makespan([5, 1, 1, 1], 2) == 5
-
-
 @pytest.fixture
 def timed(monkeypatch):
-    """Steps take 2 s, their batches 1 s; collects networks and steps, and what runs beside."""
+    """A step takes 2 s, its batch 1 s, and there are 2 cores; collects the networks."""
     asked = []
 
-    def time_steps(network, steps, until):
-        asked.append((network, steps))
-        return Timing(2.0, 1.0, steps, 32)
+    def seconds_of_step(network, loaders, until):
+        asked.append(network)
+        return max(2.0, 1.0 / loaders) if loaders else 3.0
 
-    monkeypatch.setattr(module, "time_steps", time_steps)
-    monkeypatch.setattr(module, "neighbours", lambda n: asked.append(n) or nullcontext())
+    monkeypatch.setattr(module, "seconds_of_step", seconds_of_step)
     monkeypatch.setattr(module, "usable_cores", lambda: 2)
     return asked
 
@@ -78,22 +66,36 @@ def make(network):
 def test_a_forecast_adds_up_runs_threads_and_loaders(timed):
     work = [("a", 10), ("b", 20)]
     assert forecast(work, make, CPU).seconds == 3 * 30
-    assert forecast(work, make, CPU, jobs=2).seconds == 3 * 20
-    assert forecast(work, make, CPU, jobs=9).seconds == 3 * 20
-    assert forecast([*work, ("a", 15)], make, CPU, jobs=3).seconds == 3 * 20 * 3 / 2  # 2 cores
+    assert forecast(work, make, CPU, jobs=2).seconds == 3 * 20  # the longest run decides
+    assert forecast([*work, ("a", 15)], make, CPU, jobs=3).seconds == 3 * 45 / 2  # 2 cores
     assert forecast(work, make, CPU, threads=2).seconds == 3 * 30 / 2
     assert forecast(work, make, torch.device("cuda"), loaders=2).seconds == 2 * 30
-    assert timed[:6] == [0, ("a", STEPS), ("b", STEPS), 1, ("a", STEPS), ("b", STEPS)]
-    assert [n for n in timed if isinstance(n, int)] == [0, 1, 1, 1, 1, 0]
+    assert timed == ["a", "b"] * 2 + ["a", "b"] * 3  # each network once
 
 
-def test_short_work_costs_one_step_and_says_nothing(timed):
+def test_only_long_work_is_announced(timed):
     assert forecast_if_long([], make, CPU) is None
-    assert forecast_if_long([("a", 50)], make, CPU) is None
-    assert timed == [0, ("a", 1)]
-    said = str(forecast_if_long([("a", 3400)], make, CPU))
-    assert said == "about 170 minutes (timed: 3 s a step of a with 32 images)"
-    assert "a guess from one step" in str(forecast([("a", 10)], make, CPU, steps=1))
+    assert forecast_if_long([("a", 199)], make, CPU) is None
+    assert str(forecast_if_long([("a", 3400)], make, CPU)) == (
+        "about 170 minutes (timed: 3 s a step of a)"
+    )
+
+
+def test_steps_are_timed_with_their_batches_until_time_is_up():
+    loads = []
+
+    class Batches(module.SameBatch):
+        def batch(self, step):
+            loads.append(step)
+            sum(range(10**6))  # some CPU time
+            return super().batch(step)
+
+    batches = Batches(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    alone = module.seconds_of_step(network, batches, Settings(), 8, 0.0)
+    assert len(loads) == 2 + 1  # the time is up: one step
+    assert module.seconds_of_step(network, batches, Settings(), 0, time.perf_counter() + 60) > alone
+    assert len(loads) == 3 + 2 + STEPS
 
 
 def test_quotas_of_containers_count(monkeypatch, tmp_path):
@@ -102,17 +104,6 @@ def test_quotas_of_containers_count(monkeypatch, tmp_path):
     for quota, expected in (("max", cores), ("50000", 1), (str(10**8), cores)):
         module.CPU_MAX.write_text(f"{quota} 100000\n", encoding="utf-8")
         assert usable_cores() == expected
-
-
-def test_neighbours_compute_until_they_are_not_needed(monkeypatch):
-    started, start = [], subprocess.Popen
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda *a, **b: started.append(start(*a, **b)) or started[-1]
-    )
-    with pytest.raises(KeyboardInterrupt), neighbours(2):
-        assert [process.poll() for process in started] == [None, None]
-        raise KeyboardInterrupt
-    assert all(process.poll() is not None for process in started)
 
 
 def test_an_ablation_counts_only_runs_that_are_not_finished(monkeypatch, tmp_path, capsys):
