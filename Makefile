@@ -16,7 +16,7 @@ help:  ## list the targets
 
 setup: $(READY)  ## create .venv from requirements.lock (TORCH=cpu, auto, cu130 ...: another build of torch)
 
-doctor: $(READY)  ## check this machine: what is wrong, the fix, and minutes for each target (ARGS='--data-dir my_images')
+doctor: $(READY)  ## check this machine: what is wrong, the fix, and minutes for each target
 	@$(RUN) experiments.doctor $(ARGS)
 
 train: $(READY)  ## train one network on synthetic images, one line per epoch (MODEL=resnet20)
