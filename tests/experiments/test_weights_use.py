@@ -1,6 +1,7 @@
 """Weights through the commands: hostile files, other libraries' files, real checkpoints."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ import zoo
 from experiments.proof.checks import shake
 from experiments.proof.oracles import LIBRARIES, VIT_ORACLES
 from experiments.proof.prove import prove
-from zoo.weights.dialects import IMAGENET_MEAN_STD, RESNET_DIALECTS
+from zoo.weights.dialects import IMAGENET_MEAN_STD
+from zoo.weights.download import place_of
 
 
 class Run:
@@ -72,40 +74,37 @@ def test_weights_with_an_eps_that_the_library_does_not_use_are_refused(invoke, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "file", "correct"),
-    [("resnet20", "resnet20-12fca82f.th", 9173), ("resnet32", "resnet32-d509ac18.th", 9263)],
+    ("name", "published", "file", "correct"),
+    [
+        ("resnet20", "CIFAR10_AKAMASTER", "resnet20-12fca82f.th", 9173),
+        ("resnet32", "DEFAULT", "resnet32-d509ac18.th", 9263),
+        ("plain56", "DEFAULT", "li-resnet56_noshort.t7", 8669),
+        ("resnet56", "CIFAR10_LI", "li-resnet56.t7", 9366),
+    ],
 )
-def test_golden_real_checkpoints_score_as_published(name, file, correct, real_data, real_cifar10):
-    """akamaster's weights on CIFAR-10's whole test set in fp32: `correct` of 10,000, exactly."""
+def test_golden_published_cifar_networks_score_as_published(
+    name, published, file, correct, real_data, real_cifar10, tmp_path, monkeypatch
+):
+    """By name, from the cache: `correct` of CIFAR-10's 10,000 test images in fp32, exactly."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    entry, path = zoo.published(name, published), real_data / "weights" / file
+    cached = place_of(entry.url, entry.sha256)
+    cached.parent.mkdir(parents=True)
+    shutil.copy(path, cached)
+    model = zoo.build(name, weights=published).eval()
     images, labels = real_cifar10.test_images, real_cifar10.test_labels
-    path = real_data / "weights" / file
-    model = zoo.build(name, weights=path).eval()
-    assert correct_of(model, images, labels) == correct
+    view = entry.preprocess
+    assert correct_of(model, images, labels, (view["mean"], view["std"])) == correct
+    assert entry.top1 == pytest.approx(correct / 100)
+    if file.startswith("li"):  # the accuracy stored beside the weights
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        assert correct == round(100 * stored["acc"])
     if name == "resnet20":  # the cost of a wrong setting that nothing refuses
         wrong = zoo.build(name, shortcut="pad-append")
         wrong.load_state_dict(model.state_dict(), strict=True)
         assert correct_of(wrong.eval(), images, labels) == 2246
         with pytest.raises(zoo.WeightsError, match="pad-append"):
             zoo.load(wrong, path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "file", "correct"),
-    [("plain56", "li-resnet56_noshort.t7", 8669), ("resnet56", "li-resnet56.t7", 9366)],
-)
-def test_golden_networks_of_li_score_what_their_files_say(
-    name, file, correct, real_data, real_cifar10
-):
-    """A real plain network and its residual twin: the accuracy stored beside the weights."""
-    path = real_data / "weights" / file
-    shortcut = {"shortcut": "projection"} if name == "resnet56" else {}
-    model = zoo.load(zoo.build(name, **shortcut), path, dialect="li").eval()
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    assert correct == round(100 * stored["acc"])
-    normalize = RESNET_DIALECTS["li"].normalize
-    images, labels = real_cifar10.test_images, real_cifar10.test_labels
-    assert correct_of(model, images, labels, normalize) == correct
 
 
 def correct_of(

@@ -20,15 +20,16 @@ TIMEOUT = 30.0  # seconds without a byte
 HUB_PAGE = r"https?://(?:huggingface|hf)\.co/([\w.-]+/[\w.-]+)(?:/tree/.*)?/?"
 
 
-def fetch(url: str, choice: str | None = None) -> Weights:
+def fetch(url: str, choice: str | None = None, sha256: str = "") -> Weights:
     """The weights at `url`, downloaded into the cache if they are not there yet.
 
-    `choice`: the name of the state dict to take, if there are several.
+    `choice`: the name of the state dict to take, if there are several. `sha256`: digits that the
+    file must have; they become part of its name in the cache, and are compared at every load.
     """
     if page := re.fullmatch(HUB_PAGE, url):
         why, fix = "this is the page of a model, not a file", f"did you mean hf:{page[1]}?"
         raise WeightsError(why, url, fix)
-    path = place_of(url)
+    path = place_of(url, sha256)
     is_new = not path.exists()
     if is_new:
         download(url, path)
@@ -43,9 +44,15 @@ def fetch(url: str, choice: str | None = None) -> Weights:
         raise WeightsError(why, path, fix) from error
 
 
-def place_of(url: str) -> Path:
-    """The cached file of `url`: its file name, preceded by a hash of the URL if it has no hash."""
-    name = re.sub(r"[^\w.+-]", "_", url.partition("?")[0].rpartition("/")[2])[-200:]
+def place_of(url: str, sha256: str = "") -> Path:
+    """The cached file of `url`: its file name with `sha256`.
+
+    If neither of them has a hash, a hash of the URL precedes the name.
+    """
+    name = re.sub(r"[^\w.+-]", "_", url.partition("?")[0].rpartition("/")[2])[-100:]
+    if sha256:
+        stem, dot, suffix = name.rpartition(".")
+        name = f"{stem.removesuffix(f'-{sha256[:8]}')}-{sha256}{dot}{suffix}"
     if not hash_in(name):  # many files are named model.safetensors
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
     return Path(torch.hub.get_dir()) / "checkpoints" / name

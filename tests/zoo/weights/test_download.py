@@ -168,6 +168,22 @@ def test_published_weights_are_downloaded_in_the_same_way(server, monkeypatch):
     assert server.requests == 1
 
 
+def test_published_cifar_weights_are_compared_with_their_whole_hash(server, monkeypatch):
+    plain = zoo.build("plain8", width=2)
+    buffer = io.BytesIO()
+    torch.save({"acc": 86.7, "epoch": 300, "state_dict": zoo.export(plain, "li")}, buffer)
+    server.content = buffer.getvalue()
+    digest, url = hashlib.sha256(server.content).hexdigest(), url_of(server, "model_300.t7")
+    table = {("plain8", "CIFAR10_LI"): (url, digest, 86.7)}
+    monkeypatch.setattr(published, "CIFAR10", table)
+    loaded = zoo.build("plain8", width=2, weights="CIFAR10_LI")
+    assert same(loaded.state_dict(), plain.state_dict())
+    table["plain8", "CIFAR10_LI"] = (url, digest[:-1] + ("1" if digest[-1] == "0" else "0"), 86.7)
+    with refusal(zoo.WeightsError, "cannot download", url):
+        zoo.build("plain8", width=2, weights="DEFAULT")
+    assert server.requests == 2
+
+
 def test_a_file_of_the_users_own_is_checked(server, tmp_path):
     path = tmp_path / url_of(server).split("/")[-1]
     path.write_bytes(server.content)
