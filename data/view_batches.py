@@ -25,7 +25,8 @@ from data.views import NUMBERS, RandomView, View
 def normalize_as(view: View) -> Normalize:
     """Normalise with a view's mean and standard deviation: 3 values, or 3 for each pixel."""
     mean, std = (  # (3,) -> (3, 1, 1); (3 S S,) -> (3, S, S)
-        torch.tensor(v).view(3, isqrt(len(v) // 3), -1) for v in (view.mean, view.std)
+        torch.tensor(v, dtype=torch.float32).view(3, isqrt(len(v) // 3), -1)
+        for v in (view.mean, view.std)
     )
     return Normalize(mean, std)
 

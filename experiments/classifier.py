@@ -38,6 +38,7 @@ from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
+from experiments.plumbing.device import torch_as_started
 from experiments.plumbing.preprocess import default_view, in_words, view_for, view_named
 from experiments.plumbing.tables import Rows, html
 from experiments.train.loop import Settings, forward
@@ -182,6 +183,7 @@ def about(model: Classifier) -> str:
     return f"{model.source}: {len(model.classes)} classes{which}"
 
 
+@torch_as_started()
 def load_model(
     path: str | Path,
     name: str | None = None,

@@ -28,7 +28,7 @@ from experiments.ablation.runs import (
     seeded,
 )
 from experiments.plumbing.cli import NumericError, doing, options_from
-from experiments.plumbing.device import choose_device, make_deterministic
+from experiments.plumbing.device import choose_device, make_deterministic, torch_as_started
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.forecast import FORWARD, Make, Work, forecast_if_long
 from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle, to_layout
@@ -158,13 +158,13 @@ def describe_data(data: Data) -> str:
     return "\n  ".join((f"Data {dataset.name}: {counts}, {data.size}x{data.size}", *dataset.notes))
 
 
+@torch_as_started()
 def ablate(preset: str = "quick", **options: object) -> Results:
-    """Run an ablation, with the options of the command line; for notebooks."""
-    threads = torch.get_num_threads()
-    try:
-        return carry_out(options_from(Options, preset, **options))
-    finally:
-        torch.set_num_threads(threads)  # an ablation uses one per run
+    """Run an ablation, with the options of the command line; for notebooks.
+
+    A script calls it below `if __name__ == "__main__":`, as worker processes import the script.
+    """
+    return carry_out(options_from(Options, preset, **options))
 
 
 def carry_out(options: Options) -> Results:

@@ -1,4 +1,7 @@
-"""Choose the device, and make its results repeatable."""
+"""Choose the device, make its results repeatable, and leave a notebook's PyTorch as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -35,6 +38,24 @@ def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def torch_as_started() -> Iterator[None]:
+    """Inside, PyTorch is as in a new process: gradients are on, and numbers are fp32.
+
+    Afterwards its settings and random numbers are as before: a notebook's kernel does not notice.
+    """
+    dtype, threads, cudnn = torch.get_default_dtype(), torch.get_num_threads(), torch.backends.cudnn
+    settings = cudnn.benchmark, cudnn.deterministic
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+        cudnn.benchmark, cudnn.deterministic = settings
 
 
 def has_bf16(device: torch.device) -> bool:

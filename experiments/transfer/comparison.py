@@ -22,7 +22,7 @@ from data.progress import Progress, say
 from data.view_batches import ViewBatches
 from experiments.classifier import CORES
 from experiments.plumbing.cli import NumericError, doing, options_from
-from experiments.plumbing.device import choose_device, make_deterministic
+from experiments.plumbing.device import choose_device, make_deterministic, torch_as_started
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.forecast import FORWARD, Work, forecast_if_long
 from experiments.plumbing.precision import SETTINGS_FILES, settle
@@ -171,8 +171,12 @@ def describe(run: Transfer, row: dict) -> str:
     )
 
 
+@torch_as_started()
 def transfer(data: str | Path, **options: object) -> Results:
-    """Compare strategies, with the options of the command line; for notebooks."""
+    """Compare strategies, with the options of the command line; for notebooks.
+
+    A script calls it below `if __name__ == "__main__":`, as worker processes import the script.
+    """
     results = carry_out(options_from(Options, data, **options))
     assert results is not None, "a notebook is one process"
     return results

@@ -21,7 +21,7 @@ def recipe_of(options: Options) -> Recipe:
     named = {name: values.get(name) for name in names}
     changes = {k: v for k, v in named.items() if v is not None and v is not False}
     if options.lr:
-        changes["head_lr"] = options.lr * recipe.head_lr / recipe.lr
+        changes["head_lr"] = options.lr * (recipe.head_lr / recipe.lr)
     if options.size:
         changes["input_size"] = None
     return replace(recipe, **changes)

@@ -30,13 +30,14 @@ from data import collection as collection_module
 from data.collection import ImageDataset, Source, open_dataset
 from data.dataset import Dataset
 from data.views import View
-from experiments.classifier import FP32, load_model, pretrained, save_classifier
+from experiments.classifier import FP32, load_model, predict, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
 from experiments.plumbing.distributed import ALONE, Group
 from experiments.plumbing.recipes import RECIPES
 from experiments.plumbing.results import read_rows, to_do
 from experiments.plumbing.resume import load_checkpoint
 from experiments.train.loop import Settings
+from experiments.transfer import comparison
 from experiments.transfer import job as transfer_run
 from experiments.transfer.comparison import bar_of
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
@@ -119,6 +120,29 @@ def transfer(invoke):
         return done.stdout
 
     return once
+
+
+def test_a_notebook_gets_the_same_weights_whatever_it_set_and_keeps_its_settings(folder, tmp_path):
+    """In a kernel with gradients off and fp64: an unusual state that a cell before it left."""
+    options = {"model": "resnet8", "weights": "none", "strategy": "finetune", "seeds": 1,
+               "size": 16, "squash": True, "batch_size": 8, "epochs": 1, "precision": "fp32",
+               "device": "cpu"}  # fmt: skip
+    usual = comparison.transfer(folder, output_dir=tmp_path / "a", **options)
+    before = torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            odd = comparison.transfer(folder, output_dir=tmp_path / "b", **options)
+            model = load_model(odd.best)
+            answers = predict(model, next((folder / "val").glob("*/*.png")))
+            assert torch.get_default_dtype() == torch.float64
+            assert torch.is_inference_mode_enabled()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(before, torch.get_rng_state())
+    assert usual.best.read_bytes() == odd.best.read_bytes()
+    assert model.model.head.weight.dtype == torch.float32
+    assert len(answers) == len(CLASSES)
 
 
 @pytest.fixture(scope="module")
