@@ -171,7 +171,7 @@ print(f"trainable: {trainable(module):,}; the class Frozen in experiments/transf
 
 # %% [markdown]
 # **달라진 점**: 흔히 쓰는 코드에서는 "동결된" 네트워크의 특징이 바뀌었지만, skipzoo에서는 0 %
-# 바뀌었습니다. 동결하지 못하면 헤드는 계속 바뀌는 특징으로 학습하게 됩니다. 그 때문에 정확도가
+# 바뀌었습니다. 흔히 쓰는 코드의 헤드는 계속 바뀌는 특징으로 학습하게 됩니다. 그 때문에 정확도가
 # 얼마나 낮아지는지는 바로 아래에서 측정합니다. 이 실수의 이름은 `moving-bn`입니다.
 #
 # **What changed**: the usual "frozen" network moved its features, ours by 0 %. The head learns
