@@ -149,8 +149,8 @@ check_data.main(check_data.Options(Path(DATA), workers=0))
 # ## 2. 헤드 바꾸기 / Replace the head
 #
 # 사전 학습된 네트워크의 마지막 층은 사전 학습 데이터의 클래스를 출력합니다. 이 층을 출력 수가 내
-# 클래스 수와 같은 새 층으로 바꿉니다. 이 층의 이름은 torchvision의 ResNet에서는 `fc`, 여기서는
-# `head`입니다.
+# 클래스 수와 같은 새 층으로 바꿉니다. 이 층의 이름은 torchvision의 ResNet에서는 `fc`,
+# skipzoo에서는 `head`입니다.
 #
 # The last layer of a pretrained network answers with the classes of its own data. We put in a new
 # layer with as many outputs as we have classes. It is `fc` in torchvision's ResNets, and `head`
@@ -441,7 +441,7 @@ Rows(("prediction", "accuracy %", "points"), lines)
 # %% [markdown]
 # **달라진 점**: `load_model`은 전처리와 클래스 이름을 파일에서 읽고 늘 `eval()` 모드로 계산하므로,
 # 표에 있는 실수를 할 여지가 없습니다. 음수가 실수의 비용이며, 어떤 실수도 오류를 내지 않았습니다.
-# 153장에서 몇 %p 차이는 우연일 수 있으므로 큰 차이만 믿으세요: 정규화를 빼거나 다르게 한 것,
+# 153장에서 몇 %p의 차이는 우연일 수 있으므로 큰 차이만 믿으세요: 정규화를 빼거나 다르게 한 것,
 # 그리고 `eval()`을 빠뜨린 채 한 장씩 넣은 것입니다. 나머지는 이 이미지들만으로는 0과 구별할 수
 # 없습니다.
 #

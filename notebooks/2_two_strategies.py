@@ -129,8 +129,8 @@ print(f"fine-tuning: {trainable(network):,} parameters; feature extraction: {tra
 # ### 함정: 동결했는데도 움직입니다 / The trap: frozen, but it moves
 #
 # `requires_grad = False`는 기울기(gradient)만 끕니다. 학습 루프의 `model.train()` 때문에 배치
-# 정규화(batch norm)의 이동 통계(running statistics)는 계속 바뀝니다. 아래에서는 옵티마이저 없이
-# 이미지를 통과시키기만 합니다. 그래도 특징이 달라집니다.
+# 정규화(batch norm)의 이동 평균과 이동 분산(running statistics)은 계속 바뀝니다. 아래에서는
+# 옵티마이저 없이 이미지를 통과시키기만 합니다. 그래도 특징이 달라집니다.
 #
 # `requires_grad = False` only stops gradients. `model.train()` in the training loop keeps
 # changing the running statistics of batch norms. Below we only pass images through, without any
@@ -258,7 +258,7 @@ for column in ("best_val_accuracy", "last_val_accuracy"):
     print(f"  moving batch norms cost {cost.show(1, 100)} points, n = {cost.n} seeds")
 
 # %% [markdown]
-# **달라진 점**: 동결된 네트워크의 배치 정규화 통계를 고정한 것뿐입니다. 마지막 에폭에서 약 8%p
+# **달라진 점**: 동결된 네트워크의 배치 정규화 통계를 고정한 것뿐입니다. 마지막 에폭에서 약 8 %p
 # 차이가 납니다(시드 5개, 이미지 153장, 바로 위 출력). 검증 세트로 가장 좋은 에폭을 고르면 차이가
 # 더 작아 보입니다. 운이 좋았던 에폭을 고르기 때문입니다. 이렇게 적은 이미지로는 미세 조정과 특징
 # 추출 중 어느 쪽이 나은지 대개 알 수 없습니다.

@@ -574,7 +574,7 @@ for n in (total // 10, total // 2):
 # to choose from. The model only looks better; it is not.
 
 # %% [markdown]
-# ## 10. 실수 2: `eval()` 빠뜨리기와 한 장짜리 배치 / Mistake 2: a forgotten `eval()`, and a batch of one
+# ## 10. 실수 2: `eval()` 빠뜨리기, 한 장 배치 / Mistake 2: a forgotten `eval()`, and a batch of one
 #
 # `train()` 모드의 BatchNorm은 배치의 평균과 분산을 씁니다. 그래서 예측이 같은 배치에 든 다른
 # 이미지에 따라 달라지고, 한 장만 넣으면 그 한 장의 통계만 씁니다. 게다가 예측할 때마다 저장된
