@@ -9,10 +9,10 @@
 # %% [markdown]
 # # 내 폴더로 ResNet-50 미세 조정 / Fine-tune ResNet-50 on my folder
 #
-# 데이터를 보고, head를 바꾸고, 학습하고, 가장 좋은 에폭을 저장해 CPU에서 다시 불러옵니다. 이미지
-# 하나에 제목과 상위 5개를 붙이고, torchvision이 읽는 `.pth`를 만듭니다. 학습을 `kill -9`로
-# 죽였다가 이어서 합니다. 모든 셀은 CPU 코어 2개에서 약 1분 걸렸습니다. "여기서는 실행하지 않음"
-# 셀은 건너뜁니다.
+# 데이터를 보고, 헤드(head)를 바꾸고, 학습하고, 가장 좋은 에폭을 저장해 CPU에서 다시 불러옵니다.
+# 이미지 한 장을 제목과 상위 5개(top 5) 예측과 함께 보여 주고, torchvision이 읽을 수 있는 `.pth`를
+# 저장합니다. 학습을 `kill -9`로 강제 종료한 뒤 이어서 학습합니다. 모든 셀을 실행하는 데 CPU 코어
+# 2개로 약 1분 걸렸습니다. "여기서는 실행하지 않음"이라고 적힌 셀은 아무 일도 하지 않습니다.
 #
 # We look at the data, replace the head, train, keep the best epoch and reload it on a CPU. We
 # show one image with a title and the top 5, and save a `.pth` that torchvision reads. We kill the
@@ -29,8 +29,8 @@ if not Path("zoo").is_dir():  # the kernel started in notebooks/
 sys.path.insert(0, str(Path.cwd()))
 
 # %% [markdown]
-# **Colab (여기서는 실행하지 않음 / not run here)**: 저장소를 복제하고 설치합니다. 커널에 있는
-# torch는 그대로 둡니다. `URL`에는 저장소의 주소를 넣습니다.
+# **Colab (여기서는 실행하지 않음 / not run here)**: 이 셀은 저장소를 복제(clone)하고 설치합니다.
+# 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
 # In Colab, this cell clones the repository and installs it. It keeps the kernel's torch. Put the
 # address of the repository in place of `URL`.
@@ -49,9 +49,9 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # %% [markdown]
 # ## 설정 / Settings
 #
-# 내 이미지를 쓰려면 `DATA`를 바꿉니다. 클래스마다 폴더가 하나씩 있으면 됩니다:
-# `my_images/cat/1.jpg`. 여기서는 ImageNet 가중치를 받을 수 없어서, CIFAR-10으로 학습한
-# ResNet-32를 씁니다. 원래는 `MODEL = "resnet50"`, `WEIGHTS = "DEFAULT"`입니다.
+# 내 이미지를 쓰려면 `DATA`를 바꾸세요. 클래스마다 폴더가 하나씩 들어 있는 폴더입니다:
+# `my_images/cat/1.jpg`. 여기서는 ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로 학습한
+# ResNet-32를 씁니다. 보통은 `MODEL = "resnet50"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
 #
 # To use your own images, change `DATA`: a folder with one folder per class,
 # `my_images/cat/1.jpg`. ImageNet weights cannot be reached here, so we use a ResNet-32 trained on
@@ -66,9 +66,9 @@ RUNS = "runs/drive"
 IMAGENET = False  # True: also run the cells that download ImageNet weights
 
 # %% [markdown]
-# **Drive 연결 (여기서는 실행하지 않음 / not run here)**: Colab은 연결이 끊기면 파일을 지웁니다.
-# 결과를 Drive에 두면 같은 셀을 다시 실행해 이어서 학습할 수 있습니다. Colab 밖에서는
-# `runs/drive`가 그 역할을 합니다.
+# **Drive 연결 (여기서는 실행하지 않음 / not run here)**: Colab의 연결이 끊기면 파일이 지워집니다.
+# 결과를 Drive에 두면, 같은 셀을 다시 실행했을 때 학습이 이어집니다. Colab이 아닌 곳에서는
+# `runs/drive`가 Drive를 대신합니다.
 #
 # **Mount Drive**: Colab deletes its files when it disconnects. With the results on Drive, you run
 # the same cell again and the training resumes. Outside Colab, `runs/drive` stands in for it.
@@ -81,7 +81,7 @@ if "google.colab" in sys.modules:
     RUNS = "/content/drive/MyDrive/skipzoo-runs"
 
 # %% [markdown]
-# 개미와 벌 사진(PyTorch 튜토리얼의 데이터)과 가중치를 한 번만 내려받습니다. 학습 폴더의
+# PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
 # `imageNotFound.gif`는 사진이 아니므로 지웁니다.
 #
 # This downloads the ants and bees of PyTorch's tutorial and the weights, once.
@@ -107,14 +107,14 @@ for folder in sorted(Path(DATA).glob("*/*")):
 # %% [markdown]
 # ## 1. 데이터 보기 / Look at the data
 #
-# 흔한 셀은 `ImageFolder`로 클래스와 그림 몇 장을 봅니다. 깨진 파일이나 겹치는 사진은 보이지
-# 않습니다.
+# 흔히 쓰는 코드는 `ImageFolder`로 클래스와 사진 몇 장을 보여 줍니다. 깨진 파일이나 중복된 사진은
+# 알려 주지 않습니다.
 #
 # The usual cell shows the classes and a few pictures by `ImageFolder`. It does not show broken
 # files or duplicates.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 import matplotlib.pyplot as plt
 import torch
 from torchvision import datasets
@@ -131,31 +131,33 @@ for panel, i in zip(axes, torch.linspace(0, len(photos) - 1, 5).int().tolist(), 
 plt.show()
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 from experiments import check_data
 
 check_data.main(check_data.Options(Path(DATA), workers=0))
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 모든 파일을 실제로 디코딩하고, 학습과 검증에 같은 사진이 있는지 봅니다.
-# 깨진 파일은 이름을 말하고 멈춥니다. 학습 도중 몇 번째 에폭에서 멈추는 일은 없습니다.
+# **달라진 점**: 모든 파일을 실제로 디코딩하고, 학습 세트와 검증 세트에 같은 사진이 있는지
+# 찾습니다. 깨진 파일이 있으면 파일 이름을 알려 주고 검사를 멈춥니다. 그래서 학습 도중 어느
+# 에폭에서 갑자기 멈추는 일이 없습니다.
 #
 # **What changed**: every file is really decoded, and photos that are in both train and val are
 # found. A broken file is named and stops the check; it does not stop a training in the middle of
 # some epoch.
 
 # %% [markdown]
-# ## 2. head 바꾸기 / Replace the head
+# ## 2. 헤드 바꾸기 / Replace the head
 #
-# 사전 학습된 신경망의 마지막 층은 그 데이터의 클래스 수만큼 답합니다. 내 클래스 수로 새 층을
-# 답니다. torchvision의 ResNet에서는 `fc`, 여기서는 `head`입니다.
+# 사전 학습된 네트워크의 마지막 층은 사전 학습 데이터의 클래스를 출력합니다. 이 층을 출력 수가 내
+# 클래스 수와 같은 새 층으로 바꿉니다. 이 층의 이름은 torchvision의 ResNet에서는 `fc`,
+# skipzoo에서는 `head`입니다.
 #
 # The last layer of a pretrained network answers with the classes of its own data. We put in a new
 # layer with as many outputs as we have classes. It is `fc` in torchvision's ResNets, and `head`
 # here.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 import copy
 
 from torch import nn
@@ -170,12 +172,12 @@ usual.head = nn.Linear(usual.head.in_features, len(photos.classes))
 print("after: ", usual.head)
 
 # %% [markdown]
-# **배치가 하나일 때 / A batch of one**
+# **이미지가 한 장뿐인 배치 / A batch of one**
 #
-# 이미지 수를 배치 크기로 나눈 나머지가 1이면, 마지막 배치에는 이미지가 하나입니다. `train()`에서
-# 배치 정규화는 값 하나로 분산을 구할 수 없어서, 에폭 끝에서 학습이 멈출 수 있습니다. 흔한 해결은
-# `drop_last=True`이고, 여기의 학습 루프는 늘 그렇게 합니다. 순서가 매번 바뀌므로 버려지는
-# 이미지도 매번 다릅니다.
+# 이미지 수를 배치 크기로 나눈 나머지가 1이면, 마지막 배치에는 이미지가 한 장뿐입니다. `train()`
+# 모드의 배치 정규화(batch norm)는 값 하나로는 분산을 구할 수 없어서, 에폭 끝에서 학습이 오류로
+# 멈출 수 있습니다. 흔한 해결책은 `drop_last=True`이고, skipzoo의 학습 루프는 늘 그렇게 합니다.
+# 에폭마다 순서가 바뀌므로 빠지는 이미지도 매번 다릅니다.
 #
 # If one image remains after dividing by the batch size, the last batch has one image. In
 # `train()`, a batch norm cannot compute a variance from one value, and training may stop at the
@@ -193,12 +195,12 @@ except ValueError as error:
 # %% [markdown]
 # ## 3. 학습 / Training
 #
-# 흔한 셀: 에폭마다 한 줄을 출력하고, 검증 곡선을 그립니다. 여기서는 두 에폭만 합니다.
+# 흔히 쓰는 코드는 에폭마다 한 줄을 출력하고 검증 곡선을 그립니다. 여기서는 2에폭만 학습합니다.
 #
 # The usual cell prints a line per epoch and draws a validation curve. We do two epochs of it.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
@@ -223,16 +225,16 @@ for epoch in range(min(EPOCHS, 2)):
     print(f"epoch {epoch + 1}: last loss {loss:.3f}, val {torch.cat(answers).float().mean():.1%}")
 
 # %% [markdown]
-# ### 여기서는: 죽여도 이어집니다 / Here: it survives a kill
+# ### skipzoo에서는: 강제 종료해도 이어집니다 / Here: it survives a kill
 #
-# 같은 학습을 다른 프로세스로 시작하고, 체크포인트가 생기면 `kill -9`로 죽입니다. Colab의 연결이
-# 끊긴 것과 같습니다. 체크포인트는 대략 10초마다 저장됩니다.
+# 다른 프로세스에서 학습을 시작하고, 체크포인트가 생기면 `kill -9`로 강제 종료합니다. Colab의
+# 연결이 끊긴 상황과 같습니다. 체크포인트는 약 10초마다 저장됩니다.
 #
 # We start the training in another process. Once there is a checkpoint, we kill it by `kill -9`,
 # just as if Colab had disconnected. A checkpoint is saved about every 10 seconds.
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 import subprocess
 import time
 
@@ -252,7 +254,7 @@ print((Path(RUNS) / "killed.txt").read_text(), end="")
 print(f"the process is dead: exit code {process.returncode}")
 
 # %% [markdown]
-# 이제 커널에서 같은 설정으로 부릅니다. 출력이 어느 스텝에서 이어 가는지 말합니다.
+# 이제 커널에서 같은 옵션으로 호출합니다. 몇 번째 스텝부터 이어서 학습하는지 출력에 나옵니다.
 #
 # Now we call it in the kernel, with the same options. The output says at which step it resumes.
 
@@ -263,25 +265,25 @@ results = transfer(DATA, **options)
 results
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 죽은 학습이 처음부터 다시 하지 않았습니다. 옵티마이저, 학습률, 이미지
-# 순서까지 이어지므로 결과는 중단하지 않은 것과 같은 비트입니다(프로젝트의 테스트가 확인합니다).
-# 흔한 셀은 처음부터 다시 해야 합니다.
+# **달라진 점**: 강제 종료된 학습이 처음부터 다시 시작하지 않았습니다. 옵티마이저, 학습률, 이미지
+# 순서까지 그대로 이어지므로 결과는 중단하지 않았을 때와 비트 단위까지 같습니다(프로젝트의 테스트가
+# 확인합니다). 흔히 쓰는 코드는 처음부터 다시 학습해야 합니다.
 #
 # **What changed**: the killed training did not start again. The optimiser, the rate and the order
 # of images continue, so the result has the same bits as without the kill (the project's tests
 # check it). The usual cell has to start again.
 
 # %% [markdown]
-# ## 4. 가장 좋은 에폭 남기기 / Keep the best epoch
+# ## 4. 가장 좋은 에폭 저장하기 / Keep the best epoch
 #
-# 흔한 셀은 `best = model.state_dict()`라고 적습니다. 이것은 사본이 아니라 **참조**라서, 학습이
-# 계속되면 함께 바뀝니다. `copy.deepcopy`가 필요합니다.
+# 흔히 `best = model.state_dict()`라고 씁니다. 이것은 복사본이 아니라 **참조**(reference)라서,
+# 학습이 계속되면 함께 바뀝니다. `copy.deepcopy`가 필요합니다.
 #
 # A usual cell says `best = model.state_dict()`. This is no copy but a **reference**: it changes
 # as training goes on. It needs `copy.deepcopy`.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 best, copied = usual.state_dict(), copy.deepcopy(usual.state_dict())
 images, labels = next(iter(train_loader))
 usual.train()
@@ -296,7 +298,7 @@ for name, kept in {"state_dict()": best, "deepcopy": copied}.items():
     )
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 from experiments.plumbing.results import read_history
 
 history = read_history(results.best.parent)
@@ -306,9 +308,9 @@ print("files:", ", ".join(sorted(path.name for path in results.best.parent.glob(
 print(f"chosen: epoch {results.rows[0]['best_epoch']}")
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 가장 좋은 에폭은 검증 데이터로 골라 바로 파일에 씁니다. 테스트 폴더가
-# 있으면 고를 때는 보지 않고 마지막에 한 번만 잽니다. 고른 데이터로 보고하면 얼마나 높게
-# 나오는지는 노트북 3에서 측정합니다.
+# **달라진 점**: 가장 좋은 에폭을 검증 세트로 고르고 바로 파일에 저장합니다. 테스트 폴더가 있으면
+# 에폭을 고를 때는 보지 않고 마지막에 한 번만 측정합니다. 에폭을 고를 때 쓴 이미지로 정확도를
+# 보고하면 얼마나 부풀려지는지는 노트북 3에서 측정합니다.
 #
 # **What changed**: the best epoch is chosen on val and written to a file at once. A test folder,
 # if there is one, is not looked at for the choice, and measured once at the end. Notebook 3
@@ -317,14 +319,14 @@ print(f"chosen: epoch {results.rows[0]['best_epoch']}")
 # %% [markdown]
 # ## 5. CPU에서 다시 불러오기 / Reload on a CPU
 #
-# GPU에서 저장한 파일은 `map_location="cpu"` 없이는 CPU에서 열리지 않습니다. 가중치만 있는
-# 파일에는 클래스 이름도 전처리도 없으므로, 흔한 셀은 그것들을 다시 적습니다.
+# GPU에서 저장한 파일은 `map_location="cpu"` 없이는 CPU에서 열리지 않습니다. 가중치만 담은 파일에는
+# 클래스 이름도 전처리 방법도 없으므로, 흔히 쓰는 코드에서는 이것들을 다시 적습니다.
 #
 # A file saved on a GPU does not open on a CPU without `map_location="cpu"`. A file of weights has
 # neither class names nor preprocessing, so the usual cell types them again.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 path = Path(RUNS) / "usual.pth"
 torch.save(copied, path)
 reloaded = copy.deepcopy(network)
@@ -334,7 +336,7 @@ reloaded.eval()
 print(path.name, "is loaded; its class names and preprocessing are in nobody's file")
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 from experiments.classifier import load_model, predict
 
 model = load_model(results.best)  # always on the CPU; model.model.to("cuda") moves it
@@ -343,14 +345,14 @@ model
 # %% [markdown]
 # ## 6. 이미지 한 장 / One image
 #
-# 흔한 셀은 전처리, `unsqueeze(0)`, `eval()`, `softmax`를 모두 손으로 합니다. 하나라도 잊으면 오류
-# 없이 틀립니다.
+# 흔히 쓰는 코드에서는 전처리, `unsqueeze(0)`, `eval()`, `softmax`를 모두 직접 합니다. 하나라도
+# 잊으면 오류는 나지 않고 답만 틀립니다.
 #
 # The usual cell does preprocessing, `unsqueeze(0)`, `eval()` and `softmax` by hand. If one is
 # forgotten, there is no error, only wrong answers.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 from PIL import Image
 
 file, label = val_set.samples[-1]
@@ -367,13 +369,14 @@ for score, i in zip(top.values, top.indices, strict=True):
     print(f"{photos.classes[i]}: {score:.1%}")
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 predict(model, file)
 
 # %% [markdown]
-# 클래스가 둘이라 상위 5개도 둘뿐입니다. 이 작은 신경망은 검증에서 셋 중 하나를 틀리므로, 위의
-# 답도 틀릴 수 있습니다. 아래는 미세 조정하기 **전** 신경망의 상위 5개입니다. CIFAR-10의 클래스만
-# 알아서, 곤충을 보고도 그중 하나를 골라야 합니다. 확률이 높다고 아는 것은 아닙니다.
+# 클래스가 두 개라서 상위 5개도 두 개뿐입니다. 이 작은 네트워크는 검증 이미지 세 장 중 한 장을
+# 틀리므로 위의 답도 틀릴 수 있습니다. 아래는 미세 조정하기 **전** 네트워크의 상위 5개입니다.
+# CIFAR-10의 클래스만 알기 때문에 곤충을 보고도 그중 하나를 골라야 합니다. 확률이 높다고 해서
+# 정답을 안다는 뜻은 아닙니다.
 #
 # There are two classes, so the top 5 are two. This small network is wrong on one of three
 # validation images, so the answer above may be wrong. Below are the top 5 of the network
@@ -386,10 +389,10 @@ old = load_model(WEIGHTS, MODEL, classes=names if WEIGHTS.endswith(".th") else N
 predict(old, file, k=5)
 
 # %% [markdown]
-# ### 예측에서 흔한 실수의 비용 / What common mistakes cost at prediction
+# ### 예측할 때 흔한 실수의 비용 / What common mistakes cost at prediction
 #
-# 같은 파일, 같은 검증 이미지에서 실수를 하나씩만 합니다: 다른 전처리, 잊은 `eval()`, 한 장씩
-# 넣기.
+# 같은 파일과 같은 검증 이미지로, 한 번에 하나씩 실수해 봅니다: 다른 전처리, 빠뜨린 `eval()`, 한
+# 장씩 넣기.
 #
 # The same file and the same validation images, with one mistake at a time: other preprocessing, a
 # forgotten `eval()`, images one by one.
@@ -436,10 +439,11 @@ print(f"n = {len(truth)} images, one network, one seed; a point is {len(truth) /
 Rows(("prediction", "accuracy %", "points"), lines)
 
 # %% [markdown]
-# **무엇이 바뀌었나**: `load_model`은 전처리와 클래스 이름을 파일에서 읽고 늘 `eval()`로
-# 계산하므로, 표의 실수를 할 자리가 없습니다. 음수가 실수의 비용이고, 오류를 낸 실수는 하나도
-# 없습니다. 153장에서는 몇 점 차이가 우연일 수 있으므로 큰 것만 믿습니다: 정규화를 빼거나 다르게
-# 하는 것, 한 장씩 넣으면서 `eval()`을 잊는 것. 나머지는 이 데이터로 가릴 수 없습니다.
+# **달라진 점**: `load_model`은 전처리와 클래스 이름을 파일에서 읽고 늘 `eval()` 모드로 계산하므로,
+# 표에 있는 실수를 할 여지가 없습니다. 음수가 실수의 비용이며, 어떤 실수도 오류를 내지 않았습니다.
+# 153장에서 몇 %p의 차이는 우연일 수 있으므로 큰 차이만 믿으세요: 정규화를 빼거나 다르게 한 것,
+# 그리고 `eval()`을 빠뜨린 채 한 장씩 넣은 것입니다. 나머지는 이 이미지들만으로는 0과 구별할 수
+# 없습니다.
 #
 # **What changed**: `load_model` reads preprocessing and class names from the file and always
 # computes in `eval()`, so there is no room for the mistakes of the table. The negative numbers
@@ -448,11 +452,11 @@ Rows(("prediction", "accuracy %", "points"), lines)
 # forgotten. The others cannot be told from 0 with these images.
 
 # %% [markdown]
-# ## 7. torchvision이 읽는 `.pth` / A `.pth` that torchvision reads
+# ## 7. torchvision이 읽을 수 있는 `.pth` / A `.pth` that torchvision reads
 #
-# `zoo.export`는 torchvision의 이름으로 가중치를 줍니다. torchvision에는 ResNet-32가 없으므로,
-# 그때는 여기서 만든 (학습하지 않은) ResNet-18로 보여 줍니다. `resnet50`으로 학습했다면 그 신경망
-# 그대로입니다.
+# `zoo.export`는 torchvision의 이름에 맞춘 가중치를 돌려줍니다. torchvision에는 ResNet-32가
+# 없으므로, 이때는 여기서 만든 (학습하지 않은) ResNet-18로 보여 줍니다. `resnet50`을 학습했다면 그
+# 네트워크를 저장합니다.
 #
 # `zoo.export` gives the weights under torchvision's names. torchvision has no ResNet-32; in that
 # case we show it with a ResNet-18 built here, untrained. If you trained `resnet50`, it is that
@@ -474,8 +478,8 @@ with torch.no_grad():
 print(f"torchvision's {name} and ours differ by at most {difference}")
 
 # %% [markdown]
-# **ResNet-50으로 (여기서는 실행하지 않음 / not run here)**: `IMAGENET = True`로 바꾸면 ImageNet
-# 가중치로 시작합니다. 첫 실행에서 98 MB를 내려받습니다. GPU가 있으면 좋습니다.
+# **ResNet-50으로 (여기서는 실행하지 않음 / not run here)**: ImageNet 가중치에서 시작하려면
+# `IMAGENET = True`로 바꾸세요. 처음 실행할 때 98 MB를 내려받습니다. GPU가 있으면 좋습니다.
 #
 # **With ResNet-50**: set `IMAGENET = True` to start from ImageNet weights. The first run
 # downloads 98 MB. A GPU helps.

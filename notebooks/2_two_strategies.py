@@ -9,9 +9,10 @@
 # %% [markdown]
 # # 두 가지 전략: 미세 조정과 특징 추출 / Two strategies: fine-tuning and feature extraction
 #
-# 사전 학습된 신경망을 내 이미지에 옮기는 두 방법을 정확도와 시간으로 비교합니다. 시간이 어디에
-# 쓰이는지 재고, 두 가지 함정(움직이는 배치 정규화, RGBA 이미지)의 비용을 측정합니다. 모든 셀은
-# CPU 코어 2개에서 약 6분 걸렸습니다. "여기서는 실행하지 않음" 셀은 건너뜁니다.
+# 사전 학습된 네트워크를 내 이미지에 맞게 옮겨 쓰는 두 방법을 정확도와 시간으로 비교합니다. 시간이
+# 어디에 쓰이는지, 두 가지 함정(계속 바뀌는 배치 정규화 통계와 RGBA 이미지)의 비용이 얼마인지도
+# 측정합니다. 모든 셀을 실행하는 데 CPU 코어 2개로 약 6분 걸렸습니다. "여기서는 실행하지
+# 않음"이라고 적힌 셀은 아무 일도 하지 않습니다.
 #
 # We compare two ways to move a pretrained network to our own images, by accuracy and time. We
 # measure where the time goes, and what two traps cost: moving batch norms and RGBA images. All
@@ -27,8 +28,8 @@ if not Path("zoo").is_dir():  # the kernel started in notebooks/
 sys.path.insert(0, str(Path.cwd()))
 
 # %% [markdown]
-# **Colab (여기서는 실행하지 않음 / not run here)**: 저장소를 복제하고 설치합니다. 커널에 있는
-# torch는 그대로 둡니다. `URL`에는 저장소의 주소를 넣습니다.
+# **Colab (여기서는 실행하지 않음 / not run here)**: 이 셀은 저장소를 복제(clone)하고 설치합니다.
+# 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
 # In Colab, this cell clones the repository and installs it. It keeps the kernel's torch. Put the
 # address of the repository in place of `URL`.
@@ -47,9 +48,9 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # %% [markdown]
 # ## 설정 / Settings
 #
-# 내 이미지를 쓰려면 `DATA`를 바꿉니다. 클래스마다 폴더가 하나씩 있으면 됩니다. 여기서는 ImageNet
-# 가중치를 받을 수 없어서, CIFAR-10으로 학습한 ResNet-32를 씁니다. 원래는 `MODEL = "resnet18"`,
-# `WEIGHTS = "DEFAULT"`입니다.
+# 내 이미지를 쓰려면 `DATA`를 바꾸세요. 클래스마다 폴더가 하나씩 들어 있는 폴더입니다. 여기서는
+# ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를 씁니다. 보통은 `MODEL =
+# "resnet18"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
 #
 # To use your own images, change `DATA`: a folder with one folder per class. ImageNet weights
 # cannot be reached here, so we use a ResNet-32 trained on CIFAR-10. Usually it is `MODEL =
@@ -66,7 +67,7 @@ RUNS = "runs/two_strategies"
 IMAGENET = False  # True: also run the cells that download ImageNet weights
 
 # %% [markdown]
-# 개미와 벌 사진(PyTorch 튜토리얼의 데이터)과 가중치를 한 번만 내려받습니다. 학습 폴더의
+# PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
 # `imageNotFound.gif`는 사진이 아니므로 지웁니다.
 #
 # This downloads the ants and bees of PyTorch's tutorial and the weights, once.
@@ -90,17 +91,17 @@ for folder in sorted(Path(DATA).glob("*/*")):
     print(f"{folder.parent.name}/{folder.name}: {len(list(folder.iterdir()))} images")
 
 # %% [markdown]
-# ## 1. 무엇을 학습하는가 / What is trained
+# ## 1. 무엇을 학습하나요? / What is trained
 #
-# **미세 조정(fine-tuning)** 은 모든 가중치를 학습합니다. **특징 추출(feature extraction)** 은
-# 마지막 층(head)만 새로 학습하고 나머지는 얼립니다. 아래는 흔한 셀입니다. torchvision에서는
-# `head`를 `fc`라고 부릅니다.
+# **미세 조정**(fine-tuning)은 모든 가중치를 학습합니다. **특징 추출**(feature extraction)은 새로
+# 단 마지막 층, 곧 헤드(head)만 학습하고 나머지는 동결(freeze)합니다. 아래는 흔히 쓰는 코드입니다.
+# torchvision에서는 헤드를 `fc`라고 부릅니다.
 #
 # **Fine-tuning** trains all weights. **Feature extraction** trains a new last layer, the head,
 # and freezes the rest. Below is the usual cell. torchvision calls the head `fc`.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 import copy
 
 import numpy as np
@@ -125,18 +126,18 @@ def trainable(model: nn.Module) -> int:
 print(f"fine-tuning: {trainable(network):,} parameters; feature extraction: {trainable(frozen):,}")
 
 # %% [markdown]
-# ### 함정: 얼렸는데 움직인다 / The trap: frozen, but it moves
+# ### 함정: 동결했는데도 움직입니다 / The trap: frozen, but it moves
 #
-# `requires_grad = False`는 기울기만 끕니다. 학습 루프의 `model.train()`은 배치 정규화의 이동
-# 평균을 계속 바꿉니다. 아래에서는 최적화 없이 이미지를 통과시키기만 합니다. 그래도 특징이
-# 달라집니다.
+# `requires_grad = False`는 기울기(gradient)만 끕니다. 학습 루프의 `model.train()` 때문에 배치
+# 정규화(batch norm)의 이동 평균과 이동 분산(running statistics)은 계속 바뀝니다. 아래에서는
+# 옵티마이저 없이 이미지를 통과시키기만 합니다. 그래도 특징이 달라집니다.
 #
 # `requires_grad = False` only stops gradients. `model.train()` in the training loop keeps
 # changing the running statistics of batch norms. Below we only pass images through, without any
 # optimiser. The features change all the same.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 from data.images import load_image
 from data.view_batches import normalize_as
 
@@ -159,7 +160,7 @@ change = features_after_passes(frozen, frozen) - before
 print(f"the usual freezing: features change by {change.norm() / before.norm():.1%}")
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 from experiments.transfer.strategies import to_train
 
 ours = copy.deepcopy(network)
@@ -169,9 +170,9 @@ print(f"our freezing: features change by {change.norm() / before.norm():.1%}")
 print(f"trainable: {trainable(module):,}; the class Frozen in experiments/transfer/strategies.py")
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 흔한 셀에서는 "얼린" 신경망의 특징이 움직였고, 여기서는 0 %입니다. head는
-# 움직이는 특징을 쫓아가며 학습합니다. 정확도로 얼마나 손해인지는 바로 아래에서 재며, 이 실수의
-# 이름은 `moving-bn`입니다.
+# **달라진 점**: 흔히 쓰는 코드에서는 "동결된" 네트워크의 특징이 바뀌었지만, skipzoo에서는 0 %
+# 바뀌었습니다. 흔히 쓰는 코드의 헤드는 계속 바뀌는 특징으로 학습하게 됩니다. 그 때문에 정확도가
+# 얼마나 낮아지는지는 바로 아래에서 측정합니다. 이 실수의 이름은 `moving-bn`입니다.
 #
 # **What changed**: the usual "frozen" network moved its features, ours by 0 %. The head learns
 # from features that keep moving. What that costs in accuracy is measured next; this mistake has
@@ -180,9 +181,10 @@ print(f"trainable: {trainable(module):,}; the class Frozen in experiments/transf
 # %% [markdown]
 # ## 2. 비교 / The comparison
 #
-# 흔한 노트북은 전략마다 학습 셀을 복사하고 한 번씩만 돌립니다. 여기서는 한 번의 호출로 같은
-# 이미지, 같은 순서로 여러 시드를 돌립니다. 에폭마다 한 줄이 나오고, 중단되면 같은 셀이 이어서
-# 합니다. `linear-probe`는 특징을 한 번만 계산하고 로지스틱 회귀로 head를 맞춥니다.
+# 흔히 보는 노트북은 전략마다 학습 셀을 복사해 한 번씩만 실행합니다. 여기서는 한 번의 호출로 같은
+# 이미지를 같은 순서로 써서 여러 시드를 실행합니다. 에폭마다 한 줄이 출력되고, 중단되더라도 같은
+# 셀을 다시 실행하면 이어집니다. `linear-probe`(선형 프로브)는 특징을 한 번만 계산하고 로지스틱
+# 회귀로 헤드를 학습합니다.
 #
 # Usual notebooks copy the training cell for each strategy and run each once. Here one call runs
 # several seeds on the same images in the same order. It prints a line per epoch; if it is
@@ -190,7 +192,7 @@ print(f"trainable: {trainable(module):,}; the class Frozen in experiments/transf
 # by logistic regression.
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 from experiments.transfer.comparison import transfer
 
 results = transfer(
@@ -206,8 +208,9 @@ results = transfer(
 results
 
 # %% [markdown]
-# 표는 평균과 95 % 신뢰 구간입니다. 추천 문장은 구간을 보고 말하며, 가릴 수 없으면 가릴 수 없다고
-# 합니다. 아래는 움직이는 배치 정규화의 비용입니다. 같은 시드와 같은 이미지끼리 뺀 값입니다.
+# 표에는 평균과 95 % 신뢰구간이 있습니다. 추천 문장은 신뢰구간을 보고 정하며, 어느 쪽이 나은지 알
+# 수 없으면 알 수 없다고 말합니다. 아래는 배치 정규화 통계가 계속 바뀔 때의 비용입니다. 같은 시드,
+# 같은 이미지끼리 뺀 차이입니다.
 #
 # The table has means and 95 % intervals. The recommendation looks at the intervals, and says so
 # where it cannot tell. Below is the cost of moving batch norms: differences of equal seeds and
@@ -232,8 +235,8 @@ print(
 print(f"{results.rows[0]['images'][split]} images of {split}")
 
 # %% [markdown]
-# 짧은 실행으로는 가릴 수 없을 때가 많습니다. 같은 데이터로 20에폭, 시드 5개를 미리 돌린 결과가
-# 저장소에 있습니다.
+# 짧은 실행으로는 어느 쪽이 나은지 알 수 없을 때가 많습니다. 같은 데이터로 더 길게(20에폭, 시드
+# 5개) 실행한 결과가 저장소에 있습니다.
 #
 # A short run often cannot tell. The repository has the results of a longer one on the same data:
 # 20 epochs, 5 seeds.
@@ -255,10 +258,10 @@ for column in ("best_val_accuracy", "last_val_accuracy"):
     print(f"  moving batch norms cost {cost.show(1, 100)} points, n = {cost.n} seeds")
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 얼린 신경망의 배치 정규화를 고정한 것뿐입니다. 마지막 에폭에서 약 8점
-# 차이입니다(시드 5개, 이미지 153장, 바로 위 출력). 검증 데이터로 가장 좋은 에폭을 고르면 차이가
-# 작아 보입니다. 운이 좋은 에폭을 고르기 때문입니다. 미세 조정과 특징 추출의 차이는 이 크기의
-# 데이터로는 대개 가릴 수 없습니다.
+# **달라진 점**: 동결된 네트워크의 배치 정규화 통계를 고정한 것뿐입니다. 마지막 에폭에서 약 8 %p
+# 차이가 납니다(시드 5개, 이미지 153장, 바로 위 출력). 검증 세트로 가장 좋은 에폭을 고르면 차이가
+# 더 작아 보입니다. 운이 좋았던 에폭을 고르기 때문입니다. 이렇게 적은 이미지로는 미세 조정과 특징
+# 추출 중 어느 쪽이 나은지 대개 알 수 없습니다.
 #
 # **What changed**: only that the frozen network's batch norms stay fixed. After the last epoch
 # that is about 8 points (5 seeds, 153 images, the output above). If val chooses the best epoch,
@@ -266,16 +269,17 @@ for column in ("best_val_accuracy", "last_val_accuracy"):
 # extraction can rarely be told apart with so few images.
 
 # %% [markdown]
-# ## 3. 시간은 어디에 쓰이나 / Where the time goes
+# ## 3. 시간은 어디에 쓰이나요? / Where the time goes
 #
-# 흔한 노트북의 `ImageFolder`는 에폭마다 모든 JPEG를 다시 디코딩합니다. 큰 사진을 작은 신경망에
-# 넣을 때는 계산보다 읽기가 더 오래 걸릴 수 있습니다. 한 에폭의 읽기 시간을 재 봅니다.
+# 흔히 보는 노트북의 `ImageFolder`는 에폭마다 모든 JPEG를 다시 디코딩합니다. 큰 사진을 작은
+# 네트워크에 넣을 때는 계산보다 이미지를 읽는 시간이 더 길 수 있습니다. 한 에폭을 읽는 시간을 재
+# 봅니다.
 #
 # `ImageFolder` in usual notebooks decodes every JPEG again in every epoch. With large photos and
 # a small network, loading can take longer than computing. We time the loading of one epoch.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 import time
 
 from torchvision import datasets, transforms
@@ -294,7 +298,7 @@ usual_seconds = time.perf_counter() - begin
 print(f"the usual loading: {usual_seconds:.2f} s per epoch of {len(usual)} images")
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 import matplotlib.pyplot as plt
 
 from experiments.plumbing.tables import Rows
@@ -323,11 +327,11 @@ print(f"our loading: {per_epoch:.2f} s per epoch; the usual one: {usual_seconds:
 Rows(header, lines)
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 여기서는 사진을 한 번만 디코딩해 작게 저장하고(`cache/images`), 에폭마다 그
-# 픽셀을 잘라 씁니다. 그래서 에폭당 읽기 시간이 위의 값으로 줄었습니다. 처음 한 번은 흔한 셀처럼
-# 모든 사진을 디코딩합니다. 특징 추출은 역전파(backward)가 head에만 있어서 빠르고,
-# `linear-probe`는 특징을 한 번만 계산해서 더 빠릅니다. 여기서는 두 경우 모두 계산이 대부분이지만,
-# GPU에서는 읽기가 더 오래 걸리기 쉽습니다.
+# **달라진 점**: skipzoo에서는 사진을 한 번만 디코딩해 작게 저장하고(`cache/images`), 에폭마다
+# 저장된 픽셀을 잘라 씁니다. 그래서 읽기 시간이 위에 출력된 만큼으로 줄었습니다. 처음 한 번은 흔히
+# 쓰는 코드처럼 모든 사진을 디코딩합니다. 특징 추출은 역전파(backward)가 헤드만 지나가므로 빠르고,
+# `linear-probe`는 특징을 한 번만 계산합니다. 여기서는 어느 쪽이든 계산 시간이 대부분이지만,
+# GPU에서는 읽기 시간이 더 길어지기 쉽습니다.
 #
 # **What changed**: here every photo is decoded once and stored small (`cache/images`); each epoch
 # crops those pixels. So loading takes the time printed above. The first time, every photo is
@@ -338,15 +342,16 @@ Rows(header, lines)
 # %% [markdown]
 # ## 4. RGBA 함정 / The RGBA trap
 #
-# 투명한 PNG에는 채널이 넷 있습니다. 흔한 노트북은 오류를 만나면 `.convert("RGB")`를 붙입니다.
-# 그러면 투명도를 버리고 숨은 색(대개 검정)을 드러냅니다. 16비트 회색은 거의 흰색으로 잘립니다.
+# 투명한 PNG에는 채널이 네 개 있습니다. 그래서 오류가 나면 흔히 보는 노트북은 `.convert("RGB")`를
+# 붙입니다. 그러면 투명도가 사라지고 숨어 있던 색(대개 검은색)이 드러납니다. 16비트 회색조 이미지는
+# 값이 잘려(clip) 대부분 흰색이 됩니다.
 #
 # A transparent PNG has four channels. When that raises an error, usual notebooks add
 # `.convert("RGB")`. This drops the transparency and shows the hidden colours, often black. 16-bit
 # grey is clipped, mostly to white.
 
 # %%
-# 흔한 셀과 여기 / the usual cell, and here
+# 흔히 쓰는 코드와 skipzoo / the usual cell, and here
 import io
 
 from PIL import Image
@@ -397,7 +402,8 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# 검증 이미지 모두를 이렇게 오려서, 같은 분류기가 두 방법으로 읽은 그림에 어떻게 답하는지 셉니다.
+# 모든 검증 이미지를 이렇게 오려 낸 다음, 같은 분류기가 두 가지 방법으로 읽은 이미지에 각각 어떻게
+# 답하는지 셉니다.
 #
 # We cut out all validation images like this, and count how the same classifier answers to the two
 # readings.
@@ -420,11 +426,12 @@ for name, count in right.items():
 print(f"the two readings of one file get different answers: {differ} of {len(files)}")
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 여기서는 투명한 곳을 흰색 위에 올리고, 16비트 회색을 8비트로 줄입니다. 사람
-# 눈에 보이는 그림입니다. 위에는 같은 파일인데 읽는 방법에 따라 답이 달라진 수가 있습니다.
-# 여기서는 검은 배경이 몇 장 더 맞았지만, 153장과 신경망 하나로는 어느 쪽이 나은지 가릴 수
-# 없습니다. 숨은 색이 오류 없이 답을 바꾸는 것이 문제입니다. 신경망은 오려 낸 그림을 배운 적이
-# 없으므로 둘 다 원래 사진보다 못합니다. 학습과 예측은 같은 방법으로 읽어야 합니다.
+# **달라진 점**: skipzoo에서는 투명한 픽셀을 흰색 배경에 올리고, 16비트 회색조를 8비트 범위로
+# 변환합니다. 사람 눈에 보이는 그대로입니다. 위의 출력은 읽는 방법에 따라 답이 달라진 파일의
+# 수입니다. 여기서는 검은 배경일 때 몇 장을 더 맞혔지만, 이미지 153장과 네트워크 하나로는 어느 쪽이
+# 나은지 알 수 없습니다. 문제는 숨어 있던 색이 오류도 없이 답을 바꾼다는 것입니다. 네트워크는 오려
+# 낸 이미지를 학습한 적이 없으므로 두 방법 모두 원래 사진보다 정확도가 낮습니다. 학습할 때와 예측할
+# 때 이미지를 같은 방법으로 읽어야 합니다.
 #
 # **What changed**: here transparent pixels are put on white, and 16-bit grey is scaled to 8 bits:
 # what people see. The output above counts the files whose answer depends on the reading. The
@@ -436,8 +443,8 @@ print(f"the two readings of one file get different answers: {differ} of {len(fil
 # %% [markdown]
 # ## 5. 붙여 넣을 표 / A table to paste
 #
-# 흔한 노트북은 숫자를 손으로 옮겨 적습니다. 여기서는 보고서를 마크다운으로 출력합니다. 표본 수,
-# 시드 수, 구간이 함께 따라갑니다.
+# 흔히 보는 노트북에서는 숫자를 손으로 옮겨 적습니다. 여기서는 보고서를 마크다운으로 출력합니다.
+# 이미지 수, 시드 수, 신뢰구간도 함께 나옵니다.
 #
 # Usual notebooks copy numbers by hand. Here the report is printed as Markdown, and the number of
 # images and seeds and the intervals come along.
@@ -448,10 +455,10 @@ from experiments.plumbing.tables import markdown
 print(markdown(results.parts))
 
 # %% [markdown]
-# ## 6. 결과 쓰기 / Use the result
+# ## 6. 결과 사용하기 / Use the result
 #
-# `results.best`는 추천된 전략에서 검증 정확도가 가장 높은 파일입니다. 클래스 이름과 전처리가 파일
-# 안에 있습니다.
+# `results.best`는 추천된 전략에서 검증 정확도가 가장 높은 파일입니다. 클래스 이름과 전처리도 이
+# 파일에 들어 있습니다.
 #
 # `results.best` is the file with the highest validation accuracy of the recommended strategy.
 # Class names and preprocessing are in the file.
@@ -463,7 +470,7 @@ model
 predict(model, files[-1])
 
 # %% [markdown]
-# **ImageNet 가중치로 (여기서는 실행하지 않음 / not run here)**: `IMAGENET = True`로 바꾸면
+# **ImageNet 가중치로 (여기서는 실행하지 않음 / not run here)**: `IMAGENET = True`로 바꾸면 이 셀이
 # torchvision의 ResNet-18로 같은 비교를 합니다. GPU가 있으면 좋습니다.
 #
 # **With ImageNet weights**: set `IMAGENET = True`, and this cell makes the same comparison with
@@ -475,12 +482,12 @@ if IMAGENET:
     display(transfer(DATA, recipe="two-strategies", strategy=pair, model="resnet18"))  # noqa: F821
 
 # %% [markdown]
-# ## 다음 / Next
+# ## 다음 단계 / Next
 #
-# 이 실행을 프로젝트 없이 쓰고 싶으면 꺼낼 수 있습니다. 터미널에서 다음 명령이 PyTorch와
-# torchvision만 쓰는 노트북(또는 `script`)을 만듭니다: `python -m experiments.eject RUN --as
-# notebook`. `RUN`은 `runs/two_strategies` 안의 폴더입니다. 개미와 벌 튜토리얼은
-# `3_ants_and_bees.ipynb`에 있습니다.
+# 이 프로젝트 없이도 쓸 수 있게 실행(run) 하나를 내보낼(eject) 수 있습니다. 터미널에서 다음 명령을
+# 실행하면 PyTorch와 torchvision만 쓰는 노트북(또는 `script`)이 만들어집니다: `python -m
+# experiments.eject RUN --as notebook`. `RUN`은 `runs/two_strategies` 안의 폴더입니다. 개미와 벌
+# 튜토리얼은 `3_ants_and_bees.ipynb`에 있습니다.
 #
 # To use a run without this project, eject it. In a terminal, this command writes a notebook (or a
 # `script`) that needs only PyTorch and torchvision: `python -m experiments.eject RUN --as

@@ -7,12 +7,12 @@
 # ---
 
 # %% [markdown]
-# # 개미와 벌: PyTorch 튜토리얼을 제대로 / Ants and bees: PyTorch's tutorial, done right
+# # 개미와 벌: PyTorch 튜토리얼 제대로 하기 / Ants and bees: PyTorch's tutorial, done right
 #
-# 변환 하나하나가 이미지를 어떻게 바꾸는지 보고, 튜토리얼의 학습 루프를 한 줄씩 이해합니다.
-# `zero_grad`, `train()`과 `eval()`, `set_grad_enabled`가 왜 있는지, 빼면 어떻게 되는지
-# 측정합니다. 모든 셀은 CPU 코어 2개에서 약 2분 걸렸습니다. "여기서는 실행하지 않음" 셀은
-# 건너뜁니다.
+# 변환(transform) 하나하나가 이미지를 어떻게 바꾸는지 살펴보고, 튜토리얼의 학습 루프를 한 줄씩
+# 이해합니다. `zero_grad`, `train()`과 `eval()`, `set_grad_enabled`가 왜 필요한지 측정해서
+# 확인합니다. 모든 셀을 실행하는 데 CPU 코어 2개로 약 2분 걸렸습니다. "여기서는 실행하지
+# 않음"이라고 적힌 셀은 아무 일도 하지 않습니다.
 #
 # We look at what each transform does to an image, and understand the tutorial's training loop
 # line by line. We measure why `zero_grad`, `train()` and `eval()`, and `set_grad_enabled` are
@@ -28,8 +28,8 @@ if not Path("zoo").is_dir():  # the kernel started in notebooks/
 sys.path.insert(0, str(Path.cwd()))
 
 # %% [markdown]
-# **Colab (여기서는 실행하지 않음 / not run here)**: 저장소를 복제하고 설치합니다. 커널에 있는
-# torch는 그대로 둡니다. `URL`에는 저장소의 주소를 넣습니다.
+# **Colab (여기서는 실행하지 않음 / not run here)**: 이 셀은 저장소를 복제(clone)하고 설치합니다.
+# 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
 # In Colab, this cell clones the repository and installs it. It keeps the kernel's torch. Put the
 # address of the repository in place of `URL`.
@@ -48,9 +48,9 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # %% [markdown]
 # ## 설정 / Settings
 #
-# 튜토리얼은 25에폭을 학습합니다. 여기서는 시간을 아끼려고 적게 합니다. ImageNet 가중치를 받을 수
-# 없어서, CIFAR-10으로 학습한 ResNet-32를 씁니다. 원래는 `MODEL = "resnet18"`, `WEIGHTS =
-# "DEFAULT"`입니다.
+# 튜토리얼은 25에폭 동안 학습합니다. 여기서는 시간을 아끼려고 더 적게 학습합니다. ImageNet 가중치를
+# 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를 씁니다. 보통은 `MODEL = "resnet18"`, `WEIGHTS
+# = "DEFAULT"`로 설정합니다.
 #
 # The tutorial trains for 25 epochs. To save time, we train for fewer. ImageNet weights cannot be
 # reached here, so we use a ResNet-32 trained on CIFAR-10. Usually it is `MODEL = "resnet18"` and
@@ -65,7 +65,7 @@ RUNS = "runs/ants_and_bees"
 IMAGENET = False  # True: also run the cells that download ImageNet weights
 
 # %% [markdown]
-# 개미와 벌 사진(PyTorch 튜토리얼의 데이터)과 가중치를 한 번만 내려받습니다. 학습 폴더의
+# PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
 # `imageNotFound.gif`는 사진이 아니므로 지웁니다.
 #
 # This downloads the ants and bees of PyTorch's tutorial and the weights, once.
@@ -89,10 +89,11 @@ for folder in sorted(Path(DATA).glob("*/*")):
     print(f"{folder.parent.name}/{folder.name}: {len(list(folder.iterdir()))} images")
 
 # %% [markdown]
-# ## 1. 변환 하나씩 / One transform at a time
+# ## 1. 변환을 하나씩 / One transform at a time
 #
-# 학습에서는 이미지를 매번 다르게 자르고 뒤집습니다(데이터 증강). 검증에서는 늘 똑같이 자릅니다.
-# `scale`은 자른 부분의 넓이 비율, `ratio`는 가로/세로 비율, `p`는 뒤집을 확률입니다.
+# 학습할 때는 이미지를 매번 다르게 자르고 뒤집습니다(데이터 증강, data augmentation). 검증할 때는
+# 늘 똑같이 자릅니다. `scale`은 잘라 낸 부분의 넓이 비율, `ratio`는 잘라 낸 부분의 가로/세로 비율,
+# `p`는 뒤집을 확률입니다.
 #
 # In training, an image is cropped and flipped differently each time (augmentation). In validation
 # it is always cropped the same way. `scale` is the crop's share of the area, `ratio` its width /
@@ -131,10 +132,10 @@ plt.show()
 print(f"the photo has {photo.width}x{photo.height} pixels")
 
 # %% [markdown]
-# **무엇을 보나**: `scale` 0.08은 사진의 12분의 1만 남길 때가 있어서 곤충의 일부만 보입니다.
-# ImageNet처럼 이미지가 많을 때 쓰는 값입니다. 이미지가 적을 때 우리 기본값은 0.35입니다.
-# `ratio`는 그림을 찌그러뜨리고, 검증의 자르기는 언제나 같습니다. `p = 0.5`는 그림마다 반반의
-# 확률로 뒤집습니다.
+# **살펴볼 점**: `scale`이 0.08이면 사진의 12분의 1만 남아 곤충의 일부만 보일 때도 있습니다.
+# ImageNet처럼 이미지가 많을 때 알맞은 값입니다. 이미지가 적을 때를 위한 skipzoo의 기본값은
+# 0.35입니다. `ratio`는 이미지를 찌그러뜨리고, 검증할 때 자르는 부분은 언제나 같습니다. `p =
+# 0.5`이면 이미지마다 절반의 확률로 뒤집습니다.
 #
 # **What to see**: at `scale` 0.08 a crop may keep a twelfth of the photo, and only a part of the
 # insect is left. That suits ImageNet, which has many images. For few images our default is 0.35.
@@ -144,15 +145,16 @@ print(f"the photo has {photo.width}x{photo.height} pixels")
 # %% [markdown]
 # ## 2. 모양과 범위 / Shape and range
 #
-# `ToTensor`는 모양을 (H, W, C)에서 (C, H, W)로, 범위를 0~255에서 0~1로 바꿉니다. `Normalize`는
-# 채널마다 평균을 빼고 표준편차로 나눕니다. 값은 사전 학습에 쓰인 것과 같아야 합니다.
+# `ToTensor`는 모양(shape)을 (H, W, C)에서 (C, H, W)로, 값의 범위를 0~255에서 0~1로 바꿉니다.
+# `Normalize`는 채널마다 평균을 빼고 표준편차로 나눕니다. 평균과 표준편차는 사전 학습 때 쓴 값과
+# 같아야 합니다.
 #
 # `ToTensor` changes the shape from (H, W, C) to (C, H, W) and the range from 0..255 to 0..1.
 # `Normalize` subtracts each channel's mean and divides by its standard deviation. They must be
 # those of the pretraining.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 import numpy as np
 
 from experiments.classifier import pretrained
@@ -174,7 +176,7 @@ for name, step in steps.items():
     print(f"{name:20} {shape}  {array.min():7.3f} to {array.max():7.3f}")
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 from data.images import load_image
 from data.view_batches import normalize_as
 
@@ -186,9 +188,9 @@ print(f"largest difference from the usual cell: {(ours - value).abs().max():.3f}
 print(f"one grey level is {1 / 255 / min(view.std):.3f} after Normalize")
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 여기서는 픽셀이 마지막까지 `uint8`입니다. 메모리가 4분의 1이고, 정규화는
-# 배치마다 한 번 합니다. 결과는 흔한 셀과 위의 차이만큼만 다릅니다. 전처리 `view`가 가중치와 함께
-# 저장되므로 예측 때 다시 적지 않습니다.
+# **달라진 점**: skipzoo에서는 픽셀을 마지막까지 `uint8`로 둡니다. 메모리는 4분의 1만 쓰고,
+# 정규화는 배치 단위로 한꺼번에 합니다. 결과는 흔히 쓰는 코드와 위에 출력된 만큼만 다릅니다.
+# 전처리인 `view`가 가중치와 함께 저장되므로 예측할 때 다시 적을 필요가 없습니다.
 #
 # **What changed**: here pixels stay `uint8` to the end: a quarter of the memory, and each batch
 # is normalised at once. The result differs from the usual cell by no more than printed above. The
@@ -197,14 +199,14 @@ print(f"one grey level is {1 / 255 / min(view.std):.3f} after Normalize")
 # %% [markdown]
 # ## 3. 튜토리얼의 학습 루프 / The tutorial's training loop
 #
-# 에폭마다 두 단계(phase)가 있습니다. `train`에서는 가중치를 바꾸고, `val`에서는 재기만 합니다.
-# 줄마다 이유가 있습니다. 번호를 단 줄의 이유는 아래 3.1부터 3.6까지 하나씩 측정합니다.
+# 에폭마다 두 단계(phase)가 있습니다. `train`에서는 가중치를 바꾸고, `val`에서는 측정만 합니다.
+# 줄마다 이유가 있습니다. 번호를 단 줄이 왜 필요한지 아래 3.1부터 3.6까지 하나씩 측정해 봅니다.
 #
 # Every epoch has two phases. `train` changes the weights; `val` only measures. Each line has a
 # reason. Sections 3.1 to 3.6 measure the reasons of the numbered lines.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 import copy
 
 from torch import nn
@@ -260,11 +262,11 @@ scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
 usual = train_model(usual, nn.CrossEntropyLoss(), optimizer, scheduler, EPOCHS)
 
 # %% [markdown]
-# ### 3.1 `zero_grad`는 왜 있나 (1) / Why `zero_grad` (1)
+# ### 3.1 `zero_grad`는 왜 필요할까요? (1) / Why `zero_grad` (1)
 #
-# `backward()`는 기울기를 덮어쓰지 않고 **더합니다**. `zero_grad()`를 빼면 지난 배치의 기울기가
-# 모두 쌓입니다. 같은 배치로 두 번 학습해 봅니다. 배치 하나로는 손실이 멀쩡해 보일 수 있으므로,
-# 기울기의 길이를 봅니다.
+# `backward()`는 기울기(gradient)를 덮어쓰지 않고 **더합니다**. `zero_grad()`를 빼면 지난 배치의
+# 기울기가 모두 쌓입니다. 같은 배치로 `zero_grad()`가 있을 때와 없을 때 한 번씩 학습해 봅니다.
+# 배치가 하나뿐이면 손실은 멀쩡해 보일 수 있으므로, 기울기의 크기(norm)를 보세요.
 #
 # `backward()` does not overwrite gradients, it **adds** to them. Without `zero_grad()`, the
 # gradients of all past batches pile up. We train twice on the same batch. With one batch the loss
@@ -299,12 +301,13 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# ### 3.2 `train()`과 `eval()`은 왜 있나 (2) / Why `train()` and `eval()` (2)
+# ### 3.2 `train()`과 `eval()`은 왜 필요할까요? (2) / Why `train()` and `eval()` (2)
 #
-# 배치 정규화는 `train()`에서 그 배치의 평균을, `eval()`에서 저장된 평균을 씁니다. `eval()`을
-# 잊으면 같은 이미지의 답이 **함께 있는 이미지에 따라** 달라지고, 검증 데이터가 저장된 평균을
-# 바꿉니다. 배치가 작을수록 나쁘고, 한 장씩이 가장 나쁩니다. 여기의 학습 루프는 스텝마다
-# `train()`을, 평가마다 `eval()`을 부르므로 잊을 수 없습니다.
+# 배치 정규화(batch norm)는 `train()`에서는 그 배치의 평균을, `eval()`에서는 저장된 평균을 씁니다.
+# `eval()`을 빠뜨리면 같은 이미지라도 **같은 배치에 있는 이미지에 따라** 답이 달라지고, 검증
+# 데이터가 저장된 평균을 바꿉니다. 배치가 작을수록 나쁘고, 한 장씩 넣을 때가 가장 나쁩니다.
+# skipzoo의 학습 루프는 스텝마다 `train()`을, 평가할 때마다 `eval()`을 호출하므로 빠뜨릴 일이
+# 없습니다.
 #
 # Batch norm uses the batch's own mean in `train()`, and the stored mean in `eval()`. Without
 # `eval()`, the answer to an image depends on **the images beside it**, and validation data
@@ -334,10 +337,10 @@ for size in (32, 4, 1):
     print(f"forgotten eval(), batches of {size}: {answer} (the statistics have moved)")
 
 # %% [markdown]
-# ### 3.3 `set_grad_enabled`는 왜 있나 (3) / Why `set_grad_enabled` (3)
+# ### 3.3 `set_grad_enabled`는 왜 필요할까요? (3) / Why `set_grad_enabled` (3)
 #
-# 켜져 있으면 순전파의 중간 결과를 모두 메모리에 남깁니다. 검증에서는 `backward()`가 없으므로 필요
-# 없습니다.
+# 켜져 있으면 순전파(forward)의 중간 결과를 메모리에 남겨 둡니다. 검증에서는 `backward()`를 하지
+# 않으므로 중간 결과가 필요 없습니다.
 #
 # When it is on, the forward pass keeps its intermediate results in memory. In validation there is
 # no `backward()`, so nobody needs them.
@@ -364,7 +367,8 @@ print(f"kept for {len(images)} images: {with_gradients / 1e6:.1f} MB, or {withou
 # %% [markdown]
 # ### 3.4 손실 × 배치 크기 ÷ 데이터 크기 (4) / Loss times batch size over dataset size (4)
 #
-# `loss`는 배치의 **평균**입니다. 마지막 배치가 작으면, 배치 평균들의 평균은 전체 평균이 아닙니다.
+# `loss`는 한 배치의 **평균**입니다. 마지막 배치가 더 작으면, 배치 평균들의 평균은 전체 이미지의
+# 평균과 다릅니다.
 #
 # `loss` is the **mean** of a batch. If the last batch is smaller, the mean of the batches' means
 # is not the mean of all images.
@@ -383,9 +387,9 @@ for size in (4, 32, n - 1):
 # %% [markdown]
 # ### 3.5 가장 좋은 모델 (5) / The best model (5)
 #
-# 튜토리얼은 검증 정확도가 가장 높은 에폭을 고르고, **그 정확도를 그대로** 보고합니다. 여러 에폭
-# 가운데 최댓값이므로 조금 높게 나옵니다. 얼마나인지 재 봅니다. 검증 이미지를 반으로 나눠 한쪽에서
-# 고르고 다른 쪽에서 잽니다(1,000번).
+# 튜토리얼은 검증 정확도가 가장 높은 에폭을 고르고, **바로 그 정확도**를 보고합니다. 여러 에폭
+# 가운데 최댓값이므로 실제보다 조금 높습니다. 얼마나 높은지 측정해 봅니다. 검증 이미지를 반으로
+# 나눠 한쪽에서 에폭을 고르고 다른 쪽에서 정확도를 잽니다(1,000번 반복).
 #
 # The tutorial picks the epoch with the highest validation accuracy and reports **that same
 # accuracy**. It is the maximum of several, so it is a little too high. We measure by how much:
@@ -405,8 +409,9 @@ print(f"chosen and reported on the same images: {gap:.1f} points too high ({wide
 # %% [markdown]
 # ### 3.6 스케줄러 (6) / The scheduler (6)
 #
-# `StepLR(step_size=7)`은 `step()`을 7번 부를 때마다 학습률을 10분의 1로 줄입니다. 튜토리얼은
-# **에폭마다** 한 번 부릅니다. 배치마다 부르면 한 에폭도 지나기 전에 학습이 멈춥니다.
+# `StepLR(step_size=7)`은 `step()`을 7번 호출할 때마다 학습률을 10분의 1로 줄입니다. 튜토리얼은
+# `step()`을 **에폭마다** 한 번 호출합니다. 배치마다 호출하면 첫 에폭이 끝나기도 전에 학습이 사실상
+# 멈춥니다.
 #
 # `StepLR(step_size=7)` divides the rate by 10 after every 7 calls of `step()`. The tutorial calls
 # it once per **epoch**. If you call it per batch, learning stops before the first epoch ends.
@@ -434,11 +439,11 @@ plt.show()
 print(f"after one epoch, per batch: {rates(len(loaders['train']))[1]:.0e}")
 
 # %% [markdown]
-# ## 4. 여기서는 한 번의 호출로 / Here: one call
+# ## 4. skipzoo에서는 한 번의 호출로 / Here: one call
 #
-# `recipe="tutorial"`은 튜토리얼의 설정입니다: SGD, 학습률 0.001, 배치 4, 7에폭마다 10분의 1. 세
-# 가지를 비교합니다: 미세 조정, 특징 추출, 그리고 `moving-bn`. 마지막 것은 튜토리얼의 특징
-# 추출입니다. 가중치는 얼리지만 `train()`이 배치 정규화 통계를 계속 바꿉니다.
+# `recipe="tutorial"`은 튜토리얼의 설정입니다: SGD, 학습률 0.001, 배치 크기 4, 7에폭마다 학습률을
+# 10분의 1로. 미세 조정, 특징 추출, `moving-bn`의 세 가지를 비교합니다. `moving-bn`은 튜토리얼에
+# 나오는 특징 추출입니다. 가중치는 동결(freeze)하지만 `train()`이 배치 정규화 통계를 계속 바꿉니다.
 #
 # `recipe="tutorial"` has the tutorial's settings: SGD, rate 0.001, batches of 4, a tenth every 7
 # epochs. We compare fine-tuning, feature extraction, and `moving-bn`. The last one is the
@@ -446,7 +451,7 @@ print(f"after one epoch, per batch: {rates(len(loaders['train']))[1]:.0e}")
 # statistics of batch norms.
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 from experiments.transfer.comparison import transfer
 
 results = transfer(
@@ -473,10 +478,10 @@ here_best = by_strategy["finetune"].rows[0]["accuracy"]
 print(f"fine-tuning: the usual loop {usual_best:.1%}, ours {here_best:.1%}, both chosen on val")
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 미세 조정의 산술은 위의 루프와 같고, 이미지 순서와 난수만 다릅니다. 그래서
-# 두 정확도의 차이는 우연일 수 있습니다. `moving-bn`의 비용은 위에 있지만 시드가 하나라서
-# 이것만으로는 가릴 수 없습니다. 노트북 2에는 시드 5개의 결과가 있습니다. 검증 데이터가 에폭을
-# 골랐으므로 3.5만큼 높게 나온 값이고, 표 아래 문장도 그렇게 말합니다.
+# **달라진 점**: 미세 조정의 계산은 위의 루프와 똑같고, 이미지 순서와 난수만 다릅니다. 그래서 두
+# 정확도의 차이는 우연일 수 있습니다. `moving-bn`의 비용은 위에 나와 있지만 시드가 하나뿐이라
+# 이것만으로는 알 수 없습니다. 노트북 2에 시드 5개의 결과가 있습니다. 검증 세트로 에폭을 골랐으므로
+# 이 정확도들은 3.5에서 측정한 만큼 부풀려진 값이고, 표 아래 문장도 그렇게 알려 줍니다.
 #
 # **What changed**: fine-tuning does the same arithmetic as the loop above; only the order of
 # images and the random numbers differ. So the two accuracies may differ by chance. The cost of
@@ -485,15 +490,15 @@ print(f"fine-tuning: the usual loop {usual_best:.1%}, ours {here_best:.1%}, both
 # so, too.
 
 # %% [markdown]
-# ## 5. 예측 몇 개 / Sample predictions
+# ## 5. 예측 예시 / Sample predictions
 #
-# 튜토리얼의 `visualize_model`은 정규화를 되돌려 그리고, 제목에 답을 답니다.
+# 튜토리얼의 `visualize_model`은 정규화를 되돌려 이미지를 그리고, 제목에 예측한 답을 적습니다.
 #
 # The tutorial's `visualize_model` undoes the normalisation, draws, and puts the answer in the
 # title.
 
 # %%
-# 흔한 셀 / the usual cell
+# 흔히 쓰는 코드 / the usual cell
 classes = folders["val"].classes
 shown = torch.randperm(n, generator=torch.Generator().manual_seed(1))[:6]
 with torch.no_grad():
@@ -507,23 +512,23 @@ for panel, i, answer in zip(axes, shown, answers, strict=True):
 plt.show()
 
 # %%
-# 여기서는 / here
+# skipzoo에서는 / here
 from experiments.classifier import load_model, predict
 
 model = load_model(results.best)
 predict(model, folders["val"].samples[shown[0]][0])
 
 # %% [markdown]
-# **무엇이 바뀌었나**: 흔한 셀은 신경망이 본 작은 그림을 보여 주고 확률을 말하지 않습니다.
-# 여기서는 원래 사진에 확률을 붙이고, 클래스 이름과 전처리를 파일에서 읽습니다.
+# **달라진 점**: 흔히 쓰는 코드는 네트워크에 들어간 작은 이미지를 확률 없이 보여 줍니다.
+# skipzoo에서는 원래 사진에 확률을 함께 보여 주고, 클래스 이름과 전처리를 파일에서 읽습니다.
 #
 # **What changed**: the usual cell shows the small picture that the network sees, without a
 # probability. Here the original photo gets its probabilities, and class names and preprocessing
 # come from the file.
 
 # %% [markdown]
-# **ImageNet 가중치로 (여기서는 실행하지 않음 / not run here)**: 튜토리얼 그대로, ResNet-18과
-# 25에폭입니다. GPU가 있으면 좋습니다.
+# **ImageNet 가중치로 (여기서는 실행하지 않음 / not run here)**: 튜토리얼 그대로 ResNet-18을 25에폭
+# 동안 학습합니다. GPU가 있으면 좋습니다.
 #
 # **With ImageNet weights**: the tutorial as it is, with ResNet-18 and 25 epochs. A GPU helps.
 

@@ -9,14 +9,12 @@
 # %% [markdown]
 # # CIFAR-10: 선형 프로브에서 미세 조정까지 / CIFAR-10: from a linear probe to fine-tuning
 #
-# 한 단계씩 더해 봅니다: 선형 프로브 → 데이터 증강 → 프로브에서 시작하는 미세 조정 → 학습률 스케줄 →
-# ViT.
-# 단계마다 정확도와 시간을 재고, CIFAR-10 전체에서는 몇 분이 걸릴지 예측합니다.
-# 흔한 실수 세 가지(테스트 데이터로 에폭 고르기, `eval()` 빠뜨리기, 예측 때 다른 정규화)의 비용도
-# 잽니다.
-# 작은 부분 집합만 쓰므로 여기의 정확도는 최고 기록이 아닙니다. 단계들을 비교하는 데만 씁니다.
-# 실행 시간은 마지막 셀에 나옵니다(CPU 코어 2개). "여기서는 실행하지
-# 않음"이라고 쓴 셀은 건너뜁니다.
+# 한 단계씩 더해 봅니다: 선형 프로브(linear probe) → 데이터 증강 → 프로브에서 시작하는 미세 조정 →
+# 학습률 스케줄 → ViT. 단계마다 정확도와 시간을 재고, CIFAR-10 전체로 학습하면 몇 분이 걸릴지
+# 예측합니다. 흔한 실수 세 가지(테스트 세트로 에폭 고르기, `eval()` 빠뜨리기, 예측할 때 다른 정규화
+# 쓰기)의 비용도 측정합니다. 작은 부분 집합만 쓰므로 여기의 정확도는 최고 기록이 아니며, 단계들을
+# 비교하는 데만 씁니다. 실행 시간은 마지막 셀에 나옵니다(CPU 코어 2개). "여기서는 실행하지
+# 않음"이라고 적힌 셀은 건너뜁니다.
 #
 # One step at a time: linear probe → augmentation → fine-tuning from the probe → schedule → ViT.
 # Each step is measured, accuracy and time, with a forecast of the minutes for all of CIFAR-10.
@@ -29,8 +27,8 @@
 # %% [markdown]
 # ## 준비 / Setup
 #
-# 아래 셀은 Colab에서만 실행됩니다. 저장소를 복제하고 설치합니다. 이미 설치된 torch는 그대로 둡니다.
-# `URL`에는 저장소 주소를 넣으십시오. (여기서는 실행하지 않음)
+# 아래 셀은 Colab에서만 실행됩니다. 저장소를 복제(clone)하고 설치합니다. 커널에 이미 있는 torch는
+# 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요. (여기서는 실행하지 않음)
 #
 # The next cell runs in Colab only. It clones the repository and installs it. The kernel's torch
 # stays as it is.
@@ -97,9 +95,9 @@ SEEDS = 3
 # %% [markdown]
 # ## 1. 데이터 / The data
 #
-# 폴더가 없으면 CIFAR-10(170 MB)을 내려받아 클래스마다 학습 1,000장, 테스트 300장을 PNG로
-# 저장합니다.
-# 내려받은 이미지는 여기서 쓴 것과 조금 다를 수 있어서 정확도도 조금 달라집니다.
+# 폴더가 없으면 CIFAR-10(170 MB)을 내려받아 클래스마다 학습 이미지 1,000장과 테스트 이미지 300장을
+# PNG로 저장합니다. 이때 저장된 이미지는 여기서 쓴 이미지와 다를 수 있으므로 정확도도 조금 다르게
+# 나옵니다.
 #
 # If the folder is missing, CIFAR-10 (170 MB) is downloaded, and 1,000 training and 300 test images
 # of each class are stored as PNG.
@@ -133,13 +131,12 @@ for column, name in enumerate(classes):
 plt.show()
 
 # %% [markdown]
-# ## 2. 무엇이 정직한 전이입니까? / Which transfer is honest?
+# ## 2. 어떤 전이가 정직한 전이일까요? / Which transfer is honest?
 #
-# 공개된 CIFAR용 ResNet-32 가중치는 바로 이 학습 이미지로 학습한 것입니다. 그것을 CIFAR-10에
-# "전이"하면 전이가 아니라 이미 배운 것을 다시 읽는 일입니다.
-# 그래서 클래스를 둘로 나눕니다. 앞의 절반으로 사전 학습하고, 네트워크가 본 적 없는 뒤의 절반으로
-# 전이합니다.
-# 두 절반은 서로 비슷한 그림입니다(고양이와 개, 자동차와 트럭). 그래서 전이가 쉬운 편입니다.
+# 공개된 CIFAR용 ResNet-32 가중치는 바로 이 학습 이미지로 학습한 것입니다. 이것을 CIFAR-10에
+# "전이"하는 것은 전이가 아닙니다. 정답을 이미 배웠기 때문입니다. 그래서 클래스를 둘로 나눕니다.
+# 앞의 절반으로 사전 학습하고, 네트워크가 본 적 없는 뒤의 절반으로 전이합니다. 두 절반은 서로
+# 비슷하므로(고양이와 개, 자동차와 트럭) 전이가 쉬운 편입니다.
 #
 # The published CIFAR ResNet-32 was trained on these very training images. "Transferring" it to
 # CIFAR-10 would be no transfer: it has learned the answers.
@@ -168,8 +165,8 @@ print("source:", ", ".join(classes[:half]))
 print("target:", ", ".join(classes[half:]))
 
 # %% [markdown]
-# 사전 학습입니다. 무작위 가중치에서 시작하므로 `scratch`입니다. 폴더에 클래스만 있으므로
-# 검증(val)과 테스트 데이터는 자동으로 나뉩니다.
+# 사전 학습입니다. 무작위 가중치에서 시작하므로 전략은 `scratch`입니다. 폴더에는 클래스 폴더만
+# 있으므로, 그 안에서 검증 세트(val)와 테스트 세트(test)를 뽑습니다.
 #
 # The pretraining. It starts from random weights, so the strategy is `scratch`. The folder has only
 # classes, so val and test are drawn from it.
@@ -185,7 +182,7 @@ Markdown(markdown([source.parts[0]]))
 # ### ImageNet 가중치가 있다면 (여기서는 실행하지 않음) / With ImageNet weights (not run here)
 #
 # 인터넷이 되는 곳에서는 보통 ImageNet 가중치에서 시작합니다. 호출은 같고 이름만 다릅니다.
-# `recipe="cifar10"`은 32x32 이미지를 224x224로 키웁니다. CPU로는 몇 시간이 걸립니다.
+# `recipe="cifar10"`은 32x32 이미지를 224x224로 확대합니다. CPU에서는 몇 시간이 걸립니다.
 #
 # With access to the internet, one usually starts from ImageNet weights. The call is the same, only
 # the names differ.
@@ -198,9 +195,10 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## 3. 1단계: 선형 프로브 / Step 1: a linear probe
 #
-# 백본은 고정하고 마지막 층(head)만 배웁니다. 사전 학습한 특징이 얼마나 쓸모 있는지 보여 줍니다.
+# 백본(backbone)은 동결(freeze)하고 마지막 층인 헤드(head)만 학습합니다. 사전 학습된 특징이 얼마나
+# 쓸모 있는지 알 수 있습니다.
 #
-# **흔한 셀**: 고정된 백본을 에폭마다 다시 계산합니다.
+# **흔히 쓰는 코드**: 동결된 백본을 에폭마다 다시 계산합니다.
 #
 # The backbone is frozen, and only the last layer (the head) learns. This shows what the pretrained
 # features are worth.
@@ -247,9 +245,9 @@ usual_probe = right_of(model.eval(), loaders["test"]).float().mean().item()
 print(f"usual: {100 * usual_probe:.1f} % on test, {EPOCHS} epochs, {usual_seconds:.1f} s")
 
 # %% [markdown]
-# **여기서는**: 특징을 한 번만 계산하고 로지스틱 회귀로 head를 맞춥니다. 해가 하나라서 에폭도
-# 학습률도 없습니다.
-# 단계마다 같은 옵션을 쓰므로 짧은 함수로 묶습니다. 에폭마다 나오는 줄은 로그 파일로 보냅니다.
+# **skipzoo에서는**: 특징을 한 번만 계산하고 로지스틱 회귀로 헤드를 학습합니다. 해가 하나뿐이라
+# 에폭도 학습률도 필요 없습니다. 모든 단계가 옵션을 함께 쓰므로 짧은 함수로 묶습니다. 에폭마다
+# 나오는 줄은 로그 파일에 기록합니다.
 #
 # **Here**: the features are computed once, and logistic regression fits the head. There is one
 # solution, so no epochs and no learning rate.
@@ -282,9 +280,9 @@ print(f"usual: {100 * usual_probe:.1f} %, {usual_seconds:.1f} s")
 print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['images']} images")
 
 # %% [markdown]
-# **무엇이 바뀌었고 왜**: 백본이 고정되어 있으면 특징은 에폭마다 같습니다. 한 번이면 됩니다. 위의 두
-# 줄이 비용입니다. 흔한 셀은 훨씬 오래 걸리고도 아직 수렴하지 않았습니다. 학습률과 에폭을 골라야
-# 하기 때문입니다. 시드 하나, 장수는 위에 있습니다.
+# **달라진 점과 이유**: 백본이 동결되어 있으면 특징은 에폭마다 같으므로 한 번만 계산하면 됩니다.
+# 위의 두 줄이 비용입니다. 흔히 쓰는 코드는 훨씬 오래 걸렸는데도 아직 수렴하지 않았습니다. 학습률과
+# 에폭 수를 따로 골라야 하기 때문입니다. 시드는 하나이고, 이미지 수는 위에 있습니다.
 #
 # **What changed and why**: with a frozen backbone the features are the same in every epoch. Once is
 # enough. The two lines above are the cost. The usual cell takes far longer and has not converged
@@ -293,10 +291,11 @@ print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['imag
 # %% [markdown]
 # ## 4. 2단계: 데이터 증강 / Step 2: augmentation
 #
-# 이미지를 매번 조금씩 다르게 자르고 뒤집습니다. 그러면 특징을 미리 계산할 수 없고, 에폭마다 백본을
-# 계산해야 합니다(특징 추출, feature extraction).
+# 이미지를 매번 조금씩 다르게 자르고 뒤집습니다. 그러면 특징을 미리 계산해 둘 수 없고, 에폭마다
+# 백본을 다시 계산해야 합니다(특징 추출, feature extraction).
 #
-# **흔한 셀**: `RandomCrop(32, padding=4)`와 좌우 뒤집기입니다. 한 이미지가 어떻게 변하는지 봅니다.
+# **흔히 쓰는 코드**: `RandomCrop(32, padding=4)`와 좌우 뒤집기입니다. 이미지 한 장이 어떻게
+# 바뀌는지 봅니다.
 #
 # Each time, an image is cropped and flipped a little differently. Then features cannot be computed
 # beforehand: the backbone has to run in every epoch (feature extraction).
@@ -317,8 +316,8 @@ for column in range(8):
 plt.show()
 
 # %% [markdown]
-# **여기서는**: `feature-extraction`은 같은 head를 증강한 이미지로 배웁니다(`RandomResizedCrop`,
-# 뒤집기). BatchNorm 통계는 움직이지 않습니다.
+# **skipzoo에서는**: `feature-extraction`이 같은 헤드를 증강된 이미지로
+# 학습합니다(`RandomResizedCrop`, 뒤집기). 배치 정규화(BatchNorm) 통계는 바뀌지 않습니다.
 #
 # **Here**: `feature-extraction` trains the same head on augmented images (`RandomResizedCrop`,
 # flips). BatchNorm statistics do not move.
@@ -329,10 +328,10 @@ for name in ("linear-probe", "feature-extraction"):
     print(f"{name:18} {accuracy(name)} %, {steps[name][0]['seconds']:.1f} s a run")
 
 # %% [markdown]
-# **무엇이 바뀌었고 왜**: head는 작은 선형 층이라 과적합할 여지가 적습니다. 증강이 줄 이득은 작고,
-# 시간은 확실히 더 듭니다. 위에서는 정확도가 오히려 낮습니다. 두 가지가 함께 바뀌었기 때문입니다:
-# 이미지의 35 %까지 잘라 내는 강한 증강, 그리고 수렴한 해 대신 몇 에폭의 SGD입니다. 어느 쪽
-# 때문인지는 이 실행으로 알 수 없습니다.
+# **달라진 점과 이유**: 헤드는 작은 선형 층이라 과적합될 여지가 적습니다. 그래서 증강으로 얻을 수
+# 있는 이득은 작고, 시간은 확실히 더 걸립니다. 위에서는 정확도가 오히려 더 낮습니다. 두 가지가
+# 한꺼번에 바뀌었습니다. 이미지를 많이 잘라 내는 강한 증강(넓이의 35 %까지만 남기기도 함)을 썼고,
+# 정확한 해 대신 SGD로 몇 에폭만 학습했습니다. 어느 쪽 때문인지는 이 실행만으로 알 수 없습니다.
 #
 # **What changed and why**: the head is a small linear layer with little room to overfit.
 # Augmentation can gain little, and it surely takes longer. Above, the accuracy is even lower. Two
@@ -342,10 +341,11 @@ for name in ("linear-probe", "feature-extraction"):
 # %% [markdown]
 # ## 5. 3단계: 프로브에서 시작하는 미세 조정 / Step 3: fine-tuning from the probe
 #
-# 이제 모든 가중치를 낮은 학습률로 배웁니다. head가 이미 맞으므로 첫 기울기가 백본을 망치지
-# 않습니다(lp-ft, Kumar et al. 2022).
+# 이제 모든 가중치를 낮은 학습률로 학습합니다. 헤드가 이미 맞춰져 있으므로 첫 기울기(gradient)가
+# 백본을 망가뜨리지 않습니다(lp-ft, Kumar et al. 2022).
 #
-# **흔한 셀**: 프로브를 마친 뒤 고정을 풉니다. 그런데 옵티마이저는 여전히 head만 알고 있습니다!
+# **흔히 쓰는 코드**: 프로브를 마친 뒤 네트워크의 동결을 해제합니다(unfreeze). 그런데 옵티마이저는
+# 여전히 헤드만 알고 있습니다!
 #
 # Now all weights learn, at a low rate. The head fits already, so the first gradients do not damage
 # the backbone (lp-ft, Kumar et al. 2022).
@@ -366,8 +366,8 @@ print(f"the optimiser has {held:,}")
 print(f"change of the first convolution: {(model.stem.conv.weight - before).abs().max().item()}")
 
 # %% [markdown]
-# **여기서는**: `lp-ft`는 프로브 뒤에 모든 매개변수로 새 옵티마이저를 만듭니다. 비교를 위해
-# `finetune`(새 head에서 바로 미세 조정)과 `scratch`(무작위 가중치)도 학습합니다.
+# **skipzoo에서는**: `lp-ft`는 프로브를 마친 뒤 모든 파라미터로 새 옵티마이저를 만듭니다. 비교를
+# 위해 `finetune`(새 헤드로 바로 미세 조정)과 `scratch`(무작위 가중치에서 시작)도 학습합니다.
 #
 # **Here**: after the probe, `lp-ft` makes a new optimiser of all parameters. For comparison:
 # `finetune` (at once, from a new head) and `scratch` (from random weights).
@@ -376,12 +376,12 @@ print(f"change of the first convolution: {(model.stem.conv.weight - before).abs(
 step("lp-ft", "finetune", "scratch")
 
 # %% [markdown]
-# **무엇이 바뀌었고 왜**: 옵티마이저는 만들 때 받은 매개변수만 바꿉니다. 고정을 푼 뒤에 만들거나
-# `add_param_group`으로 더해야 합니다. 위에서 첫 합성곱의 변화는 정확히 0이었습니다. 오류도 경고도
-# 없습니다.
-# 위의 표: `lp-ft`는 새 head에서 바로 시작하는 `finetune`보다 낫습니다. 처음에는 새 head의 큰
-# 기울기가 백본을 흔듭니다. 하지만 프로브보다 나은지는 알 수 없습니다. 구간이 프로브의 값을
-# 포함합니다. `scratch`와의 차이가 사전 학습의 값어치입니다.
+# **달라진 점과 이유**: 옵티마이저는 만들 때 받은 파라미터만 바꿉니다. 동결을 해제한 뒤에
+# 옵티마이저를 만들거나 `add_param_group`으로 추가하세요. 위에서 첫 합성곱(convolution)의 변화는
+# 정확히 0이었고, 오류도 경고도 없었습니다. 위의 표를 보면 `lp-ft`는 새 헤드로 바로 시작하는
+# `finetune`보다 낫습니다. 새 헤드에서는 처음 기울기가 커서 백본을 흔들기 때문입니다. 하지만
+# 프로브보다 나은지는 이 실행만으로 알 수 없습니다. `lp-ft`의 신뢰구간이 프로브의 값을 포함하기
+# 때문입니다. `scratch`와의 차이가 사전 학습의 효과입니다.
 #
 # **What changed and why**: an optimiser changes only the parameters it was given. Make it after
 # unfreezing, or use `add_param_group`. Above, the first convolution changed by exactly 0, without
@@ -394,8 +394,8 @@ step("lp-ft", "finetune", "scratch")
 # %% [markdown]
 # ## 6. 4단계: 학습률 스케줄 / Step 4: the schedule
 #
-# **흔한 셀**: `StepLR(step_size=5)`는 에폭을 셉니다. `scheduler.step()`을 배치마다 부르면 학습률이
-# 첫 에폭에 사라집니다.
+# **흔히 쓰는 코드**: `StepLR(step_size=5)`는 에폭을 셉니다. `scheduler.step()`을 배치마다 호출하면
+# 첫 에폭 안에 학습률이 거의 0이 됩니다.
 #
 # **The usual cell**: `StepLR(step_size=5)` counts epochs. With `scheduler.step()` after each batch,
 # the rate is gone within the first epoch.
@@ -410,8 +410,8 @@ for place in ("each epoch", "each batch"):
     print(f"scheduler.step() {place}: lr after 1 epoch {scheduler.get_last_lr()[0]:.1e}")
 
 # %% [markdown]
-# **여기서는**: 학습률은 걸음 번호의 함수이고, 옵션 하나로 고릅니다. 같은 `lp-ft`를 세 가지 스케줄로
-# 학습합니다.
+# **skipzoo에서는**: 학습률은 스텝의 함수이고, 옵션 하나로 고릅니다. 같은 `lp-ft`를 세 가지
+# 스케줄로 학습합니다.
 #
 # **Here**: the rate is a function of the step, chosen by one option. The same `lp-ft` with three
 # schedules.
@@ -434,9 +434,9 @@ rates.legend()
 plt.show()
 
 # %% [markdown]
-# **무엇이 바뀌었고 왜**: 스케줄은 끝에서 학습률을 낮추어 흔들림을 줄입니다. 낮은 학습률로 몇 에폭만
-# 미세 조정하면 차이는 작습니다. 위의 구간들은 겹칩니다. 이 실행으로는 어느 스케줄이 나은지 알 수
-# 없습니다.
+# **달라진 점과 이유**: 스케줄은 학습이 끝날 무렵 학습률을 낮추어 가중치가 안정되게 합니다.
+# 학습률이 낮고 에폭이 적으면 차이는 작습니다. 위의 신뢰구간들은 겹치므로, 이 실행만으로는 어느
+# 스케줄이 나은지 알 수 없습니다.
 #
 # **What changed and why**: a schedule lowers the rate at the end, so the weights settle. With a low
 # rate and few epochs the difference is small. The intervals above overlap: these runs cannot tell
@@ -445,9 +445,9 @@ plt.show()
 # %% [markdown]
 # ## 7. 5단계: ViT (`vit_b_16`: 여기서는 실행하지 않음) / Step 5: ViT (`vit_b_16`: not run here)
 #
-# `vit_b_16`의 ImageNet 가중치는 여기서 받을 수 없습니다. 호출만 보여 줍니다.
-# 대신 작은 ViT를 무작위 가중치에서 학습합니다. 사전 학습이 없는 ViT는 적은 이미지에서 약합니다.
-# 이것은 `vit_b_16`의 결과가 아닙니다.
+# `vit_b_16`의 ImageNet 가중치는 여기서 내려받을 수 없으므로 호출만 보여 줍니다. 대신 작은 ViT를
+# 무작위 가중치에서부터 학습합니다. 사전 학습하지 않은 ViT는 이미지가 적으면 약합니다. 이것은
+# `vit_b_16`의 결과가 아닙니다.
 #
 # The ImageNet weights of `vit_b_16` cannot be reached here, so this is only the call.
 # Instead, a small ViT learns from random weights. Without pretraining, a ViT is weak on few images.
@@ -464,11 +464,12 @@ for name in (f"{VIT}, scratch", "scratch"):
     print(f"{name:14} {accuracy(name)} %")
 
 # %% [markdown]
-# ## 8. 모든 단계와 예측 / All steps and the forecast
+# ## 8. 모든 단계와 시간 예측 / All steps and the forecast
 #
-# 시간 예측: 여기서 잰 한 실행의 시간에 이미지 수의 비를 곱합니다. 전체는 학습과 검증
-# 50,000장(클래스 10개)이고 에폭 수는 같습니다. 이미지당 시간은 일정하다고 봅니다. 정확도는 예측하지
-# 않습니다. 이미지가 늘면 오르겠지만 얼마나 오를지는 여기서 알 수 없습니다.
+# 시간 예측: 여기서 실행 한 번에 걸린 시간(초)에 이미지 수의 비율을 곱합니다. CIFAR-10 전체는 학습
+# 세트와 검증 세트를 합쳐 50,000장(클래스 10개)이고, 에폭 수는 같습니다. 이미지 한 장에 걸리는
+# 시간은 일정하다고 봅니다. 정확도는 예측하지 않습니다. 이미지가 늘면 오르겠지만, 얼마나 오를지는
+# 이 실행만으로 알 수 없습니다.
 #
 # The forecast of time: the seconds of a run here, times the ratio of image counts. All of CIFAR-10
 # is 50,000 images of train and val (ten classes), with as many epochs. The time per image is taken
@@ -489,9 +490,9 @@ print(f"{images}; mean ± 95 % interval over seeds; {row['device']}; forecast: x
 Markdown(markdown([Rows(header, lines)]))
 
 # %% [markdown]
-# 예측은 맞습니까? 2번에서 같은 네트워크를 더 많은 이미지로 더 오래 사전 학습했습니다. `scratch`의
-# 시간으로 그 시간을 예측하여 비교합니다. 다른 프로그램이 함께 돌면 어긋납니다.
-# 선형 프로브는 시드가 달라도 답이 같습니다. 그래서 위의 구간이 0입니다.
+# 예측은 맞을까요? 2절에서 같은 네트워크를 더 많은 이미지로 더 많은 에폭 동안 사전 학습했습니다.
+# `scratch`의 시간으로 그 사전 학습 시간을 예측해 봅니다. 컴퓨터에서 다른 프로그램이 돌고 있으면
+# 예측이 어긋납니다. 선형 프로브는 시드와 상관없이 해가 하나입니다. 그래서 위의 신뢰구간이 0입니다.
 #
 # Is the forecast right? In section 2 the same network was pretrained, on more images and for more
 # epochs. The time of `scratch` forecasts that time. Other programs on the machine disturb it.
@@ -507,10 +508,10 @@ print(f"{counts[1]:,} images, {SOURCE_EPOCHS} epochs: forecast {forecast:.1f} s"
 print(f"measured {measured:.1f} s: a factor of {measured / forecast:.2f}")
 
 # %% [markdown]
-# ## 9. 실수 1: 테스트 데이터로 에폭 고르기 / Mistake 1: choosing the epoch on the test set
+# ## 9. 실수 1: 테스트 세트로 에폭 고르기 / Mistake 1: choosing the epoch on the test set
 #
-# **흔한 셀**: 에폭마다 테스트 정확도를 재고 가장 좋은 것을 보고합니다. 여기서는 val 정확도도 함께
-# 기록하여 두 방법을 비교합니다.
+# **흔히 쓰는 코드**: 에폭마다 테스트 정확도를 재고 가장 좋은 값을 보고합니다. 두 방법을 비교하려고
+# 여기서는 검증(val) 정확도도 함께 기록합니다.
 #
 # **The usual cell**: it measures test accuracy after each epoch and reports the best one. Here val
 # accuracy is recorded too, to compare the two ways.
@@ -536,9 +537,9 @@ for seed in range(SEEDS):
     print(f"seed {seed}: best on test {test.max():.1f} %, chosen on val {test[val.argmax()]:.1f} %")
 
 # %% [markdown]
-# **여기서는** val이 에폭을 고르고, 테스트는 한 번만 봅니다. 차이에는 우연이 섞여 있습니다. 그래서
-# 테스트 이미지를 무작위로 둘로 나눕니다. 한쪽에서 고른 에폭의 정확도를, 고를 때 쓴 쪽과 새로운
-# 쪽에서 비교합니다.
+# **skipzoo에서는** 검증 세트(val)로 에폭을 고르고, 테스트 세트는 한 번만 봅니다. 차이에는 우연이
+# 섞여 있습니다. 그래서 테스트 이미지를 무작위로 둘로 나눕니다. 한쪽에서 에폭을 고른 다음, 그쪽의
+# 정확도와 고를 때 쓰지 않은 다른 쪽의 정확도를 비교합니다.
 #
 # **Here** val chooses the epoch, and test is looked at once. The difference includes luck. So the
 # test images are divided at random: an epoch is chosen on one part, and its accuracy there is
@@ -564,19 +565,20 @@ for n in (total // 10, total // 2):
     print(f"chosen on {n} test images, they flatter by {mean:.1f} points (200 random divisions)")
 
 # %% [markdown]
-# **비용**: 위의 점수입니다. 시드가 셋뿐이라 첫 줄의 구간은 0을 포함합니다. 다음 두 줄이 더
-# 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 에폭이 많을수록 더 부풀려집니다. 실제보다 좋게 보일
-# 뿐 모델은 나아지지 않습니다.
+# **비용**: 위에 나온 %p 차이입니다. 시드가 3개뿐이라 첫 줄의 신뢰구간은 0을 포함합니다. 다음 두
+# 줄이 더 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 수 있는 에폭이 많을수록 정확도가 더
+# 부풀려집니다. 좋아 보일 뿐, 모델이 실제로 좋아진 것은 아닙니다.
 #
 # **The cost**: the points above. With three seeds only, the interval of the first line includes 0.
 # The next two lines are more precise: fewer images to choose on flatter more, and so do more epochs
 # to choose from. The model only looks better; it is not.
 
 # %% [markdown]
-# ## 10. 실수 2: `eval()`을 빠뜨리기 / Mistake 2: a forgotten `eval()`, and a batch of one
+# ## 10. 실수 2: `eval()` 빠뜨리기, 한 장 배치 / Mistake 2: a forgotten `eval()`, and a batch of one
 #
-# `train()` 상태의 BatchNorm은 배치의 평균과 분산을 씁니다. 그러면 예측이 함께 들어온 이미지에 따라
-# 달라지고, 한 장이면 그 한 장의 통계를 씁니다. 게다가 예측할 때마다 저장된 통계가 바뀝니다.
+# `train()` 모드의 BatchNorm은 배치의 평균과 분산을 씁니다. 그래서 예측이 같은 배치에 든 다른
+# 이미지에 따라 달라지고, 한 장만 넣으면 그 한 장의 통계만 씁니다. 게다가 예측할 때마다 저장된
+# 통계가 바뀝니다.
 #
 # In `train()` mode, BatchNorm uses the mean and variance of the batch. So a prediction depends on
 # the other images of its batch; with one image, on that one alone. And each prediction changes the
@@ -608,11 +610,10 @@ with torch.no_grad():
 print(f"n = {len(labels)} images, one network")
 
 # %% [markdown]
-# **여기서는** `predict`와 `Classifier.logits`가 늘 `eval()`로 계산합니다. 한 장씩 넣어도 같은 답이
-# 나옵니다. 마지막 줄은 예측 때문에 저장된 통계가 옮겨 간 뒤의 정확도입니다. `eval()`을 나중에
-# 불러도 돌아오지 않습니다.
-# 클래스가 섞인 큰 배치에서는 거의 차이가 없습니다. 그래서 이 실수는 한 장씩 예측하는 서비스에서야
-# 드러납니다.
+# **skipzoo에서는** `predict`와 `Classifier.logits`가 늘 `eval()` 모드로 계산합니다. 그래서 한 장씩
+# 넣어도 같은 답이 나옵니다. 마지막 줄은 이 예측들 때문에 저장된 통계가 바뀐 뒤의 정확도입니다.
+# 나중에 `eval()`을 호출해도 통계는 되돌아오지 않습니다. 클래스가 섞인 큰 배치에서는 거의 차이가
+# 없습니다. 그래서 이 실수는 이미지를 한 장씩 예측하는 서비스에서야 드러납니다.
 #
 # **Here** `predict` and `Classifier.logits` always compute in `eval()` mode: one image at a time
 # gives the same answers. The last line is the accuracy after these predictions have moved the
@@ -621,10 +622,10 @@ print(f"n = {len(labels)} images, one network")
 # service that predicts one image at a time.
 
 # %% [markdown]
-# ## 11. 실수 3: 예측 때 다른 정규화 / Mistake 3: another normalisation at prediction
+# ## 11. 실수 3: 예측할 때 다른 정규화 쓰기 / Mistake 3: another normalisation at prediction
 #
-# 학습은 ImageNet의 평균과 표준편차로 했습니다. 예측 코드를 다른 노트북에서 복사하면 이 숫자가
-# 달라집니다.
+# 네트워크는 ImageNet의 평균과 표준편차로 정규화한 이미지로 학습했습니다. 예측 코드를 다른
+# 노트북에서 복사해 오면 이 숫자가 달라집니다.
 #
 # The network was trained with ImageNet's mean and std. Copy the prediction from another notebook,
 # and these numbers change.
@@ -644,8 +645,8 @@ print("BGR (OpenCV):           ", percent(classifier.logits(pictures.flip(1))))
 print(f"n = {len(labels)} images, one network")
 
 # %% [markdown]
-# **여기서는** 전처리가 체크포인트 안에 있습니다. 파일 하나를 옮기면 클래스 이름과 정규화도 함께
-# 갑니다. 아래처럼 스스로 보여 줍니다.
+# **skipzoo에서는** 전처리가 체크포인트 안에 있습니다. 파일만 옮기면 클래스 이름과 정규화도 함께
+# 따라갑니다. 체크포인트를 셀에 쓰면 그 내용이 아래처럼 표시됩니다.
 #
 # **Here** the preprocessing is in the checkpoint: move the file, and class names and normalisation
 # move with it. It displays itself.
@@ -659,12 +660,12 @@ predict(classifier, next(iter(sorted(Path(TARGET, "test", classifier.classes[0])
 # %% [markdown]
 # ## 정리 / Summary
 #
-# - 먼저 선형 프로브입니다. 몇 초면 되고, 특징의 값어치를 보여 줍니다. 미세 조정은 거기서
-#   시작합니다.
-# - 단계마다 시드 여러 개와 구간을 보십시오. 겹치면 "알 수 없다"가 답입니다.
-# - 에폭은 val로 고르고, 테스트는 마지막에 한 번 봅니다. 예측은 `eval()`과 학습 때의 정규화로
-#   합니다.
-# - 다음: `5_resnet_by_hand`에서 이 네트워크를 직접 만듭니다.
+# - 선형 프로브부터 시작하세요. 몇 초면 끝나고, 특징이 얼마나 쓸모 있는지 알 수 있습니다. 미세
+#   조정은 거기서 시작합니다.
+# - 단계마다 여러 시드의 신뢰구간을 보세요. 겹치면 "알 수 없다"가 답입니다.
+# - 에폭은 검증 세트(val)로 고르고, 테스트 세트는 한 번만 보세요. 예측할 때는 `eval()`과 학습 때의
+#   정규화를 쓰세요.
+# - 다음 노트북 `5_resnet_by_hand`에서 이런 네트워크를 직접 만듭니다.
 #
 # - Begin with a linear probe: it takes seconds, and shows what the features are worth. Fine-tuning
 #   starts from it.

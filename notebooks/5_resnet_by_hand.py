@@ -9,12 +9,11 @@
 # %% [markdown]
 # # ResNet 직접 만들기 / ResNet by hand
 #
-# 합성곱 하나에서 시작해 BasicBlock을, 그것으로 ResNet을 만듭니다. 단계마다 텐서의 모양(shape)을
-# 봅니다.
-# 그다음 스킵 연결을 빼고 무엇이 달라지는지 잽니다: 학습 곡선, 층별 기울기, 블록 하나 지우기.
-# 흔한 오류도 일부러 냅니다: 모양 불일치, 아주 작은 배치의 배치 정규화, `map_location`.
-# 실행 시간은 마지막 셀에 나옵니다(CPU 코어 2개). "여기서는 실행하지
-# 않음"이라고 쓴 셀은 건너뜁니다.
+# 합성곱(convolution) 하나에서 시작해 BasicBlock을 만들고, 그것으로 ResNet을 만듭니다. 단계마다
+# 텐서의 모양(shape)을 확인합니다. 그다음 스킵 연결(skip connection)을 빼고 무엇이 달라지는지
+# 측정합니다: 학습 곡선, 층별 기울기(gradient), 블록 하나 지우기. 흔한 오류도 일부러 내 봅니다:
+# 모양 불일치, 아주 작은 배치의 배치 정규화(batch norm), `map_location`. 실행 시간은 마지막 셀에
+# 나옵니다(CPU 코어 2개). "여기서는 실행하지 않음"이라고 적힌 셀은 건너뜁니다.
 #
 # From one convolution to a BasicBlock, and from that to a ResNet. Each step shows the shapes of its
 # tensors.
@@ -28,8 +27,8 @@
 # %% [markdown]
 # ## 준비 / Setup
 #
-# 아래 셀은 Colab에서만 실행됩니다. 저장소를 복제하고 설치합니다. 이미 설치된 torch는 그대로 둡니다.
-# `URL`에는 저장소 주소를 넣으십시오. (여기서는 실행하지 않음)
+# 아래 셀은 Colab에서만 실행됩니다. 저장소를 복제(clone)하고 설치합니다. 커널에 이미 있는 torch는
+# 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요. (여기서는 실행하지 않음)
 #
 # The next cell runs in Colab only. It clones the repository and installs it. The kernel's torch
 # stays as it is.
@@ -95,10 +94,9 @@ TEST_IMAGES = 200
 # %% [markdown]
 # ## 1. 합성곱 하나 / One convolution
 #
-# 3x3 합성곱은 픽셀마다 주변 3x3 픽셀의 가중합을 냅니다. 이미지 한 장은 `(1, 3, 32, 32)`입니다:
-# 배치, 채널, 높이, 너비.
-# 출력의 한 변은 `(H + 2 * padding - kernel) // stride + 1`입니다. 아래에서 출력 하나를 손으로
-# 계산해 비교합니다.
+# 3x3 합성곱은 픽셀마다 그 주변 3x3 픽셀의 가중합을 구합니다. 이미지 한 장의 모양은 `(1, 3, 32,
+# 32)`입니다: 배치, 채널, 높이, 너비. 출력의 한 변은 `(H + 2 * padding - kernel) // stride +
+# 1`입니다. 아래에서 출력값 하나를 손으로 계산해 비교합니다.
 #
 # A 3x3 convolution gives each pixel a weighted sum of 3x3 pixels around it. One image is `(1, 3,
 # 32, 32)`: batch, channels, height, width.
@@ -122,8 +120,8 @@ print("by hand minus conv:", (by_hand - conv(sample)[0, 0, 5, 10]).abs().item())
 # %% [markdown]
 # ## 2. 배치 정규화와 ReLU / Batch norm and ReLU
 #
-# 배치 정규화는 채널마다 배치 전체의 평균을 빼고 표준편차로 나눕니다. 모양은 바뀌지 않습니다. 학습
-# 중에는 이동 평균도 저장합니다.
+# 배치 정규화는 채널마다 배치 전체의 평균을 빼고 표준편차로 나눕니다. 모양은 그대로입니다. 학습
+# 중에는 이동 평균(running average)도 저장합니다.
 #
 # Batch norm subtracts each channel's mean over the batch and divides by its standard deviation. The
 # shape stays. In training it also stores running averages.
@@ -142,8 +140,9 @@ print(f"after ReLU: minimum {relu(y).min():.0f}, zeros {100 * (relu(y) == 0).flo
 # %% [markdown]
 # ## 3. 잔차 블록과 모양 불일치 / A residual block, and the shape mismatch
 #
-# **흔한 셀**: 합성곱 두 개를 지나간 `F(x)`에 입력 `x`를 더합니다. 채널과 크기가 같으면 잘 됩니다.
-# 스테이지의 첫 블록에서는 높이와 너비가 반이 되고 채널이 두 배가 됩니다. 그러면 더할 수 없습니다.
+# **흔히 쓰는 코드**: 합성곱 두 개를 지난 출력 `F(x)`에 입력 `x`를 더합니다. 채널 수와 크기가
+# 그대로면 잘 됩니다. 스테이지(stage)의 첫 블록에서는 높이와 너비가 절반이 되고 채널이 두 배가
+# 됩니다. 그러면 더할 수 없습니다.
 #
 # **The usual cell**: the input `x` is added to `F(x)`, the output of two convolutions. This works
 # while channels and size stay.
@@ -179,9 +178,9 @@ except RuntimeError as error:
     print("RuntimeError:", error)
 
 # %% [markdown]
-# **고치는 법**: 지름길에 1x1 합성곱을 둡니다. 채널 수를 맞추고, **같은 stride**로 크기를 맞춥니다.
-# stride를 잊으면 같은 오류가 다시 납니다.
-# 모양이 같은 블록의 지름길은 `x` 그대로이고 매개변수가 없습니다.
+# **고치는 법**: 지름길 연결(shortcut)에 1x1 합성곱을 둡니다. 이 합성곱이 채널 수를 맞추고, **같은
+# 스트라이드**(stride)로 크기도 맞춥니다. 스트라이드를 빠뜨리면 같은 오류가 다시 납니다. 모양이
+# 그대로인 블록에서는 지름길 연결이 `x` 자체이고 파라미터가 없습니다.
 #
 # **The fix**: a 1x1 convolution in the shortcut. It matches the channels, and with **the same
 # stride** the size. Forget the stride, and the error comes back.
@@ -213,8 +212,8 @@ except RuntimeError as error:
     print("without the stride:", error)
 
 # %% [markdown]
-# **여기서는**: `zoo.blocks.BasicBlock`이 같은 블록입니다. 같은 가중치를 넣으면 출력의 차이가 정확히
-# 0입니다.
+# **skipzoo에서는**: `zoo.blocks.BasicBlock`이 같은 블록입니다. 같은 가중치를 넣으면 출력의 차이가
+# 정확히 0입니다.
 #
 # **Here**: `zoo.blocks.BasicBlock` is the same block. With the same weights, the outputs differ by
 # exactly 0.
@@ -233,12 +232,11 @@ for mine, theirs in zip(block.state_dict(), ours.state_dict(), strict=True):
 print("largest difference:", (ours(x) - block(x)).abs().max().item())
 
 # %% [markdown]
-# ## 4. `ResNet(2)`: 스테이지마다 블록 둘 / Two blocks per stage
+# ## 4. `ResNet(2)`: 스테이지마다 블록 두 개 / Two blocks per stage
 #
-# CIFAR용 ResNet입니다(He et al. 2015, 4.2절). 합성곱 하나, 스테이지 셋(채널 16, 32, 64), 평균 풀링,
-# 선형 층입니다.
-# 블록이 스테이지마다 n개이면 층은 `6n + 2`개입니다. 아래에서 이미지 한 장이 지나가는 모양을 모두
-# 봅니다.
+# CIFAR용 ResNet(He et al. 2015, 4.2절)은 합성곱 하나, 스테이지 세 개(채널 16, 32, 64), 평균
+# 풀링(average pooling), 선형 층으로 이루어집니다. 스테이지마다 블록이 n개이면 층은 `6n +
+# 2`개입니다. 아래에서 이미지 한 장이 지나가면서 모양이 어떻게 바뀌는지 모두 봅니다.
 #
 # A ResNet for CIFAR (He et al. 2015, section 4.2): a convolution, three stages (16, 32, 64
 # channels), average pooling, a linear layer.
@@ -295,9 +293,9 @@ print(f"{sum(p.numel() for p in model.parameters()):,} parameters;", end=" ")
 print(f"6n + 2 = {6 * 2 + 2} layers, and {len(layers) - 14} projections in shortcuts")
 
 # %% [markdown]
-# **여기서는**: `zoo.resnet`의 `ResNet`과 비교합니다. 출력과 모든 기울기의 차이가 0입니다.
-# 이름이 있는 네트워크(`resnet20`, `resnet56` ...)는 `zoo.build`가 만듭니다. 초깃값은 논문처럼 He
-# 초기화입니다.
+# **skipzoo에서는**: `zoo.resnet`의 `ResNet`과 비교합니다. 출력과 모든 기울기의 차이가 0입니다.
+# 이름이 있는 네트워크(`resnet20`, `resnet56` ...)는 `zoo.build`로 만듭니다. 초기 가중치는 논문을
+# 따릅니다(He 초기화).
 #
 # **Here**: the comparison with `ResNet` of `zoo.resnet`. Outputs and all gradients differ by 0.
 # Networks with a name (`resnet20`, `resnet56` ...) come from `zoo.build`. Their initial weights
@@ -319,10 +317,10 @@ print("largest difference of gradients:", max(differences), f"({len(differences)
 print("by name:", ", ".join(zoo.list_models("resnet*")[:6]), "...")
 
 # %% [markdown]
-# ## 5. 스킵 없이 / Without skips
+# ## 5. 스킵 연결 없이 / Without skips
 #
-# 같은 블록에서 덧셈만 뺍니다. 모양이 맞지 않을 일도 없어서 1x1 합성곱도 필요 없습니다.
-# `zoo.plain`의 블록과 비교합니다.
+# 같은 블록에서 덧셈만 뺍니다. 맞춰야 할 모양이 없으므로 1x1 합성곱도 필요 없습니다. `zoo.plain`의
+# 블록과 비교합니다.
 #
 # The same block without the addition. No shapes have to match, so it needs no 1x1 convolution. It
 # is compared with the block of `zoo.plain`.
@@ -347,11 +345,12 @@ print("by name:", ", ".join(zoo.list_models("plain[0-9]*")[:6]), "...")
 # %% [markdown]
 # ## 6. 에스컬레이터 비유 / The escalator
 #
-# 스킵 연결은 계단 옆의 에스컬레이터입니다. 층(블록)마다 계단으로 일을 하지만, 입력은 에스컬레이터로
-# 그 층을 지나칠 수 있습니다. 기울기는 반대 방향으로 내려옵니다.
-# 그래서 계단 하나가 나빠도 길은 끊기지 않습니다. 아래의 "블록 하나 지우기"가 그 모습입니다.
-# 비유의 한계: 사람은 하나를 고르지만 신호는 **둘 다** 지나가서 더해집니다. 더한 뒤의 ReLU와 1x1
-# 합성곱은 신호를 바꿉니다. 그리고 에스컬레이터가 있다고 계단이 저절로 좋은 일을 배우지는 않습니다.
+# 스킵 연결은 계단 옆의 에스컬레이터와 같습니다. 층(블록)마다 계단이 일을 하지만, 입력은
+# 에스컬레이터를 타고 그 층을 지나칠 수 있습니다. 기울기는 에스컬레이터를 타고 반대 방향으로
+# 돌아옵니다. 그래서 계단 하나가 나빠도 길이 끊기지 않습니다. 아래의 "블록 하나 지우기"에서 볼 수
+# 있습니다. 비유의 한계: 사람은 둘 중 하나를 고르지만 신호는 **둘 다** 지나가고, 그 결과가
+# 더해집니다. 덧셈 뒤의 ReLU와 1x1 합성곱은 신호를 바꿉니다. 그리고 에스컬레이터가 있다고 해서
+# 계단이 저절로 좋은 것을 학습하지는 않습니다.
 #
 # A skip is an escalator beside the stairs. On each floor (block) the stairs do some work, but the
 # input can ride past the floor. Gradients ride back the other way.
@@ -373,11 +372,10 @@ for name, block in (("residual", Block(16, 16)), ("plain", PlainBlock(16, 16))):
 # %% [markdown]
 # ## 7. 학습 곡선과 판정 / Curves and a verdict
 #
-# **흔한 셀**: 깊은 네트워크 둘을 한 번씩 학습하고 곡선을 비교합니다. 시드가 하나라서 우연인지 알 수
-# 없습니다.
-# **여기서는**: 두 깊이, 스킵이 있는 것과 없는 것을 같은 초깃값과 같은 배치로, 시드 여러 개로
-# 학습합니다. 코드로 그린 이미지라서 내려받을 것이 없습니다. 판정은 시드별로 짝지은 차이의 95 %
-# 구간에서 나옵니다.
+# **흔히 쓰는 코드**: 깊은 네트워크 두 개를 한 번씩 학습하고 곡선을 비교합니다. 시드가 하나라서
+# 우연일 수도 있습니다. **skipzoo에서는**: 깊이 두 가지를 스킵 연결이 있을 때와 없을 때로 나누어,
+# 같은 초기 가중치와 같은 배치로, 여러 시드로 학습합니다. 이미지는 코드로 그리므로 내려받을 것이
+# 없습니다. 판정은 시드별로 짝지은 차이의 95 % 신뢰구간을 보고 내립니다.
 #
 # **The usual cell**: it trains two deep networks once and compares their curves. With one seed,
 # that may be chance.
@@ -394,9 +392,9 @@ with capture_output(stderr=False):  # the reports after each seed
 results
 
 # %% [markdown]
-# **무엇이 바뀌었고 왜**: 깊어질 때 학습 손실이 어떻게 변하는지가 질문입니다. 테스트 정확도만 보면
-# 과적합과 구별할 수 없습니다.
-# 위의 판정은 이 작은 이미지, 이 학습률, 이 에폭 수에서 나온 것입니다. n은 시드의 수입니다.
+# **달라진 점과 이유**: 깊어질 때 *학습* 손실이 어떻게 변하는지가 질문입니다. 테스트 정확도만으로는
+# 이것을 과적합과 구별할 수 없습니다. 위의 판정은 이 작은 이미지, 이 학습률, 이 에폭 수에만
+# 해당합니다. n은 시드의 수입니다.
 #
 # **What changed and why**: the question is how the *training* loss changes with depth. Test
 # accuracy alone cannot tell this from overfitting.
@@ -406,8 +404,9 @@ results
 # %% [markdown]
 # ## 8. 층별 기울기 / Gradients by layer
 #
-# **흔한 셀**: `loss.backward()` 뒤에 합성곱마다 기울기의 크기를 봅니다. 흔한 설명은 "스킵이 없으면
-# 기울기가 사라진다"입니다. 초깃값에서 정말 그런지 배치 정규화가 있을 때와 없을 때를 봅니다.
+# **흔히 쓰는 코드**: `loss.backward()` 다음에 합성곱마다 기울기의 크기를 봅니다. 흔히 "스킵 연결이
+# 없으면 기울기가 사라진다"라고 설명합니다. 학습을 시작할 때 정말 그런지, 배치 정규화가 있을 때와
+# 없을 때를 봅니다.
 #
 # **The usual cell**: after `loss.backward()`, the size of each convolution's gradient. The usual
 # explanation is "without skips, gradients vanish". Is it so at the start? With batch norm and
@@ -441,12 +440,13 @@ for panel, norm in zip(figure.subplots(1, 2), ("batch", "none"), strict=True):
 plt.show()
 
 # %% [markdown]
-# 배치 정규화가 있으면 처음에 기울기는 사라지지 않습니다. 스킵이 없는 네트워크에서는 오히려 첫
-# 층으로 갈수록 **커집니다**(위의 first / last). 스킵이 있으면 훨씬 고릅니다. 배치 정규화가 없으면,
-# 스킵 없는 네트워크의 기울기는 모든 층에서 작고 스킵이 있으면 모든 층에서 큽니다.
-# 그러니 "기울기 소실"은 배치 정규화가 있는 네트워크가 깊어질수록 나빠지는 까닭이 아닙니다. He et
-# al.(4.1절)도 그렇게 썼습니다. 층마다 크게 다른 기울기는 학습률 하나로 다루기 어렵습니다. 하지만
-# 그것이 원인이라고 이 그림만으로 말할 수는 없습니다. 시드 하나, 무작위 이미지의 배치 하나입니다.
+# 배치 정규화가 있으면 학습을 시작할 때 기울기가 사라지지 않습니다. plain 네트워크에서는 오히려 첫
+# 층으로 갈수록 **커집니다**(위의 first / last). 스킵 연결이 있으면 층마다 훨씬 고릅니다. 배치
+# 정규화가 없으면, plain 네트워크의 기울기는 모든 층에서 작고 residual 네트워크의 기울기는 모든
+# 층에서 큽니다. 그러므로 "기울기 소실(vanishing gradient)"은 배치 정규화가 있는 plain 네트워크가
+# 깊어질수록 나빠지는 이유가 아닙니다. He et al.(4.1절)도 그렇게 썼습니다. 층마다 기울기의 크기가
+# 이렇게 다르면 학습률 하나로 다루기 어렵습니다. 하지만 그것이 원인이라고 이 그림만으로 말할 수는
+# 없습니다. 시드 하나, 무작위 이미지로 만든 배치 하나의 결과이기 때문입니다.
 #
 # With batch norm, gradients do not vanish at the start. In the plain network they even **grow**
 # towards the first layer (first / last above). With skips they are far more even. Without batch
@@ -460,11 +460,10 @@ plt.show()
 # %% [markdown]
 # ## 9. 블록 하나 지우기 / Deleting one block
 #
-# 학습한 네트워크에서 블록 하나를 지웁니다(Veit et al. 2016). 모양을 바꾸지 않는 블록만 지울 수
-# 있습니다.
-# 가중치는 Li et al.(2018)의 CIFAR-10용 ResNet-56입니다. 하나는 스킵이 있고 하나는 없습니다.
-# 저자들의 저장소(github.com/tomgoldstein/loss-landscape)에서 받아 `cache/`에 둡니다. 파일이 없으면
-# 위에서 학습한 네트워크와 그린 이미지를 씁니다.
+# 학습된 네트워크에서 블록 하나를 지웁니다(Veit et al. 2016). 모양을 바꾸지 않는 블록만 지울 수
+# 있습니다. 가중치는 Li et al.(2018)의 CIFAR-10용 ResNet-56으로, 스킵 연결이 있는 것과 없는 것
+# 하나씩입니다. 저자들의 저장소(github.com/tomgoldstein/loss-landscape)에서 받아 `cache/`에
+# 넣으세요. 파일이 없으면 위에서 학습한 네트워크와 코드로 그린 이미지를 씁니다.
 #
 # One block of a trained network is deleted (Veit et al. 2016). Only blocks that keep the shape can
 # be deleted.
@@ -528,12 +527,12 @@ panel.legend(fontsize=8, loc="center left")
 plt.show()
 
 # %% [markdown]
-# 스킵이 있으면 블록 하나가 없어도 정확도가 조금만 떨어집니다. `x`가 그 층을 지나쳐 갑니다. 스킵이
-# 없으면 블록 하나만 없어도 맞히는 것이 거의 우연 수준(10 %)까지 떨어집니다. 위 줄의 평균과 최악을
-# 보십시오. 이미지 수도 그 위에 있습니다. 한 점의 불확실성은 이미지 200장에서 약 ±7점입니다. 그래서
-# 지운 뒤에 "더 좋아진" 블록은 우연일 수 있습니다. 네트워크는 종류마다 하나입니다.
-# 스킵이 있어도 모든 블록이 똑같이 없어도 되는 것은 아닙니다. 모양을 바꾸는 블록은 여기서 지우지
-# 않았습니다.
+# 스킵 연결이 있으면 블록 하나가 없어도 정확도가 조금만 떨어집니다. `x`가 그 블록을 지나쳐 가기
+# 때문입니다. 스킵 연결이 없으면 블록 하나만 없어도 정확도가 거의 우연 수준(10 %)으로 떨어집니다.
+# 위에서 평균과 최악의 블록, 이미지 수를 보세요. 이미지가 200장일 때 점 하나의 불확실성은 최대 ±7
+# %p입니다. 그래서 지웠을 때 네트워크가 "더 좋아진" 블록은 우연일 수 있습니다. 네트워크는 종류마다
+# 하나씩입니다. 스킵 연결이 있다고 해서 모든 블록이 똑같이 없어도 되는 것은 아닙니다. 모양을 바꾸는
+# 블록은 여기서 지우지 않았습니다.
 #
 # With skips, one missing block costs little accuracy: `x` rides past it. Without skips, one missing
 # block brings the accuracy down almost to chance (10 %). See the means and the worst blocks above,
@@ -545,8 +544,8 @@ plt.show()
 # %% [markdown]
 # ## 10. 아주 작은 배치의 배치 정규화 / Batch norm with tiny batches
 #
-# `train()` 상태의 BatchNorm은 배치의 통계를 씁니다. 배치가 작으면 통계가 흔들립니다. 값이 둘이면
-# 출력은 입력과 상관없이 거의 ±1이고, 하나뿐이면 오류입니다.
+# `train()` 모드의 BatchNorm은 배치의 통계를 씁니다. 배치가 작으면 통계에 잡음이 많습니다. 값이 두
+# 개면 출력은 입력과 상관없이 거의 ±1이 되고, 값이 하나뿐이면 오류가 납니다.
 #
 # In `train()` mode, BatchNorm uses the statistics of the batch. In a small batch they are noisy. Of
 # two values, it makes about ±1 whatever they are; one value alone is an error.
@@ -568,11 +567,11 @@ except ValueError as error:
     print("ValueError:", error)
 
 # %% [markdown]
-# **무엇이 바뀌었고 왜**: ImageNet용 ResNet은 32x32 이미지를 1x1 지도로 줄입니다. 그래서 학습
-# 데이터의 마지막 배치에 한 장만 남으면 오류가 납니다.
-# 고치는 법: `DataLoader(..., drop_last=True)`, 예측은 `eval()`. 여기의 학습 루프는 모자란 마지막
-# 배치를 쓰지 않습니다.
-# 지도가 1x1보다 크면 한 장으로도 오류가 나지 않습니다. 위의 숫자처럼 조용히 틀릴 뿐입니다.
+# **달라진 점과 이유**: ImageNet용 ResNet은 32x32 이미지를 1x1 특징 맵(feature map)으로 줄입니다.
+# 그래서 학습할 때 마지막 배치에 한 장만 남으면 이 오류가 납니다. 고치는 법: 학습에는
+# `DataLoader(..., drop_last=True)`, 예측에는 `eval()`을 쓰세요. skipzoo의 학습 루프는 다 차지 않은
+# 마지막 배치를 쓰지 않습니다. 특징 맵이 1x1보다 크면 한 장으로도 오류가 나지 않습니다. 위의
+# 숫자처럼 소리 없이 틀릴 뿐입니다.
 #
 # **What changed and why**: an ImageNet ResNet turns 32x32 images into 1x1 maps. So if one image is
 # left for the last training batch, this error comes.
@@ -584,8 +583,8 @@ except ValueError as error:
 # %% [markdown]
 # ## 11. GPU 없이 열기: `map_location` / Opening without a GPU: `map_location`
 #
-# GPU에서 저장한 파일을 GPU 없는 컴퓨터에서 열면 오류가 납니다. 여기에는 GPU가 없으므로, GPU가 쓴
-# 것과 같은 표시(`cuda:0`)를 가진 파일을 만듭니다.
+# GPU에서 저장한 파일을 GPU가 없는 컴퓨터에서 열면 오류가 납니다. 여기에는 GPU가 없으므로, GPU에서
+# 저장할 때 남는 표시(`cuda:0`)가 든 파일을 만듭니다.
 #
 # A file saved on a GPU fails to open on a computer without one. There is no GPU here, so a file is
 # made with the mark that a GPU leaves (`cuda:0`).
@@ -605,8 +604,8 @@ network = zoo.load(zoo.build("resnet20"), path)  # here: no argument is needed
 print("zoo.load:", next(network.parameters()).device)
 
 # %% [markdown]
-# **여기서는** `zoo.load`가 늘 CPU로 읽고, 이름과 모양을 모두 확인합니다. 그다음
-# `network.to("cuda")`로 옮깁니다. `weights_only=True`는 파일 안의 코드를 실행하지 않게 합니다.
+# **skipzoo에서는** `zoo.load`가 늘 CPU로 읽고, 이름과 모양을 모두 확인합니다. 그다음
+# `network.to("cuda")`로 옮깁니다. `weights_only=True`는 파일에 든 코드가 실행되지 않게 막습니다.
 #
 # **Here** `zoo.load` always reads to the CPU and checks all names and shapes. Then
 # `network.to("cuda")` moves it. `weights_only=True` keeps code in the file from running.
@@ -614,10 +613,10 @@ print("zoo.load:", next(network.parameters()).device)
 # %% [markdown]
 # ## 정리 / Summary
 #
-# - 스킵 하나는 덧셈 하나입니다. 모양이 바뀌는 블록에서만 1x1 합성곱이 필요합니다.
-# - 깊어질 때 학습 손실을 보십시오. 시드 여러 개와 판정이 곡선 하나보다 낫습니다.
-# - 배치 정규화는 배치의 크기를 압니다. 예측은 `eval()`로 합니다.
-# - 다음에 읽을 것: `zoo/blocks.py`, `zoo/plain.py`, 그리고 `make ablation`.
+# - 스킵 연결 하나는 덧셈 하나입니다. 모양이 바뀌는 블록에서만 1x1 합성곱이 필요합니다.
+# - 깊어질 때 학습 손실을 보세요. 여러 시드로 내린 판정이 곡선 하나보다 낫습니다.
+# - 배치 정규화는 배치 크기의 영향을 받습니다. 예측은 `eval()` 모드로 하세요.
+# - 다음에 읽을 파일: `zoo/blocks.py`, `zoo/plain.py`. 그리고 `make ablation`도 실행해 보세요.
 #
 # - A skip is one addition. Only blocks that change the shape need a 1x1 convolution.
 # - Look at the training loss as depth grows. Several seeds and a verdict are better than one curve.
