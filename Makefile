@@ -8,7 +8,7 @@ RUN := .venv/bin/python -m
 READY := .venv/.ready
 ORACLES := .venv/.ready-dev
 
-.PHONY: help setup doctor train ablation ablation-vit transfer check-data verify bugs samples shapes read report bench notebooks test test-fast check
+.PHONY: help setup doctor train ablation ablation-vit anatomy transfer check-data verify bugs samples shapes read report bench notebooks test test-fast check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,6 +27,9 @@ ablation: $(READY)  ## compare plain with residual networks (PRESET=quick|cifar1
 
 ablation-vit: $(READY)  ## compare vision transformers with and without skips (DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation vit $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
+
+anatomy: $(READY)  ## check claims about skips on trained networks (DATA=folder of CIFAR-10, ARGS='--from runs/quick')
+	@$(RUN) experiments.anatomy $(if $(DATA),'$(DATA)') $(ARGS)
 
 transfer: $(READY)  ## compare five transfer-learning strategies on your images (DATA=folder, ARGS='--model resnet50')
 	@$(RUN) experiments.transfer $(if $(DATA),'$(DATA)') $(ARGS)

@@ -19,21 +19,23 @@ CLASSES = (
 COUNTS = {"train": 5000, "test": 1000}  # images of each class
 
 
-def cifar10(data_dir: Path | None = None) -> Dataset:
+def cifar10(data_dir: Path | None = None, most: int | None = None) -> Dataset:
     """CIFAR-10 from `data_dir` (ImageFolder layout, zips of it, or torchvision's own files).
 
     Without `data_dir`, torchvision downloads 170 MB into cache/cifar10, checks the MD5, and reuses
     the files the next time. Raises DataError unless the classes have 5,000 and 1,000 images each.
+    `most`: at most so many training and so many test images, with classes balanced.
     """
     if data_dir is None or (data_dir / FOLDER).is_dir():
-        return read_batches(data_dir or CIFAR_CACHE, download=data_dir is None)
+        whole = read_batches(data_dir or CIFAR_CACHE, download=data_dir is None)
+        return whole.limited(most, most) if most else whole
     if not is_cifar10(data_dir):
         numbers = " and ".join(f"{n:,} {split}" for split, n in COUNTS.items())
         what = f"this is not CIFAR-10, which has {numbers} images of airplane, automobile ..."
         fix = "if it should be, unzip or download it again; if not, choose the preset quick"
         raise DataError(what, data_dir.absolute(), fix)
     # CIFAR-10 has no identical images; a search would take a sixth of the time of reading.
-    return replace(read_folder(data_dir, 32, keep_duplicates=True), name="CIFAR-10")
+    return replace(read_folder(data_dir, 32, keep_duplicates=True, most=most), name="CIFAR-10")
 
 
 def read_batches(root: Path, download: bool) -> Dataset:

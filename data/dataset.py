@@ -73,11 +73,14 @@ def balanced_order(labels: Tensor) -> Tensor:
     return shuffled[turn.argsort(stable=True)]
 
 
-def read_folder(root: Path, size: int, *, keep_duplicates: bool = False) -> Dataset:
+def read_folder(
+    root: Path, size: int, *, keep_duplicates: bool = False, most: int | None = None
+) -> Dataset:
     """Read train/ and test/ (or else val/) of a folder, or of zips of them (data/folders.py).
 
     If it is one folder of classes, the test set is drawn from it. Images are decoded, scaled to
-    `size` pixels on the shorter side, and center-cropped to a square.
+    `size` pixels on the shorter side, and center-cropped to a square. `most`: decode only so many
+    images of each part, with classes as balanced as possible.
     """
     listing = listing_of(root)
     folder = scan(listing, wanted=("test",), keep_duplicates=keep_duplicates)
@@ -86,6 +89,9 @@ def read_folder(root: Path, size: int, *, keep_duplicates: bool = False) -> Data
     view, tensors = View(size, size), []
     for split in ("train", tested):
         names, labels = zip(*folder.splits[split], strict=True)
+        if most:
+            kept = balanced_order(torch.tensor(labels))[:most].sort().values.tolist()
+            names, labels = (tuple(values[i] for i in kept) for values in (names, labels))
         images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
         # No bar in a worker process: it would overwrite the campaign's.
         bar = Progress(names, f"reading {split}", delay=2, disable=parent_process() is not None)

@@ -19,7 +19,13 @@ ALLOWED = {
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
-PACKAGES = ("ablation", "transfer", "bench", "train")  # each has a __main__, so it is a command
+PACKAGES = (
+    "ablation",
+    "transfer",
+    "anatomy",
+    "bench",
+    "train",
+)  # each has a __main__, so it is a command
 LIBRARIES = ("proof", "drawing", "plumbing")
 LONGEST_CHAIN = 10
 
@@ -69,6 +75,7 @@ def may_import(importer: str, target: str) -> bool:
     below = dict.fromkeys(PACKAGES, LIBRARIES) | {
         "command": (*PACKAGES, *LIBRARIES),
         "bench": ("ablation", "transfer", *LIBRARIES),
+        "anatomy": ("ablation", *LIBRARIES),  # it studies the networks of an ablation
         "drawing": ("plumbing",),
         "proof": ("plumbing",),
         "plumbing": (),

@@ -1,8 +1,13 @@
 """Means with confidence intervals, and yes or no answers from them."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+LEARNED = 50.0  # percent: the largest training error of a network that has learned
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,67 @@ def judge(difference: Estimate) -> tuple[str, str]:
     if not abs(difference.mean) > difference.half:  # also if one of them is not a number
         return "cannot tell", "does not exclude 0"
     return "yes" if difference.mean > 0 else "no", "excludes 0"
+
+
+# --- claims about trained networks ---
+
+
+class Interval(NamedTuple):
+    """A value, its 95 % interval, and what the interval is over."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    of: str  # "seeds", "blocks", "images", "directions" ...
+
+    def show(self, digits: int) -> str:
+        """As text: "0.8 (0.4 to 1.4; n = 27 blocks)"."""
+        ends = f"{self.low:.{digits}f} to {self.high:.{digits}f}; " if self.n > 1 else ""
+        return f"{self.value:.{digits}f} ({ends}n = {self.n} {self.of})"
+
+
+def mean_over(values: Sequence[float], of: str) -> Interval:
+    """Mean and t-interval of independent values."""
+    found = estimate(values)
+    return Interval(found.mean, found.mean - found.half, found.mean + found.half, found.n, of)
+
+
+def median_over(values: Sequence[float], of: str) -> Interval:
+    """Median and percentile bootstrap interval (Efron 1979); 10,000 draws, always the same."""
+    drawn = np.random.default_rng(0).choice(values, (10_000, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975)).tolist()
+    return Interval(float(np.median(values)), low, high, len(values), of)
+
+
+def judge_claim(
+    interval: Interval, side: Literal["above", "below"], bound: float, errors: Mapping[str, float]
+) -> tuple[str, str]:
+    """Is the whole interval above (or below) a `bound` that was fixed beforehand?
+
+    "yes", "no" (all of it is on the other side) or "cannot tell", and the reason. A small effect
+    "does not matter" only if its interval lies below a bound: that it does not exclude 0 is not
+    enough. `errors`: of every network compared, its training error in percent; a network that has
+    not learned has nothing to lose, so above LEARNED there is no answer.
+    """
+    for name, error in errors.items():
+        if not error <= LEARNED:
+            return "cannot tell", f"{name} has not learned: its error is {error:.1f} %"
+    if interval.n < 2 or math.isnan(interval.value):
+        return "cannot tell", "there is no interval"
+    above, below = interval.low > bound, interval.high < bound
+    where = "above" if above else "below" if below else "around"
+    answer = "cannot tell" if where == "around" else "yes" if where == side else "no"
+    return answer, f"the interval is {where} {bound:g}"
+
+
+def judge_equal(interval: Interval, value: float, margin: float) -> tuple[str, str]:
+    """Is it `value` up to a margin that was fixed beforehand? As judge_claim."""
+    low, high = value - margin, value + margin
+    if interval.n < 2 or math.isnan(interval.value):
+        return "cannot tell", "there is no interval"
+    inside = low < interval.low and interval.high < high
+    outside = interval.high < low or interval.low > high
+    where = "inside" if inside else "outside" if outside else "across the ends of"
+    answer = {"inside": "yes", "outside": "no"}.get(where, "cannot tell")
+    return answer, f"the interval is {where} {value:g} ± {margin:g}"

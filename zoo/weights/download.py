@@ -69,7 +69,7 @@ def download(url: str, path: Path) -> None:
     except (OSError, ValueError, RuntimeError, http.client.HTTPException) as error:
         why = f"cannot download {path.name}: {error or type(error).__name__}"
         fix = f"try again, or put {path.name} into {path.parent} (TORCH_HOME), or pass its PATH"
-        if digits:
+        if 0 < len(digits) < 64:  # 64 digits are no accident
             fix += f"; if {digits} is not a hash, rename the file and pass its PATH"
         raise WeightsError(why, url, fix) from error
     finally:

@@ -1,0 +1,62 @@
+"""What a question needs besides its measurement: answers with their scope, and pooling by seed."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.anatomy.subjects import Subject
+from experiments.plumbing.stats import Interval, mean_over
+
+Found = Mapping[Subject, dict[str, Any]]  # of each network, what a question measured
+Pairs = Sequence[tuple[Subject, dict[str, Any]]]  # the same, of the networks of one group
+
+
+class Finding(NamedTuple):
+    """An answer, and the evidence for it."""
+
+    claim: str
+    of: str  # networks, depth, training
+    answer: str  # "yes", "no", "cannot tell"
+    evidence: str  # numbers with their intervals, n of what, and why this is the answer
+
+
+def by_group(found: Found) -> dict[str, Pairs]:
+    """The networks that differ in their seed only, in order."""
+    groups = defaultdict(list)
+    for subject, result in found.items():
+        groups[subject.group].append((subject, result))
+    return dict(groups)
+
+
+def pooled(intervals: Sequence[Interval]) -> Interval:
+    """One network's own interval; of several seeds, the interval over the seeds."""
+    if len(intervals) == 1:
+        return intervals[0]
+    return mean_over([interval.value for interval in intervals], "seeds")
+
+
+def errors_of(pairs: Pairs) -> dict[str, float]:
+    """For judge_claim: the error of every network."""
+    return {subject.name: subject.error for subject, _ in pairs}
+
+
+def scope(subject: Subject) -> str:
+    """The network and its training, in words."""
+    return f"{subject.group}, {subject.budget}"
+
+
+def deepest_pair(subjects: Sequence[Subject]) -> list[Subject]:
+    """The deepest plain networks and the deepest residual ones of their family, all seeds.
+
+    Without plain networks, the deepest residual ones.
+    """
+    plain = deepest([subject for subject in subjects if subject.plain])
+    families = {subject.family for subject in plain or subjects}
+    skips = [s for s in subjects if not s.plain and s.family in families]
+    return [*plain, *deepest(skips)]
+
+
+def deepest(subjects: Sequence[Subject]) -> list[Subject]:
+    """Those with the most layers."""
+    most = max((subject.depth for subject in subjects), default=0)
+    return [subject for subject in subjects if subject.depth == most]

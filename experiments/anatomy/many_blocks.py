@@ -1,0 +1,144 @@
+"""Does the error grow smoothly with the number of blocks that are deleted, or out of order?
+
+Veit et al. 2016 (arXiv 1605.06431), sections 4.2 and 4.3: k random blocks are deleted, or pairs of
+blocks swapped; only blocks that keep the shape, and swaps within a stage. Disorder is measured by
+Kendall's rank correlation tau of the blocks' places: 1 as trained, 0 in random order.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import nn
+
+from data.progress import Progress
+from experiments.anatomy.chain import ReadOut, blocks_of, error, keeps_shape, without
+from experiments.anatomy.findings import (
+    Finding,
+    Found,
+    by_group,
+    deepest_pair,
+    errors_of,
+    pooled,
+    scope,
+)
+from experiments.anatomy.subjects import Subject
+from experiments.drawing.style import COLOURS
+from experiments.plumbing.stats import Interval, judge_claim, mean_over
+
+DRAWS = 5
+DELETED, SWAPS = (1, 2, 4, 6, 8, 10), (1, 2, 4, 8)
+# Mean errors of 15 to 330 draws, from the raw results of Veit's network with 110 layers: see
+# one_block.py. Number deleted, or of pairs swapped: error in percent; 0: intact.
+VEIT_DELETED = {0: 6.0, 1: 6.8, 2: 7.5, 3: 7.9, 5: 10.5, 7: 12.2, 10: 20.5, 15: 37.1, 20: 59.0}
+VEIT_SWAPPED = {0: 6.0, 1: 9.7, 2: 13.8, 4: 23.4, 6: 32.6, 10: 46.2}
+PANELS = 2
+STEP = 15.0  # points: a smooth curve has no larger step from one deletion to the next
+
+
+chosen = deepest_pair
+
+
+def deletions(blocks: Mapping[str, nn.Module]) -> Iterator[tuple[int, float, list[nn.Module]]]:
+    """How many are deleted, the disorder (none), and the blocks that are left."""
+    free = [name for name, block in blocks.items() if keeps_shape(block)]
+    for count in (0, *DELETED):
+        for draw in range(DRAWS if 0 < count < len(free) else count == 0):
+            chosen = set(np.random.default_rng((count, draw)).permutation(free)[:count].tolist())
+            yield count, 1.0, [without(b) if n in chosen else b for n, b in blocks.items()]
+
+
+def swaps(blocks: Mapping[str, nn.Module]) -> Iterator[tuple[int, float, list[nn.Module]]]:
+    """How many pairs are swapped one after the other, Kendall's tau, and the blocks in that order.
+
+    A pair is two blocks of a stage that keep the shape, drawn at random.
+    """
+    from scipy.stats import kendalltau  # slow to import, so only here
+
+    names = list(blocks)
+    free = [i for i, block in enumerate(blocks.values()) if keeps_shape(block)]
+    pairs = [
+        (i, j) for i in free for j in free if i < j and names[i][:9] == names[j][:9]
+    ]  # fmt: skip
+    for count in (0, *SWAPS) if pairs else (0,):
+        for draw in range(DRAWS if count else 1):
+            order = np.arange(len(names))
+            for place in np.random.default_rng((count, draw)).integers(0, len(pairs), count):
+                i, j = pairs[place]
+                order[[i, j]] = order[[j, i]]
+            tau = float(kendalltau(order, np.arange(len(names))).statistic)
+            yield count, tau, [list(blocks.values())[i] for i in order]
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """For deletions and for swaps: lists of [how many, tau, error in percent], one per draw."""
+    model, (images, labels, _) = subject.open()
+    blocks, read_out = blocks_of(model), ReadOut(model)
+    result: dict[str, Any] = {"images": len(labels)}
+    for name, changes in (("deleted", deletions(blocks)), ("swapped", swaps(blocks))):
+        bar = Progress(list(changes), f"blocks {name}, {subject.name}")
+        result[name] = [
+            [count, tau, error([model.stem, *changed, read_out], images, labels)]
+            for count, tau, changed in bar
+        ]
+    return result
+
+
+def curve(result: dict[str, Any], name: str) -> dict[int, list[float]]:
+    """How many -> the errors of all draws."""
+    errors: dict[int, list[float]] = {}
+    for count, _, error_now in result[name]:
+        errors.setdefault(count, []).append(error_now)
+    return errors
+
+
+def largest_step(result: dict[str, Any]) -> Interval:
+    """The largest rise of the mean error per deleted block, with the interval of that rise."""
+    errors = curve(result, "deleted")
+    steps = []
+    for (k, before), (n, after) in pairwise(errors.items()):
+        base = sum(before) / len(before)
+        steps.append(mean_over([(value - base) / (n - k) for value in after], "draws"))
+    nothing = Interval(math.nan, math.nan, math.nan, 0, "draws")  # too few blocks to delete
+    return max(steps, key=lambda step: step.value, default=nothing)
+
+
+def findings(found: Found) -> list[Finding]:
+    """Smooth: no step from one number of deletions to the next is larger than STEP."""
+    lines = []
+    for pairs in by_group(found).values():
+        subject, result = pairs[0]
+        step = pooled([largest_step(result) for _, result in pairs])
+        answer, why = judge_claim(step, "below", STEP, errors_of(pairs))
+        means = {k: sum(v) / len(v) for k, v in curve(result, "deleted").items()}
+        some = ", ".join(f"{k}: {mean:.0f} %" for k, mean in means.items())
+        lines.append(Finding(
+            "the error grows smoothly with the number of deleted blocks", scope(subject), answer,
+            f"The largest step per block is {step.show(1)} points; {why}. Mean "
+            f"error by number deleted: {some}. {result['images']:,} test images.",
+        ))  # fmt: skip
+    return lines
+
+
+def draw(figure: Figure, found: Found) -> None:
+    """Error against the number deleted (left), and against tau (right)."""
+    left, right = figure.subplots(1, 2, sharey=True)
+    for (group, pairs), colour in zip(by_group(found).items(), COLOURS[1:], strict=False):
+        for number, (_, result) in enumerate(pairs):
+            label = group if not number else None
+            for panel, name, column in ((left, "deleted", 0), (right, "swapped", 1)):
+                points = np.array(result[name])
+                panel.plot(points[:, column], points[:, 2], "o", color=colour, ms=4, mfc="none")
+                keys = sorted({tuple(row) for row in points[:, [0]].tolist()})
+                means = [points[points[:, 0] == key[0]].mean(0) for key in keys]
+                panel.plot([m[column] for m in means], [m[2] for m in means], color=colour,
+                           label=label)  # fmt: skip
+    left.plot(*zip(*VEIT_DELETED.items(), strict=True), "k:", label="Veit, 110 layers")
+    left.set(xlabel="blocks deleted", ylabel="test error (%)", ylim=(0, 100))
+    right.set(xlabel="Kendall's tau of the order")
+    right.invert_xaxis()  # from the trained order to disorder
+    left.legend(frameon=False, fontsize=10)
+    figure.supxlabel(f"{DRAWS} draws of each number; lines: their means", size=11)

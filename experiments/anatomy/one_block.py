@@ -1,0 +1,113 @@
+"""Does the network still work when one block is deleted?
+
+Veit et al. 2016 (arXiv 1605.06431), section 4.1: each residual branch F is removed in turn, and its
+shortcut stays. In a plain network the block becomes y = x. They report that hardly anything
+changes, for 110 layers; in a VGG, any deletion gives chance.
+
+After a deletion, the batch norms behind it get maps with other means and variances than those they
+stored. So the error is measured twice: with the stored statistics, and with statistics estimated
+anew on unlabelled images.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from data.progress import Progress
+from experiments.anatomy.chain import (
+    ReadOut,
+    adapted,
+    blocks_of,
+    can_be_deleted,
+    error,
+    keeps_shape,
+    prefixes,
+    without,
+)
+from experiments.anatomy.findings import Finding, Found, by_group, errors_of, pooled, scope
+from experiments.anatomy.subjects import Subject
+from experiments.drawing.style import COLOURS
+from experiments.plumbing.stats import Interval, judge_claim, median_over
+
+# The median rise of the error, in points, by layers: from the raw results of Veit's networks, which
+# have pre-activation blocks (github.com/gcr/fb.resnet.torch-lesion-study, 73f4a94).
+VEIT = {20: 36.3, 32: 10.0, 44: 5.7, 56: 3.1, 110: 0.42}
+NOTHING, MUCH = 1.0, 20.0  # points, fixed beforehand
+PANELS = None  # of the figure: one per network
+WAYS = {"stored": "stored statistics", "adapted": "statistics of unlabelled images"}
+
+
+def chosen(subjects: Sequence[Subject]) -> list[Subject]:
+    """All networks."""
+    return list(subjects)
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """The error in percent, intact and without each block, with both statistics."""
+    model, (images, labels, unlabelled) = subject.open()
+    named, read_out = blocks_of(model), ReadOut(model)
+    names, blocks = list(named), list(named.values())
+    rows: list[dict[str, Any]] = []
+
+    def both(layers: Iterable[nn.Module], x: Tensor, u: Tensor) -> dict[str, float]:
+        fresh = adapted(layers, u)
+        return {"stored": error(layers, x, labels), "adapted": error(fresh, x, labels)}
+
+    steps = prefixes(model, images, unlabelled)
+    for k, (x, u) in Progress(steps, f"one block of {subject.name}", len(blocks)):
+        if k == 0:
+            intact = both([*blocks, read_out], x, u)
+        if can_be_deleted(blocks[k]):
+            rest = [without(blocks[k]), *blocks[k + 1 :], read_out]
+            kept = {"block": names[k], "keeps_shape": keeps_shape(blocks[k])}
+            rows.append(kept | both(rest, x, u))
+    return {"images": len(labels), "intact": intact, "blocks": rows}
+
+
+def median_rise(result: dict[str, Any], way: str) -> Interval:
+    """The median over blocks of how much the error rises, in points."""
+    rises = [row[way] - result["intact"][way] for row in result["blocks"]]
+    return median_over(rises, "blocks")
+
+
+def findings(found: Found) -> list[Finding]:
+    """For every network: does a deletion not matter; for a plain one: does it destroy?"""
+    lines = []
+    for pairs in by_group(found).values():
+        subject, first = pairs[0]
+        rise, fresh = (pooled([median_rise(r, way) for _, r in pairs]) for way in WAYS)
+        errors = errors_of(pairs)
+        answer, why = judge_claim(rise, "below", NOTHING, errors)
+        if subject.plain:
+            answer, why = judge_claim(rise, "above", MUCH, errors)
+        claim = "destroys a plain network" if subject.plain else "does not matter"
+        theirs = VEIT.get(subject.depth)
+        beside = f"; Veit, {subject.depth} layers: {theirs}" if theirs and not subject.plain else ""
+        lines.append(Finding(
+            f"deleting a block {claim}", scope(subject), answer,
+            f"The error rises by {rise.show(1)} points in the median; {why}"
+            f"{beside}. With statistics of unlabelled images: {fresh.show(1)}. "
+            f"{first['images']:,} test images.",
+        ))  # fmt: skip
+    return lines
+
+
+def draw(figure: Figure, found: Found) -> None:
+    """The error without each block; one panel per network, its seeds as dots."""
+    groups = by_group(found)
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for (group, pairs), panel in zip(groups.items(), panels, strict=True):
+        for way, colour, dot in zip(WAYS, COLOURS[1:], "os", strict=False):
+            for number, (_, result) in enumerate(pairs):
+                places = range(1, 1 + len(result["blocks"]))
+                values = [row[way] for row in result["blocks"]]
+                label = WAYS[way] if not number else None
+                panel.plot(places, values, dot, color=colour, ms=4, mfc="none", label=label)
+            intact = sum(result["intact"][way] for _, result in pairs) / len(pairs)
+            panel.axhline(intact, color=colour, lw=1, ls=":")
+        panel.set(title=group, xlabel="deleted block", ylim=(0, 100))
+    panels[0].set_ylabel("test error (%)")
+    panels[0].legend(frameon=False, fontsize=10)
+    figure.supxlabel("dotted: the intact network", size=11)

@@ -1,0 +1,102 @@
+"""Carry out the questions: measure what is missing, draw the figures, and judge."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from data.cifar import cifar10
+from data.errors import DataError
+from experiments.anatomy import (
+    contributions,
+    explosion,
+    loss_surface,
+    many_blocks,
+    one_block,
+    path_lengths,
+    shattering,
+)
+from experiments.anatomy.findings import Finding, by_group
+from experiments.anatomy.options import QUICK, Options
+from experiments.anatomy.subjects import UNLABELLED, Subject, of_campaign, published
+from experiments.drawing.style import png
+from experiments.plumbing.cli import ResultsError, doing
+from experiments.plumbing.results import parsed, write_json
+from experiments.plumbing.tables import Part, Results, Rows
+from zoo import WeightsError
+
+QUESTIONS: dict[str, ModuleType] = {
+    "one-block": one_block, "many-blocks": many_blocks, "path-lengths": path_lengths,
+    "contributions": contributions, "shattering": shattering, "explosion": explosion,
+    "loss-surface": loss_surface,
+}  # fmt: skip
+WIDTH, HEIGHT = 4.2, 4.4  # inches of a panel
+
+
+def carry_out(options: Options, folder: Path) -> Results:
+    """Answer the questions. What was measured before, in `folder`, is not repeated."""
+    subjects, notes = networks(options)
+    print(*notes, sep="\n", end="\n" * bool(notes))
+    findings: list[Finding] = []
+    figures = []
+    for name in options.questions or QUESTIONS:
+        question = QUESTIONS[name]
+        chosen = question.chosen(subjects)
+        if not chosen:
+            continue
+        found = {subject: measured(name, subject, options, folder) for subject in chosen}
+        findings += question.findings(found)
+        figures.append(folder / f"{name}.png")
+        panels = question.PANELS or len(by_group(found))
+        with png(figures[-1], WIDTH * panels, HEIGHT, mathtext=True) as figure:
+            question.draw(figure, found)
+    table = Rows(("claim", "networks", "answer"), [finding[:3] for finding in findings], ("---",))
+    parts: list[Part] = [f"**{f.claim}: {f.answer}.** {f.of}. {f.evidence}" for f in findings]
+    rows = [finding._asdict() for finding in findings]
+    return Results(
+        rows, [*parts, table], figures, folder, notes=[*notes, f"measurements: {folder}"]
+    )
+
+
+def networks(options: Options) -> tuple[list[Subject], list[str]]:
+    """The networks to study, and a note on each that cannot be had."""
+    if options.campaign:
+        return of_campaign(options.campaign, options.images), []
+    subjects, missing = [], []
+    try:
+        with doing("reading CIFAR-10"):
+            dataset = cifar10(options.data, max(options.images, UNLABELLED))
+        for name in options.models:
+            try:
+                subjects.append(published(name, dataset, options.images))
+            except WeightsError as error:
+                missing.append(f"left out: {name}: {'; '.join(str(error).splitlines())}")
+    except DataError as error:
+        if options.data:
+            raise
+        missing = [f"no published network is studied: {'; '.join(str(error).splitlines())}"]
+    if not subjects and (QUICK / "results.csv").exists():
+        missing.append(f"instead, the networks of {QUICK} are studied")
+        return of_campaign(QUICK, options.images), missing
+    if not subjects:
+        missing.append("only random weights are studied; `make ablation` trains networks to study")
+    return subjects, missing
+
+
+def measured(name: str, subject: Subject, options: Options, folder: Path) -> dict[str, Any]:
+    """What a question found in one network: from its file, or measured and written there.
+
+    Raises ResultsError if the file is of other options.
+    """
+    path = folder / name / f"{subject.name}.json"
+    grid = {"grid": options.grid} if name == "loss-surface" else {}
+    asked = {"images": options.images, "trained": subject.budget, "error": subject.error, **grid}
+    if path.exists():
+        content = parsed(path.read_bytes(), path, ("asked", "result"))
+        if content["asked"] != asked:
+            fix = "choose another --output-dir, or the options that it was made with"
+            raise ResultsError("there is a result with other settings here", path, fix)
+        return content["result"]
+    found = QUESTIONS[name].measure(subject, **grid)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"asked": asked, "result": found})
+    return parsed(path.read_bytes(), path, ("result",))["result"]

@@ -1,0 +1,136 @@
+"""The trained networks that are studied: published ones on CIFAR-10, or those of an ablation."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import zoo
+from data.batches import enlarge
+from data.dataset import Dataset, balanced_order
+from data.view_batches import normalize_as
+from data.views import View
+from experiments.ablation.runs import Data, load_data
+from experiments.classifier import load_model
+from experiments.plumbing.results import no_results, read_rows
+from zoo.resnet import ResNet
+
+UNLABELLED = 500  # training images for the statistics of batch norms
+
+
+class Images(NamedTuple):
+    """Normalised images float32 (N, 3, H, W), labels int64 (N,); other images without labels."""
+
+    images: Tensor
+    labels: Tensor
+    unlabelled: Tensor
+
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of the first `count`, in which the classes take turns."""
+        return self.images[:count], self.labels[:count]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network, by name; network and images are loaded when they are needed."""
+
+    name: str  # of its results
+    network: str  # the zoo's name
+    group: str  # the same for networks that differ in their seed only
+    family: str  # the same for networks that were trained in the same way
+    budget: str  # how long it was trained, in words
+    error: float  # in percent: its training error, or if that is unknown, its test error
+    open: Callable[[], tuple[ResNet, Images]]
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return int("".join(filter(str.isdigit, self.network)))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has no skips."""
+        return self.network.startswith("plain")
+
+
+def nothing_trained() -> tuple[ResNet, Images]:
+    """For INITIAL."""
+    raise AssertionError("questions about random weights build their own networks")
+
+
+INITIAL = Subject("random-weights", "", "", "", "", 0.0, nothing_trained)
+
+
+def published(full: str, dataset: Dataset, count: int) -> Subject:
+    """A network such as "resnet56/CIFAR10_LI", with `count` test images of CIFAR-10.
+
+    Downloads its weights if they are not there yet. Raises WeightsError or ModelError.
+    """
+    name, _, weights = full.partition("/")
+    entry = zoo.published(name, weights or "DEFAULT")
+    model = zoo.build(name, weights=entry.name)
+    assert isinstance(model, ResNet)
+
+    def open_it() -> tuple[ResNet, Images]:
+        return ready(copy.deepcopy(model)), images_of(dataset, View(**entry.preprocess), count)
+
+    author = entry.name.removeprefix("CIFAR10_").capitalize()
+    return Subject(
+        f"{name}-{author.lower()}", name, f"{name} ({author})", author, "published",
+        100 - entry.top1, open_it,
+    )  # fmt: skip
+
+
+def of_campaign(folder: Path, count: int) -> list[Subject]:
+    """The finished networks of an ablation of ResNets, with `count` of its test images.
+
+    Raises ResultsError if there are none.
+    """
+    subjects = []
+    for row in read_rows(folder):
+        run = row["run"]
+        if row["status"] != "finished" or run["network"] not in ("plain", "resnet"):
+            continue
+        if run["norm"] != "batch":
+            continue
+        name = f"{run['network']}{run['depth']}"
+        path = folder / f"{name}-seed{run['seed']}" / "final.safetensors"
+
+        def open_it(path=path, run=run) -> tuple[ResNet, Images]:
+            data = Data(**run["data"])
+            classifier = load_model(path)
+            assert isinstance(classifier.model, ResNet)
+            return ready(classifier.model), images_of(load_data(data), classifier.view, count)
+
+        subjects.append(Subject(
+            path.parent.name, name, name, folder.name, f"{run['settings']['steps']} steps",
+            100 * row["train_error"], open_it,
+        ))  # fmt: skip
+    if not subjects:
+        raise no_results(folder)
+    return subjects
+
+
+def ready(model: ResNet) -> ResNet:
+    """The network for inference, in the layout that is fastest on CPUs."""
+    return model.eval().to(memory_format=torch.channels_last).requires_grad_(False)
+
+
+def images_of(dataset: Dataset, view: View, count: int) -> Images:
+    """`count` test images and UNLABELLED training images, as a network takes them."""
+    chosen = balanced_order(dataset.test_labels)[:count]
+    others = balanced_order(dataset.train_labels)[:UNLABELLED]
+    normalize = normalize_as(view)
+
+    def prepared(images: Tensor) -> Tensor:
+        whole = enlarge(normalize(images), view.input_size)
+        return whole.contiguous(memory_format=torch.channels_last)
+
+    return Images(
+        prepared(dataset.test_images[chosen]), dataset.test_labels[chosen],
+        prepared(dataset.train_images[others]),
+    )  # fmt: skip

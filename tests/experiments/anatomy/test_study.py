@@ -1,0 +1,191 @@
+"""The whole command on the networks of a small ablation: resumes, repeats, says what is missing."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, assert_prints, assert_three_lines
+from safetensors.torch import load_file
+
+import zoo
+from experiments.ablation.runs import Data, Run, run_one
+from experiments.anatomy import study
+from experiments.anatomy.options import Options
+from experiments.plumbing.cli import ResultsError
+from experiments.train.loop import Settings
+
+OF_NETWORKS = ("one-block", "many-blocks", "path-lengths", "contributions", "loss-surface")
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory) -> Path:
+    """Two seeds of a plain and a residual network, which learn next to nothing."""
+    folder, data = tmp_path_factory.mktemp("runs") / "small", Data(size=8, train_images=96)
+    settings = Settings(steps=STEPS, batch_size=32, precision="fp32")
+    for network in ("plain", "resnet"):
+        for seed in (0, 1):
+            run = Run(network, 8, seed, data=data, settings=settings)
+            assert run_one(run, folder / run.name, torch.device("cpu"))
+    (folder / "results.csv").touch()
+    return folder
+
+
+@pytest.fixture
+def answer(campaign):
+    def carry_out(folder: Path, *questions: str, images: int = 40):
+        torch.set_num_threads(1)
+        options = Options(campaign=campaign, questions=questions, images=images, grid=3)
+        return study.carry_out(options, folder)
+
+    return carry_out
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".png"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_every_question_answers_twice_with_the_same_bytes(answer, tmp_path):
+    found = answer(tmp_path / "a", *OF_NETWORKS)
+    answer(tmp_path / "b", *OF_NETWORKS)
+    first = content(tmp_path / "a")
+    assert first == content(tmp_path / "b")
+    assert {f"{name}.png" for name in OF_NETWORKS} <= first.keys()
+    assert {"one-block/plain8-seed1.json", "path-lengths/resnet8-seed0.json"} <= first.keys()
+    trained = [row for row in found.rows if "random weights" not in row["of"]]
+    assert len(trained) == 6
+    for row in trained:  # nobody has learned, so nobody gets a verdict
+        assert row["answer"] == "cannot tell"
+        assert "has not learned" in row["evidence"]
+        assert f"{STEPS} steps" in row["of"]
+        assert re.search(r"n = [12] seeds", row["evidence"])
+
+
+def test_only_what_is_missing_is_measured_again(answer, tmp_path, monkeypatch):
+    answer(tmp_path, "one-block")
+    before, question, measured = content(tmp_path), study.QUESTIONS["one-block"], []
+    measure = question.measure
+    monkeypatch.setattr(question, "measure", lambda s: (measured.append(s.name), measure(s))[1])
+    (tmp_path / "one-block" / "resnet8-seed1.json").unlink()
+    answer(tmp_path, "one-block")
+    assert measured == ["resnet8-seed1"]
+    assert content(tmp_path) == before
+    with pytest.raises(ResultsError, match="other settings"):
+        answer(tmp_path, "one-block", images=41)
+
+
+def test_a_killed_command_resumes_to_the_same_bytes(answer, campaign, tmp_path):
+    words = ["--from", campaign, "--images", 40, "--questions", "one-block", "--output-dir"]
+    line = [sys.executable, "-m", "experiments.anatomy", *words, tmp_path / "killed"]
+    process = subprocess.Popen(list(map(str, line)), cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not list((tmp_path / "killed").glob("*/*.json")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(list((tmp_path / "killed").glob("*/*.json"))) < 4
+    answer(tmp_path / "killed", "one-block")
+    answer(tmp_path / "whole", "one-block")
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_without_cifar10_and_network_the_rest_is_answered_and_the_missing_named(
+    campaign, tmp_path, monkeypatch
+):
+    def no_network(*_: object) -> None:
+        raise study.DataError("cannot download CIFAR-10", "URL", "put it there")
+
+    monkeypatch.setattr(study, "cifar10", no_network)
+    monkeypatch.setattr(study, "QUICK", campaign)
+    chosen, notes = study.networks(Options())
+    assert len(chosen) == 4
+    assert "cannot download CIFAR-10" in notes[0]
+    assert f"the networks of {campaign} are studied" in notes[1]
+    monkeypatch.setattr(study, "QUICK", tmp_path)
+    chosen, notes = study.networks(Options())
+    assert chosen == []
+    assert "only random weights are studied; `make ablation`" in notes[1]
+    with pytest.raises(study.DataError):  # a folder that the user named is not passed over
+        study.networks(Options(data=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--from", "nowhere"], 3, "no such folder"),
+        (["nowhere"], 3, "nowhere"),
+        (["--images", "5"], 2, "images"),
+        (["--questions", "explosion", "--models", "resnet7/DEFAULT", "--from", "."], 3, "runs"),
+    ],
+)
+def test_bad_input_ends_in_three_lines(words, code, said, invoke, tmp_path):
+    done = invoke("experiments.anatomy", *words, "--output-dir", tmp_path / "out")
+    assert_three_lines(done, code, said)
+
+
+def test_lesions_of_one_image_say_which_arm_matters(campaign, files, tmp_path, invoke):
+    for name, arms in (("resnet8", ("residual branch", "skip")), ("plain8", ("block",))):
+        checkpoint = campaign / f"{name}-seed0" / "final.safetensors"
+        output = tmp_path / f"{name}.png"
+        done = invoke("experiments.lesion", checkpoint, files[0], "--output", output)
+        assert_prints(done, "intact: ", f"figure: {output}")
+        lost = re.findall(r"without the ([a-z ]+) of stages", done.stdout)
+        assert set(lost) <= set(arms)
+        assert output.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_lesions_of_a_vit_remove_attention_or_mlp():
+    from experiments.lesion import lesions
+
+    model = zoo.build("vit2", 3, image_size=16).eval()
+    x = torch.randn(2, 3, 16, 16)
+    arms = [(name, arm) for name, arm, _, _ in lesions(model)]
+    assert arms == [(f"blocks.{i}", arm) for i in (0, 1) for arm in ("attention", "mlp")]
+    for _, arm, module, hook in list(lesions(model))[:2]:
+        handle = module.register_forward_hook(hook)
+        tokens = model.stem(x)
+        block = model.blocks[0]
+        changed = block(tokens)
+        handle.remove()
+        if arm == "attention":
+            expected = tokens + block.mlp(block.norm2(tokens))
+        else:
+            expected = tokens + block.attention(block.norm1(tokens))
+        assert torch.allclose(changed, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_golden_lesions_of_published_networks_are_as_deep_as_theirs(real_data, real_cifar10):
+    """Medians within bands: 20 layers suffer, 56 hardly, a plain network is destroyed."""
+    from data.views import View
+    from experiments.anatomy import one_block
+    from experiments.anatomy.subjects import Subject, images_of, ready
+
+    torch.set_num_threads(2)
+    bands = {"resnet20": (8, 30), "plain56": (55, 90)}
+    files = {"resnet20": "resnet20-12fca82f.th", "plain56": "li-resnet56_noshort.t7"}
+    for name, (low, high) in bands.items():
+        entry = zoo.published(name)
+        dialect = "li" if name == "plain56" else None
+        model = ready(zoo.load(zoo.build(name), real_data / "weights" / files[name], dialect))
+        images = images_of(real_cifar10, View(**entry.preprocess), 100)
+        it = Subject(name, name, name, "x", "published", 9.0, lambda m=model, i=images: (m, i))
+        rise = one_block.median_rise(one_block.measure(it), "stored")
+        assert low < rise.value < high, (name, rise)
+
+
+def test_the_networks_of_a_campaign_are_its_final_ones(campaign):
+    chosen = study.of_campaign(campaign, 40)
+    assert {(s.network, s.budget) for s in chosen} == {
+        (name, f"{STEPS} steps") for name in ("plain8", "resnet8")
+    }
+    model, images = chosen[0].open()
+    stored = load_file(campaign / chosen[0].name / "final.safetensors")
+    assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
+    assert images.images.shape == (40, 3, 8, 8)
+    assert images.labels.bincount(minlength=10).tolist() == [4] * 10
