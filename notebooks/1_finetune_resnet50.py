@@ -195,9 +195,11 @@ except ValueError as error:
 # %% [markdown]
 # ## 3. 학습 / Training
 #
-# 흔히 쓰는 코드는 에폭마다 한 줄을 출력하고 검증 곡선을 그립니다. 여기서는 2에폭만 학습합니다.
+# 흔히 쓰는 코드는 에폭마다 한 줄을 출력합니다. 이 코드로는 2에폭만 학습합니다. 검증 곡선은 아래에서
+# skipzoo가 그립니다.
 #
-# The usual cell prints a line per epoch and draws a validation curve. We do two epochs of it.
+# The usual cell prints a line per epoch. We do two epochs of it. skipzoo draws the validation curve
+# below.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell

@@ -435,12 +435,12 @@ plt.show()
 
 # %% [markdown]
 # **달라진 점과 이유**: 스케줄은 학습이 끝날 무렵 학습률을 낮추어 가중치가 안정되게 합니다.
-# 학습률이 낮고 에폭이 적으면 차이는 작습니다. 위의 신뢰구간들은 겹치므로, 이 실행만으로는 어느
-# 스케줄이 나은지 알 수 없습니다.
+# 학습률이 낮고 에폭이 적으면 차이는 작습니다. 차이가 위의 신뢰구간보다 작으므로, 이 실행만으로는
+# 어느 스케줄이 나은지 알 수 없습니다.
 #
 # **What changed and why**: a schedule lowers the rate at the end, so the weights settle. With a low
-# rate and few epochs the difference is small. The intervals above overlap: these runs cannot tell
-# which schedule is better.
+# rate and few epochs the difference is small. It is smaller than the intervals above: these runs
+# cannot tell which schedule is better.
 
 # %% [markdown]
 # ## 7. 5단계: ViT (`vit_b_16`: 여기서는 실행하지 않음) / Step 5: ViT (`vit_b_16`: not run here)
@@ -662,15 +662,16 @@ predict(classifier, next(iter(sorted(Path(TARGET, "test", classifier.classes[0])
 #
 # - 선형 프로브부터 시작하세요. 몇 초면 끝나고, 특징이 얼마나 쓸모 있는지 알 수 있습니다. 미세
 #   조정은 거기서 시작합니다.
-# - 단계마다 여러 시드의 신뢰구간을 보세요. 겹치면 "알 수 없다"가 답입니다.
+# - 단계마다 여러 시드의 차이와 그 신뢰구간을 보세요. 신뢰구간에 0이 들어 있으면 "알 수 없다"가
+#   답입니다.
 # - 에폭은 검증 세트(val)로 고르고, 테스트 세트는 한 번만 보세요. 예측할 때는 `eval()`과 학습 때의
 #   정규화를 쓰세요.
 # - 다음 노트북 `5_resnet_by_hand`에서 이런 네트워크를 직접 만듭니다.
 #
 # - Begin with a linear probe: it takes seconds, and shows what the features are worth. Fine-tuning
 #   starts from it.
-# - Look at several seeds and their intervals at each step. Where they overlap, "cannot tell" is the
-#   answer.
+# - At each step, look at the difference over several seeds and its interval. If that contains 0,
+#   "cannot tell" is the answer.
 # - Choose the epoch on val, look at test once. Predict with `eval()` and the normalisation of the
 #   training.
 # - Next: `5_resnet_by_hand` builds such a network.

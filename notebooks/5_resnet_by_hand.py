@@ -236,11 +236,15 @@ print("largest difference:", (ours(x) - block(x)).abs().max().item())
 #
 # CIFAR용 ResNet(He et al. 2015, 4.2절)은 합성곱 하나, 스테이지 세 개(채널 16, 32, 64), 평균
 # 풀링(average pooling), 선형 층으로 이루어집니다. 스테이지마다 블록이 n개이면 층은 `6n +
-# 2`개입니다. 아래에서 이미지 한 장이 지나가면서 모양이 어떻게 바뀌는지 모두 봅니다.
+# 2`개입니다. 모양이 바뀌는 곳에서 논문은 스킵 연결에 0으로 된 채널을 덧붙이고(option A), 여기서는
+# 1x1 합성곱(option B)을 씁니다. 아래에서 이미지 한 장이 지나가면서 모양이 어떻게 바뀌는지 모두
+# 봅니다.
 #
 # A ResNet for CIFAR (He et al. 2015, section 4.2): a convolution, three stages (16, 32, 64
 # channels), average pooling, a linear layer.
-# With n blocks per stage it has `6n + 2` layers. Below is every shape on the way of one image.
+# With n blocks per stage it has `6n + 2` layers. Where the shape changes, the paper adds channels
+# of zeros to the skip (option A); here it is the 1x1 convolution (option B). Below is every shape
+# on the way of one image.
 
 
 # %%
@@ -544,11 +548,11 @@ plt.show()
 # %% [markdown]
 # ## 10. 아주 작은 배치의 배치 정규화 / Batch norm with tiny batches
 #
-# `train()` 모드의 BatchNorm은 배치의 통계를 씁니다. 배치가 작으면 통계에 잡음이 많습니다. 값이 두
-# 개면 출력은 입력과 상관없이 거의 ±1이 되고, 값이 하나뿐이면 오류가 납니다.
+# `train()` 모드의 BatchNorm은 배치의 통계를 씁니다. 배치가 작으면 통계에 잡음이 많습니다. 서로
+# 다른 값이 두 개면 크기와 상관없이 출력이 거의 ±1이 되고, 값이 하나뿐이면 오류가 납니다.
 #
 # In `train()` mode, BatchNorm uses the statistics of the batch. In a small batch they are noisy. Of
-# two values, it makes about ±1 whatever they are; one value alone is an error.
+# two different values it makes about ±1, however large they are; one value alone is an error.
 
 # %%
 model = copy.deepcopy(trained["residual"])
@@ -613,12 +617,14 @@ print("zoo.load:", next(network.parameters()).device)
 # %% [markdown]
 # ## 정리 / Summary
 #
-# - 스킵 연결 하나는 덧셈 하나입니다. 모양이 바뀌는 블록에서만 1x1 합성곱이 필요합니다.
+# - 스킵 연결 하나는 덧셈 하나입니다. 모양이 바뀌는 블록에서만 1x1 합성곱이나 0으로 된 채널이
+#   필요합니다(`zoo/shortcuts.py`).
 # - 깊어질 때 학습 손실을 보세요. 여러 시드로 내린 판정이 곡선 하나보다 낫습니다.
 # - 배치 정규화는 배치 크기의 영향을 받습니다. 예측은 `eval()` 모드로 하세요.
 # - 다음에 읽을 파일: `zoo/blocks.py`, `zoo/plain.py`. 그리고 `make ablation`도 실행해 보세요.
 #
-# - A skip is one addition. Only blocks that change the shape need a 1x1 convolution.
+# - A skip is one addition. Only blocks that change the shape need a 1x1 convolution or channels of
+#   zeros (`zoo/shortcuts.py`).
 # - Look at the training loss as depth grows. Several seeds and a verdict are better than one curve.
 # - Batch norm notices the size of the batch. Predict in `eval()` mode.
 # - Read next: `zoo/blocks.py`, `zoo/plain.py`, and `make ablation`.

@@ -78,7 +78,7 @@ class Bottleneck(nn.Module):
     """The block of ResNet-50, -101 and -152: F has a 1x1, a 3x3 and a 1x1 convolution.
 
     `y = relu(F(x) + shortcut(x))`: (N, in_channels, H, W) -> (N, 4 * channels, H/stride, W/stride).
-    The first 1x1 convolution reduces the map to `channels`, the 3x3 one works on these, and the
+    The first 1x1 convolution reduces x to `channels` channels, the 3x3 one works on these, and the
     last one expands them to 4 * channels. With C = `channels`, a block that keeps the shape has
     4 C^2 + 9 C^2 + 4 C^2 = 17 C^2 weights, about as many as a BasicBlock of C channels (18 C^2);
     but here x and y have 4C channels. Figure 5, right.
