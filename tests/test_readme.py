@@ -243,7 +243,14 @@ def test_what_a_page_links_exists(page):
 def test_the_python_of_all_pages_runs(tmp_path, monkeypatch):
     """With random weights instead of the published ones that the pages use."""
     state = torchvision.models.resnet50().state_dict()
-    monkeypatch.setattr(published, "fetch", lambda url: Weights(state, Metadata(), url))
+    states = {"resnet50": state, "resnet56": zoo.export(zoo.build("resnet56"), "cifar"),
+              "resnet56_noshort": zoo.export(zoo.build("plain56"), "li")}  # fmt: skip
+
+    def fetch(url: str, **_: str) -> Weights:
+        name = max((name for name in states if name in url), key=len)
+        return Weights(states[name], Metadata(), url)
+
+    monkeypatch.setattr(published, "fetch", fetch)
     monkeypatch.chdir(tmp_path)
     for name, classes in (("resnet50.pth", 1000), ("resnet50_model.pth", 4)):
         torch.save(torchvision.models.resnet50(num_classes=classes).state_dict(), name)

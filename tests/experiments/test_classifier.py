@@ -70,7 +70,7 @@ def published(tmp_path, monkeypatch) -> Path:
     """A file that stands in for the weights IMAGENET1K_V1."""
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     monkeypatch.setattr(
-        "zoo.weights.published.fetch", lambda _: read_weights(tmp_path / "resnet18.pth")
+        "zoo.weights.published.fetch", lambda _, **__: read_weights(tmp_path / "resnet18.pth")
     )
     return tmp_path / "resnet18.pth"
 

@@ -89,7 +89,7 @@ def runs(tmp_path_factory) -> Path:
         torch.save(state, path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collection, "IMAGE_CACHE", top / "cache")
-        patch.setattr(published, "fetch", lambda url: Weights(state, Metadata(), url))
+        patch.setattr(published, "fetch", lambda url, **_: Weights(state, Metadata(), url))
         patch.chdir(top)
         torch.set_num_threads(1)
         for name, (strategy, source, channels_last, classes) in RUNS.items():

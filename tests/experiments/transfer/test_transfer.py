@@ -444,7 +444,7 @@ def test_pretrained_weights_and_what_they_ask(tmp_path, monkeypatch):
     path = tmp_path / "resnet18.pth"
     torch.save(state, path)
     local = {published.published("resnet18", "IMAGENET1K_V1").url: read_weights(path)}
-    monkeypatch.setattr("zoo.weights.published.fetch", local.__getitem__)
+    monkeypatch.setattr("zoo.weights.published.fetch", lambda url, **_: local[url])
     model, view = pretrained("resnet18", "IMAGENET1K_V1", 0)
     assert view == View(256, 224, "bilinear", input_size=224)
     shortcut = model.stages[1][0].shortcut.conv.weight
