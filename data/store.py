@@ -1,6 +1,7 @@
 """Decodes images once: files of raw pixels, which later runs map into memory.
 
-Processes share the mapped files, so memory stays free.
+Processes share the mapped files, so memory stays free. A file ends with the CRC-32 of its pixels: a
+power cut can leave zeros in it.
 """
 
 import hashlib
@@ -11,15 +12,17 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
+from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data.decoding import DecodedOnUse, Form, decode_all
 from data.errors import DataError
 
-VERSION = 4  # of these files and of the pixels that load_image and views produce
+VERSION = 5  # of these files and of the pixels that load_image and views produce
 DECODERS = ("pillow", "torch", "torchvision")  # the libraries that decode and resize
 
 
@@ -29,6 +32,7 @@ class DecodedOnce:
     def __init__(self, files: Sequence[str], form: Form, folder: Path) -> None:
         self.images = DecodedOnUse(tuple(files), form)
         self.paths = [folder / f"{key}.npy" for key in keys_of(files, form)]
+        self.checked: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -36,12 +40,24 @@ class DecodedOnce:
     def __getitem__(self, index: int) -> Tensor:
         path = self.paths[index]
         try:
-            pixels = np.load(path, mmap_mode="c")  # "c": the file is never written to
-        except (OSError, ValueError, EOFError):  # not there yet, or truncated
+            # "c": the file is never written to.
+            pixels: NDArray[Any] = np.lib.format.open_memmap(path, mode="c")
+            if index not in self.checked and crc32(pixels.data) != stored_crc(path):
+                raise ValueError("damaged")
+        except (OSError, ValueError, EOFError):  # not there yet, or damaged
             pixels = np.ascontiguousarray(self.images[index].permute(1, 2, 0))
             with replacing(path) as file:
                 np.save(file, pixels)
+                file.write(crc32(pixels.data).to_bytes(4))
+        self.checked.add(index)
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def stored_crc(path: Path) -> int:
+    """The number at the end of a file."""
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read())
 
 
 def results_of(
@@ -53,13 +69,16 @@ def results_of(
     """
     whole = "".join(keys_of(files, form.__name__))
     path = folder / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.checked.json"
-    if not path.exists():
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there yet, or damaged
         results = list(decode_all(DecodedOnUse(tuple(files), form), workers, title))
         bad = {i: error.args for i, error in errors_in(results).items()}
         good = [None if i in bad else result for i, result in enumerate(results)]
+        text = json.dumps({"results": good, "bad": bad})
         with replacing(path) as file:
-            file.write(json.dumps({"results": good, "bad": bad}).encode())
-    index = json.loads(path.read_text(encoding="utf-8"))
+            file.write(text.encode())
+        index = json.loads(text)
     return index["results"], {int(i): DataError(*args) for i, args in index["bad"].items()}
 
 

@@ -105,8 +105,7 @@ def predict(model: Classifier, image: object, k: int = 5) -> Predictions:
     a uint8 tensor (3, H, W). Raises data.errors.DataError for anything else, such as floats, whose
     scale is unknown; UsageError for k below 1.
     """
-    if k < 1:
-        raise UsageError(f"k is too small: {k}", "predict(..., k=...)", "give 1 or more")
+    check_counts(k=k)
     image = as_image(image)
     return Predictions(top_k(model, model.logits(model.view(image)[None]), k)[0], image)
 
@@ -119,6 +118,7 @@ def predictions(
     Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode while
     the network computes; with 0, this process decodes. Neither changes results beyond rounding.
     """
+    check_counts(k=k, batch_size=batch_size)
     arriving = decode_all(DecodedOnUse(tuple(map(str, paths)), model.view), workers, "classifying")
     with closing(arriving):
         for first in range(0, len(paths), batch_size):
@@ -130,6 +130,14 @@ def predictions(
             answers = iter(top_k(model, model.logits(torch.stack(good)), k) if good else ())
             for path, image in zip(chunk, images, strict=True):
                 yield path, image if isinstance(image, DataError) else next(answers)
+
+
+def check_counts(**counts: object) -> None:
+    """Raise UsageError unless all of them are whole numbers from 1."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            why = f"{name} is not a whole number from 1: {count!r}"
+            raise UsageError(why, f"predict or predictions(..., {name}=...)", "give 1 or more")
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:

@@ -9,6 +9,7 @@ import codecs
 import locale
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -64,9 +65,9 @@ def main(options: Options) -> int:
             of_mount(), of_disk(),
             *forecasts(device, begin + LAST_START),
         ]  # fmt: skip
-    print_report([Rows(("what", "found", "fix"), rows, ("---",))])
-    wrong = ", ".join(what for what, _, fix in rows if fix)
-    print(f"to fix: {wrong}" if wrong else "nothing to fix")
+    print_report([Rows(("what", "found"), [row[:2] for row in rows], ("---",))])
+    fixes = [f"{what}: {fix}" for what, _, fix in rows if fix]  # not in the table: to be copied
+    print("to fix:" if fixes else "nothing to fix", *fixes, sep="\n  ")
     return int(device.type == "cpu" and bool(names or torch.cuda.is_available()))
 
 
@@ -78,7 +79,9 @@ def nvidia_smi() -> tuple[str, str]:
         return "", ""
     query = [program, "--query-gpu=driver_version,name", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+        done = subprocess.run(
+            query, capture_output=True, timeout=5, check=True, encoding="utf-8", errors="replace"
+        )
     except (OSError, subprocess.SubprocessError):
         return "nvidia-smi fails", ""
     lines = [line.split(", ", 1) for line in done.stdout.splitlines() if ", " in line]
@@ -107,7 +110,7 @@ def of_gpu(driver: str, names: str) -> tuple["torch.device", Row]:
     oldest = DRIVERS.get((cuda or "").split(".")[0], 0)
     if not cuda:
         why, fix = "this torch is built without CUDA", install("auto")
-    elif int(driver.split(".")[0]) < oldest:
+    elif int((re.match(r"\d+", driver) or [oldest])[0]) < oldest:
         why = f"driver {driver} is too old for CUDA {cuda}, which needs {oldest}"
         fix = install("auto")
     elif hidden in ("", "-1"):
@@ -164,7 +167,8 @@ def of_cores() -> Row:
 
 def of_encoding() -> Row:
     """The encodings of files, file names and output."""
-    names = locale.getpreferredencoding(False), sys.getfilesystemencoding(), sys.stdout.encoding
+    printed = getattr(sys.stdout, "encoding", "utf-8")  # no stdout: nothing is printed
+    names = locale.getpreferredencoding(False), sys.getfilesystemencoding(), printed
     found = sorted({codecs.lookup(name).name for name in names})
     fix = "setx PYTHONUTF8 1, and a new terminal" if os.name == "nt" else "export PYTHONUTF8=1"
     if "PYTHONIOENCODING" in os.environ:

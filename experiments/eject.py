@@ -42,7 +42,7 @@ def main(options: Options) -> None:
     cli.check_file("--output", output, suffix)
     with doing("loading the libraries"):
         from experiments.transfer.ejection import eject
-    eject(folder, output)
+    eject(folder, output, options.form)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import shlex
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,10 +93,7 @@ def run(
     signals.listen()
     command = f"python -m experiments.{module}"
     try:
-        if any(re.fullmatch("(--[^=]*=)?", argument) for argument in arguments):
-            # Path("") would be the current folder.
-            line = f"{command} {shlex.join(arguments)}"
-            raise UsageError("an argument is empty", line, "give it a value, or omit it")
+        refuse_empty(arguments, command)
         code = main(tyro.cli(options, prog=command, args=arguments, config=CONFIG)) or 0
         print(end="", flush=True)  # raises errors of buffered output here
     except SystemExit as stop:  # tyro: 0 for --help, or 2; rich: 1 if nobody reads its output
@@ -110,6 +107,13 @@ def run(
     sys.exit(code)
 
 
+def refuse_empty(arguments: Sequence[str], command: str) -> None:
+    """Raise UsageError for an argument without a value: Path("") would be the current folder."""
+    if any(re.fullmatch("(--[^=]*=)?", argument) for argument in arguments):
+        line = f"{command} {shlex.join(arguments)}"
+        raise UsageError("an argument is empty", line, "give it a value, or omit it")
+
+
 def options_from(options: type[Options], *words: object, **values: object) -> Options:
     """The options of a command line with these arguments, for notebooks; raises UsageError.
 
@@ -121,6 +125,7 @@ def options_from(options: type[Options], *words: object, **values: object) -> Op
             continue
         several = value if isinstance(value, list | tuple) else [value] * (value is not True)
         arguments += [f"--{name.replace('_', '-')}", *map(str, several)]
+    refuse_empty(arguments, "the call with the options")
     try:
         return tyro.cli(options, args=arguments, config=CONFIG)
     except SystemExit as error:  # tyro has printed what is wrong

@@ -42,7 +42,7 @@ def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
 
 @contextmanager
 def torch_as_started() -> Iterator[None]:
-    """Inside, PyTorch is as in a new process: gradients are on, and numbers are fp32.
+    """Inside, PyTorch is as in a new process: gradients are on, numbers fp32, autocast off.
 
     Afterwards its settings and random numbers are as before: a notebook's kernel does not notice.
     """
@@ -50,7 +50,10 @@ def torch_as_started() -> Iterator[None]:
     settings = cudnn.benchmark, cudnn.deterministic
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        with (
+            torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad(),
+            torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False),
+        ):  # fmt: skip
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -30,7 +30,7 @@ from experiments.plumbing.results import lock, read_row, say_skipped, to_do
 from experiments.plumbing.tables import Results
 from experiments.train.loop import Settings
 from experiments.transfer import report
-from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
+from experiments.transfer.job import NEEDS, Transfer, TransferJob, load_pretrained, run_transfer
 from experiments.transfer.options import Options
 from experiments.transfer.plan import check_options, plan, recipe_of
 from experiments.transfer.strategies import HEAD_ONLY
@@ -198,6 +198,7 @@ def compare_strategies(
 ) -> Results | None:
     """Open the dataset, choose the precision, train the missing runs and report all of them."""
     make_deterministic(device, threads=None)
+    load_pretrained.cache_clear()  # a notebook may have written other weights to the same file
     loaders = CORES if device.type == "cuda" else 0
     more = options.more
     source = Source(options.data, options.train_images, more.test_images, options.skip_bad)

@@ -6,6 +6,7 @@ for the lines below it, up to the next one. `# %% TITLE` starts a cell of a note
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +14,15 @@ from pprint import pformat
 from string import Template
 from typing import Any
 
-from PIL import Image
+import torch
+from torch import Tensor
 from torchvision.models import get_model
 
 from data.collection import ImageDataset, Source, identity, open_dataset
+from data.images import load_image
 from experiments.plumbing.cli import ResultsError, UsageError
 from experiments.plumbing.recipes import DEFAULT
-from experiments.plumbing.results import read_row
+from experiments.plumbing.results import KEEP_IT, UNFIT, read_row
 from experiments.transfer.job import NEEDS
 from zoo.weights.atomic import write_atomic
 from zoo.weights.files import read_entries, read_weights
@@ -41,8 +44,8 @@ def refusal(why: str, folder: Path) -> UsageError:
     return UsageError(f"this run cannot be ejected: {why}", folder, FIX)
 
 
-def eject(folder: Path, output: Path) -> None:
-    """Write the finished run in `folder` as code to `output`, a .py or .ipynb file.
+def eject(folder: Path, output: Path, form: str) -> None:
+    """Write the finished run in `folder` as code to `output`; `form`: "script" or "notebook".
 
     Raises UsageError for a run with whose weights the code would not end, ResultsError if there is
     no finished run, DataError or WeightsError for images or weights that cannot be read any more.
@@ -52,10 +55,14 @@ def eject(folder: Path, output: Path) -> None:
         fix = "give the folder of one run: it holds row.json and best.safetensors"
         raise ResultsError("there is no finished run here", folder, fix)
     view = read_weights(folder / "best.safetensors").metadata.preprocess or {}
-    if why := unsupported(row, view):
-        raise refusal(why, folder)
-    code = code_of(row, view, folder, images_of(row, folder))
-    text = notebook(code) if output.suffix == ".ipynb" else code
+    try:
+        if why := unsupported(row, view):
+            raise refusal(why, folder)
+        code = code_of(row, view, folder, images_of(row, folder))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ResultsError(UNFIT, folder / "row.json", KEEP_IT) from error
+    text = notebook(code) if form == "notebook" else code
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, text.encode(errors="backslashreplace"))  # a path may not be Unicode
     lines = sum(bool(line.strip()) for line in code.splitlines())
     print(f"{output}: {lines} lines of PyTorch, which write ejected.pth for torchvision")
@@ -84,11 +91,18 @@ def images_of(row: dict, folder: Path) -> ImageDataset:
     dataset = open_dataset(Source(data), 0, 0) if table.exists() else None  # cifar10 has none
     if dataset is None or identity(dataset) != row["run"]["dataset_id"]:
         raise refusal(f"{data}, here and now, does not hold exactly the run's images", folder)
-    for file in dataset.splits["train"].files + dataset.splits["val"].files:
-        with Image.open(file) as image:  # thin: data.views.ShorterSide cuts its ends off
-            if image.mode.startswith("I") or max(image.size) > 90 * min(image.size):
-                raise refusal(f"{file} is grey with 16 bits, or very thin", folder)
     return dataset
+
+
+def check_images(load: Callable[[str], Tensor], files: Sequence[str], folder: Path) -> None:
+    """Raise UsageError for an image that the code would read in another way than the run did."""
+    for file in files:
+        image = load_image(file)
+        with suppress(OSError, ValueError, SyntaxError):  # what Pillow raises
+            # A thin one: data.views.ShorterSide cuts its ends off.
+            if torch.equal(image, load(file)) and max(image.shape) <= 90 * min(image.shape[1:]):
+                continue
+        raise refusal(f"{file} is thin, or Pillow alone reads it in another way", folder)
 
 
 def code_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> str:
@@ -113,6 +127,8 @@ def code_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> str:
         with suppress(OSError, AssertionError):  # a class without images, or other classes
             exec(code.split("# %% Network")[0], found)
             if all(found[name].samples == wanted[name] for name in wanted):
+                files = [file for pairs in wanted.values() for file, _ in pairs]
+                check_images(found["load"], files, folder)
                 return code
     raise refusal("torchvision's ImageFolder lists its images in another way", folder)
 
@@ -124,16 +140,20 @@ def values_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> dic
     if len(names) > 80:
         names = pformat(list(classes), width=96, compact=True) + "  # fmt: skip"
     weights, outputs = weights_of(run, folder)
-    return recipe | view | {
-        "title": TITLES[run["strategy"]], "run": row["name"], "model": run["model"],
-        "classes": names, "count": len(classes), "halves": 2 if len(classes) == 2 else 1,
-        "weights": weights, "outputs": outputs, "seed": run["seed"], "threads": row["threads"],
+    numbers = recipe | view | {
+        "seed": run["seed"], "threads": row["threads"],
         "lr": recipe["lr" if run["strategy"] == "finetune" else "head_lr"],
         "warmup": recipe["lr_warmup_epochs"], "flip": recipe["hflip_prob"],
         "scale": tuple(recipe["scale"]), "l2": max(recipe["probe_l2"], 1e-12),
+    }  # fmt: skip
+    # row.json is data: by repr() and harmless(), nothing in it can become code.
+    return {name: repr(value) for name, value in numbers.items()} | {
+        "title": TITLES[run["strategy"]], "run": harmless(row["name"]), "model": run["model"],
+        "classes": names, "count": len(classes), "halves": 2 if len(classes) == 2 else 1,
+        "weights": weights, "outputs": outputs,
         "layout": "channels_last" if run["base"]["channels_last"] else "contiguous_format",
         "split": quoted(folder.absolute().parent / "split.csv"),
-        "versions": f"torch {row['versions']['torch']}",
+        "versions": f"torch {harmless(row['versions']['torch'])}",
     }  # fmt: skip
 
 
@@ -149,6 +169,11 @@ def weights_of(run: dict, folder: Path) -> tuple[str, int]:
             get_model(run["model"], num_classes=len(state["fc.weight"])).load_state_dict(state)
             return quoted(path), len(state["fc.weight"])
     raise refusal(f"torchvision cannot load its weights, {run['weights']}", folder)
+
+
+def harmless(name: str) -> str:
+    """A name that can end neither a comment nor a text."""
+    return re.sub(r"[^\w.+-]", "_", name)
 
 
 def quoted(text: object) -> str:

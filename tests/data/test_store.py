@@ -70,17 +70,29 @@ def test_another_version_of_a_library_makes_another_cache(files, tmp_path, monke
     assert len({*tmp_path.glob("*.checked.json"), stamp}) == 2
 
 
-@pytest.mark.parametrize("damage", ["zeros", "short", "empty", "gone"])
-def test_a_truncated_file_is_made_again(files, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["zeros", "half", "zip", "short", "empty", "gone"])
+def test_a_damaged_file_is_made_again(files, tmp_path, damage):
+    pixels = DecodedOnce(files, VIEW, tmp_path)[5].clone()
     stored = DecodedOnce(files, VIEW, tmp_path)
-    pixels, path = stored[5].clone(), stored.paths[5]
+    path = stored.paths[5]
     whole = path.read_bytes()
     path.unlink()
-    contents = {"zeros": bytes(len(whole)), "short": whole[:-1], "empty": b""}
+    half = whole[:500] + bytes(len(whole) - 504) + whole[-4:]  # as a power cut leaves it
+    contents = {"zeros": bytes(len(whole)), "half": half, "zip": b"PK\3\4" + whole[4:],
+                "short": whole[:-1], "empty": b""}  # fmt: skip
     if damage in contents:
         path.write_bytes(contents[damage])
     assert torch.equal(stored[5], pixels)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+def test_a_damaged_file_of_results_is_made_again(files, tmp_path, content):
+    first = results_of(files, size_of, tmp_path, 0, "")
+    (path,) = tmp_path.glob("*.checked.json")
+    path.write_bytes(content)
+    assert results_of(files, size_of, tmp_path, 0, "") == first
+    assert path.stat().st_size > 10
 
 
 def test_a_bad_image_is_named_every_time(files, tmp_path):

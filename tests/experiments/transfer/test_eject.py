@@ -1,5 +1,6 @@
 """experiments.eject: its plain code ends with the run's weights, without our packages."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -216,4 +217,42 @@ def test_images_that_pillow_reads_otherwise_are_refused(pixels, runs, eject, tmp
     Image.fromarray(pixels).save(images / "val/bee/odd.png")
     unchanged = identity(open_dataset(Source(str(images)), 0, 0))
     run = changed(runs, tmp_path, data=str(images), dataset_id=unchanged)
-    assert_three_lines(eject(run), 2, "odd.png", "16 bits")
+    assert_three_lines(eject(run), 2, "odd.png", "is thin, or Pillow")
+
+
+def test_an_image_replaced_by_one_of_the_same_size_is_named(runs, eject, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(runs / "images2", images)
+    path = images / "val/bee/0.jpg"
+    path.write_bytes(b"x" * path.stat().st_size)
+    unchanged = identity(open_dataset(Source(str(images)), 0, 0))
+    run = changed(runs, tmp_path, data=str(images), dataset_id=unchanged)
+    assert_three_lines(eject(run), 3, "0.jpg")
+
+
+def test_row_json_cannot_become_code(runs, eject, tmp_path):
+    """A shared folder of results is data: what stands in it must not run here or in the script."""
+    mark = tmp_path / "ran"
+    attack = f"1) or open({str(mark)!r}, 'w').close() or (1"
+    for number, name in enumerate(("threads", "seed", "lr", "name")):
+        (tmp_path / name).mkdir()
+        run = changed(runs, tmp_path / name, **{name: f'"""\n{attack}' if number == 3 else attack})
+        done = eject(run)
+        assert done.returncode in (0, 3), done.stderr
+        if done.returncode == 0:
+            with contextlib.suppress(Exception):
+                exec(compile((run / "ejected.py").read_text(encoding="utf-8"), "x", "exec"), {})
+        assert not mark.exists(), name
+
+
+@pytest.mark.parametrize("change", [{"run": {}}, {"run": None}, {"versions": 3}, {"data": 3},
+                                    {"base": []}])  # fmt: skip
+def test_a_damaged_row_is_refused(change, runs, eject, tmp_path):
+    run = changed(runs, tmp_path, **change)
+    assert_three_lines(eject(run), 3, "damaged", "row.json")
+
+
+def test_the_form_and_the_folder_of_the_output_are_as_asked(runs, eject, tmp_path):
+    output = tmp_path / "new" / "code"
+    assert_prints(eject(runs / "probe/run", "--as", "notebook", "--output", output), "lines of")
+    assert json.loads(output.read_text(encoding="utf-8"))["nbformat"] == 4

@@ -32,6 +32,7 @@ from data.dataset import Dataset
 from data.views import View
 from experiments.classifier import FP32, load_model, predict, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
+from experiments.plumbing.cli import UsageError
 from experiments.plumbing.distributed import ALONE, Group
 from experiments.plumbing.recipes import RECIPES
 from experiments.plumbing.results import read_rows, to_do
@@ -44,7 +45,8 @@ from experiments.transfer.job import NEEDS, Transfer, TransferJob, run_transfer
 from experiments.transfer.report import read_history
 from experiments.transfer.strategies import STRATEGIES
 from zoo.weights import published
-from zoo.weights.files import read_weights
+from zoo.weights.files import Metadata, read_weights, write_weights
+from zoo.weights.settings import settings_of
 
 CPU = torch.device("cpu")
 CLASSES = ("dots", "Übersee", "개")
@@ -131,7 +133,7 @@ def test_a_notebook_gets_the_same_weights_whatever_it_set_and_keeps_its_settings
     before = torch.get_rng_state()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             odd = comparison.transfer(folder, output_dir=tmp_path / "b", **options)
             model = load_model(odd.best)
             answers = predict(model, next((folder / "val").glob("*/*.png")))
@@ -141,8 +143,27 @@ def test_a_notebook_gets_the_same_weights_whatever_it_set_and_keeps_its_settings
         torch.set_default_dtype(torch.float32)
     assert torch.equal(before, torch.get_rng_state())
     assert usual.best.read_bytes() == odd.best.read_bytes()
+    for wrong in (0, "2", 2.0):
+        with pytest.raises(UsageError, match="whole number"):
+            predict(model, next((folder / "val").glob("*/*.png")), k=wrong)
     assert model.model.head.weight.dtype == torch.float32
     assert len(answers) == len(CLASSES)
+
+
+def test_in_one_kernel_a_file_with_other_weights_is_read_again(folder, tmp_path):
+    options = {"model": "resnet8", "strategy": "linear-probe", "seeds": 1, "size": 16,
+               "squash": True, "batch_size": 8, "precision": "fp32", "device": "cpu"}  # fmt: skip
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        write_weights(tmp_path / "w.safetensors", zoo.build("resnet8").state_dict(),
+                      Metadata("resnet8", settings_of(zoo.build("resnet8"))))  # fmt: skip
+        output = tmp_path / str(seed)
+        result = comparison.transfer(
+            folder, weights=str(tmp_path / "w.safetensors"), output_dir=output, **options
+        )
+        found.append(load_model(result.best).model.stem.conv.weight)
+    assert not torch.equal(*found)
 
 
 @pytest.fixture(scope="module")
