@@ -1,7 +1,7 @@
 """Experiments that train, compare and report, and the modules that they share.
 
 Each file here is a command, except classifier.py, the interface for notebooks. The packages
-ablation, bench, train and transfer are commands too. Run them from the root, as
+ablation, anatomy, bench, train and transfer are commands too. Run them from the root, as
 `python -m experiments.NAME`; `python -m experiments` lists them. The reading path (see README)
 contains train/loop.py and ablation/questions.py.
 """

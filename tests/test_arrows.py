@@ -178,7 +178,7 @@ def test_every_command_is_listed(command):
     done = command("experiments")
     listed = {line.split()[0] for line in done.stdout.splitlines()[2:]}
     assert listed == {
-        "ablation", "attention", "bench", "bugs", "check_data", "convert", "diagnose", "doctor",
-        "eject", "evaluate", "predict", "publish", "report", "samples", "shapes", "train",
-        "transfer", "verify",
+        "ablation", "anatomy", "attention", "bench", "bugs", "check_data", "convert", "diagnose",
+        "doctor", "eject", "evaluate", "lesion", "predict", "publish", "report", "samples",
+        "shapes", "train", "transfer", "verify",
     }  # fmt: skip
