@@ -74,7 +74,7 @@ def may_import(importer: str, target: str) -> bool:
     """Within experiments. Every module may import the training loop and the notebooks' API."""
     below = dict.fromkeys(PACKAGES, LIBRARIES) | {
         "command": (*PACKAGES, *LIBRARIES),
-        "bench": ("ablation", "transfer", *LIBRARIES),
+        "bench": ("ablation", "anatomy", "transfer", *LIBRARIES),
         "anatomy": ("ablation", *LIBRARIES),  # it studies the networks of an ablation
         "drawing": ("plumbing",),
         "proof": ("plumbing",),

@@ -15,11 +15,13 @@ import zoo
 from data.augment import crop_flip
 from data.batches import TensorBatches, channel_normalize
 from data.synthetic import synthetic
+from experiments.anatomy.chain import ReadOut, blocks_of, prefixes, through, without
 from experiments.bench import timing
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, step_of
 from experiments.proof.checks import shake
 from experiments.train.loop import Settings
 from zoo.networks import Network
+from zoo.resnet import ResNet
 
 BF16 = Settings(precision="bf16", channels_last=True)
 
@@ -132,6 +134,30 @@ def compare_loading(hashed: bool) -> Comparison:
     return Comparison(title, usual, ours, f"{len(theirs)} equal entries")
 
 
+def compare_lesions() -> Comparison:
+    """The logits without each block: the whole network each time / from each block's input."""
+    model = zoo.build("resnet56")
+    assert isinstance(model, ResNet)
+    shake(model)
+    stem, *blocks, read_out = model.eval().stem, *blocks_of(model).values(), ReadOut(model)
+    images = drawn_batches(1).batch(0)[0][:8]
+
+    def usual() -> list[Tensor]:
+        lesions = ([*blocks[:k], without(b), *blocks[k + 1 :]] for k, b in enumerate(blocks))
+        return [through([stem, *layers, read_out], images) for layers in lesions]
+
+    def ours() -> list[Tensor]:
+        return [
+            through([without(blocks[k]), *blocks[k + 1 :], read_out], x)
+            for k, (x,) in prefixes(model, images)
+        ]
+
+    difference = max(float((a - b).abs().max()) for a, b in zip(usual(), ours(), strict=True))
+    same(difference, 0, 0)
+    title = f"the {len(blocks)} deletions of one block of ResNet-56: each from the images / cached"
+    return Comparison(title, usual, ours, f"largest difference {difference:g}")
+
+
 COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     compare_training,
     compare_augmentation,
@@ -139,6 +165,7 @@ COMPARISONS: tuple[Callable[[], Comparison], ...] = (
     lambda: compare_network("resnet50", 4),
     lambda: compare_network("vit_b_16", 8, tolerance=1e-6),
     lambda: compare_inference(8),
+    compare_lesions,
     lambda: compare_loading(hashed=False),
     lambda: compare_loading(hashed=True),
 )
