@@ -179,11 +179,17 @@ def publish_folder(folder: Path) -> None:
     """The report into its page, the rows and figures into docs/NAME/."""
     from data.listing import readable
     from experiments.ablation import report as ablation
-    from experiments.plumbing.results import is_of_transfer
+    from experiments.anatomy import study
+    from experiments.plumbing.results import FINDINGS, is_of_transfer
     from experiments.transfer import report as transfer
     from zoo.weights.atomic import write_atomic
 
     of_transfer = is_of_transfer(readable(folder))
+    if (folder / FINDINGS).is_file():
+        put_into_docs("anatomy", study.report_of(folder))
+        keep = shutil.ignore_patterns(".lock")
+        shutil.copytree(folder, Path("docs/anatomy"), dirs_exist_ok=True, ignore=keep)
+        return
     if not all(any(folder.glob(name)) for name in ("results.csv", "*/history.csv")):
         fix = "name the folder of the runs; the command that began them goes on"
         raise ResultsError("there is nothing to publish, or not every run is finished", folder, fix)

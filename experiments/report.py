@@ -15,7 +15,7 @@ from experiments.plumbing.cli import doing
 
 @dataclass(frozen=True)
 class Options:
-    """Print the results of an ablation, or of experiments.transfer, again."""
+    """Print the results of an ablation, of experiments.transfer or anatomy, again."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """The folder that the command wrote its results to."""
@@ -26,11 +26,14 @@ def main(options: Options) -> None:
     with doing("loading the libraries"):
         from data.listing import readable
         from experiments.ablation import report as ablation
-        from experiments.plumbing.results import is_of_transfer
+        from experiments.anatomy import study
+        from experiments.plumbing.results import FINDINGS, is_of_transfer
         from experiments.plumbing.tables import print_report
         from experiments.transfer import report as transfer
-    package = transfer if is_of_transfer(readable(options.folder)) else ablation
-    print_report(package.report_of(options.folder))
+    folder = readable(options.folder)
+    package = transfer if is_of_transfer(folder) else ablation
+    is_anatomy = (folder / FINDINGS).is_file()
+    print_report(study.report_of(folder) if is_anatomy else package.report_of(folder))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,14 @@ from experiments.anatomy.options import QUICK, Options
 from experiments.anatomy.subjects import UNLABELLED, Subject, of_campaign, published
 from experiments.drawing.style import png
 from experiments.plumbing.cli import ResultsError, doing
-from experiments.plumbing.results import parsed, write_json
+from experiments.plumbing.results import (
+    FINDINGS,
+    NAME_IT,
+    parsed,
+    read_csv,
+    write_csv,
+    write_json,
+)
 from experiments.plumbing.tables import Part, Results, Rows
 from zoo import WeightsError
 
@@ -49,12 +56,18 @@ def carry_out(options: Options, folder: Path) -> Results:
         panels = question.PANELS or len(by_group(found))
         with png(figures[-1], WIDTH * panels, HEIGHT, mathtext=True) as figure:
             question.draw(figure, found)
-    table = Rows(("claim", "networks", "answer"), [finding[:3] for finding in findings], ("---",))
-    parts: list[Part] = [f"**{f.claim}: {f.answer}.** {f.of}. {f.evidence}" for f in findings]
     rows = [finding._asdict() for finding in findings]
-    return Results(
-        rows, [*parts, table], figures, folder, notes=[*notes, f"measurements: {folder}"]
-    )
+    write_csv(folder / FINDINGS, rows, Finding._fields)
+    notes.append(f"measurements: {folder}")
+    return Results(rows, report_of(folder), figures, folder, notes=notes)
+
+
+def report_of(folder: Path) -> list[Part]:
+    """The answers in a folder of results: the evidence for each, then all of them in a table."""
+    rows = read_csv(folder / FINDINGS, dict.fromkeys(Finding._fields, str), NAME_IT)
+    lines = [[row["claim"], row["of"], row["answer"]] for row in rows]
+    text = [f"**{r['claim']}: {r['answer']}.** {r['of']}. {r['evidence']}" for r in rows]
+    return [*text, Rows(("claim", "networks", "answer"), lines, ("---",))]
 
 
 def networks(options: Options) -> tuple[list[Subject], list[str]]:

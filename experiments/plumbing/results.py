@@ -26,6 +26,7 @@ from zoo.weights.atomic import write_atomic
 
 UNFIT = "a results file is missing, damaged, or of another command or version"
 KEEP_IT = "keep it, and choose another folder; or move it away, and it is created again"
+FINDINGS = "findings.csv"  # of experiments.anatomy
 NAME_IT = "give a folder of results, such as runs/quick or runs/transfer-NAME"
 
 
