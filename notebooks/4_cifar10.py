@@ -18,13 +18,12 @@
 # 실행 시간은 마지막 셀에 나옵니다(CPU 코어 2개). "여기서는 실행하지
 # 않음"이라고 쓴 셀은 건너뜁니다.
 #
-# One step at a time: linear probe → augmentation → fine-tuning from the probe → schedule → ViT.
-# Each step is measured, accuracy and time, with a forecast of the minutes for all of CIFAR-10.
-# So is the cost of three mistakes: choosing the epoch on the test set, a forgotten `eval()`, and
-# another normalisation at prediction.
-# The subset is small, so these accuracies are no records. They only compare the steps.
-# The last cell shows the run time (2 CPU cores). Cells marked "not
-# run here" are skipped.
+# We add one step at a time: linear probe → augmentation → fine-tuning from the probe → learning
+# rate schedule → ViT. We measure the accuracy and the time of each step, and forecast the minutes
+# for all of CIFAR-10. We also measure the cost of three mistakes: choosing the epoch on the test
+# set, forgetting `eval()`, and a different normalisation at prediction. The subset is small, so
+# these accuracies are no records; they only serve to compare the steps. The last cell shows the run
+# time (2 CPU cores). Cells marked "not run here" are skipped.
 
 # %% [markdown]
 # ## 준비 / Setup
@@ -32,9 +31,8 @@
 # 아래 셀은 Colab에서만 실행됩니다. 저장소를 복제하고 설치합니다. 이미 설치된 torch는 그대로 둡니다.
 # `URL`에는 저장소 주소를 넣으십시오. (여기서는 실행하지 않음)
 #
-# The next cell runs in Colab only. It clones the repository and installs it. The kernel's torch
-# stays as it is.
-# Put the repository's address in place of `URL`. (not run here)
+# The next cell runs in Colab only. It clones and installs the repository, and keeps the installed
+# torch. Replace `URL` by the address of the repository. (not run here)
 
 # %% tags=["not-run"]
 import os
@@ -102,8 +100,8 @@ SEEDS = 3
 # 내려받은 이미지는 여기서 쓴 것과 조금 다를 수 있어서 정확도도 조금 달라집니다.
 #
 # If the folder is missing, CIFAR-10 (170 MB) is downloaded, and 1,000 training and 300 test images
-# of each class are stored as PNG.
-# Your images may not be the ones used here, so your accuracies differ a little.
+# of each class are stored as PNG. Your images may not be the ones used here, so your accuracies may
+# differ a little.
 
 # %%
 if not Path(DATA).exists():
@@ -133,7 +131,7 @@ for column, name in enumerate(classes):
 plt.show()
 
 # %% [markdown]
-# ## 2. 무엇이 정직한 전이입니까? / Which transfer is honest?
+# ## 2. 무엇이 정직한 전이입니까? / What is a fair transfer?
 #
 # 공개된 CIFAR용 ResNet-32 가중치는 바로 이 학습 이미지로 학습한 것입니다. 그것을 CIFAR-10에
 # "전이"하면 전이가 아니라 이미 배운 것을 다시 읽는 일입니다.
@@ -141,11 +139,10 @@ plt.show()
 # 전이합니다.
 # 두 절반은 서로 비슷한 그림입니다(고양이와 개, 자동차와 트럭). 그래서 전이가 쉬운 편입니다.
 #
-# The published CIFAR ResNet-32 was trained on these very training images. "Transferring" it to
-# CIFAR-10 would be no transfer: it has learned the answers.
-# So the classes are divided. The network is pretrained on the first half and transferred to the
-# second half, which it has never seen.
-# The halves are alike (cat and dog, automobile and truck), so this is an easy transfer.
+# The published ResNet-32 for CIFAR-10 was trained on these same training images. Using it for
+# CIFAR-10 would be no transfer, because it has already learned them. So we divide the classes: the
+# network is pretrained on the first half and transferred to the second half, which it has never
+# seen. The halves are similar (cat and dog, automobile and truck), so this transfer is easy.
 
 # %%
 half = len(classes) // 2
@@ -171,8 +168,8 @@ print("target:", ", ".join(classes[half:]))
 # 사전 학습입니다. 무작위 가중치에서 시작하므로 `scratch`입니다. 폴더에 클래스만 있으므로
 # 검증(val)과 테스트 데이터는 자동으로 나뉩니다.
 #
-# The pretraining. It starts from random weights, so the strategy is `scratch`. The folder has only
-# classes, so val and test are drawn from it.
+# This cell pretrains the network. Training starts from random weights, so the strategy is
+# `scratch`. The folder has no splits, so val and test are drawn from it.
 
 # %%
 source = transfer(
@@ -202,10 +199,10 @@ if "google.colab" in sys.modules:
 #
 # **흔한 셀**: 고정된 백본을 에폭마다 다시 계산합니다.
 #
-# The backbone is frozen, and only the last layer (the head) learns. This shows what the pretrained
-# features are worth.
+# The backbone is frozen, and only the last layer (the head) is trained. This shows how useful the
+# pretrained features are.
 #
-# **The usual cell**: it computes the frozen backbone again in every epoch.
+# **The usual cell** computes the features of the frozen backbone again in every epoch.
 
 # %%
 normalize = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -251,9 +248,9 @@ print(f"usual: {100 * usual_probe:.1f} % on test, {EPOCHS} epochs, {usual_second
 # 학습률도 없습니다.
 # 단계마다 같은 옵션을 쓰므로 짧은 함수로 묶습니다. 에폭마다 나오는 줄은 로그 파일로 보냅니다.
 #
-# **Here**: the features are computed once, and logistic regression fits the head. There is one
-# solution, so no epochs and no learning rate.
-# All steps share options, so a short function holds them. The lines of the epochs go to a log file.
+# **Here** the features are computed once, and logistic regression fits the head. It has one
+# solution, so there are no epochs and no learning rate. All steps share options, which a short
+# function sets. The lines of the epochs go to a log file.
 
 # %%
 steps = {}  # name -> the rows of its runs, one for each seed
@@ -286,9 +283,10 @@ print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['imag
 # 줄이 비용입니다. 흔한 셀은 훨씬 오래 걸리고도 아직 수렴하지 않았습니다. 학습률과 에폭을 골라야
 # 하기 때문입니다. 시드 하나, 장수는 위에 있습니다.
 #
-# **What changed and why**: with a frozen backbone the features are the same in every epoch. Once is
-# enough. The two lines above are the cost. The usual cell takes far longer and has not converged
-# yet, since its rate and epochs have to be chosen. One seed; the number of images is above.
+# **What changed and why**: with a frozen backbone the features are the same in every epoch, so it
+# is enough to compute them once. The two lines above compare the cost. The usual cell takes far
+# longer and has not converged yet, since its learning rate and epochs have to be chosen. There is
+# one seed; the number of images is above.
 
 # %% [markdown]
 # ## 4. 2단계: 데이터 증강 / Step 2: augmentation
@@ -298,11 +296,11 @@ print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['imag
 #
 # **흔한 셀**: `RandomCrop(32, padding=4)`와 좌우 뒤집기입니다. 한 이미지가 어떻게 변하는지 봅니다.
 #
-# Each time, an image is cropped and flipped a little differently. Then features cannot be computed
-# beforehand: the backbone has to run in every epoch (feature extraction).
+# Each time, an image is cropped and flipped a little differently. So features cannot be computed in
+# advance: the backbone has to run in every epoch (feature extraction).
 #
-# **The usual cell**: `RandomCrop(32, padding=4)` and a horizontal flip. This is what happens to one
-# image.
+# **The usual cell** uses `RandomCrop(32, padding=4)` and a horizontal flip. It shows the effect on
+# one image.
 
 # %%
 augment = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip()])
@@ -320,8 +318,8 @@ plt.show()
 # **여기서는**: `feature-extraction`은 같은 head를 증강한 이미지로 배웁니다(`RandomResizedCrop`,
 # 뒤집기). BatchNorm 통계는 움직이지 않습니다.
 #
-# **Here**: `feature-extraction` trains the same head on augmented images (`RandomResizedCrop`,
-# flips). BatchNorm statistics do not move.
+# **Here** `feature-extraction` trains the same head on augmented images (`RandomResizedCrop`,
+# flips). BatchNorm statistics do not change.
 
 # %%
 step("feature-extraction")
@@ -334,10 +332,10 @@ for name in ("linear-probe", "feature-extraction"):
 # 이미지의 35 %까지 잘라 내는 강한 증강, 그리고 수렴한 해 대신 몇 에폭의 SGD입니다. 어느 쪽
 # 때문인지는 이 실행으로 알 수 없습니다.
 #
-# **What changed and why**: the head is a small linear layer with little room to overfit.
-# Augmentation can gain little, and it surely takes longer. Above, the accuracy is even lower. Two
-# things changed at once: strong crops (down to 35 % of the image), and a few epochs of SGD in place
-# of the exact solution. These runs cannot tell which one it is.
+# **What changed and why**: the head is a small linear layer, which can hardly overfit. So
+# augmentation can gain little, and it always takes longer. Above, the accuracy is even lower. Two
+# things changed at once: crops are strong (down to 35 % of the image), and a few epochs of SGD
+# replace the exact solution. These runs cannot tell which of the two is the cause.
 
 # %% [markdown]
 # ## 5. 3단계: 프로브에서 시작하는 미세 조정 / Step 3: fine-tuning from the probe
@@ -347,11 +345,11 @@ for name in ("linear-probe", "feature-extraction"):
 #
 # **흔한 셀**: 프로브를 마친 뒤 고정을 풉니다. 그런데 옵티마이저는 여전히 head만 알고 있습니다!
 #
-# Now all weights learn, at a low rate. The head fits already, so the first gradients do not damage
-# the backbone (lp-ft, Kumar et al. 2022).
+# Now all weights are trained, at a low learning rate. The head is trained already, so the first
+# gradients do not damage the backbone (lp-ft, Kumar et al. 2022).
 #
-# **The usual cell**: after the probe, it unfreezes the network. But the optimiser still knows only
-# the head!
+# **The usual cell** unfreezes the network after the probe. But the optimiser still has only the
+# head's parameters!
 
 # %%
 for parameter in model.parameters():
@@ -369,8 +367,8 @@ print(f"change of the first convolution: {(model.stem.conv.weight - before).abs(
 # **여기서는**: `lp-ft`는 프로브 뒤에 모든 매개변수로 새 옵티마이저를 만듭니다. 비교를 위해
 # `finetune`(새 head에서 바로 미세 조정)과 `scratch`(무작위 가중치)도 학습합니다.
 #
-# **Here**: after the probe, `lp-ft` makes a new optimiser of all parameters. For comparison:
-# `finetune` (at once, from a new head) and `scratch` (from random weights).
+# **Here** `lp-ft` makes a new optimiser for all parameters after the probe. For comparison, we
+# train `finetune` (at once, from a new head) and `scratch` (from random weights).
 
 # %%
 step("lp-ft", "finetune", "scratch")
@@ -385,11 +383,10 @@ step("lp-ft", "finetune", "scratch")
 #
 # **What changed and why**: an optimiser changes only the parameters it was given. Make it after
 # unfreezing, or use `add_param_group`. Above, the first convolution changed by exactly 0, without
-# an error or a warning.
-# The table above: `lp-ft` is better than `finetune`, which starts from a new head; that head's
-# first gradients are large and disturb the backbone. But these runs cannot tell whether it is
-# better than the probe: its interval includes the probe's value. The difference to `scratch` is
-# what the pretraining is worth.
+# an error or a warning. In the table above, `lp-ft` is better than `finetune`, which starts from a
+# new head; the first gradients of a new head are large and disturb the backbone. But these runs
+# cannot tell whether `lp-ft` is better than the probe: its interval includes the probe's value. The
+# difference to `scratch` is the gain from pretraining.
 
 # %% [markdown]
 # ## 6. 4단계: 학습률 스케줄 / Step 4: the schedule
@@ -397,8 +394,9 @@ step("lp-ft", "finetune", "scratch")
 # **흔한 셀**: `StepLR(step_size=5)`는 에폭을 셉니다. `scheduler.step()`을 배치마다 부르면 학습률이
 # 첫 에폭에 사라집니다.
 #
-# **The usual cell**: `StepLR(step_size=5)` counts epochs. With `scheduler.step()` after each batch,
-# the rate is gone within the first epoch.
+# **The usual cell** has `StepLR(step_size=5)`, which is meant to count epochs. If
+# `scheduler.step()` is called after each batch, the learning rate becomes tiny within the first
+# epoch.
 
 # %%
 for place in ("each epoch", "each batch"):
@@ -413,8 +411,8 @@ for place in ("each epoch", "each batch"):
 # **여기서는**: 학습률은 걸음 번호의 함수이고, 옵션 하나로 고릅니다. 같은 `lp-ft`를 세 가지 스케줄로
 # 학습합니다.
 #
-# **Here**: the rate is a function of the step, chosen by one option. The same `lp-ft` with three
-# schedules.
+# **Here** the learning rate is a function of the step, and one option chooses it. We train the same
+# `lp-ft` with three schedules.
 
 # %%
 step("lp-ft", name="lp-ft, step", lr_scheduler="step", lr_step_size=max(1, EPOCHS // 2))
@@ -438,9 +436,9 @@ plt.show()
 # 미세 조정하면 차이는 작습니다. 위의 구간들은 겹칩니다. 이 실행으로는 어느 스케줄이 나은지 알 수
 # 없습니다.
 #
-# **What changed and why**: a schedule lowers the rate at the end, so the weights settle. With a low
-# rate and few epochs the difference is small. The intervals above overlap: these runs cannot tell
-# which schedule is better.
+# **What changed and why**: a schedule lowers the learning rate at the end, so the weights change
+# less. With a low rate and few epochs the difference is small. The intervals above overlap: these
+# runs cannot tell which schedule is better.
 
 # %% [markdown]
 # ## 7. 5단계: ViT (`vit_b_16`: 여기서는 실행하지 않음) / Step 5: ViT (`vit_b_16`: not run here)
@@ -449,9 +447,9 @@ plt.show()
 # 대신 작은 ViT를 무작위 가중치에서 학습합니다. 사전 학습이 없는 ViT는 적은 이미지에서 약합니다.
 # 이것은 `vit_b_16`의 결과가 아닙니다.
 #
-# The ImageNet weights of `vit_b_16` cannot be reached here, so this is only the call.
-# Instead, a small ViT learns from random weights. Without pretraining, a ViT is weak on few images.
-# This is not `vit_b_16`'s result.
+# The ImageNet weights of `vit_b_16` cannot be downloaded here, so the next cell only shows the
+# call. Instead, we train a small ViT from random weights. Without pretraining, a ViT is weak on few
+# images. This is not `vit_b_16`'s result.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules:
@@ -470,10 +468,10 @@ for name in (f"{VIT}, scratch", "scratch"):
 # 50,000장(클래스 10개)이고 에폭 수는 같습니다. 이미지당 시간은 일정하다고 봅니다. 정확도는 예측하지
 # 않습니다. 이미지가 늘면 오르겠지만 얼마나 오를지는 여기서 알 수 없습니다.
 #
-# The forecast of time: the seconds of a run here, times the ratio of image counts. All of CIFAR-10
-# is 50,000 images of train and val (ten classes), with as many epochs. The time per image is taken
-# as constant. Accuracy has no forecast: it will rise with more images, but these runs cannot tell
-# how far.
+# To forecast the time, we multiply the seconds of a run by the ratio of the image counts. All of
+# CIFAR-10 is 50,000 images of train and val (ten classes); the number of epochs stays the same. We
+# assume a constant time per image. We do not forecast the accuracy: it will rise with more images,
+# but these runs cannot tell how far.
 
 # %%
 images = row["images"]
@@ -493,9 +491,9 @@ Markdown(markdown([Rows(header, lines)]))
 # 시간으로 그 시간을 예측하여 비교합니다. 다른 프로그램이 함께 돌면 어긋납니다.
 # 선형 프로브는 시드가 달라도 답이 같습니다. 그래서 위의 구간이 0입니다.
 #
-# Is the forecast right? In section 2 the same network was pretrained, on more images and for more
-# epochs. The time of `scratch` forecasts that time. Other programs on the machine disturb it.
-# The linear probe has one solution, whatever the seed. So its interval above is 0.
+# Is the forecast right? Section 2 pretrained the same network on more images and for more epochs.
+# We forecast its time from that of `scratch`. Other programs on the machine change the times. The
+# linear probe has one solution, whatever the seed, so its interval above is 0.
 
 # %%
 small, large = steps["scratch"][0], source.rows[0]
@@ -512,8 +510,8 @@ print(f"measured {measured:.1f} s: a factor of {measured / forecast:.2f}")
 # **흔한 셀**: 에폭마다 테스트 정확도를 재고 가장 좋은 것을 보고합니다. 여기서는 val 정확도도 함께
 # 기록하여 두 방법을 비교합니다.
 #
-# **The usual cell**: it measures test accuracy after each epoch and reports the best one. Here val
-# accuracy is recorded too, to compare the two ways.
+# **The usual cell** measures test accuracy after each epoch and reports the best one. Here we
+# record val accuracy, too, to compare the two ways.
 
 # %%
 rights = {"val": [], "test": []}  # for each seed: bool (epochs, images)
@@ -540,9 +538,9 @@ for seed in range(SEEDS):
 # 테스트 이미지를 무작위로 둘로 나눕니다. 한쪽에서 고른 에폭의 정확도를, 고를 때 쓴 쪽과 새로운
 # 쪽에서 비교합니다.
 #
-# **Here** val chooses the epoch, and test is looked at once. The difference includes luck. So the
-# test images are divided at random: an epoch is chosen on one part, and its accuracy there is
-# compared with that on the other, fresh part.
+# **Here** val chooses the epoch, and test is used once. Part of the difference is chance. So we
+# divide the test images at random, choose an epoch on one part, and compare its accuracy on this
+# part with that on the other part.
 
 # %%
 val = torch.stack(rights["val"]).float().mean(2)  # (seeds, epochs)
@@ -568,9 +566,9 @@ for n in (total // 10, total // 2):
 # 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 에폭이 많을수록 더 부풀려집니다. 실제보다 좋게 보일
 # 뿐 모델은 나아지지 않습니다.
 #
-# **The cost**: the points above. With three seeds only, the interval of the first line includes 0.
-# The next two lines are more precise: fewer images to choose on flatter more, and so do more epochs
-# to choose from. The model only looks better; it is not.
+# **The cost** is the points above. With only three seeds, the interval of the first line includes
+# 0. The next two lines are more precise: the accuracy is more exaggerated if the epoch is chosen on
+# fewer images, or among more epochs. The model only looks better; it is not.
 
 # %% [markdown]
 # ## 10. 실수 2: `eval()`을 빠뜨리기 / Mistake 2: a forgotten `eval()`, and a batch of one
@@ -579,8 +577,8 @@ for n in (total // 10, total // 2):
 # 달라지고, 한 장이면 그 한 장의 통계를 씁니다. 게다가 예측할 때마다 저장된 통계가 바뀝니다.
 #
 # In `train()` mode, BatchNorm uses the mean and variance of the batch. So a prediction depends on
-# the other images of its batch; with one image, on that one alone. And each prediction changes the
-# stored statistics.
+# the other images of its batch; in a batch of one, on that image's own statistics. Each prediction
+# also changes the stored statistics.
 
 # %%
 classifier = load_model(steps["lp-ft"][0]["folder"] / "best.safetensors")
@@ -614,20 +612,20 @@ print(f"n = {len(labels)} images, one network")
 # 클래스가 섞인 큰 배치에서는 거의 차이가 없습니다. 그래서 이 실수는 한 장씩 예측하는 서비스에서야
 # 드러납니다.
 #
-# **Here** `predict` and `Classifier.logits` always compute in `eval()` mode: one image at a time
-# gives the same answers. The last line is the accuracy after these predictions have moved the
-# stored statistics. Calling `eval()` later does not bring them back.
-# In large batches of mixed classes there is hardly a difference. So this mistake shows only in a
-# service that predicts one image at a time.
+# **Here** `predict` and `Classifier.logits` always use `eval()` mode, so one image at a time gives
+# the same answers. The last line is the accuracy after the predictions in `train()` mode have
+# changed the stored statistics. Calling `eval()` later does not restore them. In large batches of
+# mixed classes there is hardly a difference. So this mistake only shows in a service that predicts
+# one image at a time.
 
 # %% [markdown]
-# ## 11. 실수 3: 예측 때 다른 정규화 / Mistake 3: another normalisation at prediction
+# ## 11. 실수 3: 예측 때 다른 정규화 / Mistake 3: a different normalisation at prediction
 #
 # 학습은 ImageNet의 평균과 표준편차로 했습니다. 예측 코드를 다른 노트북에서 복사하면 이 숫자가
 # 달라집니다.
 #
-# The network was trained with ImageNet's mean and std. Copy the prediction from another notebook,
-# and these numbers change.
+# The network was trained with ImageNet's mean and std. If you copy the prediction code from another
+# notebook, these numbers change.
 
 # %%
 print("as trained:             ", percent(classifier.logits(pictures)))
@@ -647,8 +645,8 @@ print(f"n = {len(labels)} images, one network")
 # **여기서는** 전처리가 체크포인트 안에 있습니다. 파일 하나를 옮기면 클래스 이름과 정규화도 함께
 # 갑니다. 아래처럼 스스로 보여 줍니다.
 #
-# **Here** the preprocessing is in the checkpoint: move the file, and class names and normalisation
-# move with it. It displays itself.
+# **Here** the checkpoint contains the preprocessing and the class names, so they are always with
+# the weights. The next cell shows them.
 
 # %%
 classifier
@@ -666,11 +664,11 @@ predict(classifier, next(iter(sorted(Path(TARGET, "test", classifier.classes[0])
 #   합니다.
 # - 다음: `5_resnet_by_hand`에서 이 네트워크를 직접 만듭니다.
 #
-# - Begin with a linear probe: it takes seconds, and shows what the features are worth. Fine-tuning
-#   starts from it.
-# - Look at several seeds and their intervals at each step. Where they overlap, "cannot tell" is the
-#   answer.
-# - Choose the epoch on val, look at test once. Predict with `eval()` and the normalisation of the
+# - Begin with a linear probe: it takes seconds, and shows how useful the features are. Fine-tuning
+#   starts from the probe.
+# - Look at several seeds and their intervals at each step. If intervals overlap, the answer is "cannot
+#   tell".
+# - Choose the epoch on val, and use test once. Predict with `eval()` and the normalisation used in
 #   training.
 # - Next: `5_resnet_by_hand` builds such a network.
 
