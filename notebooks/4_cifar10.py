@@ -566,7 +566,7 @@ for n in (total // 10, total // 2):
 # 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 에폭이 많을수록 더 부풀려집니다. 실제보다 좋게 보일
 # 뿐 모델은 나아지지 않습니다.
 #
-# **The cost** is the points above. With only three seeds, the interval of the first line includes
+# **The cost** is the points above. With only three seeds, the interval in the first line includes
 # 0. The next two lines are more precise: the accuracy is more exaggerated if the epoch is chosen on
 # fewer images, or among more epochs. The model only looks better; it is not.
 
@@ -666,7 +666,7 @@ predict(classifier, next(iter(sorted(Path(TARGET, "test", classifier.classes[0])
 #
 # - Begin with a linear probe: it takes seconds, and shows how useful the features are. Fine-tuning
 #   starts from the probe.
-# - Look at several seeds and their intervals at each step. If intervals overlap, the answer is "cannot
+# - Look at several seeds and their intervals at each step. If they overlap, the answer is "cannot
 #   tell".
 # - Choose the epoch on val, and use test once. Predict with `eval()` and the normalisation used in
 #   training.
