@@ -566,9 +566,9 @@ for n in (total // 10, total // 2):
 # 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 에폭이 많을수록 더 부풀려집니다. 실제보다 좋게 보일
 # 뿐 모델은 나아지지 않습니다.
 #
-# **The cost** is the points above. With only three seeds, the interval in the first line includes
-# 0. The next two lines are more precise: the accuracy is more exaggerated if the epoch is chosen on
-# fewer images, or among more epochs. The model only looks better; it is not.
+# **The cost** is the points above. With only three seeds, the first line's interval includes 0. The
+# next two lines are more precise: the accuracy is more exaggerated if the epoch is chosen on fewer
+# images, or among more epochs. The model only looks better; it is not.
 
 # %% [markdown]
 # ## 10. 실수 2: `eval()`을 빠뜨리기 / Mistake 2: a forgotten `eval()`, and a batch of one
