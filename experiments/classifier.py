@@ -6,10 +6,10 @@
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
-In a notebook, a classifier and the predictions of an image display themselves.
+A notebook displays a classifier, and the predictions of an image.
 
 Class names and preprocessing come from the file, or from the options --classes and --preprocess.
-Preprocessing that had to be assumed is printed.
+If preprocessing has to be assumed, it is printed.
 """
 
 import glob
@@ -103,7 +103,7 @@ def predict(model: Classifier, image: object, k: int = 5) -> Predictions:
 
     `image`: a path, bytes, an open binary file, a PIL image, a uint8 array (H, W, 3) or (H, W), or
     a uint8 tensor (3, H, W). Raises data.errors.DataError for anything else, such as floats, whose
-    scale is unknown; UsageError for k below 1.
+    scale is unknown, and UsageError for k below 1.
     """
     check_counts(k=k)
     image = as_image(image)
@@ -113,10 +113,11 @@ def predict(model: Classifier, image: object, k: int = 5) -> Predictions:
 def predictions(
     model: Classifier, paths: Sequence[Path], k: int = 5, batch_size: int = 32, workers: int = 0
 ) -> Iterator[tuple[Path, list[dict] | DataError]]:
-    """Yield each path, in order, with its result of predict, or with why it cannot be decoded.
+    """Yield each path, in order, with its predictions, or the error if it cannot be decoded.
 
     Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode while
-    the network computes; with 0, this process decodes. Neither changes results beyond rounding.
+    the network computes; with 0, this process decodes. Neither argument changes results beyond
+    rounding.
     """
     check_counts(k=k, batch_size=batch_size)
     arriving = decode_all(DecodedOnUse(tuple(map(str, paths)), model.view), workers, "classifying")
@@ -200,9 +201,9 @@ def load_model(
 ) -> Classifier:
     """Load a file of weights, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
 
-    `name`: the network, if it is known; then `path` may be a published name, "IMAGENET1K_V2".
+    `name`: the network, if it is known; then `path` may be a published name: "IMAGENET1K_V2".
     `classes` and `preprocess`: as the options --classes and --preprocess, for files that lack them.
-    Raises WeightsError if the class names are unknown, or the weights are not of this network.
+    Raises WeightsError if the class names are unknown, or the weights do not fit this network.
     """
     weights = open_weights(path, name and zoo.twin(name))
     stored = weights.metadata
@@ -227,9 +228,9 @@ def network_of(
 ) -> tuple[str, Network]:
     """The name of the network that weights are for, and the network with these weights.
 
-    `name`: the network, if it is known. A plain one gets its residual twin's weights, and logs
-    which are dropped. `new_head`: the head will be replaced, so the file needs none. Raises
-    WeightsError if the weights fit no network, several, or another one.
+    `name`: the network, if it is known. A plain one takes its residual twin's weights; dropped ones
+    are logged. `new_head`: the head will be replaced, so the file needs none. Raises WeightsError
+    if the weights fit no network, several networks, or another network.
     """
     name = name or weights.metadata.model
     if name is None:
@@ -262,7 +263,7 @@ def network_of(
 
 
 def source_of(weights: Weights) -> str:
-    """Where weights are from, and what was left out of that."""
+    """The source of weights, and what was left out of it."""
     return "; ".join((str(weights.source), *weights.notes))
 
 

@@ -1,4 +1,4 @@
-"""Check this machine: what is found, how to fix it, and how long the commands will take.
+"""Check this machine: what it has, how to fix problems, and how long the commands will take.
 
     python -m experiments.doctor
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
     from experiments.plumbing.forecast import Forecast
 
-Row = tuple[str, str, str]  # what was looked at, what was found, how to fix it ("": it is fine)
+Row = tuple[str, str, str]  # what was checked, what was found, how to fix it ("": no problem)
 
 MOUNTS = Path("/proc/mounts")
 SLOW = {"9p", "drvfs", "cifs", "smb3", "nfs", "nfs4", "vboxsf", "fuse.sshfs", "fuse.drive"}
 DRIVERS = {"12": 525, "13": 580}  # CUDA's major version -> the oldest driver that runs it
 HANGUL = 0xD55C  # the letter "han"
 LAST_START = 18.0  # seconds after which no further target is timed
-PATIENCE = 3.0  # seconds for a target; then each of its networks that is left gets one step
-FEW = 64  # images a timed step on a CPU, at most: it computes a batch image by image
+PATIENCE = 3.0  # seconds for a target; then each remaining network gets only one step
+FEW = 64  # most images in a timed step on a CPU, which computes image by image
 CIFAR10_IMAGES, SYNTHETIC_IMAGES = (50_000, 10_000), (4000, 1000)  # training and test
 ANTS_AND_BEES = {"train": 245, "val": 153}
 
@@ -89,7 +89,7 @@ def nvidia_smi() -> tuple[str, str]:
 
 
 def of_gpu(driver: str, names: str) -> tuple["torch.device", Row]:
-    """The device that commands choose; why CUDA is used or not, and what to do about it."""
+    """The device that commands choose, and a row: why CUDA is used or not, and the fix."""
     import torch
 
     from experiments.plumbing.device import choose_device
@@ -98,10 +98,10 @@ def of_gpu(driver: str, names: str) -> tuple["torch.device", Row]:
     if device.type == "cuda":
         try:
             choose_device("cuda")
-        except UsageError as error:  # for example, this build is not for so old a GPU
+        except UsageError as error:  # for example, the GPU is too old for this build
             return torch.device("cpu"), ("device", str(error).split("\n")[0], install("cu126"))
         free, total = (number / 1e9 for number in torch.cuda.mem_get_info())
-        fix = "nvidia-smi lists the programs that use it: end those you can" * (free < 2)
+        fix = "end programs that use the GPU: nvidia-smi lists them" * (free < 2)
         return device, ("device", f"{why}; {free:.1f} of {total:.1f} GB free", fix)
     if not names:
         colab = "choose Runtime > Change runtime type > T4 GPU"
@@ -116,7 +116,7 @@ def of_gpu(driver: str, names: str) -> tuple["torch.device", Row]:
     elif hidden in ("", "-1"):
         why, fix = f"CUDA_VISIBLE_DEVICES={hidden} hides the GPU", "unset CUDA_VISIBLE_DEVICES"
     else:
-        fix = "restart the machine; a container needs docker run --gpus all"
+        fix = "restart the machine; for a container: docker run --gpus all"
     return device, ("device", f"CPU, although there is a GPU: {why}", fix)
 
 
@@ -130,7 +130,7 @@ def install(backend: str) -> str:
 
 
 def of_precision(device: "torch.device") -> Row:
-    """Which 16-bit numbers the hardware computes in."""
+    """The 16-bit precisions in which the hardware computes."""
     import torch
 
     from experiments.plumbing.device import has_bf16
@@ -139,14 +139,14 @@ def of_precision(device: "torch.device") -> Row:
     if device.type == "cuda":
         source = "compute capability {}.{}".format(*torch.cuda.get_device_capability())
     else:
-        find_out = getattr(torch.cpu, "get_capabilities", dict[str, bool])  # not in our oldest
+        find_out = getattr(torch.cpu, "get_capabilities", dict[str, bool])  # not in old versions
         flags = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16")
         source = ", ".join(flag for flag in flags if find_out().get(flag)) or platform.machine()
     return "16-bit", f"{' and '.join(kinds) or 'none, so fp32'} ({source})", ""
 
 
 def of_cores() -> Row:
-    """Cores, those that may be used, and the threads that torch uses."""
+    """The number of cores, of usable cores, and of torch's threads."""
     import torch
 
     from experiments.plumbing.forecast import usable_cores
@@ -191,11 +191,11 @@ def of_font() -> Row:
 
 
 def of_mount() -> Row:
-    """Whether this folder is on a slow disk: Windows's from WSL, or one in a network."""
+    """Whether this folder is on a slow disk: a Windows disk in WSL, or a network disk."""
     if not MOUNTS.exists():
-        return "disk", "its kind is known on Linux only", ""
+        return "disk", "its kind is only known on Linux", ""
     lines = [line.split() for line in MOUNTS.read_text(encoding="utf-8").splitlines()]
-    mounts = {Path(words[1].replace("\\040", " ")): words[2] for words in lines}  # the last counts
+    mounts = {Path(words[1].replace("\\040", " ")): words[2] for words in lines}  # the last wins
     here = Path().resolve()
     kind = next((mounts[place] for place in (here, *here.parents) if place in mounts), "unknown")
     fix = "copy it to Linux's own disk: cp -r . /tmp/skipzoo" * (kind in SLOW)
@@ -210,14 +210,14 @@ def of_disk() -> Row:
 
 
 def forecasts(device: "torch.device", last_start: float) -> list[Row]:
-    """Minutes for the targets that take long; `last_start` (of perf_counter): see LAST_START."""
+    """Forecasts of targets that take long; none starts after `last_start` (of perf_counter)."""
     from data.cifar import CIFAR_CACHE, FOLDER
     from experiments.plumbing.device import has_bf16
 
     precisions = ["fp32"] + ["bf16"] * has_bf16(device)
     if device.type == "cuda" and not has_bf16(device):
         precisions.append("fp16")
-    missing = "" if (CIFAR_CACHE / FOLDER).is_dir() else "; first it downloads 170 MB, CIFAR-10"
+    missing = "" if (CIFAR_CACHE / FOLDER).is_dir() else "; first it downloads CIFAR-10, 170 MB"
     rows = []
     for target, preset, note in (
         ("make ablation", "quick", ""), ("make ablation-vit", "vit", ""),
@@ -254,7 +254,7 @@ def foretell(preset: Any, precision: str, device: "torch.device", until: float) 
         images = torch.randn(count, 3, side, side, device=device)
         return SameBatch(images, torch.zeros(count, dtype=torch.int64, device=device))
 
-    if preset is None:  # photos; decoding and cropping them takes a CPU a few percent of the time
+    if preset is None:  # photos; on a CPU, decoding and cropping take a few percent of the time
         settings = Settings(batch_size=4 if device.type == "cpu" else 32, precision=precision)
         model = to_layout(zoo.build("resnet18", 2), settings).to(device)
         timed = model, batch(settings.batch_size, 224), settings

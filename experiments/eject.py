@@ -3,8 +3,8 @@
     python -m experiments.eject runs/transfer-my_images/RUN --as script
     python -m experiments.eject runs/transfer-my_images/RUN --as notebook
 
-Its 60 to 90 lines import nothing of this project, and train the same weights on a CPU. Run this in
-the folder where transfer was run, so that it finds the images again.
+The 60 to 90 lines import nothing of this project, and train the same weights on a CPU. Run this
+command in the folder where transfer was run: it reads the images again.
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Write the file; raise UsageError if it exists, or if the run cannot be written so."""
+    """Write the file; raise UsageError if it exists, or if the run cannot be ejected."""
     folder = options.run.parent if options.run.is_file() else options.run
     suffix = SUFFIXES[options.form]
     output = options.output or folder / f"ejected{suffix}"
     if output.exists():
-        fix = "name a new file by --output, or move this one away"
-        raise UsageError("this file exists, and may hold changes of yours", output, fix)
+        fix = "name another file with --output, or move this file"
+        raise UsageError("this file exists, and may contain your changes", output, fix)
     cli.check_file("--output", output, suffix)
     with doing("loading the libraries"):
         from experiments.transfer.ejection import eject

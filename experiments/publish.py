@@ -1,12 +1,12 @@
 """For developers: write results into docs/ and README.md.
 
-python -m experiments.publish readme                  what README takes from results and code
+python -m experiments.publish readme                  README's parts from results and code
 python -m experiments.publish read                    the reading path as pages: runs/read/
 python -m experiments.publish verify                  the comparison with other libraries
 python -m experiments.publish bugs                    the gallery of bugs
 python -m experiments.publish runs/quick              an ablation, or experiments.transfer's results
 
-Text between <!-- NAME --> and <!-- /NAME --> is replaced in whichever page has these two lines.
+Text between <!-- NAME --> and <!-- /NAME --> is replaced in each page that has these two lines.
 """
 
 import ast
@@ -25,7 +25,7 @@ from experiments.plumbing import cli
 from experiments.plumbing.cli import ResultsError, doing
 from experiments.plumbing.tables import Part, Rows, markdown
 
-# Published ablations, by folder of docs/: the page that explains them.
+# Folders of docs/ with a published ablation, and the page of docs/ that explains it.
 PAGES = {"quick": "presets", "cifar10": "presets", "imagenet-nets": "imagenet-nets",
          "ablation-vit": "transformers"}  # fmt: skip
 
@@ -41,7 +41,7 @@ def fill_in(text: str, name: str, content: str) -> str:
 
 
 def put_into_docs(name: str, parts: Sequence[Part]) -> None:
-    """Into the pages that have a place for it: README.md and README.ko.md, or one of docs/."""
+    """Write `parts` into the pages that have a place for them: README*.md, or one of docs/."""
     from zoo.weights.atomic import write_atomic
 
     pages = [*Path().glob("README*.md"), *Path("docs").glob("*.md")]
@@ -111,7 +111,7 @@ def reading() -> Rows:
 
 
 def write_reading() -> None:
-    """The reading path as annotated pages, in runs/read; says where, and what is not translated."""
+    """Write the reading path as pages in runs/read; print where, and what is not translated."""
     from experiments.drawing.annotated import Language, write_pages
 
     files = [path.as_posix() for path in reading_path()]
@@ -123,7 +123,7 @@ def write_reading() -> None:
 
 
 def forwards() -> str:
-    """The bodies of forward(), of BasicBlock and its plain twin, in two columns, uncommented."""
+    """forward() of BasicBlock and of its plain twin, in two columns, without comments."""
     from zoo.blocks import BasicBlock
     from zoo.plain import PlainBasicBlock
 
@@ -138,7 +138,7 @@ def forwards() -> str:
 
 
 def equalities() -> str:
-    """The table of verify, as the page of the proof has it."""
+    """The table of verify, as in docs/proof.md."""
     text = Path("docs/proof.md").read_text(encoding="utf-8")
     block = text.partition("<!-- verify -->")[2].partition("<!-- /verify -->")[0]
     return "\n".join(line for line in block.splitlines() if line.startswith("|"))
@@ -167,7 +167,7 @@ def answers() -> Rows:
 
 
 def histories_csv(folder: Path) -> str:
-    """Every run's history.csv in one, the run's name in front of each line."""
+    """The history.csv of every run in one file; each line begins with the run's name."""
     lines = []
     for path in sorted(folder.glob("*/history.csv")):
         header, *rows = path.read_text(encoding="utf-8").splitlines()
@@ -176,7 +176,7 @@ def histories_csv(folder: Path) -> str:
 
 
 def publish_folder(folder: Path) -> None:
-    """The report into its page, the rows and figures into docs/NAME/."""
+    """Write the report into its page; copy the rows and figures to docs/NAME/."""
     from data.listing import readable
     from experiments.ablation import report as ablation
     from experiments.anatomy import study
@@ -191,7 +191,7 @@ def publish_folder(folder: Path) -> None:
         shutil.copytree(folder, Path("docs/anatomy"), dirs_exist_ok=True, ignore=keep)
         return
     if not all(any(folder.glob(name)) for name in ("results.csv", "*/history.csv")):
-        fix = "name the folder of the runs; the command that began them goes on"
+        fix = "name the folder of the runs; to finish them, repeat their command"
         raise ResultsError("there is nothing to publish, or not every run is finished", folder, fix)
     name = "transfer" if of_transfer else folder.name
     package = transfer if of_transfer else ablation
@@ -201,7 +201,7 @@ def publish_folder(folder: Path) -> None:
     if not of_transfer:
         write_atomic(docs / "histories.csv", histories_csv(folder).encode())
     for made in (*folder.glob("*.png"), *folder.glob("*.csv")):
-        if made.name != "split.csv":  # it has the names of somebody's files
+        if made.name != "split.csv":  # it has names of the user's files
             shutil.copy(made, docs / made.name)
 
 
@@ -214,7 +214,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """0 if what is published says what it should: all is equal, all bugs are caught."""
+    """Return 0, or 1 if a network differs from its library or a bug is not caught."""
     with doing("loading the libraries"):
         import torch
 

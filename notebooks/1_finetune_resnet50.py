@@ -14,10 +14,10 @@
 # 저장합니다. 학습을 `kill -9`로 강제 종료한 뒤 이어서 학습합니다. 모든 셀을 실행하는 데 CPU 코어
 # 2개로 약 1분 걸렸습니다. "여기서는 실행하지 않음"이라고 적힌 셀은 아무 일도 하지 않습니다.
 #
-# We look at the data, replace the head, train, keep the best epoch and reload it on a CPU. We
-# show one image with a title and the top 5, and save a `.pth` that torchvision reads. We kill the
-# training by `kill -9`, and resume it. All cells took about a minute on 2 CPU cores. Cells marked
-# "not run here" do nothing.
+# We look at the data, replace the head, train, keep the best epoch and reload it on a CPU. We show
+# one image with a title and its top 5 classes, and save a `.pth` that torchvision reads. We kill
+# the training with `kill -9` and resume it. All cells took about a minute on 2 CPU cores. Cells
+# marked "not run here" are skipped.
 
 # %%
 import os
@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path.cwd()))
 # **Colab (여기서는 실행하지 않음 / not run here)**: 이 셀은 저장소를 복제(clone)하고 설치합니다.
 # 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
-# In Colab, this cell clones the repository and installs it. It keeps the kernel's torch. Put the
-# address of the repository in place of `URL`.
+# In Colab, this cell clones and installs the repository. It keeps the installed torch. Replace
+# `URL` by the address of the repository.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules and not Path("zoo").is_dir():
@@ -53,9 +53,9 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # `my_images/cat/1.jpg`. 여기서는 ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로 학습한
 # ResNet-32를 씁니다. 보통은 `MODEL = "resnet50"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
 #
-# To use your own images, change `DATA`: a folder with one folder per class,
-# `my_images/cat/1.jpg`. ImageNet weights cannot be reached here, so we use a ResNet-32 trained on
-# CIFAR-10. Usually it is `MODEL = "resnet50"` and `WEIGHTS = "DEFAULT"`.
+# To use your own images, set `DATA` to a folder with one folder per class, such as
+# `my_images/cat/1.jpg`. ImageNet weights cannot be downloaded here, so we use a ResNet-32 trained
+# on CIFAR-10. The usual settings are `MODEL = "resnet50"` and `WEIGHTS = "DEFAULT"`.
 
 # %% tags=["parameters"]
 DATA = "cache/hymenoptera_data"
@@ -70,8 +70,8 @@ IMAGENET = False  # True: also run the cells that download ImageNet weights
 # 결과를 Drive에 두면, 같은 셀을 다시 실행했을 때 학습이 이어집니다. Colab이 아닌 곳에서는
 # `runs/drive`가 Drive를 대신합니다.
 #
-# **Mount Drive**: Colab deletes its files when it disconnects. With the results on Drive, you run
-# the same cell again and the training resumes. Outside Colab, `runs/drive` stands in for it.
+# **Mount Drive**: Colab deletes its files when it disconnects. If the results are on Drive, run the
+# same cell again to resume the training. Outside Colab, `runs/drive` replaces Drive.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules:
@@ -84,8 +84,8 @@ if "google.colab" in sys.modules:
 # PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
 # `imageNotFound.gif`는 사진이 아니므로 지웁니다.
 #
-# This downloads the ants and bees of PyTorch's tutorial and the weights, once.
-# `imageNotFound.gif` in the training folder is no photo, so we delete it.
+# This cell downloads the weights and the photos of PyTorch's tutorial (ants and bees), once.
+# `imageNotFound.gif` in the training folder is not a photo, so we delete it.
 
 # %%
 import zipfile
@@ -110,8 +110,8 @@ for folder in sorted(Path(DATA).glob("*/*")):
 # 흔히 쓰는 코드는 `ImageFolder`로 클래스와 사진 몇 장을 보여 줍니다. 깨진 파일이나 중복된 사진은
 # 알려 주지 않습니다.
 #
-# The usual cell shows the classes and a few pictures by `ImageFolder`. It does not show broken
-# files or duplicates.
+# The usual cell lists the classes and shows a few images with `ImageFolder`. It does not find
+# broken files or duplicates.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -141,9 +141,9 @@ check_data.main(check_data.Options(Path(DATA), workers=0))
 # 찾습니다. 깨진 파일이 있으면 파일 이름을 알려 주고 검사를 멈춥니다. 그래서 학습 도중 어느
 # 에폭에서 갑자기 멈추는 일이 없습니다.
 #
-# **What changed**: every file is really decoded, and photos that are in both train and val are
-# found. A broken file is named and stops the check; it does not stop a training in the middle of
-# some epoch.
+# **What changed**: the check decodes every file and finds photos that are in both train and val. A
+# broken file stops the check, which names the file. So it cannot stop the training in a later
+# epoch.
 
 # %% [markdown]
 # ## 2. 헤드 바꾸기 / Replace the head
@@ -152,9 +152,9 @@ check_data.main(check_data.Options(Path(DATA), workers=0))
 # 클래스 수와 같은 새 층으로 바꿉니다. 이 층의 이름은 torchvision의 ResNet에서는 `fc`,
 # skipzoo에서는 `head`입니다.
 #
-# The last layer of a pretrained network answers with the classes of its own data. We put in a new
-# layer with as many outputs as we have classes. It is `fc` in torchvision's ResNets, and `head`
-# here.
+# The last layer of a pretrained network has one output for each class of its own dataset. We
+# replace it by a new layer with one output for each of our classes. It is called `fc` in
+# torchvision's ResNets, and `head` here.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -179,10 +179,10 @@ print("after: ", usual.head)
 # 멈출 수 있습니다. 흔한 해결책은 `drop_last=True`이고, skipzoo의 학습 루프는 늘 그렇게 합니다.
 # 에폭마다 순서가 바뀌므로 빠지는 이미지도 매번 다릅니다.
 #
-# If one image remains after dividing by the batch size, the last batch has one image. In
-# `train()`, a batch norm cannot compute a variance from one value, and training may stop at the
-# end of an epoch. The usual fix is `drop_last=True`, and our loop always does that. The order
-# changes every epoch, so other images are left out each time.
+# If the number of images divided by the batch size leaves a remainder of 1, the last batch has one
+# image. In `train()` mode, batch norm cannot compute a variance from one value, so training may
+# stop at the end of an epoch. The usual fix is `drop_last=True`; our loop always does the same. The
+# order changes in every epoch, so each epoch leaves out other images.
 
 # %%
 import zoo
@@ -198,8 +198,8 @@ except ValueError as error:
 # 흔히 쓰는 코드는 에폭마다 한 줄을 출력합니다. 이 코드로는 2에폭만 학습합니다. 검증 곡선은 아래에서
 # skipzoo가 그립니다.
 #
-# The usual cell prints a line per epoch. We do two epochs of it. skipzoo draws the validation curve
-# below.
+# The usual cell prints a line per epoch. Here it runs only two epochs. skipzoo draws the validation
+# curve below.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -227,13 +227,13 @@ for epoch in range(min(EPOCHS, 2)):
     print(f"epoch {epoch + 1}: last loss {loss:.3f}, val {torch.cat(answers).float().mean():.1%}")
 
 # %% [markdown]
-# ### skipzoo에서는: 강제 종료해도 이어집니다 / Here: it survives a kill
+# ### skipzoo에서는: 강제 종료해도 이어집니다 / Here: a killed training resumes
 #
 # 다른 프로세스에서 학습을 시작하고, 체크포인트가 생기면 `kill -9`로 강제 종료합니다. Colab의
 # 연결이 끊긴 상황과 같습니다. 체크포인트는 약 10초마다 저장됩니다.
 #
-# We start the training in another process. Once there is a checkpoint, we kill it by `kill -9`,
-# just as if Colab had disconnected. A checkpoint is saved about every 10 seconds.
+# We start the training in another process. Once there is a checkpoint, we kill the process with
+# `kill -9`. A disconnected Colab has the same effect. A checkpoint is saved about every 10 seconds.
 
 # %%
 # skipzoo에서는 / here
@@ -258,7 +258,8 @@ print(f"the process is dead: exit code {process.returncode}")
 # %% [markdown]
 # 이제 커널에서 같은 옵션으로 호출합니다. 몇 번째 스텝부터 이어서 학습하는지 출력에 나옵니다.
 #
-# Now we call it in the kernel, with the same options. The output says at which step it resumes.
+# Now we run the same training in the kernel, with the same options. The output says at which step
+# it resumes.
 
 # %%
 from experiments.transfer.comparison import transfer
@@ -271,9 +272,9 @@ results
 # 순서까지 그대로 이어지므로 결과는 중단하지 않았을 때와 비트 단위까지 같습니다(프로젝트의 테스트가
 # 확인합니다). 흔히 쓰는 코드는 처음부터 다시 학습해야 합니다.
 #
-# **What changed**: the killed training did not start again. The optimiser, the rate and the order
-# of images continue, so the result has the same bits as without the kill (the project's tests
-# check it). The usual cell has to start again.
+# **What changed**: the killed training did not start from the beginning. The optimiser, the
+# learning rate and the order of images continue, so the result is bit-identical to that of a run
+# without the kill (the project's tests check this). The usual cell has to start from the beginning.
 
 # %% [markdown]
 # ## 4. 가장 좋은 에폭 저장하기 / Keep the best epoch
@@ -281,8 +282,8 @@ results
 # 흔히 `best = model.state_dict()`라고 씁니다. 이것은 복사본이 아니라 **참조**(reference)라서,
 # 학습이 계속되면 함께 바뀝니다. `copy.deepcopy`가 필요합니다.
 #
-# A usual cell says `best = model.state_dict()`. This is no copy but a **reference**: it changes
-# as training goes on. It needs `copy.deepcopy`.
+# The usual cell has `best = model.state_dict()`. This is a **reference**, not a copy: its weights
+# change as training goes on. Use `copy.deepcopy`.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -314,9 +315,10 @@ print(f"chosen: epoch {results.rows[0]['best_epoch']}")
 # 에폭을 고를 때는 보지 않고 마지막에 한 번만 측정합니다. 에폭을 고를 때 쓴 이미지로 정확도를
 # 보고하면 얼마나 부풀려지는지는 노트북 3에서 측정합니다.
 #
-# **What changed**: the best epoch is chosen on val and written to a file at once. A test folder,
-# if there is one, is not looked at for the choice, and measured once at the end. Notebook 3
-# measures how much too high an accuracy is if it is reported on the images that chose the epoch.
+# **What changed**: the best epoch is chosen on val, and its weights are saved at once. A test
+# folder, if there is one, is not used for this choice; its accuracy is measured once, at the end.
+# If the same images choose the epoch and measure the accuracy, the result is too high; notebook 3
+# measures by how much.
 
 # %% [markdown]
 # ## 5. CPU에서 다시 불러오기 / Reload on a CPU
@@ -324,8 +326,8 @@ print(f"chosen: epoch {results.rows[0]['best_epoch']}")
 # GPU에서 저장한 파일은 `map_location="cpu"` 없이는 CPU에서 열리지 않습니다. 가중치만 담은 파일에는
 # 클래스 이름도 전처리 방법도 없으므로, 흔히 쓰는 코드에서는 이것들을 다시 적습니다.
 #
-# A file saved on a GPU does not open on a CPU without `map_location="cpu"`. A file of weights has
-# neither class names nor preprocessing, so the usual cell types them again.
+# Without `map_location="cpu"`, a file saved on a GPU does not load on a CPU. A file of weights
+# stores neither class names nor preprocessing, so the usual cell repeats both.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -350,8 +352,8 @@ model
 # 흔히 쓰는 코드에서는 전처리, `unsqueeze(0)`, `eval()`, `softmax`를 모두 직접 합니다. 하나라도
 # 잊으면 오류는 나지 않고 답만 틀립니다.
 #
-# The usual cell does preprocessing, `unsqueeze(0)`, `eval()` and `softmax` by hand. If one is
-# forgotten, there is no error, only wrong answers.
+# The usual cell does preprocessing, `unsqueeze(0)`, `eval()` and `softmax` by hand. If one of them
+# is forgotten, there is no error, but the answers are wrong.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -380,10 +382,10 @@ predict(model, file)
 # CIFAR-10의 클래스만 알기 때문에 곤충을 보고도 그중 하나를 골라야 합니다. 확률이 높다고 해서
 # 정답을 안다는 뜻은 아닙니다.
 #
-# There are two classes, so the top 5 are two. This small network is wrong on one of three
-# validation images, so the answer above may be wrong. Below are the top 5 of the network
-# **before** fine-tuning. It only knows the classes of CIFAR-10, and has to choose one of them for
-# an insect. A high probability does not mean that it knows.
+# There are only two classes, so the top 5 has two entries. This small network misclassifies one of
+# three validation images, so the answer above may be wrong. Below is the top 5 of the network
+# **before** fine-tuning. That network knows only the classes of CIFAR-10, so it has to choose one
+# of them for an insect. A high probability does not mean that the answer is right.
 
 # %%
 names = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
@@ -396,8 +398,8 @@ predict(old, file, k=5)
 # 같은 파일과 같은 검증 이미지로, 한 번에 하나씩 실수해 봅니다: 다른 전처리, 빠뜨린 `eval()`, 한
 # 장씩 넣기.
 #
-# The same file and the same validation images, with one mistake at a time: other preprocessing, a
-# forgotten `eval()`, images one by one.
+# We use the same file and the same validation images, and make one mistake at a time: other
+# preprocessing, a forgotten `eval()`, images one by one.
 
 # %%
 from dataclasses import replace
@@ -447,11 +449,11 @@ Rows(("prediction", "accuracy %", "points"), lines)
 # 그리고 `eval()`을 빠뜨린 채 한 장씩 넣은 것입니다. 나머지는 이 이미지들만으로는 0과 구별할 수
 # 없습니다.
 #
-# **What changed**: `load_model` reads preprocessing and class names from the file and always
-# computes in `eval()`, so there is no room for the mistakes of the table. The negative numbers
-# are their costs, and none of them raised an error. With 153 images a few points may be chance,
-# so trust the large ones: no or another normalisation, and a batch of one with `eval()`
-# forgotten. The others cannot be told from 0 with these images.
+# **What changed**: `load_model` reads preprocessing and class names from the file, and predictions
+# always use `eval()`. So these mistakes cannot happen. Negative numbers are the cost of a mistake;
+# no mistake raised an error. With 153 images, a difference of a few points may be chance. Trust
+# only the large ones: missing or different normalisation, and a batch of one with `eval()`
+# forgotten. These images are too few to distinguish the others from 0.
 
 # %% [markdown]
 # ## 7. torchvision이 읽을 수 있는 `.pth` / A `.pth` that torchvision reads
@@ -460,9 +462,8 @@ Rows(("prediction", "accuracy %", "points"), lines)
 # 없으므로, 이때는 여기서 만든 (학습하지 않은) ResNet-18로 보여 줍니다. `resnet50`을 학습했다면 그
 # 네트워크를 저장합니다.
 #
-# `zoo.export` gives the weights under torchvision's names. torchvision has no ResNet-32; in that
-# case we show it with a ResNet-18 built here, untrained. If you trained `resnet50`, it is that
-# network.
+# `zoo.export` returns the weights under torchvision's names. torchvision has no ResNet-32, so we
+# export an untrained ResNet-18 instead. If you trained `resnet50`, the cell exports that network.
 
 # %%
 import torchvision

@@ -14,9 +14,10 @@
 # 측정합니다. 모든 셀을 실행하는 데 CPU 코어 2개로 약 6분 걸렸습니다. "여기서는 실행하지
 # 않음"이라고 적힌 셀은 아무 일도 하지 않습니다.
 #
-# We compare two ways to move a pretrained network to our own images, by accuracy and time. We
-# measure where the time goes, and what two traps cost: moving batch norms and RGBA images. All
-# cells took about 6 minutes on 2 CPU cores. Cells marked "not run here" do nothing.
+# We compare two ways to adapt a pretrained network to our own images, by accuracy and time. We
+# measure how the time is spent, and the cost of two mistakes: batch norm statistics that change in
+# a frozen network, and RGBA images. All cells took about 6 minutes on 2 CPU cores. Cells marked
+# "not run here" are skipped.
 
 # %%
 import os
@@ -31,8 +32,8 @@ sys.path.insert(0, str(Path.cwd()))
 # **Colab (여기서는 실행하지 않음 / not run here)**: 이 셀은 저장소를 복제(clone)하고 설치합니다.
 # 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
-# In Colab, this cell clones the repository and installs it. It keeps the kernel's torch. Put the
-# address of the repository in place of `URL`.
+# In Colab, this cell clones and installs the repository. It keeps the installed torch. Replace
+# `URL` by the address of the repository.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules and not Path("zoo").is_dir():
@@ -52,8 +53,8 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를 씁니다. 보통은 `MODEL =
 # "resnet18"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
 #
-# To use your own images, change `DATA`: a folder with one folder per class. ImageNet weights
-# cannot be reached here, so we use a ResNet-32 trained on CIFAR-10. Usually it is `MODEL =
+# To use your own images, set `DATA` to a folder with one folder per class. ImageNet weights cannot
+# be downloaded here, so we use a ResNet-32 trained on CIFAR-10. The usual settings are `MODEL =
 # "resnet18"` and `WEIGHTS = "DEFAULT"`.
 
 # %% tags=["parameters"]
@@ -70,8 +71,8 @@ IMAGENET = False  # True: also run the cells that download ImageNet weights
 # PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
 # `imageNotFound.gif`는 사진이 아니므로 지웁니다.
 #
-# This downloads the ants and bees of PyTorch's tutorial and the weights, once.
-# `imageNotFound.gif` in the training folder is no photo, so we delete it.
+# This cell downloads the weights and the photos of PyTorch's tutorial (ants and bees), once.
+# `imageNotFound.gif` in the training folder is not a photo, so we delete it.
 
 # %%
 import zipfile
@@ -126,15 +127,15 @@ def trainable(model: nn.Module) -> int:
 print(f"fine-tuning: {trainable(network):,} parameters; feature extraction: {trainable(frozen):,}")
 
 # %% [markdown]
-# ### 함정: 동결했는데도 움직입니다 / The trap: frozen, but it moves
+# ### 함정: 동결했는데도 움직입니다 / The trap: a frozen network that changes
 #
 # `requires_grad = False`는 기울기(gradient)만 끕니다. 학습 루프의 `model.train()` 때문에 배치
 # 정규화(batch norm)의 이동 평균과 이동 분산(running statistics)은 계속 바뀝니다. 아래에서는
 # 옵티마이저 없이 이미지를 통과시키기만 합니다. 그래도 특징이 달라집니다.
 #
-# `requires_grad = False` only stops gradients. `model.train()` in the training loop keeps
-# changing the running statistics of batch norms. Below we only pass images through, without any
-# optimiser. The features change all the same.
+# `requires_grad = False` only stops gradients. In the training loop, `model.train()` still lets
+# batch norm change its running statistics. Below, images only pass through the network, without any
+# optimiser. The features change nevertheless.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -174,9 +175,9 @@ print(f"trainable: {trainable(module):,}; the class Frozen in experiments/transf
 # 바뀌었습니다. 흔히 쓰는 코드의 헤드는 계속 바뀌는 특징으로 학습하게 됩니다. 그 때문에 정확도가
 # 얼마나 낮아지는지는 바로 아래에서 측정합니다. 이 실수의 이름은 `moving-bn`입니다.
 #
-# **What changed**: the usual "frozen" network moved its features, ours by 0 %. The head learns
-# from features that keep moving. What that costs in accuracy is measured next; this mistake has
-# the name `moving-bn`.
+# **What changed**: the features of the usual "frozen" network changed; ours changed by 0 %. The
+# usual head learns from features that keep changing. The next section measures the cost in
+# accuracy. This mistake is called `moving-bn`.
 
 # %% [markdown]
 # ## 2. 비교 / The comparison
@@ -186,9 +187,9 @@ print(f"trainable: {trainable(module):,}; the class Frozen in experiments/transf
 # 셀을 다시 실행하면 이어집니다. `linear-probe`(선형 프로브)는 특징을 한 번만 계산하고 로지스틱
 # 회귀로 헤드를 학습합니다.
 #
-# Usual notebooks copy the training cell for each strategy and run each once. Here one call runs
-# several seeds on the same images in the same order. It prints a line per epoch; if it is
-# interrupted, the same cell resumes. `linear-probe` computes the features once and fits the head
+# Usual notebooks copy the training cell for each strategy and run each copy once. Here one call
+# runs several seeds on the same images in the same order. It prints a line per epoch. After an
+# interruption, the same cell resumes. `linear-probe` computes the features once and fits the head
 # by logistic regression.
 
 # %%
@@ -212,9 +213,9 @@ results
 # 수 없으면 알 수 없다고 말합니다. 아래는 배치 정규화 통계가 계속 바뀔 때의 비용입니다. 같은 시드,
 # 같은 이미지끼리 뺀 차이입니다.
 #
-# The table has means and 95 % intervals. The recommendation looks at the intervals, and says so
-# where it cannot tell. Below is the cost of moving batch norms: differences of equal seeds and
-# equal images.
+# The table shows means and 95 % intervals. The recommendation depends on the intervals, and says
+# when they cannot tell. Below is the cost of `moving-bn`: differences between runs with the same
+# seed and the same images.
 
 # %%
 from experiments.plumbing.stats import estimate
@@ -238,8 +239,8 @@ print(f"{results.rows[0]['images'][split]} images of {split}")
 # 짧은 실행으로는 어느 쪽이 나은지 알 수 없을 때가 많습니다. 같은 데이터로 더 길게(20에폭, 시드
 # 5개) 실행한 결과가 저장소에 있습니다.
 #
-# A short run often cannot tell. The repository has the results of a longer one on the same data:
-# 20 epochs, 5 seeds.
+# A short run often cannot tell which is better. The repository has the results of a longer run on
+# the same data: 20 epochs, 5 seeds.
 
 # %%
 import csv
@@ -263,10 +264,10 @@ for column in ("best_val_accuracy", "last_val_accuracy"):
 # 더 작아 보입니다. 운이 좋았던 에폭을 고르기 때문입니다. 이렇게 적은 이미지로는 미세 조정과 특징
 # 추출 중 어느 쪽이 나은지 대개 알 수 없습니다.
 #
-# **What changed**: only that the frozen network's batch norms stay fixed. After the last epoch
-# that is about 8 points (5 seeds, 153 images, the output above). If val chooses the best epoch,
-# the difference looks smaller, because a lucky epoch is chosen. Fine-tuning and feature
-# extraction can rarely be told apart with so few images.
+# **What changed**: only the batch norm statistics of the frozen network, which stay fixed. After
+# the last epoch, the difference is about 8 points (5 seeds, 153 images, see the output above). If
+# val chooses the best epoch, the difference looks smaller, because a lucky epoch is chosen. So few
+# images can rarely tell whether fine-tuning or feature extraction is better.
 
 # %% [markdown]
 # ## 3. 시간은 어디에 쓰이나요? / Where the time goes
@@ -333,11 +334,12 @@ Rows(header, lines)
 # `linear-probe`는 특징을 한 번만 계산합니다. 여기서는 어느 쪽이든 계산 시간이 대부분이지만,
 # GPU에서는 읽기 시간이 더 길어지기 쉽습니다.
 #
-# **What changed**: here every photo is decoded once and stored small (`cache/images`); each epoch
-# crops those pixels. So loading takes the time printed above. The first time, every photo is
-# decoded as in the usual cell. Feature extraction is faster since backward only passes the head;
-# `linear-probe` computes features once. Here computing takes most of the time either way; on a
-# GPU, loading easily takes longer.
+# **What changed**: here every photo is decoded once, made smaller and stored (`cache/images`). Each
+# epoch crops the stored pixels, so loading takes the time printed above. The first time, every
+# photo is decoded as in the usual cell. Feature extraction is faster than fine-tuning, since
+# backward only passes the head. `linear-probe` is faster still, since it computes the features
+# once. Computing takes most of the time for each of them here; on a GPU, loading easily takes
+# longer.
 
 # %% [markdown]
 # ## 4. RGBA 함정 / The RGBA trap
@@ -346,9 +348,9 @@ Rows(header, lines)
 # 붙입니다. 그러면 투명도가 사라지고 숨어 있던 색(대개 검은색)이 드러납니다. 16비트 회색조 이미지는
 # 값이 잘려(clip) 대부분 흰색이 됩니다.
 #
-# A transparent PNG has four channels. When that raises an error, usual notebooks add
-# `.convert("RGB")`. This drops the transparency and shows the hidden colours, often black. 16-bit
-# grey is clipped, mostly to white.
+# A transparent PNG has four channels. If this raises an error, usual notebooks add
+# `.convert("RGB")`. That call drops the transparency and shows the hidden colours, often black. It
+# also clips 16-bit grey, mostly to white.
 
 # %%
 # 흔히 쓰는 코드와 skipzoo / the usual cell, and here
@@ -405,8 +407,8 @@ plt.show()
 # 모든 검증 이미지를 이렇게 오려 낸 다음, 같은 분류기가 두 가지 방법으로 읽은 이미지에 각각 어떻게
 # 답하는지 셉니다.
 #
-# We cut out all validation images like this, and count how the same classifier answers to the two
-# readings.
+# We cut out all validation images like this, read them in both ways, and count the right answers of
+# the same classifier.
 
 # %%
 from experiments.classifier import load_model, predict
@@ -433,12 +435,12 @@ print(f"the two readings of one file get different answers: {differ} of {len(fil
 # 낸 이미지를 학습한 적이 없으므로 두 방법 모두 원래 사진보다 정확도가 낮습니다. 학습할 때와 예측할
 # 때 이미지를 같은 방법으로 읽어야 합니다.
 #
-# **What changed**: here transparent pixels are put on white, and 16-bit grey is scaled to 8 bits:
-# what people see. The output above counts the files whose answer depends on the reading. The
-# black background was right a few times more often here, but 153 images and one network cannot
-# tell which is better. The trouble is that hidden colours change answers without an error. The
-# network never learned from cut-outs, so both are worse than the photo. Training and prediction
-# have to read alike.
+# **What changed**: here transparent pixels become white, and 16-bit grey is scaled to 8 bits, so
+# the network gets what people see. The output above counts the files whose answer depends on how
+# they are read. With the black background, a few more answers were right here, but 153 images and
+# one network cannot tell which is better. The problem is that hidden colours change answers without
+# an error. The network was not trained on cut-outs, so both ways are worse than the original photo.
+# Training and prediction must read images in the same way.
 
 # %% [markdown]
 # ## 5. 붙여 넣을 표 / A table to paste
@@ -446,8 +448,8 @@ print(f"the two readings of one file get different answers: {differ} of {len(fil
 # 흔히 보는 노트북에서는 숫자를 손으로 옮겨 적습니다. 여기서는 보고서를 마크다운으로 출력합니다.
 # 이미지 수, 시드 수, 신뢰구간도 함께 나옵니다.
 #
-# Usual notebooks copy numbers by hand. Here the report is printed as Markdown, and the number of
-# images and seeds and the intervals come along.
+# In usual notebooks, numbers are copied by hand. Here the report is printed as Markdown, with the
+# numbers of images and seeds and the intervals.
 
 # %%
 from experiments.plumbing.tables import markdown
@@ -460,8 +462,8 @@ print(markdown(results.parts))
 # `results.best`는 추천된 전략에서 검증 정확도가 가장 높은 파일입니다. 클래스 이름과 전처리도 이
 # 파일에 들어 있습니다.
 #
-# `results.best` is the file with the highest validation accuracy of the recommended strategy.
-# Class names and preprocessing are in the file.
+# `results.best` is the checkpoint of the recommended strategy with the highest validation accuracy.
+# It contains class names and preprocessing.
 
 # %%
 model
@@ -489,7 +491,7 @@ if IMAGENET:
 # experiments.eject RUN --as notebook`. `RUN`은 `runs/two_strategies` 안의 폴더입니다. 개미와 벌
 # 튜토리얼은 `3_ants_and_bees.ipynb`에 있습니다.
 #
-# To use a run without this project, eject it. In a terminal, this command writes a notebook (or a
-# `script`) that needs only PyTorch and torchvision: `python -m experiments.eject RUN --as
-# notebook`. `RUN` is a folder in `runs/two_strategies`. The tutorial of ants and bees is
+# To use a run without this project, run this command in a terminal: `python -m experiments.eject
+# RUN --as notebook`. It writes a notebook (or a `script`) that needs only PyTorch and torchvision.
+# `RUN` is a folder in `runs/two_strategies`. The tutorial on ants and bees is in
 # `3_ants_and_bees.ipynb`.

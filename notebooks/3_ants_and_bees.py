@@ -14,9 +14,9 @@
 # 확인합니다. 모든 셀을 실행하는 데 CPU 코어 2개로 약 2분 걸렸습니다. "여기서는 실행하지
 # 않음"이라고 적힌 셀은 아무 일도 하지 않습니다.
 #
-# We look at what each transform does to an image, and understand the tutorial's training loop
-# line by line. We measure why `zero_grad`, `train()` and `eval()`, and `set_grad_enabled` are
-# there. All cells took about 2 minutes on 2 CPU cores. Cells marked "not run here" do nothing.
+# We look at what each transform does to an image, and explain the tutorial's training loop line by
+# line. We measure what happens without `zero_grad`, `train()` and `eval()`, and `set_grad_enabled`.
+# All cells took about 2 minutes on 2 CPU cores. Cells marked "not run here" are skipped.
 
 # %%
 import os
@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path.cwd()))
 # **Colab (여기서는 실행하지 않음 / not run here)**: 이 셀은 저장소를 복제(clone)하고 설치합니다.
 # 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
-# In Colab, this cell clones the repository and installs it. It keeps the kernel's torch. Put the
-# address of the repository in place of `URL`.
+# In Colab, this cell clones and installs the repository. It keeps the installed torch. Replace
+# `URL` by the address of the repository.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules and not Path("zoo").is_dir():
@@ -53,8 +53,8 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # = "DEFAULT"`로 설정합니다.
 #
 # The tutorial trains for 25 epochs. To save time, we train for fewer. ImageNet weights cannot be
-# reached here, so we use a ResNet-32 trained on CIFAR-10. Usually it is `MODEL = "resnet18"` and
-# `WEIGHTS = "DEFAULT"`.
+# downloaded here, so we use a ResNet-32 trained on CIFAR-10. The usual settings are `MODEL =
+# "resnet18"` and `WEIGHTS = "DEFAULT"`.
 
 # %% tags=["parameters"]
 DATA = "cache/hymenoptera_data"
@@ -68,8 +68,8 @@ IMAGENET = False  # True: also run the cells that download ImageNet weights
 # PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
 # `imageNotFound.gif`는 사진이 아니므로 지웁니다.
 #
-# This downloads the ants and bees of PyTorch's tutorial and the weights, once.
-# `imageNotFound.gif` in the training folder is no photo, so we delete it.
+# This cell downloads the weights and the photos of PyTorch's tutorial (ants and bees), once.
+# `imageNotFound.gif` in the training folder is not a photo, so we delete it.
 
 # %%
 import zipfile
@@ -95,9 +95,9 @@ for folder in sorted(Path(DATA).glob("*/*")):
 # 늘 똑같이 자릅니다. `scale`은 잘라 낸 부분의 넓이 비율, `ratio`는 잘라 낸 부분의 가로/세로 비율,
 # `p`는 뒤집을 확률입니다.
 #
-# In training, an image is cropped and flipped differently each time (augmentation). In validation
-# it is always cropped the same way. `scale` is the crop's share of the area, `ratio` its width /
-# height, `p` the probability of a flip.
+# In training, an image is cropped and flipped differently each time (augmentation). In validation,
+# it is always cropped the same way. `scale` is the crop's share of the area, `ratio` is its width /
+# height, and `p` is the probability of a flip.
 
 # %%
 import matplotlib.pyplot as plt
@@ -137,10 +137,10 @@ print(f"the photo has {photo.width}x{photo.height} pixels")
 # 0.35입니다. `ratio`는 이미지를 찌그러뜨리고, 검증할 때 자르는 부분은 언제나 같습니다. `p =
 # 0.5`이면 이미지마다 절반의 확률로 뒤집습니다.
 #
-# **What to see**: at `scale` 0.08 a crop may keep a twelfth of the photo, and only a part of the
-# insect is left. That suits ImageNet, which has many images. For few images our default is 0.35.
-# `ratio` distorts; validation's crop is always the same. `p = 0.5` flips each picture with a
-# chance of one half.
+# **What to see**: at `scale` 0.08, a crop may keep only a twelfth of the photo and a part of the
+# insect. This value suits large datasets such as ImageNet. Our default, 0.35, suits few images.
+# `ratio` distorts the image. The crop for validation is always the same. `p = 0.5` flips each image
+# with probability 0.5.
 
 # %% [markdown]
 # ## 2. 모양과 범위 / Shape and range
@@ -150,8 +150,8 @@ print(f"the photo has {photo.width}x{photo.height} pixels")
 # 같아야 합니다.
 #
 # `ToTensor` changes the shape from (H, W, C) to (C, H, W) and the range from 0..255 to 0..1.
-# `Normalize` subtracts each channel's mean and divides by its standard deviation. They must be
-# those of the pretraining.
+# `Normalize` subtracts each channel's mean and divides by its standard deviation. Both must be
+# those used in pretraining.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -192,9 +192,9 @@ print(f"one grey level is {1 / 255 / min(view.std):.3f} after Normalize")
 # 정규화는 배치 단위로 한꺼번에 합니다. 결과는 흔히 쓰는 코드와 위에 출력된 만큼만 다릅니다.
 # 전처리인 `view`가 가중치와 함께 저장되므로 예측할 때 다시 적을 필요가 없습니다.
 #
-# **What changed**: here pixels stay `uint8` to the end: a quarter of the memory, and each batch
-# is normalised at once. The result differs from the usual cell by no more than printed above. The
-# preprocessing, `view`, is saved with the weights, so nobody types it again for a prediction.
+# **What changed**: here pixels stay `uint8`, a quarter of the memory, until a whole batch is
+# normalised at once. The result differs from that of the usual cell by at most the number above.
+# The preprocessing, `view`, is saved with the weights, so a prediction need not repeat it.
 
 # %% [markdown]
 # ## 3. 튜토리얼의 학습 루프 / The tutorial's training loop
@@ -203,7 +203,7 @@ print(f"one grey level is {1 / 255 / min(view.std):.3f} after Normalize")
 # 줄마다 이유가 있습니다. 번호를 단 줄이 왜 필요한지 아래 3.1부터 3.6까지 하나씩 측정해 봅니다.
 #
 # Every epoch has two phases. `train` changes the weights; `val` only measures. Each line has a
-# reason. Sections 3.1 to 3.6 measure the reasons of the numbered lines.
+# reason. For the numbered lines, sections 3.1 to 3.6 measure it.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -268,9 +268,9 @@ usual = train_model(usual, nn.CrossEntropyLoss(), optimizer, scheduler, EPOCHS)
 # 기울기가 모두 쌓입니다. 같은 배치로 `zero_grad()`가 있을 때와 없을 때 한 번씩 학습해 봅니다.
 # 배치가 하나뿐이면 손실은 멀쩡해 보일 수 있으므로, 기울기의 크기(norm)를 보세요.
 #
-# `backward()` does not overwrite gradients, it **adds** to them. Without `zero_grad()`, the
-# gradients of all past batches pile up. We train twice on the same batch. With one batch the loss
-# may look fine, so look at the length of the gradient.
+# `backward()` does not overwrite gradients; it **adds** to them. Without `zero_grad()`, the
+# gradients of all past batches add up. We train on the same batch with and without it. With one
+# batch the loss may look normal, so look at the length of the gradient.
 
 # %%
 images, labels = next(iter(DataLoader(folders["val"], 16, shuffle=True)))
@@ -309,10 +309,11 @@ plt.show()
 # skipzoo의 학습 루프는 스텝마다 `train()`을, 평가할 때마다 `eval()`을 호출하므로 빠뜨릴 일이
 # 없습니다.
 #
-# Batch norm uses the batch's own mean in `train()`, and the stored mean in `eval()`. Without
-# `eval()`, the answer to an image depends on **the images beside it**, and validation data
-# changes the stored means. The smaller the batch, the worse; a batch of one is the worst. Our
-# loop calls `train()` at every step and `eval()` at every evaluation: nobody can forget it.
+# Batch norm uses the mean of the batch in `train()` mode, and the stored mean in `eval()` mode.
+# Without `eval()`, the answer to an image depends on **the other images of its batch**, and
+# validation data changes the stored means. Smaller batches are worse; a batch of one is the worst.
+# Our loop calls `train()` at every step and `eval()` at every evaluation, so they cannot be
+# forgotten.
 
 # %%
 val_images = torch.stack([image for image, _ in folders["val"]])
@@ -342,8 +343,8 @@ for size in (32, 4, 1):
 # 켜져 있으면 순전파(forward)의 중간 결과를 메모리에 남겨 둡니다. 검증에서는 `backward()`를 하지
 # 않으므로 중간 결과가 필요 없습니다.
 #
-# When it is on, the forward pass keeps its intermediate results in memory. In validation there is
-# no `backward()`, so nobody needs them.
+# When gradients are enabled, the forward pass keeps its intermediate results in memory. Validation
+# does not need them, since it calls no `backward()`.
 
 
 # %%
@@ -370,8 +371,8 @@ print(f"kept for {len(images)} images: {with_gradients / 1e6:.1f} MB, or {withou
 # `loss`는 한 배치의 **평균**입니다. 마지막 배치가 더 작으면, 배치 평균들의 평균은 전체 이미지의
 # 평균과 다릅니다.
 #
-# `loss` is the **mean** of a batch. If the last batch is smaller, the mean of the batches' means
-# is not the mean of all images.
+# `loss` is the **mean** over a batch. If the last batch is smaller, the mean of the batch means is
+# not the mean over all images.
 
 # %%
 with torch.no_grad():
@@ -392,8 +393,9 @@ for size in (4, 32, n - 1):
 # 나눠 한쪽에서 에폭을 고르고 다른 쪽에서 정확도를 잽니다(1,000번 반복).
 #
 # The tutorial picks the epoch with the highest validation accuracy and reports **that same
-# accuracy**. It is the maximum of several, so it is a little too high. We measure by how much:
-# split the validation images in half, choose on one half and measure on the other (1,000 times).
+# accuracy**. It is the maximum of several accuracies, so it is a little too high. To measure by how
+# much, we split the validation images in half 1,000 times. Each time, we choose the epoch on one
+# half and measure it on the other.
 
 # %%
 table = torch.tensor(right).float()  # (epochs, n)
@@ -413,8 +415,9 @@ print(f"chosen and reported on the same images: {gap:.1f} points too high ({wide
 # `step()`을 **에폭마다** 한 번 호출합니다. 배치마다 호출하면 첫 에폭이 끝나기도 전에 학습이 사실상
 # 멈춥니다.
 #
-# `StepLR(step_size=7)` divides the rate by 10 after every 7 calls of `step()`. The tutorial calls
-# it once per **epoch**. If you call it per batch, learning stops before the first epoch ends.
+# `StepLR(step_size=7)` divides the learning rate by 10 after every 7 calls of `step()`. The
+# tutorial calls `step()` once per **epoch**. If it is called per batch, learning stops before the
+# first epoch ends.
 
 
 # %%
@@ -445,10 +448,10 @@ print(f"after one epoch, per batch: {rates(len(loaders['train']))[1]:.0e}")
 # 10분의 1로. 미세 조정, 특징 추출, `moving-bn`의 세 가지를 비교합니다. `moving-bn`은 튜토리얼에
 # 나오는 특징 추출입니다. 가중치는 동결(freeze)하지만 `train()`이 배치 정규화 통계를 계속 바꿉니다.
 #
-# `recipe="tutorial"` has the tutorial's settings: SGD, rate 0.001, batches of 4, a tenth every 7
-# epochs. We compare fine-tuning, feature extraction, and `moving-bn`. The last one is the
-# tutorial's feature extraction: the weights are frozen, but `train()` keeps changing the
-# statistics of batch norms.
+# `recipe="tutorial"` has the tutorial's settings: SGD, batches of 4, and a learning rate of 0.001
+# that is divided by 10 every 7 epochs. We compare fine-tuning, feature extraction, and `moving-bn`.
+# The last one is the tutorial's feature extraction: the weights are frozen, but `train()` lets
+# batch norm change its statistics.
 
 # %%
 # skipzoo에서는 / here
@@ -483,19 +486,19 @@ print(f"fine-tuning: the usual loop {usual_best:.1%}, ours {here_best:.1%}, both
 # 이것만으로는 알 수 없습니다. 노트북 2에 시드 5개의 결과가 있습니다. 검증 세트로 에폭을 골랐으므로
 # 이 정확도들은 3.5에서 측정한 만큼 부풀려진 값이고, 표 아래 문장도 그렇게 알려 줍니다.
 #
-# **What changed**: fine-tuning does the same arithmetic as the loop above; only the order of
-# images and the random numbers differ. So the two accuracies may differ by chance. The cost of
-# `moving-bn` is above, but one seed cannot tell; notebook 2 has the results of 5 seeds. Val chose
-# the epochs, so these accuracies are too high as measured in 3.5; the text under the table says
-# so, too.
+# **What changed**: fine-tuning does the same arithmetic as the loop above; only the order of images
+# and the random numbers differ. So the difference of the two accuracies may be chance. The cost of
+# `moving-bn` is printed above, but one seed cannot tell; notebook 2 has the results of 5 seeds. Val
+# chose the epochs, so these accuracies are too high by the amount that 3.5 measures. The text under
+# the table says so, too.
 
 # %% [markdown]
 # ## 5. 예측 예시 / Sample predictions
 #
 # 튜토리얼의 `visualize_model`은 정규화를 되돌려 이미지를 그리고, 제목에 예측한 답을 적습니다.
 #
-# The tutorial's `visualize_model` undoes the normalisation, draws, and puts the answer in the
-# title.
+# The tutorial's `visualize_model` undoes the normalisation, draws the image, and shows the
+# predicted class in the title.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -522,15 +525,16 @@ predict(model, folders["val"].samples[shown[0]][0])
 # **달라진 점**: 흔히 쓰는 코드는 네트워크에 들어간 작은 이미지를 확률 없이 보여 줍니다.
 # skipzoo에서는 원래 사진에 확률을 함께 보여 주고, 클래스 이름과 전처리를 파일에서 읽습니다.
 #
-# **What changed**: the usual cell shows the small picture that the network sees, without a
-# probability. Here the original photo gets its probabilities, and class names and preprocessing
+# **What changed**: the usual cell shows the small image that the network gets, without a
+# probability. Here the original photo is shown with probabilities. Class names and preprocessing
 # come from the file.
 
 # %% [markdown]
 # **ImageNet 가중치로 (여기서는 실행하지 않음 / not run here)**: 튜토리얼 그대로 ResNet-18을 25에폭
 # 동안 학습합니다. GPU가 있으면 좋습니다.
 #
-# **With ImageNet weights**: the tutorial as it is, with ResNet-18 and 25 epochs. A GPU helps.
+# **With ImageNet weights**: this cell runs the tutorial unchanged, with ResNet-18 and 25 epochs. A
+# GPU helps.
 
 # %% tags=["not-run"]
 if IMAGENET:

@@ -16,13 +16,12 @@
 # 비교하는 데만 씁니다. 실행 시간은 마지막 셀에 나옵니다(CPU 코어 2개). "여기서는 실행하지
 # 않음"이라고 적힌 셀은 건너뜁니다.
 #
-# One step at a time: linear probe → augmentation → fine-tuning from the probe → schedule → ViT.
-# Each step is measured, accuracy and time, with a forecast of the minutes for all of CIFAR-10.
-# So is the cost of three mistakes: choosing the epoch on the test set, a forgotten `eval()`, and
-# another normalisation at prediction.
-# The subset is small, so these accuracies are no records. They only compare the steps.
-# The last cell shows the run time (2 CPU cores). Cells marked "not
-# run here" are skipped.
+# We add one step at a time: linear probe → augmentation → fine-tuning from the probe → learning
+# rate schedule → ViT. We measure the accuracy and the time of each step, and forecast the minutes
+# for all of CIFAR-10. We also measure the cost of three mistakes: choosing the epoch on the test
+# set, forgetting `eval()`, and a different normalisation at prediction. The subset is small, so
+# these accuracies are no records; they only serve to compare the steps. The last cell shows the run
+# time (2 CPU cores). Cells marked "not run here" are skipped.
 
 # %% [markdown]
 # ## 준비 / Setup
@@ -30,9 +29,8 @@
 # 아래 셀은 Colab에서만 실행됩니다. 저장소를 복제(clone)하고 설치합니다. 커널에 이미 있는 torch는
 # 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요. (여기서는 실행하지 않음)
 #
-# The next cell runs in Colab only. It clones the repository and installs it. The kernel's torch
-# stays as it is.
-# Put the repository's address in place of `URL`. (not run here)
+# The next cell runs in Colab only. It clones and installs the repository, and keeps the installed
+# torch. Replace `URL` by the address of the repository. (not run here)
 
 # %% tags=["not-run"]
 import os
@@ -100,8 +98,8 @@ SEEDS = 3
 # 나옵니다.
 #
 # If the folder is missing, CIFAR-10 (170 MB) is downloaded, and 1,000 training and 300 test images
-# of each class are stored as PNG.
-# Your images may not be the ones used here, so your accuracies differ a little.
+# of each class are stored as PNG. Your images may not be the ones used here, so your accuracies may
+# differ a little.
 
 # %%
 if not Path(DATA).exists():
@@ -131,18 +129,17 @@ for column, name in enumerate(classes):
 plt.show()
 
 # %% [markdown]
-# ## 2. 어떤 전이가 정직한 전이일까요? / Which transfer is honest?
+# ## 2. 어떤 전이가 정직한 전이일까요? / What is a fair transfer?
 #
 # 공개된 CIFAR용 ResNet-32 가중치는 바로 이 학습 이미지로 학습한 것입니다. 이것을 CIFAR-10에
 # "전이"하는 것은 전이가 아닙니다. 정답을 이미 배웠기 때문입니다. 그래서 클래스를 둘로 나눕니다.
 # 앞의 절반으로 사전 학습하고, 네트워크가 본 적 없는 뒤의 절반으로 전이합니다. 두 절반은 서로
 # 비슷하므로(고양이와 개, 자동차와 트럭) 전이가 쉬운 편입니다.
 #
-# The published CIFAR ResNet-32 was trained on these very training images. "Transferring" it to
-# CIFAR-10 would be no transfer: it has learned the answers.
-# So the classes are divided. The network is pretrained on the first half and transferred to the
-# second half, which it has never seen.
-# The halves are alike (cat and dog, automobile and truck), so this is an easy transfer.
+# The published ResNet-32 for CIFAR-10 was trained on these same training images. Using it for
+# CIFAR-10 would be no transfer, because it has already learned them. So we divide the classes: the
+# network is pretrained on the first half and transferred to the second half, which it has never
+# seen. The halves are similar (cat and dog, automobile and truck), so this transfer is easy.
 
 # %%
 half = len(classes) // 2
@@ -168,8 +165,8 @@ print("target:", ", ".join(classes[half:]))
 # 사전 학습입니다. 무작위 가중치에서 시작하므로 전략은 `scratch`입니다. 폴더에는 클래스 폴더만
 # 있으므로, 그 안에서 검증 세트(val)와 테스트 세트(test)를 뽑습니다.
 #
-# The pretraining. It starts from random weights, so the strategy is `scratch`. The folder has only
-# classes, so val and test are drawn from it.
+# This cell pretrains the network. Training starts from random weights, so the strategy is
+# `scratch`. The folder has no splits, so val and test are drawn from it.
 
 # %%
 source = transfer(
@@ -200,10 +197,10 @@ if "google.colab" in sys.modules:
 #
 # **흔히 쓰는 코드**: 동결된 백본을 에폭마다 다시 계산합니다.
 #
-# The backbone is frozen, and only the last layer (the head) learns. This shows what the pretrained
-# features are worth.
+# The backbone is frozen, and only the last layer (the head) is trained. This shows how useful the
+# pretrained features are.
 #
-# **The usual cell**: it computes the frozen backbone again in every epoch.
+# **The usual cell** computes the features of the frozen backbone again in every epoch.
 
 # %%
 normalize = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -249,9 +246,9 @@ print(f"usual: {100 * usual_probe:.1f} % on test, {EPOCHS} epochs, {usual_second
 # 에폭도 학습률도 필요 없습니다. 모든 단계가 옵션을 함께 쓰므로 짧은 함수로 묶습니다. 에폭마다
 # 나오는 줄은 로그 파일에 기록합니다.
 #
-# **Here**: the features are computed once, and logistic regression fits the head. There is one
-# solution, so no epochs and no learning rate.
-# All steps share options, so a short function holds them. The lines of the epochs go to a log file.
+# **Here** the features are computed once, and logistic regression fits the head. It has one
+# solution, so there are no epochs and no learning rate. All steps share options, which a short
+# function sets. The lines of the epochs go to a log file.
 
 # %%
 steps = {}  # name -> the rows of its runs, one for each seed
@@ -284,9 +281,10 @@ print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['imag
 # 위의 두 줄이 비용입니다. 흔히 쓰는 코드는 훨씬 오래 걸렸는데도 아직 수렴하지 않았습니다. 학습률과
 # 에폭 수를 따로 골라야 하기 때문입니다. 시드는 하나이고, 이미지 수는 위에 있습니다.
 #
-# **What changed and why**: with a frozen backbone the features are the same in every epoch. Once is
-# enough. The two lines above are the cost. The usual cell takes far longer and has not converged
-# yet, since its rate and epochs have to be chosen. One seed; the number of images is above.
+# **What changed and why**: with a frozen backbone the features are the same in every epoch, so it
+# is enough to compute them once. The two lines above compare the cost. The usual cell takes far
+# longer and has not converged yet, since its learning rate and epochs have to be chosen. There is
+# one seed; the number of images is above.
 
 # %% [markdown]
 # ## 4. 2단계: 데이터 증강 / Step 2: augmentation
@@ -297,11 +295,11 @@ print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['imag
 # **흔히 쓰는 코드**: `RandomCrop(32, padding=4)`와 좌우 뒤집기입니다. 이미지 한 장이 어떻게
 # 바뀌는지 봅니다.
 #
-# Each time, an image is cropped and flipped a little differently. Then features cannot be computed
-# beforehand: the backbone has to run in every epoch (feature extraction).
+# Each time, an image is cropped and flipped a little differently. So features cannot be computed in
+# advance: the backbone has to run in every epoch (feature extraction).
 #
-# **The usual cell**: `RandomCrop(32, padding=4)` and a horizontal flip. This is what happens to one
-# image.
+# **The usual cell** uses `RandomCrop(32, padding=4)` and a horizontal flip. It shows the effect on
+# one image.
 
 # %%
 augment = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip()])
@@ -319,8 +317,8 @@ plt.show()
 # **skipzoo에서는**: `feature-extraction`이 같은 헤드를 증강된 이미지로
 # 학습합니다(`RandomResizedCrop`, 뒤집기). 배치 정규화(BatchNorm) 통계는 바뀌지 않습니다.
 #
-# **Here**: `feature-extraction` trains the same head on augmented images (`RandomResizedCrop`,
-# flips). BatchNorm statistics do not move.
+# **Here** `feature-extraction` trains the same head on augmented images (`RandomResizedCrop`,
+# flips). BatchNorm statistics do not change.
 
 # %%
 step("feature-extraction")
@@ -333,10 +331,10 @@ for name in ("linear-probe", "feature-extraction"):
 # 한꺼번에 바뀌었습니다. 이미지를 많이 잘라 내는 강한 증강(넓이의 35 %까지만 남기기도 함)을 썼고,
 # 정확한 해 대신 SGD로 몇 에폭만 학습했습니다. 어느 쪽 때문인지는 이 실행만으로 알 수 없습니다.
 #
-# **What changed and why**: the head is a small linear layer with little room to overfit.
-# Augmentation can gain little, and it surely takes longer. Above, the accuracy is even lower. Two
-# things changed at once: strong crops (down to 35 % of the image), and a few epochs of SGD in place
-# of the exact solution. These runs cannot tell which one it is.
+# **What changed and why**: the head is a small linear layer, which can hardly overfit. So
+# augmentation can gain little, and it always takes longer. Above, the accuracy is even lower. Two
+# things changed at once: crops are strong (down to 35 % of the image), and a few epochs of SGD
+# replace the exact solution. These runs cannot tell which of the two is the cause.
 
 # %% [markdown]
 # ## 5. 3단계: 프로브에서 시작하는 미세 조정 / Step 3: fine-tuning from the probe
@@ -347,11 +345,11 @@ for name in ("linear-probe", "feature-extraction"):
 # **흔히 쓰는 코드**: 프로브를 마친 뒤 네트워크의 동결을 해제합니다(unfreeze). 그런데 옵티마이저는
 # 여전히 헤드만 알고 있습니다!
 #
-# Now all weights learn, at a low rate. The head fits already, so the first gradients do not damage
-# the backbone (lp-ft, Kumar et al. 2022).
+# Now all weights are trained, at a low learning rate. The head is trained already, so the first
+# gradients do not damage the backbone (lp-ft, Kumar et al. 2022).
 #
-# **The usual cell**: after the probe, it unfreezes the network. But the optimiser still knows only
-# the head!
+# **The usual cell** unfreezes the network after the probe. But the optimiser still has only the
+# head's parameters!
 
 # %%
 for parameter in model.parameters():
@@ -369,8 +367,8 @@ print(f"change of the first convolution: {(model.stem.conv.weight - before).abs(
 # **skipzoo에서는**: `lp-ft`는 프로브를 마친 뒤 모든 파라미터로 새 옵티마이저를 만듭니다. 비교를
 # 위해 `finetune`(새 헤드로 바로 미세 조정)과 `scratch`(무작위 가중치에서 시작)도 학습합니다.
 #
-# **Here**: after the probe, `lp-ft` makes a new optimiser of all parameters. For comparison:
-# `finetune` (at once, from a new head) and `scratch` (from random weights).
+# **Here** `lp-ft` makes a new optimiser for all parameters after the probe. For comparison, we
+# train `finetune` (at once, from a new head) and `scratch` (from random weights).
 
 # %%
 step("lp-ft", "finetune", "scratch")
@@ -385,11 +383,10 @@ step("lp-ft", "finetune", "scratch")
 #
 # **What changed and why**: an optimiser changes only the parameters it was given. Make it after
 # unfreezing, or use `add_param_group`. Above, the first convolution changed by exactly 0, without
-# an error or a warning.
-# The table above: `lp-ft` is better than `finetune`, which starts from a new head; that head's
-# first gradients are large and disturb the backbone. But these runs cannot tell whether it is
-# better than the probe: its interval includes the probe's value. The difference to `scratch` is
-# what the pretraining is worth.
+# an error or a warning. In the table above, `lp-ft` is better than `finetune`, which starts from a
+# new head; the first gradients of a new head are large and disturb the backbone. But these runs
+# cannot tell whether `lp-ft` is better than the probe: its interval includes the probe's value. The
+# difference to `scratch` is the gain from pretraining.
 
 # %% [markdown]
 # ## 6. 4단계: 학습률 스케줄 / Step 4: the schedule
@@ -397,8 +394,9 @@ step("lp-ft", "finetune", "scratch")
 # **흔히 쓰는 코드**: `StepLR(step_size=5)`는 에폭을 셉니다. `scheduler.step()`을 배치마다 호출하면
 # 첫 에폭 안에 학습률이 거의 0이 됩니다.
 #
-# **The usual cell**: `StepLR(step_size=5)` counts epochs. With `scheduler.step()` after each batch,
-# the rate is gone within the first epoch.
+# **The usual cell** has `StepLR(step_size=5)`, which is meant to count epochs. If
+# `scheduler.step()` is called after each batch, the learning rate becomes tiny within the first
+# epoch.
 
 # %%
 for place in ("each epoch", "each batch"):
@@ -413,8 +411,8 @@ for place in ("each epoch", "each batch"):
 # **skipzoo에서는**: 학습률은 스텝의 함수이고, 옵션 하나로 고릅니다. 같은 `lp-ft`를 세 가지
 # 스케줄로 학습합니다.
 #
-# **Here**: the rate is a function of the step, chosen by one option. The same `lp-ft` with three
-# schedules.
+# **Here** the learning rate is a function of the step, and one option chooses it. We train the same
+# `lp-ft` with three schedules.
 
 # %%
 step("lp-ft", name="lp-ft, step", lr_scheduler="step", lr_step_size=max(1, EPOCHS // 2))
@@ -438,9 +436,9 @@ plt.show()
 # 학습률이 낮고 에폭이 적으면 차이는 작습니다. 차이가 위의 신뢰구간보다 작으므로, 이 실행만으로는
 # 어느 스케줄이 나은지 알 수 없습니다.
 #
-# **What changed and why**: a schedule lowers the rate at the end, so the weights settle. With a low
-# rate and few epochs the difference is small. It is smaller than the intervals above: these runs
-# cannot tell which schedule is better.
+# **What changed and why**: a schedule lowers the learning rate at the end, so the weights change
+# less. With a low rate and few epochs the difference is small. It is smaller than the intervals
+# above: these runs cannot tell which schedule is better.
 
 # %% [markdown]
 # ## 7. 5단계: ViT (`vit_b_16`: 여기서는 실행하지 않음) / Step 5: ViT (`vit_b_16`: not run here)
@@ -449,9 +447,9 @@ plt.show()
 # 무작위 가중치에서부터 학습합니다. 사전 학습하지 않은 ViT는 이미지가 적으면 약합니다. 이것은
 # `vit_b_16`의 결과가 아닙니다.
 #
-# The ImageNet weights of `vit_b_16` cannot be reached here, so this is only the call.
-# Instead, a small ViT learns from random weights. Without pretraining, a ViT is weak on few images.
-# This is not `vit_b_16`'s result.
+# The ImageNet weights of `vit_b_16` cannot be downloaded here, so the next cell only shows the
+# call. Instead, we train a small ViT from random weights. Without pretraining, a ViT is weak on few
+# images. This is not `vit_b_16`'s result.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules:
@@ -471,10 +469,10 @@ for name in (f"{VIT}, scratch", "scratch"):
 # 시간은 일정하다고 봅니다. 정확도는 예측하지 않습니다. 이미지가 늘면 오르겠지만, 얼마나 오를지는
 # 이 실행만으로 알 수 없습니다.
 #
-# The forecast of time: the seconds of a run here, times the ratio of image counts. All of CIFAR-10
-# is 50,000 images of train and val (ten classes), with as many epochs. The time per image is taken
-# as constant. Accuracy has no forecast: it will rise with more images, but these runs cannot tell
-# how far.
+# To forecast the time, we multiply the seconds of a run by the ratio of the image counts. All of
+# CIFAR-10 is 50,000 images of train and val (ten classes); the number of epochs stays the same. We
+# assume a constant time per image. We do not forecast the accuracy: it will rise with more images,
+# but these runs cannot tell how far.
 
 # %%
 images = row["images"]
@@ -494,9 +492,9 @@ Markdown(markdown([Rows(header, lines)]))
 # `scratch`의 시간으로 그 사전 학습 시간을 예측해 봅니다. 컴퓨터에서 다른 프로그램이 돌고 있으면
 # 예측이 어긋납니다. 선형 프로브는 시드와 상관없이 해가 하나입니다. 그래서 위의 신뢰구간이 0입니다.
 #
-# Is the forecast right? In section 2 the same network was pretrained, on more images and for more
-# epochs. The time of `scratch` forecasts that time. Other programs on the machine disturb it.
-# The linear probe has one solution, whatever the seed. So its interval above is 0.
+# Is the forecast right? Section 2 pretrained the same network on more images and for more epochs.
+# We forecast its time from that of `scratch`. Other programs on the machine change the times. The
+# linear probe has one solution, whatever the seed, so its interval above is 0.
 
 # %%
 small, large = steps["scratch"][0], source.rows[0]
@@ -513,8 +511,8 @@ print(f"measured {measured:.1f} s: a factor of {measured / forecast:.2f}")
 # **흔히 쓰는 코드**: 에폭마다 테스트 정확도를 재고 가장 좋은 값을 보고합니다. 두 방법을 비교하려고
 # 여기서는 검증(val) 정확도도 함께 기록합니다.
 #
-# **The usual cell**: it measures test accuracy after each epoch and reports the best one. Here val
-# accuracy is recorded too, to compare the two ways.
+# **The usual cell** measures test accuracy after each epoch and reports the best one. Here we
+# record val accuracy, too, to compare the two ways.
 
 # %%
 rights = {"val": [], "test": []}  # for each seed: bool (epochs, images)
@@ -541,9 +539,9 @@ for seed in range(SEEDS):
 # 섞여 있습니다. 그래서 테스트 이미지를 무작위로 둘로 나눕니다. 한쪽에서 에폭을 고른 다음, 그쪽의
 # 정확도와 고를 때 쓰지 않은 다른 쪽의 정확도를 비교합니다.
 #
-# **Here** val chooses the epoch, and test is looked at once. The difference includes luck. So the
-# test images are divided at random: an epoch is chosen on one part, and its accuracy there is
-# compared with that on the other, fresh part.
+# **Here** val chooses the epoch, and test is used once. Part of the difference is chance. So we
+# divide the test images at random, choose an epoch on one part, and compare its accuracy on this
+# part with that on the other part.
 
 # %%
 val = torch.stack(rights["val"]).float().mean(2)  # (seeds, epochs)
@@ -569,9 +567,9 @@ for n in (total // 10, total // 2):
 # 줄이 더 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 수 있는 에폭이 많을수록 정확도가 더
 # 부풀려집니다. 좋아 보일 뿐, 모델이 실제로 좋아진 것은 아닙니다.
 #
-# **The cost**: the points above. With three seeds only, the interval of the first line includes 0.
-# The next two lines are more precise: fewer images to choose on flatter more, and so do more epochs
-# to choose from. The model only looks better; it is not.
+# **The cost** is the points above. With only three seeds, the first line's interval includes 0. The
+# next two lines are more precise: the accuracy is more exaggerated if the epoch is chosen on fewer
+# images, or among more epochs. The model only looks better; it is not.
 
 # %% [markdown]
 # ## 10. 실수 2: `eval()` 빠뜨리기, 한 장 배치 / Mistake 2: a forgotten `eval()`, and a batch of one
@@ -581,8 +579,8 @@ for n in (total // 10, total // 2):
 # 통계가 바뀝니다.
 #
 # In `train()` mode, BatchNorm uses the mean and variance of the batch. So a prediction depends on
-# the other images of its batch; with one image, on that one alone. And each prediction changes the
-# stored statistics.
+# the other images of its batch; in a batch of one, on that image's own statistics. Each prediction
+# also changes the stored statistics.
 
 # %%
 classifier = load_model(steps["lp-ft"][0]["folder"] / "best.safetensors")
@@ -615,20 +613,20 @@ print(f"n = {len(labels)} images, one network")
 # 나중에 `eval()`을 호출해도 통계는 되돌아오지 않습니다. 클래스가 섞인 큰 배치에서는 거의 차이가
 # 없습니다. 그래서 이 실수는 이미지를 한 장씩 예측하는 서비스에서야 드러납니다.
 #
-# **Here** `predict` and `Classifier.logits` always compute in `eval()` mode: one image at a time
-# gives the same answers. The last line is the accuracy after these predictions have moved the
-# stored statistics. Calling `eval()` later does not bring them back.
-# In large batches of mixed classes there is hardly a difference. So this mistake shows only in a
-# service that predicts one image at a time.
+# **Here** `predict` and `Classifier.logits` always use `eval()` mode, so one image at a time gives
+# the same answers. The last line is the accuracy after the predictions in `train()` mode have
+# changed the stored statistics. Calling `eval()` later does not restore them. In large batches of
+# mixed classes there is hardly a difference. So this mistake only shows in a service that predicts
+# one image at a time.
 
 # %% [markdown]
-# ## 11. 실수 3: 예측할 때 다른 정규화 쓰기 / Mistake 3: another normalisation at prediction
+# ## 11. 실수 3: 예측할 때 다른 정규화 쓰기 / Mistake 3: a different normalisation at prediction
 #
 # 네트워크는 ImageNet의 평균과 표준편차로 정규화한 이미지로 학습했습니다. 예측 코드를 다른
 # 노트북에서 복사해 오면 이 숫자가 달라집니다.
 #
-# The network was trained with ImageNet's mean and std. Copy the prediction from another notebook,
-# and these numbers change.
+# The network was trained with ImageNet's mean and std. If you copy the prediction code from another
+# notebook, these numbers change.
 
 # %%
 print("as trained:             ", percent(classifier.logits(pictures)))
@@ -648,8 +646,8 @@ print(f"n = {len(labels)} images, one network")
 # **skipzoo에서는** 전처리가 체크포인트 안에 있습니다. 파일만 옮기면 클래스 이름과 정규화도 함께
 # 따라갑니다. 체크포인트를 셀에 쓰면 그 내용이 아래처럼 표시됩니다.
 #
-# **Here** the preprocessing is in the checkpoint: move the file, and class names and normalisation
-# move with it. It displays itself.
+# **Here** the checkpoint contains the preprocessing and the class names, so they are always with
+# the weights. The next cell shows them.
 
 # %%
 classifier
@@ -668,11 +666,11 @@ predict(classifier, next(iter(sorted(Path(TARGET, "test", classifier.classes[0])
 #   정규화를 쓰세요.
 # - 다음 노트북 `5_resnet_by_hand`에서 이런 네트워크를 직접 만듭니다.
 #
-# - Begin with a linear probe: it takes seconds, and shows what the features are worth. Fine-tuning
-#   starts from it.
+# - Begin with a linear probe: it takes seconds, and shows how useful the features are. Fine-tuning
+#   starts from the probe.
 # - At each step, look at the difference over several seeds and its interval. If that contains 0,
-#   "cannot tell" is the answer.
-# - Choose the epoch on val, look at test once. Predict with `eval()` and the normalisation of the
+#   the answer is "cannot tell".
+# - Choose the epoch on val, and use test once. Predict with `eval()` and the normalisation used in
 #   training.
 # - Next: `5_resnet_by_hand` builds such a network.
 

@@ -15,14 +15,11 @@
 # 모양 불일치, 아주 작은 배치의 배치 정규화(batch norm), `map_location`. 실행 시간은 마지막 셀에
 # 나옵니다(CPU 코어 2개). "여기서는 실행하지 않음"이라고 적힌 셀은 건너뜁니다.
 #
-# From one convolution to a BasicBlock, and from that to a ResNet. Each step shows the shapes of its
-# tensors.
-# Then the skips are removed, and what changes is measured: training curves, gradients by layer,
-# deleting one block.
-# Common errors are raised on purpose: a shape mismatch, batch norm with tiny batches,
-# `map_location`.
-# The last cell shows the run time (2 CPU cores). Cells marked "not
-# run here" are skipped.
+# We build a BasicBlock from convolutions, and a ResNet from BasicBlocks. Each step shows the shapes
+# of its tensors. Then we remove the skips and measure what changes: training curves, gradients by
+# layer, and the effect of deleting one block. We also cause common errors on purpose: a shape
+# mismatch, batch norm with tiny batches, `map_location`. The last cell shows the run time (2 CPU
+# cores). Cells marked "not run here" are skipped.
 
 # %% [markdown]
 # ## 준비 / Setup
@@ -30,9 +27,8 @@
 # 아래 셀은 Colab에서만 실행됩니다. 저장소를 복제(clone)하고 설치합니다. 커널에 이미 있는 torch는
 # 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요. (여기서는 실행하지 않음)
 #
-# The next cell runs in Colab only. It clones the repository and installs it. The kernel's torch
-# stays as it is.
-# Put the repository's address in place of `URL`. (not run here)
+# The next cell runs in Colab only. It clones and installs the repository, and keeps the installed
+# torch. Replace `URL` by the address of the repository. (not run here)
 
 # %% tags=["not-run"]
 import os
@@ -98,10 +94,10 @@ TEST_IMAGES = 200
 # 32)`입니다: 배치, 채널, 높이, 너비. 출력의 한 변은 `(H + 2 * padding - kernel) // stride +
 # 1`입니다. 아래에서 출력값 하나를 손으로 계산해 비교합니다.
 #
-# A 3x3 convolution gives each pixel a weighted sum of 3x3 pixels around it. One image is `(1, 3,
-# 32, 32)`: batch, channels, height, width.
-# A side of the output is `(H + 2 * padding - kernel) // stride + 1`. Below, one output number is
-# computed by hand and compared.
+# For each pixel, a 3x3 convolution computes a weighted sum of the 3x3 pixels around it. One image
+# has the shape `(1, 3, 32, 32)`: batch, channels, height, width. A side of the output is `(H + 2 *
+# padding - kernel) // stride + 1` pixels long. Below, we compute one output number by hand and
+# compare.
 
 # %%
 torch.manual_seed(0)
@@ -124,7 +120,7 @@ print("by hand minus conv:", (by_hand - conv(sample)[0, 0, 5, 10]).abs().item())
 # 중에는 이동 평균(running average)도 저장합니다.
 #
 # Batch norm subtracts each channel's mean over the batch and divides by its standard deviation. The
-# shape stays. In training it also stores running averages.
+# shape does not change. In training, batch norm also stores running averages.
 
 # %%
 norm = nn.BatchNorm2d(16)
@@ -144,10 +140,9 @@ print(f"after ReLU: minimum {relu(y).min():.0f}, zeros {100 * (relu(y) == 0).flo
 # 그대로면 잘 됩니다. 스테이지(stage)의 첫 블록에서는 높이와 너비가 절반이 되고 채널이 두 배가
 # 됩니다. 그러면 더할 수 없습니다.
 #
-# **The usual cell**: the input `x` is added to `F(x)`, the output of two convolutions. This works
-# while channels and size stay.
-# In the first block of a stage, height and width are halved and channels doubled. Then they cannot
-# be added.
+# **The usual cell** adds the input `x` to `F(x)`, the output of two convolutions. This works if
+# both have the same channels and size. But the first block of a stage halves height and width and
+# doubles the channels. Then `x` and `F(x)` cannot be added.
 
 
 # %%
@@ -182,9 +177,9 @@ except RuntimeError as error:
 # 스트라이드**(stride)로 크기도 맞춥니다. 스트라이드를 빠뜨리면 같은 오류가 다시 납니다. 모양이
 # 그대로인 블록에서는 지름길 연결이 `x` 자체이고 파라미터가 없습니다.
 #
-# **The fix**: a 1x1 convolution in the shortcut. It matches the channels, and with **the same
-# stride** the size. Forget the stride, and the error comes back.
-# Where the shape stays, the shortcut is `x` itself, without parameters.
+# **The fix** is a 1x1 convolution in the shortcut. It changes the channels and, with **the same
+# stride**, the size. Without the stride, the error comes back. If the shape does not change, the
+# shortcut is `x` itself, without parameters.
 
 
 # %%
@@ -240,11 +235,10 @@ print("largest difference:", (ours(x) - block(x)).abs().max().item())
 # 1x1 합성곱(option B)을 씁니다. 아래에서 이미지 한 장이 지나가면서 모양이 어떻게 바뀌는지 모두
 # 봅니다.
 #
-# A ResNet for CIFAR (He et al. 2015, section 4.2): a convolution, three stages (16, 32, 64
-# channels), average pooling, a linear layer.
-# With n blocks per stage it has `6n + 2` layers. Where the shape changes, the paper adds channels
-# of zeros to the skip (option A); here it is the 1x1 convolution (option B). Below is every shape
-# on the way of one image.
+# A ResNet for CIFAR (He et al. 2015, section 4.2) has a convolution, three stages (16, 32, 64
+# channels), average pooling and a linear layer. With n blocks per stage it has `6n + 2` layers.
+# Where the shape changes, the paper adds channels of zeros to the skip (option A); here it is the
+# 1x1 convolution (option B). Below are the shapes of all outputs for one image.
 
 
 # %%
@@ -301,9 +295,9 @@ print(f"6n + 2 = {6 * 2 + 2} layers, and {len(layers) - 14} projections in short
 # 이름이 있는 네트워크(`resnet20`, `resnet56` ...)는 `zoo.build`로 만듭니다. 초기 가중치는 논문을
 # 따릅니다(He 초기화).
 #
-# **Here**: the comparison with `ResNet` of `zoo.resnet`. Outputs and all gradients differ by 0.
-# Networks with a name (`resnet20`, `resnet56` ...) come from `zoo.build`. Their initial weights
-# follow the paper (He).
+# **Here** we compare it with `ResNet` of `zoo.resnet`. Outputs and all gradients differ by 0.
+# `zoo.build` makes networks by name (`resnet20`, `resnet56` ...). Their initial weights follow the
+# paper (He initialisation).
 
 # %%
 make_block = partial(BasicBlock, shortcut="projection")
@@ -326,8 +320,8 @@ print("by name:", ", ".join(zoo.list_models("resnet*")[:6]), "...")
 # 같은 블록에서 덧셈만 뺍니다. 맞춰야 할 모양이 없으므로 1x1 합성곱도 필요 없습니다. `zoo.plain`의
 # 블록과 비교합니다.
 #
-# The same block without the addition. No shapes have to match, so it needs no 1x1 convolution. It
-# is compared with the block of `zoo.plain`.
+# We remove the addition from the same block. Then no shapes have to match, so it needs no 1x1
+# convolution. We compare it with the block of `zoo.plain`.
 
 
 # %%
@@ -356,12 +350,12 @@ print("by name:", ", ".join(zoo.list_models("plain[0-9]*")[:6]), "...")
 # 더해집니다. 덧셈 뒤의 ReLU와 1x1 합성곱은 신호를 바꿉니다. 그리고 에스컬레이터가 있다고 해서
 # 계단이 저절로 좋은 것을 학습하지는 않습니다.
 #
-# A skip is an escalator beside the stairs. On each floor (block) the stairs do some work, but the
-# input can ride past the floor. Gradients ride back the other way.
-# So one bad flight of stairs does not cut the way: "deleting one block" below shows it.
-# Limits of the analogy: a person chooses one, but the signal takes **both** ways, and they are
-# added. The ReLU after the addition and the 1x1 convolutions do change it. And an escalator alone
-# does not make the stairs learn anything good.
+# A skip is like an escalator beside the stairs. On each floor (block) the stairs do some work, but
+# the input can also take the escalator past the floor. Gradients take it in the other direction. So
+# one bad flight of stairs does not block the way: "deleting one block" below shows this. Limits of
+# the analogy: a person chooses one of the two, but the signal takes **both**, and the results are
+# added. The ReLU after the addition and the 1x1 convolutions do change the signal. And an escalator
+# alone does not make the stairs learn anything good.
 
 # %%
 torch.manual_seed(0)
@@ -381,11 +375,11 @@ for name, block in (("residual", Block(16, 16)), ("plain", PlainBlock(16, 16))):
 # 같은 초기 가중치와 같은 배치로, 여러 시드로 학습합니다. 이미지는 코드로 그리므로 내려받을 것이
 # 없습니다. 판정은 시드별로 짝지은 차이의 95 % 신뢰구간을 보고 내립니다.
 #
-# **The usual cell**: it trains two deep networks once and compares their curves. With one seed,
-# that may be chance.
-# **Here**: two depths, with and without skips, from the same initial weights and with the same
-# batches, with several seeds. The images are drawn by code, so nothing is downloaded. The verdict
-# comes from the 95 % interval of the difference, paired by seed.
+# **The usual cell** trains two deep networks once and compares their curves. With one seed, the
+# difference may be chance. **Here** we train two depths, with and without skips, with several
+# seeds. Networks with and without skips start from the same initial weights and get the same
+# batches. The images are drawn by code, so nothing is downloaded. The verdict comes from the 95 %
+# interval of the difference, paired by seed.
 
 # %%
 with capture_output(stderr=False):  # the reports after each seed
@@ -401,9 +395,8 @@ results
 # 해당합니다. n은 시드의 수입니다.
 #
 # **What changed and why**: the question is how the *training* loss changes with depth. Test
-# accuracy alone cannot tell this from overfitting.
-# The verdict above holds for these small images, this learning rate and these epochs. n is the
-# number of seeds.
+# accuracy alone cannot tell this from overfitting. The verdict above holds for these small images,
+# this learning rate and this number of epochs. n is the number of seeds.
 
 # %% [markdown]
 # ## 8. 층별 기울기 / Gradients by layer
@@ -412,9 +405,9 @@ results
 # 없으면 기울기가 사라진다"라고 설명합니다. 학습을 시작할 때 정말 그런지, 배치 정규화가 있을 때와
 # 없을 때를 봅니다.
 #
-# **The usual cell**: after `loss.backward()`, the size of each convolution's gradient. The usual
-# explanation is "without skips, gradients vanish". Is it so at the start? With batch norm and
-# without.
+# **The usual cell** shows the size of each convolution's gradient after `loss.backward()`. The
+# usual explanation is "without skips, gradients vanish". We check whether this is so for the
+# initial weights, with and without batch norm.
 
 
 # %%
@@ -453,13 +446,12 @@ plt.show()
 # 없습니다. 시드 하나, 무작위 이미지로 만든 배치 하나의 결과이기 때문입니다.
 #
 # With batch norm, gradients do not vanish at the start. In the plain network they even **grow**
-# towards the first layer (first / last above). With skips they are far more even. Without batch
-# norm, the plain network's gradients are small in all layers, and the residual network's are large
-# in all layers.
-# So "vanishing gradients" is not why plain networks with batch norm get worse with depth; He et al.
-# (section 4.1) say so, too. Gradients that differ so much between layers are hard to serve with one
-# learning rate. But this figure alone does not show that this is the cause: it is one seed and one
-# batch of random images.
+# towards the first layer (first / last above). With skips they differ far less between layers.
+# Without batch norm, the plain network's gradients are small in all layers, and the residual
+# network's are large in all layers. So vanishing gradients are not the reason why plain networks
+# with batch norm get worse with depth; He et al. (section 4.1) say so, too. If gradients differ so
+# much between layers, no single learning rate suits all of them. But this figure alone does not
+# show that this is the cause: it has one seed and one batch of random images.
 
 # %% [markdown]
 # ## 9. 블록 하나 지우기 / Deleting one block
@@ -469,11 +461,11 @@ plt.show()
 # 하나씩입니다. 저자들의 저장소(github.com/tomgoldstein/loss-landscape)에서 받아 `cache/`에
 # 넣으세요. 파일이 없으면 위에서 학습한 네트워크와 코드로 그린 이미지를 씁니다.
 #
-# One block of a trained network is deleted (Veit et al. 2016). Only blocks that keep the shape can
-# be deleted.
-# The weights are Li et al.'s (2018) ResNet-56 for CIFAR-10, one with skips and one without. Get
-# them from the authors' repository (github.com/tomgoldstein/loss-landscape) and put them into
-# `cache/`. Without these files, the networks trained above and drawn images are used.
+# We delete one block of a trained network (Veit et al. 2016). Only blocks that keep the shape can
+# be deleted. The weights are Li et al.'s (2018) ResNet-56 for CIFAR-10, one with skips and one
+# without. Get them from the authors' repository (github.com/tomgoldstein/loss-landscape) and put
+# them into `cache/`. If these files are missing, the cell uses the networks trained above and drawn
+# images.
 
 # %%
 if all(Path(path).exists() for path in (RESIDUAL_WEIGHTS, PLAIN_WEIGHTS, TEST_FOLDER)):
@@ -538,12 +530,12 @@ plt.show()
 # 하나씩입니다. 스킵 연결이 있다고 해서 모든 블록이 똑같이 없어도 되는 것은 아닙니다. 모양을 바꾸는
 # 블록은 여기서 지우지 않았습니다.
 #
-# With skips, one missing block costs little accuracy: `x` rides past it. Without skips, one missing
-# block brings the accuracy down almost to chance (10 %). See the means and the worst blocks above,
-# and the number of images. One point is uncertain by up to ±7 points with 200 images, so a block
-# without which the network is "better" may be luck. There is one network of each kind.
-# Even with skips, not all blocks are equally dispensable; and the blocks that change the shape were
-# not deleted here.
+# With skips, deleting one block costs little accuracy: `x` passes through the shortcut. Without
+# skips, it brings the accuracy down almost to chance (10 %). See the means and the worst blocks
+# above, and the number of images. With 200 images, each accuracy is uncertain by up to ±7 points.
+# So if a network seems better without a block, this may be chance. There is one network of each
+# kind. Even with skips, some blocks matter more than others. Blocks that change the shape were not
+# deleted here.
 
 # %% [markdown]
 # ## 10. 아주 작은 배치의 배치 정규화 / Batch norm with tiny batches
@@ -551,8 +543,9 @@ plt.show()
 # `train()` 모드의 BatchNorm은 배치의 통계를 씁니다. 배치가 작으면 통계에 잡음이 많습니다. 서로
 # 다른 값이 두 개면 크기와 상관없이 출력이 거의 ±1이 되고, 값이 하나뿐이면 오류가 납니다.
 #
-# In `train()` mode, BatchNorm uses the statistics of the batch. In a small batch they are noisy. Of
-# two different values it makes about ±1, however large they are; one value alone is an error.
+# In `train()` mode, BatchNorm uses the statistics of the batch. In a small batch they are noisy. If
+# there are two different values, the outputs are about ±1, however large the values are. A single
+# value is an error.
 
 # %%
 model = copy.deepcopy(trained["residual"])
@@ -577,21 +570,20 @@ except ValueError as error:
 # 마지막 배치를 쓰지 않습니다. 특징 맵이 1x1보다 크면 한 장으로도 오류가 나지 않습니다. 위의
 # 숫자처럼 소리 없이 틀릴 뿐입니다.
 #
-# **What changed and why**: an ImageNet ResNet turns 32x32 images into 1x1 maps. So if one image is
-# left for the last training batch, this error comes.
-# The fix: `DataLoader(..., drop_last=True)`, and `eval()` for prediction. The training loop here
-# leaves an incomplete last batch out.
-# With maps larger than 1x1, one image raises no error. It is silently wrong, as the numbers above
-# show.
+# **What changed and why**: an ImageNet ResNet reduces 32x32 images to 1x1 feature maps. So if the
+# last training batch has one image, this error occurs. The fix is `DataLoader(..., drop_last=True)`
+# in training, and `eval()` for prediction. Our training loop drops an incomplete last batch. With
+# feature maps larger than 1x1, one image raises no error, but the output is wrong, as the numbers
+# above show.
 
 # %% [markdown]
-# ## 11. GPU 없이 열기: `map_location` / Opening without a GPU: `map_location`
+# ## 11. GPU 없이 열기: `map_location` / Loading without a GPU: `map_location`
 #
 # GPU에서 저장한 파일을 GPU가 없는 컴퓨터에서 열면 오류가 납니다. 여기에는 GPU가 없으므로, GPU에서
 # 저장할 때 남는 표시(`cuda:0`)가 든 파일을 만듭니다.
 #
-# A file saved on a GPU fails to open on a computer without one. There is no GPU here, so a file is
-# made with the mark that a GPU leaves (`cuda:0`).
+# A file saved on a GPU does not load on a computer without one. There is no GPU here, so we make a
+# file with the device tag that a GPU leaves (`cuda:0`).
 
 # %%
 path = Path(OUTPUT, "from_gpu.pth")
@@ -611,8 +603,9 @@ print("zoo.load:", next(network.parameters()).device)
 # **skipzoo에서는** `zoo.load`가 늘 CPU로 읽고, 이름과 모양을 모두 확인합니다. 그다음
 # `network.to("cuda")`로 옮깁니다. `weights_only=True`는 파일에 든 코드가 실행되지 않게 막습니다.
 #
-# **Here** `zoo.load` always reads to the CPU and checks all names and shapes. Then
-# `network.to("cuda")` moves it. `weights_only=True` keeps code in the file from running.
+# **Here** `zoo.load` always loads to the CPU and checks all names and shapes. Then
+# `network.to("cuda")` moves the network to the GPU. `weights_only=True` prevents code in the file
+# from running.
 
 # %% [markdown]
 # ## 정리 / Summary
@@ -626,7 +619,7 @@ print("zoo.load:", next(network.parameters()).device)
 # - A skip is one addition. Only blocks that change the shape need a 1x1 convolution or channels of
 #   zeros (`zoo/shortcuts.py`).
 # - Look at the training loss as depth grows. Several seeds and a verdict are better than one curve.
-# - Batch norm notices the size of the batch. Predict in `eval()` mode.
+# - In `train()` mode, batch norm depends on the batch size. Predict in `eval()` mode.
 # - Read next: `zoo/blocks.py`, `zoo/plain.py`, and `make ablation`.
 
 # %%

@@ -1,8 +1,8 @@
-"""A page for a source file: its docstrings and comments stand beside the code that they explain.
+"""Make a page of a source file, with docstrings and comments beside the code that they explain.
 
-Nothing is written for a page alone: prose and code come from the file, drawings and shapes from
-running its modules (module_graph.py), Korean from docs/ko/reading.toml. A page is one file without
-scripts, and loads nothing.
+A page has no text of its own: prose and code come from the source file, drawings and shapes from
+running its modules (module_graph.py), Korean from docs/ko/reading.toml. A page is one file, has no
+scripts, and loads no other files.
 """
 
 import ast
@@ -24,7 +24,7 @@ from zoo.weights.atomic import write_atomic
 
 # Pygments' styles for light and dark screens: both have enough contrast on the page (tested).
 STYLES = {"light": "xcode", "dark": "lightbulb"}
-# What is drawn, below its class or function: by the shape of the input, the calls that make it.
+# What is drawn below a class or function: the input's shape, and the calls that make the modules.
 DRAWN = {
     (1, 64, 56, 56): (
         "BasicBlock(64, 64)", "BasicBlock(64, 128, 2)", "Identity()", "Projection(64, 128, 2)",
@@ -37,7 +37,7 @@ DRAWN = {
         "PlainAttentionBlock"))),
 }  # fmt: skip
 
-# What as_html() marks, in HTML, where > is &gt;.
+# What as_html() marks. In HTML, > is &gt;.
 TERM = r"(?:\d+ )?[\w()\[\]^/']+"
 MARKS = re.compile(
     r"`(?P<code>[^`]+)`|arXiv (?P<arxiv>\d{4}\.\d{5})|\b[a-z_/]+\.py\b"
@@ -52,7 +52,7 @@ SYMBOLS = re.compile(
 
 
 class Language:
-    """What a page says for an English text; for one without a translation, the text itself.
+    """A page's language: translates English texts, and keeps those without a translation.
 
     `all_files` have a page, `files` have one in this language, and `pairs` are the translations:
     [{"en": ..., "ko": ...}, ...].
@@ -64,7 +64,7 @@ class Language:
         self.code, self.files = code, files
         self.pages = {f: f"{Path(f).stem}{f'.{code}' * (f in files)}.html" for f in all_files}
         self.texts = {" ".join(p["en"].split()): " ".join(p[code].split()) for p in pairs}
-        self.asked: set[str] = set()  # the English texts that the pages have
+        self.asked: set[str] = set()  # the English texts of the pages
 
     def say(self, english: str) -> str:
         english = " ".join(english.split())
@@ -72,7 +72,7 @@ class Language:
         return self.texts.get(english, english)
 
     def as_html(self, text: str) -> str:
-        """Code, formulas and shapes in monospace, papers and files with a page as links."""
+        """Show code, formulas and shapes in monospace; link papers, and files that have a page."""
 
         def mark(found: re.Match) -> str:
             if found["arxiv"]:
@@ -92,12 +92,12 @@ class Segment(NamedTuple):
 
 
 def segments(source: str) -> list[Segment]:
-    """A file in pieces: one begins with each class, function and comment, and after a function.
+    """Split a file: a segment begins at each class, function and comment, and after a function.
 
-    A docstring, or a comment on lines of its own, is a piece's prose. Its code has the other lines.
+    A docstring, or a comment on lines of its own, is a segment's prose; other lines are its code.
     """
     lines, coloured = source.splitlines(), colour(source)
-    names, prose = defaultdict[int, str](str), defaultdict[int, str](str)  # by a piece's first line
+    names, prose = defaultdict[int, str](str), defaultdict[int, str](str)  # by first line
     cuts, hidden, last = {1, len(lines) + 1}, set[int](), 0
     for name, node in definitions(ast.parse(source)):
         text = ast.get_docstring(node) or ""
@@ -143,9 +143,9 @@ def colour(source: str) -> list[str]:
 
 
 def introduction(docstring: str, language: Language) -> list[str | list]:
-    """The paragraphs of a file's docstring; a line such as "Paper: ..." begins one.
+    """The paragraphs of a file's docstring; a line such as "Paper: ..." also begins one.
 
-    Of its dimension key, a list: what it is called, and pairs (symbol, meaning).
+    A dimension key becomes a list: its title, and pairs (symbol, meaning).
     """
     parts: list[str | list] = []
     for paragraph in re.split(r"\n\n|\n(?=[A-Z][a-z, ]+: )", docstring):
@@ -162,13 +162,13 @@ def drawings(file: str) -> dict[str, list[tuple[str, str, list[Step]]]]:
     for shape, call in [(shape, call) for shape, calls in DRAWN.items() for call in calls]:
         name = call.partition("(")[0]
         if getattr(module.get(name), "__module__", "") == module["__name__"]:
-            steps = steps_of(eval(call, dict(module)), shape)  # what runs is what the page says
+            steps = steps_of(eval(call, dict(module)), shape)  # runs what the page shows
             found[name].append((call, svg(steps, call), steps))
     return found
 
 
 def write_pages(files: Sequence[str], folder: Path, other: Language) -> Path:
-    """A page for each file, for some another in `other`; and index.html, whose path is returned.
+    """Write a page for each file, for some also one in `other`, and index.html; return its path.
 
     Raises UsageError if jinja2, which fills in the template, or pygments is missing.
     """

@@ -1,7 +1,7 @@
-"""A module is drawn from what its forward() calls: a chain of boxes, with the skips beside it.
+"""Draw a module from the calls in its forward(): a chain of boxes, with the skips beside it.
 
 torch.fx records the calls, and a run gives their shapes. So the drawing cannot differ from the
-code: without its addition, a block is drawn without its skip.
+code: a block without an addition is drawn without a skip.
 """
 
 import html
@@ -16,11 +16,11 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 
 class Step(NamedTuple):
-    """One call in forward(); the first step is its input, and the last one what it returns."""
+    """One call in forward(). The first step is the input of forward(), the last one its output."""
 
     name: str  # of the module, function or method
     label: str  # what the drawing says
-    inputs: tuple[int, ...]  # which steps it takes, by their places in the list
+    inputs: tuple[int, ...]  # the steps whose outputs it takes, by their places in the list
     shape: tuple[int, ...]  # of the output
 
 
@@ -34,8 +34,8 @@ class OneLevel(fx.Tracer):
 def steps_of(module: nn.Module, shape: tuple[int, ...]) -> list[Step]:
     """The calls of module.forward(x) for an x of this shape, in order.
 
-    Picking one of several tensors, as in `q, k, v = ...`, is no step, nor is what returns no
-    tensor. Sets `module` to eval mode.
+    Selecting one of several tensors, as in `q, k, v = ...`, is not a step. A call that returns no
+    tensor is not one, either. Sets `module` to eval mode.
     """
     traced = fx.GraphModule(module.eval(), OneLevel().trace(module))
     with torch.no_grad():
@@ -70,7 +70,7 @@ def name_and_label(node: fx.Node, module: nn.Module) -> tuple[str, str]:
 
 
 def main_chain(steps: Sequence[Step]) -> list[int]:
-    """The places of the steps on the longest way from the input to the output."""
+    """The places of the steps on the longest path from the input to the output."""
     ways: list[list[int]] = []
     for place, step in enumerate(steps):
         ways.append([*max((ways[i] for i in step.inputs), key=len, default=[]), place])
@@ -78,26 +78,26 @@ def main_chain(steps: Sequence[Step]) -> list[int]:
 
 
 def beside(steps: Sequence[Step]) -> list[tuple[int, int]]:
-    """The connections (from, to) that are not between neighbours of the chain."""
+    """The connections (from, to) that are not between neighbours in the chain."""
     straight = set(pairwise(main_chain(steps)))
     return [(i, j) for j, step in enumerate(steps) for i in step.inputs if (i, j) not in straight]
 
 
-# In pixels. The chain is centred at CHAIN, what is beside it at SIDE.
+# In pixels. The chain is centred at CHAIN, steps beside it at SIDE.
 CHAIN, SIDE, BOX, SIDE_BOX, HEIGHT, PITCH, BEND = 125, 280, 190, 96, 26, 46, 14
 
 
 def svg(steps: Sequence[Step], title: str) -> str:
-    """An SVG; its colours, and the arrow at the end of a line, are the page's."""
+    """An SVG. The page defines its colours, and the arrow at the end of a line."""
     chain, skips = main_chain(steps), beside(steps)
     y = {place: row * PITCH + PITCH // 2 for row, place in enumerate(chain)}
-    for place, step in enumerate(steps):  # what is beside the chain is two rows below its input
+    for place, step in enumerate(steps):  # a step beside the chain is two rows below its input
         y.setdefault(place, y[(*step.inputs, 0)[0]] + 2 * PITCH)
     parts = [f'<path class="flow" d="M{CHAIN},{y[i]} V{y[j] - HEIGHT // 2 - 2}"/>'
              for i, j in pairwise(chain)]  # fmt: skip
     for i, j in skips:
         start, end = f"M{SIDE},{y[i]}", f"V{y[j] - HEIGHT // 2 - 2}"
-        if i in chain:  # it branches off the line below its source
+        if i in chain:  # the skip branches off the line below its source
             start = f"M{CHAIN},{y[i] + PITCH // 2} H{SIDE - BEND} q{BEND},0 {BEND},{BEND}"
         if j in chain:
             edge = CHAIN + (HEIGHT if steps[j].label == "+" else BOX) // 2 + 2

@@ -1,7 +1,7 @@
-"""Forecast how long training takes on a machine that does nothing else: time a few steps.
+"""Time a few steps, and forecast how long training takes on a machine that does nothing else.
 
-On a CPU, steps are measured in seconds of CPU time of one thread, so other programs do not make the
-forecast longer. Left out: the optimiser's step, start-up, downloads, drawing.
+On a CPU, steps are timed in CPU time of one thread, so other programs do not make the forecast
+longer. The forecast leaves out the optimiser's step, start-up, downloads and drawing.
 """
 
 import math
@@ -20,18 +20,18 @@ from experiments.train.loop import Batch, BatchSource, Settings
 
 LONG = 600.0  # seconds: commands print the forecast of work that takes longer
 STEPS = 3  # timed for each network; the first one is slower, since it allocates memory
-PATIENCE = 10.0  # seconds after which a command times one step of each network that is left
+PATIENCE = 10.0  # seconds after which each remaining network is timed for one step only
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-FORWARD = 1 / 3  # computing of a forward pass, as a share of a training step
+FORWARD = 1 / 3  # the time of a forward pass, as a share of a training step
 
 # The network whose steps are timed for a run, and how many steps the run takes. A batch that only
 # passes forward, in evaluation or through a frozen network, counts as FORWARD steps.
 Work = tuple[str, float]
-Make = Callable[[str], tuple[nn.Module, BatchSource, Settings]]  # of a network's name
+Make = Callable[[str], tuple[nn.Module, BatchSource, Settings]]  # takes a network's name
 
 
 class Forecast(NamedTuple):
-    """Seconds of work, and what was timed for it."""
+    """How long work takes, and what was timed for this."""
 
     seconds: float
     timed: str
@@ -56,7 +56,7 @@ class SameBatch:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: fewer than the machine's in a container, for example."""
+    """The number of cores that this process may use; a container may limit it."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux
         cores = len(os.sched_getaffinity(0))
@@ -69,10 +69,10 @@ def usable_cores() -> int:
 def seconds_of_step(
     model: nn.Module, batches: BatchSource, settings: Settings, loaders: int, until: float
 ) -> float:
-    """The time from step to step, on a CPU with one thread; the fastest of STEPS.
+    """Seconds per step, with its loading: the fastest of STEPS. On a CPU, one thread computes.
 
-    `loaders`: processes that make batches while the network computes (0: between steps). At `until`
-    (of perf_counter) no further step starts.
+    `loaders`: processes that make batches while the network computes (0: between steps). No further
+    step starts after `until` (of perf_counter).
     """
     on_cpu, threads = next(model.parameters()).is_cpu, torch.get_num_threads()
     # Windows counts CPU time in units of 16 ms.
@@ -81,7 +81,7 @@ def seconds_of_step(
     try:
         if on_cpu:
             torch.set_num_threads(1)
-        batches.batch(0)  # the first one draws the order of the images
+        batches.batch(0)  # the first call draws the order of the images
         begin = clock()
         batches.batch(0)
         loading = clock() - begin
@@ -96,7 +96,7 @@ def forecast(
     work: Sequence[Work], make: Make, device: torch.device, *, jobs: int = 1, threads: int = 1,
     loaders: int = 0, until: float = math.inf,
 ) -> Forecast:  # fmt: skip
-    """Time every network of `work`, and add up the runs: `jobs` at a time, `threads` each."""
+    """Time each network of `work`, and add up the runs: `jobs` at a time, `threads` for each."""
     seconds = {name: seconds_of_step(*make(name), loaders, until) for name in dict(work)}
     spent = [count * seconds[name] for name, count in work]
     at_once = min(jobs, len(work)) * threads
@@ -110,7 +110,7 @@ def forecast(
 def forecast_if_long(
     work: Sequence[Work], make: Make, device: torch.device, **how: int
 ) -> Forecast | None:
-    """The forecast of work that takes longer than LONG; None for shorter work. `how`: see above."""
+    """The forecast of work, or None if it takes less than LONG. `how`: see forecast()."""
     if not work:
         return None
     found = forecast(work, make, device, until=time.perf_counter() + PATIENCE, **how)

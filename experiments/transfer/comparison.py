@@ -1,7 +1,7 @@
 """Run a comparison of strategies: train every run, print progress, return results and advice.
 
-In a notebook: transfer("my_images", model="resnet50", strategy="finetune") in the last line of a
-cell shows the report; its `best` is the checkpoint to use.
+In a notebook, a cell that ends with transfer("my_images", model="resnet50", strategy="finetune")
+shows the report. `best` of the results is the checkpoint to use.
 """
 
 import shlex
@@ -54,7 +54,7 @@ def to_time(
     options: Options, dataset: ImageDataset, device: torch.device, folder: Path, name: str,
     settings: Settings,
 ) -> tuple[nn.Module, ViewBatches]:  # fmt: skip
-    """A network, and batches to time its steps with: of `settings.batch_size` images."""
+    """A network, and batches of `settings.batch_size` images to time its steps with."""
     weights = None if options.weights == "none" else options.weights
     recipe = replace(recipe_of(options), batch_size=settings.batch_size)
     run = Transfer("scratch", name, weights, 0, recipe, settings, "", options.preprocess)
@@ -63,11 +63,11 @@ def to_time(
 
 
 def work_of(run: Transfer, images: Mapping[str, int], size: int) -> Work:
-    """What a forecast needs; `images`: of each split, `size`: of the batches that are timed."""
+    """A run's work, in timed batches of `size` images; `images`: how many each split has."""
     train, tested = images["train"], sum(images.values()) - images["train"]
     epochs = 1 if run.strategy == "linear-probe" else run.recipe.epochs
     share = FORWARD if run.strategy in HEAD_ONLY else 1
-    # Every epoch is evaluated on val; the saved files, two at most, on val and test.
+    # Each epoch is evaluated on val; the saved files (two at most) on val and test.
     forwards = epochs * images["val"] + 2 * tested + train * (run.strategy == "lp-ft")
     return run.model, (share * epochs * train + FORWARD * forwards) / size
 
@@ -76,11 +76,11 @@ def say_forecast(
     todo: Sequence[Transfer], options: Options, dataset: ImageDataset, device: torch.device,
     folder: Path, group: Group,
 ) -> None:  # fmt: skip
-    """Print how long the runs will take, if it is long."""
+    """Print the forecast of the runs if they will take long."""
     if not todo:
         return
     images = {name: len(part.labels) for name, part in dataset.splits.items()}
-    # An image takes a CPU as long in a batch of few; a GPU computes those of a batch together.
+    # A CPU takes as long for an image in a small batch; a GPU computes a whole batch at once.
     size = min(4, images["train"])
     if device.type != "cpu":
         size = todo[0].recipe.batch_size // group.size
@@ -217,7 +217,7 @@ def compare_strategies(
     with lock(folder) if group.first else nullcontext():
         with doing("preparing the images, one process at a time"):
             base = settle_precision(options, dataset, device, folder, group)
-        say_notes(dataset, group)  # decoding may have left some out
+        say_notes(dataset, group)  # decoding may have left out images
         runs = plan(options, base, identity(dataset))
         # Before any work: read_row() raises ResultsError for rows with other settings.
         todo = [run for run in runs if read_row(folder / run.name, run, NEEDS) is None]
@@ -231,7 +231,7 @@ def compare_strategies(
 
 
 def with_batches_that_fit(options: Options, images: int, group: Group) -> Options:
-    """If the images do not fill a batch of the recipe, use batches of a quarter of them."""
+    """If the images do not fill a batch of the recipe, use a quarter of them per batch."""
     batch = recipe_of(options).batch_size
     if options.batch_size or images >= batch:
         return options

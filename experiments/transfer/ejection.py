@@ -1,7 +1,7 @@
-"""Writes a run as plain PyTorch code: ejected.txt, with the run's numbers put in.
+"""Writes a run as plain PyTorch code: fills in ejected.txt with the run's settings.
 
-A line of ejected.txt that ends in `#? KIND` is for runs of this kind only; `#? KIND` alone holds
-for the lines below it, up to the next one. `# %% TITLE` starts a cell of a notebook.
+A line of ejected.txt that ends in `#? KIND` is only for runs of this kind. `#? KIND` on a line of
+its own applies to the lines below, up to the next one. `# %% TITLE` starts a cell of a notebook.
 """
 
 import json
@@ -31,12 +31,12 @@ from zoo.weights.published import published, published_name
 TITLES = {"linear-probe": "Linear probing", "feature-extraction": "Feature extraction",
           "finetune": "Fine-tuning"}  # fmt: skip
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-# The settings of a recipe that the code states; the others must be the default ones.
+# The settings of a recipe that the code contains; all others must have their defaults.
 STATED = ("epochs", "batch_size", "lr", "head_lr", "momentum", "weight_decay", "lr_warmup_epochs",
           "probe_l2", "scale", "hflip_prob", "size")  # fmt: skip
 FIX = ("supported: linear-probe, feature-extraction and finetune of --recipe default, fp32, one "
-       "process; a ResNet that torchvision has, its published weights or a .pth of it; a folder "
-       "of CLASS/IMAGE.jpg, of which no option leaves images out")  # fmt: skip
+       "process; torchvision's ResNets, with published weights or a .pth file; a folder of "
+       "CLASS/IMAGE.jpg, without options that leave out images")  # fmt: skip
 
 
 def refusal(why: str, folder: Path) -> UsageError:
@@ -47,8 +47,8 @@ def refusal(why: str, folder: Path) -> UsageError:
 def eject(folder: Path, output: Path, form: str) -> None:
     """Write the finished run in `folder` as code to `output`; `form`: "script" or "notebook".
 
-    Raises UsageError for a run with whose weights the code would not end, ResultsError if there is
-    no finished run, DataError or WeightsError for images or weights that cannot be read any more.
+    Raises UsageError if the code would not end with the run's weights, ResultsError if there is no
+    finished run, DataError or WeightsError if images or weights cannot be read any more.
     """
     row = read_row(folder, needs=(*NEEDS, "data", "processes"))
     if row is None:
@@ -65,11 +65,11 @@ def eject(folder: Path, output: Path, form: str) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, text.encode(errors="backslashreplace"))  # a path may not be Unicode
     lines = sum(bool(line.strip()) for line in code.splitlines())
-    print(f"{output}: {lines} lines of PyTorch, which write ejected.pth for torchvision")
+    print(f"{output}: {lines} lines of PyTorch, which save ejected.pth for torchvision")
 
 
 def unsupported(row: dict, view: dict) -> str:
-    """Why the code would not end with a run's weights, as far as its settings tell; else ""."""
+    """Why a run with these settings cannot be ejected; "" if the settings are supported."""
     run, recipe, usual = row["run"], row["run"]["recipe"], json.loads(json.dumps(asdict(DEFAULT)))
     other = [name for name in usual if name not in STATED and recipe[name] != usual[name]]
     square = view["squash"] or view["crop"] != view["input_size"] or len(view["mean"]) > 3
@@ -86,11 +86,11 @@ def unsupported(row: dict, view: dict) -> str:
 
 
 def images_of(row: dict, folder: Path) -> ImageDataset:
-    """The images that a run was trained on; UsageError for one that the code would read wrongly."""
+    """The images of a run; raise UsageError if the code would read one of them wrongly."""
     data, table = row["data"], folder.absolute().parent / "split.csv"
     dataset = open_dataset(Source(data), 0, 0) if table.exists() else None  # cifar10 has none
     if dataset is None or identity(dataset) != row["run"]["dataset_id"]:
-        raise refusal(f"{data}, here and now, does not hold exactly the run's images", folder)
+        raise refusal(f"in this folder, {data} does not hold exactly the run's images", folder)
     return dataset
 
 
@@ -106,7 +106,7 @@ def check_images(load: Callable[[str], Tensor], files: Sequence[str], folder: Pa
 
 
 def code_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> str:
-    """The code. It lists images by folder or, if that finds too many, by split.csv, too."""
+    """The code. It lists the images of the folders; if these have more, it reads split.csv, too."""
     data, wanted = Path(row["data"]).absolute(), {}
     values = values_of(row, view, folder, dataset) | {"data": quoted(data)}
     for name in ("train", "val"):
@@ -130,11 +130,11 @@ def code_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> str:
                 files = [file for pairs in wanted.values() for file, _ in pairs]
                 check_images(found["load"], files, folder)
                 return code
-    raise refusal("torchvision's ImageFolder lists its images in another way", folder)
+    raise refusal("torchvision's ImageFolder lists its images differently", folder)
 
 
 def values_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> dict[str, Any]:
-    """What to put in for the names after $ in ejected.txt, but for the paths of images."""
+    """The values of the names after $ in ejected.txt, except for the paths of images."""
     run, recipe, classes = row["run"], row["run"]["recipe"], dataset.classes
     names = json.dumps(classes, ensure_ascii=False)
     if len(names) > 80:
@@ -158,9 +158,9 @@ def values_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> dic
 
 
 def weights_of(run: dict, folder: Path) -> tuple[str, int]:
-    """The weights that a run started from, as code; and the number of classes of a file."""
+    """As code, the weights that a run started from; if they are a file, its number of classes."""
     if published_name(run["weights"]):
-        entry = published(run["model"], run["weights"])  # DEFAULT can change
+        entry = published(run["model"], run["weights"])  # the meaning of DEFAULT can change
         return quoted(entry.name), 0
     path = Path(run["weights"] or "").expanduser().absolute()
     with suppress(KeyError, TypeError, RuntimeError):  # other names, or no state dict
@@ -194,7 +194,7 @@ def of_kinds(kinds: set[str]) -> str:
 
 
 def notebook(code: str) -> str:
-    """The same code as a notebook: a cell of text, a cell of code, and so on."""
+    """The same code as a notebook, in which cells of text and of code alternate."""
     _, about, rest = code.split('"""', 2)
     cells: list[dict] = []
     for place, text in enumerate((about, *re.split(r"(?m)^# %% (.*)\n", rest))):

@@ -186,7 +186,7 @@ def test_the_table_and_the_exit_code(invoke, smi, monkeypatch):
     smi("535.1")
     done = invoke("experiments.doctor")
     line = "about 6 minutes (timed: 0.13 s a step of resnet56)"
-    needs = f"{line}; first it downloads 170 MB, CIFAR-10"
+    needs = f"{line}; first it downloads CIFAR-10, 170 MB"
     assert_prints(done, "Python", "for CUDA 13.0", "535.1, for Tesla T4", line, needs, code=1)
     assert set(asked) == {"quick", "vit", "cifar10", "imagenet-nets", None}
     # A fix is on one line, to be copied.
