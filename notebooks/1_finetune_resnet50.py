@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path.cwd()))
 # torch는 그대로 둡니다. `URL`에는 저장소의 주소를 넣습니다.
 #
 # In Colab, this cell clones and installs the repository. It keeps the installed torch. Replace
-# `URL` by the address of the repository.
+# `URL` by the repository's address.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules and not Path("zoo").is_dir():

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path.cwd()))
 # torch는 그대로 둡니다. `URL`에는 저장소의 주소를 넣습니다.
 #
 # In Colab, this cell clones and installs the repository. It keeps the installed torch. Replace
-# `URL` by the address of the repository.
+# `URL` by the repository's address.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules and not Path("zoo").is_dir():
@@ -200,8 +200,8 @@ print(f"one grey level is {1 / 255 / min(view.std):.3f} after Normalize")
 # 에폭마다 두 단계(phase)가 있습니다. `train`에서는 가중치를 바꾸고, `val`에서는 재기만 합니다.
 # 줄마다 이유가 있습니다. 번호를 단 줄의 이유는 아래 3.1부터 3.6까지 하나씩 측정합니다.
 #
-# Every epoch has two phases. `train` changes the weights; `val` only measures. Each line has a
-# reason. For the numbered lines, sections 3.1 to 3.6 measure it.
+# Every epoch has two phases. `train` changes the weights; `val` only measures. Sections 3.1 to 3.6
+# measure why the numbered lines are needed.
 
 # %%
 # 흔한 셀 / the usual cell
@@ -267,8 +267,8 @@ usual = train_model(usual, nn.CrossEntropyLoss(), optimizer, scheduler, EPOCHS)
 # 기울기의 길이를 봅니다.
 #
 # `backward()` does not overwrite gradients; it **adds** to them. Without `zero_grad()`, the
-# gradients of all past batches add up. We train on the same batch with and without it. With one
-# batch the loss may look normal, so look at the length of the gradient.
+# gradients of all past batches add up. We train on the same batch with and without `zero_grad()`.
+# With one batch the loss may look normal, so look at the length of the gradient.
 
 # %%
 images, labels = next(iter(DataLoader(folders["val"], 16, shuffle=True)))
@@ -391,7 +391,7 @@ for size in (4, 32, n - 1):
 # The tutorial picks the epoch with the highest validation accuracy and reports **that same
 # accuracy**. It is the maximum of several accuracies, so it is a little too high. To measure by how
 # much, we split the validation images in half 1,000 times. Each time, we choose the epoch on one
-# half and measure it on the other.
+# half and measure its accuracy on the other.
 
 # %%
 table = torch.tensor(right).float()  # (epochs, n)

@@ -32,7 +32,7 @@
 # `URL`에는 저장소 주소를 넣으십시오. (여기서는 실행하지 않음)
 #
 # The next cell runs in Colab only. It clones and installs the repository, and keeps the installed
-# torch. Replace `URL` by the address of the repository. (not run here)
+# torch. Replace `URL` by the repository's address. (not run here)
 
 # %% tags=["not-run"]
 import os
@@ -139,10 +139,10 @@ plt.show()
 # 전이합니다.
 # 두 절반은 서로 비슷한 그림입니다(고양이와 개, 자동차와 트럭). 그래서 전이가 쉬운 편입니다.
 #
-# The published ResNet-32 for CIFAR-10 was trained on these same training images. Using it for
-# CIFAR-10 would be no transfer, because it has already learned them. So we divide the classes: the
-# network is pretrained on the first half and transferred to the second half, which it has never
-# seen. The halves are similar (cat and dog, automobile and truck), so this transfer is easy.
+# The published ResNet-32 for CIFAR-10 was trained on these same training images, so using it here
+# would be no transfer. So we divide the classes: the network is pretrained on the first half and
+# transferred to the second half, which it has never seen. The halves are similar (cat and dog,
+# automobile and truck), so this transfer is easy.
 
 # %%
 half = len(classes) // 2
@@ -299,8 +299,8 @@ print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['imag
 # Each time, an image is cropped and flipped a little differently. So features cannot be computed in
 # advance: the backbone has to run in every epoch (feature extraction).
 #
-# **The usual cell** uses `RandomCrop(32, padding=4)` and a horizontal flip. It shows the effect on
-# one image.
+# **The usual cell** uses `RandomCrop(32, padding=4)` and a horizontal flip. The next cell shows its
+# effect on one image.
 
 # %%
 augment = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip()])
@@ -538,9 +538,9 @@ for seed in range(SEEDS):
 # 테스트 이미지를 무작위로 둘로 나눕니다. 한쪽에서 고른 에폭의 정확도를, 고를 때 쓴 쪽과 새로운
 # 쪽에서 비교합니다.
 #
-# **Here** val chooses the epoch, and test is used once. Part of the difference is chance. So we
-# divide the test images at random, choose an epoch on one part, and compare its accuracy on this
-# part with that on the other part.
+# **Here** val chooses the epoch, and test is used once. Part of the difference between the two ways
+# is chance. So we divide the test images at random, choose an epoch on one part, and compare its
+# accuracy on this part with that on the other part.
 
 # %%
 val = torch.stack(rights["val"]).float().mean(2)  # (seeds, epochs)
@@ -567,8 +567,8 @@ for n in (total // 10, total // 2):
 # 뿐 모델은 나아지지 않습니다.
 #
 # **The cost** is the points above. With only three seeds, the first line's interval includes 0. The
-# next two lines are more precise: the accuracy is more exaggerated if the epoch is chosen on fewer
-# images, or among more epochs. The model only looks better; it is not.
+# next two lines are more precise: the accuracy is overestimated more if the epoch is chosen on
+# fewer images, or among more epochs. The model only looks better; it is not.
 
 # %% [markdown]
 # ## 10. 실수 2: `eval()`을 빠뜨리기 / Mistake 2: a forgotten `eval()`, and a batch of one
@@ -666,8 +666,8 @@ predict(classifier, next(iter(sorted(Path(TARGET, "test", classifier.classes[0])
 #
 # - Begin with a linear probe: it takes seconds, and shows how useful the features are. Fine-tuning
 #   starts from the probe.
-# - Look at several seeds and their intervals at each step. If they overlap, the answer is "cannot
-#   tell".
+# - Look at several seeds and their intervals at each step. If the intervals overlap, the answer is
+#   "cannot tell".
 # - Choose the epoch on val, and use test once. Predict with `eval()` and the normalisation used in
 #   training.
 # - Next: `5_resnet_by_hand` builds such a network.
