@@ -116,8 +116,7 @@ def predictions(
     """Yield each path, in order, with its predictions, or the error if it cannot be decoded.
 
     Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode while
-    the network computes; with 0, this process decodes. Neither argument changes results beyond
-    rounding.
+    the network computes; with 0, this process decodes. Neither changes results beyond rounding.
     """
     check_counts(k=k, batch_size=batch_size)
     arriving = decode_all(DecodedOnUse(tuple(map(str, paths)), model.view), workers, "classifying")

@@ -84,9 +84,9 @@ def summary() -> list[Part]:
     sentence = (
         f"{source[0].upper()}{source[1:]}, {first['steps']} steps, batch {first['batch_size']}. "
         f"Table: mean ± 95 % CI; shaded: minimum to maximum over seeds. The {len(results) - 2} "
-        f"runs and 2 more without BN take\nabout {minutes / 2:.0f} minutes on 2 CPU cores "
-        f"({first['device']}, {first['precision']}). "
-        "This is figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385) in miniature."
+        f"runs, and 2 more without batch norm, take\nabout {minutes / 2:.0f} minutes on 2 CPU "
+        f"cores ({first['device']}, {first['precision']}). "
+        "This is a small version of figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385)."
     )
     header = (f"the same training, {len(rows)} seeds", "training loss", "test error")
     return [Rows(header, lines), figure, sentence]

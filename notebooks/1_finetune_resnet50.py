@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path.cwd()))
 # 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
 # In Colab, this cell clones and installs the repository. It keeps the installed torch. Replace
-# `URL` by the address of the repository.
+# `URL` by the repository's address.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules and not Path("zoo").is_dir():
@@ -49,13 +49,16 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # %% [markdown]
 # ## 설정 / Settings
 #
-# 내 이미지를 쓰려면 `DATA`를 바꾸세요. 클래스마다 폴더가 하나씩 들어 있는 폴더입니다:
-# `my_images/cat/1.jpg`. 여기서는 ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로 학습한
-# ResNet-32를 씁니다. 보통은 `MODEL = "resnet50"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
+# 내 이미지를 쓰려면 `DATA`를 바꾸세요. `train/`과 `val/`이 있고, 그 안에 클래스마다 폴더가 하나씩
+# 있는 폴더입니다: `my_images/train/cat/1.jpg`. `my_images/cat/1.jpg`만 있어도 skipzoo는 나누어
+# 쓰지만, 흔히 쓰는 코드는 오류를 냅니다. 여기서는 ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로
+# 학습한 ResNet-32를 씁니다. 보통은 `MODEL = "resnet50"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
 #
-# To use your own images, set `DATA` to a folder with one folder per class, such as
-# `my_images/cat/1.jpg`. ImageNet weights cannot be downloaded here, so we use a ResNet-32 trained
-# on CIFAR-10. The usual settings are `MODEL = "resnet50"` and `WEIGHTS = "DEFAULT"`.
+# To use your own images, set `DATA` to a folder with `train/` and `val/`, and one folder per class
+# in each: `my_images/train/cat/1.jpg`. skipzoo also splits a folder such as `my_images/cat/1.jpg`,
+# but the usual cells fail with it. ImageNet weights cannot be downloaded here, so we use a
+# ResNet-32 trained on CIFAR-10. The usual settings are `MODEL = "resnet50"` and `WEIGHTS =
+# "DEFAULT"`.
 
 # %% tags=["parameters"]
 DATA = "cache/hymenoptera_data"
@@ -349,11 +352,11 @@ model
 # %% [markdown]
 # ## 6. 이미지 한 장 / One image
 #
-# 흔히 쓰는 코드에서는 전처리, `unsqueeze(0)`, `eval()`, `softmax`를 모두 직접 합니다. 하나라도
-# 잊으면 오류는 나지 않고 답만 틀립니다.
+# 흔히 쓰는 코드에서는 전처리, `unsqueeze(0)`, `eval()`, `softmax`를 모두 직접 합니다. 전처리나
+# `eval()`을 잊으면 오류는 나지 않고 답만 틀립니다.
 #
-# The usual cell does preprocessing, `unsqueeze(0)`, `eval()` and `softmax` by hand. If one of them
-# is forgotten, there is no error, but the answers are wrong.
+# The usual cell does preprocessing, `unsqueeze(0)`, `eval()` and `softmax` by hand. If the
+# preprocessing or `eval()` is forgotten, there is no error, but the answers are wrong.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell

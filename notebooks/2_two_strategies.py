@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path.cwd()))
 # 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
 # In Colab, this cell clones and installs the repository. It keeps the installed torch. Replace
-# `URL` by the address of the repository.
+# `URL` by the repository's address.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules and not Path("zoo").is_dir():
@@ -49,13 +49,13 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # %% [markdown]
 # ## 설정 / Settings
 #
-# 내 이미지를 쓰려면 `DATA`를 바꾸세요. 클래스마다 폴더가 하나씩 들어 있는 폴더입니다. 여기서는
-# ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를 씁니다. 보통은 `MODEL =
-# "resnet18"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
+# 내 이미지를 쓰려면 `DATA`를 바꾸세요. `train/`과 `val/`이 있고, 그 안에 클래스마다 폴더가 하나씩
+# 있는 폴더입니다. 여기서는 ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를
+# 씁니다. 보통은 `MODEL = "resnet18"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
 #
-# To use your own images, set `DATA` to a folder with one folder per class. ImageNet weights cannot
-# be downloaded here, so we use a ResNet-32 trained on CIFAR-10. The usual settings are `MODEL =
-# "resnet18"` and `WEIGHTS = "DEFAULT"`.
+# To use your own images, set `DATA` to a folder with `train/` and `val/`, and one folder per class
+# in each. ImageNet weights cannot be downloaded here, so we use a ResNet-32 trained on CIFAR-10.
+# The usual settings are `MODEL = "resnet18"` and `WEIGHTS = "DEFAULT"`.
 
 # %% tags=["parameters"]
 DATA = "cache/hymenoptera_data"
@@ -487,11 +487,13 @@ if IMAGENET:
 # ## 다음 단계 / Next
 #
 # 이 프로젝트 없이도 쓸 수 있게 실행(run) 하나를 내보낼(eject) 수 있습니다. 터미널에서 다음 명령을
-# 실행하면 PyTorch와 torchvision만 쓰는 노트북(또는 `script`)이 만들어집니다: `python -m
-# experiments.eject RUN --as notebook`. `RUN`은 `runs/two_strategies` 안의 폴더입니다. 개미와 벌
+# 실행하면 skipzoo 없이 PyTorch와 torchvision으로 실행되는 노트북(또는 `script`)이 만들어집니다:
+# `python -m experiments.eject RUN --as notebook`. `RUN`은 `runs/two_strategies` 안의 폴더입니다.
+# torchvision에 있는 ResNet만 내보낼 수 있으므로, 이 ResNet-32의 실행은 거절됩니다. 개미와 벌
 # 튜토리얼은 `3_ants_and_bees.ipynb`에 있습니다.
 #
 # To use a run without this project, run this command in a terminal: `python -m experiments.eject
-# RUN --as notebook`. It writes a notebook (or a `script`) that needs only PyTorch and torchvision.
-# `RUN` is a folder in `runs/two_strategies`. The tutorial on ants and bees is in
+# RUN --as notebook`. It writes a notebook (or a `script`) of PyTorch and torchvision, without
+# skipzoo. `RUN` is a folder in `runs/two_strategies`. The network has to be one of torchvision's
+# ResNets, so runs of this ResNet-32 are refused. The tutorial on ants and bees is in
 # `3_ants_and_bees.ipynb`.

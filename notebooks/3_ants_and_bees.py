@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path.cwd()))
 # 커널에 이미 있는 torch는 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요.
 #
 # In Colab, this cell clones and installs the repository. It keeps the installed torch. Replace
-# `URL` by the address of the repository.
+# `URL` by the repository's address.
 
 # %% tags=["not-run"]
 if "google.colab" in sys.modules and not Path("zoo").is_dir():
@@ -202,8 +202,8 @@ print(f"one grey level is {1 / 255 / min(view.std):.3f} after Normalize")
 # 에폭마다 두 단계(phase)가 있습니다. `train`에서는 가중치를 바꾸고, `val`에서는 측정만 합니다.
 # 줄마다 이유가 있습니다. 번호를 단 줄이 왜 필요한지 아래 3.1부터 3.6까지 하나씩 측정해 봅니다.
 #
-# Every epoch has two phases. `train` changes the weights; `val` only measures. Each line has a
-# reason. For the numbered lines, sections 3.1 to 3.6 measure it.
+# Every epoch has two phases. `train` changes the weights; `val` only measures. Sections 3.1 to 3.6
+# measure why the numbered lines are needed.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -269,8 +269,8 @@ usual = train_model(usual, nn.CrossEntropyLoss(), optimizer, scheduler, EPOCHS)
 # 배치가 하나뿐이면 손실은 멀쩡해 보일 수 있으므로, 기울기의 크기(norm)를 보세요.
 #
 # `backward()` does not overwrite gradients; it **adds** to them. Without `zero_grad()`, the
-# gradients of all past batches add up. We train on the same batch with and without it. With one
-# batch the loss may look normal, so look at the length of the gradient.
+# gradients of all past batches add up. We train on the same batch with and without `zero_grad()`.
+# With one batch the loss may look normal, so look at the length of the gradient.
 
 # %%
 images, labels = next(iter(DataLoader(folders["val"], 16, shuffle=True)))
@@ -395,7 +395,7 @@ for size in (4, 32, n - 1):
 # The tutorial picks the epoch with the highest validation accuracy and reports **that same
 # accuracy**. It is the maximum of several accuracies, so it is a little too high. To measure by how
 # much, we split the validation images in half 1,000 times. Each time, we choose the epoch on one
-# half and measure it on the other.
+# half and measure its accuracy on the other.
 
 # %%
 table = torch.tensor(right).float()  # (epochs, n)

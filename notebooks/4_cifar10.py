@@ -30,7 +30,7 @@
 # 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요. (여기서는 실행하지 않음)
 #
 # The next cell runs in Colab only. It clones and installs the repository, and keeps the installed
-# torch. Replace `URL` by the address of the repository. (not run here)
+# torch. Replace `URL` by the repository's address. (not run here)
 
 # %% tags=["not-run"]
 import os
@@ -136,10 +136,10 @@ plt.show()
 # 앞의 절반으로 사전 학습하고, 네트워크가 본 적 없는 뒤의 절반으로 전이합니다. 두 절반은 서로
 # 비슷하므로(고양이와 개, 자동차와 트럭) 전이가 쉬운 편입니다.
 #
-# The published ResNet-32 for CIFAR-10 was trained on these same training images. Using it for
-# CIFAR-10 would be no transfer, because it has already learned them. So we divide the classes: the
-# network is pretrained on the first half and transferred to the second half, which it has never
-# seen. The halves are similar (cat and dog, automobile and truck), so this transfer is easy.
+# The published ResNet-32 for CIFAR-10 was trained on these same training images, so using it here
+# would be no transfer. So we divide the classes: the network is pretrained on the first half and
+# transferred to the second half, which it has never seen. The halves are similar (cat and dog,
+# automobile and truck), so this transfer is easy.
 
 # %%
 half = len(classes) // 2
@@ -298,8 +298,8 @@ print(f"here:  {100 * row['accuracy']:.1f} %, {row['seconds']:.1f} s, {row['imag
 # Each time, an image is cropped and flipped a little differently. So features cannot be computed in
 # advance: the backbone has to run in every epoch (feature extraction).
 #
-# **The usual cell** uses `RandomCrop(32, padding=4)` and a horizontal flip. It shows the effect on
-# one image.
+# **The usual cell** uses `RandomCrop(32, padding=4)` and a horizontal flip. The next cell shows its
+# effect on one image.
 
 # %%
 augment = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip()])
@@ -539,9 +539,9 @@ for seed in range(SEEDS):
 # 섞여 있습니다. 그래서 테스트 이미지를 무작위로 둘로 나눕니다. 한쪽에서 에폭을 고른 다음, 그쪽의
 # 정확도와 고를 때 쓰지 않은 다른 쪽의 정확도를 비교합니다.
 #
-# **Here** val chooses the epoch, and test is used once. Part of the difference is chance. So we
-# divide the test images at random, choose an epoch on one part, and compare its accuracy on this
-# part with that on the other part.
+# **Here** val chooses the epoch, and test is used once. Part of the difference between the two ways
+# is chance. So we divide the test images at random, choose an epoch on one part, and compare its
+# accuracy on this part with that on the other part.
 
 # %%
 val = torch.stack(rights["val"]).float().mean(2)  # (seeds, epochs)
@@ -568,8 +568,8 @@ for n in (total // 10, total // 2):
 # 부풀려집니다. 좋아 보일 뿐, 모델이 실제로 좋아진 것은 아닙니다.
 #
 # **The cost** is the points above. With only three seeds, the first line's interval includes 0. The
-# next two lines are more precise: the accuracy is more exaggerated if the epoch is chosen on fewer
-# images, or among more epochs. The model only looks better; it is not.
+# next two lines are more precise: the accuracy is overestimated more if the epoch is chosen on
+# fewer images, or among more epochs. The model only looks better; it is not.
 
 # %% [markdown]
 # ## 10. 실수 2: `eval()` 빠뜨리기, 한 장 배치 / Mistake 2: a forgotten `eval()`, and a batch of one

@@ -28,7 +28,7 @@
 # 그대로 둡니다. `URL` 자리에 저장소 주소를 넣으세요. (여기서는 실행하지 않음)
 #
 # The next cell runs in Colab only. It clones and installs the repository, and keeps the installed
-# torch. Replace `URL` by the address of the repository. (not run here)
+# torch. Replace `URL` by the repository's address. (not run here)
 
 # %% tags=["not-run"]
 import os

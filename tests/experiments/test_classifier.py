@@ -149,7 +149,7 @@ def test_k_is_clipped_to_the_classes(folder, checkpoint):
     model, file = load_model(checkpoint), next(folder.glob("*/*.png"))
     assert len(predict(model, file)) == 3
     assert len(predict(model, file, k=2)) == 2
-    with pytest.raises(UsageError, match="too small: 0"):
+    with pytest.raises(UsageError, match="not a whole number from 1: 0"):
         predict(model, file, k=0)
 
 
