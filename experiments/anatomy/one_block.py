@@ -62,7 +62,7 @@ def measure(subject: Subject) -> dict[str, Any]:
         if can_be_deleted(blocks[k]):
             rest = [without(blocks[k]), *blocks[k + 1 :], read_out]
             kept = {"block": names[k], "keeps_shape": keeps_shape(blocks[k])}
-            rows.append(kept | both(rest, x, u))
+            rows.append({"number": k + 1, **kept, **both(rest, x, u)})
     return {"images": len(labels), "intact": intact, "blocks": rows}
 
 
@@ -101,13 +101,14 @@ def draw(figure: Figure, found: Found) -> None:
     for (group, pairs), panel in zip(groups.items(), panels, strict=True):
         for way, colour, dot in zip(WAYS, COLOURS[1:], "os", strict=False):
             for number, (_, result) in enumerate(pairs):
-                places = range(1, 1 + len(result["blocks"]))
+                places = [row["number"] for row in result["blocks"]]
                 values = [row[way] for row in result["blocks"]]
                 label = WAYS[way] if not number else None
                 panel.plot(places, values, dot, color=colour, ms=4, mfc="none", label=label)
             intact = sum(result["intact"][way] for _, result in pairs) / len(pairs)
             panel.axhline(intact, color=colour, lw=1, ls=":")
         panel.set(title=group, xlabel="deleted block", ylim=(0, 100))
+        panel.xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel("test error (%)")
     panels[0].legend(frameon=False, fontsize=10)
     figure.supxlabel("dotted: the intact network", size=11)

@@ -33,7 +33,7 @@ class Options:
     CIFAR10_LI."""
     questions: tuple[Question, ...] = ()
     """Which to answer (default: all)."""
-    images: int = 300
+    images: int = 200
     """Test images for the errors and the loss, with classes balanced."""
     grid: int = 11
     """Points along each side of the plane of the loss."""
