@@ -78,9 +78,10 @@ def test_the_median_has_a_bootstrap_interval_that_is_always_the_same():
 
 def lesion(rises: list[float], intact: float = 8.0) -> dict:
     rows = [
-        {"number": k + 1, "block": str(k), "keeps_shape": True, "stored": intact + rise, "adapted": intact}
+        {"number": k + 1, "block": "", "keeps_shape": True, "stored": intact + rise,
+         "adapted": intact}
         for k, rise in enumerate(rises)
-    ]
+    ]  # fmt: skip
     return {"images": 300, "intact": {"stored": intact, "adapted": intact}, "blocks": rows}
 
 
