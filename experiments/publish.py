@@ -179,14 +179,14 @@ def publish_folder(folder: Path) -> None:
     """Write the report into its page; copy the rows and figures to docs/NAME/."""
     from data.listing import readable
     from experiments.ablation import report as ablation
-    from experiments.anatomy import study
+    from experiments.anatomy import findings as anatomy
     from experiments.plumbing.results import FINDINGS, is_of_transfer
     from experiments.transfer import report as transfer
     from zoo.weights.atomic import write_atomic
 
     of_transfer = is_of_transfer(readable(folder))
     if (folder / FINDINGS).is_file():
-        put_into_docs("anatomy", study.report_of(folder))
+        put_into_docs("anatomy", anatomy.report_of(folder))
         keep = shutil.ignore_patterns(".lock")
         shutil.copytree(folder, Path("docs/anatomy"), dirs_exist_ok=True, ignore=keep)
         return

@@ -26,14 +26,15 @@ def main(options: Options) -> None:
     with doing("loading the libraries"):
         from data.listing import readable
         from experiments.ablation import report as ablation
-        from experiments.anatomy import study
+        from experiments.anatomy import findings as anatomy
         from experiments.plumbing.results import FINDINGS, is_of_transfer
         from experiments.plumbing.tables import print_report
         from experiments.transfer import report as transfer
     folder = readable(options.folder)
     package = transfer if is_of_transfer(folder) else ablation
-    is_anatomy = (folder / FINDINGS).is_file()
-    print_report(study.report_of(folder) if is_anatomy else package.report_of(folder))
+    if (folder / FINDINGS).is_file():
+        package = anatomy
+    print_report(package.report_of(folder))
 
 
 if __name__ == "__main__":

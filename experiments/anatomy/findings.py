@@ -1,11 +1,14 @@
-"""What a question needs besides its measurement: answers with their scope, and pooling by seed."""
+"""What a question needs besides its measurement: answers, their scope, pooling by seed, report."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.anatomy.subjects import Subject
+from experiments.plumbing.results import FINDINGS, NAME_IT, read_csv
 from experiments.plumbing.stats import Interval, mean_over
+from experiments.plumbing.tables import Part, Rows
 
 Found = Mapping[Subject, dict[str, Any]]  # of each network, what a question measured
 Pairs = Sequence[tuple[Subject, dict[str, Any]]]  # the same, of the networks of one group
@@ -60,3 +63,11 @@ def deepest(subjects: Sequence[Subject]) -> list[Subject]:
     """Those with the most layers."""
     most = max((subject.depth for subject in subjects), default=0)
     return [subject for subject in subjects if subject.depth == most]
+
+
+def report_of(folder: Path) -> list[Part]:
+    """The answers in a folder of results: the evidence for each, then all of them in a table."""
+    rows = read_csv(folder / FINDINGS, dict.fromkeys(Finding._fields, str), NAME_IT)
+    lines = [[row["claim"], row["of"], row["answer"]] for row in rows]
+    text = [f"**{r['claim']}: {r['answer']}.** {r['of']}. {r['evidence']}" for r in rows]
+    return [*text, Rows(("claim", "networks", "answer"), lines, ("---",))]

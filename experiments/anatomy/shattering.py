@@ -24,6 +24,7 @@ import zoo
 from data.batches import channel_normalize
 from data.progress import Progress
 from data.synthetic import synthetic
+from experiments.anatomy.chain import adapted
 from experiments.anatomy.findings import Finding, Found
 from experiments.anatomy.subjects import INITIAL, Subject
 from experiments.drawing.style import COLOURS
@@ -61,16 +62,11 @@ def of_mlp(depth: int, residual: bool, seed: int) -> float:
 def of_network(name: str, images: Tensor, ends: Tensor, seed: int) -> float:
     """The mean cosine between the input gradients of neighbours on the line between two images."""
     torch.manual_seed(seed)
-    model = zoo.build(name).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model(images)  # the statistics of these images, which then stay fixed
-    model.eval()
+    random = zoo.build(name)
+    model = adapted([random], images)  # the statistics of these images, which then stay fixed
     share = torch.linspace(0, 1, POINTS).view(-1, 1, 1, 1)
     line = ((1 - share) * ends[0] + share * ends[1]).requires_grad_()
-    readout = torch.randn(model.head.out_features)
+    readout = torch.randn(random.head.out_features)
     gradients = torch.autograd.grad((model(line) @ readout).sum(), line)[0].flatten(1)
     return float(torch.cosine_similarity(gradients[1:], gradients[:-1]).mean())
 

@@ -15,20 +15,13 @@ from experiments.anatomy import (
     path_lengths,
     shattering,
 )
-from experiments.anatomy.findings import Finding, by_group
+from experiments.anatomy.findings import Finding, by_group, report_of
 from experiments.anatomy.options import QUICK, Options
 from experiments.anatomy.subjects import UNLABELLED, Subject, of_campaign, published
 from experiments.drawing.style import png
 from experiments.plumbing.cli import ResultsError, doing
-from experiments.plumbing.results import (
-    FINDINGS,
-    NAME_IT,
-    parsed,
-    read_csv,
-    write_csv,
-    write_json,
-)
-from experiments.plumbing.tables import Part, Results, Rows
+from experiments.plumbing.results import FINDINGS, parsed, write_csv, write_json
+from experiments.plumbing.tables import Results
 from zoo import WeightsError
 
 QUESTIONS: dict[str, ModuleType] = {
@@ -60,14 +53,6 @@ def carry_out(options: Options, folder: Path) -> Results:
     write_csv(folder / FINDINGS, rows, Finding._fields)
     notes.append(f"measurements: {folder}")
     return Results(rows, report_of(folder), figures, folder, notes=notes)
-
-
-def report_of(folder: Path) -> list[Part]:
-    """The answers in a folder of results: the evidence for each, then all of them in a table."""
-    rows = read_csv(folder / FINDINGS, dict.fromkeys(Finding._fields, str), NAME_IT)
-    lines = [[row["claim"], row["of"], row["answer"]] for row in rows]
-    text = [f"**{r['claim']}: {r['answer']}.** {r['of']}. {r['evidence']}" for r in rows]
-    return [*text, Rows(("claim", "networks", "answer"), lines, ("---",))]
 
 
 def networks(options: Options) -> tuple[list[Subject], list[str]]:

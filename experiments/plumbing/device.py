@@ -48,10 +48,12 @@ def torch_as_started() -> Iterator[None]:
     """
     dtype, threads, cudnn = torch.get_default_dtype(), torch.get_num_threads(), torch.backends.cudnn
     settings = cudnn.benchmark, cudnn.deterministic
+    # Only if CUDA is in use: otherwise fork_rng would start it, on every GPU.
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     torch.set_default_dtype(torch.float32)
     try:
         with (
-            torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad(),
+            torch.random.fork_rng(gpus), torch.inference_mode(False), torch.enable_grad(),
             torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False),
         ):  # fmt: skip
             yield

@@ -49,7 +49,7 @@ def place_of(url: str, sha256: str = "") -> Path:
 
     If neither of them has a hash, a hash of the URL precedes the name.
     """
-    name = re.sub(r"[^\w.+-]", "_", url.partition("?")[0].rpartition("/")[2])[-100:]
+    name = re.sub(r"[^\w.+-]", "_", url.partition("?")[0].rpartition("/")[2])[-200:]
     if sha256:
         stem, dot, suffix = name.rpartition(".")
         name = f"{stem.removesuffix(f'-{sha256[:8]}')}-{sha256}{dot}{suffix}"

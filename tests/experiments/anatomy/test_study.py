@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import zoo
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.anatomy import study
+from experiments.anatomy.findings import report_of
 from experiments.anatomy.options import Options
 from experiments.plumbing.cli import ResultsError
 from experiments.train.loop import Settings
@@ -65,6 +66,13 @@ def test_every_question_answers_twice_with_the_same_bytes(answer, tmp_path):
         assert "has not learned" in row["evidence"]
         assert f"{STEPS} steps" in row["of"]
         assert re.search(r"n = [12] seeds", row["evidence"])
+
+
+def test_the_report_of_a_folder_is_shown_again(answer, tmp_path, invoke):
+    found = answer(tmp_path, "explosion")
+    done = invoke("experiments.report", tmp_path)
+    assert_prints(done, "without skips, gradients explode", "yes", "n = 5 seeds")
+    assert found.parts == report_of(tmp_path)
 
 
 def test_only_what_is_missing_is_measured_again(answer, tmp_path, monkeypatch):
