@@ -15,6 +15,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv from requirements.lock (TORCH=cpu, auto, cu130 ...: another build of torch)
+	@$(info ready; for commands without make, once per terminal: source .venv/bin/activate):
 
 doctor: $(READY)  ## check this machine: what is wrong, the fix, and minutes for each target
 	@$(RUN) experiments.doctor $(ARGS)
@@ -52,7 +53,7 @@ shapes: $(READY)  ## print shapes, parameters and FLOPs of a network, stage by s
 read: $(READY)  ## write the files to read as pages with drawings, two also in Korean: runs/read/index.html
 	@$(RUN) experiments.publish read
 
-report: $(READY)  ## print the results of an ablation or a transfer again (FOLDER=runs/quick)
+report: $(READY)  ## print the results of an ablation, a transfer or an anatomy again (FOLDER=runs/quick)
 	@$(RUN) experiments.report $(or $(FOLDER),runs/quick) $(ARGS)
 
 bench: $(READY)  ## measure speed ratios against usual code with PyTorch and torchvision

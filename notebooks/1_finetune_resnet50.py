@@ -100,7 +100,7 @@ if not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
-if not Path(WEIGHTS).exists():
+if WEIGHTS.endswith(".th") and not Path(WEIGHTS).exists():
     url = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
     download_url_to_file(url + Path(WEIGHTS).name, WEIGHTS, progress=False)
 (Path(DATA) / "train/ants/imageNotFound.gif").unlink(missing_ok=True)
@@ -140,13 +140,13 @@ from experiments import check_data
 check_data.main(check_data.Options(Path(DATA), workers=0))
 
 # %% [markdown]
-# **달라진 점**: 모든 파일을 실제로 디코딩하고, 학습 세트와 검증 세트에 같은 사진이 있는지
-# 찾습니다. 깨진 파일이 있으면 파일 이름을 알려 주고 검사를 멈춥니다. 그래서 학습 도중 어느
-# 에폭에서 갑자기 멈추는 일이 없습니다.
+# **달라진 점**: 모든 파일을 실제로 디코딩하고, 학습 세트와 검증 세트에 같은 파일이 있는지
+# 찾습니다(크기만 바꾼 사본은 `pip install imagehash`를 하면 찾습니다). 깨진 파일이 있으면 파일
+# 이름을 알려 주고 검사를 멈춥니다. 그래서 학습 도중 어느 에폭에서 갑자기 멈추는 일이 없습니다.
 #
-# **What changed**: the check decodes every file and finds photos that are in both train and val. A
-# broken file stops the check, which names the file. So it cannot stop the training in a later
-# epoch.
+# **What changed**: the check decodes every file and finds files that are in both train and val (and
+# resized copies, after `pip install imagehash`). A broken file stops the check, which names the
+# file. So it cannot stop the training in a later epoch.
 
 # %% [markdown]
 # ## 2. 헤드 바꾸기 / Replace the head
@@ -353,10 +353,12 @@ model
 # ## 6. 이미지 한 장 / One image
 #
 # 흔히 쓰는 코드에서는 전처리, `unsqueeze(0)`, `eval()`, `softmax`를 모두 직접 합니다. 전처리나
-# `eval()`을 잊으면 오류는 나지 않고 답만 틀립니다.
+# `eval()`을 잊으면 오류는 나지 않고 답만 틀립니다. 아래 두 셀은 서로 다른 네트워크(2에폭, 전체
+# 에폭)를 쓰므로 확률이 다릅니다.
 #
 # The usual cell does preprocessing, `unsqueeze(0)`, `eval()` and `softmax` by hand. If the
-# preprocessing or `eval()` is forgotten, there is no error, but the answers are wrong.
+# preprocessing or `eval()` is forgotten, there is no error, but the answers are wrong. The two
+# cells below use different networks, of 2 epochs and of all epochs, so their probabilities differ.
 
 # %%
 # 흔히 쓰는 코드 / the usual cell
@@ -381,12 +383,14 @@ predict(model, file)
 
 # %% [markdown]
 # 클래스가 두 개라서 상위 5개도 두 개뿐입니다. 이 작은 네트워크는 검증 이미지 세 장 중 한 장을
-# 틀리므로 위의 답도 틀릴 수 있습니다. 아래는 미세 조정하기 **전** 네트워크의 상위 5개입니다.
+# 틀립니다. 개미와 벌 데이터라면 위의 사진은 벌이므로 두 답 모두 틀렸습니다. 아래는 미세 조정하기
+# **전** 네트워크의 상위 5개입니다.
 # CIFAR-10의 클래스만 알기 때문에 곤충을 보고도 그중 하나를 골라야 합니다. 확률이 높다고 해서
 # 정답을 안다는 뜻은 아닙니다.
 #
 # There are only two classes, so the top 5 has two entries. This small network misclassifies one of
-# three validation images, so the answer above may be wrong. Below is the top 5 of the network
+# three validation images. With the ants and bees, the photo above shows a bee, so both answers are
+# wrong. Below is the top 5 of the network
 # **before** fine-tuning. That network knows only the classes of CIFAR-10, so it has to choose one
 # of them for an insect. A high probability does not mean that the answer is right.
 

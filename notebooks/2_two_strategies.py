@@ -84,7 +84,7 @@ if not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
-if not Path(WEIGHTS).exists():
+if WEIGHTS.endswith(".th") and not Path(WEIGHTS).exists():
     url = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
     download_url_to_file(url + Path(WEIGHTS).name, WEIGHTS, progress=False)
 (Path(DATA) / "train/ants/imageNotFound.gif").unlink(missing_ok=True)

@@ -81,7 +81,7 @@ if not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
-if not Path(WEIGHTS).exists():
+if WEIGHTS.endswith(".th") and not Path(WEIGHTS).exists():
     url = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
     download_url_to_file(url + Path(WEIGHTS).name, WEIGHTS, progress=False)
 (Path(DATA) / "train/ants/imageNotFound.gif").unlink(missing_ok=True)
@@ -266,11 +266,13 @@ usual = train_model(usual, nn.CrossEntropyLoss(), optimizer, scheduler, EPOCHS)
 #
 # `backward()`는 기울기(gradient)를 덮어쓰지 않고 **더합니다**. `zero_grad()`를 빼면 지난 배치의
 # 기울기가 모두 쌓입니다. 같은 배치로 `zero_grad()`가 있을 때와 없을 때 한 번씩 학습해 봅니다.
-# 배치가 하나뿐이면 손실은 멀쩡해 보일 수 있으므로, 기울기의 크기(norm)를 보세요.
+# 배치가 하나뿐이면, 쌓인 기울기만큼 크게 움직이므로 손실이 더 빨리 줄 수도 있습니다. 기울기의
+# 크기(norm)를 보세요.
 #
 # `backward()` does not overwrite gradients; it **adds** to them. Without `zero_grad()`, the
 # gradients of all past batches add up. We train on the same batch with and without `zero_grad()`.
-# With one batch the loss may look normal, so look at the length of the gradient.
+# With one batch the loss may even fall faster, because the steps are larger. So look at the length
+# of the gradient.
 
 # %%
 images, labels = next(iter(DataLoader(folders["val"], 16, shuffle=True)))
@@ -305,15 +307,16 @@ plt.show()
 #
 # 배치 정규화(batch norm)는 `train()`에서는 그 배치의 평균을, `eval()`에서는 저장된 평균을 씁니다.
 # `eval()`을 빠뜨리면 같은 이미지라도 **같은 배치에 있는 이미지에 따라** 답이 달라지고, 검증
-# 데이터가 저장된 평균을 바꿉니다. 배치가 작을수록 나쁘고, 한 장씩 넣을 때가 가장 나쁩니다.
+# 데이터가 저장된 평균을 바꿉니다. 한 장씩 넣을 때가 가장 나쁩니다. 이미지가 153장이면 몇 %p의
+# 차이는 우연일 수 있습니다.
 # skipzoo의 학습 루프는 스텝마다 `train()`을, 평가할 때마다 `eval()`을 호출하므로 빠뜨릴 일이
 # 없습니다.
 #
 # Batch norm uses the mean of the batch in `train()` mode, and the stored mean in `eval()` mode.
 # Without `eval()`, the answer to an image depends on **the other images of its batch**, and
-# validation data changes the stored means. Smaller batches are worse; a batch of one is the worst.
-# Our loop calls `train()` at every step and `eval()` at every evaluation, so they cannot be
-# forgotten.
+# validation data changes the stored means. A batch of one is the worst. With 153 images, a few
+# points may be chance. Our loop calls `train()` at every step and `eval()` at every evaluation, so
+# they cannot be forgotten.
 
 # %%
 val_images = torch.stack([image for image, _ in folders["val"]])
