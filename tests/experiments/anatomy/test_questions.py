@@ -116,7 +116,8 @@ def test_smooth_means_that_no_step_is_large():
         return {"images": 300, "deleted": draws, "swapped": draws}
 
     smooth, sudden = result({0: 8, 1: 10, 2: 13, 4: 25}), result({0: 13, 1: 88, 2: 89, 4: 90})
-    for result_now, answer in ((smooth, "yes"), (sudden, "no")):
+    wide = result({0: 8, 4: 40})  # 8 points per block
+    for result_now, answer in ((smooth, "yes"), (sudden, "no"), (wide, "yes")):
         (line,) = many_blocks.findings({subject("resnet56"): result_now})
         assert line.answer == answer
     (line,) = many_blocks.findings({subject("plain56", error=90.0): sudden})

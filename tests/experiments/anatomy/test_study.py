@@ -13,10 +13,13 @@ from conftest import ROOT, assert_prints, assert_three_lines
 from safetensors.torch import load_file
 
 import zoo
+from data.dataset import Dataset
+from data.views import View
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.anatomy import study
 from experiments.anatomy.findings import report_of
 from experiments.anatomy.options import Options
+from experiments.anatomy.subjects import images_of
 from experiments.plumbing.cli import ResultsError
 from experiments.train.loop import Settings
 
@@ -170,9 +173,8 @@ def test_lesions_of_a_vit_remove_attention_or_mlp():
 @pytest.mark.slow
 def test_golden_lesions_of_published_networks_are_as_deep_as_theirs(real_data, real_cifar10):
     """Medians within bands: 20 layers suffer, 56 hardly, a plain network is destroyed."""
-    from data.views import View
     from experiments.anatomy import one_block
-    from experiments.anatomy.subjects import Subject, images_of, ready
+    from experiments.anatomy.subjects import Subject, ready
 
     torch.set_num_threads(2)
     bands = {"resnet20": (8, 30), "plain56": (55, 90)}
@@ -197,3 +199,15 @@ def test_the_networks_of_a_campaign_are_its_final_ones(campaign):
     assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
     assert images.images.shape == (40, 3, 8, 8)
     assert images.labels.bincount(minlength=10).tolist() == [4] * 10
+
+
+def test_images_are_balanced_and_normalised_and_the_unlabelled_ones_are_for_training():
+    pixels = torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).expand(60, 3, 4, 4)
+    labels = torch.arange(60) // 20  # sorted, as in a folder of classes
+    data = Dataset("x", ("a", "b", "c"), 200 - pixels, labels, pixels, labels)
+    found = images_of(data, View(4, 4, mean=(0.5,) * 3, std=(0.25,) * 3, input_size=8), 6)
+    assert found.labels.bincount().tolist() == [2, 2, 2]
+    assert found.images.shape == (6, 3, 8, 8)
+    values = found.images[:, 0, 0, 0] * 0.25 + 0.5
+    assert ((values * 255).round().long() // 20).tolist() == found.labels.tolist()
+    assert (found.unlabelled * 0.25 + 0.5).min() > 100 / 255
