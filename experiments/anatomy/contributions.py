@@ -181,8 +181,7 @@ def draw(figure: Figure, found: Found) -> None:
             panels[2].semilogy(depth, (values[:, 0] / values[:, 1]) ** 2, line, color=colour)
     panels[0].set(title="head reads after each block", ylabel="test error (%)",
                   xlabel="block of the last stage: first to last")  # fmt: skip
-    panels[1].set(title="responses (dotted: from the norm's weights)", ylabel="std of F(x)",
-                  xlabel="block: first to last")  # fmt: skip
-    panels[2].set(title="var F(x) / var shortcut (dashed: at the start)",
-                  xlabel="block: first to last")  # fmt: skip
+    panels[1].set(title="responses", ylabel="std of F(x)", xlabel="block: first to last")
+    panels[2].set(title="balance", ylabel="var F(x) / var shortcut", xlabel="block: first to last")
     panels[0].legend(frameon=False, fontsize=10)
+    figure.supxlabel("dotted: from the norms' weights alone; dashed: random weights", size=11)

@@ -83,6 +83,6 @@ def draw(figure: Figure, found: Found) -> None:
             label = arm if not number else None
             panel.semilogy(layers, np.array(squares) / squares[-1], color=colour, lw=1, label=label)
     panel.semilogy(layers, THEORY ** (LAYERS - layers), "k:", label="pi/(pi-1) a layer")
-    panel.set(xlabel="layer", ylabel="squared gradient, relative to the last layer's")
+    panel.set(xlabel="layer", ylabel="squared gradient (last layer: 1)")
     panel.legend(frameon=False, fontsize=10)
-    figure.supxlabel(f"MLP with batch norm, random weights, n = {SEEDS} seeds", size=11)
+    figure.supxlabel(f"MLP with random weights, n = {SEEDS} seeds", size=11)

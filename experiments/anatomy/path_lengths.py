@@ -151,4 +151,5 @@ def draw(figure: Figure, found: Found) -> None:
         panel.plot(counts / counts.sum(), ":", color="black", label="share of the paths")
         panel.set(title=group, xlabel="residual branches on the path")
     panels[0].legend(frameon=False, fontsize=10)
-    figure.supxlabel("mean over images; estimate and number of paths scaled to a sum of 1", size=11)
+    words = f"mean over images; the estimate (of {SAMPLED} paths of each length)"
+    figure.supxlabel(f"{words} and the number of paths are scaled to a sum of 1", size=11)
