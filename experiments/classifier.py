@@ -119,6 +119,8 @@ def predictions(
     the network computes; with 0, this process decodes. Neither changes results beyond rounding.
     """
     check_counts(k=k, batch_size=batch_size)
+    if isinstance(paths, str | Path):
+        paths = find_images([str(paths)])
     arriving = decode_all(DecodedOnUse(tuple(map(str, paths)), model.view), workers, "classifying")
     with closing(arriving):
         for first in range(0, len(paths), batch_size):
@@ -291,7 +293,9 @@ def open_classifier(
     elif weights != "DEFAULT":
         why, fix = "--weights needs --model, and none is named", "add --model, or omit --weights"
         raise UsageError(why, f"--weights {weights}", fix)
-    return load_model(weights if name else checkpoint, name, classes, preprocess)
+    best = Path(checkpoint) / "best.safetensors"  # in the folder of a run of transfer
+    file = str(best) if best.is_file() else checkpoint
+    return load_model(weights if name else file, name, classes, preprocess)
 
 
 def pretrained(

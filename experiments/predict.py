@@ -32,8 +32,8 @@ class Options:
     """Print the most probable classes of each image."""
 
     inputs: cli.Paths
-    """A file of weights (from experiments.transfer, or your own) or hf:OWNER/NAME; then images.
-    With --model, only images."""
+    """A file of weights, the folder of a run of experiments.transfer, or hf:OWNER/NAME; then
+    images. With --model, only images."""
     model: cli.Word = None
     """An ImageNet model of the zoo, instead of a checkpoint."""
     weights: str = "DEFAULT"

@@ -83,7 +83,7 @@ def summary() -> list[Part]:
     source = in_words(first["source"], first["size"])
     sentence = (
         f"{source[0].upper()}{source[1:]}, {first['steps']} steps, batch {first['batch_size']}. "
-        f"Table: mean ± 95 % CI; shaded: minimum to maximum over seeds. The {len(results) - 2} "
+        f"Table: mean ± 95 % confidence interval; shaded: minimum to maximum over seeds. The {len(results) - 2} "
         f"runs, and 2 more without batch norm, take\nabout {minutes / 2:.0f} minutes on 2 CPU "
         f"cores ({first['device']}, {first['precision']}). "
         "This is a small version of figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385)."

@@ -52,21 +52,20 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # 내 이미지를 쓰려면 `DATA`를 바꾸세요. `train/`과 `val/`이 있고, 그 안에 클래스마다 폴더가 하나씩
 # 있는 폴더입니다: `my_images/train/cat/1.jpg`. `my_images/cat/1.jpg`만 있어도 skipzoo는 나누어
 # 쓰지만, 흔히 쓰는 코드는 오류를 냅니다. 여기서는 ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로
-# 학습한 ResNet-32를 씁니다. 보통은 `MODEL = "resnet50"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
+# 학습한 ResNet-32를 씁니다. 보통은 `MODEL = "resnet50"`으로 설정합니다.
 #
 # To use your own images, set `DATA` to a folder with `train/` and `val/`, and one folder per class
 # in each: `my_images/train/cat/1.jpg`. skipzoo also splits a folder such as `my_images/cat/1.jpg`,
 # but the usual cells fail with it. ImageNet weights cannot be downloaded here, so we use a
-# ResNet-32 trained on CIFAR-10. The usual settings are `MODEL = "resnet50"` and `WEIGHTS =
-# "DEFAULT"`.
+# ResNet-32 trained on CIFAR-10. The usual setting is `MODEL = "resnet50"`.
 
 # %% tags=["parameters"]
 DATA = "cache/hymenoptera_data"
 MODEL = "resnet32"
-WEIGHTS = "cache/resnet32-d509ac18.th"
+WEIGHTS = "DEFAULT"
 EPOCHS = 8
 RUNS = "runs/drive"
-IMAGENET = False  # True: also run the cells that download ImageNet weights
+IMAGENET = False  # True: also run the last cell: a ResNet-50 with ImageNet weights
 
 # %% [markdown]
 # **Drive 연결 (여기서는 실행하지 않음 / not run here)**: Colab의 연결이 끊기면 파일이 지워집니다.
@@ -84,11 +83,11 @@ if "google.colab" in sys.modules:
     RUNS = "/content/drive/MyDrive/skipzoo-runs"
 
 # %% [markdown]
-# PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
-# `imageNotFound.gif`는 사진이 아니므로 지웁니다.
+# PyTorch 튜토리얼의 개미와 벌 사진을 처음 한 번만 내려받습니다. 학습 폴더의 `imageNotFound.gif`는
+# 사진이 아니므로 지웁니다. 가중치는 처음 쓸 때 내려받습니다.
 #
-# This cell downloads the weights and the photos of PyTorch's tutorial (ants and bees), once.
-# `imageNotFound.gif` in the training folder is not a photo, so we delete it.
+# This cell downloads the photos of PyTorch's tutorial (ants and bees), once. `imageNotFound.gif` in
+# the training folder is not a photo, so we delete it. The weights are downloaded when first used.
 
 # %%
 import zipfile
@@ -100,9 +99,6 @@ if not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
-if WEIGHTS.endswith(".th") and not Path(WEIGHTS).exists():
-    url = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
-    download_url_to_file(url + Path(WEIGHTS).name, WEIGHTS, progress=False)
 (Path(DATA) / "train/ants/imageNotFound.gif").unlink(missing_ok=True)
 for folder in sorted(Path(DATA).glob("*/*")):
     print(f"{folder.parent.name}/{folder.name}: {len(list(folder.iterdir()))} images")
@@ -371,7 +367,8 @@ with torch.no_grad():
 top = scores.topk(min(5, len(scores)))
 plt.figure(figsize=(3, 3))
 plt.imshow(photo)
-plt.title(f"{photos.classes[top.indices[0]]}, {100 * top.values[0]:.1f} %")
+answer, truth = photos.classes[top.indices[0]], photos.classes[label]
+plt.title(f"{answer}, {100 * top.values[0]:.1f} % (truth: {truth})", size=9)
 plt.axis("off")
 plt.show()
 for score, i in zip(top.values, top.indices, strict=True):
@@ -383,20 +380,18 @@ predict(model, file)
 
 # %% [markdown]
 # 클래스가 두 개라서 상위 5개도 두 개뿐입니다. 이 작은 네트워크는 검증 이미지 세 장 중 한 장을
-# 틀립니다. 개미와 벌 데이터라면 위의 사진은 벌이므로 두 답 모두 틀렸습니다. 아래는 미세 조정하기
-# **전** 네트워크의 상위 5개입니다.
-# CIFAR-10의 클래스만 알기 때문에 곤충을 보고도 그중 하나를 골라야 합니다. 확률이 높다고 해서
-# 정답을 안다는 뜻은 아닙니다.
+# 틀립니다. 위의 사진은 벌이므로(제목의 truth) 두 답 모두 틀렸습니다. 아래는 미세 조정하기 **전**
+# 네트워크의 상위 5개입니다. CIFAR-10의 클래스만 알기 때문에 곤충을 보고도 그중 하나를 골라야
+# 합니다. 확률이 높다고 해서 정답을 안다는 뜻은 아닙니다.
 #
 # There are only two classes, so the top 5 has two entries. This small network misclassifies one of
-# three validation images. With the ants and bees, the photo above shows a bee, so both answers are
-# wrong. Below is the top 5 of the network
-# **before** fine-tuning. That network knows only the classes of CIFAR-10, so it has to choose one
-# of them for an insect. A high probability does not mean that the answer is right.
+# three validation images. The photo above shows a bee (the truth in the title), so both answers are
+# wrong. Below is the top 5 of the network **before** fine-tuning. That network knows only the
+# classes of CIFAR-10, so it has to choose one of them for an insect. A high probability does not
+# mean that the answer is right.
 
 # %%
-names = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
-old = load_model(WEIGHTS, MODEL, classes=names if WEIGHTS.endswith(".th") else None)
+old = load_model(WEIGHTS, MODEL)
 predict(old, file, k=5)
 
 # %% [markdown]

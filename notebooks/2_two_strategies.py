@@ -51,16 +51,16 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 #
 # 내 이미지를 쓰려면 `DATA`를 바꾸세요. `train/`과 `val/`이 있고, 그 안에 클래스마다 폴더가 하나씩
 # 있는 폴더입니다. 여기서는 ImageNet 가중치를 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를
-# 씁니다. 보통은 `MODEL = "resnet18"`, `WEIGHTS = "DEFAULT"`로 설정합니다.
+# 씁니다. 보통은 `MODEL = "resnet18"`로 설정합니다.
 #
 # To use your own images, set `DATA` to a folder with `train/` and `val/`, and one folder per class
 # in each. ImageNet weights cannot be downloaded here, so we use a ResNet-32 trained on CIFAR-10.
-# The usual settings are `MODEL = "resnet18"` and `WEIGHTS = "DEFAULT"`.
+# The usual setting is `MODEL = "resnet18"`.
 
 # %% tags=["parameters"]
 DATA = "cache/hymenoptera_data"
 MODEL = "resnet32"
-WEIGHTS = "cache/resnet32-d509ac18.th"
+WEIGHTS = "DEFAULT"
 SIZE = 64  # pixels; larger is better and slower, and None is what the weights expect
 EPOCHS = 5
 SEEDS = 3
@@ -68,11 +68,11 @@ RUNS = "runs/two_strategies"
 IMAGENET = False  # True: also run the cells that download ImageNet weights
 
 # %% [markdown]
-# PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
-# `imageNotFound.gif`는 사진이 아니므로 지웁니다.
+# PyTorch 튜토리얼의 개미와 벌 사진을 처음 한 번만 내려받습니다. 학습 폴더의 `imageNotFound.gif`는
+# 사진이 아니므로 지웁니다. 가중치는 처음 쓸 때 내려받습니다.
 #
-# This cell downloads the weights and the photos of PyTorch's tutorial (ants and bees), once.
-# `imageNotFound.gif` in the training folder is not a photo, so we delete it.
+# This cell downloads the photos of PyTorch's tutorial (ants and bees), once. `imageNotFound.gif` in
+# the training folder is not a photo, so we delete it. The weights are downloaded when first used.
 
 # %%
 import zipfile
@@ -84,9 +84,6 @@ if not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
-if WEIGHTS.endswith(".th") and not Path(WEIGHTS).exists():
-    url = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
-    download_url_to_file(url + Path(WEIGHTS).name, WEIGHTS, progress=False)
 (Path(DATA) / "train/ants/imageNotFound.gif").unlink(missing_ok=True)
 for folder in sorted(Path(DATA).glob("*/*")):
     print(f"{folder.parent.name}/{folder.name}: {len(list(folder.iterdir()))} images")

@@ -49,27 +49,27 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 # ## 설정 / Settings
 #
 # 튜토리얼은 25에폭 동안 학습합니다. 여기서는 시간을 아끼려고 더 적게 학습합니다. ImageNet 가중치를
-# 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를 씁니다. 보통은 `MODEL = "resnet18"`, `WEIGHTS
-# = "DEFAULT"`로 설정합니다.
+# 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를 씁니다. 보통은 `MODEL = "resnet18"`로
+# 설정합니다.
 #
 # The tutorial trains for 25 epochs. To save time, we train for fewer. ImageNet weights cannot be
-# downloaded here, so we use a ResNet-32 trained on CIFAR-10. The usual settings are `MODEL =
-# "resnet18"` and `WEIGHTS = "DEFAULT"`.
+# downloaded here, so we use a ResNet-32 trained on CIFAR-10. The usual setting is `MODEL =
+# "resnet18"`.
 
 # %% tags=["parameters"]
 DATA = "cache/hymenoptera_data"
 MODEL = "resnet32"
-WEIGHTS = "cache/resnet32-d509ac18.th"
+WEIGHTS = "DEFAULT"
 EPOCHS = 6
 RUNS = "runs/ants_and_bees"
 IMAGENET = False  # True: also run the cells that download ImageNet weights
 
 # %% [markdown]
-# PyTorch 튜토리얼의 개미와 벌 사진, 그리고 가중치를 처음 한 번만 내려받습니다. 학습 폴더의
-# `imageNotFound.gif`는 사진이 아니므로 지웁니다.
+# PyTorch 튜토리얼의 개미와 벌 사진을 처음 한 번만 내려받습니다. 학습 폴더의 `imageNotFound.gif`는
+# 사진이 아니므로 지웁니다. 가중치는 처음 쓸 때 내려받습니다.
 #
-# This cell downloads the weights and the photos of PyTorch's tutorial (ants and bees), once.
-# `imageNotFound.gif` in the training folder is not a photo, so we delete it.
+# This cell downloads the photos of PyTorch's tutorial (ants and bees), once. `imageNotFound.gif` in
+# the training folder is not a photo, so we delete it. The weights are downloaded when first used.
 
 # %%
 import zipfile
@@ -81,9 +81,6 @@ if not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
-if WEIGHTS.endswith(".th") and not Path(WEIGHTS).exists():
-    url = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
-    download_url_to_file(url + Path(WEIGHTS).name, WEIGHTS, progress=False)
 (Path(DATA) / "train/ants/imageNotFound.gif").unlink(missing_ok=True)
 for folder in sorted(Path(DATA).glob("*/*")):
     print(f"{folder.parent.name}/{folder.name}: {len(list(folder.iterdir()))} images")

@@ -20,7 +20,7 @@ from experiments.anatomy.options import QUICK, Options
 from experiments.anatomy.subjects import UNLABELLED, Subject, of_campaign, published
 from experiments.drawing.style import png
 from experiments.plumbing.cli import ResultsError, doing
-from experiments.plumbing.results import FINDINGS, parsed, write_csv, write_json
+from experiments.plumbing.results import FINDINGS, difference, parsed, write_csv, write_json
 from experiments.plumbing.tables import Results
 from zoo import WeightsError
 
@@ -92,7 +92,8 @@ def measured(name: str, subject: Subject, options: Options, folder: Path) -> dic
         content = parsed(path.read_bytes(), path, ("asked", "result"))
         if content["asked"] != asked:
             fix = "choose another --output-dir, or the options that it was made with"
-            raise ResultsError("there is a result with other settings here", path, fix)
+            what = f"a result with other settings is here: {difference(content['asked'], asked)}"
+            raise ResultsError(what, path, fix)
         return content["result"]
     found = QUESTIONS[name].measure(subject, **grid)
     path.parent.mkdir(parents=True, exist_ok=True)

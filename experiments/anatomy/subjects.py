@@ -16,9 +16,11 @@ from data.view_batches import normalize_as
 from data.views import View
 from experiments.ablation.runs import Data, load_data
 from experiments.classifier import load_model
+from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import no_results, read_rows
 from zoo.resnet import ResNet
 
+AUTHORS = {"li": "Li et al."}
 UNLABELLED = 500  # training images for the statistics of batch norms
 
 
@@ -78,11 +80,11 @@ def published(full: str, dataset: Dataset, count: int) -> Subject:
     def open_it() -> tuple[ResNet, Images]:
         return ready(copy.deepcopy(model)), images_of(dataset, View(**entry.preprocess), count)
 
-    author = entry.name.removeprefix("CIFAR10_").capitalize()
+    key = entry.name.removeprefix("CIFAR10_").lower()
+    author = AUTHORS.get(key, key)
     return Subject(
-        f"{name}-{author.lower()}", name, f"{name} ({author})", author, "published",
-        100 - entry.top1, open_it,
-    )  # fmt: skip
+        f"{name}-{key}", name, f"{name} ({author})", author, "published", 100 - entry.top1, open_it
+    )
 
 
 def of_campaign(folder: Path, count: int) -> list[Subject]:
@@ -91,7 +93,10 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
     Raises ResultsError if there are none.
     """
     subjects = []
-    for row in read_rows(folder):
+    rows = read_rows(folder)
+    if not rows:
+        raise no_results(folder)
+    for row in rows:
         run = row["run"]
         if row["status"] != "finished" or run["network"] not in ("plain", "resnet"):
             continue
@@ -111,7 +116,8 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
             100 * row["train_error"], open_it,
         ))  # fmt: skip
     if not subjects:
-        raise no_results(folder)
+        what = "there is no finished ResNet or plain network with batch norm here"
+        raise ResultsError(what, folder, "give the results of `make ablation`: runs/quick")
     return subjects
 
 

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import sys
 import threading
 import traceback
@@ -105,6 +106,16 @@ def run(
     signals.kill_children()
     drop_unwritable_output()
     sys.exit(code)
+
+
+def python() -> str:
+    """The command that starts this Python: not always "python", if make started it."""
+    found = shutil.which("python")
+    if found and Path(found).absolute() == Path(sys.executable).absolute():
+        return "python"
+    with suppress(ValueError):
+        return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))
+    return shlex.quote(sys.executable)
 
 
 def refuse_empty(arguments: Sequence[str], command: str) -> None:

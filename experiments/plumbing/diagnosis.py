@@ -24,7 +24,7 @@ from data.progress import Progress
 from data.view_batches import normalize_as
 from data.views import View
 from experiments.classifier import FP32, network_of, save_classifier
-from experiments.plumbing.cli import doing
+from experiments.plumbing.cli import doing, python
 from experiments.plumbing.device import choose_device
 from experiments.plumbing.preprocess import NORMALIZATIONS, default_view, in_words
 from experiments.plumbing.stats import wilson
@@ -80,7 +80,7 @@ def diagnose(
     view = as_rgb(model, chosen.view) if chosen.bgr else chosen.view
     save_classifier(output, name, model, classes, view, {"accuracy": chosen.row[1]})
     print(f"network, class names and preprocessing: {output}")
-    print(f"use it: python -m experiments.predict {shlex.quote(str(output))} IMAGES")
+    print(f"use it: {python()} -m experiments.predict {shlex.quote(str(output))} IMAGES")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ def settle(
             refuse_mixing(path, key, saved[key], value)
     settled = {}
     for model, make in models.items():
-        if model not in saved["models"]:
+        known = model in saved["models"]
+        if not known:
             if requested == "auto" and device.type != "mps":
                 group.say("Precision: timing steps ...")
             chosen, reason = choose_precision(requested, *make(), Settings(), device)
@@ -143,7 +144,8 @@ def settle(
         if requested != "auto":
             refuse_mixing(path, "precision", precision, requested)
         settled[model] = Settings(precision=precision, channels_last=layout)
-        group.say(f"Precision of {model} is {reason}")
+        earlier = f" (chosen earlier: {path})" * known
+        group.say(f"Precision of {model} is {reason}{earlier}")
     if group.first:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, saved)

@@ -68,10 +68,21 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     if not path.exists():
         return None
     row = parsed(path.read_bytes(), path, ("run", *needs))
-    if run is not None and row["run"] != json.loads(json.dumps(asdict(run))):
+    asked = row["run"] if run is None else json.loads(json.dumps(asdict(run)))
+    if row["run"] != asked:
+        what = f"a finished run with other settings is here: {difference(row['run'], asked)}"
         fix = "choose another --output-dir, or the options and version that it was made with"
-        raise ResultsError("there is a finished run with other settings here", path, fix)
+        raise ResultsError(what, path, fix)
     return row
+
+
+def difference(here: Any, asked: Any, name: str = "") -> str:
+    """The first setting that differs, by its path of names: "recipe.lr is 0.1, not 0.2"."""
+    if isinstance(here, dict) and isinstance(asked, dict):
+        for key in here | asked:
+            if here.get(key) != asked.get(key):
+                return difference(here.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
+    return f"{name} is {here!r:.60}, not {asked!r:.60}"
 
 
 def to_do(folders: Sequence[Path], runs: int, how: str = "") -> str:

@@ -21,7 +21,7 @@ from data.collection import CIFAR10, IMAGE_CACHE, ImageDataset, Source, identity
 from data.progress import Progress, say
 from data.view_batches import ViewBatches
 from experiments.classifier import CORES
-from experiments.plumbing.cli import NumericError, doing, options_from
+from experiments.plumbing.cli import NumericError, doing, options_from, python
 from experiments.plumbing.device import choose_device, make_deterministic, torch_as_started
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.forecast import FORWARD, Work, forecast_if_long
@@ -250,6 +250,8 @@ def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
         settings["batch-size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())
     group.say(f"Recipe {options.recipe}: {recipe}")
+    if options.size:
+        group.say(f"Size {options.size}: --size replaces the sizes that the weights expect")
     if options.weights == "none" and set(options.strategy) != {"scratch"}:
         group.say(
             "Weights none: every strategy starts from random weights, so nothing is transferred"
@@ -277,10 +279,11 @@ def conclude(rows: list[dict], folder: Path) -> Results:
         best = max(arm.rows, key=lambda row: row["best_val_accuracy"])  # never chosen on test
         checkpoint = folder / best["name"] / "best.safetensors"
         minutes, seconds = divmod(round(sum(row["seconds"] for row in rows)), 60)
+        runs = f"all {len(rows)} runs" if len(rows) > 1 else "the run"
         accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]
         notes += [
             f"best on val of {arm.label}: {accuracy:.1f} % in epoch {epoch} of {best['name']}",
-            f"all {len(rows)} runs took {minutes}:{seconds:02} minutes",
-            f"use it: python -m experiments.predict {shlex.quote(str(checkpoint))} IMAGES",
+            f"{runs} took {minutes}:{seconds:02} minutes",
+            f"use it: {python()} -m experiments.predict {shlex.quote(str(checkpoint))} IMAGES",
         ]
     return Results(rows, report.report(rows), figures, folder, checkpoint, notes)

@@ -65,7 +65,7 @@ def eject(folder: Path, output: Path, form: str) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, text.encode(errors="backslashreplace"))  # a path may not be Unicode
     lines = sum(bool(line.strip()) for line in code.splitlines())
-    print(f"{output}: {lines} lines of PyTorch, which save ejected.pth for torchvision")
+    print(f"{output}: {lines} lines of PyTorch, which save ejected.pth where they run")
 
 
 def unsupported(row: dict, view: dict) -> str:

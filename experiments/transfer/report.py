@@ -127,12 +127,17 @@ def caption(rows: Sequence[dict]) -> str:
         "little too good; 'last epoch' is not"
     )
     weights = sorted({str(row["run"]["weights"] or "random weights") for row in rows})
+    trained = f"{run['recipe']['epochs']} epochs, {run['recipe']['opt']}"
+    if all(row["run"]["strategy"] == "linear-probe" for row in rows):
+        trained = "logistic regression on frozen features"
+    seeds = {row["run"]["seed"] for row in rows}
+    spread = "mean ± 95 % CI over n seeds (in addition, each"
+    if len(seeds) == 1:
+        spread = "one seed (each"
     return (
         f"{images_and_models(rows)} from {', '.join(Path(w).name for w in weights)}; "
-        f"{run['recipe']['epochs']} epochs, "
-        f"{run['recipe']['opt']}; {chosen}; mean ± 95 % CI over n seeds (in addition, each "
-        f"accuracy is uncertain by at least ± {least:.1f} points, since there are "
-        f"{images[on]:,} images); "
+        f"{trained}; {chosen}; {spread} accuracy is uncertain by at least ± {least:.1f} points, "
+        f"since there are {images[on]:,} images); "
         f"{run['base']['precision']}, {first['threads']} thread{'s' * (first['threads'] > 1)}, "
         f"{first['device']}."
     )
