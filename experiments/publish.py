@@ -11,6 +11,7 @@ Text between <!-- NAME --> and <!-- /NAME --> is replaced in each page that has 
 
 import ast
 import inspect
+import json
 import re
 import shutil
 import tomllib
@@ -59,7 +60,7 @@ def readme_parts() -> dict[str, list[Part]]:
     """The generated parts of README.md, by name."""
     return {
         "summary": summary(), "reading": [reading()], "forward": [forwards()],
-        "results": [answers()], "equal": [equalities()],
+        "results": [answers()], "deletions": [deletions()], "equal": [equalities()],
     }  # fmt: skip
 
 
@@ -83,9 +84,9 @@ def summary() -> list[Part]:
     source = in_words(first["source"], first["size"])
     sentence = (
         f"{source[0].upper()}{source[1:]}, {first['steps']} steps, batch {first['batch_size']}. "
-        f"Table: mean ± 95 % confidence interval; shaded: minimum to maximum over seeds. The {len(results) - 2} "
-        f"runs, and 2 more without batch norm, take\nabout {minutes / 2:.0f} minutes on 2 CPU "
-        f"cores ({first['device']}, {first['precision']}). "
+        "Table: mean ± 95 % confidence interval; shaded: minimum to maximum over seeds. The "
+        f"{len(results) - 2} runs, and 2 more without batch norm, take about {minutes / 2:.0f} "
+        f"minutes on 2 CPU cores ({first['device']}, {first['precision']}). "
         "This is a small version of figure 6 of [He et al. 2015](https://arxiv.org/abs/1512.03385)."
     )
     header = (f"the same training, {len(rows)} seeds", "training loss", "test error")
@@ -164,6 +165,19 @@ def answers() -> Rows:
         ])  # fmt: skip
     return Rows(("networks", "images", "plain", "residual", "difference", "n"), lines,
                 ("---", "---", "---:"))  # fmt: skip
+
+
+def deletions() -> Rows:
+    """For each network of docs/anatomy, plain ones last: its error, and the rises of the error."""
+    from experiments.anatomy.one_block import WAYS, median_rise
+
+    lines, paths = [], sorted(Path("docs/anatomy/one-block").glob("*.json"))
+    for path in sorted(paths, key=lambda path: path.stem.startswith("plain")):
+        result = json.loads(path.read_text(encoding="utf-8"))["result"]
+        rises = [median_rise(result, way).show(1) for way in WAYS]
+        lines.append([path.stem, f"{result['intact']['stored']:.1f} %", *rises])
+    return Rows(("network", "test error", "a block deleted", "then new statistics"), lines,
+                ("---", "---:"))  # fmt: skip
 
 
 def histories_csv(folder: Path) -> str:

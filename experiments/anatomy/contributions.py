@@ -125,15 +125,15 @@ def findings(found: Found) -> list[Finding]:
         of_family.sort(key=lambda pairs: pairs[0][0].depth)
         if len(of_family) > 1:
             lines.append(compare_responses(of_family[0], of_family[-1]))
-    for pairs in groups.values():
-        subject, first = pairs[0]
+    for group, pairs in groups.items():
+        first = pairs[0][1]
         if len(balance(first, "initial")[0]) < 4:
             continue  # too few blocks in a stage for a slope
         stages = [[slope(stage) for stage in balance(result, "initial")] for _, result in pairs]
         fall = pooled([mean_over(slopes, "stages") for slopes in stages])
         answer, why = judge_claim(fall, "below", 0, {})
         lines.append(Finding(
-            "at the start, later blocks of a stage add less", f"{subject.network}, random weights",
+            "at the start, later blocks of a stage add less", f"{group}, but random weights",
             answer, f"Var F(x) / var x goes with l^p in a stage, p = "
             f"{fall.show(2)}; {why}; De and Smith: -1",
         ))  # fmt: skip

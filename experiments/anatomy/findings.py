@@ -65,9 +65,19 @@ def deepest(subjects: Sequence[Subject]) -> list[Subject]:
     return [subject for subject in subjects if subject.depth == most]
 
 
+COLUMNS = ("question", *Finding._fields)  # of FINDINGS
+
+
+def answers_in(folder: Path) -> list[dict[str, str]]:
+    """The rows of FINDINGS in a folder of results; none if there is no such file."""
+    path = folder / FINDINGS
+    return read_csv(path, dict.fromkeys(COLUMNS, str), NAME_IT) if path.exists() else []
+
+
 def report_of(folder: Path) -> list[Part]:
     """The answers in a folder of results: the evidence for each, then all of them in a table."""
-    rows = read_csv(folder / FINDINGS, dict.fromkeys(Finding._fields, str), NAME_IT)
+    if not (rows := answers_in(folder)):
+        return ["No claim can be judged with these networks alone."]
     lines = [[row["claim"], row["of"], row["answer"]] for row in rows]
     text = [f"**{r['claim']}: {r['answer']}.** {r['of']}. {r['evidence']}" for r in rows]
     return [*text, Rows(("claim", "networks", "answer"), lines, ("---",))]

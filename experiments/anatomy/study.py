@@ -15,7 +15,7 @@ from experiments.anatomy import (
     path_lengths,
     shattering,
 )
-from experiments.anatomy.findings import Finding, by_group, report_of
+from experiments.anatomy.findings import COLUMNS, answers_in, by_group, report_of
 from experiments.anatomy.options import QUICK, Options
 from experiments.anatomy.subjects import UNLABELLED, Subject, of_campaign, published
 from experiments.drawing.style import png
@@ -33,24 +33,29 @@ WIDTH, HEIGHT = 4.2, 4.4  # inches of a panel
 
 
 def carry_out(options: Options, folder: Path) -> Results:
-    """Answer the questions. What was measured before, in `folder`, is not repeated."""
+    """Answer the questions. What was measured before, in `folder`, is not repeated.
+
+    Answers to other questions that the folder has are kept.
+    """
     subjects, notes = networks(options)
     print(*notes, sep="\n", end="\n" * bool(notes))
-    findings: list[Finding] = []
-    figures = []
-    for name in options.questions or QUESTIONS:
+    order, figures = list(QUESTIONS), []
+    asked = options.questions or order
+    rows = [row for row in answers_in(folder) if row["question"] not in asked]
+    for name in asked:
         question = QUESTIONS[name]
         chosen = question.chosen(subjects)
         if not chosen:
             continue
         found = {subject: measured(name, subject, options, folder) for subject in chosen}
-        findings += question.findings(found)
+        rows += [{"question": name, **line._asdict()} for line in question.findings(found)]
         figures.append(folder / f"{name}.png")
         panels = question.PANELS or len(by_group(found))
         with png(figures[-1], WIDTH * panels, HEIGHT, mathtext=True) as figure:
             question.draw(figure, found)
-    rows = [finding._asdict() for finding in findings]
-    write_csv(folder / FINDINGS, rows, Finding._fields)
+    rows.sort(key=lambda row: order.index(row["question"]))
+    if rows:
+        write_csv(folder / FINDINGS, rows, COLUMNS)
     notes.append(f"measurements: {folder}")
     return Results(rows, report_of(folder), figures, folder, notes=notes)
 

@@ -16,11 +16,14 @@ from data.view_batches import normalize_as
 from data.views import View
 from experiments.ablation.runs import Data, load_data
 from experiments.classifier import load_model
-from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.cli import ResultsError, UsageError
 from experiments.plumbing.results import no_results, read_rows
 from zoo.resnet import ResNet
 
-AUTHORS = {"li": "Li et al."}
+# By the name of their weights: who trained the published networks, and for how long.
+TRAINED = {
+    "CIFAR10_AKAMASTER": ("akamaster", "200 epochs"), "CIFAR10_LI": ("Li et al.", "300 epochs"),
+}  # fmt: skip
 UNLABELLED = 500  # training images for the statistics of batch norms
 
 
@@ -74,17 +77,18 @@ def published(full: str, dataset: Dataset, count: int) -> Subject:
     """
     name, _, weights = full.partition("/")
     entry = zoo.published(name, weights or "DEFAULT")
+    if entry.name not in TRAINED:
+        what = "only networks that were trained on CIFAR-10 can be studied"
+        raise UsageError(what, f"--models {full}", "choose some of the default ones (see --help)")
     model = zoo.build(name, weights=entry.name)
     assert isinstance(model, ResNet)
 
     def open_it() -> tuple[ResNet, Images]:
         return ready(copy.deepcopy(model)), images_of(dataset, View(**entry.preprocess), count)
 
-    key = entry.name.removeprefix("CIFAR10_").lower()
-    author = AUTHORS.get(key, key)
-    return Subject(
-        f"{name}-{key}", name, f"{name} ({author})", author, "published", 100 - entry.top1, open_it
-    )
+    author, budget = TRAINED[entry.name]
+    file = f"{name}-{author.split()[0].lower()}"
+    return Subject(file, name, f"{name} ({author})", author, budget, 100 - entry.top1, open_it)
 
 
 def of_campaign(folder: Path, count: int) -> list[Subject]:

@@ -1,6 +1,7 @@
 """The whole command on the networks of a small ablation: resumes, repeats, says what is missing."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,25 @@ def test_the_report_of_a_folder_is_shown_again(answer, tmp_path, invoke):
     done = invoke("experiments.report", tmp_path)
     assert_prints(done, "without skips, gradients explode", "yes", "n = 5 seeds")
     assert found.parts == report_of(tmp_path)
+
+
+def test_answers_to_other_questions_in_the_folder_are_kept(answer, tmp_path):
+    first = answer(tmp_path, "explosion").rows
+    both = answer(tmp_path, "one-block").rows
+    assert [row["question"] for row in both] == ["one-block", "one-block", "explosion"]
+    assert both[2:] == first
+    assert answer(tmp_path, "one-block").rows == both
+
+
+def test_a_question_without_a_verdict_says_so(campaign, tmp_path):
+    """A smooth loss is a comparison; with one network there is only its figure."""
+    residual = tmp_path / "runs"
+    shutil.copytree(campaign / "resnet8-seed0", residual / "resnet8-seed0")
+    options = Options(campaign=residual, questions=("loss-surface",), images=40, grid=3)
+    for _ in range(2):
+        found = study.carry_out(options, tmp_path / "out")
+        assert "No claim can be judged" in found.parts[0]
+        assert found.figures[0].exists()
 
 
 def test_only_what_is_missing_is_measured_again(answer, tmp_path, monkeypatch):
