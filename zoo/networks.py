@@ -8,6 +8,7 @@ from zoo.plainvit import BLOCKS
 from zoo.positions import RESIZINGS
 from zoo.resnet import NORMS, ResNet
 from zoo.shortcuts import SHORTCUTS
+from zoo.variants import VARIANTS
 from zoo.vit import ViT
 
 Network = ResNet | ViT
@@ -18,6 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {  # settings with a fixed set of values
     "norm": tuple(NORMS),
     "resizing": tuple(RESIZINGS),
     "block": tuple(BLOCKS),
+    "variant": tuple(VARIANTS),
 }
 
 

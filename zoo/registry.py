@@ -62,6 +62,7 @@ def build(
     eps: float | None = None,
     resizing: str | None = None,
     block: str | None = None,
+    variant: str | None = None,
 ) -> Network:
     """Build a network, (N, 3, H, W) images -> (N, num_classes) logits.
 
@@ -73,15 +74,15 @@ def build(
     A setting that is None comes from the weights (classes, width, projections, image size, eps), or
     else from the table: 1000 classes and width 64 for the ImageNet networks, 10 and 16 for the
     CIFAR ones. `shortcut`: "projection", "pad" or "pad-append"; `stride_in`: "conv2" or "conv1";
-    `norm`: "batch" or "none". Vision transformers have an `image_size`, a multiple of their patch
-    size, the `eps` of their norms, a `resizing` of positions.RESIZINGS and, if plain, a `block` of
-    plainvit.BLOCKS.
+    `norm`: "batch" or "none"; `variant`: other blocks, of variants.VARIANTS. Vision transformers
+    have an `image_size`, a multiple of their patch size, the `eps` of their norms, a `resizing` of
+    positions.RESIZINGS and, if plain, a `block` of plainvit.BLOCKS.
     Raises ModelError for an unknown name or setting, WeightsError for weights that do not fit or
     cannot be trusted.
     """
     requested = {"num_classes": num_classes, "shortcut": shortcut, "stride_in": stride_in,
                  "norm": norm, "width": width, "image_size": image_size, "eps": eps,
-                 "resizing": resizing, "block": block}  # fmt: skip
+                 "resizing": resizing, "block": block, "variant": variant}  # fmt: skip
     settings = {key: as_python(value) for key, value in requested.items() if value is not None}
     check(name, settings)
     if weights is None:
@@ -115,6 +116,8 @@ def settings_allowed(name: str) -> list[str]:
     own = [] if name in TWINS else ["shortcut"]
     if RESNETS[twin(name)].block is Bottleneck:
         own.append("stride_in")
+    elif own:
+        own.append("variant")
     return ["num_classes", *own, "norm", "width"]
 
 

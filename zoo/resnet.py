@@ -21,6 +21,7 @@ from torch.nn.functional import max_pool2d, relu
 from zoo.blocks import BasicBlock, Bottleneck
 from zoo.plain import without_skips
 from zoo.shortcuts import Norm
+from zoo.variants import NORM_FREE, VARIANTS, SetUp, Shift
 
 
 class ImageNetStem(nn.Module):
@@ -67,6 +68,7 @@ class ResNet(nn.Module):
         num_classes: int,
     ) -> None:
         super().__init__()
+        self.variant: str | None = None  # resnet() replaces it
         self.stem = stem
         self.stages = nn.Sequential()  # of stages, each a Sequential of blocks
         in_channels = stem.out_channels  # of the map that the next block gets
@@ -97,6 +99,10 @@ class ResNet(nn.Module):
             # Norms start with weight 1 and bias 0, which is PyTorch's default.
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        blocks = [block for stage in self.stages.children() for block in stage.children()]
+        for place, block in enumerate(blocks, 1):
+            if isinstance(block, SetUp):  # in zoo/variants.py, some start in a way of their own
+                block.set_up(place, len(blocks))
 
     def features(self, images: Tensor) -> Tensor:
         """What the head classifies: (N, 3, H, W) -> (N, C')."""
@@ -149,21 +155,28 @@ def resnet(
     stride_in: str = "conv2",
     norm: str = "batch",
     width: int | None = None,
+    variant: str | None = None,
 ) -> ResNet:
     """The network of a row of TABLE, or its plain twin; None takes the row's value.
 
     zoo.build("resnet18") calls resnet("resnet18"), and zoo.build("plain18") calls
     resnet("resnet18", plain=True): see zoo/registry.py.
     `shortcut`: see zoo.shortcuts. `stride_in`: see Bottleneck. `norm`: a key of NORMS.
+    `variant`: replaces every BasicBlock, for ablations: see zoo.variants.
     """
     row = TABLE[name]
     width = width or row.width
     # A function of (in_channels, channels, stride), all that differs from block to block.
-    make_block = partial(row.block, shortcut=shortcut or row.shortcut, norm=NORMS[norm])
+    kind = VARIANTS[variant] if variant else row.block
+    norms = Shift if variant in NORM_FREE else NORMS[norm]
+    make_block = partial(kind, shortcut=shortcut or row.shortcut, norm=norms)
     if row.block is Bottleneck:  # BasicBlock has no stride_in; zoo.build refuses it for such nets
         make_block = partial(make_block, stride_in=stride_in)
-    stem = row.stem(width, NORMS[norm])
+    stem = row.stem(width, norms)
     model = ResNet(stem, make_block, row.blocks_per_stage, width, num_classes or row.num_classes)
+    model.variant = variant
+    if variant == "fixup":
+        nn.init.zeros_(model.head.weight)
     if plain:  # after all weights are drawn: with the same seed, both twins have the same ones
         model.stages = without_skips(model.stages)
     return model

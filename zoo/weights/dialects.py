@@ -111,10 +111,20 @@ LI = replace(
     CIFAR, name="li", requires={**CIFAR.requires, "shortcut": ("none", "projection")}, prefix="",
     normalize=((0.49137, 0.48235, 0.44667), (0.24706, 0.24353, 0.26157)),  # (125.3 ... 66.7) / 255
 )  # fmt: skip
+OF_VARIANTS = ("gate.{leaf}", "after.0.{leaf}", "factor", "biases")  # zoo/variants.py
 RESNET_DIALECTS |= {
     "timm": replace(TORCHVISION, name="timm"),
     # Our own names. Files that the zoo wrote contain their settings (files.write_weights).
-    "zoo": Dialect("zoo", tuple((ours, ours) for _, ours in TORCHVISION.rules)),
+    "zoo": Dialect(
+        "zoo",
+        tuple(
+            (ours, ours)
+            for ours in (
+                *(ours for _, ours in TORCHVISION.rules),
+                *(f"stages.{{stage}}.{{block}}.{part}" for part in OF_VARIANTS),
+            )
+        ),
+    ),
     "li": LI,
 }
 VIT_DIALECTS["zoo"] = Dialect("zoo", tuple((ours, ours) for _, ours in TIMM_VIT.rules))

@@ -40,6 +40,7 @@ def settings_of(model: Network) -> dict[str, str]:
         "stem": "cifar" if isinstance(model.stem, CifarStem) else "imagenet",
         "shortcut": kinds[-1] if kinds else "identity" if shortcuts else "none",
         "norm": "batch" if isinstance(model.stem.norm, nn.BatchNorm2d) else "none",
+        "variant": model.variant or "none",
     }
     strided = [b for b in blocks[1:] if isinstance(b, Bottleneck | PlainBottleneck)]
     if strided:
