@@ -34,6 +34,7 @@ from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, train_resumably, until_stopped
 from experiments.train.loop import Batch, Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
+from zoo.variants import VARIANTS
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of
 
@@ -65,29 +66,34 @@ def in_words(source: str, size: int) -> str:
 class Run:
     """One row of an ablation."""
 
-    network: str = "resnet"  # or "plain"; transformers: "vit", "plainvit", or one of PARTS
+    # "resnet", "plain" or one of zoo.variants; transformers: "vit", "plainvit", or one of PARTS
+    network: str = "resnet"
     depth: int = 20  # layers; transformers: blocks
     seed: int = 0
     norm: str = "batch"  # or "none"; transformers: "layer"
     data: Data = field(default_factory=Data)
     settings: Settings = field(default_factory=Settings)
+    rates: bool = False  # whether runs of the ablation differ in their rate: then it is in the name
 
     @property
     def model(self) -> str:
         """The model's name for zoo.build."""
-        return f"{'plainvit' if self.network in PARTS else self.network}{self.depth}"
+        family = "plainvit" if self.network in PARTS else self.network
+        return f"{'resnet' if family in VARIANTS else family}{self.depth}"
 
     @property
     def name(self) -> str:
         """The name of the run's folder."""
         suffix = "-nonorm" if self.norm == "none" else ""
-        return f"{self.network}{self.depth}{suffix}-seed{self.seed}"
+        rate = f"-lr{self.settings.lr:g}" if self.rates else ""
+        return f"{self.network}{self.depth}{suffix}{rate}-seed{self.seed}"
 
     @property
     def builder(self) -> dict[str, Any]:
         """Keyword arguments for zoo.build."""
         if self.norm != "layer":
-            return {"norm": self.norm}
+            variant = {"variant": self.network} if self.network in VARIANTS else {}
+            return {"norm": self.norm, **variant}
         block = {"block": self.network} if self.network in PARTS else {}
         return {"image_size": self.data.size, **block}
 
@@ -178,7 +184,8 @@ def run_one(
     """
     folder.mkdir(parents=True, exist_ok=True)
     make_deterministic(device)
-    state, clock = start(build_model(run).to(device), run.settings), Clock()
+    model = build_model(run).to(device)
+    state, clock = start(model, run.settings, seed=run.seed), Clock()
 
     def end_epoch() -> None:
         test = until_stopped(evaluation_batches(run.data, TEST_BATCH, device), should_stop)

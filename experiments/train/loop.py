@@ -111,6 +111,7 @@ class State:
     compute: Callable[[Tensor], Tensor]
     # Scales the loss in fp16. It does nothing in fp32 and bf16, which have a larger range.
     scaler: torch.amp.GradScaler
+    seed: int = 0  # of what the model draws at random in training, as dropout does
     step: int = 0  # steps done
     # Sums over the current epoch, of this process; divided by `seen`, they are the mean loss and
     # the error. (With class_weights, loss_sum / seen is no exact mean: PyTorch divides each batch's
@@ -141,8 +142,9 @@ class State:
 
 
 def start(
-    model: nn.Module, settings: Settings, compute: Callable[[Tensor], Tensor] | None = None
-) -> State:
+    model: nn.Module, settings: Settings, compute: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+) -> State:  # fmt: skip
     """The state before the first step, with an optimiser of all parameters that are not frozen."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # The rate does not matter here: train() sets it before every step.
@@ -155,7 +157,7 @@ def start(
         optimizer = kind(learning, lr, weight_decay=decay)
     device = next(model.parameters()).device.type
     scaler = torch.amp.GradScaler(device, enabled=settings.precision == "fp16")
-    return State(model, optimizer, compute or model, scaler)
+    return State(model, optimizer, compute or model, scaler, seed)
 
 
 def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Settings) -> Tensor:
@@ -215,6 +217,7 @@ def train(
 
         # --- forward, backward, update ---
         model.train()  # batch statistics for BatchNorm; the caller may have called eval()
+        torch.manual_seed(state.seed * settings.steps + state.step)  # so resuming is exact
         images, labels = batches.batch(state.step)  # (N, 3, H, W), (N,)
         logits = forward(state.compute, images, settings)  # -> (N, classes)
         loss = cross_entropy(

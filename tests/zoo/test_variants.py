@@ -239,6 +239,6 @@ def test_a_variants_weights_are_for_that_variant(name, tmp_path):
     x = torch.randn(2, 3, 32, 32)
     assert type(again.stages[0][0]) is type(model.stages[0][0])
     with torch.no_grad():
-        assert (again(x) - model(x)).abs().max() < 1e-5  # another memory layout
+        assert torch.allclose(again(x), model(x), rtol=1e-4)  # another memory layout
     with refusal(zoo.WeightsError):
         zoo.load(zoo.build("resnet8"), tmp_path / "w.safetensors")
