@@ -32,7 +32,7 @@ from experiments.train.loop import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, load_pretrained, run_transfer
 from experiments.transfer.options import Options
-from experiments.transfer.plan import check_options, plan, recipe_of
+from experiments.transfer.plan import check_options, plan, recipe_of, weights_of
 from experiments.transfer.strategies import HEAD_ONLY
 from zoo.weights.atomic import write_atomic
 
@@ -55,8 +55,8 @@ def to_time(
     settings: Settings,
 ) -> tuple[nn.Module, ViewBatches]:  # fmt: skip
     """A network, and batches of `settings.batch_size` images to time its steps with."""
-    weights = None if options.weights == "none" else options.weights
     recipe = replace(recipe_of(options), batch_size=settings.batch_size)
+    weights = weights_of(options, name)
     run = Transfer("scratch", name, weights, 0, recipe, settings, "", options.preprocess)
     job = TransferJob(run, dataset, folder, device, ALONE)
     return job.model, ViewBatches(job.epochs(), device)  # decoded in this process

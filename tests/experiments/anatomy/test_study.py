@@ -1,5 +1,6 @@
 """The whole command on the networks of a small ablation: resumes, repeats, says what is missing."""
 
+import json
 import re
 import shutil
 import signal
@@ -107,7 +108,7 @@ def test_only_what_is_missing_is_measured_again(answer, tmp_path, monkeypatch):
     answer(tmp_path, "one-block")
     assert measured == ["resnet8-seed1"]
     assert content(tmp_path) == before
-    with pytest.raises(ResultsError, match="other settings"):
+    with pytest.raises(ResultsError, match="other settings is here: images is 40, not 41"):
         answer(tmp_path, "one-block", images=41)
 
 
@@ -151,10 +152,16 @@ def test_without_cifar10_and_network_the_rest_is_answered_and_the_missing_named(
         (["--from", "nowhere"], 3, "no such folder"),
         (["nowhere"], 3, "nowhere"),
         (["--images", "5"], 2, "images"),
+        (["--from", "{vit}"], 3, "no finished ResNet"),
         (["--questions", "explosion", "--models", "resnet7/DEFAULT", "--from", "."], 3, "runs"),
     ],
 )
 def test_bad_input_ends_in_three_lines(words, code, said, invoke, tmp_path):
+    row = {"run": {"network": "vit", "depth": 2, "seed": 0, "norm": "layer"}, "status": "finished"}
+    row |= {"train_loss": 1.0, "test_error": 0.5}
+    (tmp_path / "vit" / "run").mkdir(parents=True)
+    (tmp_path / "vit" / "run" / "row.json").write_text(json.dumps(row), encoding="utf-8")
+    words = [word.format(vit=tmp_path / "vit") for word in words]
     done = invoke("experiments.anatomy", *words, "--output-dir", tmp_path / "out")
     assert_three_lines(done, code, said)
 
