@@ -244,8 +244,15 @@ def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
     """Print the dataset and the recipe."""
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in dataset.splits.items())
     group.say(f"Data {dataset.name}: {counts} images, {len(dataset.classes)} classes")
+    for name in [name for name in ("val", "test") if name in dataset.splits]:
+        largest = dataset.labels(name).bincount().argmax()
+        share = (dataset.labels(name) == largest).double().mean()
+        guess = f"always answering {dataset.classes[largest]!r}"
+        group.say(f"  {guess} is right for {100 * share:.1f} % of {name}")
     say_notes(dataset, group)
     settings = recipe_of(options).in_use()
+    if set(options.strategy) == {"linear-probe"}:
+        settings = {k: v for k, v in settings.items() if k in ("probe-l2", "size", "mean-std")}
     if options.batch_size:
         settings["batch-size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())

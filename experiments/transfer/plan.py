@@ -12,7 +12,7 @@ from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer
 from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
 from experiments.transfer.strategies import STRATEGIES
-from zoo.weights.published import published_name
+from zoo.weights.published import owner, published_name
 
 
 def recipe_of(options: Options) -> Recipe:
@@ -33,7 +33,7 @@ def weights_of(options: Options, model: str) -> str | None:
     if options.weights == "none":
         return None
     if published_name(options.weights):
-        return zoo.published(zoo.twin(model), options.weights).name
+        return zoo.published(owner(model, options.weights, zoo.twin(model)), options.weights).name
     return options.weights
 
 

@@ -221,6 +221,9 @@ def test_the_command_names_files_folders_and_patterns(folder, checkpoint, invoke
 def test_a_runs_folder_and_a_text_are_understood(folder, checkpoint):
     model = open_classifier(str(checkpoint.parent), None, "DEFAULT")
     assert model.classes == CLASSES
+    (checkpoint.parent / "transfer.json").write_text("{}", encoding="utf-8")
+    with refusal(WeightsError, "several runs", f"{checkpoint.parent}/RUN"):
+        load_model(checkpoint.parent)
     several = [path for path, _ in predictions(model, str(folder / "ant"))]
     assert several == sorted((folder / "ant").iterdir())
 
