@@ -33,10 +33,12 @@ anatomy: $(READY)  ## check claims about skips on trained networks (DATA=folder 
 	@$(RUN) experiments.anatomy $(if $(DATA),'$(DATA)') $(ARGS)
 
 transfer: $(READY)  ## compare five transfer-learning strategies on your images (DATA=folder, ARGS='--model resnet50')
-	@$(RUN) experiments.transfer $(if $(DATA),'$(DATA)') $(ARGS)
+	@$(if $(DATA),,$(error name your folder of images: make $@ DATA=my_images))
+	@$(RUN) experiments.transfer '$(DATA)' $(ARGS)
 
 check-data: $(READY)  ## check a folder of images: classes, splits, duplicates, undecodable files (DATA=folder)
-	@$(RUN) experiments.check_data $(if $(DATA),'$(DATA)') $(ARGS)
+	@$(if $(DATA),,$(error name your folder of images: make $@ DATA=my_images))
+	@$(RUN) experiments.check_data '$(DATA)' $(ARGS)
 
 verify: $(ORACLES)  ## compare seven networks with torchvision, transformers and timm (or MODEL=resnet50, block by block)
 	@$(RUN) experiments.verify $(MODEL) $(ARGS)
@@ -111,7 +113,7 @@ endif
 	@$(INSTALL) || { \
 	    echo "cannot install requirements.lock; uv says why above"; \
 	    echo "TORCH=$(TORCH)"; \
-	    echo "try again, or go back: make setup TORCH=lock; others must be on download.pytorch.org"; exit 2; } >&2
+	    echo "try again (make repeats this TORCH), or install the lock's own torch, 3.1 GB: make setup TORCH=lock"; exit 2; } >&2
 	@touch $@
 
 # What tests, style and comparisons need besides. Their dependencies are in the two locks.

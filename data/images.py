@@ -95,6 +95,8 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
                     pixels = pixels_of(image)
     except Exception as error:  # damaged bytes make decoders raise exceptions of any type
         why, fix = other_kind(data) or (reason(error), FIX)
+        if isinstance(error, FileNotFoundError):
+            fix = "check the path"
         if re.match(r"https?:/", name):
             fix = "download it first: a file is needed, not an address"
         raise DataError(f"cannot decode an image: {why}", name, fix) from error

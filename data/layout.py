@@ -26,6 +26,11 @@ def layout(listing: Listing) -> dict[str, str]:
     if base:
         listing.taken.append(f"{base} is the folder that is read")
     if not folder_of:
+        root = listing.root.absolute()
+        beside = [name for name in SPLIT_ORDER if (root.parent / name).is_dir()]
+        if root.name in beside and len(beside) > 1:
+            listing.taken.append(f"only {root.name} is read; to read {', '.join(beside)}, give "
+                                 f"the folder that holds them: {root.parent}")  # fmt: skip
         return {WHOLE: base}
     listing.notes[NO_CLASS].update(*listing.entries(base))
     listing.notes[NO_CLASS] -= set(folder_of.values())

@@ -6,8 +6,15 @@ ablation, anatomy, bench, train and transfer are commands too. Run them from the
 contains train/loop.py and ablation/questions.py.
 """
 
+import importlib.util
 import signal
 import sys
+
+if sys.argv[0] == "-m" and importlib.util.find_spec("tyro") is None:
+    sys.exit(
+        f"the libraries are not installed for this Python\n{sys.executable}\n"
+        "source .venv/bin/activate (after make setup); or pip install -e '.[experiments]'"
+    )
 
 # sys.argv[0] is "-m" while Python looks for the command's module. Until the command handles signals
 # itself (cli.py), Ctrl-C ends it without a traceback through the imports.

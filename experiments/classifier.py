@@ -47,6 +47,7 @@ from zoo.networks import Network
 from zoo.weights.files import Metadata, Weights, write_weights
 from zoo.weights.identify import brought_by, has_head_of, is_plain, names_for
 from zoo.weights.load import fill, open_weights
+from zoo.weights.published import owner
 from zoo.weights.settings import settings_of
 
 FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
@@ -200,13 +201,18 @@ def load_model(
     classes: str | Sequence[str] | None = None,
     preprocess: str | None = None,
 ) -> Classifier:
-    """Load a file of weights, a folder in the Hugging Face Hub's layout, or hf:OWNER/NAME.
+    """Load a file of weights, the folder of a run of transfer, a Hub folder, or hf:OWNER/NAME.
 
     `name`: the network, if it is known; then `path` may be a published name: "IMAGENET1K_V2".
     `classes` and `preprocess`: as the options --classes and --preprocess, for files that lack them.
     Raises WeightsError if the class names are unknown, or the weights do not fit this network.
     """
-    weights = open_weights(path, name and zoo.twin(name))
+    if (Path(path) / "transfer.json").is_file():
+        fix = f"name one of them, as transfer's last line does: {path}/RUN"
+        raise WeightsError("these are several runs, each with a network", path, fix)
+    best = Path(path) / "best.safetensors"  # in the folder of a run
+    where = best if best.is_file() else path
+    weights = open_weights(where, name and owner(name, path, zoo.twin(name)))
     stored = weights.metadata
     if name and stored.model not in (None, name):
         why, fix = f"these are {stored.model}'s weights", f"--model {stored.model}"
@@ -293,9 +299,7 @@ def open_classifier(
     elif weights != "DEFAULT":
         why, fix = "--weights needs --model, and none is named", "add --model, or omit --weights"
         raise UsageError(why, f"--weights {weights}", fix)
-    best = Path(checkpoint) / "best.safetensors"  # in the folder of a run of transfer
-    file = str(best) if best.is_file() else checkpoint
-    return load_model(weights if name else file, name, classes, preprocess)
+    return load_model(weights if name else checkpoint, name, classes, preprocess)
 
 
 def pretrained(
@@ -311,7 +315,7 @@ def pretrained(
         model = zoo.build(name)
         usual = default_view(model)
         return model, view_named(preprocess, name, usual) if preprocess else usual
-    loaded = open_weights(weights, zoo.twin(name))
+    loaded = open_weights(weights, owner(name, weights, zoo.twin(name)))
     _, model = network_of(loaded, name, new_head=True)
     view = view_for(loaded, name, model, preprocess)
     return model.to(memory_format=torch.channels_last), view

@@ -2,7 +2,9 @@
 
     python -m experiments.lesion CHECKPOINT IMAGE
 
-ResNets: the residual branch F, or the skip. Plain networks: the block. ViTs: attention, or MLP.
+A block of a ResNet has two arms: the residual branch F(x), and the skip. Of a plain network, the
+block is removed; of a ViT, a block's attention or its MLP. stages.0.1 is the second block of the
+first stage.
 For errors over many images: python -m experiments.anatomy.
 """
 
@@ -50,7 +52,18 @@ def lesions(model: Network) -> Iterator[tuple[str, str, Any, Callable[..., Tenso
     import torch
 
     from experiments.anatomy.chain import blocks_of, keeps_shape, last_norm
+    from zoo.plainvit import (
+        AttentionSkipOnly,
+        MlpSkipOnly,
+        PlainAttentionBlock,
+        PlainEncoderBlock,
+    )
     from zoo.vit import ViT
+
+    without_skip = {  # the blocks in which nothing is added to the output of attention, or MLP
+        "attention": (PlainEncoderBlock, PlainAttentionBlock, MlpSkipOnly),
+        "mlp": (PlainEncoderBlock, AttentionSkipOnly),
+    }
 
     def nothing(module: Any, inputs: Any, output: Tensor) -> Tensor:
         return torch.zeros_like(output)
@@ -60,9 +73,10 @@ def lesions(model: Network) -> Iterator[tuple[str, str, Any, Callable[..., Tenso
 
     if isinstance(model, ViT):
         for number, block in enumerate(model.blocks):
-            for arm in ("attention", "mlp"):
+            for arm, skipless in without_skip.items():
                 if hasattr(block, arm):
-                    yield f"blocks.{number}", arm, getattr(block, arm), nothing
+                    hook = unchanged if isinstance(block, skipless) else nothing
+                    yield f"blocks.{number}", arm, getattr(block, arm), hook
         return
     for name, block in blocks_of(model).items():
         if hasattr(block, "shortcut"):
@@ -105,10 +119,10 @@ def main(options: Options) -> None:
         intact, changed = probabilities(classifier, image)
     best = int(intact.argmax())
     print(f"intact: {classifier.classes[best]}, {100 * intact[best]:.1f} %")
-    for name, arm, scores in changed:
-        if (other := int(scores.argmax())) != best:
-            print(f"without the {arm} of {name}: {classifier.classes[other]}, "
-                  f"{100 * scores[other]:.1f} %")  # fmt: skip
+    others = [(name, arm, s, int(s.argmax())) for name, arm, s in changed if s.argmax() != best]
+    print(f"the answer changes without {len(others)} of {len(changed)} arms (of this one image):")
+    for name, arm, scores, other in others:
+        print(f"  the {arm} of {name}: {classifier.classes[other]}, {100 * scores[other]:.1f} %")
     draw(options.output, image, Path(options.image).name, classifier, intact, changed)
     print(f"figure: {options.output}")
 

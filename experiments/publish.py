@@ -176,7 +176,7 @@ def deletions() -> Rows:
         result = json.loads(path.read_text(encoding="utf-8"))["result"]
         rises = [median_rise(result, way).show(1) for way in WAYS]
         lines.append([path.stem, f"{result['intact']['stored']:.1f} %", *rises])
-    return Rows(("network", "test error", "a block deleted", "then new statistics"), lines,
+    return Rows(("network", "test error", "rises by", "with statistics measured again"), lines,
                 ("---", "---:"))  # fmt: skip
 
 

@@ -95,12 +95,12 @@ import zipfile
 from torch.hub import download_url_to_file
 
 Path("cache").mkdir(exist_ok=True)
-if not Path(DATA).exists():
+if DATA == "cache/hymenoptera_data" and not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
 (Path(DATA) / "train/ants/imageNotFound.gif").unlink(missing_ok=True)
-for folder in sorted(Path(DATA).glob("*/*")):
+for folder in sorted(path for path in Path(DATA).glob("*/*") if path.is_dir()):
     print(f"{folder.parent.name}/{folder.name}: {len(list(folder.iterdir()))} images")
 
 # %% [markdown]
@@ -312,7 +312,7 @@ print(f"chosen: epoch {results.rows[0]['best_epoch']}")
 # %% [markdown]
 # **달라진 점**: 가장 좋은 에폭을 검증 세트로 고르고 바로 파일에 저장합니다. 테스트 폴더가 있으면
 # 에폭을 고를 때는 보지 않고 마지막에 한 번만 측정합니다. 에폭을 고를 때 쓴 이미지로 정확도를
-# 보고하면 얼마나 부풀려지는지는 노트북 3에서 측정합니다.
+# 보고하면 얼마나 부풀려지는지는 노트북 3에서 다른 학습으로 측정합니다.
 #
 # **What changed**: the best epoch is chosen on val, and its weights are saved at once. A test
 # folder, if there is one, is not used for this choice; its accuracy is measured once, at the end.
@@ -380,15 +380,15 @@ predict(model, file)
 
 # %% [markdown]
 # 클래스가 두 개라서 상위 5개도 두 개뿐입니다. 이 작은 네트워크는 검증 이미지 세 장 중 한 장을
-# 틀립니다. 위의 사진은 벌이므로(제목의 truth) 두 답 모두 틀렸습니다. 아래는 미세 조정하기 **전**
-# 네트워크의 상위 5개입니다. CIFAR-10의 클래스만 알기 때문에 곤충을 보고도 그중 하나를 골라야
+# 틀립니다. 이 사진은 벌이므로(첫 셀 제목의 truth) 두 답 모두 틀렸습니다. 아래는 미세 조정하기
+# **전** 네트워크의 상위 5개입니다. CIFAR-10의 클래스만 알기 때문에 곤충을 보고도 그중 하나를 골라야
 # 합니다. 확률이 높다고 해서 정답을 안다는 뜻은 아닙니다.
 #
 # There are only two classes, so the top 5 has two entries. This small network misclassifies one of
-# three validation images. The photo above shows a bee (the truth in the title), so both answers are
-# wrong. Below is the top 5 of the network **before** fine-tuning. That network knows only the
-# classes of CIFAR-10, so it has to choose one of them for an insect. A high probability does not
-# mean that the answer is right.
+# three validation images. This photo shows a bee (the first of the two titles says so), so both
+# answers are wrong. Below is the top 5 of the network **before** fine-tuning. That network knows
+# only the classes of CIFAR-10, so it has to choose one of them for an insect. A high probability
+# does not mean that the answer is right.
 
 # %%
 old = load_model(WEIGHTS, MODEL)

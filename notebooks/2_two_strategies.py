@@ -80,7 +80,7 @@ import zipfile
 from torch.hub import download_url_to_file
 
 Path("cache").mkdir(exist_ok=True)
-if not Path(DATA).exists():
+if DATA == "cache/hymenoptera_data" and not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")

@@ -50,11 +50,11 @@ if "google.colab" in sys.modules and not Path("zoo").is_dir():
 #
 # 튜토리얼은 25에폭 동안 학습합니다. 여기서는 시간을 아끼려고 더 적게 학습합니다. ImageNet 가중치를
 # 내려받을 수 없어서 CIFAR-10으로 학습한 ResNet-32를 씁니다. 보통은 `MODEL = "resnet18"`로
-# 설정합니다.
+# 설정합니다. 내 이미지를 쓰려면 `DATA`를 바꾸세요: `train/`과 `val/`이 있는 폴더입니다.
 #
 # The tutorial trains for 25 epochs. To save time, we train for fewer. ImageNet weights cannot be
 # downloaded here, so we use a ResNet-32 trained on CIFAR-10. The usual setting is `MODEL =
-# "resnet18"`.
+# "resnet18"`. For your own images, set `DATA` to a folder with `train/` and `val/`.
 
 # %% tags=["parameters"]
 DATA = "cache/hymenoptera_data"
@@ -77,7 +77,7 @@ import zipfile
 from torch.hub import download_url_to_file
 
 Path("cache").mkdir(exist_ok=True)
-if not Path(DATA).exists():
+if DATA == "cache/hymenoptera_data" and not Path(DATA).exists():
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     download_url_to_file(url, "cache/hymenoptera_data.zip", progress=False)
     zipfile.ZipFile("cache/hymenoptera_data.zip").extractall("cache")
@@ -336,6 +336,7 @@ for size in (32, 4, 1):
         f"{accuracy(forgotten, size):.1%}; then with eval() {accuracy(forgotten.eval(), 4):.1%}"
     )
     print(f"forgotten eval(), batches of {size}: {answer} (the statistics have moved)")
+print(f"one image is {100 / n:.1f} points; differences of a few images may be chance")
 
 # %% [markdown]
 # ### 3.3 `set_grad_enabled`는 왜 필요할까요? (3) / Why `set_grad_enabled` (3)
@@ -484,13 +485,14 @@ print(f"fine-tuning: the usual loop {usual_best:.1%}, ours {here_best:.1%}, both
 # **달라진 점**: 미세 조정의 계산은 위의 루프와 똑같고, 이미지 순서와 난수만 다릅니다. 그래서 두
 # 정확도의 차이는 우연일 수 있습니다. `moving-bn`의 비용은 위에 나와 있지만 시드가 하나뿐이라
 # 이것만으로는 알 수 없습니다. 노트북 2에 시드 5개의 결과가 있습니다. 검증 세트로 에폭을 골랐으므로
-# 이 정확도들은 3.5에서 측정한 만큼 부풀려진 값이고, 표 아래 문장도 그렇게 알려 줍니다.
+# 이 정확도들도 조금 부풀려진 값이고, 표 아래 문장이 그렇게 알려 줍니다. 3.5의 값은 다른 학습에서
+# 측정한 것입니다.
 #
 # **What changed**: fine-tuning does the same arithmetic as the loop above; only the order of images
 # and the random numbers differ. So the difference of the two accuracies may be chance. The cost of
 # `moving-bn` is printed above, but one seed cannot tell; notebook 2 has the results of 5 seeds. Val
-# chose the epochs, so these accuracies are too high by the amount that 3.5 measures. The text under
-# the table says so, too.
+# chose the epochs, so these accuracies are a little too high, too, and the text under the table
+# says so. (3.5 measured this on another training.)
 
 # %% [markdown]
 # ## 5. 예측 예시 / Sample predictions

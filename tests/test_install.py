@@ -253,6 +253,19 @@ def test_images_may_lie_beside_the_package_data(checkout, where):
     done = checkout.run("check-data", f"DATA={where}", "ARGS=--workers 0")
     assert done.returncode == 0, done.stderr
     assert "3 + 2 images in 2 classes: all decode" in done.stdout
+    done = checkout.run("check-data")
+    assert done.returncode == 2
+    assert "name your folder of images: make check-data DATA=my_images" in done.stderr
+
+
+def test_a_python_without_the_libraries_is_told_so():
+    """-S: Python starts without installed packages, as outside of .venv."""
+    command = [sys.executable, "-S", "-m", "experiments.predict", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert "source .venv/bin/activate" in lines[2]
 
 
 def test_git_ignores_images_beside_the_package_data_and_none_of_its_files(tmp_path):

@@ -17,7 +17,7 @@ from experiments.plumbing.cli import doing
 def main(options: Options) -> None:
     """Find the networks, answer the questions and print the table."""
     cli.check_numbers(options, {"images": (20, 10_000), "grid": (3, 101)})
-    of = options.campaign.name if options.campaign else "published"
+    of = options.campaign.resolve().name if options.campaign else "published"
     folder = options.output_dir or Path(f"runs/anatomy-{of}")
     cli.check_folder(folder)
     with doing("loading the libraries"):

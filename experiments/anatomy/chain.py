@@ -6,7 +6,7 @@ Dimension key: N batch, C channels, H W height and width of a feature map.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -101,12 +101,12 @@ def adapted(layers: Iterable[nn.Module], x: Tensor) -> nn.Sequential:
     return copies.eval()
 
 
-def prefixes(model: ResNet, *inputs: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
-    """For each block its number and its inputs, computed from those of the block before.
+def prefixes(layers: Sequence[Block], *inputs: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
+    """For each of `layers` but the first, its number and its inputs, from those of the one before.
 
     So changing each of L blocks costs about L/2 forward passes instead of L.
     """
-    streams = [through([model.stem], x) for x in inputs]
-    for k, block in enumerate(blocks_of(model).values()):
+    streams = list(inputs)
+    for k in range(1, len(layers)):
+        streams = [through([layers[k - 1]], x) for x in streams]
         yield k, streams
-        streams = [through([block], x) for x in streams]

@@ -15,6 +15,7 @@ Three measurements on one network:
 import copy
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,14 @@ def measure(subject: Subject) -> dict[str, Any]:
         outputs[name] = streams = through([block], streams)
     last = [name for name in named if name.startswith(f"stages.{len(model.stages) - 1}.")]
     initial = copy.deepcopy(model)
-    torch.manual_seed(0)
+    torch.manual_seed(subject.seed)
     initial.init_weights()
     for module in initial.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
     return {
         "images": len(labels),
-        "stages": len(model.stages),
+        "stages": [len(list(stage.children())) for stage in model.stages.children()],
         "readout": [error([ReadOut(model)], outputs[name], labels) for name in last],
         "trained": arms(model, images),
         "initial": arms(initial.train(), images),  # batch statistics: none are stored yet
@@ -104,8 +105,8 @@ def log_response(result: dict[str, Any]) -> Interval:
 def balance(result: dict[str, Any], state: str) -> list[list[float]]:
     """For each stage: the variance of F(x) over the shortcut's, block by block."""
     ratios = [(branch / skip) ** 2 for branch, skip in result[state]]
-    size = len(ratios) // result["stages"]
-    return [ratios[first : first + size] for first in range(0, len(ratios), size)]
+    ends = np.cumsum([0, *result["stages"]])
+    return [ratios[first:end] for first, end in pairwise(ends)]
 
 
 def slope(stage: Sequence[float]) -> float:
@@ -127,7 +128,7 @@ def findings(found: Found) -> list[Finding]:
             lines.append(compare_responses(of_family[0], of_family[-1]))
     for group, pairs in groups.items():
         first = pairs[0][1]
-        if len(balance(first, "initial")[0]) < 4:
+        if min(first["stages"]) < 4:
             continue  # too few blocks in a stage for a slope
         stages = [[slope(stage) for stage in balance(result, "initial")] for _, result in pairs]
         fall = pooled([mean_over(slopes, "stages") for slopes in stages])
@@ -143,11 +144,12 @@ def findings(found: Found) -> list[Finding]:
 def compare_responses(shallow: Pairs, deep: Pairs) -> Finding:
     """Are the responses of the deeper network smaller?"""
     lower, upper = ([log_response(result) for _, result in pairs] for pairs in (deep, shallow))
-    if len(lower) > 1:  # paired by seed
-        values = [b.value - a.value for a, b in zip(lower, upper, strict=False)]
-        difference = mean_over(values, "seeds")
+    shared = [(a, b) for (s, _), a in zip(deep, lower, strict=True)
+              for (t, _), b in zip(shallow, upper, strict=True) if s.seed == t.seed]  # fmt: skip
+    if len(shared) > 1:
+        difference = mean_over([b.value - a.value for a, b in shared], "seeds")
     else:
-        (a,), (b,) = lower, upper
+        a, b = lower[0], upper[0]
         half = math.hypot(a.high - a.value, b.high - b.value)
         middle = b.value - a.value
         difference = Interval(middle, middle - half, middle + half, a.n + b.n, "blocks")

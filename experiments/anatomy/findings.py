@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from experiments.anatomy.options import Question
 from experiments.anatomy.subjects import Subject
-from experiments.plumbing.results import FINDINGS, NAME_IT, read_csv
+from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.results import FINDINGS, read_csv
 from experiments.plumbing.stats import Interval, mean_over
 from experiments.plumbing.tables import Part, Rows
 
@@ -49,20 +51,16 @@ def scope(subject: Subject) -> str:
 
 
 def deepest_pair(subjects: Sequence[Subject]) -> list[Subject]:
-    """The deepest plain networks and the deepest residual ones of their family, all seeds.
+    """Plain and residual networks, all seeds, of the largest depth that one family has of both.
 
-    Without plain networks, the deepest residual ones.
+    If there is none, the deepest networks.
     """
-    plain = deepest([subject for subject in subjects if subject.plain])
-    families = {subject.family for subject in plain or subjects}
-    skips = [s for s in subjects if not s.plain and s.family in families]
-    return [*plain, *deepest(skips)]
-
-
-def deepest(subjects: Sequence[Subject]) -> list[Subject]:
-    """Those with the most layers."""
-    most = max((subject.depth for subject in subjects), default=0)
-    return [subject for subject in subjects if subject.depth == most]
+    plain, skips = ({(s.depth, s.family) for s in subjects if s.plain is kind}
+                    for kind in (True, False))  # fmt: skip
+    both = plain & skips
+    most = max(both or plain | skips, default=None)
+    chosen = [s for s in subjects if (s.depth, s.family) == most]
+    return sorted(chosen, key=lambda subject: not subject.plain)
 
 
 COLUMNS = ("question", *Finding._fields)  # of FINDINGS
@@ -71,7 +69,11 @@ COLUMNS = ("question", *Finding._fields)  # of FINDINGS
 def answers_in(folder: Path) -> list[dict[str, str]]:
     """The rows of FINDINGS in a folder of results; none if there is no such file."""
     path = folder / FINDINGS
-    return read_csv(path, dict.fromkeys(COLUMNS, str), NAME_IT) if path.exists() else []
+    fix = "delete this file, and ask the questions again: what was measured is kept"
+    rows = read_csv(path, dict.fromkeys(COLUMNS, str), fix) if path.exists() else []
+    if any(None in row.values() or row["question"] not in get_args(Question) for row in rows):
+        raise ResultsError("this file is incomplete", path, fix)
+    return rows
 
 
 def report_of(folder: Path) -> list[Part]:

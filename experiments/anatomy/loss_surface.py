@@ -107,16 +107,16 @@ def findings(found: Found) -> list[Finding]:
     if len(arms) < 2:
         return []
     plain, skips = arms[True], arms[False]
-    if len(plain) > 1 and len(skips) > 1:
-        seeds = zip(plain, skips, strict=False)
-        values = [rise(p, JUDGED).value - rise(s, JUDGED).value for (_, p), (_, s) in seeds]
+    values = [rise(p, JUDGED).value - rise(s, JUDGED).value
+              for one, p in plain for other, s in skips if one.seed == other.seed]  # fmt: skip
+    if len(values) > 1:
         difference = mean_over(values, "seeds")
     else:
         pairs = zip(*(arm[0][1]["rises"][str(JUDGED)] for arm in (plain, skips)), strict=True)
         difference = mean_over([one - other for one, other in pairs], "directions")
     answer, why = judge_claim(difference, "above", 0, errors_of([*plain, *skips]))
     radii = "; ".join(
-        f"{radius}: {rise(plain[0][1], radius).value:.2f}, {rise(skips[0][1], radius).value:.3f}"
+        f"{radius}: {rise(plain[0][1], radius).value:.3g}, {rise(skips[0][1], radius).value:.3g}"
         for radius in RADII
     )
     return [Finding(

@@ -27,7 +27,7 @@ from experiments.anatomy.findings import (
 )
 from experiments.anatomy.subjects import Subject
 from experiments.drawing.style import COLOURS
-from experiments.plumbing.stats import Interval, judge_claim, mean_over
+from experiments.plumbing.stats import Interval, estimate, judge_claim
 
 DRAWS = 5
 DELETED, SWAPS = (1, 2, 4, 6, 8, 10), (1, 2, 4, 8)
@@ -92,14 +92,20 @@ def curve(result: dict[str, Any], name: str) -> dict[int, list[float]]:
 
 
 def largest_step(result: dict[str, Any]) -> Interval:
-    """The largest rise of the mean error per deleted block, with the interval of that rise."""
+    """The largest rise of the mean error per deleted block, from one number to the next.
+
+    Its interval holds for all steps together (Bonferroni), since the largest one is picked.
+    """
     errors = curve(result, "deleted")
-    steps = []
+    middles, halves = [], []
     for (k, before), (n, after) in pairwise(errors.items()):
-        base = sum(before) / len(before)
-        steps.append(mean_over([(value - base) / (n - k) for value in after], "draws"))
-    nothing = Interval(math.nan, math.nan, math.nan, 0, "draws")  # too few blocks to delete
-    return max(steps, key=lambda step: step.value, default=nothing)
+        one, two = (estimate(values, len(errors) - 1) for values in (before, after))
+        spread = 0.0 if k == 0 else one.half  # nothing is drawn when nothing is deleted
+        middles.append((two.mean - one.mean) / (n - k))
+        halves.append(math.hypot(two.half, spread) / (n - k))
+    low, high = (max(m + sign * h for m, h in zip(middles, halves, strict=True))
+                 for sign in (-1, 1))  # fmt: skip
+    return Interval(max(middles), low, high, DRAWS, "draws")
 
 
 def findings(found: Found) -> list[Finding]:
@@ -107,6 +113,8 @@ def findings(found: Found) -> list[Finding]:
     lines = []
     for pairs in by_group(found).values():
         subject, result = pairs[0]
+        if len(curve(result, "deleted")) < 2:
+            continue  # too few blocks to delete
         step = pooled([largest_step(result) for _, result in pairs])
         answer, why = judge_claim(step, "below", STEP, errors_of(pairs))
         means = {k: sum(v) / len(v) for k, v in curve(result, "deleted").items()}

@@ -5,15 +5,14 @@ shortcut stays. In a plain network the block becomes y = x. They report that har
 changes, for 110 layers; in a VGG, any deletion gives chance.
 
 After a deletion, the batch norms behind it get maps with other means and variances than those they
-stored. So the error is measured twice: with the stored statistics, and with statistics estimated
-anew on unlabelled images.
+stored. So the error is measured twice: with the stored statistics, and with all statistics
+estimated anew on unlabelled images, in the intact network, too.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from torch import Tensor, nn
 
 from data.progress import Progress
 from experiments.anatomy.chain import (
@@ -47,22 +46,24 @@ def chosen(subjects: Sequence[Subject]) -> list[Subject]:
 def measure(subject: Subject) -> dict[str, Any]:
     """The error in percent, intact and without each block, with both statistics."""
     model, (images, labels, unlabelled) = subject.open()
-    named, read_out = blocks_of(model), ReadOut(model)
-    names, blocks = list(named), list(named.values())
+    names, read_out = list(blocks_of(model)), ReadOut(model)
+    stored = [model.stem, *blocks_of(model).values()]
+    fresh = list(adapted(stored, unlabelled))  # its first blocks serve all later deletions
+    intact = {
+        "stored": error([*stored, read_out], images, labels),
+        "adapted": error([*fresh, read_out], images, labels),
+    }
     rows: list[dict[str, Any]] = []
-
-    def both(layers: Iterable[nn.Module], x: Tensor, u: Tensor) -> dict[str, float]:
-        fresh = adapted(layers, u)
-        return {"stored": error(layers, x, labels), "adapted": error(fresh, x, labels)}
-
-    steps = prefixes(model, images, unlabelled)
-    for k, (x, u) in Progress(steps, f"one block of {subject.name}", len(blocks)):
-        if k == 0:
-            intact = both([*blocks, read_out], x, u)
-        if can_be_deleted(blocks[k]):
-            rest = [without(blocks[k]), *blocks[k + 1 :], read_out]
-            kept = {"block": names[k], "keeps_shape": keeps_shape(blocks[k])}
-            rows.append({"number": k + 1, **kept, **both(rest, x, u)})
+    steps = zip(prefixes(stored, images), prefixes(fresh, images, unlabelled), strict=True)
+    for (k, (x,)), (_, (y, u)) in Progress(steps, f"one block of {subject.name}", len(names)):
+        block = stored[k]
+        if can_be_deleted(block):
+            rest, anew = ([without(of[k]), *of[k + 1 :]] for of in (stored, fresh))
+            rows.append({
+                "number": k, "block": names[k - 1], "keeps_shape": keeps_shape(block),
+                "stored": error([*rest, read_out], x, labels),
+                "adapted": error([*adapted(anew, u), read_out], y, labels),
+            })  # fmt: skip
     return {"images": len(labels), "intact": intact, "blocks": rows}
 
 

@@ -32,7 +32,7 @@ from experiments.drawing.style import COLOURS
 from experiments.plumbing.stats import Interval, judge_claim, mean_over
 from zoo.resnet import ResNet
 
-IMAGES, BATCHES = 30, 6  # the interval of one network is over batches of 5 images
+IMAGES, BATCHES = 30, 6  # at most; in a batch, images with a larger gradient count more
 SAMPLED = 3  # paths of each length, for Veit's estimate
 PANELS = None  # of the figure: one per network
 Arms = Callable[[Tensor], tuple[Tensor, ...]]  # v -> (F' v, S' v)
@@ -151,5 +151,5 @@ def draw(figure: Figure, found: Found) -> None:
         panel.plot(counts / counts.sum(), ":", color="black", label="share of the paths")
         panel.set(title=group, xlabel="residual branches on the path")
     panels[0].legend(frameon=False, fontsize=10)
-    words = f"mean over images; the estimate (of {SAMPLED} paths of each length)"
+    words = f"mean over batches; the estimate (of {SAMPLED} paths of each length)"
     figure.supxlabel(f"{words} and the number of paths are scaled to a sum of 1", size=11)

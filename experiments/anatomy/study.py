@@ -1,5 +1,6 @@
 """Carry out the questions: measure what is missing, draw the figures, and judge."""
 
+import shlex
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +17,17 @@ from experiments.anatomy import (
     shattering,
 )
 from experiments.anatomy.findings import COLUMNS, answers_in, by_group, report_of
-from experiments.anatomy.options import QUICK, Options
-from experiments.anatomy.subjects import UNLABELLED, Subject, of_campaign, published
+from experiments.anatomy.options import DEFAULT, QUICK, Options
+from experiments.anatomy.subjects import (
+    INITIAL,
+    UNLABELLED,
+    Subject,
+    named,
+    of_campaign,
+    published,
+)
 from experiments.drawing.style import png
-from experiments.plumbing.cli import ResultsError, doing
+from experiments.plumbing.cli import ResultsError, UsageError, doing
 from experiments.plumbing.results import FINDINGS, difference, parsed, write_csv, write_json
 from experiments.plumbing.tables import Results
 from zoo import WeightsError
@@ -39,8 +47,9 @@ def carry_out(options: Options, folder: Path) -> Results:
     """
     subjects, notes = networks(options)
     print(*notes, sep="\n", end="\n" * bool(notes))
+    notes = []
     order, figures = list(QUESTIONS), []
-    asked = options.questions or order
+    asked = list(dict.fromkeys(options.questions or order))
     rows = [row for row in answers_in(folder) if row["question"] not in asked]
     for name in asked:
         question = QUESTIONS[name]
@@ -54,6 +63,7 @@ def carry_out(options: Options, folder: Path) -> Results:
         with png(figures[-1], WIDTH * panels, HEIGHT, mathtext=True) as figure:
             question.draw(figure, found)
     rows.sort(key=lambda row: order.index(row["question"]))
+    (folder / FINDINGS).unlink(missing_ok=True)
     if rows:
         write_csv(folder / FINDINGS, rows, COLUMNS)
     notes.append(f"measurements: {folder}")
@@ -63,7 +73,16 @@ def carry_out(options: Options, folder: Path) -> Results:
 def networks(options: Options) -> tuple[list[Subject], list[str]]:
     """The networks to study, and a note on each that cannot be had."""
     if options.campaign:
+        if options.data or options.models != DEFAULT:
+            what = "--from studies the networks of an ablation on its own images"
+            fix = "leave out --models and the folder of CIFAR-10, or leave out --from"
+            raise UsageError(what, f"--from {options.campaign}", fix)
         return of_campaign(options.campaign, options.images), []
+    for name in options.models:
+        named(name)  # before the images: a name that nobody published is a mistake
+    asked = options.questions or list(QUESTIONS)
+    if all(QUESTIONS[name].chosen([]) for name in asked):
+        return [], []  # only random weights are needed
     subjects, missing = [], []
     try:
         with doing("reading CIFAR-10"):
@@ -77,6 +96,7 @@ def networks(options: Options) -> tuple[list[Subject], list[str]]:
         if options.data:
             raise
         missing = [f"no published network is studied: {'; '.join(str(error).splitlines())}"]
+    subjects = list({subject.name: subject for subject in subjects}.values())
     if not subjects and (QUICK / "results.csv").exists():
         missing.append(f"instead, the networks of {QUICK} are studied")
         return of_campaign(QUICK, options.images), missing
@@ -92,11 +112,14 @@ def measured(name: str, subject: Subject, options: Options, folder: Path) -> dic
     """
     path = folder / name / f"{subject.name}.json"
     grid = {"grid": options.grid} if name == "loss-surface" else {}
-    asked = {"images": options.images, "trained": subject.budget, "error": subject.error, **grid}
+    asked: dict[str, Any] = {**grid}
+    if subject is not INITIAL:
+        asked |= {"images": options.images, "trained": subject.budget, "error": subject.error}
+        asked["identity"] = subject.identity
     if path.exists():
         content = parsed(path.read_bytes(), path, ("asked", "result"))
         if content["asked"] != asked:
-            fix = "choose another --output-dir, or the options that it was made with"
+            fix = f"give another folder, such as --output-dir {shlex.quote(f'{folder}-2')}"
             what = f"a result with other settings is here: {difference(content['asked'], asked)}"
             raise ResultsError(what, path, fix)
         return content["result"]

@@ -1,6 +1,8 @@
 """The trained networks that are studied: published ones on CIFAR-10, or those of an ablation."""
 
 import copy
+import hashlib
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,9 @@ from data.views import View
 from experiments.ablation.runs import Data, load_data
 from experiments.classifier import load_model
 from experiments.plumbing.cli import ResultsError, UsageError
-from experiments.plumbing.results import no_results, read_rows
+from experiments.plumbing.results import is_of_transfer, no_results, read_rows
 from zoo.resnet import ResNet
+from zoo.weights.published import Published
 
 # By the name of their weights: who trained the published networks, and for how long.
 TRAINED = {
@@ -50,6 +53,8 @@ class Subject:
     budget: str  # how long it was trained, in words
     error: float  # in percent: its training error, or if that is unknown, its test error
     open: Callable[[], tuple[ResNet, Images]]
+    seed: int = 0
+    identity: str = ""  # of its weights and images: results of others are not taken for its own
 
     @property
     def depth(self) -> int:
@@ -70,16 +75,25 @@ def nothing_trained() -> tuple[ResNet, Images]:
 INITIAL = Subject("random-weights", "", "", "", "", 0.0, nothing_trained)
 
 
-def published(full: str, dataset: Dataset, count: int) -> Subject:
-    """A network such as "resnet56/CIFAR10_LI", with `count` test images of CIFAR-10.
+def named(full: str) -> tuple[str, Published]:
+    """The network, and the published weights, that "resnet56/CIFAR10_LI" names.
 
-    Downloads its weights if they are not there yet. Raises WeightsError or ModelError.
+    Raises UsageError or zoo's errors if there are none, or if they are not for CIFAR-10.
     """
     name, _, weights = full.partition("/")
     entry = zoo.published(name, weights or "DEFAULT")
     if entry.name not in TRAINED:
         what = "only networks that were trained on CIFAR-10 can be studied"
         raise UsageError(what, f"--models {full}", "choose some of the default ones (see --help)")
+    return name, entry
+
+
+def published(full: str, dataset: Dataset, count: int) -> Subject:
+    """A network such as "resnet56/CIFAR10_LI", with `count` test images of CIFAR-10.
+
+    Downloads its weights if they are not there yet; raises WeightsError if that fails.
+    """
+    name, entry = named(full)
     model = zoo.build(name, weights=entry.name)
     assert isinstance(model, ResNet)
 
@@ -88,7 +102,10 @@ def published(full: str, dataset: Dataset, count: int) -> Subject:
 
     author, budget = TRAINED[entry.name]
     file = f"{name}-{author.split()[0].lower()}"
-    return Subject(file, name, f"{name} ({author})", author, budget, 100 - entry.top1, open_it)
+    identity = f"{entry.sha256[:16]} {zlib.crc32(dataset.test_images.numpy().tobytes()):08x}"
+    return Subject(
+        file, name, f"{name} ({author})", author, budget, 100 - entry.top1, open_it, 0, identity
+    )
 
 
 def of_campaign(folder: Path, count: int) -> list[Subject]:
@@ -96,6 +113,9 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
 
     Raises ResultsError if there are none.
     """
+    if is_of_transfer(folder):
+        what = "these are results of experiments.transfer"
+        raise ResultsError(what, folder, "give those of an ablation, such as runs/quick")
     subjects = []
     rows = read_rows(folder)
     if not rows:
@@ -108,6 +128,7 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
             continue
         name = f"{run['network']}{run['depth']}"
         path = folder / f"{name}-seed{run['seed']}" / "final.safetensors"
+        identity = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
 
         def open_it(path=path, run=run) -> tuple[ResNet, Images]:
             data = Data(**run["data"])
@@ -117,7 +138,7 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
 
         subjects.append(Subject(
             path.parent.name, name, name, folder.name, f"{run['settings']['steps']} steps",
-            100 * row["train_error"], open_it,
+            100 * row["train_error"], open_it, run["seed"], identity,
         ))  # fmt: skip
     if not subjects:
         what = "there is no finished ResNet or plain network with batch norm here"

@@ -148,8 +148,8 @@ def compare_lesions() -> Comparison:
 
     def ours() -> list[Tensor]:
         return [
-            through([without(blocks[k]), *blocks[k + 1 :], read_out], x)
-            for k, (x,) in prefixes(model, images)
+            through([without(blocks[k - 1]), *blocks[k:], read_out], x)
+            for k, (x,) in prefixes([stem, *blocks], images)
         ]
 
     difference = max(float((a - b).abs().max()) for a, b in zip(usual(), ours(), strict=True))

@@ -1,6 +1,7 @@
 """Class names in the order of a network's outputs, given by the user or stored in the file."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -51,13 +52,13 @@ def names_in(text: str) -> tuple[str, ...]:
     A folder is read as for training. Raises UsageError for a file without names, and DataError.
     """
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(text):  # noqa: PTH112  Path.is_dir() raises an error for a very long text
         # Neither drawn found nor copies change the names.
         found = scan_classes(Listing(path)) or scan(Listing(path), wanted=(), keep_duplicates=True)
         for note in found.notes:
             say(f"class names: {note}", sys.stderr)
         return found.classes
-    if not path.is_file():
+    if not os.path.isfile(text):  # noqa: PTH113
         if path.suffix.lower() in (".txt", ".json", ".csv"):
             raise UsageError("there is no such file of class names", path, FORMS)
         return tuple(name.strip(" []'\"") for name in text.split(","))  # also a pasted Python list

@@ -111,6 +111,8 @@ def run(
 def python() -> str:
     """The command that starts this Python: not always "python", if make started it."""
     found = shutil.which("python")
+    if "ipykernel" in sys.modules:  # a notebook has no terminal in this folder
+        return "python"
     if found and Path(found).absolute() == Path(sys.executable).absolute():
         return "python"
     with suppress(ValueError):

@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -71,8 +72,8 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     asked = row["run"] if run is None else json.loads(json.dumps(asdict(run)))
     if row["run"] != asked:
         what = f"a finished run with other settings is here: {difference(row['run'], asked)}"
-        fix = "choose another --output-dir, or the options and version that it was made with"
-        raise ResultsError(what, path, fix)
+        fix = f"give another folder, such as --output-dir {shlex.quote(f'{folder.parent}-2')}"
+        raise ResultsError(what, path, f"{fix}; or the options and version that it was made with")
     return row
 
 

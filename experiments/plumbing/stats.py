@@ -31,8 +31,11 @@ class Estimate:
         return self.show(3, sign="+")
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval (Student's t) of independent values."""
+def estimate(values: Sequence[float], intervals: int = 1) -> Estimate:
+    """Mean and 95 % interval (Student's t) of independent values.
+
+    `intervals`: how many are to hold at the same time; each is then wider (Bonferroni).
+    """
     from scipy.special import stdtrit  # slow to import, so only here
 
     n = len(values)
@@ -40,7 +43,8 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(values[0] if values else math.nan, math.inf, n)
     mean = math.fsum(values) / n
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return Estimate(mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n), n)
+    quantile = float(stdtrit(n - 1, 1 - 0.025 / intervals))
+    return Estimate(mean, quantile * math.sqrt(variance / n), n)
 
 
 def seed_count(numbers: Collection[int]) -> str:
@@ -80,8 +84,9 @@ class Interval(NamedTuple):
 
     def show(self, digits: int) -> str:
         """As text: "0.8 (0.4 to 1.4; n = 27 blocks)"."""
-        ends = f"{self.low:.{digits}f} to {self.high:.{digits}f}; " if self.n > 1 else ""
-        return f"{self.value:.{digits}f} ({ends}n = {self.n} {self.of})"
+        value, low, high = (f"{round(x, digits) + 0.0:.{digits}f}" for x in self[:3])  # no -0.0
+        ends = f"{low} to {high}; " if math.isfinite(self.high - self.low) else ""
+        return f"{value} ({ends}n = {self.n} {self.of})"
 
 
 def mean_over(values: Sequence[float], of: str) -> Interval:
@@ -91,7 +96,13 @@ def mean_over(values: Sequence[float], of: str) -> Interval:
 
 
 def median_over(values: Sequence[float], of: str) -> Interval:
-    """Median and percentile bootstrap interval (Efron 1979); 10,000 draws, always the same."""
+    """Median and percentile bootstrap interval (Efron 1979); 10,000 draws, always the same.
+
+    Fewer than six values have no 95 % interval of their median: even from the least to the largest,
+    it covers 1 - 2 * 0.5^n.
+    """
+    if len(values) < 6:
+        return Interval(float(np.median(values)), -math.inf, math.inf, len(values), of)
     drawn = np.random.default_rng(0).choice(values, (10_000, len(values)))
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975)).tolist()
     return Interval(float(np.median(values)), low, high, len(values), of)

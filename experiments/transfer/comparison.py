@@ -32,7 +32,7 @@ from experiments.train.loop import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, load_pretrained, run_transfer
 from experiments.transfer.options import Options
-from experiments.transfer.plan import check_options, plan, recipe_of
+from experiments.transfer.plan import check_options, plan, recipe_of, weights_of
 from experiments.transfer.strategies import HEAD_ONLY
 from zoo.weights.atomic import write_atomic
 
@@ -55,8 +55,8 @@ def to_time(
     settings: Settings,
 ) -> tuple[nn.Module, ViewBatches]:  # fmt: skip
     """A network, and batches of `settings.batch_size` images to time its steps with."""
-    weights = None if options.weights == "none" else options.weights
     recipe = replace(recipe_of(options), batch_size=settings.batch_size)
+    weights = weights_of(options, name)
     run = Transfer("scratch", name, weights, 0, recipe, settings, "", options.preprocess)
     job = TransferJob(run, dataset, folder, device, ALONE)
     return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
@@ -244,8 +244,15 @@ def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
     """Print the dataset and the recipe."""
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in dataset.splits.items())
     group.say(f"Data {dataset.name}: {counts} images, {len(dataset.classes)} classes")
+    for name in [name for name in ("val", "test") if name in dataset.splits]:
+        largest = dataset.labels(name).bincount().argmax()
+        share = (dataset.labels(name) == largest).double().mean()
+        guess = f"always answering {dataset.classes[largest]!r}"
+        group.say(f"  {guess} is right for {100 * share:.1f} % of {name}")
     say_notes(dataset, group)
     settings = recipe_of(options).in_use()
+    if set(options.strategy) == {"linear-probe"}:
+        settings = {k: v for k, v in settings.items() if k in ("probe-l2", "size", "mean-std")}
     if options.batch_size:
         settings["batch-size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())

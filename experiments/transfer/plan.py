@@ -12,6 +12,7 @@ from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer
 from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
 from experiments.transfer.strategies import STRATEGIES
+from zoo.weights.published import owner, published_name
 
 
 def recipe_of(options: Options) -> Recipe:
@@ -27,14 +28,23 @@ def recipe_of(options: Options) -> Recipe:
     return replace(recipe, **changes)
 
 
+def weights_of(options: Options, model: str) -> str | None:
+    """The weights to start from: None, a file, or the published name that DEFAULT stands for."""
+    if options.weights == "none":
+        return None
+    if published_name(options.weights):
+        return zoo.published(owner(model, options.weights, zoo.twin(model)), options.weights).name
+    return options.weights
+
+
 def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[Transfer]:
     """One run per model, batch size, strategy and seed; those of the first seed come first."""
     strategies = STRATEGIES if "all" in options.strategy else options.strategy
-    recipe, weights = recipe_of(options), None if options.weights == "none" else options.weights
+    recipe = recipe_of(options)
     return [
         Transfer(
-            strategy, model, weights, seed, replace(recipe, batch_size=size), base[model],
-            dataset_id, options.preprocess,
+            strategy, model, weights_of(options, model), seed, replace(recipe, batch_size=size),
+            base[model], dataset_id, options.preprocess,
         )
         for seed in range(options.seeds)
         for model in dict.fromkeys(options.model)

@@ -329,6 +329,12 @@ def test_advice_never_is_to_train_on_a_test_set(tmp_path):
     assert scan(root / "set/train").classes == TWO
 
 
+def test_one_split_of_several_is_read_alone_but_not_in_silence(tmp_path):
+    root = make(tmp_path, *many("set/train/ant", "set/train/bee", "set/val/ant", "set/val/bee"))
+    said = note(scan(root / "set/train"), "only train is read")
+    assert said.endswith(f"to read train, val, give the folder that holds them: {root / 'set'}")
+
+
 def test_a_class_named_like_a_split_is_said_to_be_taken_for_one(tmp_path):
     root = make(tmp_path, *many("cat", "dog", "test"))
     words = "taken for a split (rename it if it is a class) (1): test"

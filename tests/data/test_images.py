@@ -226,6 +226,7 @@ def test_what_cannot_be_read_is_refused_at_once(tmp_path):
         refused(path, "not a file")
     refused(tmp_path / "loop.png", "symbolic links")
     refused(tmp_path / "none.png", "No such file")
+    assert refused_by(lambda: load_image(tmp_path / "none.png"))[2] == "check the path"
     (tmp_path / "empty.png").touch()
     refused(tmp_path / "empty.png", "the file is empty")
     (tmp_path / "one.png").write_bytes(save(COLOR, "PNG"))

@@ -26,6 +26,7 @@ from experiments.classifier import (
     load_model,
     open_classifier,
     predict,
+    predictions,
     pretrained,
     save_classifier,
 )
@@ -215,6 +216,16 @@ def test_the_command_names_files_folders_and_patterns(folder, checkpoint, invoke
     assert done.stdout.count(".jpg") == 2
     assert done.stdout.count(".png ") == 3  # ant's only once, though named twice
     assert Image.open(sheet).size[0] > 300
+
+
+def test_a_runs_folder_and_a_text_are_understood(folder, checkpoint):
+    model = open_classifier(str(checkpoint.parent), None, "DEFAULT")
+    assert model.classes == CLASSES
+    (checkpoint.parent / "transfer.json").write_text("{}", encoding="utf-8")
+    with refusal(WeightsError, "several runs", f"{checkpoint.parent}/RUN"):
+        load_model(checkpoint.parent)
+    several = [path for path, _ in predictions(model, str(folder / "ant"))]
+    assert several == sorted((folder / "ant").iterdir())
 
 
 def test_json_is_one_document_with_the_name_of_every_image(folder, checkpoint, invoke, tmp_path):

@@ -72,6 +72,16 @@ def published_name(weights: object) -> str:
     return (match[1] or "") + match[2].upper() if match else ""
 
 
+def owner(model: str, weights: object, twin: str) -> str:
+    """Whose published weights a name means for `model`: its own if it has some, else its `twin`'s.
+
+    plain56 has CIFAR10_LI; plain50 has none, so resnet50's are meant.
+    """
+    name = published_name(weights)
+    own = any(m == model and name in ("DEFAULT", n) for m, n in CIFAR10)
+    return model if own else twin
+
+
 def open_published(model: str, weights: object) -> Weights:
     """Download published weights, and add what is stated about them."""
     entry = published(model, weights)

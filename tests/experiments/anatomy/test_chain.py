@@ -66,18 +66,19 @@ def test_a_deletion_from_the_cached_inputs_equals_one_by_a_hook(name):
             whole[block] = model(IMAGES)
             handle.remove()
     assert set(whole) == {name for name, block in named.items() if can_be_deleted(block)}
-    for k, (x,) in prefixes(model, IMAGES):
-        if can_be_deleted(blocks[k]):
-            rest = [without(blocks[k]), *blocks[k + 1 :], ReadOut(model)]
-            assert torch.equal(through(rest, x), whole[[*named][k]])
-            assert not torch.equal(whole[[*named][k]], model(IMAGES))
+    for k, (x,) in prefixes([model.stem, *blocks], IMAGES):
+        block, name = blocks[k - 1], [*named][k - 1]
+        if can_be_deleted(block):
+            rest = [without(block), *blocks[k:], ReadOut(model)]
+            assert torch.equal(through(rest, x), whole[name])
+            assert not torch.equal(whole[name], model(IMAGES))
 
 
 def test_deletions_cost_nothing_where_f_is_zero():
     model = silenced("resnet20")
     blocks, before = list(blocks_of(model).values()), model(IMAGES)
-    for k, (x,) in prefixes(model, IMAGES):
-        rest = [without(blocks[k]), *blocks[k + 1 :], ReadOut(model)]
+    for k, (x,) in prefixes([model.stem, *blocks], IMAGES):
+        rest = [without(blocks[k - 1]), *blocks[k:], ReadOut(model)]
         assert torch.equal(through(rest, x), before)
 
 

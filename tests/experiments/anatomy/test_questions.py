@@ -1,11 +1,14 @@
 """The measurements on constructed cases, and verdicts that say yes, no and cannot tell."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import zoo
 from experiments.anatomy import (
     contributions,
     explosion,
@@ -15,10 +18,12 @@ from experiments.anatomy import (
     path_lengths,
     shattering,
 )
+from experiments.anatomy.chain import ReadOut, adapted, blocks_of, error, without
 from experiments.anatomy.findings import deepest_pair
-from experiments.anatomy.subjects import INITIAL, Subject
+from experiments.anatomy.subjects import INITIAL, Images, Subject
 from experiments.plumbing.stats import (
     Interval,
+    estimate,
     judge_claim,
     judge_equal,
     mean_over,
@@ -28,7 +33,7 @@ from experiments.plumbing.stats import (
 
 def subject(network: str, seed: int = 0, error: float = 5.0, family: str = "x") -> Subject:
     name = f"{network}-seed{seed}"
-    return Subject(name, network, network, family, "500 steps", error, lambda: None)
+    return Subject(name, network, network, family, "500 steps", error, lambda: None, seed)
 
 
 def interval(low: float, high: float, n: int = 9) -> Interval:
@@ -76,6 +81,29 @@ def test_the_median_has_a_bootstrap_interval_that_is_always_the_same():
     assert found.show(1) == f"0.2 ({found.low:.1f} to {found.high:.1f}; n = 7 blocks)"
 
 
+def test_few_values_have_no_interval_of_their_median():
+    found = median_over([60.0, 70, 80, 65, 75], "blocks")
+    assert found.show(0) == "70 (n = 5 blocks)"
+    assert judge_claim(found, "above", 20, {})[0] == "cannot tell"
+    assert (
+        judge_claim(median_over([60.0, 70, 80, 65, 75, 70], "blocks"), "above", 20, {})[0] == "yes"
+    )
+
+
+def test_several_intervals_that_hold_together_are_wider():
+    """By simulation: the share of draws in which all three intervals cover 0."""
+    rng, wide, narrow = np.random.default_rng(0), 0, 0
+    for draws in rng.normal(size=(2000, 3, 5)):
+        wide += all(abs(e.mean) < e.half for e in (estimate(values, 3) for values in draws))
+        narrow += all(abs(e.mean) < e.half for e in map(estimate, draws))
+    assert wide / 2000 > 0.94
+    assert narrow / 2000 < 0.88
+
+
+def test_no_number_is_minus_zero():
+    assert Interval(-0.04, -0.0, 0.04, 9, "blocks").show(1) == "0.0 (0.0 to 0.0; n = 9 blocks)"
+
+
 def lesion(rises: list[float], intact: float = 8.0) -> dict:
     rows = [
         {"number": k + 1, "block": "", "keeps_shape": True, "stored": intact + rise,
@@ -90,7 +118,7 @@ def test_one_block_is_judged_by_depth_against_its_margins():
         subject("resnet20"): lesion([19.0, 15, 30, 50, 20, 18, 40, 22, 25]),
         subject("resnet56"): lesion([0.1, 0.2, 0.5, 0.4, 0.1, 16, 0.3, 0.2, 0.3]),
         subject("resnet32"): lesion([0.1, 0.2, 0.5, 4, 1.4, 16, 0.3, 2, 0.9]),
-        subject("plain56", error=13.0): lesion([70.0, 75, 80, 60, 77]),
+        subject("plain56", error=13.0): lesion([70.0, 75, 80, 60, 77, 71]),
         subject("plain32", error=82.0): lesion([0.0, 0.1, 0.2, 0.1, 0.0]),
     }
     lines = one_block.findings(found)
@@ -125,9 +153,6 @@ def test_smooth_means_that_no_step_is_large():
 
 
 def test_deleted_and_swapped_blocks_keep_the_shape_and_repeat():
-    import zoo
-    from experiments.anatomy.chain import blocks_of
-
     blocks = blocks_of(zoo.build("resnet20", width=4))
     once, again = ([(k, tau, [type(b).__name__ for b in left]) for k, tau, left in
                     many_blocks.deletions(blocks)] for _ in range(2))  # fmt: skip
@@ -139,7 +164,7 @@ def test_deleted_and_swapped_blocks_keep_the_shape_and_repeat():
         numbers = [places[id(block)] for block in order]
         assert sorted(numbers) == list(range(9))
         assert [n // 3 for n in numbers] == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # within stages
-        assert numbers[3], numbers[6] == (3, 6)  # those change the shape
+        assert (numbers[3], numbers[6]) == (3, 6)  # those change the shape
         if count in (0, 1):
             assert (tau == 1, numbers == sorted(numbers)) == ((count == 0),) * 2
             assert tau == pytest.approx(1 if not count else tau)
@@ -172,7 +197,7 @@ def contribution(size: float, blocks: int = 12, power: float = -1.0) -> dict:
     stage = [size * (1 + 0.05 * (k % 2)) for k in range(half)]
     ratio = [(k + 1) ** (power / 2) for k in range(half)]
     return {
-        "images": 200, "stages": 3, "readout": [50.0, 30, 20, 8],
+        "images": 200, "stages": [half] * 3, "readout": [50.0, 30, 20, 8],
         "trained": [[s, 1.0] for s in stage] * 3, "initial": [[r, 1.0] for r in ratio] * 3,
         "predicted": stage * 3,
     }  # fmt: skip
@@ -186,6 +211,47 @@ def test_responses_shrink_with_depth_or_not_and_networks_of_other_training_are_n
         assert "correlation 1.00" in lines[0].evidence
     other = {subject("resnet20"): large, subject("resnet56", family="other"): small}
     assert not any("responses" in line.claim for line in contributions.findings(other))
+
+
+def test_responses_are_paired_by_seed():
+    large, small = contribution(0.73), contribution(0.45)
+    found = {subject("resnet20", seed): large for seed in (0, 1, 2)}
+    found |= {subject("resnet56", 2): small, subject("resnet56", 5): contribution(3.0)}
+    line = contributions.findings(found)[0]
+    assert (line.answer, "blocks" in line.evidence) == ("yes", True)  # one seed is shared
+    found[subject("resnet56", 1)] = contribution(0.46)
+    line = contributions.findings(found)[0]
+    assert (line.answer, "n = 2 seeds" in line.evidence) == ("yes", True)
+
+
+def test_stages_may_have_different_numbers_of_blocks():
+    result = {"stages": [1, 3], "initial": [[2.0, 1.0], [3.0, 1.0], [2.0, 1.0], [1.0, 2.0]]}
+    assert contributions.balance(result, "initial") == [[4.0], [9.0, 4.0, 0.25]]
+
+
+def test_the_arms_of_a_block_are_its_branch_and_its_shortcut():
+    model = zoo.build("resnet8", width=4).eval()
+    x = torch.randn(2, 3, 8, 8)
+    block, stem = model.stages[0][0], model.stem(x)
+    (branch, skip), *_ = contributions.arms(model, x)
+    assert skip == pytest.approx(float(stem.double().std()))
+    inside = block.norm2(block.conv2(block.norm1(block.conv1(stem)).relu()))
+    assert branch == pytest.approx(float(inside.double().std()))
+    assert branch != pytest.approx(skip)
+
+
+def test_initial_weights_differ_by_seed():
+    def measured(seed: int) -> dict:
+        images = Images(torch.randn(20, 3, 8, 8), torch.arange(20) % 10, torch.zeros(0))
+        torch.manual_seed(7)
+        model = zoo.build("resnet8").eval()
+        return contributions.measure(
+            replace(subject("resnet8", seed), open=lambda: (model, images))
+        )
+
+    torch.manual_seed(1)
+    one, other = measured(0), measured(1)
+    assert one["trained"] != one["initial"] != other["initial"]
 
 
 def test_the_balance_of_the_arms_falls_with_the_place_in_a_stage_or_not():
@@ -212,9 +278,18 @@ def test_the_rise_of_a_quadratic_loss_is_exact_and_the_weights_are_put_back(monk
     assert torch.equal(model.weight, before)
 
 
-def test_only_filters_move_and_batch_norms_stay():
-    import zoo
+def test_the_rise_is_the_mean_of_both_sides(monkeypatch):
+    """A loss that is linear in the step rises by nothing."""
+    monkeypatch.setattr(loss_surface, "loss_at", lambda *a: 3.0 + sum(step for step, _ in a[3:]))
+    images = Images(torch.randn(20, 3, 8, 8), torch.arange(20) % 10, torch.zeros(0))
+    model = zoo.build("resnet8", width=4)
+    result = loss_surface.measure(replace(subject("resnet8"), open=lambda: (model, images)), grid=3)
+    assert result["loss"] == 3.0
+    assert {value for values in result["rises"].values() for value in values} == {0.0}
+    assert result["plane"] == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]
 
+
+def test_only_filters_move_and_batch_norms_stay():
     model = zoo.build("resnet8", width=4)
     shapes = [weight.dim() for weight in loss_surface.moved(model)]
     assert shapes == [4] * (len(shapes) - 1) + [2]
@@ -241,6 +316,9 @@ def test_the_pair_to_compare_is_of_one_family_and_of_the_deepest_networks():
              subject("plain56", family="y"), subject("resnet56", 1, family="y")]  # fmt: skip
     assert deepest_pair(names) == [names[3], names[4]]
     assert deepest_pair(names[:2]) == [names[1]]
+    uneven = [subject("plain8"), subject("resnet8"), subject("resnet20")]
+    assert deepest_pair(uneven) == uneven[:2]
+    assert deepest_pair([subject("plain8"), uneven[2]]) == [uneven[2]]
     assert deepest_pair([]) == []
 
 
@@ -258,3 +336,52 @@ def test_shattering_and_explosion_follow_their_laws_in_a_small_mlp(monkeypatch):
     assert line.answer == "yes"
     (line,) = explosion.findings({INITIAL: {"plain": result["residual"], "residual": []}})
     assert line.answer == "no"
+
+
+def test_laws_and_skips_are_judged_in_shattering():
+    def result(plain: float, skips: float, gain: float) -> dict:
+        """Correlations that follow exponents, and a difference of the cosines in the networks."""
+        return {
+            "plain": {str(d): [2.0 ** (plain * d + 0.01 * s) for s in range(3)] for d in (1, 4, 8)},
+            "residual": {
+                str(d): [d**skips * (1 + 0.01 * s) for s in range(3)] for d in (4, 16, 50)
+            },
+            "networks": {"resnet56": [0.5 + gain, 0.51 + gain], "plain56": [0.5, 0.5]},
+        }
+
+    for numbers, answers in (
+        ((-1, -0.5, 0.3), ["yes", "yes", "yes"]),
+        ((-0.5, -0.63, -0.3), ["no", "no", "no"]),
+    ):
+        lines = shattering.findings({INITIAL: result(*numbers)})
+        assert [line.answer for line in lines] == answers
+
+
+def test_adapted_errors_compare_networks_that_are_adapted_alike():
+    """A block that does nothing costs nothing, with stored and with new statistics."""
+    torch.manual_seed(0)
+    model = zoo.build("resnet20", width=4).eval()
+    for stage in model.stages:
+        for block in stage:
+            nn.init.zeros_(block.norm2.weight)
+    nn.init.uniform_(model.stem.norm.running_mean, -1, 1)
+    nn.init.zeros_(model.head.bias)
+    x = torch.randn(60, 3, 16, 16)
+    images = Images(x, model(x).argmax(1), torch.randn(40, 3, 16, 16))
+    result = one_block.measure(replace(subject("resnet20"), open=lambda: (model, images)))
+    assert [row["number"] for row in result["blocks"]] == list(range(1, 10))
+    assert result["intact"]["stored"] == 0 < result["intact"]["adapted"]  # the test can fail
+    for row in result["blocks"]:
+        assert {way: row[way] for way in one_block.WAYS} == result["intact"]
+
+
+def test_adapted_errors_are_those_of_the_whole_network_with_new_statistics():
+    torch.manual_seed(0)
+    model = zoo.build("plain8", width=4).eval()
+    blocks = list(blocks_of(model).values())
+    images = Images(torch.randn(90, 3, 16, 16), torch.arange(90) % 10, torch.randn(40, 3, 16, 16))
+    result = one_block.measure(replace(subject("plain8"), open=lambda: (model, images)))
+    (row,) = result["blocks"]
+    whole = adapted([model.stem, without(blocks[0]), *blocks[1:]], images.unlabelled)
+    expected = error([*whole, ReadOut(model)], images.images, images.labels)
+    assert row["adapted"] == pytest.approx(expected, abs=1.2)  # one image: the batch's variance

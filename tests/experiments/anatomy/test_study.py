@@ -1,5 +1,6 @@
 """The whole command on the networks of a small ablation: resumes, repeats, says what is missing."""
 
+import json
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, assert_prints, assert_three_lines
+from conftest import ROOT, assert_prints, assert_three_lines, refusal
 from safetensors.torch import load_file
 
 import zoo
@@ -20,8 +21,9 @@ from experiments.ablation.runs import Data, Run, run_one
 from experiments.anatomy import study
 from experiments.anatomy.findings import report_of
 from experiments.anatomy.options import Options
-from experiments.anatomy.subjects import images_of
+from experiments.anatomy.subjects import images_of, of_campaign, published
 from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.results import read_row
 from experiments.train.loop import Settings
 
 OF_NETWORKS = ("one-block", "many-blocks", "path-lengths", "contributions", "loss-surface")
@@ -64,7 +66,7 @@ def test_every_question_answers_twice_with_the_same_bytes(answer, tmp_path):
     assert {f"{name}.png" for name in OF_NETWORKS} <= first.keys()
     assert {"one-block/plain8-seed1.json", "path-lengths/resnet8-seed0.json"} <= first.keys()
     trained = [row for row in found.rows if "random weights" not in row["of"]]
-    assert len(trained) == 6
+    assert len(trained) == 4  # too few blocks to delete many
     for row in trained:  # nobody has learned, so nobody gets a verdict
         assert row["answer"] == "cannot tell"
         assert "has not learned" in row["evidence"]
@@ -107,8 +109,54 @@ def test_only_what_is_missing_is_measured_again(answer, tmp_path, monkeypatch):
     answer(tmp_path, "one-block")
     assert measured == ["resnet8-seed1"]
     assert content(tmp_path) == before
-    with pytest.raises(ResultsError, match="other settings"):
+    with pytest.raises(ResultsError, match="other settings is here: images is 40, not 41"):
         answer(tmp_path, "one-block", images=41)
+
+
+def test_results_of_other_weights_are_not_taken_for_these(answer, campaign, tmp_path):
+    answer(tmp_path / "out", "one-block")
+    file = campaign / "plain8-seed0" / "final.safetensors"
+    whole = file.read_bytes()
+    shutil.copy(campaign / "plain8-seed1" / "final.safetensors", file)
+    try:
+        with pytest.raises(ResultsError, match="identity is "):
+            answer(tmp_path / "out", "one-block")
+    finally:
+        file.write_bytes(whole)
+
+
+def test_an_answer_that_no_network_gives_any_more_is_dropped(answer, campaign, tmp_path):
+    assert answer(tmp_path / "out", "loss-surface").rows
+    only = tmp_path / "only"
+    shutil.copytree(campaign / "resnet8-seed0", only / "resnet8-seed0")
+    options = Options(campaign=only, questions=("loss-surface",), images=40, grid=3)
+    assert "No claim can be judged" in study.carry_out(options, tmp_path / "out").parts[0]
+
+
+def test_damaged_findings_are_refused(answer, tmp_path):
+    answer(tmp_path, "explosion")
+    path = tmp_path / "findings.csv"
+    whole = path.read_text(encoding="utf-8")
+    for content in (whole[:60], whole.replace("explosion,", "explode,"), ""):
+        path.write_text(content, encoding="utf-8")
+        with refusal(ResultsError, "findings.csv", "ask the questions again"):
+            answer(tmp_path, "explosion")
+
+
+def test_a_question_asked_twice_is_answered_once(answer, tmp_path):
+    assert len(answer(tmp_path, "explosion", "explosion").rows) == 1
+
+
+def test_the_gate_takes_training_errors_and_published_test_errors(campaign, monkeypatch):
+    for subject in of_campaign(campaign, 40):
+        row = read_row(campaign / subject.name)
+        assert subject.error == 100 * row["train_error"] != 100 * row["test_error"]
+        assert subject.seed == row["run"]["seed"]
+    small = zoo.build("resnet20")
+    monkeypatch.setattr(zoo, "build", lambda *_, **__: small)
+    images, labels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    dataset = Dataset("x", ("a",), images, labels, images, labels)
+    assert published("resnet20/CIFAR10_AKAMASTER", dataset, 1).error == pytest.approx(8.27, abs=0.3)
 
 
 def test_a_killed_command_resumes_to_the_same_bytes(answer, campaign, tmp_path):
@@ -145,16 +193,30 @@ def test_without_cifar10_and_network_the_rest_is_answered_and_the_missing_named(
         study.networks(Options(data=tmp_path))
 
 
+def test_random_weights_alone_need_no_images(monkeypatch):
+    monkeypatch.setattr(study, "cifar10", None)
+    assert study.networks(Options(questions=("explosion", "shattering"))) == ([], [])
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (["--from", "nowhere"], 3, "no such folder"),
         (["nowhere"], 3, "nowhere"),
         (["--images", "5"], 2, "images"),
-        (["--questions", "explosion", "--models", "resnet7/DEFAULT", "--from", "."], 3, "runs"),
+        (["--models", "resnet20/cifar10_akamaster"], 4, "no published weights"),
+        (["--models", "resnet50/IMAGENET1K_V1"], 2, "trained on CIFAR-10"),
+        (["--from", "{vit}", "--models", "resnet20"], 2, "leave out --models"),
+        (["--from", "{vit}"], 3, "no finished ResNet"),
+        (["--questions", "explosion", "--from", "."], 3, "runs"),
     ],
 )
 def test_bad_input_ends_in_three_lines(words, code, said, invoke, tmp_path):
+    row = {"run": {"network": "vit", "depth": 2, "seed": 0, "norm": "layer"}, "status": "finished"}
+    row |= {"train_loss": 1.0, "test_error": 0.5}
+    (tmp_path / "vit" / "run").mkdir(parents=True)
+    (tmp_path / "vit" / "run" / "row.json").write_text(json.dumps(row), encoding="utf-8")
+    words = [word.format(vit=tmp_path / "vit") for word in words]
     done = invoke("experiments.anatomy", *words, "--output-dir", tmp_path / "out")
     assert_three_lines(done, code, said)
 
@@ -165,8 +227,11 @@ def test_lesions_of_one_image_say_which_arm_matters(campaign, files, tmp_path, i
         output = tmp_path / f"{name}.png"
         done = invoke("experiments.lesion", checkpoint, files[0], "--output", output)
         assert_prints(done, "intact: ", f"figure: {output}")
-        lost = re.findall(r"without the ([a-z ]+) of stages", done.stdout)
+        lost = re.findall(r"(?m)^  the ([a-z ]+) of stages", done.stdout)
         assert set(lost) <= set(arms)
+        number, every = re.search(r"changes without (\d+) of (\d+) arms", done.stdout).groups()
+        assert int(number) == len(lost)
+        assert int(every) == {"resnet8": 6, "plain8": 1}[name]
         assert output.read_bytes()[:4] == b"\x89PNG"
 
 

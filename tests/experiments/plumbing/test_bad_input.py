@@ -15,7 +15,7 @@ from data.errors import DataError
 from experiments.ablation.runs import Run
 from experiments.plumbing import cli
 from experiments.plumbing.cli import CheckpointError, NumericError, ResultsError, UsageError
-from experiments.plumbing.results import read_row
+from experiments.plumbing.results import difference, read_row
 from experiments.transfer.comparison import transfer
 from experiments.transfer.options import More, Options
 from zoo import ModelError, WeightsError
@@ -176,6 +176,27 @@ def test_a_folder_without_classes_is_refused_for_that_and_not_as_seen_in_trainin
 
 
 # --- advice that would cost a sound file ---
+
+
+def test_the_setting_that_differs_is_named():
+    here = {"seed": 0, "recipe": {"lr": 0.1, "epochs": 5}}
+    assert difference(here, {"seed": 0, "recipe": {"lr": 0.2, "epochs": 6}}) == (
+        "recipe.lr is 0.1, not 0.2"
+    )
+    assert difference(here, here | {"size": 64}) == "size is None, not 64"
+    assert difference([1], [1, 2], "depths") == "depths is [1], not [1, 2]"
+
+
+def test_a_command_to_type_names_the_python_that_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / ".venv" / "bin" / "python"
+    monkeypatch.setattr(cli.sys, "executable", str(mine))
+    for found, said in ((mine, "python"), ("/usr/bin/python", ".venv/bin/python")):
+        monkeypatch.setattr(cli.shutil, "which", lambda _, found=found: str(found))
+        assert cli.python() == said
+    monkeypatch.setattr(cli.shutil, "which", lambda _: None)
+    monkeypatch.setattr(cli.sys, "executable", "/opt/my python/bin/python3")
+    assert cli.python() == "'/opt/my python/bin/python3'"
 
 
 def test_results_of_another_command_or_version_are_to_be_kept(tmp_path):

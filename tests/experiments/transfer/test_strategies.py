@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+from conftest import refusal
 
 import zoo
 from data.views import RandomView, View
@@ -12,8 +13,9 @@ from experiments.plumbing.recipes import RECIPES, Recipe, evaluation_view, train
 from experiments.train.loop import Settings, lr_at, start, train
 from experiments.transfer import options, strategies
 from experiments.transfer.options import More, Options
-from experiments.transfer.plan import recipe_of
+from experiments.transfer.plan import recipe_of, weights_of
 from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, to_train, training_settings
+from zoo import WeightsError
 
 
 class Noise:
@@ -175,3 +177,16 @@ def test_there_is_a_word_on_every_strategy():
 def test_the_command_line_offers_every_strategy_and_recipe():
     assert get_args(options.StrategyName) == ("all", *STRATEGIES)
     assert get_args(options.RecipeName) == tuple(RECIPES)
+
+
+def test_default_weights_are_named_in_the_run():
+    def of(model: str, weights: str = "DEFAULT") -> str | None:
+        return weights_of(Options("folder", model=(model,), weights=weights), model)
+
+    assert of("resnet50") == "IMAGENET1K_V2"  # torchvision's default
+    assert of("plain18") == of("resnet18", "imagenet1k_v1") == "IMAGENET1K_V1"
+    assert of("resnet32") == "CIFAR10_AKAMASTER"
+    assert of("resnet32", "w.pth") == "w.pth"
+    assert of("resnet32", "none") is None
+    with refusal(WeightsError):
+        of("resnet8")

@@ -118,6 +118,11 @@ def test_the_caption_says_on_what_and_how_sure():
     assert "± 1.9 points" in said
     assert "± 1.4 points" in caption(rows(finetune=(50, 900), scratch=(50, 50)))  # at least
     assert "there is no test set" in caption([each | {"tested_on": "val"} for each in data])
+    assert "mean ± 95 % CI over n seeds (in addition" in said
+    alone = caption([row("linear-probe", 0, 900)])
+    assert "logistic regression on frozen features; the epoch" in alone
+    assert "one seed (each accuracy is uncertain by at least ± 1.9 points" in alone
+    assert "epochs" not in alone
     both = [*data, row("finetune", 0, 900, model="plain18")]
     where = "50 train, 20 val, 1,000 test images; plain18 and resnet18"
     assert caption(both).startswith(f"{where} from w.pth; 20 epochs")
