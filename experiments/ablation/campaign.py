@@ -13,6 +13,7 @@ from torch import nn
 import zoo
 from data.batches import TensorBatches
 from experiments.ablation import collapse
+from experiments.ablation.arms import ARMS
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
 from experiments.ablation.pool import default_jobs, run_campaign
@@ -170,15 +171,16 @@ def ablate(preset: str = "quick", **options: object) -> Results:
 def carry_out(options: Options) -> Results:
     """Run the ablation that the options ask for, and draw its figures."""
     device, why = choose_device(options.device)
-    print(ABLATIONS[options.preset].question)
+    print((ABLATIONS | ARMS)[options.preset].question)
     print(f"Device {why}")
     with doing("loading the images"):
         ablation = plan(options, device)
         print(describe_data(ablation.base.data))
     of_transformers = options.preset == "vit"
-    if not of_transformers:
+    if not of_transformers and options.preset not in ARMS:
         explain_parameters({run.depth for run in rows(ablation)})
     name = ("ablation-" if of_transformers else "") + options.preset
+    name += f"-{options.scale}" if options.scale != "quick" else ""
     name += f"-{options.data_dir.stem}" if options.data_dir else ""
     output_dir = options.output_dir or Path("runs") / name
     ablation = settle_precision(options, ablation, device, output_dir)

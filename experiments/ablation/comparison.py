@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments.ablation.arms import PUBLISHED, REFERENCE
+from experiments.ablation.arms import ARMS, PUBLISHED, REFERENCE
 from experiments.ablation.literature import PROTOCOL
 from experiments.plumbing.stats import Estimate, estimate, holm, paired_p, wilson
 from experiments.plumbing.tables import Part, Rows
+from zoo.variants import VARIANTS
 
 LEARNED = 0.25  # the largest training error of a reference that has learned enough to compare
 
@@ -102,6 +103,13 @@ def report_of_arms(results: Sequence[dict], question: str) -> list[Part]:
         f"n = {n} seeds, paired; t-test, Holm's correction over the arms of a depth.**"
     )
     return [Rows(header, lines, ("---", "---:")), lead + "\n\n" + "\n".join(sentences)]
+
+
+def question_of(results: Sequence[dict]) -> str:
+    """The question about blocks that these runs answer; "" if they answer another one."""
+    networks = {row["network"] for row in results}
+    fit = (a.question for a in ARMS.values() if networks <= {*a.axes["network"]})
+    return next(fit, "") if networks & VARIANTS.keys() else ""
 
 
 def diverged(arm: Arm) -> str:

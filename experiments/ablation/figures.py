@@ -6,6 +6,7 @@ collapse.png    for transformers: relative residual by block, as in figure 2 of 
                 (arXiv 2103.03404)
 """
 
+import math
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -18,12 +19,15 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from experiments.ablation.arms import REFERENCE
 from experiments.ablation.collapse import STATES, VISIBLE, load_run_weights
+from experiments.ablation.comparison import arms_of, question_of
+from experiments.ablation.report import flatten
 from experiments.ablation.runs import Run, build_model, in_words, make_batches
 from experiments.drawing.style import COLOURS, png
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.results import read_history, read_row
-from experiments.plumbing.stats import seed_count
+from experiments.plumbing.stats import estimate, seed_count
 
 TITLES = {
     "plain": "plain networks", "resnet": "residual networks",
@@ -61,6 +65,8 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
     Upper row: training loss; lower row: training error dashed, test error solid. Mean over seeds;
     bands: minimum to maximum.
     """
+    if question_of([{"network": run.network} for run in runs]):
+        return draw_arms(runs, output_dir)
     path = output_dir / "curves.png"
     networks = [network for network in TITLES if network in {run.network for run in runs}]
     depths = sorted({run.depth for run in runs})
@@ -92,6 +98,31 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
         panels[1, 1].legend(loc="best", frameon=False)
         shaded = "mean over seeds, shaded: minimum to maximum; " if max(drawn) > 1 else ""
         figure.supxlabel(f"{shaded}{seed_count(drawn)}; {how_trained(runs[0])}", size=11)
+    return path
+
+
+def draw_arms(runs: Sequence[Run], output_dir: Path) -> Path:
+    """Draw arms.png: the final training loss of every run, and the mean with its interval."""
+    path = output_dir / "arms.png"
+    results = [flatten(row) for run in runs if (row := read_row(output_dir / run.name))]
+    arms = arms_of(results)
+    depths = list(dict.fromkeys(arm.depth for arm in arms))
+    with png(path, 5.4 * len(depths) + 1.5, 4.6) as figure:
+        panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
+        for depth, panel in zip(depths, panels, strict=True):
+            here = [arm for arm in arms if arm.depth == depth]
+            for place, arm in enumerate(reversed(here)):
+                colour = COLOURS[1] if arm.name == REFERENCE else COLOURS[6]
+                mean = estimate(arm.losses)
+                if arm.difference.n > 1 and math.isfinite(mean.half):
+                    panel.errorbar(mean.mean, place, xerr=mean.half, color=colour, capsize=3)
+                bad = [row["status"] != "finished" for row in arm.rows]
+                for loss, failed in zip(arm.losses, bad, strict=True):
+                    panel.plot(loss, place, "x" if failed else "o", color=colour, mfc="none")
+            panel.set_yticks(range(len(here)), [arm.name for arm in reversed(here)])
+            panel.set(title=f"{depth} layers", xlabel="final training loss")
+        bars = "dots: seeds (x: diverged, counted with the worst loss); bars: 95 % interval"
+        figure.supxlabel(f"{bars}; {how_trained(runs[0])}", size=11)
     return path
 
 

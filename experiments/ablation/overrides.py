@@ -7,10 +7,12 @@ import torch
 
 import zoo
 from data.cifar import is_cifar10
+from experiments.ablation.arms import ARMS, DEPTHS
 from experiments.ablation.options import Options
 from experiments.ablation.questions import ABLATIONS, Ablation
 from experiments.ablation.runs import Data, make_batches
 from experiments.plumbing import cli
+from experiments.plumbing.device import has_bf16
 
 MOST_DRAWN = 100_000  # training images; drawing them takes a minute
 
@@ -20,7 +22,7 @@ def plan(options: Options, device: torch.device, images: int | None = None) -> A
 
     `images`: the number of training images, if they are not to be loaded and counted.
     """
-    ablation = ABLATIONS[options.preset]
+    ablation = preset_of(options, device)
     for depth in options.depths or ablation.axes["depth"]:
         sizes = {"image_size": options.size} if options.preset == "vit" and options.size else {}
         zoo.check(f"{ablation.base.network}{depth}", sizes)
@@ -43,12 +45,32 @@ def plan(options: Options, device: torch.device, images: int | None = None) -> A
     return replace(ablation, base=base, axes=axes, epochs=epochs, also=also)
 
 
+def preset_of(options: Options, device: torch.device) -> Ablation:
+    """The preset; of questions about blocks, at its scale and at a depth that learns in its steps.
+
+    Raises UsageError for a scale of another preset.
+    """
+    if options.preset in ABLATIONS:
+        if options.scale != "quick":
+            what = "--scale is for the presets shortcuts and order"
+            where = f"{options.preset} --scale {options.scale}"
+            raise cli.UsageError(what, where, f"leave it out, or choose the preset {options.scale}")
+        return ABLATIONS[options.preset]
+    scale, arms = ABLATIONS[options.scale], ARMS[options.preset]
+    depths = DEPTHS[options.scale][has_bf16(device)]
+    return replace(
+        arms, base=scale.base, axes=arms.axes | {"depth": depths}, epochs=scale.epochs,
+        on_gpu=scale.on_gpu,
+    )  # fmt: skip
+
+
 def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:
     """The preset's images with the command line's options."""
     if options.data_dir is not None:
+        drawn = data.source == "synthetic"
         data = replace(data, source="cifar10", data_dir=str(options.data_dir))
         anything = options.preset in ("imagenet-nets", "vit") and not is_cifar10(options.data_dir)
-        if options.preset == "quick" or anything:
+        if (drawn and options.preset != "vit") or anything:
             data = replace(data, source="folder", size=max(data.size, 32), test_images=None)
     if data.source == "synthetic":
         cli.check_numbers(options, {"train_images": (2, MOST_DRAWN)})

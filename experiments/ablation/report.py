@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.listing import readable
 from experiments.ablation import transformers
+from experiments.ablation.comparison import question_of, report_of_arms
 from experiments.ablation.literature import PROTOCOL, PUBLISHED
 from experiments.ablation.runs import in_words
 from experiments.ablation.verdict import verdict
@@ -99,6 +100,8 @@ def describe(result: dict) -> str:
 
 def report(results: Sequence[dict], residuals: Sequence[dict]) -> list[Part]:
     """Tables, caption and verdicts; `residuals`: the rows of collapse.csv, for transformers."""
+    if question := question_of(results):
+        return [*report_of_arms(results, question), caption(results)]
     if not residuals:
         of_transformers = any(result["norm"] == "layer" for result in results)
         question = transformers.QUESTION if of_transformers else QUESTION
