@@ -7,6 +7,7 @@ PYTHON := $(or $(word 2,$(MADE)),$(PYTHON),python3)
 RUN := .venv/bin/python -m
 READY := .venv/.ready
 ORACLES := .venv/.ready-dev
+NAMED = test -n '$(DATA)' || { echo "name your folder of images: make $@ DATA=my_images"; exit 2; } >&2
 
 .PHONY: help setup doctor train ablation ablation-vit anatomy transfer check-data verify bugs samples shapes read report bench notebooks test test-fast check
 .DEFAULT_GOAL := help
@@ -33,11 +34,11 @@ anatomy: $(READY)  ## check claims about skips on trained networks (DATA=folder 
 	@$(RUN) experiments.anatomy $(if $(DATA),'$(DATA)') $(ARGS)
 
 transfer: $(READY)  ## compare five transfer-learning strategies on your images (DATA=folder, ARGS='--model resnet50')
-	@$(if $(DATA),,$(error name your folder of images: make $@ DATA=my_images))
+	@$(NAMED)
 	@$(RUN) experiments.transfer '$(DATA)' $(ARGS)
 
 check-data: $(READY)  ## check a folder of images: classes, splits, duplicates, undecodable files (DATA=folder)
-	@$(if $(DATA),,$(error name your folder of images: make $@ DATA=my_images))
+	@$(NAMED)
 	@$(RUN) experiments.check_data '$(DATA)' $(ARGS)
 
 verify: $(ORACLES)  ## compare seven networks with torchvision, transformers and timm (or MODEL=resnet50, block by block)
@@ -113,7 +114,7 @@ endif
 	@$(INSTALL) || { \
 	    echo "cannot install requirements.lock; uv says why above"; \
 	    echo "TORCH=$(TORCH)"; \
-	    echo "try again (make repeats this TORCH), or install the lock's own torch, 3.1 GB: make setup TORCH=lock"; exit 2; } >&2
+	    echo "try again (make repeats this TORCH), or: make setup TORCH=lock, 3.1 GB; others must be on download.pytorch.org"; exit 2; } >&2
 	@touch $@
 
 # What tests, style and comparisons need besides. Their dependencies are in the two locks.

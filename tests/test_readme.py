@@ -236,8 +236,12 @@ def test_bench_refuses_sides_that_differ_and_too_few_rounds(command):
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_links_exists(page):
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page]):
-        path = (ROOT / page).parent / link
+        file, _, section = link.partition("#")
+        path = (ROOT / page).parent / file
         assert path.exists(), link
+        if section:
+            headings = re.findall("(?m)^#+ (.*)", path.read_text(encoding="utf-8"))
+            assert section in [heading.lower().replace(" ", "-") for heading in headings]
 
 
 def test_the_python_of_all_pages_runs(tmp_path, monkeypatch):

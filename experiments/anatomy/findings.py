@@ -69,7 +69,7 @@ COLUMNS = ("question", *Finding._fields)  # of FINDINGS
 def answers_in(folder: Path) -> list[dict[str, str]]:
     """The rows of FINDINGS in a folder of results; none if there is no such file."""
     path = folder / FINDINGS
-    fix = "delete this file, and ask the questions again: what was measured is kept"
+    fix = "move this file away, and ask the questions again: what was measured is kept"
     rows = read_csv(path, dict.fromkeys(COLUMNS, str), fix) if path.exists() else []
     if any(None in row.values() or row["question"] not in get_args(Question) for row in rows):
         raise ResultsError("this file is incomplete", path, fix)

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
@@ -154,12 +155,13 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
         return PIPE
     if isinstance(error, KeyboardInterrupt):
         stopped = stopped or 130
-    if stopped and is_consequence(error):
+    lines, code = explain(error)
+    # C code that a signal interrupts may raise an exception of its own, which explains nothing.
+    at_once = code == CRASH and time.monotonic() - signals.asked.raised_at < 1
+    if stopped and (is_consequence(error) or at_once):
         word = "terminated" if stopped == 143 else "interrupted"
         again = "; run the same command again to resume" if resumes else ""
         lines, code = word + again, stopped
-    else:
-        lines, code = explain(error)
     with suppress(OSError):  # `2>&1 | head`
         if debug or code == CRASH:
             traceback.print_exception(error)

@@ -9,11 +9,13 @@ thread, and a backward pass is one instruction.
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ class Asked:
     count: int = 0
     deferring: bool = False
     raised: bool = False  # also set when there is nothing left to interrupt
+    raised_at: float = -math.inf  # time.monotonic() of the exception
 
     @property
     def exit_code(self) -> int:
@@ -71,7 +74,7 @@ def handle(number: int, _: object) -> None:
 
 def stop() -> NoReturn:
     """Raise the exception of the first signal."""
-    asked.raised = True
+    asked.raised, asked.raised_at = True, time.monotonic()
     raise Terminated if asked.first == signal.SIGTERM else KeyboardInterrupt
 
 

@@ -370,6 +370,15 @@ def test_a_signal_explains_its_consequences_and_nothing_else(
     assert ("the disk is full" in said) == isinstance(error, OSError)
 
 
+@pytest.mark.parametrize(("seconds", "code"), [(0.2, 143), (5, 70)])
+def test_an_unknown_error_right_after_a_signal_is_its_consequence(seconds, code, monkeypatch):
+    """As torch's C code raised a TypeError in place of Terminated."""
+    before = time.monotonic() - seconds
+    asked = signals.Asked(first=signal.SIGTERM, raised=True, raised_at=before)
+    monkeypatch.setattr(signals, "asked", asked)
+    assert cli.leave(TypeError("in C"), debug=False, resumes=True) == code
+
+
 def test_an_error_while_a_worker_saves_is_raised():
     saved, cancelled, broken, full = (Future() for _ in range(4))
     saved.set_result(None)
