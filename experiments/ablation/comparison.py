@@ -80,7 +80,7 @@ def answer(arm: Arm, reference: Arm) -> tuple[str, str]:
 def report_of_arms(results: Sequence[dict], question: str) -> list[Part]:
     """The table and one sentence per arm and depth."""
     arms = arms_of(results)
-    paper = all(str(row[key]) == str(value) for row in results for key, value in PROTOCOL.items())
+    paper = all(str(row.get(key)) == str(value) for row in results for key, value in PROTOCOL.items())
     header = ["block", "layers", "parameters", "train loss", "minus the reference's", "worse?",
               "test error %", "diverged", *["paper"] * paper]  # fmt: skip
     lines, sentences = [], []

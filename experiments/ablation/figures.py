@@ -107,7 +107,7 @@ def draw_arms(runs: Sequence[Run], output_dir: Path) -> Path:
     results = [flatten(row) for run in runs if (row := read_row(output_dir / run.name))]
     arms = arms_of(results)
     depths = list(dict.fromkeys(arm.depth for arm in arms))
-    with png(path, 5.4 * len(depths) + 1.5, 4.6) as figure:
+    with png(path, 5.4 * len(depths) + 2.5, 4.8) as figure:
         panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
         for depth, panel in zip(depths, panels, strict=True):
             here = [arm for arm in arms if arm.depth == depth]
@@ -122,7 +122,7 @@ def draw_arms(runs: Sequence[Run], output_dir: Path) -> Path:
             panel.set_yticks(range(len(here)), [arm.name for arm in reversed(here)])
             panel.set(title=f"{depth} layers", xlabel="final training loss")
         bars = "dots: seeds (x: diverged, counted with the worst loss); bars: 95 % interval"
-        figure.supxlabel(f"{bars}; {how_trained(runs[0])}", size=11)
+        figure.supxlabel(f"{bars}\n{how_trained(runs[0])}", size=11)
     return path
 
 

@@ -96,6 +96,19 @@ def test_a_run_that_is_asked_to_stop_saves_and_later_resumes(undisturbed, tmp_pa
     assert files_in(tmp_path) == undisturbed
 
 
+@pytest.mark.parametrize("network", ["dropout-shortcut", "stochastic-depth"])
+def test_what_a_network_draws_at_random_is_drawn_again(network, tmp_path):
+    run = replace(RUN, network=network, settings=replace(RUN.settings, steps=20))
+    assert attempt(tmp_path / "undisturbed", run=run)[0] == 0
+    assert attempt(tmp_path / "killed", kill_at=11, run=run)[0] == -signal.SIGKILL
+    code, (began, _) = attempt(tmp_path / "killed", run=run)
+    assert (code, began > 0) == (0, True)
+    assert files_in(tmp_path / "killed") == files_in(tmp_path / "undisturbed")
+    other = replace(run, seed=2)
+    assert attempt(tmp_path / "other", run=other)[0] == 0
+    assert files_in(tmp_path / "other") != files_in(tmp_path / "killed")
+
+
 def test_in_fp16_too_the_scale_and_the_skipped_steps_are_those_of_an_undisturbed_run(tmp_path):
     """The run is killed by SIGKILL midway, after it has skipped steps."""
     settings = replace(RUN.settings, precision="fp16", steps=20)
