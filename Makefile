@@ -7,7 +7,7 @@ PYTHON := $(or $(word 2,$(MADE)),$(PYTHON),python3)
 RUN := .venv/bin/python -m
 READY := .venv/.ready
 ORACLES := .venv/.ready-dev
-NAMED = test -n '$(DATA)' || { echo "name your folder of images: make $@ DATA=my_images"; exit 2; } >&2
+NEEDS_DATA = test -n '$(DATA)' || { echo "name your folder of images: make $@ DATA=my_images"; exit 2; } >&2
 
 .PHONY: help setup doctor train ablation ablation-vit anatomy transfer check-data verify bugs samples shapes read report bench notebooks test test-fast check
 .DEFAULT_GOAL := help
@@ -34,11 +34,11 @@ anatomy: $(READY)  ## check claims about skips on trained networks (DATA=folder 
 	@$(RUN) experiments.anatomy $(if $(DATA),'$(DATA)') $(ARGS)
 
 transfer: $(READY)  ## compare five transfer-learning strategies on your images (DATA=folder, ARGS='--model resnet50')
-	@$(NAMED)
+	@$(NEEDS_DATA)
 	@$(RUN) experiments.transfer '$(DATA)' $(ARGS)
 
 check-data: $(READY)  ## check a folder of images: classes, splits, duplicates, undecodable files (DATA=folder)
-	@$(NAMED)
+	@$(NEEDS_DATA)
 	@$(RUN) experiments.check_data '$(DATA)' $(ARGS)
 
 verify: $(ORACLES)  ## compare seven networks with torchvision, transformers and timm (or MODEL=resnet50, block by block)

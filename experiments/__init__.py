@@ -10,13 +10,15 @@ import importlib.util
 import signal
 import sys
 
-if sys.argv[0] == "-m" and importlib.util.find_spec("tyro") is None:
+STARTING = sys.argv[0] == "-m"  # while Python looks for the command's module
+
+if STARTING and importlib.util.find_spec("tyro") is None:
     sys.exit(
         f"the libraries are not installed for this Python\n{sys.executable}\n"
         "source .venv/bin/activate (after make setup); or pip install -e '.[experiments]'"
     )
 
-# sys.argv[0] is "-m" while Python looks for the command's module. Until the command handles signals
-# itself (cli.py), Ctrl-C ends it without a traceback through the imports.
-if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+# Until the command handles signals itself (cli.py), Ctrl-C ends it without a traceback through the
+# imports.
+if STARTING and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

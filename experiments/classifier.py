@@ -44,10 +44,10 @@ from experiments.plumbing.tables import Rows, html
 from experiments.train.loop import Settings, forward
 from zoo import WeightsError
 from zoo.networks import Network
+from zoo.registry import owner
 from zoo.weights.files import Metadata, Weights, write_weights
 from zoo.weights.identify import brought_by, has_head_of, is_plain, names_for
 from zoo.weights.load import fill, open_weights
-from zoo.weights.published import owner
 from zoo.weights.settings import settings_of
 
 FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
@@ -212,7 +212,7 @@ def load_model(
         raise WeightsError("these are several runs, each with a network", path, fix)
     best = Path(path) / "best.safetensors"  # in the folder of a run
     where = best if best.is_file() else path
-    weights = open_weights(where, name and owner(name, path, zoo.twin(name)))
+    weights = open_weights(where, name and owner(name, path))
     stored = weights.metadata
     if name and stored.model not in (None, name):
         why, fix = f"these are {stored.model}'s weights", f"--model {stored.model}"
@@ -315,7 +315,7 @@ def pretrained(
         model = zoo.build(name)
         usual = default_view(model)
         return model, view_named(preprocess, name, usual) if preprocess else usual
-    loaded = open_weights(weights, owner(name, weights, zoo.twin(name)))
+    loaded = open_weights(weights, owner(name, weights))
     _, model = network_of(loaded, name, new_head=True)
     view = view_for(loaded, name, model, preprocess)
     return model.to(memory_format=torch.channels_last), view

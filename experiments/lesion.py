@@ -120,7 +120,7 @@ def main(options: Options) -> None:
     best = int(intact.argmax())
     print(f"intact: {classifier.classes[best]}, {100 * intact[best]:.1f} %")
     others = [(name, arm, s, int(s.argmax())) for name, arm, s in changed if s.argmax() != best]
-    print(f"the answer changes without {len(others)} of {len(changed)} arms (of this one image):")
+    print(f"the answer for this image changes without {len(others)} of {len(changed)} arms")
     for name, arm, scores, other in others:
         print(f"  the {arm} of {name}: {classifier.classes[other]}, {100 * scores[other]:.1f} %")
     draw(options.output, image, Path(options.image).name, classifier, intact, changed)

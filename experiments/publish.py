@@ -171,8 +171,8 @@ def deletions() -> Rows:
     """For each network of docs/anatomy, plain ones last: its error, and the rises of the error."""
     from experiments.anatomy.one_block import WAYS, median_rise
 
-    lines, paths = [], sorted(Path("docs/anatomy/one-block").glob("*.json"))
-    for path in sorted(paths, key=lambda path: path.stem.startswith("plain")):
+    lines, paths = [], Path("docs/anatomy/one-block").glob("*.json")
+    for path in sorted(paths, key=lambda path: (path.stem.startswith("plain"), path.stem)):
         result = json.loads(path.read_text(encoding="utf-8"))["result"]
         rises = [median_rise(result, way).show(1) for way in WAYS]
         lines.append([path.stem, f"{result['intact']['stored']:.1f} %", *rises])

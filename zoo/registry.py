@@ -24,6 +24,7 @@ from zoo.vit import TABLE as VITS
 from zoo.vit import vit
 from zoo.weights.identify import brought_by, has_head_of
 from zoo.weights.load import fill, open_weights
+from zoo.weights.published import has_published
 
 log = logging.getLogger("zoo")
 
@@ -47,6 +48,14 @@ def list_models(pattern: str = "*") -> list[str]:
 def twin(name: str) -> str:
     """The name of a plain network's residual twin; a residual network's name is returned as is."""
     return TWINS.get(name, name)
+
+
+def owner(name: str, weights: object) -> str:
+    """The network whose published weights are meant: this one if it has some, else its twin.
+
+    plain56 has CIFAR10_LI; plain50 has none, so resnet50's are meant.
+    """
+    return name if has_published(name, weights) else twin(name)
 
 
 def build(

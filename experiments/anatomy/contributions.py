@@ -29,6 +29,7 @@ from experiments.anatomy.findings import (
     Found,
     Pairs,
     by_group,
+    by_seed,
     errors_of,
     pooled,
     scope,
@@ -143,13 +144,12 @@ def findings(found: Found) -> list[Finding]:
 
 def compare_responses(shallow: Pairs, deep: Pairs) -> Finding:
     """Are the responses of the deeper network smaller?"""
-    lower, upper = ([log_response(result) for _, result in pairs] for pairs in (deep, shallow))
-    shared = [(a, b) for (s, _), a in zip(deep, lower, strict=True)
-              for (t, _), b in zip(shallow, upper, strict=True) if s.seed == t.seed]  # fmt: skip
+    shared = by_seed(deep, shallow)
     if len(shared) > 1:
-        difference = mean_over([b.value - a.value for a, b in shared], "seeds")
+        values = [log_response(b).value - log_response(a).value for a, b in shared]
+        difference = mean_over(values, "seeds")
     else:
-        a, b = lower[0], upper[0]
+        a, b = log_response(deep[0][1]), log_response(shallow[0][1])
         half = math.hypot(a.high - a.value, b.high - b.value)
         middle = b.value - a.value
         difference = Interval(middle, middle - half, middle + half, a.n + b.n, "blocks")

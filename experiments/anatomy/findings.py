@@ -40,6 +40,11 @@ def pooled(intervals: Sequence[Interval]) -> Interval:
     return mean_over([interval.value for interval in intervals], "seeds")
 
 
+def by_seed(one: Pairs, other: Pairs) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The results of networks of two groups that share a seed."""
+    return [(a, b) for s, a in one for t, b in other if s.seed == t.seed]
+
+
 def errors_of(pairs: Pairs) -> dict[str, float]:
     """For judge_claim: the error of every network."""
     return {subject.name: subject.error for subject, _ in pairs}

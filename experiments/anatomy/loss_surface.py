@@ -23,6 +23,7 @@ from experiments.anatomy.findings import (
     Found,
     Pairs,
     by_group,
+    by_seed,
     deepest_pair,
     errors_of,
     scope,
@@ -107,8 +108,8 @@ def findings(found: Found) -> list[Finding]:
     if len(arms) < 2:
         return []
     plain, skips = arms[True], arms[False]
-    values = [rise(p, JUDGED).value - rise(s, JUDGED).value
-              for one, p in plain for other, s in skips if one.seed == other.seed]  # fmt: skip
+    shared = by_seed(plain, skips)
+    values = [rise(p, JUDGED).value - rise(s, JUDGED).value for p, s in shared]
     if len(values) > 1:
         difference = mean_over(values, "seeds")
     else:

@@ -7,6 +7,7 @@ Kendall's rank correlation tau of the blocks' places: 1 as trained, 0 in random 
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -97,15 +98,14 @@ def largest_step(result: dict[str, Any]) -> Interval:
     Its interval holds for all steps together (Bonferroni), since the largest one is picked.
     """
     errors = curve(result, "deleted")
-    middles, halves = [], []
-    for (k, before), (n, after) in pairwise(errors.items()):
-        one, two = (estimate(values, len(errors) - 1) for values in (before, after))
-        spread = 0.0 if k == 0 else one.half  # nothing is drawn when nothing is deleted
-        middles.append((two.mean - one.mean) / (n - k))
-        halves.append(math.hypot(two.half, spread) / (n - k))
-    low, high = (max(m + sign * h for m, h in zip(middles, halves, strict=True))
-                 for sign in (-1, 1))  # fmt: skip
-    return Interval(max(middles), low, high, DRAWS, "draws")
+    means = {k: estimate(values, len(errors) - 1) for k, values in errors.items()}
+    means[0] = replace(means[0], half=0.0)  # nothing is drawn when nothing is deleted
+    steps = []  # each with its lower and upper end
+    for (k, before), (n, after) in pairwise(means.items()):
+        rise, half = after.mean - before.mean, math.hypot(before.half, after.half)
+        steps.append([change / (n - k) for change in (rise, rise - half, rise + half)])
+    value, low, high = map(max, zip(*steps, strict=True))
+    return Interval(value, low, high, DRAWS, "draws")
 
 
 def findings(found: Found) -> list[Finding]:

@@ -1,6 +1,5 @@
 """Carry out the questions: measure what is missing, draw the figures, and judge."""
 
-import shlex
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,8 +26,8 @@ from experiments.anatomy.subjects import (
     published,
 )
 from experiments.drawing.style import png
-from experiments.plumbing.cli import ResultsError, UsageError, doing
-from experiments.plumbing.results import FINDINGS, difference, parsed, write_csv, write_json
+from experiments.plumbing.cli import UsageError, doing
+from experiments.plumbing.results import FINDINGS, other_settings, parsed, write_csv, write_json
 from experiments.plumbing.tables import Results
 from zoo import WeightsError
 
@@ -47,7 +46,6 @@ def carry_out(options: Options, folder: Path) -> Results:
     """
     subjects, notes = networks(options)
     print(*notes, sep="\n", end="\n" * bool(notes))
-    notes = []
     order, figures = list(QUESTIONS), []
     asked = list(dict.fromkeys(options.questions or order))
     rows = [row for row in answers_in(folder) if row["question"] not in asked]
@@ -66,7 +64,7 @@ def carry_out(options: Options, folder: Path) -> Results:
     (folder / FINDINGS).unlink(missing_ok=True)
     if rows:
         write_csv(folder / FINDINGS, rows, COLUMNS)
-    notes.append(f"measurements: {folder}")
+    notes = [f"measurements: {folder}"]
     return Results(rows, report_of(folder), figures, folder, notes=notes)
 
 
@@ -78,8 +76,8 @@ def networks(options: Options) -> tuple[list[Subject], list[str]]:
             fix = "leave out --models and the folder of CIFAR-10, or leave out --from"
             raise UsageError(what, f"--from {options.campaign}", fix)
         return of_campaign(options.campaign, options.images), []
-    for name in options.models:
-        named(name)  # before the images: a name that nobody published is a mistake
+    # Before the images: a name that nobody published is a mistake. Each network once.
+    entries = {(entry.model, entry.name): entry for entry in map(named, options.models)}
     asked = options.questions or list(QUESTIONS)
     if all(QUESTIONS[name].chosen([]) for name in asked):
         return [], []  # only random weights are needed
@@ -87,16 +85,15 @@ def networks(options: Options) -> tuple[list[Subject], list[str]]:
     try:
         with doing("reading CIFAR-10"):
             dataset = cifar10(options.data, max(options.images, UNLABELLED))
-        for name in options.models:
+        for entry in entries.values():
             try:
-                subjects.append(published(name, dataset, options.images))
+                subjects.append(published(entry, dataset, options.images))
             except WeightsError as error:
-                missing.append(f"left out: {name}: {'; '.join(str(error).splitlines())}")
+                missing.append(f"left out: {entry.model}: {'; '.join(str(error).splitlines())}")
     except DataError as error:
         if options.data:
             raise
         missing = [f"no published network is studied: {'; '.join(str(error).splitlines())}"]
-    subjects = list({subject.name: subject for subject in subjects}.values())
     if not subjects and (QUICK / "results.csv").exists():
         missing.append(f"instead, the networks of {QUICK} are studied")
         return of_campaign(QUICK, options.images), missing
@@ -119,9 +116,7 @@ def measured(name: str, subject: Subject, options: Options, folder: Path) -> dic
     if path.exists():
         content = parsed(path.read_bytes(), path, ("asked", "result"))
         if content["asked"] != asked:
-            fix = f"give another folder, such as --output-dir {shlex.quote(f'{folder}-2')}"
-            what = f"a result with other settings is here: {difference(content['asked'], asked)}"
-            raise ResultsError(what, path, fix)
+            raise other_settings("a result", content["asked"], asked, path, folder)
         return content["result"]
     found = QUESTIONS[name].measure(subject, **grid)
     path.parent.mkdir(parents=True, exist_ok=True)

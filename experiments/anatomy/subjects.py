@@ -75,8 +75,8 @@ def nothing_trained() -> tuple[ResNet, Images]:
 INITIAL = Subject("random-weights", "", "", "", "", 0.0, nothing_trained)
 
 
-def named(full: str) -> tuple[str, Published]:
-    """The network, and the published weights, that "resnet56/CIFAR10_LI" names.
+def named(full: str) -> Published:
+    """The published weights that a text such as "resnet56/CIFAR10_LI" names.
 
     Raises UsageError or zoo's errors if there are none, or if they are not for CIFAR-10.
     """
@@ -85,15 +85,15 @@ def named(full: str) -> tuple[str, Published]:
     if entry.name not in TRAINED:
         what = "only networks that were trained on CIFAR-10 can be studied"
         raise UsageError(what, f"--models {full}", "choose some of the default ones (see --help)")
-    return name, entry
+    return entry
 
 
-def published(full: str, dataset: Dataset, count: int) -> Subject:
-    """A network such as "resnet56/CIFAR10_LI", with `count` test images of CIFAR-10.
+def published(entry: Published, dataset: Dataset, count: int) -> Subject:
+    """The network of published weights, with `count` test images of CIFAR-10.
 
-    Downloads its weights if they are not there yet; raises WeightsError if that fails.
+    Downloads the weights if they are not there yet; raises WeightsError if that fails.
     """
-    name, entry = named(full)
+    name = entry.model
     model = zoo.build(name, weights=entry.name)
     assert isinstance(model, ResNet)
 

@@ -111,10 +111,8 @@ def run(
 
 def python() -> str:
     """The command that starts this Python: not always "python", if make started it."""
-    found = shutil.which("python")
-    if "ipykernel" in sys.modules:  # a notebook has no terminal in this folder
-        return "python"
-    if found and Path(found).absolute() == Path(sys.executable).absolute():
+    in_notebook = "ipykernel" in sys.modules  # which has no terminal in this folder
+    if in_notebook or Path(shutil.which("python") or "").absolute() == Path(sys.executable):
         return "python"
     with suppress(ValueError):
         return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))

@@ -41,12 +41,16 @@ class Recipe:
     input_size: int | None = None  # None: `size`; larger: the square is enlarged to it
     mean_std: str = "weights"  # what the weights were trained with; or "cifar10"
 
-    def in_use(self) -> dict[str, str]:
-        """The settings that have an effect, by the names of their options."""
+    def in_use(self, probe_alone: bool = False) -> dict[str, str]:
+        """The settings that have an effect, by the names of their options.
+
+        `probe_alone`: on a linear probe, which has no epochs, rates or random crops.
+        """
         idle = {name for name, value in asdict(self).items() if value in (None, 0)}
         idle |= {"lr_step_size"} if self.lr_scheduler != "step" else set()
         idle |= {"momentum"} if self.opt != "sgd" else set()
         idle |= {"scale", "ratio"} if self.crop != "resized" else set()
+        idle |= asdict(self).keys() - OF_PROBE if probe_alone else set()
         kept = {name: value for name, value in asdict(self).items() if name not in idle}
         return {
             name.replace("_", "-"): " to ".join(f"{v:.3g}" for v in value)
@@ -56,6 +60,7 @@ class Recipe:
         }
 
 
+OF_PROBE = {"probe_l2", "class_weights", "size", "squash", "input_size", "mean_std"}
 DEFAULT = Recipe()
 PLAIN_ADAM = replace(
     DEFAULT, opt="adam", lr=1e-3, head_lr=1e-3, weight_decay=0.0, lr_scheduler="none",

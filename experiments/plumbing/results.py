@@ -71,10 +71,15 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     row = parsed(path.read_bytes(), path, ("run", *needs))
     asked = row["run"] if run is None else json.loads(json.dumps(asdict(run)))
     if row["run"] != asked:
-        what = f"a finished run with other settings is here: {difference(row['run'], asked)}"
-        fix = f"give another folder, such as --output-dir {shlex.quote(f'{folder.parent}-2')}"
-        raise ResultsError(what, path, f"{fix}; or the options and version that it was made with")
+        raise other_settings("a finished run", row["run"], asked, path, folder.parent)
     return row
+
+
+def other_settings(what: str, here: dict, asked: dict, path: Path, output: Path) -> ResultsError:
+    """The error for `what` in the file `path`, made with the settings `here`, not those `asked`."""
+    found = f"{what} with other settings is here: {difference(here, asked)}"
+    fix = f"give another folder, such as --output-dir {shlex.quote(f'{output}-2')}"
+    return ResultsError(found, path, f"{fix}; or the options and version that it was made with")
 
 
 def difference(here: Any, asked: Any, name: str = "") -> str:

@@ -82,10 +82,15 @@ class Interval(NamedTuple):
     n: int
     of: str  # "seeds", "blocks", "images", "directions" ...
 
+    @property
+    def has_ends(self) -> bool:
+        """Whether there is an interval, not only a value."""
+        return self.n > 1 and math.isfinite(self.high - self.low)
+
     def show(self, digits: int) -> str:
         """As text: "0.8 (0.4 to 1.4; n = 27 blocks)"."""
         value, low, high = (f"{round(x, digits) + 0.0:.{digits}f}" for x in self[:3])  # no -0.0
-        ends = f"{low} to {high}; " if math.isfinite(self.high - self.low) else ""
+        ends = f"{low} to {high}; " if self.has_ends else ""
         return f"{value} ({ends}n = {self.n} {self.of})"
 
 
@@ -121,7 +126,7 @@ def judge_claim(
     for name, error in errors.items():
         if not error <= LEARNED:
             return "cannot tell", f"{name} has not learned: its error is {error:.1f} %"
-    if interval.n < 2 or math.isnan(interval.value):
+    if not interval.has_ends:
         return "cannot tell", "there is no interval"
     above, below = interval.low > bound, interval.high < bound
     where = "above" if above else "below" if below else "around"
@@ -132,7 +137,7 @@ def judge_claim(
 def judge_equal(interval: Interval, value: float, margin: float) -> tuple[str, str]:
     """Is it `value` up to a margin that was fixed beforehand? As judge_claim."""
     low, high = value - margin, value + margin
-    if interval.n < 2 or math.isnan(interval.value):
+    if not interval.has_ends:
         return "cannot tell", "there is no interval"
     inside = low < interval.low and interval.high < high
     outside = interval.high < low or interval.low > high

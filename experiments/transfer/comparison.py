@@ -32,7 +32,7 @@ from experiments.train.loop import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, load_pretrained, run_transfer
 from experiments.transfer.options import Options
-from experiments.transfer.plan import check_options, plan, recipe_of, weights_of
+from experiments.transfer.plan import check_options, plan, recipe_of, starting_weights
 from experiments.transfer.strategies import HEAD_ONLY
 from zoo.weights.atomic import write_atomic
 
@@ -56,7 +56,7 @@ def to_time(
 ) -> tuple[nn.Module, ViewBatches]:  # fmt: skip
     """A network, and batches of `settings.batch_size` images to time its steps with."""
     recipe = replace(recipe_of(options), batch_size=settings.batch_size)
-    weights = weights_of(options, name)
+    weights = starting_weights(options, name)
     run = Transfer("scratch", name, weights, 0, recipe, settings, "", options.preprocess)
     job = TransferJob(run, dataset, folder, device, ALONE)
     return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
@@ -244,15 +244,14 @@ def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
     """Print the dataset and the recipe."""
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in dataset.splits.items())
     group.say(f"Data {dataset.name}: {counts} images, {len(dataset.classes)} classes")
-    for name in [name for name in ("val", "test") if name in dataset.splits]:
-        largest = dataset.labels(name).bincount().argmax()
-        share = (dataset.labels(name) == largest).double().mean()
-        guess = f"always answering {dataset.classes[largest]!r}"
-        group.say(f"  {guess} is right for {100 * share:.1f} % of {name}")
+    for name, part in dataset.splits.items():
+        if name != "train":
+            of_class = part.labels.bincount()
+            guess = f"always answering {dataset.classes[of_class.argmax()]!r}"
+            share = f"{100 * of_class.max() / len(part.labels):.1f} %"
+            group.say(f"  {guess} is right for {share} of {name}")
     say_notes(dataset, group)
-    settings = recipe_of(options).in_use()
-    if set(options.strategy) == {"linear-probe"}:
-        settings = {k: v for k, v in settings.items() if k in ("probe-l2", "size", "mean-std")}
+    settings = recipe_of(options).in_use(set(options.strategy) == {"linear-probe"})
     if options.batch_size:
         settings["batch-size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())

@@ -12,7 +12,8 @@ from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer
 from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
 from experiments.transfer.strategies import STRATEGIES
-from zoo.weights.published import owner, published_name
+from zoo.registry import owner
+from zoo.weights.published import published_name
 
 
 def recipe_of(options: Options) -> Recipe:
@@ -28,12 +29,12 @@ def recipe_of(options: Options) -> Recipe:
     return replace(recipe, **changes)
 
 
-def weights_of(options: Options, model: str) -> str | None:
+def starting_weights(options: Options, model: str) -> str | None:
     """The weights to start from: None, a file, or the published name that DEFAULT stands for."""
     if options.weights == "none":
         return None
     if published_name(options.weights):
-        return zoo.published(owner(model, options.weights, zoo.twin(model)), options.weights).name
+        return zoo.published(owner(model, options.weights), options.weights).name
     return options.weights
 
 
@@ -41,10 +42,11 @@ def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[T
     """One run per model, batch size, strategy and seed; those of the first seed come first."""
     strategies = STRATEGIES if "all" in options.strategy else options.strategy
     recipe = recipe_of(options)
+    weights = {model: starting_weights(options, model) for model in options.model}
     return [
         Transfer(
-            strategy, model, weights_of(options, model), seed, replace(recipe, batch_size=size),
-            base[model], dataset_id, options.preprocess,
+            strategy, model, weights[model], seed, replace(recipe, batch_size=size), base[model],
+            dataset_id, options.preprocess,
         )
         for seed in range(options.seeds)
         for model in dict.fromkeys(options.model)

@@ -72,14 +72,10 @@ def published_name(weights: object) -> str:
     return (match[1] or "") + match[2].upper() if match else ""
 
 
-def owner(model: str, weights: object, twin: str) -> str:
-    """Whose published weights a name means for `model`: its own if it has some, else its `twin`'s.
-
-    plain56 has CIFAR10_LI; plain50 has none, so resnet50's are meant.
-    """
+def has_published(model: str, weights: object) -> bool:
+    """Whether CIFAR10 has weights of this name for this very network."""
     name = published_name(weights)
-    own = any(m == model and name in ("DEFAULT", n) for m, n in CIFAR10)
-    return model if own else twin
+    return any(m == model and name in ("DEFAULT", n) for m, n in CIFAR10)
 
 
 def open_published(model: str, weights: object) -> Weights:

@@ -241,8 +241,9 @@ def test_the_arms_of_a_block_are_its_branch_and_its_shortcut():
 
 
 def test_initial_weights_differ_by_seed():
+    images = Images(torch.randn(20, 3, 8, 8), torch.arange(20) % 10, torch.zeros(0))
+
     def measured(seed: int) -> dict:
-        images = Images(torch.randn(20, 3, 8, 8), torch.arange(20) % 10, torch.zeros(0))
         torch.manual_seed(7)
         model = zoo.build("resnet8").eval()
         return contributions.measure(

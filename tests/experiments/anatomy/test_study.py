@@ -21,7 +21,8 @@ from experiments.ablation.runs import Data, Run, run_one
 from experiments.anatomy import study
 from experiments.anatomy.findings import report_of
 from experiments.anatomy.options import Options
-from experiments.anatomy.subjects import images_of, of_campaign, published
+from experiments.anatomy.subjects import images_of, named, of_campaign, published
+from experiments.lesion import lesions
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import read_row
 from experiments.train.loop import Settings
@@ -156,7 +157,9 @@ def test_the_gate_takes_training_errors_and_published_test_errors(campaign, monk
     monkeypatch.setattr(zoo, "build", lambda *_, **__: small)
     images, labels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
     dataset = Dataset("x", ("a",), images, labels, images, labels)
-    assert published("resnet20/CIFAR10_AKAMASTER", dataset, 1).error == pytest.approx(8.27, abs=0.3)
+    assert published(named("resnet20/CIFAR10_AKAMASTER"), dataset, 1).error == pytest.approx(
+        8.27, abs=0.3
+    )
 
 
 def test_a_killed_command_resumes_to_the_same_bytes(answer, campaign, tmp_path):
@@ -236,8 +239,6 @@ def test_lesions_of_one_image_say_which_arm_matters(campaign, files, tmp_path, i
 
 
 def test_lesions_of_a_vit_remove_attention_or_mlp():
-    from experiments.lesion import lesions
-
     model = zoo.build("vit2", 3, image_size=16).eval()
     x = torch.randn(2, 3, 16, 16)
     arms = [(name, arm) for name, arm, _, _ in lesions(model)]
@@ -253,6 +254,19 @@ def test_lesions_of_a_vit_remove_attention_or_mlp():
         else:
             expected = tokens + block.attention(block.norm1(tokens))
         assert torch.allclose(changed, expected, atol=1e-6)
+
+
+def test_an_arm_without_a_skip_is_passed_by_not_zeroed():
+    """Zeroing it would leave nothing of the image."""
+    x = torch.randn(2, 3, 16, 16)
+    for block in ("plain", "attention-skip", "mlp-skip", "pure-attention", "no-mlp"):
+        model = zoo.build("plainvit2", 3, image_size=16, block=block).eval()
+        torch.nn.init.normal_(model.head.weight)
+        for name, arm, module, hook in lesions(model):
+            handle = module.register_forward_hook(hook)
+            logits = model(x)
+            handle.remove()
+            assert not torch.allclose(logits[0], logits[1]), (block, name, arm)
 
 
 @pytest.mark.slow

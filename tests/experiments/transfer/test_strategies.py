@@ -13,7 +13,7 @@ from experiments.plumbing.recipes import RECIPES, Recipe, evaluation_view, train
 from experiments.train.loop import Settings, lr_at, start, train
 from experiments.transfer import options, strategies
 from experiments.transfer.options import More, Options
-from experiments.transfer.plan import recipe_of, weights_of
+from experiments.transfer.plan import recipe_of, starting_weights
 from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, to_train, training_settings
 from zoo import WeightsError
 
@@ -128,6 +128,9 @@ def test_only_settings_that_change_something_are_printed():
     assert not {"lr-step-size", "squash", "size"} & default.keys()
     assert (tutorial["lr-step-size"], tutorial["batch-size"]) == ("7", "4")
     assert not {"momentum", "scale", "weight-decay"} & RECIPES["bootcamp"].in_use().keys()
+    assert RECIPES["small"].in_use(probe_alone=True) == {
+        "probe-l2": "0.001", "size": "32", "squash": "True", "mean-std": "weights"
+    }  # fmt: skip
 
 
 def test_recipes_are_what_their_sources_say():
@@ -181,11 +184,12 @@ def test_the_command_line_offers_every_strategy_and_recipe():
 
 def test_default_weights_are_named_in_the_run():
     def of(model: str, weights: str = "DEFAULT") -> str | None:
-        return weights_of(Options("folder", model=(model,), weights=weights), model)
+        return starting_weights(Options("folder", model=(model,), weights=weights), model)
 
     assert of("resnet50") == "IMAGENET1K_V2"  # torchvision's default
     assert of("plain18") == of("resnet18", "imagenet1k_v1") == "IMAGENET1K_V1"
     assert of("resnet32") == "CIFAR10_AKAMASTER"
+    assert of("plain56") == of("plain56", "CIFAR10_LI") == "CIFAR10_LI"  # its own
     assert of("resnet32", "w.pth") == "w.pth"
     assert of("resnet32", "none") is None
     with refusal(WeightsError):
