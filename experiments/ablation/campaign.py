@@ -13,7 +13,7 @@ from torch import nn
 import zoo
 from data.batches import TensorBatches
 from experiments.ablation import collapse
-from experiments.ablation.arms import ARMS
+from experiments.ablation.arms import ARMS, runs_of, tuning
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
 from experiments.ablation.pool import default_jobs, run_campaign
@@ -109,14 +109,31 @@ def say_forecast(runs: Sequence[Run], output_dir: Path, device: torch.device, jo
         print(f"Forecast for this machine: {found}")
 
 
-def train_all(
-    ablation: Ablation, output_dir: Path, device: torch.device, jobs: int
+def train_preset(
+    preset: str, ablation: Ablation, output_dir: Path, device: torch.device, jobs: int
 ) -> tuple[list[Run], list[dict]]:
     """Train every run of the ablation; return the runs and their results.
 
+    Where each arm has a rate of its own, the runs that choose it come first.
+    """
+    if not (arms := ARMS.get(preset)):
+        return train_all(rows(ablation), output_dir, device, jobs)
+    results: list[dict] = []
+    if first := tuning(arms, ablation):
+        print(f"First, {len(first)} runs on held-out images choose the rate of every arm.")
+        _, results = train_all(first, output_dir, device, jobs)
+    return train_all(runs_of(arms, ablation, results), output_dir, device, jobs, results)
+
+
+def train_all(
+    runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int,
+    before: Sequence[dict] = (),
+) -> tuple[list[Run], list[dict]]:  # fmt: skip
+    """Train runs; return them and their results, after those of `before`.
+
     Writes results.csv. Raises NumericError if every run with normalisation diverged.
     """
-    runs = [with_warmup(run) for run in rows(ablation)]
+    runs = [with_warmup(run) for run in runs]
     say_forecast(runs, output_dir, device, jobs)
 
     def after_run(run: Run) -> None:
@@ -126,9 +143,10 @@ def train_all(
         print(describe(flatten(row)) + say_skipped(row))
         whole = whole_seeds(runs, output_dir)
         if whole and whole[-1].seed == run.seed and len(whole) < len(runs):
-            show_so_far(whole, output_dir)
+            show_so_far(whole, output_dir, before)
 
-    results = list(map(flatten, run_campaign(runs, output_dir, device, jobs, after_run)))
+    trained = run_campaign(runs, output_dir, device, jobs, after_run)
+    results = [*before, *map(flatten, trained)]
     write_csv(output_dir / "results.csv", results, FIELDS)
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
         fix = "use a lower --lr, and a new --output-dir"
@@ -142,13 +160,14 @@ def whole_seeds(runs: Sequence[Run], output_dir: Path) -> list[Run]:
     return [run for run in runs if run.seed not in missing]
 
 
-def show_so_far(runs: Sequence[Run], output_dir: Path) -> None:
+def show_so_far(runs: Sequence[Run], output_dir: Path, before: Sequence[dict]) -> None:
     """Print the report and draw the curves of the finished seeds, before the others are done."""
     from experiments.ablation import figures  # imports matplotlib, which workers do not need
 
-    results = [flatten(row) for run in runs if (row := read_row(output_dir / run.name))]
+    rows = filter(None, (read_row(output_dir / run.name) for run in runs))
+    results = [*before, *map(flatten, rows)]
     print_report(report(results, []))
-    print(f"figure so far: {figures.draw_all_curves(runs, output_dir)}")
+    print(f"figure so far: {figures.draw_all_curves(runs, results, output_dir)}")
 
 
 def describe_data(data: Data) -> str:
@@ -184,7 +203,8 @@ def carry_out(options: Options) -> Results:
     name += f"-{options.data_dir.stem}" if options.data_dir else ""
     output_dir = options.output_dir or Path("runs") / name
     ablation = settle_precision(options, ablation, device, output_dir)
-    runs, results = train_all(ablation, output_dir, device, options.jobs or default_jobs(device))
+    jobs = options.jobs or default_jobs(device)
+    runs, results = train_preset(options.preset, ablation, output_dir, device, jobs)
     residuals = []
     if of_transformers:
         with doing("measuring the collapse of the tokens"):
@@ -192,6 +212,9 @@ def carry_out(options: Options) -> Results:
     with doing("drawing the figures"):
         from experiments.ablation import figures  # imports matplotlib, which workers do not need
 
-        paths = figures.draw_all(runs, residuals, output_dir, device)
+        paths = figures.draw_all(runs, results, residuals, output_dir, device)
     notes = [f"rows and histories: {output_dir}"]
+    if options.preset == "stochastic-depth":
+        lesions = f"--from {output_dir} --questions one-block"
+        notes.append(f"next, delete blocks: python -m experiments.anatomy {lesions}")
     return Results(results, report(results, residuals), paths, output_dir, notes=notes)

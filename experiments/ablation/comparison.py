@@ -4,112 +4,208 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments.ablation.arms import ARMS, PUBLISHED, REFERENCE
+from experiments.ablation.arms import (
+    ARMS,
+    PUBLISHED,
+    PUBLISHED_DEPTH,
+    REFERENCE,
+    TUNING_SEED,
+    Arms,
+    best_rates,
+)
 from experiments.ablation.literature import PROTOCOL
 from experiments.plumbing.stats import Estimate, estimate, holm, paired_p, wilson
 from experiments.plumbing.tables import Part, Rows
-from zoo.variants import VARIANTS
 
 LEARNED = 0.25  # the largest training error of a reference that has learned enough to compare
+Key = tuple[str, str, int, float]  # of an arm: network, norm, depth, rate
 
 
 class Arm(NamedTuple):
-    """The runs of one arm and depth, and how their loss differs from the reference's."""
+    """The runs of one arm, and how their loss differs from the reference's."""
 
-    name: str
+    network: str
+    norm: str
     depth: int
-    rows: list[dict]
+    lr: float
+    rows: list[dict]  # by seed
     losses: list[float]  # by seed; a diverged run has the worst loss
     difference: Estimate  # of the final training loss, paired by seed
     p: float  # adjusted for the number of arms
+
+    @property
+    def name(self) -> str:
+        """The network, in a table."""
+        return self.network + " without norms" * (self.norm == "none")
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is BasicBlock with batch norm."""
+        return self.network == REFERENCE and self.norm != "none"
 
     @property
     def failed(self) -> int:
         """The number of diverged runs."""
         return sum(row["status"] != "finished" for row in self.rows)
 
+    @property
+    def error(self) -> float:
+        """The largest training error; 1 if a run diverged."""
+        return max(row["train_error"] if row["status"] == "finished" else 1.0 for row in self.rows)
 
-def arms_of(results: Sequence[dict]) -> list[Arm]:
-    """Each arm of each depth beside its reference, in the order of the runs.
+
+def question_of(results: Sequence[dict]) -> Arms | None:
+    """The question about blocks that these runs answer; None if they answer another one."""
+    networks = {row["network"] for row in results}
+    if len({row["lr"] for row in results}) > 1 and networks == set(ARMS["rate"].networks):
+        return ARMS["rate"]
+    if networks <= {REFERENCE, "plain"}:
+        return None
+    named = (arms for arms in ARMS.values() if networks <= {*arms.networks, *arms.without_norm})
+    return next(named, None)
+
+
+def groups_of(results: Sequence[dict], arms: Arms) -> list[list[Arm]]:
+    """The arms that are compared with each other, the reference first: of one depth (and one rate).
 
     A diverged run counts with the worst loss of all runs, or that of guessing if this is larger.
     """
-    finished = [row["train_loss"] for row in results if row["status"] == "finished"]
+    rows = [row for row in results if row["seed"] != TUNING_SEED]
+    finished = [row["train_loss"] for row in rows if row["status"] == "finished"]
     worst = max([*finished, math.log(10)])
-    groups: dict[tuple[int, str], dict[int, dict]] = {}
-    for row in results:
-        groups.setdefault((row["depth"], row["network"]), {})[row["seed"]] = row
 
     def loss(row: dict) -> float:
         return row["train_loss"] if row["status"] == "finished" else worst
 
-    arms: list[Arm] = []
-    for depth in dict.fromkeys(depth for depth, _ in groups):
-        reference = groups.get((depth, REFERENCE), {})
-        names = [name for d, name in groups if d == depth]
-        others = [name for name in names if name != REFERENCE]
-        pairs = {
-            name: [loss(row) - loss(reference[seed]) for seed, row in groups[depth, name].items()
-                   if seed in reference]
-            for name in names
-        }  # fmt: skip
-        adjusted = dict(zip(others, holm([paired_p(pairs[name]) for name in others]), strict=True))
-        for name in names:
-            rows = list(groups[depth, name].values())
-            losses = [loss(row) for row in rows]
-            p = adjusted.get(name, 1.0)
-            arms.append(Arm(name, depth, rows, losses, estimate(pairs[name]), p))
-    return arms
+    by_arm: dict[Key, dict[int, dict]] = {}
+    for row in rows:
+        key = row["network"], row["norm"], row["depth"], row["lr"]
+        by_arm.setdefault(key, {})[row["seed"]] = row
+    best = best_rates(results)
+
+    def place(key: Key) -> tuple[bool, int, bool]:  # at their best rates first, the reference first
+        network, norm, depth, lr = key
+        named = [*arms.networks, *arms.without_norm]
+        return best.get((network, norm, depth), lr) != lr, named.index(network), norm == "none"
+
+    groups = []
+    for group in dict.fromkeys((depth, lr * arms.all_rates) for _, _, depth, lr in by_arm):
+        keys = [key for key in by_arm if (key[2], key[3] * arms.all_rates) == group]
+        keys.sort(key=place)
+        reference = by_arm[keys[0]] if keys[0][0] == REFERENCE and keys[0][1] != "none" else {}
+        pairs = [
+            [loss(row) - loss(reference[seed]) for seed, row in by_arm[key].items()
+             if seed in reference]
+            for key in keys
+        ]  # fmt: skip
+        adjusted = [1.0, *holm([paired_p(values) for values in pairs[1:]])]
+        groups.append([
+            Arm(*key, list(by_arm[key].values()), [loss(row) for row in by_arm[key].values()],
+                estimate(values), p)
+            for key, values, p in zip(keys, pairs, adjusted, strict=True)
+        ])  # fmt: skip
+    return groups
 
 
-def answer(arm: Arm, reference: Arm) -> tuple[str, str]:
-    """Is the arm worse? "yes", "no" (it is better) or "cannot tell", and the reason."""
-    errors = [row["train_error"] for row in reference.rows if row["status"] == "finished"]
-    error = max(errors, default=1.0) if not reference.failed else 1.0
-    if error > LEARNED:
-        return "cannot tell", (
-            f"the reference has not learned enough: its training error is {100 * error:.0f} %"
-        )
+def answer(arm: Arm) -> tuple[str, str]:
+    """Is the arm worse than the reference? "yes", "no" (better) or "cannot tell", and the reason.
+
+    It counts only if the reference has learned enough: has_learned.
+    """
     if arm.difference.n < 2:
         return "cannot tell", "two seeds or more are needed"
+    why = f"by {arm.difference.signed}, p = {arm.p:.2g}"
     if not arm.p < 0.05:
-        return "cannot tell", f"p = {arm.p:.2g} after Holm's correction"
-    return "yes" if arm.difference.mean > 0 else "no", f"p = {arm.p:.2g} after Holm's correction"
+        return "cannot tell", why
+    return "yes" if arm.difference.mean > 0 else "no, it is better", why
 
 
-def report_of_arms(results: Sequence[dict], question: str) -> list[Part]:
-    """The table and one sentence per arm and depth."""
-    arms = arms_of(results)
-    paper = all(str(row.get(key)) == str(value) for row in results for key, value in PROTOCOL.items())
-    header = ["block", "layers", "parameters", "train loss", "minus the reference's", "worse?",
-              "test error %", "diverged", *["paper"] * paper]  # fmt: skip
-    lines, sentences = [], []
-    references = {arm.depth: arm for arm in arms if arm.name == REFERENCE}
-    for arm in arms:
-        finished = [row for row in arm.rows if row["status"] == "finished"]
-        found = ("", "") if arm.name == REFERENCE else answer(arm, references[arm.depth])
-        lines.append([
-            arm.name, str(arm.depth), f"{arm.rows[0]['parameters']:,}",
-            estimate(arm.losses).show(3),
-            "" if arm.name == REFERENCE else arm.difference.signed, found[0],
-            estimate([row["test_error"] for row in finished]).show(1, 100),
-            diverged(arm), *[PUBLISHED[arm.name]] * paper,
-        ])  # fmt: skip
-        if arm.name != REFERENCE:
-            sentences.append(f"- {arm.name}, {arm.depth} layers: {found[0]}; {found[1]}.")
-    steps, n = results[0]["steps"], len(references[arms[0].depth].rows)
-    lead = (
-        f"**{question} Is the training loss higher than the reference's after {steps:,} steps? "
-        f"n = {n} seeds, paired; t-test, Holm's correction over the arms of a depth.**"
+def unlearned(groups: Sequence[Sequence[Arm]], depth: int) -> str:
+    """Why nothing can be told of a depth: the reference has not learned, at any rate; else ""."""
+    errors = [g[0].error for g in groups if g[0].depth == depth and g[0].is_reference]
+    if min(errors, default=1.0) <= LEARNED:
+        return ""
+    return (
+        f"cannot tell: with {depth} layers the reference has not learned enough, its training "
+        f"error is {100 * min(errors, default=1.0):.0f} % (the limit is {100 * LEARNED:.0f} %)"
     )
-    return [Rows(header, lines, ("---", "---:")), lead + "\n\n" + "\n".join(sentences)]
 
 
-def question_of(results: Sequence[dict]) -> str:
-    """The question about blocks that these runs answer; "" if they answer another one."""
-    networks = {row["network"] for row in results}
-    fit = (a.question for a in ARMS.values() if networks <= {*a.axes["network"]})
-    return next(fit, "") if networks & VARIANTS.keys() else ""
+def report_of_arms(results: Sequence[dict], arms: Arms) -> list[Part]:
+    """The table and one sentence per arm; if rates were chosen, those that were tried."""
+    groups = groups_of(results, arms)
+    if not groups:  # so far, rates were tried
+        return tried(results, arms)
+    paper = all(
+        row["depth"] == PUBLISHED_DEPTH and str(row.get(key)) == str(value)
+        for row in results for key, value in PROTOCOL.items()
+    ) and {*arms.networks} <= PUBLISHED.keys()  # fmt: skip
+    header = ["block", "layers", *["rate"] * bool(arms.rates), "parameters", "train loss",
+              "minus the reference's", "worse?", "test error %", "diverged",
+              *["paper"] * paper]  # fmt: skip
+    lines, sentences = [], []
+    for group in groups:
+        reason = unlearned(groups, group[0].depth)
+        if reason and f"- {reason}." not in sentences:
+            sentences.append(f"- {reason}.")
+        for arm in group:
+            found, why = ("", "") if arm.is_reference and arm is group[0] else answer(arm)
+            found = "cannot tell" if reason and found else found
+            finished = [row for row in arm.rows if row["status"] == "finished"]
+            lines.append([
+                arm.name, str(arm.depth), *[f"{arm.lr:g}"] * bool(arms.rates),
+                f"{arm.rows[0]['parameters']:,}", estimate(arm.losses).show(3),
+                arm.difference.signed if found else "", found,
+                estimate([row["test_error"] for row in finished]).show(1, 100),
+                diverged(arm), *[PUBLISHED.get(arm.network, "")] * paper,
+            ])  # fmt: skip
+            if found and not reason:
+                at = f", rate {arm.lr:g}" * bool(arms.rates)
+                sentences.append(f"- {arm.name}, {arm.depth} layers{at}: {found}; {why}.")
+        sentences += rate_sentences(group) if arms.common_rate else []
+    steps, n = results[0]["steps"], len(groups[0][0].rows)
+    lead = (
+        f"**{arms.question} Is the training loss higher than the reference's after {steps:,} "
+        f"steps? n = {n} seeds, paired by seed; p of a t-test, with Holm's correction.**"
+    )
+    table = Rows(header, lines, ("---", "---:"))
+    return [table, lead + "\n\n" + "\n".join(sentences), *tried(results, arms)]
+
+
+def rate_sentences(group: Sequence[Arm]) -> list[str]:
+    """For every network at two rates: what the common rate costs it."""
+    sentences = []
+    for arm in group:
+        own = next(a for a in group if (a.network, a.norm) == (arm.network, arm.norm))
+        if arm is not own:
+            cost = estimate([a - b for a, b in zip(arm.losses, own.losses, strict=True)])
+            sentences.append(
+                f"- {arm.name}, {arm.depth} layers: rate {arm.lr:g} instead of its own, "
+                f"{own.lr:g}, changes the loss by {cost.signed} (n = {cost.n} seeds, paired)."
+            )
+    return sentences
+
+
+def tried(results: Sequence[dict], arms: Arms) -> list[Part]:
+    """The held-out loss of every arm at every rate that was tried; nothing if none was chosen."""
+    rows = [row for row in results if row["seed"] == TUNING_SEED]
+    if not rows:
+        return []
+    losses = {
+        (row["network"], row["norm"], row["depth"], row["lr"]):
+            f"{row['test_loss']:.3f}" if row["status"] == "finished" else "diverged"
+        for row in rows
+    }  # fmt: skip
+    lines = [
+        [network + " without norms" * (norm == "none"), str(depth),
+         *(losses.get((network, norm, depth, lr), "") for lr in arms.rates), f"{best:g}"]
+        for (network, norm, depth), best in best_rates(rows).items()
+    ]  # fmt: skip
+    header = ["block", "layers", *(f"rate {lr:g}" for lr in arms.rates), "chosen"]
+    words = (
+        f"Rates were chosen by the loss on held-out training images (seed {TUNING_SEED}, n = 1)."
+    )
+    return [words, Rows(header, lines, ("---", "---:"))]
 
 
 def diverged(arm: Arm) -> str:

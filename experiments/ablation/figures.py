@@ -2,6 +2,7 @@
 
 curves.png      loss by epoch, and error as in figure 6 of He et al. 2015 (arXiv 1512.03385)
 gradients.png   gradient norm by layer, for initial and final weights, with and without BN
+arms.png        for questions about blocks: loss of every run, by arm
 collapse.png    for transformers: relative residual by block, as in figure 2 of Dong et al. 2021
                 (arXiv 2103.03404)
 """
@@ -19,16 +20,16 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.ablation.arms import REFERENCE
+from experiments.ablation.arms import Arms
 from experiments.ablation.collapse import STATES, VISIBLE, load_run_weights
-from experiments.ablation.comparison import arms_of, question_of
-from experiments.ablation.report import flatten
+from experiments.ablation.comparison import groups_of, question_of
 from experiments.ablation.runs import Run, build_model, in_words, make_batches
 from experiments.drawing.style import COLOURS, png
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.results import read_history, read_row
 from experiments.plumbing.stats import estimate, seed_count
 
+ARMS_FIGURE = "arms.png"
 TITLES = {
     "plain": "plain networks", "resnet": "residual networks",
     "plainvit": "plain transformers", "vit": "residual transformers",
@@ -44,10 +45,13 @@ ARMS = {  # label, colour, line; dashed: without MLPs
 
 
 def draw_all(
-    runs: Sequence[Run], residuals: Sequence[dict], output_dir: Path, device: torch.device
-) -> list[Path]:
+    runs: Sequence[Run], results: Sequence[dict], residuals: Sequence[dict], output_dir: Path,
+    device: torch.device,
+) -> list[Path]:  # fmt: skip
     """Draw all figures; return their paths. `residuals`: rows of collapse.csv, or none."""
-    paths = [draw_all_curves(runs, output_dir)]
+    paths = [draw_all_curves(runs, results, output_dir)]
+    if paths[0].name == ARMS_FIGURE:
+        return paths
     if residuals:
         paths.append(output_dir / "collapse.png")
         with png(paths[-1], 13, 4.8, mathtext=True) as figure:
@@ -59,14 +63,14 @@ def draw_all(
     return paths
 
 
-def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
+def draw_all_curves(runs: Sequence[Run], results: Sequence[dict], output_dir: Path) -> Path:
     """Draw curves.png: loss and error by epoch, for networks without and with skips (columns).
 
     Upper row: training loss; lower row: training error dashed, test error solid. Mean over seeds;
     bands: minimum to maximum.
     """
-    if question_of([{"network": run.network} for run in runs]):
-        return draw_arms(runs, output_dir)
+    if arms := question_of(results):
+        return draw_arms(results, arms, output_dir, how_trained(runs[0]))
     path = output_dir / "curves.png"
     networks = [network for network in TITLES if network in {run.network for run in runs}]
     depths = sorted({run.depth for run in runs})
@@ -101,28 +105,28 @@ def draw_all_curves(runs: Sequence[Run], output_dir: Path) -> Path:
     return path
 
 
-def draw_arms(runs: Sequence[Run], output_dir: Path) -> Path:
+def draw_arms(results: Sequence[dict], arms: Arms, output_dir: Path, trained: str) -> Path:
     """Draw arms.png: the final training loss of every run, and the mean with its interval."""
-    path = output_dir / "arms.png"
-    results = [flatten(row) for run in runs if (row := read_row(output_dir / run.name))]
-    arms = arms_of(results)
-    depths = list(dict.fromkeys(arm.depth for arm in arms))
-    with png(path, 5.4 * len(depths) + 2.5, 4.8) as figure:
-        panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
-        for depth, panel in zip(depths, panels, strict=True):
-            here = [arm for arm in arms if arm.depth == depth]
-            for place, arm in enumerate(reversed(here)):
-                colour = COLOURS[1] if arm.name == REFERENCE else COLOURS[6]
+    path = output_dir / ARMS_FIGURE
+    groups = groups_of(results, arms)
+    with png(path, 5.4 * len(groups) + 2.5, 4.8) as figure:
+        panels = figure.subplots(1, len(groups), sharey=not arms.all_rates, squeeze=False)[0]
+        for group, panel in zip(groups, panels, strict=True):
+            for place, arm in enumerate(reversed(group)):
+                colour = COLOURS[1] if arm.is_reference else COLOURS[6]
                 mean = estimate(arm.losses)
-                if arm.difference.n > 1 and math.isfinite(mean.half):
+                if math.isfinite(mean.half):
                     panel.errorbar(mean.mean, place, xerr=mean.half, color=colour, capsize=3)
-                bad = [row["status"] != "finished" for row in arm.rows]
-                for loss, failed in zip(arm.losses, bad, strict=True):
-                    panel.plot(loss, place, "x" if failed else "o", color=colour, mfc="none")
-            panel.set_yticks(range(len(here)), [arm.name for arm in reversed(here)])
-            panel.set(title=f"{depth} layers", xlabel="final training loss")
+                for loss, row in zip(arm.losses, arm.rows, strict=True):
+                    marker = "o" if row["status"] == "finished" else "x"
+                    panel.plot(loss, place, marker, color=colour, mfc="none")
+            rates = bool(arms.rates) and not arms.all_rates
+            names = [arm.name + f", {arm.lr:g}" * rates for arm in reversed(group)]
+            panel.set_yticks(range(len(group)), names)
+            title = f"{group[0].depth} layers" + f", rate {group[0].lr:g}" * arms.all_rates
+            panel.set(title=title, xlabel="final training loss")
         bars = "dots: seeds (x: diverged, counted with the worst loss); bars: 95 % interval"
-        figure.supxlabel(f"{bars}\n{how_trained(runs[0])}", size=11)
+        figure.supxlabel(f"{bars}\n{trained}", size=11)
     return path
 
 

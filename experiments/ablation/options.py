@@ -13,7 +13,10 @@ LIMITS = {
 }  # fmt: skip
 
 
-Preset = Literal["quick", "cifar10", "paper", "imagenet-nets", "vit", "shortcuts", "order"]
+Preset = Literal[
+    "quick", "cifar10", "paper", "imagenet-nets", "vit",
+    "shortcuts", "order", "rate", "no-norm", "zero-gamma", "stochastic-depth",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,10 @@ class Options:
     """quick: synthetic images, minutes. cifar10: 3 hours on 2 cores (40 minutes with bf16).
     paper: He et al. 2015, section 4.2, for a GPU. vit: transformers, minutes.
     imagenet-nets: 18, 34 and 50 layers, 2 hours on 2 cores.
-    shortcuts, order: which part of relu(x + F(x)) matters? See --scale."""
+    shortcuts, order: which part of relu(x + F(x)) matters? rate, no-norm, zero-gamma,
+    stochastic-depth: learning rates, networks without batch norm, missing blocks. See --scale."""
     scale: Literal["quick", "cifar10", "paper"] = "quick"
-    """For shortcuts and order: the images and steps of this preset."""
+    """For shortcuts and the presets after it: the images and steps of this preset."""
     data_dir: Folder = None
     """Images: a folder with train/CLASS/ (or train.zip), and with test/ or val/ of the same form.
     Without it, images are synthetic, or CIFAR-10 is downloaded, depending on the preset."""

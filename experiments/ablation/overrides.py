@@ -7,7 +7,7 @@ import torch
 
 import zoo
 from data.cifar import is_cifar10
-from experiments.ablation.arms import ARMS, DEPTHS
+from experiments.ablation.arms import ARMS, ablation_of
 from experiments.ablation.options import Options
 from experiments.ablation.questions import ABLATIONS, Ablation
 from experiments.ablation.runs import Data, make_batches
@@ -46,22 +46,23 @@ def plan(options: Options, device: torch.device, images: int | None = None) -> A
 
 
 def preset_of(options: Options, device: torch.device) -> Ablation:
-    """The preset; of questions about blocks, at its scale and at a depth that learns in its steps.
+    """The preset; of questions about blocks, at its scale and at depths that learn in its steps.
 
-    Raises UsageError for a scale of another preset.
+    Raises UsageError for a scale of another preset, or a rate of one that has several.
     """
+    where = f"{options.preset} --scale {options.scale}"
     if options.preset in ABLATIONS:
         if options.scale != "quick":
-            what = "--scale is for the presets shortcuts and order"
-            where = f"{options.preset} --scale {options.scale}"
+            what = f"--scale is for the presets {', '.join(ARMS)}"
             raise cli.UsageError(what, where, f"leave it out, or choose the preset {options.scale}")
         return ABLATIONS[options.preset]
-    scale, arms = ABLATIONS[options.scale], ARMS[options.preset]
-    depths = DEPTHS[options.scale][has_bf16(device)]
-    return replace(
-        arms, base=scale.base, axes=arms.axes | {"depth": depths}, epochs=scale.epochs,
-        on_gpu=scale.on_gpu,
-    )  # fmt: skip
+    arms = ARMS[options.preset]
+    if arms.rates and options.lr:
+        raise cli.UsageError("this preset compares several rates", where, "leave out --lr")
+    if arms.rates and options.holdout:
+        what = "this preset holds out images by itself"
+        raise cli.UsageError(what, where, "leave out --holdout")
+    return ablation_of(arms, options.scale, has_bf16(device))
 
 
 def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:

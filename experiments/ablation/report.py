@@ -100,8 +100,8 @@ def describe(result: dict) -> str:
 
 def report(results: Sequence[dict], residuals: Sequence[dict]) -> list[Part]:
     """Tables, caption and verdicts; `residuals`: the rows of collapse.csv, for transformers."""
-    if question := question_of(results):
-        return [*report_of_arms(results, question), caption(results)]
+    if arms := question_of(results):
+        return [*report_of_arms(results, arms), caption(results)]
     if not residuals:
         of_transformers = any(result["norm"] == "layer" for result in results)
         question = transformers.QUESTION if of_transformers else QUESTION

@@ -1,56 +1,106 @@
-"""Arms against the reference, paired by seed, with Holm: yes, no, cannot tell."""
+"""Questions about blocks: their runs as data, how rates are chosen, and yes, no, cannot tell."""
 
 import math
 
 import pytest
+import torch
 
-from experiments.ablation.arms import ARMS, PUBLISHED, REFERENCE
-from experiments.ablation.comparison import answer, arms_of, diverged, question_of, report_of_arms
-from experiments.ablation.questions import rows
+from experiments.ablation import campaign
+from experiments.ablation.arms import (
+    ARMS,
+    PUBLISHED,
+    REFERENCE,
+    TUNING_SEED,
+    ablation_of,
+    best_rates,
+    runs_of,
+    tuning,
+)
+from experiments.ablation.comparison import (
+    answer,
+    diverged,
+    groups_of,
+    question_of,
+    report_of_arms,
+    unlearned,
+)
+from experiments.ablation.options import Options
+from experiments.ablation.overrides import plan
+from experiments.ablation.report import report_of
+from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import holm, paired_p
 from zoo.variants import VARIANTS
 
+CPU = torch.device("cpu")
 
-def result(network: str, seed: int, loss: float, error: float = 0.1, status: str = "finished"):
+
+def result(network: str, seed: int, loss: float, error: float = 0.1, **fields):
     return {
-        "network": network, "depth": 32, "seed": seed, "status": status, "train_loss": loss,
-        "train_error": error, "test_error": error, "parameters": 10, "steps": 500,
-    }  # fmt: skip
+        "network": network, "depth": 32, "norm": "batch", "lr": 0.03, "seed": seed,
+        "status": "finished", "train_loss": loss, "train_error": error, "test_error": error,
+        "test_loss": loss, "parameters": 10, "steps": 500,
+    } | fields  # fmt: skip
 
 
-def results(losses: dict[str, list[float]], error: float = 0.1) -> list[dict]:
+def results(losses: dict[str, list[float]], error: float = 0.1, **fields) -> list[dict]:
     return [
-        result(n, seed, x, error) for n, values in losses.items() for seed, x in enumerate(values)
+        result(name, seed, x, error, **fields)
+        for name, values in losses.items()
+        for seed, x in enumerate(values)
     ]
 
 
 REFERENCES = [0.50, 0.52, 0.49, 0.51, 0.48]
+WORSE = [0.80, 0.83, 0.81, 0.84, 0.82]
 
 
-def answers(rows_: list[dict]) -> dict[str, str]:
-    reference, *arms = arms_of(rows_)
-    assert reference.name == REFERENCE
-    return {arm.name: answer(arm, reference)[0] for arm in arms}
+def answers(rows: list[dict], preset: str = "shortcuts") -> dict[str, str]:
+    ((reference, *arms),) = groups_of(rows, ARMS[preset])
+    assert reference.is_reference
+    return {arm.name: answer(arm)[0] for arm in arms}
 
 
 def test_worse_better_and_neither():
-    losses = {"resnet": REFERENCES, "half-shortcut": [0.80, 0.83, 0.81, 0.84, 0.82],
+    losses = {"resnet": REFERENCES, "norm-after": WORSE,
               "preactivation": [0.30, 0.33, 0.31, 0.34, 0.32],
               "relu-only": [0.52, 0.50, 0.50, 0.50, 0.49]}  # fmt: skip
-    assert answers(results(losses)) == {
-        "half-shortcut": "yes", "preactivation": "no", "relu-only": "cannot tell"
+    assert answers(results(losses), "order") == {
+        "norm-after": "yes", "preactivation": "no, it is better", "relu-only": "cannot tell"
     }  # fmt: skip
+    assert answers(results({name: values[:1] for name, values in losses.items()}), "order") == (
+        dict.fromkeys(("norm-after", "relu-only", "preactivation"), "cannot tell")
+    )
 
 
-def test_a_reference_that_has_not_learned_decides_nothing():
-    losses = {"resnet": REFERENCES, "half-shortcut": [x + 0.3 for x in REFERENCES]}
-    assert answers(results(losses, error=0.26)) == {"half-shortcut": "cannot tell"}
-    one = [row | {"status": "diverged at step 3"} if row["seed"] == 0 and row["network"] == "resnet"
-           else row for row in results(losses)]  # fmt: skip
-    assert answers(one) == {"half-shortcut": "cannot tell"}
-    assert answers(results({name: values[:1] for name, values in losses.items()})) == {
-        "half-shortcut": "cannot tell"
-    }
+def test_the_reference_comes_first_in_whatever_order_the_runs_ended():
+    rows = results({"half-both": WORSE, "resnet": REFERENCES, "half-shortcut": WORSE})
+    ((first, second, third),) = groups_of(rows[::-1], ARMS["shortcuts"])
+    assert [first.name, second.name, third.name] == ["resnet", "half-shortcut", "half-both"]
+    assert first.difference.mean == 0
+    assert second.difference.mean == pytest.approx(0.32)
+
+
+@pytest.mark.parametrize("plant", [{"error": 0.26}, {"status": "diverged at step 3"}])
+def test_a_reference_that_has_not_learned_decides_nothing(plant):
+    rows = results({"resnet": REFERENCES, "half-shortcut": WORSE})
+    assert not unlearned(groups_of(rows, ARMS["shortcuts"]), 32)
+    rows[2] = result("resnet", 2, 0.49, **plant)
+    assert "32 layers" in unlearned(groups_of(rows, ARMS["shortcuts"]), 32)
+    table, text = report_of_arms(rows, ARMS["shortcuts"])
+    assert table.lines[1][5] == "cannot tell"
+    assert text.count("- ") == 1 == text.count("has not learned")
+
+
+def test_at_a_rate_where_the_reference_fails_another_rate_shows_that_the_steps_suffice():
+    low = results({"resnet": REFERENCES, "zero-gamma": REFERENCES}, lr=0.03)
+    high = results({"resnet": [2.0, 2.1, 2.0, 2.2, 2.1], "zero-gamma": WORSE}, error=0.8, lr=0.3)
+    groups = groups_of(low + high, ARMS["zero-gamma"])
+    assert [[arm.lr for arm in group] for group in groups] == [[0.03] * 2, [0.3] * 2]
+    assert not unlearned(groups, 32)
+    assert answer(groups[1][1])[0] == "no, it is better"
+    assert "zero-gamma, 32 layers, rate 0.3: no, it is better" in report_of_arms(
+        low + high, ARMS["zero-gamma"])[1]  # fmt: skip
+    assert unlearned(groups[1:], 32)
 
 
 def test_many_arms_need_more_evidence():
@@ -62,14 +112,15 @@ def test_many_arms_need_more_evidence():
 
 
 def test_diverged_runs_count_with_the_worst_loss():
-    rows_ = results({"resnet": REFERENCES, "plain": [0.6] * 5, "half-both": [3.0] * 5})
-    rows_ += [result("fixup", seed, math.nan, status="diverged at step 3") for seed in range(5)]
-    arms = {arm.name: arm for arm in arms_of(rows_)}
-    assert arms["fixup"].losses == [3.0] * 5
-    assert arms["fixup"].failed == 5
-    assert diverged(arms["fixup"]) == "5 of 5 (57 to 100 %)"
-    assert diverged(arms["plain"]) == "0"
-    assert answers(rows_)["fixup"] == "yes"
+    rows = results({"resnet": REFERENCES, "skipinit": [3.0] * 5, "rezero": [0.6] * 5})
+    rows += [result("fixup", seed, math.nan, status="diverged at step 3") for seed in range(5)]
+    ((_, *arms),) = groups_of(rows, ARMS["no-norm"])
+    fixup = next(arm for arm in arms if arm.name == "fixup")
+    assert fixup.losses == [3.0] * 5
+    assert fixup.failed == 5
+    assert diverged(fixup) == "5 of 5 (57 to 100 %)"
+    assert diverged(next(arm for arm in arms if arm.name == "rezero")) == "0"
+    assert answer(fixup)[0] == "yes"
 
 
 def test_holms_correction():
@@ -81,20 +132,149 @@ def test_holms_correction():
 
 
 def test_the_report_says_depth_steps_and_n():
-    table, text = report_of_arms(results({"resnet": REFERENCES, "plain": [0.9] * 5}), "Why?")
-    assert [line[0] for line in table.lines] == ["resnet", "plain"]
-    for words in ("after 500 steps", "n = 5 seeds", "plain, 32 layers: yes", "Holm"):
+    rows = results({"resnet": REFERENCES, "half-both": [0.9] * 5})
+    table, text = report_of_arms(rows, ARMS["shortcuts"])
+    assert [line[0] for line in table.lines] == ["resnet", "half-both"]
+    for words in ("after 500 steps", "n = 5 seeds", "half-both, 32 layers: yes", "Holm"):
         assert words in text
 
 
-def test_every_arm_is_a_network_with_a_published_number():
-    for name, ablation in ARMS.items():
-        networks = ablation.axes["network"]
-        assert networks[0] == REFERENCE
-        assert set(networks) <= {*VARIANTS, "plain", "resnet"}
-        assert set(networks) <= PUBLISHED.keys()
-        assert len({run.name for run in rows(ablation)}) == len(rows(ablation))
-        assert question_of([{"network": network} for network in networks]) == ablation.question, (
-            name
+PAPER = {
+    "source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128, "schedule": "step",
+    "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "holdout": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{}, {"depth": 56}, {"steps": 63_999}, {"source": "folder"}])
+def test_published_errors_stand_beside_runs_of_the_papers_protocol_only(change):
+    protocol = PAPER | {"depth": 110} | change
+    rows = results({"resnet": REFERENCES, "half-both": WORSE}, **protocol)
+    table = report_of_arms(rows, ARMS["shortcuts"])[0]
+    assert ("paper" in table.header) == (not change)
+    if not change:
+        assert [line[-1] for line in table.lines] == ["6.61", "12.35"]
+
+
+# --- the runs ---
+
+
+def planned(preset: str, **options):
+    return plan(Options(preset, **options), CPU, images=4000)
+
+
+@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("scale", ["quick", "cifar10", "paper"])
+def test_arms_differ_from_the_reference_in_the_block_and_the_rate_only(name, fast, scale):
+    arms = ARMS[name]
+    assert arms.networks[0] == REFERENCE
+    assert {*arms.networks} <= {*VARIANTS, "plain", "resnet"}
+    ablation = ablation_of(arms, scale, fast)
+    tried = [{"seed": TUNING_SEED, "network": run.network, "norm": run.norm, "depth": run.depth,
+              "lr": run.settings.lr, "status": "finished", "test_loss": run.settings.lr}
+             for run in tuning(arms, ablation)]  # fmt: skip
+    runs = runs_of(arms, ablation, tried)
+    assert len({run.name for run in runs}) == len(runs)
+    assert {run.seed for run in runs} == {0, 1, 2, 3, 4}
+    assert {run.network for run in runs} == {*arms.networks, *arms.without_norm}
+    for run in runs:
+        assert run.data == ablation.base.data
+        settings = run.settings.__dict__ | {"lr": 0}
+        assert settings == ablation.base.settings.__dict__ | {"lr": 0}
+        if not arms.rates:
+            assert run.settings == ablation.base.settings
+    arms_of_a_seed = [{(r.network, r.norm, r.depth, r.settings.lr) for r in runs if r.seed == seed}
+                      for seed in range(5)]  # fmt: skip
+    assert all(these == arms_of_a_seed[0] for these in arms_of_a_seed)
+
+
+def test_shortcuts_and_order_have_published_numbers():
+    for name in ("shortcuts", "order"):
+        assert {*ARMS[name].networks} <= PUBLISHED.keys()
+
+
+def test_rates_are_chosen_on_held_out_images_with_another_seed():
+    first = tuning(ARMS["no-norm"], planned("no-norm", depths=(8,)))
+    assert len(first) == 6 * 4  # arms, rates
+    assert all(run.data.holdout and run.seed == TUNING_SEED for run in first)
+    assert not tuning(ARMS["zero-gamma"], planned("zero-gamma"))
+    assert not tuning(ARMS["shortcuts"], planned("shortcuts"))
+    tried = [result("skipinit", TUNING_SEED, loss, lr=lr, depth=8)
+             for lr, loss in ((0.3, 1.0), (0.1, 0.5), (0.03, 0.7))]  # fmt: skip
+    tried += [result("resnet", TUNING_SEED, 9.0, lr=lr, depth=8, norm="none", status="diverged")
+              for lr in (0.3, 0.1)]  # fmt: skip
+    tried += [result("skipinit", 0, 0.001, lr=0.3, depth=8)]  # not one of them
+    assert best_rates(tried) == {("skipinit", "batch", 8): 0.1, ("resnet", "none", 8): 0.1}
+
+
+def rate_results(own: dict[str, float]) -> list[dict]:
+    """Results of the preset rate, in which every network learns best at its own rate."""
+    arms, ablation = ARMS["rate"], planned("rate", depths=(8,), seeds=3)
+
+    def loss(network: str, lr: float, seed: int) -> float:
+        return (
+            0.3 * (network == "plain")
+            + 0.2 * abs(math.log10(lr / own[network]))
+            + (seed % 2) / 100
+            + seed / 50
         )
-    assert question_of([{"network": "plain"}, {"network": "resnet"}]) == ""
+
+    tried = [result(run.network, TUNING_SEED, loss(run.network, run.settings.lr, 0), depth=8,
+                    lr=run.settings.lr) for run in tuning(arms, ablation)]  # fmt: skip
+    runs = runs_of(arms, ablation, tried)
+    return tried + [result(run.network, run.seed, loss(run.network, run.settings.lr, run.seed),
+                           depth=8, lr=run.settings.lr) for run in runs]  # fmt: skip
+
+
+def test_a_common_rate_stands_beside_each_arms_own():
+    rows = rate_results({"resnet": 0.1, "plain": 0.01})
+    of_seed_0 = {(row["network"], row["lr"]) for row in rows if row["seed"] == 0}
+    assert of_seed_0 == {("resnet", 0.1), ("plain", 0.01), ("plain", 0.1)}
+    table, text, _, tried = report_of_arms(rows, question_of(rows))
+    assert [line[:3] for line in table.lines] == [
+        ["resnet", "8", "0.1"], ["plain", "8", "0.01"], ["plain", "8", "0.1"]
+    ]  # fmt: skip
+    assert "plain, 8 layers, rate 0.01: yes; by +0.300" in text
+    assert "rate 0.1 instead of its own, 0.01, changes the loss by +0.200" in text
+    assert [line[-1] for line in tried.lines] == ["0.1", "0.01"]
+
+
+def test_rows_say_which_question_they_answer():
+    for name, arms in ARMS.items():
+        rates = (0.1, 0.01) if arms.rates else (0.1,)
+        rows = [result(network, 0, 1.0, lr=lr) for network in arms.networks for lr in rates]
+        rows += [result(network, 0, 1.0, norm="none") for network in arms.without_norm]
+        assert question_of(rows) is arms, name
+    assert question_of(results({"plain": [1.0], "resnet": [1.0]})) is None
+    assert question_of(results({"vit": [1.0]})) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "words"),
+    [
+        ("quick", {"scale": "cifar10"}, "shortcuts, order"),
+        ("no-norm", {"lr": 0.1}, "several rates"),
+        ("rate", {"holdout": True}, "holds out"),
+    ],
+)
+def test_options_that_such_a_preset_would_ignore_are_refused(preset, options, words):
+    with pytest.raises(UsageError, match=words):
+        planned(preset, **options)
+
+
+def test_a_whole_campaign_that_chooses_rates_and_resumes(tmp_path, capsys, monkeypatch):
+    """Two blocks instead of six kinds, on tiny images; the second time, nothing is trained."""
+    monkeypatch.setitem(ARMS, "no-norm", ARMS["no-norm"].__class__(
+        "?", ("resnet", "skipinit"), without_norm=("resnet",), rates=(0.1, 0.01)))  # fmt: skip
+    options = Options("no-norm", depths=(8,), seeds=2, epochs=1, size=8, train_images=64, jobs=1,
+                      precision="fp32", device="cpu", output_dir=tmp_path)  # fmt: skip
+    shown = campaign.carry_out(options)
+    assert "6 runs on held-out images" in capsys.readouterr().out
+    assert len(shown.rows) == 6 + 6
+    assert {row["lr"] for row in shown.rows if row["seed"] != TUNING_SEED} <= {0.1, 0.01}
+    assert [path.name for path in shown.figures] == ["arms.png"]
+    first = (tmp_path / "results.csv").read_bytes()
+    assert campaign.carry_out(options).rows == shown.rows
+    assert capsys.readouterr().out.count("all 6 runs are finished") == 2
+    assert (tmp_path / "results.csv").read_bytes() == first
+    assert str(report_of(tmp_path)[0].lines) == str(shown.parts[0].lines)
