@@ -93,10 +93,10 @@ def adapted(layers: Iterable[nn.Module], x: Tensor) -> nn.Sequential:
 
     Each norm sees x after all layers before it, with their new statistics.
     """
-    copies = copy.deepcopy(nn.Sequential(*layers)).train()
+    copies = copy.deepcopy(nn.Sequential(*layers)).eval()
     for module in copies.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # the statistics of this batch alone
+            module.train().momentum = 1.0  # the statistics of this batch alone
     copies(x)
     return copies.eval()
 

@@ -25,15 +25,28 @@ from experiments.anatomy.chain import (
     prefixes,
     without,
 )
-from experiments.anatomy.findings import Finding, Found, by_group, errors_of, pooled, scope
+from experiments.anatomy.findings import (
+    Finding,
+    Found,
+    Pairs,
+    by_group,
+    by_seed,
+    errors_of,
+    pooled,
+    scope,
+)
 from experiments.anatomy.subjects import Subject
 from experiments.drawing.style import COLOURS
-from experiments.plumbing.stats import Interval, judge_claim, median_over
+from experiments.plumbing.stats import Interval, judge_claim, mean_over, median_over
 
+STOCHASTIC = "stochastic-depth"
 # The median rise of the error, in points, by layers: from the raw results of Veit's networks, which
 # have pre-activation blocks (github.com/gcr/fb.resnet.torch-lesion-study, 73f4a94).
-VEIT = {20: 36.3, 32: 10.0, 44: 5.7, 56: 3.1, 110: 0.42}
-NOTHING, MUCH = 1.0, 20.0  # points, fixed beforehand
+VEIT = {
+    "resnet": {20: 36.3, 32: 10.0, 44: 5.7, 56: 3.1, 110: 0.42},
+    STOCHASTIC: {20: 2.8, 56: -0.04, 110: 0.13},
+}
+NOTHING, MUCH, ALIKE = 1.0, 20.0, 3.0  # points, fixed beforehand
 PANELS = None  # of the figure: one per network
 WAYS = {"stored": "stored statistics", "adapted": "statistics of unlabelled images"}
 
@@ -75,8 +88,8 @@ def median_rise(result: dict[str, Any], way: str) -> Interval:
 
 def findings(found: Found) -> list[Finding]:
     """For every network: does a deletion not matter; for a plain one: does it destroy?"""
-    lines = []
-    for pairs in by_group(found).values():
+    lines, groups = [], by_group(found)
+    for pairs in groups.values():
         subject, first = pairs[0]
         rise, fresh = (pooled([median_rise(r, way) for _, r in pairs]) for way in WAYS)
         errors = errors_of(pairs)
@@ -84,15 +97,39 @@ def findings(found: Found) -> list[Finding]:
         if subject.plain:
             answer, why = judge_claim(rise, "above", MUCH, errors)
         claim = "destroys a plain network" if subject.plain else "does not matter"
-        theirs = VEIT.get(subject.depth)
-        beside = f"; Veit, {subject.depth} layers: {theirs}" if theirs and not subject.plain else ""
+        theirs = VEIT.get(subject.kind, {}).get(subject.depth)
+        beside = "" if theirs is None else f"; Veit, {subject.depth} layers: {theirs}"
         lines.append(Finding(
             f"deleting a block {claim}", scope(subject), answer,
             f"The error rises by {rise.show(1)} points in the median; {why}"
             f"{beside}. With statistics of unlabelled images: {fresh.show(1)}. "
             f"{first['images']:,} test images.",
         ))  # fmt: skip
+    for pairs in groups.values():
+        subject, _ = pairs[0]
+        if subject.kind == STOCHASTIC and (usual := groups.get(f"resnet{subject.depth}")):
+            lines.append(robustness(usual, pairs))
     return lines
+
+
+def robustness(usual: Pairs, stochastic: Pairs) -> Finding:
+    """Does stochastic depth make deletions cheaper (Huang et al. 2016, arXiv 1603.09382)?
+
+    Only between networks with similar intact errors: one that has learned less has less to lose.
+    """
+    both = by_seed(usual, stochastic)
+    gains = [median_rise(a, "stored").value - median_rise(b, "stored").value for a, b in both]
+    gain = mean_over(gains, "seeds")
+    apart = mean_over([b["intact"]["stored"] - a["intact"]["stored"] for a, b in both], "seeds")
+    answer, why = judge_claim(gain, "above", 0, errors_of([*usual, *stochastic]))
+    if not abs(apart.value) <= ALIKE:
+        answer, why = "cannot tell", f"the intact errors differ by more than {ALIKE:g} points"
+    return Finding(
+        "training with missing blocks makes deletions cheaper", scope(stochastic[0][0]), answer,
+        f"The median rise falls by {gain.show(1)} points; {why}. Intact, the error of "
+        f"stochastic depth is {apart.show(1)} points higher. "
+        f"{both[0][0]['images'] if both else 0:,} test images.",
+    )  # fmt: skip
 
 
 def draw(figure: Figure, found: Found) -> None:

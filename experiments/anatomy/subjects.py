@@ -16,6 +16,7 @@ from data.batches import enlarge
 from data.dataset import Dataset, balanced_order
 from data.view_batches import normalize_as
 from data.views import View
+from experiments.ablation.questions import NETWORKS
 from experiments.ablation.runs import Data, load_data
 from experiments.classifier import load_model
 from experiments.plumbing.cli import ResultsError, UsageError
@@ -27,6 +28,7 @@ from zoo.weights.published import Published
 TRAINED = {
     "CIFAR10_AKAMASTER": ("akamaster", "200 epochs"), "CIFAR10_LI": ("Li et al.", "300 epochs"),
 }  # fmt: skip
+STUDIED = ("plain", "resnet", "stochastic-depth")  # networks of an ablation
 UNLABELLED = 500  # training images for the statistics of batch norms
 
 
@@ -62,9 +64,14 @@ class Subject:
         return int("".join(filter(str.isdigit, self.network)))
 
     @property
+    def kind(self) -> str:
+        """Its name without the depth: "resnet", "plain" ..."""
+        return self.network.rstrip("0123456789")
+
+    @property
     def plain(self) -> bool:
         """Whether it has no skips."""
-        return self.network.startswith("plain")
+        return self.kind == "plain"
 
 
 def nothing_trained() -> tuple[ResNet, Images]:
@@ -122,10 +129,11 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
         raise no_results(folder)
     for row in rows:
         run = row["run"]
-        if row["status"] != "finished" or run["network"] not in ("plain", "resnet"):
+        if row["status"] != "finished" or run["network"] not in STUDIED or run["norm"] != "batch":
             continue
-        if run["norm"] != "batch":
+        if run.get("rates"):  # one of several rates: another question, and another folder's name
             continue
+        alike = folder.name + f", {run['network']}" * (run["network"] not in NETWORKS)
         name = f"{run['network']}{run['depth']}"
         path = folder / f"{name}-seed{run['seed']}" / "final.safetensors"
         identity = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
@@ -137,7 +145,7 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
             return ready(classifier.model), images_of(load_data(data), classifier.view, count)
 
         subjects.append(Subject(
-            path.parent.name, name, name, folder.name, f"{run['settings']['steps']} steps",
+            path.parent.name, name, name, alike, f"{run['settings']['steps']} steps",
             100 * row["train_error"], open_it, run["seed"], identity,
         ))  # fmt: skip
     if not subjects:

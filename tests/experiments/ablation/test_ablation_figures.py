@@ -19,7 +19,7 @@ def curves(folder, losses):
         (folder / runs[-1].name).mkdir()
         text = "\n".join(["epoch,train_loss,train_error,test_error", *lines])
         (folder / runs[-1].name / "history.csv").write_text(text + "\n", encoding="utf-8")
-    return readable(draw_all_curves, runs, folder)
+    return readable(draw_all_curves, runs, [], folder)
 
 
 def test_six_depths_are_six_curves_of_different_colours(tmp_path):

@@ -358,6 +358,33 @@ def test_laws_and_skips_are_judged_in_shattering():
         assert [line.answer for line in lines] == answers
 
 
+@pytest.mark.parametrize(
+    ("rises", "intact", "answer"),
+    [
+        ([2.0, 3.0, 2.5], 6.0, "yes"),
+        ([30.0, 33.0, 35.0], 6.0, "no"),
+        ([8.0, 33.0, 12.0], 6.0, "cannot tell"),
+        ([2.0, 3.0, 2.5], 9.0, "cannot tell"),  # it has learned less, and has less to lose
+    ],
+)
+def test_stochastic_depth_makes_deletions_cheaper_or_not(rises, intact, answer):
+    def result(rise: float, intact: float) -> dict:
+        rows = [{"stored": intact + rise, "adapted": intact + rise} for _ in range(6)]
+        return {"images": 100, "intact": {"stored": intact, "adapted": intact}, "blocks": rows}
+
+    found = {subject("resnet20", seed): result(rise, 5.5) for seed, rise in enumerate((14, 15, 16))}
+    found |= {
+        subject("stochastic-depth20", seed): result(rise, intact) for seed, rise in enumerate(rises)
+    }
+    *_, last = one_block.findings(found)
+    assert last.claim == "training with missing blocks makes deletions cheaper"
+    assert last.answer == answer
+    assert ("differ by more than 3 points" in last.evidence) == (intact == 9.0)
+    usual, stochastic = one_block.findings(found)[:2]
+    assert "Veit, 20 layers: 36.3" in usual.evidence
+    assert "Veit, 20 layers: 2.8" in stochastic.evidence
+
+
 def test_adapted_errors_compare_networks_that_are_adapted_alike():
     """A block that does nothing costs nothing, with stored and with new statistics."""
     torch.manual_seed(0)

@@ -300,6 +300,20 @@ def test_the_networks_of_a_campaign_are_its_final_ones(campaign):
     assert images.labels.bincount(minlength=10).tolist() == [4] * 10
 
 
+def test_networks_with_stochastic_depth_are_deleted_from_but_not_compared_otherwise(tmp_path):
+    settings = Settings(steps=1, batch_size=32, precision="fp32")
+    for network in ("resnet", "stochastic-depth"):
+        run = Run(network, 8, data=Data(size=8, train_images=96), settings=settings)
+        assert run_one(run, tmp_path / run.name, torch.device("cpu"))
+    questions = ("one-block", "path-lengths", "contributions")
+    options = Options(campaign=tmp_path, questions=questions, images=40)
+    rows = study.carry_out(options, tmp_path / "out").rows
+    found = [(row["question"], row["of"].split(",")[0]) for row in rows]
+    assert found[:3] == [("one-block", "resnet8"), *[("one-block", "stochastic-depth8")] * 2]
+    assert "training with missing blocks" in rows[2]["claim"]
+    assert ("contributions", "stochastic-depth8") not in found
+
+
 def test_images_are_balanced_and_normalised_and_the_unlabelled_ones_are_for_training():
     pixels = torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).expand(60, 3, 4, 4)
     labels = torch.arange(60) // 20  # sorted, as in a folder of classes
