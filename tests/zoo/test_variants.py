@@ -1,6 +1,9 @@
 """Every variant of the block computes its equation; at its limits it is the block itself."""
 
+import inspect
 import math
+import sys
+import textwrap
 from functools import partial
 
 import pytest
@@ -12,11 +15,12 @@ from torch.nn import functional as F
 import zoo
 from zoo.arms import DroppedOut, ExclusivelyGated, Gated, Scaled, Stochastic
 from zoo.blocks import BasicBlock
-from zoo.normfree import Fixup, ReZero, SkipInit, ZeroGamma
+from zoo.normfree import Fixup, ReZero, Shift, SkipInit, ZeroGamma
 from zoo.variants import NORM_FREE, VARIANTS
 
 NAMES = tuple(VARIANTS)
-X = torch.randn(4, 8, 7, 7, generator=torch.Generator().manual_seed(1)).relu()
+SIGNED = torch.randn(4, 8, 7, 7, generator=torch.Generator().manual_seed(1)).double()
+X = SIGNED.relu().float()  # what a block gets from the one before it
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -24,7 +28,7 @@ def shaken(module: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
-            tensor.add_(0.3 * torch.rand(tensor.shape, generator=generator))
+            tensor.add_(0.6 * torch.rand(tensor.shape, generator=generator) - 0.3)
     return module.double().eval()
 
 
@@ -82,19 +86,58 @@ def expected(name: str, s: dict[str, Tensor], x: Tensor, stride: int, p: float) 
     return relu(a * f + b * h)
 
 
+def deviation(name: str, make, channels: int, stride: int) -> float:
+    """How far a block is from the equation, relative to its largest output."""
+    kind = Shift if name in NORM_FREE else nn.BatchNorm2d
+    block = shaken(make(8, channels, stride, shortcut="pad", norm=kind))
+    if name == "stochastic-depth":
+        block.set_up(5, 9)
+    right = expected(name, block.state_dict(), SIGNED, stride, 1 - 5 / 9 / 2)
+    return ((block(SIGNED) - right).abs().max() / right.abs().max()).item()
+
+
 @pytest.mark.parametrize(("channels", "stride"), [(8, 1), (16, 2), (13, 2)])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_variant_computes_its_equation(name, channels, stride):
-    from zoo.normfree import Shift
+    assert deviation(name, VARIANTS[name], channels, stride) <= 1e-12
 
-    kind = Shift if name in NORM_FREE else nn.BatchNorm2d
-    block = shaken(VARIANTS[name](8, channels, stride, shortcut="pad", norm=kind))
-    if hasattr(block, "set_up") and name == "stochastic-depth":
-        block.set_up(5, 9)
-    y = block(X.double())
-    p = getattr(block, "p", 1.0)
-    right = expected(name, block.state_dict(), X.double(), stride, p)
-    assert (y - right).abs().max() <= 1e-12 * right.abs().max()
+
+BUGS = (
+    ("half-shortcut", "self.a * branch(self, x) + self.b *", "self.b * branch(self, x) + self.a *"),
+    ("half-both", "self.b * self.shortcut", "self.shortcut"),
+    ("exclusive-gate", "(1 - gate)", "gate"),
+    ("exclusive-gate", "gate * branch", "branch"),
+    ("shortcut-gate", "(1 - gate)", "gate"),
+    ("shortcut-gate", "self.gate(x).sigmoid()", "self.gate(x).tanh()"),
+    ("conv-shortcut", "stride, norm)", "stride, lambda c: norm(c, eps=0.1))"),
+    ("dropout-shortcut", "self.training", "True"),
+    ("norm-after", "self.norm2(residual + self.shortcut(x))", "self.norm2(residual) + x"),
+    ("relu-before", "relu(branch(self, x)) + self.shortcut(x)", "relu(branch(self, x) + x)"),
+    ("relu-only", "relu(x)) +", "x) +"),
+    ("relu-only", "self.after(", "relu("),
+    ("preactivation", "self.before(self.norm1(x))", "self.norm1(x)"),
+    ("preactivation", "relu(self.norm2(residual))", "self.norm2(relu(residual))"),
+    ("preactivation", "self.after(", "relu("),
+    ("stochastic-depth", "self.p * branch", "branch"),
+    ("stochastic-depth", "1 - place / blocks * 0.5", "place / blocks * 0.5"),
+    ("fixup", "self.conv1(x + b1)", "self.conv1(x)"),
+    ("fixup", "+ b4", ""),
+    ("skipinit", "relu(self.factor * branch(self, x) + ", "self.factor * relu(branch(self, x) + "),
+    ("rezero", "self.factor * relu(branch(self, x))", "relu(branch(self, x))"),
+)
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), BUGS, ids=lambda text: text.replace(" ", ""))
+def test_a_planted_bug_is_noticed(name, right, wrong):
+    """One part of the source of a class is replaced, and executed in the class's module."""
+    made = VARIANTS[name]
+    kind, settings = getattr(made, "func", made), getattr(made, "keywords", {})
+    source = textwrap.dedent(inspect.getsource(kind))
+    assert source.count(right) >= 1
+    space = dict(vars(sys.modules[kind.__module__]))
+    exec(source.replace(right, wrong), space)
+    buggy = partial(space[kind.__name__], **settings)
+    assert deviation(name, buggy, 8, 1) > 1e-3
 
 
 # --- limits, which hold to the last bit ---
@@ -132,8 +175,6 @@ def test_an_exclusive_gate_that_never_opens_gives_x():
 
 @pytest.mark.parametrize("kind", [ZeroGamma, SkipInit, Fixup, ReZero])
 def test_it_starts_as_the_identity(kind):
-    from zoo.normfree import Shift
-
     torch.manual_seed(0)
     block = kind(8, 8, norm=nn.BatchNorm2d if kind is ZeroGamma else Shift)
     if hasattr(block, "set_up"):
