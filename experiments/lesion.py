@@ -113,6 +113,10 @@ def main(options: Options) -> None:
         classifier = load_model(
             options.checkpoint, options.model, options.classes, options.preprocess
         )
+    variant = getattr(classifier.model, "variant", None)
+    if variant not in (None, "stochastic-depth", "zero-gamma"):  # their blocks are relu(F(x) + h)
+        what = f"the blocks of this network are a variant, {variant}"
+        raise cli.UsageError(what, options.checkpoint, "give a network of BasicBlocks")
     print(about(classifier))
     image = classifier.view(load_image(options.image))
     with doing("removing one arm at a time"):

@@ -27,8 +27,12 @@ from experiments.plumbing.cli import ResultsError, doing
 from experiments.plumbing.tables import Part, Rows, markdown
 
 # Folders of docs/ with a published ablation, and the page of docs/ that explains it.
-PAGES = {"quick": "presets", "cifar10": "presets", "imagenet-nets": "imagenet-nets",
-         "ablation-vit": "transformers"}  # fmt: skip
+PAGES = {
+    "quick": "presets", "cifar10": "presets", "imagenet-nets": "imagenet-nets",
+    "ablation-vit": "transformers", "shortcuts": "blocks", "shortcuts-cifar10": "blocks",
+    "order": "blocks", "rate": "blocks", "no-norm": "blocks", "zero-gamma": "blocks",
+    "stochastic-depth": "blocks",
+}  # fmt: skip
 
 
 def fill_in(text: str, name: str, content: str) -> str:
@@ -147,24 +151,36 @@ def equalities() -> str:
 
 def answers() -> Rows:
     """A line for each published ablation."""
+    from experiments.ablation.arms import TUNING_SEED
+    from experiments.ablation.comparison import in_short, question_of
     from experiments.ablation.report import read_results
     from experiments.ablation.runs import in_words
-    from experiments.ablation.verdict import degradation_of, estimates
+    from experiments.ablation.verdict import compare_arms, degradation_of
 
     lines = []
     for name, page in PAGES.items():
-        if not (results := Path("docs") / name).is_dir():
+        if not (folder := Path("docs") / name).is_dir():
             continue
-        found = degradation_of(rows := read_results(results))
-        plain, residual, difference = estimates(found.pairs)
-        networks = "ViTs" if found.unit == "blocks" else "ResNets"
+        rows = read_results(folder)
+        if arms := question_of(rows):
+            question, answer = arms.question, in_short(rows, arms)
+            n = len({row["seed"] for row in rows} - {TUNING_SEED})
+        else:
+            found = degradation_of(rows)
+            networks = "ViTs" if found.unit == "blocks" else "networks"
+            reach = f"from {found.depths[0]} to {found.depths[-1]} {found.unit}"
+            question = f"Do plain {networks} get worse with depth, residual ones not? {reach}"
+            answer, difference, *_ = compare_arms(found.pairs)
+            answer, n = f"{answer.lower()}: {difference.split(' (')[0]}", len(found.pairs)
+        preset, scale, _ = name.removeprefix("ablation-").partition("-cifar10")
+        minutes = sum(row["seconds"] for row in rows) / 60 / 2
+        command = f"make ablation PRESET={preset}" + " ARGS='--scale cifar10'" * bool(scale)
         lines.append([
-            f"[{networks}, {found.depths[0]} to {found.depths[-1]} {found.unit}](docs/{page}.md)",
-            in_words(rows[0]["source"], rows[0]["size"]),
-            plain.signed, residual.signed, difference.signed, str(difference.n),
+            f"[{question}](docs/{page}.md)", in_words(rows[0]["source"], rows[0]["size"]), answer,
+            str(n), f"{minutes:.0f}", f"`{command}`",
         ])  # fmt: skip
-    return Rows(("networks", "images", "plain", "residual", "difference", "n"), lines,
-                ("---", "---", "---:"))  # fmt: skip
+    return Rows(("question", "images", "answer", "n", "minutes", "command"), lines,
+                ("---", "---", "---", "---:", "---:", "---"))  # fmt: skip
 
 
 def deletions() -> Rows:

@@ -17,6 +17,7 @@ from experiments.ablation.literature import PROTOCOL
 from experiments.plumbing.stats import Estimate, estimate, holm, paired_p, wilson
 from experiments.plumbing.tables import Part, Rows
 
+WORDS = {"yes": "worse", "no, it is better": "better", "cannot tell": "cannot tell"}
 LEARNED = 0.25  # the largest training error of a reference that has learned enough to compare
 Key = tuple[str, str, int, float]  # of an arm: network, norm, depth, rate
 
@@ -170,6 +171,24 @@ def report_of_arms(results: Sequence[dict], arms: Arms) -> list[Part]:
     )
     table = Rows(header, lines, ("---", "---:"))
     return [table, lead + "\n\n" + "\n".join(sentences), *tried(results, arms)]
+
+
+def in_short(results: Sequence[dict], arms: Arms) -> str:
+    """The answers in one line, for a table over all ablations."""
+    groups, texts = groups_of(results, arms), []
+    for group in groups:
+        named: dict[str, list[str]] = {}
+        reason = unlearned(groups, group[0].depth)
+        for arm in group:
+            if arm is not group[0]:
+                found = "cannot tell" if reason else answer(arm)[0]
+                rate = f" at {arm.lr:g}" * bool(arms.common_rate)
+                named.setdefault(WORDS[found], []).append(arm.name + rate)
+        where = f"{group[0].depth} layers" + f", rate {group[0].lr:g}" * arms.all_rates
+        words = "; ".join(f"{word}: {', '.join(named[word])}" for word in WORDS.values()
+                          if word in named)  # fmt: skip
+        texts.append(f"{where}: {words}" if len(groups) > 1 else words)
+    return ". ".join(texts)
 
 
 def rate_sentences(group: Sequence[Arm]) -> list[str]:

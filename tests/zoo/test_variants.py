@@ -255,6 +255,24 @@ def test_the_first_and_the_last_unit_are_the_papers():
     assert blocks[-2](torch.randn(2, 64, 2, 2).double()).min() < 0
 
 
+def test_why_timms_resnetv2_50_is_not_loaded():
+    """Its blocks do not fit the paper's order at either end (docs/blocks.md)."""
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("resnetv2_50")
+    assert not [layer for layer in theirs.stem.modules() if isinstance(layer, nn.BatchNorm2d)]
+    first = theirs.stages[0].blocks[0]
+    assert isinstance(first.norm1, nn.BatchNorm2d)
+    assert [type(layer) for layer in first.downsample.children()] == [nn.Conv2d, nn.Identity]
+    seen = []
+    first.downsample.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    first.norm1.register_forward_hook(lambda _, __, output: seen.append(output))
+    theirs.eval()(torch.randn(1, 3, 32, 32))
+    assert torch.equal(seen[0], seen[1])  # the projection's input is normalised
+    ours = zoo.build("resnet20", variant="preactivation")
+    assert isinstance(ours.stem.norm, nn.BatchNorm2d)
+    assert isinstance(ours.stages[0][0].norm1, nn.Identity)
+
+
 def test_only_networks_with_basic_blocks_have_variants():
     with refusal(zoo.ModelError):
         zoo.build("resnet50", variant="fixup")
