@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.ablation.arms import Arms
+from experiments.ablation.arms import PUBLISHED, Arms
 from experiments.ablation.collapse import STATES, VISIBLE, load_run_weights
-from experiments.ablation.comparison import groups_of, question_of
+from experiments.ablation.comparison import Arm, groups_of, is_the_papers, question_of
 from experiments.ablation.runs import Run, build_model, in_words, make_batches
 from experiments.drawing.style import COLOURS, png
 from experiments.plumbing.device import make_deterministic
@@ -108,10 +108,12 @@ def draw_all_curves(runs: Sequence[Run], results: Sequence[dict], output_dir: Pa
 def draw_arms(results: Sequence[dict], arms: Arms, output_dir: Path, trained: str) -> Path:
     """Draw arms.png: the final training loss of every run, and the mean with its interval."""
     path = output_dir / ARMS_FIGURE
-    groups = groups_of(results, arms)
-    with png(path, 5.4 * len(groups) + 2.5, 4.8) as figure:
-        panels = figure.subplots(1, len(groups), sharey=not arms.all_rates, squeeze=False)[0]
-        for group, panel in zip(groups, panels, strict=True):
+    groups, paper = groups_of(results, arms), is_the_papers(results, arms)
+    with png(path, 5.4 * (len(groups) + paper) + 2.5, 4.8) as figure:
+        panels = figure.subplots(1, len(groups) + paper, squeeze=False)[0]
+        if paper:
+            draw_published(panels[-1], groups[0])
+        for group, panel in zip(groups, panels, strict=False):
             for place, arm in enumerate(reversed(group)):
                 colour = COLOURS[1] if arm.is_reference else COLOURS[6]
                 mean = estimate(arm.losses)
@@ -128,6 +130,20 @@ def draw_arms(results: Sequence[dict], arms: Arms, output_dir: Path, trained: st
         bars = "dots: seeds (x: diverged, counted with the worst loss); bars: 95 % interval"
         figure.supxlabel(f"{bars}\n{trained}", size=11)
     return path
+
+
+def draw_published(panel: Axes, group: Sequence[Arm]) -> None:
+    """Draw our test errors, one dot per seed, and the paper's, a cross, in the order of `group`."""
+    for place, arm in enumerate(reversed(group)):
+        errors = [100 * row["test_error"] for row in arm.rows if row["status"] == "finished"]
+        panel.plot(errors, [place] * len(errors), "o", color=COLOURS[1], mfc="none")
+        if PUBLISHED[arm.network] == "fail":
+            panel.text(20, place, "paper: above 20", va="center", fontsize=9)
+        else:
+            panel.plot(float(PUBLISHED[arm.network]), place, "kx")
+    panel.set_yticks(range(len(group)), [""] * len(group))
+    panel.set(title="test error (%): dots ours, crosses the paper's")
+    panel.set_xlim(0, max(30, panel.get_xlim()[1]))
 
 
 def how_trained(run: Run) -> str:

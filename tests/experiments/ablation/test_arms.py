@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from figures import readable, words
 
 from experiments.ablation import campaign
 from experiments.ablation.arms import (
@@ -24,6 +25,7 @@ from experiments.ablation.comparison import (
     report_of_arms,
     unlearned,
 )
+from experiments.ablation.figures import draw_arms
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
 from experiments.ablation.report import report_of
@@ -135,8 +137,8 @@ def test_the_report_says_depth_steps_and_n():
     rows = results({"resnet": REFERENCES, "half-both": [0.9] * 5})
     table, text = report_of_arms(rows, ARMS["shortcuts"])
     assert [line[0] for line in table.lines] == ["resnet", "half-both"]
-    for words in ("after 500 steps", "n = 5 seeds", "half-both, 32 layers: yes", "Holm"):
-        assert words in text
+    for part in ("after 500 steps", "n = 5 seeds", "half-both, 32 layers: yes", "Holm"):
+        assert part in text
 
 
 PAPER = {
@@ -153,6 +155,25 @@ def test_published_errors_stand_beside_runs_of_the_papers_protocol_only(change):
     assert ("paper" in table.header) == (not change)
     if not change:
         assert [line[-1] for line in table.lines] == ["6.61", "12.35"]
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_figure_names_every_arm_in_the_papers_order(name, tmp_path):
+    arms, rates = ARMS[name], ARMS[name].rates[:2] if ARMS[name].all_rates else (0.03,)
+    rows = [
+        result(network, seed, 0.5 + seed / 9, depth=depth, lr=lr, norm=norm)
+        for norm, networks in (("batch", arms.networks), ("none", arms.without_norm))
+        for network in networks for depth in arms.quick_depths[1] for lr in rates
+        for seed in range(3)
+    ]  # fmt: skip
+    figure = readable(draw_arms, rows, arms, tmp_path, "synthetic images at 12x12, 500 steps")
+    assert len(figure.axes) == len(arms.quick_depths[1]) * len(rates)
+    ticks = [text.get_text().split(",")[0] for text in figure.axes[0].get_yticklabels()]
+    assert [tick for tick in reversed(ticks) if "without" not in tick] == [*arms.networks]
+    paper = [row | PAPER | {"depth": 110, "lr": 0.1} for row in rows]
+    with_paper = readable(draw_arms, paper, arms, tmp_path, "CIFAR-10 at 32x32, 64,000 steps")
+    shown = [text for text in words(with_paper) if "paper's" in text]
+    assert len(shown) == (name in ("shortcuts", "order"))
 
 
 # --- the runs ---
