@@ -139,7 +139,9 @@ def draw(figure: Figure, found: Found) -> None:
         plane = np.clip(np.array(pairs[0][1]["plane"]), levels[0], levels[-1])
         places = np.linspace(-1, 1, len(plane))
         lines = panel.contour(places, places, np.log10(plane), np.log10(levels), cmap="viridis")
-        panel.clabel(lines, fmt=lambda value: f"{10**value:.2g}", fontsize=8)
+        for label in panel.clabel(lines, fmt=lambda value: f"{10**value:.2g}", fontsize=8):
+            if max(map(abs, label.get_position())) > 0.9:  # the frame would cut it
+                label.remove()
         panel.set(title=f"{group}: loss", aspect="equal", xlabel="first direction")
         for number, (_, result) in enumerate(pairs):
             means = [max(rise(result, radius).value, 1e-3) for radius in RADII]

@@ -146,7 +146,7 @@ def draw(figure: Figure, found: Found) -> None:
             intact = sum(result["intact"][way] for _, result in pairs) / len(pairs)
             panel.axhline(intact, color=colour, lw=1, ls=":")
         panel.set(title=group, xlabel="deleted block", ylim=(0, 100))
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     panels[0].set_ylabel("test error (%)")
     panels[0].legend(frameon=False, fontsize=10)
     figure.supxlabel("dotted: the intact network", size=11)

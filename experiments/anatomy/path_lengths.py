@@ -150,6 +150,6 @@ def draw(figure: Figure, found: Found) -> None:
         panel.plot(veit / veit.sum(), "--", color=COLOURS[6], label="Veit's estimate")
         panel.plot(counts / counts.sum(), ":", color="black", label="share of the paths")
         panel.set(title=group, xlabel="residual branches on the path")
-    panels[0].legend(frameon=False, fontsize=10)
-    words = f"mean over batches; the estimate (of {SAMPLED} paths of each length)"
-    figure.supxlabel(f"{words} and the number of paths are scaled to a sum of 1", size=11)
+    panels[-1].legend(frameon=False, fontsize=10, loc="upper right")  # deep: short paths
+    words = "mean over batches; lines have a sum of 1;"
+    figure.supxlabel(f"{words}\nVeit's estimate: {SAMPLED} paths of each length", size=11)

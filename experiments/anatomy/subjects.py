@@ -151,7 +151,7 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
     if not subjects:
         what = "there is no finished ResNet or plain network with batch norm here"
         raise ResultsError(what, folder, "give the results of `make ablation`: runs/quick")
-    return subjects
+    return sorted(subjects, key=lambda subject: (not subject.plain, subject.depth, subject.seed))
 
 
 def ready(model: ResNet) -> ResNet:

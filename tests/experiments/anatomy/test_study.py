@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, assert_prints, assert_three_lines, refusal
+from figures import assert_readable, drawn
 from safetensors.torch import load_file
 
 import zoo
@@ -20,7 +22,7 @@ from data.views import View
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.anatomy import study
 from experiments.anatomy.findings import report_of
-from experiments.anatomy.options import Options
+from experiments.anatomy.options import Options, Question
 from experiments.anatomy.subjects import images_of, named, of_campaign, published
 from experiments.lesion import lesions
 from experiments.plumbing.cli import ResultsError
@@ -73,6 +75,11 @@ def test_every_question_answers_twice_with_the_same_bytes(answer, tmp_path):
         assert "has not learned" in row["evidence"]
         assert f"{STEPS} steps" in row["of"]
         assert re.search(r"n = [12] seeds", row["evidence"])
+
+
+@pytest.mark.parametrize("question", typing.get_args(Question))
+def test_every_figure_is_readable(question, answer, tmp_path):
+    assert_readable(drawn(answer, tmp_path, question))
 
 
 def test_the_report_of_a_folder_is_shown_again(answer, tmp_path, invoke):
