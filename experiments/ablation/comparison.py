@@ -30,7 +30,7 @@ class Arm(NamedTuple):
     depth: int
     lr: float
     rows: list[dict]  # by seed
-    losses: list[float]  # by seed; a diverged run has the worst loss
+    losses: list[float]  # by seed; a failed run has that of guessing
     difference: Estimate  # of the final training loss, paired by seed
     p: float  # adjusted for the number of arms
 
@@ -46,13 +46,18 @@ class Arm(NamedTuple):
 
     @property
     def failed(self) -> int:
-        """The number of diverged runs."""
-        return sum(row["status"] != "finished" for row in self.rows)
+        """The number of failed runs."""
+        return sum(map(has_failed, self.rows))
 
     @property
     def error(self) -> float:
         """The largest training error; 1 if a run diverged."""
         return max(row["train_error"] if row["status"] == "finished" else 1.0 for row in self.rows)
+
+
+def has_failed(row: dict) -> bool:
+    """Whether a run diverged, or ended with a larger loss than that of guessing."""
+    return row["status"] != "finished" or row["train_loss"] > math.log(row["classes"])
 
 
 def question_of(results: Sequence[dict]) -> Arms | None:
@@ -69,14 +74,12 @@ def question_of(results: Sequence[dict]) -> Arms | None:
 def groups_of(results: Sequence[dict], arms: Arms) -> list[list[Arm]]:
     """The arms that are compared with each other, the reference first: of one depth (and one rate).
 
-    A diverged run counts with the worst loss of all runs, or that of guessing if this is larger.
+    A failed run counts with the loss of guessing, which is the largest.
     """
     rows = [row for row in results if row["seed"] != TUNING_SEED]
-    finished = [row["train_loss"] for row in rows if row["status"] == "finished"]
-    worst = max([*finished, math.log(10)])
 
     def loss(row: dict) -> float:
-        return row["train_loss"] if row["status"] == "finished" else worst
+        return math.log(row["classes"]) if has_failed(row) else row["train_loss"]
 
     by_arm: dict[Key, dict[int, dict]] = {}
     for row in rows:
@@ -139,7 +142,7 @@ def report_of_arms(results: Sequence[dict], arms: Arms) -> list[Part]:
         return tried(results, arms)
     paper = is_the_papers(results, arms)
     header = ["block", "layers", *["rate"] * bool(arms.rates), "parameters", "train loss",
-              "minus the reference's", "worse?", "test error %", "diverged",
+              "minus the reference's", "worse?", "test error %", "failed",
               *["paper"] * paper]  # fmt: skip
     lines, sentences = [], []
     for group in groups:
@@ -155,7 +158,7 @@ def report_of_arms(results: Sequence[dict], arms: Arms) -> list[Part]:
                 f"{arm.rows[0]['parameters']:,}", estimate(arm.losses).show(3),
                 arm.difference.signed if found else "", found,
                 estimate([row["test_error"] for row in finished]).show(1, 100),
-                diverged(arm), *[PUBLISHED.get(arm.network, "")] * paper,
+                failed(arm), *[PUBLISHED.get(arm.network, "")] * paper,
             ])  # fmt: skip
             if found and not reason:
                 at = f", rate {arm.lr:g}" * bool(arms.rates)
@@ -164,7 +167,9 @@ def report_of_arms(results: Sequence[dict], arms: Arms) -> list[Part]:
     steps, n = results[0]["steps"], len(groups[0][0].rows)
     lead = (
         f"**{arms.question} Is the training loss higher than the reference's after {steps:,} "
-        f"steps? n = {n} seeds, paired by seed; p of a t-test, with Holm's correction.**"
+        f"steps? n = {n} seeds, paired by seed; p of a t-test, with Holm's correction.** A run "
+        "that diverged, or whose loss is larger than that of guessing, has failed and counts with "
+        "the loss of guessing."
     )
     table = Rows(header, lines, ("---", "---:"))
     return [table, lead + "\n\n" + "\n".join(sentences), *tried(results, arms)]
@@ -232,8 +237,8 @@ def tried(results: Sequence[dict], arms: Arms) -> list[Part]:
     return [words, Rows(header, lines, ("---", "---:"))]
 
 
-def diverged(arm: Arm) -> str:
-    """How many runs diverged, with Wilson's interval of their share."""
+def failed(arm: Arm) -> str:
+    """How many runs failed, with Wilson's interval of their share."""
     if not arm.failed:
         return "0"
     low, high = wilson(arm.failed, len(arm.rows))

@@ -22,7 +22,13 @@ from torch.nn.functional import cross_entropy
 
 from experiments.ablation.arms import PUBLISHED, Arms
 from experiments.ablation.collapse import STATES, VISIBLE, load_run_weights
-from experiments.ablation.comparison import Arm, groups_of, is_the_papers, question_of
+from experiments.ablation.comparison import (
+    Arm,
+    groups_of,
+    has_failed,
+    is_the_papers,
+    question_of,
+)
 from experiments.ablation.runs import Run, build_model, in_words, make_batches
 from experiments.drawing.style import COLOURS, png
 from experiments.plumbing.device import make_deterministic
@@ -120,14 +126,14 @@ def draw_arms(results: Sequence[dict], arms: Arms, output_dir: Path, trained: st
                 if math.isfinite(mean.half):
                     panel.errorbar(mean.mean, place, xerr=mean.half, color=colour, capsize=3)
                 for loss, row in zip(arm.losses, arm.rows, strict=True):
-                    marker = "o" if row["status"] == "finished" else "x"
+                    marker = "x" if has_failed(row) else "o"
                     panel.plot(loss, place, marker, color=colour, mfc="none")
             rates = bool(arms.rates) and not arms.all_rates
             names = [arm.name + f", {arm.lr:g}" * rates for arm in reversed(group)]
             panel.set_yticks(range(len(group)), names)
             title = f"{group[0].depth} layers" + f", rate {group[0].lr:g}" * arms.all_rates
             panel.set(title=title, xlabel="final training loss")
-        bars = "dots: seeds (x: diverged, counted with the worst loss); bars: 95 % interval"
+        bars = "dots: seeds (x: failed, counted with the loss of guessing); bars: 95 % interval"
         figure.supxlabel(f"{bars}\n{trained}", size=11)
     return path
 

@@ -17,10 +17,10 @@ from experiments.plumbing.tables import Part, Rows
 FIELDS = {
     "network": str, "depth": int, "norm": str, "seed": int, "status": str, "parameters": int,
     "train_loss": float, "train_error": float, "test_loss": float, "test_error": float,
-    "seconds": float, "source": str, "size": int, "train_images": int, "test_images": int,
-    "holdout": str, "normalize": str, "steps": int, "batch_size": int, "schedule": str,
-    "lr": float, "weight_decay": float, "precision": str, "channels_last": str, "device": str,
-    "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
+    "seconds": float, "source": str, "size": int, "classes": int, "train_images": int,
+    "test_images": int, "holdout": str, "normalize": str, "steps": int, "batch_size": int,
+    "schedule": str, "lr": float, "weight_decay": float, "precision": str, "channels_last": str,
+    "device": str, "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
 }  # fmt: skip
 QUESTION = "Do plain networks degrade more with depth?"
 ORDER = ("plain", "resnet", *transformers.ORDER)  # of the networks in the table
@@ -29,7 +29,7 @@ ORDER = ("plain", "resnet", *transformers.ORDER)  # of the networks in the table
 def flatten(row: dict) -> dict:
     """The content of row.json, which is nested, as one dict with the keys of FIELDS."""
     run = row["run"]
-    flat = {**run["settings"], **run["data"], **run, **row["versions"], **row}
+    flat = {"classes": 10, **run["settings"], **run["data"], **run, **row["versions"], **row}
     flat["train_images"], flat["test_images"] = row["images"]
     return {key: flat[key] for key in FIELDS}
 

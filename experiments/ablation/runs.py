@@ -221,6 +221,7 @@ def finish(
     row = {
         "run": asdict(run), "status": status,
         "images": [len(dataset.train_labels), len(dataset.test_labels)],
+        "classes": len(dataset.classes),
         "parameters": sum(p.numel() for p in state.model.parameters()),
         **{name: last.get(name) for name in HISTORY_FIELDS[3:]},
         "skipped_steps": state.skipped_steps, "seconds": round(seconds, 1), **machine(device),

@@ -19,7 +19,7 @@ from experiments.ablation.arms import (
 )
 from experiments.ablation.comparison import (
     answer,
-    diverged,
+    failed,
     groups_of,
     question_of,
     report_of_arms,
@@ -40,7 +40,7 @@ def result(network: str, seed: int, loss: float, error: float = 0.1, **fields):
     return {
         "network": network, "depth": 32, "norm": "batch", "lr": 0.03, "seed": seed,
         "status": "finished", "train_loss": loss, "train_error": error, "test_error": error,
-        "test_loss": loss, "parameters": 10, "steps": 500,
+        "test_loss": loss, "parameters": 10, "steps": 500, "classes": 10,
     } | fields  # fmt: skip
 
 
@@ -113,15 +113,19 @@ def test_many_arms_need_more_evidence():
     assert set(answers(results(many)).values()) == {"cannot tell"}
 
 
-def test_diverged_runs_count_with_the_worst_loss():
-    rows = results({"resnet": REFERENCES, "skipinit": [3.0] * 5, "rezero": [0.6] * 5})
+def test_failed_runs_count_with_the_loss_of_guessing():
+    rows = results({"resnet": REFERENCES, "skipinit": [2.2, 2.3, 2.31, 1e15, 3.0],
+                    "rezero": [0.6] * 5})  # fmt: skip
     rows += [result("fixup", seed, math.nan, status="diverged at step 3") for seed in range(5)]
     ((_, *arms),) = groups_of(rows, ARMS["no-norm"])
-    fixup = next(arm for arm in arms if arm.name == "fixup")
-    assert fixup.losses == [3.0] * 5
-    assert fixup.failed == 5
-    assert diverged(fixup) == "5 of 5 (57 to 100 %)"
-    assert diverged(next(arm for arm in arms if arm.name == "rezero")) == "0"
+    skipinit, fixup, rezero = arms
+    assert fixup.losses == [math.log(10)] * 5
+    assert skipinit.losses == [2.2, 2.3] + [math.log(10)] * 3
+    assert (skipinit.failed, fixup.failed, rezero.failed) == (3, 5, 0)
+    assert failed(fixup) == "5 of 5 (57 to 100 %)"
+    assert failed(rezero) == "0"
+    two = groups_of([row | {"classes": 2} for row in rows], ARMS["no-norm"])
+    assert two[0][1].losses == [math.log(2)] * 5
     assert answer(fixup)[0] == "yes"
 
 
