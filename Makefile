@@ -24,7 +24,7 @@ doctor: $(READY)  ## check this machine: what is wrong, the fix, and minutes for
 train: $(READY)  ## train one network on synthetic images, one line per epoch (MODEL=resnet20)
 	@$(RUN) experiments.train $(MODEL) $(ARGS)
 
-ablation: $(READY)  ## compare plain with residual networks (PRESET=quick|cifar10|paper|imagenet-nets, DATA=folder, ARGS='--seeds 5')
+ablation: $(READY)  ## compare plain with residual networks (PRESET=quick|cifar10|paper|imagenet-nets|shortcuts|..., DATA=folder, ARGS='--seeds 5')
 	@$(RUN) experiments.ablation $(PRESET) $(if $(DATA),--data-dir '$(DATA)') $(ARGS)
 
 ablation-vit: $(READY)  ## compare vision transformers with and without skips (DATA=folder, ARGS='--seeds 5')

@@ -168,10 +168,11 @@ def answers() -> Rows:
         else:
             found = degradation_of(rows)
             networks = "ViTs" if found.unit == "blocks" else "networks"
-            reach = f"from {found.depths[0]} to {found.depths[-1]} {found.unit}"
-            question = f"Do plain {networks} get worse with depth, residual ones not? {reach}"
+            depths = f"{found.depths[-1]} {found.unit} than with {found.depths[0]}"
+            question = f"Do plain {networks} learn less with {depths}, and residual ones not?"
             answer, difference, *_ = compare_arms(found.pairs)
-            answer, n = f"{answer.lower()}: {difference.split(' (')[0]}", len(found.pairs)
+            answer = f"{answer.lower()}; plain minus residual: {difference.split(' (')[0]}"
+            n = len(found.pairs)
         preset, scale, _ = name.removeprefix("ablation-").partition("-cifar10")
         minutes = sum(row["seconds"] for row in rows) / 60 / 2
         command = f"make ablation PRESET={preset}" + " ARGS='--scale cifar10'" * bool(scale)

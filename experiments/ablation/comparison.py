@@ -118,7 +118,7 @@ def answer(arm: Arm) -> tuple[str, str]:
     """
     if arm.difference.n < 2:
         return "cannot tell", "two seeds or more are needed"
-    why = f"by {arm.difference.signed}, p = {arm.p:.2g}"
+    why = f"{arm.difference.signed}, p = {arm.p:.2g}"
     if not arm.p < 0.05:
         return "cannot tell", why
     return "yes" if arm.difference.mean > 0 else "no, it is better", why
@@ -130,39 +130,35 @@ def unlearned(groups: Sequence[Sequence[Arm]], depth: int) -> str:
     if min(errors, default=1.0) <= LEARNED:
         return ""
     return (
-        f"cannot tell: with {depth} layers the reference has not learned enough, its training "
-        f"error is {100 * min(errors, default=1.0):.0f} % (the limit is {100 * LEARNED:.0f} %)"
+        f"- Cannot tell: with {depth} layers the reference has not learned enough, its training "
+        f"error is {100 * min(errors, default=1.0):.0f} % (the limit is {100 * LEARNED:.0f} %)."
     )
 
 
 def report_of_arms(results: Sequence[dict], arms: Arms) -> list[Part]:
-    """The table and one sentence per arm; if rates were chosen, those that were tried."""
+    """A table of all arms, and an answer for each; if rates were chosen, those that were tried."""
     groups = groups_of(results, arms)
     if not groups:  # so far, rates were tried
         return tried(results, arms)
     paper = is_the_papers(results, arms)
     header = ["block", "layers", *["rate"] * bool(arms.rates), "parameters", "train loss",
-              "minus the reference's", "worse?", "test error %", "failed",
-              *["paper"] * paper]  # fmt: skip
+              "test error %", "failed", *["paper"] * paper]  # fmt: skip
     lines, sentences = [], []
     for group in groups:
-        reason = unlearned(groups, group[0].depth)
-        if reason and f"- {reason}." not in sentences:
-            sentences.append(f"- {reason}.")
+        if (reason := unlearned(groups, group[0].depth)) and reason not in sentences:
+            sentences.append(reason)
         for arm in group:
-            found, why = ("", "") if arm.is_reference and arm is group[0] else answer(arm)
-            found = "cannot tell" if reason and found else found
             finished = [row for row in arm.rows if row["status"] == "finished"]
             lines.append([
                 arm.name, str(arm.depth), *[f"{arm.lr:g}"] * bool(arms.rates),
                 f"{arm.rows[0]['parameters']:,}", estimate(arm.losses).show(3),
-                arm.difference.signed if found else "", found,
                 estimate([row["test_error"] for row in finished]).show(1, 100),
                 failed(arm), *[PUBLISHED.get(arm.network, "")] * paper,
             ])  # fmt: skip
-            if found and not reason:
+            if not reason and not (arm.is_reference and arm is group[0]):
+                found, why = answer(arm)
                 at = f", rate {arm.lr:g}" * bool(arms.rates)
-                sentences.append(f"- {arm.name}, {arm.depth} layers{at}: {found}; {why}.")
+                sentences.append(f"- {arm.name}, {arm.depth} layers{at}: {found} ({why}).")
         sentences += rate_sentences(group) if arms.common_rate else []
     steps, n = results[0]["steps"], len(groups[0][0].rows)
     lead = (
