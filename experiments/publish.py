@@ -168,8 +168,8 @@ def answers() -> Rows:
         else:
             found = degradation_of(rows)
             networks = "ViTs" if found.unit == "blocks" else "networks"
-            depths = f"{found.depths[-1]} {found.unit} than with {found.depths[0]}"
-            question = f"Do plain {networks} learn less with {depths}, and residual ones not?"
+            depths = f"{found.depths[0]} to {found.depths[-1]} {found.unit}"
+            question = f"Does depth ({depths}) harm plain {networks} more than residual ones?"
             answer, difference, *_ = compare_arms(found.pairs)
             answer = f"{answer.lower()}; plain minus residual: {difference.split(' (')[0]}"
             n = len(found.pairs)
