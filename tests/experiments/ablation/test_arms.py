@@ -299,3 +299,11 @@ def test_a_whole_campaign_that_chooses_rates_and_resumes(tmp_path, capsys, monke
     assert capsys.readouterr().out.count("all 6 runs are finished") == 2
     assert (tmp_path / "results.csv").read_bytes() == first
     assert str(report_of(tmp_path)[0].lines) == str(shown.parts[0].lines)
+
+
+@pytest.mark.parametrize(("preset", "scale", "steps"),
+                         [("order", "quick", 4 * 125), ("stochastic-depth", "quick", 16 * 125),
+                          ("order", "cifar10", 12 * 390), ("order", "paper", 64_000)])  # fmt: skip
+def test_steps_by_scale(preset, scale, steps):
+    ablation = plan(Options(preset, scale=scale, device="cpu"), CPU, images=50_000)
+    assert ablation.base.settings.steps == steps
