@@ -8,17 +8,14 @@ Dimension key: N batch, S side of a view, I side of the network's input (I >= S)
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from signal import SIGINT
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, StackDataset
+from torch.utils.data import StackDataset
 
 from data.batches import Batch, Normalize, check_batch_size, enlarge, prepared
-from data.decoding import Images
-from data.processes import shielded_from
+from data.decoding import Images, loaded
 from data.views import NUMBERS, RandomView, View
 
 
@@ -98,17 +95,12 @@ class ViewBatches:
 
     def prefetch(self, step: int) -> Iterator[Batch]:
         """Start worker processes that make the batches of `step` and all later steps, in order."""
-        dataset: Any = self.dataset  # a map from steps to batches
-        loader: Any = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=range(step, step + 2**40),  # endless: the caller knows when to stop
-            num_workers=self.workers,
+        endless = range(step, step + 2**40)  # the caller knows when to stop
+        return loaded(
+            self.dataset, self.workers, batch_size=None, sampler=endless,
             multiprocessing_context="spawn" if self.spawn else None,
             pin_memory=self.device.type == "cuda",
-        )
-        with shielded_from(SIGINT):
-            return iter(loader)
+        )  # fmt: skip
 
     def finish(self, batch: Batch) -> Batch:
         """Move a batch to the device, normalise its images, and enlarge them to I x I."""
@@ -131,13 +123,9 @@ def every_image(
 
     `part` (i, n): only every n-th image, starting at the i-th.
     """
-    pairs: Any = StackDataset(images, labels)  # type: ignore[arg-type]  # two sequences
-    loader: Any = DataLoader(
-        pairs, batch_size, sampler=range(part[0], len(labels), part[1]), num_workers=workers,
-        collate_fn=stacked,
-    )  # fmt: skip
-    with shielded_from(SIGINT):
-        arriving = iter(loader)
+    pairs = StackDataset(images, labels)  # type: ignore[arg-type]  # two sequences
+    mine = range(part[0], len(labels), part[1])
+    arriving = loaded(pairs, workers, batch_size=batch_size, sampler=mine, collate_fn=stacked)
     yield from prepared(arriving, normalize_as(view).to(device), view.input_size)
 
 
