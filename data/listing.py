@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +31,6 @@ NAMED = 5  # names listed in a note; the others are counted
 NO_CLASS = "left out, not in a class folder with images"
 NO_FILE = "left out, a link that is broken or circular, or not a regular file"
 HIDDEN = "left out, hidden or of the system"
-DEEP = "left out, nested too deeply"
 BY_CONTENT = "read by content, not named .jpg, .png ..."
 # Folders and files of operating systems and NAS devices: thumbnails, indexes, deleted files.
 SYSTEM = (
@@ -39,7 +38,6 @@ SYSTEM = (
     "$recycle.bin", "recycler", "system volume information", "lost+found", "thumbs.db",
     "ehthumbs.db", "desktop.ini", "icon\r", "thumbs", "thumbnails", "_thumbnails", "@__thumb",
 )  # fmt: skip
-MOST_LEVELS = 50  # of nested folders in a zip: each takes time
 
 
 class Listing:
@@ -66,53 +64,49 @@ class Listing:
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Folders and files in one folder ("" is the root), sorted by name. Links are followed."""
+        path = self.root / folder
         try:
-            with os.scandir(self.root / folder) as scanned:
-                listed = [(f"{folder}/{e.name}" if folder else e.name, e) for e in scanned]
+            with os.scandir(path) as scanned:
+                # Links last, so that a folder is read itself and the link to it is noted.
+                entries = sorted(scanned, key=lambda entry: (entry.is_symlink(), entry.name))
         except OSError as error:
-            raise DataError(
-                f"cannot list a folder: {error.strerror}",
-                (self.root / folder).absolute(),
-                f"give a readable folder with {LAYOUT}"
-                + "; unpack an archive first" * (self.root / folder).is_file(),
-            ) from error
+            what = f"cannot list a folder: {error.strerror}"
+            fix = f"give a readable folder with {LAYOUT}"
+            fix += "; unpack an archive first" * path.is_file()
+            raise DataError(what, path.absolute(), fix) from error
         folders, files = [], []
-        for name, entry in listed:
+        for entry in entries:
+            name = f"{folder}/{entry.name}".lstrip("/")
+            whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
             if hidden(entry.name):
                 self.notes[HIDDEN].add(name)
-                continue
-            whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
-            if whole and entry.is_dir():
-                folders.append((entry.is_symlink(), name))
+            elif whole and entry.is_dir():
+                folders.append(name)
             elif whole and entry.is_file():
                 files.append(name)
             else:
                 self.notes[NO_FILE].add(name)
-        # Links last, so that a folder is read itself and the link to it is noted.
-        return [name for _, name in sorted(folders)], sorted(files)
+        return folders, files
 
     def files(self, folder: str) -> list[str]:
         """Every file at any depth below `folder`, sorted; each real folder is read once."""
         names: list[str] = []
-        read: set[str] = set()
-        over = {self.real(""), self.real(folder.rpartition("/")[0])} if folder else set()
-        waiting = [(folder, over)]  # with the real paths of all folders above
+        read: set[Path] = set()
+        real = [Path(os.path.realpath(self.root / place)) for place in ("", folder)]
+        waiting = [folder]
         while waiting:
-            here, above = waiting.pop()
-            real = self.real(here)
+            here = waiting.pop()
+            path = Path(os.path.realpath(self.root / here))
             # A link to "/" would add the whole disk.
-            if real in read or any(Path(one).is_relative_to(real) for one in above):
+            above = here != folder and any(place.is_relative_to(path) for place in real)
+            if above or path in read:
                 self.notes[NO_FILE].add(here)
                 continue
-            read.add(real)
+            read.add(path)
             folders, files = self.entries(here)
             names += files
-            waiting += [(inner, {*above, real}) for inner in reversed(folders)]
+            waiting += reversed(folders)
         return sorted(names, key=by_folder)
-
-    def real(self, name: str) -> str:
-        """The real path of a file or folder: absolute, links resolved."""
-        return os.path.realpath(self.root / name)
 
     def images(self, folder: str) -> list[str]:
         """The images at any depth below a class folder; everything else is noted."""
@@ -151,7 +145,7 @@ class Listing:
 
 
 class ZipListing(Listing):
-    """Zips, read as if unpacked into one folder, without the folders above train/.
+    """Zips, read as if unpacked into one folder.
 
     Of train.zip and test.zip without train/ and test/, each is read as a folder of its name.
     """
@@ -167,28 +161,18 @@ class ZipListing(Listing):
             except (zipfile.BadZipFile, OSError) as error:
                 raise zip_error(error, path) from error
             for info in archive.infolist():
+                name = PurePosixPath(info.filename)
+                if named and not any(part.lower() in SPLITS for part in name.parts[:-1]):
+                    name = path.stem / name
+                    self.notes["taken as a split, the name of a zip"].add(path.stem)
                 if not info.is_dir():
-                    self.add(archive, info, [path.stem] if named else [])
+                    self.add(name.as_posix(), archive, info)
 
-    def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, given: list[str]) -> None:
-        """Add one file of a zip, below the folder `given` if it is in no folder of a split.
-
-        Hidden and deeply nested files are noted instead.
-        """
-        parts = [part for part in info.filename.split("/") if part not in ("", ".")]
-        # A name starts at the last split folder with a class folder below; above are wrappers.
-        splits = [i for i, part in enumerate(parts[:-1]) if part.lower() in SPLITS]
-        first = ([i for i in splits if i < len(parts) - 2] or splits or [0])[-1]
-        if given and not splits:
-            parts = [*given, *parts]
-            self.notes["taken as a split, the name of a zip"].update(given)
-        name = "/".join(parts[first:])
-        if any(map(hidden, parts)) or len(parts) > MOST_LEVELS:
-            self.notes[DEEP if len(parts) > MOST_LEVELS else HIDDEN].add(name)
-            return
-        if name in self.members:  # the same below another wrapper or in another zip: keep both
-            above = " ".join([Path(str(archive.filename)).stem, *parts[:first]])
-            name = "/".join([*parts[first:-1], f"{above} {parts[-1]}"])
+    def add(self, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        """Add one file of a zip, by its name relative to the root."""
+        if name in self.members:
+            fix = "unpack the zips into different folders, and give a folder with all images"
+            raise self.error(f"the zips hold several files of one name: {name}", fix)
         self.members[name] = archive, info
         while name:
             folder = name.rpartition("/")[0]
@@ -197,8 +181,13 @@ class ZipListing(Listing):
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Folders and files in one folder ("" is the root), sorted by name."""
-        names = sorted(self.inside[folder])
-        return [n for n in names if n in self.inside], [n for n in names if n in self.members]
+        shown = []
+        for name in sorted(self.inside[folder]):
+            if hidden(name.rpartition("/")[2]):
+                self.notes[HIDDEN].add(name)
+            else:
+                shown.append(name)
+        return [n for n in shown if n in self.inside], [n for n in shown if n in self.members]
 
     def size(self, name: str) -> int:
         """Bytes of a file, unpacked."""
@@ -245,13 +234,11 @@ def listing_of(root: Path) -> Listing:
     folders, files = listing.entries("")
     zips = [root / name for name in files if name.lower().endswith(".zip")]
     # Zips beside their unpacked content would count every image twice.
-    if not zips or any(
+    if zips and not any(
         is_image(name) for folder in folders for name in Listing(root).files(folder)
     ):
-        return listing
-    zipped = ZipListing(root, zips)
-    is_zipped = any(is_image(name) or zipped.kind(name) == BY_CONTENT for name in zipped.members)
-    return zipped if is_zipped else listing
+        return ZipListing(root, zips)
+    return listing
 
 
 def readable(folder: Path) -> Path:
