@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data import near_duplicates
 from data.cifar import cifar10, is_cifar10
-from data.dataset import balanced_order
+from data.dataset import balanced
 from data.decoding import DecodedOnUse, Form, Images, decode_all, size_of
 from data.errors import DataError, printable
 from data.folders import Scan, scan, scan_classes
@@ -188,8 +188,8 @@ def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:
         dataset = from_scan(source, scan(Listing(folder)), workers, loaders)
     for name, split in dataset.splits.items():
         limit = source.train_images if name == "train" else source.test_images
-        if limit is not None and limit < len(split.labels):
-            dataset.splits[name] = split.chosen(balanced_order(split.labels)[:limit].sort().values)
+        if limit is not None:
+            dataset.splits[name] = split.chosen(balanced(split.labels, limit))
     return dataset
 
 

@@ -7,6 +7,7 @@ Dimension key: N batch, S side of a view, I side of the network's input (I >= S)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt
 
 import numpy as np
@@ -38,17 +39,10 @@ class StepDataset:
     batch_size: int
     seed: int
     part: tuple[int, int] = (0, 1)  # (i, n): the i-th of n equal shares of every batch
-    drawn_epoch: int = -1
 
     def __len__(self) -> int:
         """Steps per epoch; the last partial batch is dropped, as in data/batches.py."""
         return len(self.labels) // self.batch_size
-
-    def draw_epoch(self, epoch: int) -> None:
-        """Draw the order of the images."""
-        rng = np.random.default_rng((self.seed, epoch))
-        self.order = rng.permutation(len(self.labels))
-        self.drawn_epoch = epoch
 
     def random_view(self, epoch: int, index: int) -> Tensor:
         """The view of one image in one epoch, uint8 (3, S, S)."""
@@ -58,12 +52,17 @@ class StepDataset:
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, len(self))
-        if epoch != self.drawn_epoch:
-            self.draw_epoch(epoch)
         share = self.batch_size // self.part[1]
         first = place * self.batch_size + self.part[0] * share
-        here = self.order[first : first + share].tolist()
+        order = order_of(self.seed, epoch, len(self.labels))
+        here = order[first : first + share].tolist()
         return torch.stack([self.random_view(epoch, i) for i in here]), self.labels[here]
+
+
+@lru_cache(maxsize=1)
+def order_of(seed: int, epoch: int, images: int) -> np.ndarray:
+    """The order of the images in an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(images)
 
 
 class ViewBatches:
