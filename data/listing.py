@@ -47,24 +47,21 @@ class Listing:
         self.root = root
         self.taken: list[str] = []  # sentences: what was taken for what
         self.notes: defaultdict[str, set[str]] = defaultdict(set)  # reason -> names
+        self.inside: defaultdict[str, set[str]] = defaultdict(set)  # folder -> names in it
+        self.read: set[Path] = set()  # the real paths of folders
+        self.walk()
 
-    def sentences(self) -> tuple[str, ...]:
-        """What was taken; and a note per reason, "left out, a copy of another image (1): a.jpg"."""
-        notes = sorted(self.notes.items(), reverse=True)
-        left = (f"{why} ({len(names):,}): {some(names)}" for why, names in notes if names)
-        return (*map(printable, self.taken), *left)
-
-    def error(self, what: str, fix: str = f"expected: {LAYOUT}") -> DataError:
-        """A DataError about the root."""
-        return DataError(what, self.root.absolute(), fix)
-
-    def advice(self, fix: str) -> str:
-        """What to do with the files that were left out, if their kind is known; else `fix`."""
-        return next((what for _, kind, what in OTHERS if f"left out, {kind}" in self.notes), fix)
-
-    def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        """Folders and files in one folder ("" is the root), sorted by name. Links are followed."""
+    def walk(self, folder: str = "") -> None:
+        """Find every folder and file. Links are followed; each real folder is read once."""
         path = self.root / folder
+        real = Path(os.path.realpath(path))
+        # A link to "/" would add the whole disk.
+        if folder and (real in self.read or self.root.resolve().is_relative_to(real)):
+            self.notes[NO_FILE].add(folder)
+            return
+        self.read.add(real)
+        self.inside[folder] = set()
+        self.add(folder)
         try:
             with os.scandir(path) as scanned:
                 # Links last, so that a folder is read itself and the link to it is noted.
@@ -74,39 +71,48 @@ class Listing:
             fix = f"give a readable folder with {LAYOUT}"
             fix += "; unpack an archive first" * path.is_file()
             raise DataError(what, path.absolute(), fix) from error
-        folders, files = [], []
         for entry in entries:
             name = f"{folder}/{entry.name}".lstrip("/")
-            whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
             if hidden(entry.name):
                 self.notes[HIDDEN].add(name)
-            elif whole and entry.is_dir():
-                folders.append(name)
-            elif whole and entry.is_file():
-                files.append(name)
+            elif os.path.isdir(entry):  # noqa: PTH112  Path's can raise
+                self.walk(name)
+            elif os.path.isfile(entry):  # noqa: PTH113
+                self.add(name)
             else:
                 self.notes[NO_FILE].add(name)
-        return folders, files
+
+    def add(self, name: str) -> None:
+        """Add a file or folder, and the folders that it is in."""
+        while name:
+            self.inside[parent(name)].add(name)
+            name = parent(name)
+
+    def sentences(self) -> tuple[str, ...]:
+        """What was taken; and a note per reason, "left out, a copy of another image (1): a.jpg"."""
+        notes = sorted(self.notes.items(), reverse=True)
+        left = (f"{why} ({len(names):,}): {some(names)}" for why, names in notes if names)
+        return (*map(printable, self.taken), *left)
+
+    def error(self, what: str, fix: str) -> DataError:
+        """A DataError about the root."""
+        return DataError(what, self.root.absolute(), fix)
+
+    def advice(self, fix: str) -> str:
+        """What to do with the files that were left out, if their kind is known; else `fix`."""
+        return next((what for _, kind, what in OTHERS if f"left out, {kind}" in self.notes), fix)
+
+    def entries(self, folder: str) -> tuple[list[str], list[str]]:
+        """Folders and files in one folder ("" is the root), sorted by name."""
+        names = sorted(self.inside[folder])
+        return [n for n in names if n in self.inside], [n for n in names if n not in self.inside]
 
     def files(self, folder: str) -> list[str]:
-        """Every file at any depth below `folder`, sorted; each real folder is read once."""
-        names: list[str] = []
-        read: set[Path] = set()
-        real = [Path(os.path.realpath(self.root / place)) for place in ("", folder)]
-        waiting = [folder]
-        while waiting:
-            here = waiting.pop()
-            path = Path(os.path.realpath(self.root / here))
-            # A link to "/" would add the whole disk.
-            above = here != folder and any(place.is_relative_to(path) for place in real)
-            if above or path in read:
-                self.notes[NO_FILE].add(here)
-                continue
-            read.add(path)
-            folders, files = self.entries(here)
-            names += files
-            waiting += reversed(folders)
-        return sorted(names, key=by_folder)
+        """Every file at any depth below `folder`, sorted."""
+        folders, files = self.entries(folder)
+        for inner in folders:
+            files += self.files(inner)
+        return sorted(files, key=by_folder)
 
     def images(self, folder: str) -> list[str]:
         """The images at any depth below a class folder; everything else is noted."""
@@ -151,43 +157,32 @@ class ZipListing(Listing):
     """
 
     def __init__(self, root: Path, zips: Sequence[Path]) -> None:
-        super().__init__(root)
+        self.zips = zips
         self.members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
-        self.inside: defaultdict[str, set[str]] = defaultdict(set)  # folder -> names in it
-        named = {"train"} < {split_in(path.stem)[0] for path in zips} - {None}
-        for path in zips:
+        super().__init__(root)
+
+    def walk(self, folder: str = "") -> None:
+        """Find every file, and the folders in the names of files."""
+        named = {"train"} < {split_in(path.stem)[0] for path in self.zips} - {None}
+        for path in self.zips:
             try:
                 archive = zipfile.ZipFile(path)
             except (zipfile.BadZipFile, OSError) as error:
                 raise zip_error(error, path) from error
             for info in archive.infolist():
-                name = PurePosixPath(info.filename)
-                if named and not any(part.lower() in SPLITS for part in name.parts[:-1]):
-                    name = path.stem / name
+                place = PurePosixPath(info.filename)
+                if named and not any(part.lower() in SPLITS for part in place.parts[:-1]):
+                    place = path.stem / place
                     self.notes["taken as a split, the name of a zip"].add(path.stem)
-                if not info.is_dir():
-                    self.add(name.as_posix(), archive, info)
-
-    def add(self, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-        """Add one file of a zip, by its name relative to the root."""
-        if name in self.members:
-            fix = "unpack the zips into different folders, and give a folder with all images"
-            raise self.error(f"the zips hold several files of one name: {name}", fix)
-        self.members[name] = archive, info
-        while name:
-            folder = name.rpartition("/")[0]
-            self.inside[folder].add(name)
-            name = folder
-
-    def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        """Folders and files in one folder ("" is the root), sorted by name."""
-        shown = []
-        for name in sorted(self.inside[folder]):
-            if hidden(name.rpartition("/")[2]):
-                self.notes[HIDDEN].add(name)
-            else:
-                shown.append(name)
-        return [n for n in shown if n in self.inside], [n for n in shown if n in self.members]
+                name = place.as_posix()
+                if any(map(hidden, place.parts)):
+                    self.notes[HIDDEN].add(name)
+                elif name in self.members:
+                    fix = "unpack the zips into different folders, and give one with all images"
+                    raise self.error(f"the zips hold several files of one name: {name}", fix)
+                elif not info.is_dir():
+                    self.members[name] = archive, info
+                    self.add(name)
 
     def size(self, name: str) -> int:
         """Bytes of a file, unpacked."""
@@ -207,6 +202,11 @@ class ZipListing(Listing):
                 return load_image(file, where)
         except UNREADABLE as error:
             raise zip_error(error, where) from error
+
+
+def parent(name: str) -> str:
+    """The folder that a file or folder is in; "" is the root."""
+    return name.rpartition("/")[0]
 
 
 def split_in(folder: str) -> tuple[str | None, tuple[str, ...]]:
@@ -231,14 +231,10 @@ def listing_of(root: Path) -> Listing:
     if root.is_file():
         return ZipListing(root, [root])
     listing = Listing(root)
-    folders, files = listing.entries("")
-    zips = [root / name for name in files if name.lower().endswith(".zip")]
+    zips = [root / name for name in listing.entries("")[1] if name.lower().endswith(".zip")]
     # Zips beside their unpacked content would count every image twice.
-    if zips and not any(
-        is_image(name) for folder in folders for name in Listing(root).files(folder)
-    ):
-        return ZipListing(root, zips)
-    return listing
+    unpacked = any(map(is_image, listing.files("")))
+    return ZipListing(root, zips) if zips and not unpacked else listing
 
 
 def readable(folder: Path) -> Path:

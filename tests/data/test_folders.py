@@ -411,7 +411,11 @@ def test_zips_are_read_as_if_unpacked_together(tmp_path):
     for source in (tmp_path / "zips", zipped(tree, tmp_path / "one.zip")):
         found = scan_listing(listing_of(source))
         assert (found.classes, found.splits) == (expected.classes, expected.splits)
-        assert found.notes == expected.notes
+        hidden = note(found, "left out, hidden")
+        assert "train/ant/.hidden.jpg" in hidden
+        assert set(found.notes) - {hidden} == set(expected.notes) - {
+            note(expected, "left out, hidden")
+        }
     wrapped = scan_listing(listing_of(zipped(tree, tmp_path / "two.zip", "my_set/")))
     assert names(wrapped) == [f"my_set/{name}" for name in names(expected)]
     assert note(wrapped, "my_set is the folder that is read")
