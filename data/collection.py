@@ -17,8 +17,8 @@ from torch import Tensor
 
 from data import near_duplicates
 from data.cifar import cifar10, is_cifar10
-from data.dataset import balanced_order
-from data.decoding import DecodedOnUse, Form, Images, MappedImages, decode_all, size_of
+from data.dataset import balanced
+from data.decoding import DecodedOnUse, Form, Images, decode_all, size_of
 from data.errors import DataError, printable
 from data.folders import Scan, scan, scan_classes
 from data.listing import Listing
@@ -90,18 +90,17 @@ class ImageDataset:
         """Images of one split in a form: stored if they fit into the cache, else made on use."""
         images, files = self.splits[split].images, self.splits[split].files
         if images is not None:
-            as_they_are = isinstance(form, View) and form.leaves(images.shape[-1])
-            return images if as_they_are else MappedImages(images, form)
+            return DecodedOnUse(images, form)
         title = f"decoding {split}"
         IMAGE_CACHE.mkdir(parents=True, exist_ok=True)
         with FileLock(IMAGE_CACHE / ".lock"):  # one process decodes, the others wait
             room = min(0.9 * shutil.disk_usage(IMAGE_CACHE).free, MOST_STORED)
             if fits := estimated_bytes(files, form) < room:
-                stored = MappedImages(DecodedOnce(files, form, IMAGE_CACHE), size_of)
-                bad = errors_in(list(decode_all(stored, self.workers, title)))
+                stored = DecodedOnUse(DecodedOnce(files, form, IMAGE_CACHE), size_of)
+                results = list(decode_all(stored, self.workers, title))
             else:
-                _, bad = results_of(files, size_of, IMAGE_CACHE, self.workers, title)
-            self.leave_out(split, bad)
+                results = results_of(files, size_of, IMAGE_CACHE, self.workers, title)
+            self.leave_out(split, errors_in(results))
         files = self.splits[split].files
         return DecodedOnce(files, form, IMAGE_CACHE) if fits else DecodedOnUse(files, form)
 
@@ -118,12 +117,13 @@ class ImageDataset:
         """With --skip-bad, drop the images that cannot be decoded; without it, raise DataError."""
         if not bad:
             return
-        what, where, _ = next(iter(bad.values())).args
-        fix = "repair the file or move it elsewhere"
+        first = next(iter(bad.values()))
         if not self.source.skip_bad:
+            what, where, _ = first.args
             counts = f"{len(bad)} of {len(self.splits[split].labels):,} in {split}"
-            raise DataError(f"{what} ({counts})", where, f"{fix}, or leave it out: --skip-bad")
-        self.drop(split, bad, DataError(what, where, fix))
+            fix = "repair the file or move it elsewhere, or leave it out: --skip-bad"
+            raise DataError(f"{what} ({counts})", where, fix)
+        self.drop(split, bad, first)
         names = ", ".join(printable(str(error.args[1])) for error in bad.values())
         self.notes.append(f"{split}: {len(bad)} left out that cannot be decoded: {names}")
 
@@ -148,21 +148,22 @@ class ImageDataset:
         """
         files = [file for part in self.splits.values() for file in part.files]
         homes = [name for name, part in self.splits.items() for _ in part.files]
-        if not files or not near_duplicates.installed():
+        if not near_duplicates.installed():
             self.notes += [near_duplicates.MISSING] * bool(files)
             return
         IMAGE_CACHE.mkdir(parents=True, exist_ok=True)
         with FileLock(IMAGE_CACHE / ".lock"):  # one process decodes, the others wait
             form, title = near_duplicates.fingerprint, "looking for near-duplicates"
-            prints, _ = results_of(files, form, IMAGE_CACHE, self.workers, title)
+            prints = results_of(files, form, IMAGE_CACHE, self.workers, title)
         pairs = near_duplicates.near_pairs(prints, homes)
-        names = [file.removeprefix(f"{Path(self.source.data)}/") for file in files]
-        what = "left out" if skip else "odd but kept (--skip-near-duplicates leaves them out)"
-        self.notes += [near_duplicates.note_of(pairs, names, what)] * bool(pairs)
+        if pairs:
+            names = [file.removeprefix(f"{Path(self.source.data)}/") for file in files]
+            what = "left out" if skip else "odd but kept (--skip-near-duplicates leaves them out)"
+            self.notes.append(near_duplicates.note_of(pairs, names, what))
         gone = {files[one]: files[other] for one, other, _ in pairs if skip}
         for split, part in self.splits.items():
-            if places := {i for i, file in enumerate(part.files) if file in gone}:
-                first = part.files[min(places)]
+            if places := [i for i, file in enumerate(part.files) if file in gone]:
+                first = part.files[places[0]]
                 fix = "add images, or leave out --skip-near-duplicates"
                 error = DataError(f"nearly the same image as {gone[first]}", first, fix)
                 self.drop(split, places, error)
@@ -187,8 +188,8 @@ def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:
         dataset = from_scan(source, scan(Listing(folder)), workers, loaders)
     for name, split in dataset.splits.items():
         limit = source.train_images if name == "train" else source.test_images
-        if limit is not None and limit < len(split.labels):
-            dataset.splits[name] = split.chosen(balanced_order(split.labels)[:limit].sort().values)
+        if limit is not None:
+            dataset.splits[name] = split.chosen(balanced(split.labels, limit))
     return dataset
 
 

@@ -39,8 +39,7 @@ class Dataset:
 
     def limited(self, train: int | None, test: int | None) -> "Dataset":
         """At most so many images (None: all), the classes as balanced as possible."""
-        kept = balanced_order(self.train_labels)[:train].sort().values
-        tested = balanced_order(self.test_labels)[:test].sort().values
+        kept, tested = balanced(self.train_labels, train), balanced(self.test_labels, test)
         return self.with_test(self.test_images[tested], self.test_labels[tested], kept)
 
     def holding_out(self) -> "Dataset":
@@ -73,6 +72,11 @@ def balanced_order(labels: Tensor) -> Tensor:
     return shuffled[turn.argsort(stable=True)]
 
 
+def balanced(labels: Tensor, most: int | None) -> Tensor:
+    """Indices of at most `most` images (None: all), in order, with the classes balanced."""
+    return balanced_order(labels)[:most].sort().values
+
+
 def read_folder(
     root: Path, size: int, *, keep_duplicates: bool = False, most: int | None = None
 ) -> Dataset:
@@ -88,14 +92,12 @@ def read_folder(
     notes = (*folder.notes, *(["val is used as the test set"] if tested == "val" else []))
     view, tensors = View(size, size), []
     for split in ("train", tested):
-        names, labels = zip(*folder.splits[split], strict=True)
-        if most:
-            kept = balanced_order(torch.tensor(labels))[:most].sort().values.tolist()
-            names, labels = (tuple(values[i] for i in kept) for values in (names, labels))
-        images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
+        labels = torch.tensor([label for _, label in folder.splits[split]])
+        kept = balanced(labels, most)
+        images = torch.empty(len(kept), 3, size, size, dtype=torch.uint8)
         # No bar in a worker process: it would overwrite the campaign's.
-        bar = Progress(names, f"reading {split}", delay=2, disable=parent_process() is not None)
-        for i, name in enumerate(bar):
-            images[i] = view(listing.load(name))
-        tensors += [images, torch.tensor(labels)]
+        bar = Progress(kept.tolist(), f"reading {split}", delay=2, disable=bool(parent_process()))
+        for place, i in enumerate(bar):
+            images[place] = view(listing.load(folder.splits[split][i][0]))
+        tensors += [images, labels[kept]]
     return Dataset(root.stem, folder.classes, *tensors, notes=notes)

@@ -3,8 +3,9 @@
 `images[i]` is a uint8 tensor (3, H, W). A tensor (N, 3, H, W) satisfies this protocol too.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from signal import SIGINT
 from typing import Any, Protocol
 
@@ -28,30 +29,17 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class DecodedOnUse:
-    """Images that are decoded each time they are used."""
+    """`form` of each image, computed each time it is used: images of files, or other images."""
 
-    files: tuple[str, ...]
+    files: Sequence[str] | Images
     form: Callable[[Tensor], Any]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Any:
-        return self.form(load_image(self.files[index], self.files[index]))
-
-
-@dataclass(frozen=True)
-class MappedImages:
-    """Other images, with `form` applied at each use."""
-
-    images: Images
-    form: Callable[[Tensor], Any]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.form(self.images[index])
+        image = self.files[index]
+        return self.form(load_image(image) if isinstance(image, str) else image)
 
 
 def size_of(image: Tensor) -> tuple[int, int]:
@@ -59,37 +47,26 @@ def size_of(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-@dataclass(frozen=True)
-class OrErrors:
-    """Other images, but the error of one that cannot be decoded is returned, not raised."""
-
-    images: Images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.images[index]
-        except DataError as error:
-            return error
-
-
 def decode_all(images: Images, workers: int, title: str = "decoding") -> Generator[Any]:
     """Yield each of `images` in order, or the DataError that says why it cannot be decoded.
 
     Decodes in `workers` processes (0: in this one).
     """
-    dataset: Any = OrErrors(images)
-    loader: Any = DataLoader(
-        dataset, batch_size=None, sampler=range(len(images)), num_workers=workers,
-        collate_fn=unchanged,
-    )  # fmt: skip
-    with shielded_from(SIGINT):
-        arriving = iter(loader)
+    # In place of DataLoader's own function, which would turn numbers into tensors.
+    attempt = partial(image_or_error, images)
+    arriving = loaded(range(len(images)), workers, batch_size=None, collate_fn=attempt)
     yield from Progress(arriving, title, len(images), delay=1)
 
 
-def unchanged(image: Any) -> Any:
-    """In place of DataLoader's own function, which would turn numbers into tensors."""
-    return image
+def image_or_error(images: Images, index: int) -> Any:
+    """One of the images, or the DataError that says why it cannot be decoded."""
+    try:
+        return images[index]
+    except DataError as error:
+        return error
+
+
+def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Any]:
+    """What a DataLoader with `options` yields; Ctrl-C does not reach its worker processes."""
+    with shielded_from(SIGINT):
+        return iter(DataLoader(dataset, num_workers=workers, **options))

@@ -24,6 +24,9 @@ MISSING = (
     "to find them: pip install imagehash 'numpy>=2'"
 )
 
+# The indices of two images, that of the earlier split first, and how many bits differ.
+Pair = tuple[int, int, int]
+
 
 @cache
 def installed() -> bool:
@@ -44,15 +47,12 @@ def look(image: Tensor) -> tuple[tuple[int, int], int | None]:
     return size_of(image), fingerprint(image) if installed() else None
 
 
-def near_pairs(
-    fingerprints: Sequence[int | None], splits: Sequence[str]
-) -> list[tuple[int, int, int]]:
+def near_pairs(fingerprints: Sequence[object], splits: Sequence[str]) -> list[Pair]:
     """For each image, the most similar one in a later split of train, val, test, if they are near.
 
-    `fingerprints` (None: unknown) and `splits` are those of all images. Returns the indices of both
-    images, that of the earlier split first, and how many bits differ: at most MOST_BITS.
+    `fingerprints` and `splits` are those of all images; what is no integer is no fingerprint.
     """
-    known = [i for i, bits in enumerate(fingerprints) if bits is not None]
+    known = [i for i, bits in enumerate(fingerprints) if isinstance(bits, int)]
     hashes = np.array([fingerprints[i] for i in known], np.uint64)
     ranks = np.array([SPLIT_ORDER.index(splits[i]) for i in known], int)
     pairs = []
@@ -65,7 +65,7 @@ def near_pairs(
     return pairs
 
 
-def note_of(pairs: Sequence[tuple[int, int, int]], names: Sequence[str], what: str) -> str:
+def note_of(pairs: Sequence[Pair], names: Sequence[str], what: str) -> str:
     """A note on pairs of images: `what` was done with them, their number and names."""
     named = some(f"{names[one]} (as {names[other]})" for one, other, _ in pairs)
     return f"{what}, nearly the same as an image of a later split ({len(pairs):,}): {named}"

@@ -30,7 +30,7 @@ class DecodedOnce:
     """Images that are decoded at their first use, each into a .npy file, uint8 (H, W, 3)."""
 
     def __init__(self, files: Sequence[str], form: Form, folder: Path) -> None:
-        self.images = DecodedOnUse(tuple(files), form)
+        self.images = DecodedOnUse(files, form)
         self.paths = [folder / f"{key}.npy" for key in keys_of(files, form)]
         self.checked: set[int] = set()
 
@@ -62,24 +62,21 @@ def stored_crc(path: Path) -> int:
 
 def results_of(
     files: Sequence[str], form: Callable[[Tensor], Any], folder: Path, workers: int, title: str
-) -> tuple[list[Any], dict[int, DataError]]:
-    """`form` of each image (None if it does not decode), and the errors of such images by index.
+) -> list[Any]:
+    """`form` of each image, or the DataError that says why it cannot be decoded.
 
     The results (values that JSON has) are stored in a file.
     """
     whole = "".join(keys_of(files, form.__name__))
-    path = folder / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.checked.json"
+    path = folder / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.results.json"
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_hook=lambda stored: DataError(*stored["error"]))
     except (OSError, ValueError):  # not there yet, or damaged
-        results = list(decode_all(DecodedOnUse(tuple(files), form), workers, title))
-        bad = {i: error.args for i, error in errors_in(results).items()}
-        good = [None if i in bad else result for i, result in enumerate(results)]
-        text = json.dumps({"results": good, "bad": bad})
-        with replacing(path) as file:
-            file.write(text.encode())
-        index = json.loads(text)
-    return index["results"], {int(i): DataError(*args) for i, args in index["bad"].items()}
+        results = list(decode_all(DecodedOnUse(files, form), workers, title))
+    with replacing(path) as file:
+        file.write(json.dumps(results, default=lambda error: {"error": error.args}).encode())
+    return results
 
 
 def errors_in(results: Sequence[Any]) -> dict[int, DataError]:
@@ -89,7 +86,7 @@ def errors_in(results: Sequence[Any]) -> dict[int, DataError]:
 
 def estimated_bytes(files: Sequence[str], form: Form) -> int:
     """Estimate how many bytes DecodedOnce would write, from up to 399 of the images."""
-    sample = DecodedOnUse(tuple(files[:: max(1, len(files) // 200)]), form)
+    sample = DecodedOnUse(files[:: max(1, len(files) // 200)], form)
     sizes = [image.numel() for image in decode_all(sample, 0) if isinstance(image, Tensor)]
     return round(np.mean(sizes) * len(files)) if sizes else 0
 
@@ -97,12 +94,12 @@ def estimated_bytes(files: Sequence[str], form: Form) -> int:
 def keys_of(files: Sequence[str], form: object) -> list[str]:
     """For each file a hash of its name, size and date, of `form` and of all versions."""
     made_by = f"{VERSION} {[*map(version, DECODERS)]} {form}"
-    stats = [Path(file).stat() for file in files]
-    keys = (
-        f"{made_by} {file!r} {stat.st_size} {stat.st_mtime_ns}"
-        for file, stat in zip(files, stats, strict=True)
-    )
-    return [hashlib.sha256(key.encode()).hexdigest()[:32] for key in keys]
+    keys = []
+    for file in files:
+        stat = Path(file).stat()
+        key = f"{made_by} {file!r} {stat.st_size} {stat.st_mtime_ns}"
+        keys.append(hashlib.sha256(key.encode()).hexdigest()[:32])
+    return keys
 
 
 @contextmanager

@@ -34,11 +34,6 @@ def wedge(u: Map, v: Map, parts: int) -> tuple[Map, Map]:
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
-def triangle(u: Map, v: Map) -> Map:
-    """Distance to the outline of an equilateral triangle."""
-    return wedge(u, v, 3)[0] - 0.5
-
-
 def star(u: Map, v: Map) -> Map:
     """Distance to the outline of a star with five points."""
     a, b = wedge(u, v, 5)
@@ -58,7 +53,7 @@ OUTLINES = {
     "disc": lambda u, v: np.hypot(u, v) - 0.8,
     "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.7) - 0.2,
     "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.72,
-    "triangle": triangle,
+    "triangle": lambda u, v: wedge(u, v, 3)[0] - 0.5,  # equilateral
     "star": star,
     "cross": lambda u, v: np.minimum(
         np.maximum(np.abs(u) - 0.9, np.abs(v) - 0.28), np.maximum(np.abs(u) - 0.28, np.abs(v) - 0.9)
@@ -68,11 +63,6 @@ OUTLINES = {
     "stripes": blob,
     "checks": blob,
 }
-
-
-def cover(distance: Map) -> Map:
-    """The share of each pixel that is inside (0 to 1), from its distance to the outline."""
-    return np.clip(0.5 - distance * (SIZE / 2), 0, 1)
 
 
 def paint(image: Map, colour: Map, amount: Map) -> None:
@@ -87,16 +77,11 @@ def waves(rng: np.random.Generator, strength: float) -> Map:
     return strength * shade / 3
 
 
-def any_colour(rng: np.random.Generator) -> Map:
-    """A uniformly random colour (3, 1, 1)."""
-    return rng.uniform(0, 1, (3, 1, 1))
-
-
 def two_colours(rng: np.random.Generator) -> tuple[Map, Map]:
-    """Two colours that differ clearly in brightness; which one is brighter is random."""
-    first, second = any_colour(rng), any_colour(rng)
+    """Two colours (3, 1, 1) that differ clearly in brightness; which one is brighter is random."""
+    first, second = rng.uniform(0, 1, (2, 3, 1, 1))
     while abs(first.mean() - second.mean()) < 0.4:
-        second = any_colour(rng)
+        second = rng.uniform(0, 1, (3, 1, 1))
     return first, second
 
 
@@ -112,7 +97,8 @@ def synthetic_image(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
     radius = rng.uniform(0.75, 0.9)
     u = ((X - x) * np.cos(angle) + (Y - y) * np.sin(angle)) / radius
     v = ((Y - y) * np.cos(angle) - (X - x) * np.sin(angle)) / radius
-    inside = cover(OUTLINES[kind](u, v) * radius)
+    distance = OUTLINES[kind](u, v) * radius
+    inside = np.clip(0.5 - distance * (SIZE / 2), 0, 1)  # the share of each pixel that is inside
     if kind in ("stripes", "checks"):
         rate, phase = rng.uniform(2.6, 3.4) / radius, rng.uniform(0, 2 * np.pi, 2)
         pattern = np.sin(rate * u * radius * np.pi + phase[0])

@@ -7,18 +7,16 @@ Dimension key: N batch, S side of a view, I side of the network's input (I >= S)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt
-from signal import SIGINT
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, StackDataset
+from torch.utils.data import StackDataset
 
 from data.batches import Batch, Normalize, check_batch_size, enlarge, prepared
-from data.decoding import Images
-from data.processes import shielded_from
+from data.decoding import Images, loaded
 from data.views import NUMBERS, RandomView, View
 
 
@@ -41,17 +39,10 @@ class StepDataset:
     batch_size: int
     seed: int
     part: tuple[int, int] = (0, 1)  # (i, n): the i-th of n equal shares of every batch
-    drawn_epoch: int = -1
 
     def __len__(self) -> int:
         """Steps per epoch; the last partial batch is dropped, as in data/batches.py."""
         return len(self.labels) // self.batch_size
-
-    def draw_epoch(self, epoch: int) -> None:
-        """Draw the order of the images."""
-        rng = np.random.default_rng((self.seed, epoch))
-        self.order = rng.permutation(len(self.labels))
-        self.drawn_epoch = epoch
 
     def random_view(self, epoch: int, index: int) -> Tensor:
         """The view of one image in one epoch, uint8 (3, S, S)."""
@@ -61,12 +52,17 @@ class StepDataset:
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, len(self))
-        if epoch != self.drawn_epoch:
-            self.draw_epoch(epoch)
         share = self.batch_size // self.part[1]
         first = place * self.batch_size + self.part[0] * share
-        here = self.order[first : first + share].tolist()
+        order = order_of(self.seed, epoch, len(self.labels))
+        here = order[first : first + share].tolist()
         return torch.stack([self.random_view(epoch, i) for i in here]), self.labels[here]
+
+
+@lru_cache(maxsize=1)
+def order_of(seed: int, epoch: int, images: int) -> np.ndarray:
+    """The order of the images in an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(images)
 
 
 class ViewBatches:
@@ -98,17 +94,12 @@ class ViewBatches:
 
     def prefetch(self, step: int) -> Iterator[Batch]:
         """Start worker processes that make the batches of `step` and all later steps, in order."""
-        dataset: Any = self.dataset  # a map from steps to batches
-        loader: Any = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=range(step, step + 2**40),  # endless: the caller knows when to stop
-            num_workers=self.workers,
+        endless = range(step, step + 2**40)  # the caller knows when to stop
+        return loaded(
+            self.dataset, self.workers, batch_size=None, sampler=endless,
             multiprocessing_context="spawn" if self.spawn else None,
             pin_memory=self.device.type == "cuda",
-        )
-        with shielded_from(SIGINT):
-            return iter(loader)
+        )  # fmt: skip
 
     def finish(self, batch: Batch) -> Batch:
         """Move a batch to the device, normalise its images, and enlarge them to I x I."""
@@ -131,13 +122,9 @@ def every_image(
 
     `part` (i, n): only every n-th image, starting at the i-th.
     """
-    pairs: Any = StackDataset(images, labels)  # type: ignore[arg-type]  # two sequences
-    loader: Any = DataLoader(
-        pairs, batch_size, sampler=range(part[0], len(labels), part[1]), num_workers=workers,
-        collate_fn=stacked,
-    )  # fmt: skip
-    with shielded_from(SIGINT):
-        arriving = iter(loader)
+    pairs = StackDataset(images, labels)  # type: ignore[arg-type]  # two sequences
+    mine = range(part[0], len(labels), part[1])
+    arriving = loaded(pairs, workers, batch_size=batch_size, sampler=mine, collate_fn=stacked)
     yield from prepared(arriving, normalize_as(view).to(device), view.input_size)
 
 

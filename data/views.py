@@ -35,40 +35,33 @@ class View:
         """uint8 (3, H, W) -> (3, crop, crop)."""
         if self.squash:
             return resized(image, (self.crop, self.crop), self.interpolation)
-        return center_crop(ShorterSide(self.resize, self.interpolation)(image), self.crop)
+        from torchvision.transforms.v2 import functional  # slow to import
 
-    def leaves(self, side: int) -> bool:
-        """True if square images of `side` pixels need no resizing."""
-        return self.crop == side and (self.squash or self.resize == side)
+        scaled = ShorterSide(self.resize, self.interpolation)(image)
+        return functional.center_crop(scaled, [self.crop, self.crop])  # pads with black
 
 
 @dataclass(frozen=True)
 class ShorterSide:
     """Scale the shorter side to `side` pixels: uint8 (3, H, W) -> (3, h, w).
 
-    If an image is so thin that the result would have over MAX_PIXELS, only its middle is scaled.
+    Without `enlarge`, smaller images stay as they are. If an image is so thin that the result would
+    have over MAX_PIXELS, only its middle is scaled.
     """
 
     side: int
     interpolation: str
+    enlarge: bool = True
 
     def __call__(self, image: Tensor) -> Tensor:
         short, long = sorted(image.shape[1:])
-        if short == self.side:
+        if short == self.side or (short < self.side and not self.enlarge):
             return image
         longest = max(1, MAX_PIXELS * short // self.side**2)  # scaled, MAX_PIXELS / side
         if cut := max(0, long - longest) // 2:  # from both ends: the middle stays
             axis = 2 if image.shape[2] == long else 1
             image = image.narrow(axis, cut, long - 2 * cut)
         return resized(image, (self.side,), self.interpolation)
-
-
-@dataclass(frozen=True)
-class AtMost(ShorterSide):
-    """The same, but leave smaller images as they are."""
-
-    def __call__(self, image: Tensor) -> Tensor:
-        return image if min(image.shape[1:]) <= self.side else super().__call__(image)
 
 
 @dataclass(frozen=True)
@@ -84,10 +77,11 @@ class RandomView:
     view: View = View()
 
     @property
-    def stored(self) -> "View | AtMost | ShorterSide":
+    def stored(self) -> View | ShorterSide:
         """The transform to store images with: as small as their random views allow."""
         if self.crop == "resized":
-            return AtMost(math.ceil(SPARE * self.size), self.view.interpolation)
+            side = math.ceil(SPARE * self.size)
+            return ShorterSide(side, self.view.interpolation, enlarge=False)
         if self.crop == "random" and not self.view.squash:
             return ShorterSide(self.view.resize, self.view.interpolation)
         return self.view
@@ -119,11 +113,8 @@ class RandomView:
             if 0 < width <= columns and 0 < height <= rows:
                 return int(y * (rows - height + 1)), int(x * (columns - width + 1)), height, width
         # No try fits into a long image: take the largest center crop with an allowed ratio.
-        width, height = columns, rows
-        if columns / rows < self.ratio[0]:
-            height = max(1, round(columns / self.ratio[0]))
-        elif columns / rows > self.ratio[1]:
-            width = max(1, round(rows * self.ratio[1]))
+        width = min(columns, max(1, round(rows * self.ratio[1])))
+        height = min(rows, max(1, round(columns / self.ratio[0])))
         return (rows - height) // 2, (columns - width) // 2, height, width
 
 
@@ -135,15 +126,6 @@ def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:
     # Columns are resized first. Of a tall strip, this would make a huge copy: transpose it.
     if rows * size[-1] > max(MAX_PIXELS, columns * size[0]) and len(size) == 2:
         return resized(image.mT, size[::-1], interpolation).mT
-    from torchvision.transforms.v2 import InterpolationMode, functional  # slow to import
+    from torchvision.transforms.v2 import InterpolationMode, functional
 
     return functional.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
-
-
-def center_crop(image: Tensor, size: int) -> Tensor:
-    """uint8 (3, H, W) -> (3, size, size); smaller images are padded with black."""
-    if image.shape[1:] == (size, size):
-        return image
-    from torchvision.transforms.v2 import functional
-
-    return functional.center_crop(image, [size, size])

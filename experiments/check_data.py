@@ -64,7 +64,7 @@ def main(options: Options) -> None:
     ]
     files = [str(scanned.root / row["path"]) for row in rows]
     # Closed on Ctrl-C too: the workers end with the generator.
-    arriving, prints = decode_all(DecodedOnUse(tuple(files), look), workers), []
+    arriving, prints = decode_all(DecodedOnUse(files, look), workers), []
     with doing(f"decoding {len(files):,} images"), closing(arriving):
         for row, file, result in zip(rows, files, arriving, strict=True):
             verdict, (height, width), bits = "fine", (0, 0), None
@@ -135,9 +135,7 @@ def print_verdict(scanned: "Scan", rows: Sequence[dict]) -> None:
     for row in bad:
         print(printable(f"bad: {scanned.root / row['path']}: {row['verdict']}"))
     if bad:
-        summary = f"{len(bad):,} of {len(rows):,} cannot be decoded"
-        print(summary)
-        why = f"{summary}, for example this one: {bad[0]['verdict']}"
+        why = f"{len(bad):,} of {len(rows):,} cannot be decoded, for example: {bad[0]['verdict']}"
         fix = "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer"
         raise DataError(why, scanned.root / bad[0]["path"], fix)
     sizes = " + ".join(f"{len(images):,}" for images in scanned.splits.values())

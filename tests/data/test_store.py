@@ -62,12 +62,12 @@ def test_the_cache_is_keyed_by_file_and_form(files, tmp_path):
 def test_another_version_of_a_library_makes_another_cache(files, tmp_path, monkeypatch, library):
     first = DecodedOnce(files, VIEW, tmp_path)
     results_of(files, size_of, tmp_path, 0, "")
-    (stamp,) = tmp_path.glob("*.checked.json")
+    (stamp,) = tmp_path.glob("*.results.json")
     real = module.version
     monkeypatch.setattr(module, "version", lambda name: "0" if name == library else real(name))
     assert not {*DecodedOnce(files, VIEW, tmp_path).paths} & {*first.paths}
     results_of(files, size_of, tmp_path, 0, "")
-    assert len({*tmp_path.glob("*.checked.json"), stamp}) == 2
+    assert len({*tmp_path.glob("*.results.json"), stamp}) == 2
 
 
 @pytest.mark.parametrize("damage", ["zeros", "half", "zip", "short", "empty", "gone"])
@@ -89,7 +89,7 @@ def test_a_damaged_file_is_made_again(files, tmp_path, damage):
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
 def test_a_damaged_file_of_results_is_made_again(files, tmp_path, content):
     first = results_of(files, size_of, tmp_path, 0, "")
-    (path,) = tmp_path.glob("*.checked.json")
+    (path,) = tmp_path.glob("*.results.json")
     path.write_bytes(content)
     assert results_of(files, size_of, tmp_path, 0, "") == first
     assert path.stat().st_size > 10
@@ -103,9 +103,9 @@ def test_a_bad_image_is_named_every_time(files, tmp_path):
         bad = errors_in(list(decode_all(DecodedOnce(files, VIEW, tmp_path), 0)))
         assert list(bad) == [4, 7]
         assert all(isinstance(bad[i], DataError) and files[i] in str(bad[i]) for i in bad)
-        assert list(results_of(files, size_of, tmp_path, 0, "")[1]) == [4, 7]
+        assert list(errors_in(results_of(files, size_of, tmp_path, 0, ""))) == [4, 7]
     Path(files[7]).write_bytes(Path(files[5]).read_bytes())
-    assert list(results_of(files, size_of, tmp_path, 0, "")[1]) == [4]
+    assert list(errors_in(results_of(files, size_of, tmp_path, 0, ""))) == [4]
 
 
 def store_and_die(files: list[str], cache: Path) -> None:
