@@ -4,13 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import zoo
-from data.views import View
 from experiments.classifier import network_of
 from experiments.plumbing import onnx_files
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError, doing
 from experiments.plumbing.preprocess import view_for
-from zoo.networks import Network
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.hub import write_folder
 from zoo.weights.load import open_weights
@@ -35,14 +33,10 @@ def convert(
     with doing(f"reading {source}"):
         weights = open_weights(source)
         name, network = network_of(weights, model)
-    stored = weights.metadata
-    names = class_names(classes, stored.classes, network.head.out_features, weights.source)
-    if to == "onnx" or not output.suffix:
-        write = write_as_onnx if to == "onnx" else write_as_folder
-        write(output, name, network, names, view_for(weights, name, network, preprocess))
-        return
-    if output.suffix == ".safetensors" or to == "zoo":
-        # Also if it is assumed: with the output's names, another one would be.
+    outputs = network.head.out_features
+    names = class_names(classes, weights.metadata.classes, outputs, weights.source)
+    if output.suffix in (".safetensors", ".onnx", "") or to == "zoo":
+        # Stored also if it is assumed: with the output's names, another one would be.
         view = view_for(weights, name, network, preprocess)
         metadata = Metadata(name, settings_of(network), names, asdict(view))
         note = f" and {len(names)} class names" if names else ""
@@ -53,28 +47,15 @@ def convert(
         metadata, note = Metadata(), ""
         if names:
             note = f" (without the {len(names)} class names, which this format cannot store)"
-    tensors = zoo.export(network, to)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(output, tensors, metadata)
-    dialects = f"{weights.dialect.name} -> {to}"
-    print(f"{name}, {dialects}: {output} holds {len(tensors)} entries{note}")
-
-
-def write_as_folder(
-    folder: Path, name: str, model: Network, classes: tuple[str, ...] | None, view: View
-) -> None:
-    """Write a folder in the Hub's layout. Raises WeightsError if transformers lacks the network."""
-    classes = classes or tuple(f"LABEL_{place}" for place in range(model.head.out_features))
-    write_folder(folder, name, model, classes, asdict(view))
-    print(f"{name}: transformers' from_pretrained and pipeline can load {folder}")
-
-
-def write_as_onnx(
-    path: Path, name: str, model: Network, classes: tuple[str, ...] | None, view: View
-) -> None:
-    """Write an ONNX file, and print what is in it."""
-    difference = onnx_files.write_onnx(path, name, model, classes, view)
-    count = f"{len(classes)} class names" if classes else "no class names (add them by --classes)"
-    print(f"{name}: {path} takes images as float32 (N, 3, {view.input_size}, {view.input_size})")
-    print(f"its metadata: {count}; preprocessing: {asdict(view)}")
-    print(f"onnxruntime's logits differ from the network's by at most {difference:.1e}")
+    if to == "onnx":
+        onnx_files.write_onnx(output, name, network, names, view)
+    elif not output.suffix:
+        names = names or tuple(f"LABEL_{place}" for place in range(outputs))
+        write_folder(output, name, network, names, asdict(view))
+        print(f"{name}: transformers' from_pretrained and pipeline can load {output}")
+    else:
+        tensors = zoo.export(network, to)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(output, tensors, metadata)
+        dialects = f"{weights.dialect.name} -> {to}"
+        print(f"{name}, {dialects}: {output} holds {len(tensors)} entries{note}")

@@ -77,7 +77,11 @@ def diagnose(
     if not chosen:
         fix = "see above; or choose the preprocessing: python -m experiments.convert --preprocess"
         raise DataError("nothing is written: one cannot tell", folder, fix)
-    view = as_rgb(model, chosen.view) if chosen.bgr else chosen.view
+    view = chosen.view
+    if chosen.bgr:  # make the network take RGB
+        with torch.no_grad():
+            model.stem.conv.weight.copy_(model.stem.conv.weight.flip(1))
+        view = replace(view, mean=view.mean[::-1], std=view.std[::-1])
     save_classifier(output, name, model, classes, view, {"accuracy": chosen.row[1]})
     print(f"network, class names and preprocessing: {output}")
     print(f"use it: {python()} -m experiments.predict {shlex.quote(str(output))} IMAGES")
@@ -244,10 +248,3 @@ def verdict(found: Sequence[Trial]) -> tuple[str, Trial | None]:
         text += f" These cannot be told apart: {listed}. But at least {100 * same:.0f} % of their "
         text += "predictions are equal, so each will do."
     return text, chosen
-
-
-def as_rgb(model: Network, view: View) -> View:
-    """Make a network for BGR take RGB, by swapping its weights; return the swapped view."""
-    with torch.no_grad():
-        model.stem.conv.weight.copy_(model.stem.conv.weight.flip(1))
-    return replace(view, mean=view.mean[::-1], std=view.std[::-1])

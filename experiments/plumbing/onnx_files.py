@@ -27,8 +27,8 @@ def check_installed() -> None:
 
 def write_onnx(
     path: Path, name: str, model: Network, classes: tuple[str, ...] | None, view: View
-) -> float:
-    """Write the file; return the largest difference between its logits and the network's.
+) -> None:
+    """Write the file, and print what is in it.
 
     Its input `images` is float32 (N, 3, S, S), normalised, with S = view.input_size and any N; its
     output `logits` is (N, K). Its metadata are texts: `model` is `name`; `preprocess` (the fields
@@ -61,4 +61,7 @@ def write_onnx(
         raise WeightsError(why, path, fix)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
-    return difference
+    count = f"{len(classes)} class names" if classes else "no class names (add them by --classes)"
+    print(f"{name}: {path} takes images as float32 (N, 3, {view.input_size}, {view.input_size})")
+    print(f"its metadata: {count}; preprocessing: {asdict(view)}")
+    print(f"onnxruntime's logits differ from the network's by at most {difference:.1e}")

@@ -84,11 +84,8 @@ def names_for(weights: Weights) -> list[str]:
     """
     dialect = weights.dialect
     known, unknown = in_our_names(weights, dialect)
-    body = {
-        k: v
-        for k, v in unknown.items()
-        if not (k.startswith(dialect.ignores) or dialect.is_beside(k))
-    }
+    body = {key: v for key, v in unknown.items() if not key.startswith(dialect.ignores)}
+    body = {key: v for key, v in body.items() if not dialect.is_beside(key)}
     names = identify(without_head(known) | body)
     # Dialects with requirements are of libraries that have no plain networks. But those of Li et
     # al. look like akamaster's without his prefix.
