@@ -57,10 +57,10 @@ def attention_in(model: ViT, outputs: Mapping[str, Tensor]) -> list[Tensor]:
 
     `outputs`: module name -> output; the weights are computed from those of each block's norm1.
     """
-    attentions: list[Any] = [block.attention for block in model.blocks]
-    tokens = [outputs[f"blocks.{i}.norm1"] for i in range(len(attentions))]
-    pairs = zip(attentions, tokens, strict=True)
-    return [attention.with_weights(x)[1].detach().cpu() for attention, x in pairs]
+    blocks: list[Any] = list(model.blocks)
+    tokens = [outputs[f"blocks.{i}.norm1"] for i in range(len(blocks))]
+    pairs = zip(blocks, tokens, strict=True)
+    return [block.attention.with_weights(x)[1].detach().cpu() for block, x in pairs]
 
 
 def skips_of(model: ViT) -> list[bool]:
@@ -139,7 +139,7 @@ def draw_one(classifier: Classifier, block: int, image: Tensor, name: str, outpu
 
     One at a time: the attention of a batch may take gigabytes, and drawing takes most of the time.
     """
-    from experiments.classifier import top_k
+    from experiments.classifier import in_percent, top_k
     from experiments.drawing.heatmap import draw_attention
     from experiments.proof.checks import outputs_of
 
@@ -147,8 +147,7 @@ def draw_one(classifier: Classifier, block: int, image: Tensor, name: str, outpu
     with outputs_of(model) as outputs:
         logits = classifier.logits(image[None])
     weights, skips = attention_in(model, outputs), skips_of(model)
-    best = top_k(classifier, logits, 1)[0][0]
-    words = f"{best['label']}, {100 * float(best['score']):.1f} %"
+    words = in_percent(top_k(classifier, logits, 1)[0][0])
     heads, rolled = (patches_of(matrix)[0] for matrix in (weights[block], rollout(weights, skips)))
     where = f"blocks.{block}" + (", the last" if block == len(skips) - 1 else f" of {len(skips)}")
     draw_attention(output, image, f"{name}: {words}", heads, rolled, where, all(skips))

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
-from experiments.plumbing.device import torch_as_started
+from experiments.plumbing.device import choose_device, torch_as_started
 from experiments.plumbing.preprocess import default_view, in_words, view_for, view_named
 from experiments.plumbing.tables import Rows, html
 from experiments.train.loop import Settings, forward
@@ -49,6 +49,9 @@ from zoo.weights.files import Metadata, Weights, write_weights
 from zoo.weights.identify import brought_by, has_head_of, is_plain, names_for
 from zoo.weights.load import fill, open_weights
 from zoo.weights.settings import settings_of
+
+if TYPE_CHECKING:
+    from experiments.drawing.sheet import LabelledImage
 
 FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
 CORES = min(os.cpu_count() or 1, 8)  # default number of processes that decode images
@@ -75,10 +78,14 @@ class Classifier:
         ]
         return html([Rows(("classifier", ""), lines, ("---",))])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
     def logits(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, crop, crop) from `view` -> float32 (N, K), computed in eval mode."""
-        device = next(self.model.parameters()).device
-        normalized = normalize_as(self.view).to(device)(images.to(device))
+        normalized = normalize_as(self.view).to(self.device)(images.to(self.device))
         with torch.no_grad():
             return forward(self.model.eval(), enlarge(normalized, self.view.input_size), FP32)
 
@@ -91,12 +98,26 @@ class Predictions(list):
         self.image = image  # uint8 (3, H, W)
 
     def _repr_png_(self) -> bytes:
-        from experiments.drawing.sheet import LabelledImage, draw_sheet  # matplotlib is slow
+        from experiments.drawing.sheet import draw_sheet  # matplotlib is slow
 
-        names, scores = (tuple(answer[key] for answer in self) for key in ("label", "score"))
-        buffer, title = io.BytesIO(), f"{names[0]}, {100 * scores[0]:.1f} %"
-        draw_sheet(buffer, [LabelledImage(self.image, "", names, scores)], title)
+        buffer = io.BytesIO()
+        draw_sheet(buffer, [on_sheet(self.image, "", self)], in_percent(self[0]))
         return buffer.getvalue()
+
+
+def on_sheet(
+    image: Tensor, name: str, answers: Sequence[dict], truth: str | None = None
+) -> "LabelledImage":
+    """An image of a sheet, uint8 (3, H, W), with the answers of predict."""
+    from experiments.drawing.sheet import LabelledImage, thumbnail
+
+    labels, scores = (tuple(answer[key] for answer in answers) for key in ("label", "score"))
+    return LabelledImage(thumbnail(image), name, labels, scores, truth)  # photos are large
+
+
+def in_percent(answer: Mapping[str, Any]) -> str:
+    """A class and its probability as text."""
+    return f"{answer['label']}, {100 * answer['score']:.1f} %"
 
 
 def predict(model: Classifier, image: object, k: int = 5) -> Predictions:
@@ -104,9 +125,8 @@ def predict(model: Classifier, image: object, k: int = 5) -> Predictions:
 
     `image`: a path, bytes, an open binary file, a PIL image, a uint8 array (H, W, 3) or (H, W), or
     a uint8 tensor (3, H, W). Raises data.errors.DataError for anything else, such as floats, whose
-    scale is unknown, and UsageError for k below 1.
+    scale is unknown.
     """
-    check_counts(k=k)
     image = as_image(image)
     return Predictions(top_k(model, model.logits(model.view(image)[None]), k)[0], image)
 
@@ -119,9 +139,8 @@ def predictions(
     Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode while
     the network computes; with 0, this process decodes. Neither changes results beyond rounding.
     """
-    check_counts(k=k, batch_size=batch_size)
     if isinstance(paths, str | Path):
-        paths = find_images([str(paths)])
+        paths = find_images(paths)
     arriving = decode_all(DecodedOnUse(tuple(map(str, paths)), model.view), workers, "classifying")
     with closing(arriving):
         for first in range(0, len(paths), batch_size):
@@ -135,25 +154,13 @@ def predictions(
                 yield path, image if isinstance(image, DataError) else next(answers)
 
 
-def check_counts(**counts: object) -> None:
-    """Raise UsageError unless all of them are whole numbers from 1."""
-    for name, count in counts.items():
-        if type(count) is not int or count < 1:
-            why = f"{name} is not a whole number from 1: {count!r}"
-            raise UsageError(why, f"predict or predictions(..., {name}=...)", "give 1 or more")
-
-
-def find_images(inputs: Sequence[str]) -> list[Path]:
+def find_images(inputs: str | Path | Sequence[str]) -> list[Path]:
     """The files that paths, folders and patterns name: each once, in the order given.
 
     Raises DataError for a folder without images or a pattern without matches.
     """
-    if isinstance(inputs, str | Path):
-        inputs = [str(inputs)]
-    if not inputs:
-        raise UsageError("no images are named", "the command line", "add files or folders")
-    paths: dict[Path, None] = {}
-    for text in inputs:
+    paths: list[Path] = []
+    for text in [str(inputs)] if isinstance(inputs, str | Path) else inputs:
         path = Path(text)
         if path.is_dir():
             listing = Listing(path)
@@ -163,28 +170,28 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
                 fix = f"give files that contain {', '.join(FORMATS)}, whatever their names are"
                 raise DataError(what, path, listing.advice(fix))
             print(*listing.sentences(), sep="\n", end="\n" * bool(listing.notes), file=sys.stderr)
-            paths |= dict.fromkeys(files)
         elif path.exists() or not glob.has_magic(text):
-            paths[path] = None  # if it does not exist, decoding reports that
+            files = [path]  # if it does not exist, decoding reports that
         else:
             matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  also absolute ones
             files = [Path(match) for match in matches if Path(match).is_file()]
             if not files:
                 raise DataError("no file matches this pattern", text, "check its folder and its *")
-            paths |= dict.fromkeys(files)
-    return list(paths)
+        paths += files
+    if not paths:
+        fix = "give a checkpoint, then images; or predict --model resnet50 and only images"
+        raise UsageError("no images are named", "the command line", fix)
+    return list(dict.fromkeys(paths))
 
 
 def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str | float]]]:
     """For each row of logits (N, K), the k most probable classes with their probabilities."""
+    answers = []
     scores, places = logits.cpu().double().softmax(1).topk(min(k, len(model.classes)))
-    return [
-        [
-            {"label": model.classes[place], "score": score}
-            for place, score in zip(*pair, strict=True)
-        ]
-        for pair in zip(places.tolist(), scores.tolist(), strict=True)
-    ]
+    for row in zip(places.tolist(), scores.tolist(), strict=True):
+        pairs = zip(*row, strict=True)
+        answers.append([{"label": model.classes[i], "score": score} for i, score in pairs])
+    return answers
 
 
 def about(model: Classifier) -> str:
@@ -246,27 +253,22 @@ def network_of(
             which = " or ".join(names) or "no network of the zoo"
             dialect, keys = weights.dialect, weights.tensors
             unknown = [k for k in keys if dialect.to_zoo(k) is None and not dialect.is_beside(k)]
-            some = ", ".join((unknown or [*keys])[:3])
-            why = f"these entries fit {which}: {some} ..."
-            fix = "name it by --model, or load it in Python: zoo.load(zoo.build(NAME), PATH)"
-            if not names:
-                fix = "the zoo has ResNets and ViTs of the usual sizes: zoo.list_models()"
+            why = f"these entries fit {which}: {', '.join((unknown or [*keys])[:3])} ..."
+            fix = "the zoo has ResNets and ViTs of the usual sizes: zoo.list_models()"
+            if names:
+                fix = "name it by --model, or load it in Python: zoo.load(zoo.build(NAME), PATH)"
             raise WeightsError(why, source_of(weights), fix)
         (name,) = names
     zoo.check(name, {})
     drop = {"shortcut"} if name != zoo.twin(name) and not is_plain(weights) else set()
     model = zoo.build(name, **brought_by(weights, zoo.settings_allowed(name)))
-    if not has_head_of(model, weights):
-        drop |= {"head"}
-        own = names_for(weights)
-        if own and not {name, zoo.twin(name)} & {*own}:
-            why, fix = f"these weights are not {name}'s", f"they are {own[-1]}'s: --model {own[-1]}"
-            raise WeightsError(why, source_of(weights), fix)
-        if not new_head:
-            why = f"there is no head of one layer for {name}, so it cannot name classes"
-            fix = f"train one: python -m experiments.transfer FOLDER --model {name} --weights PATH"
-            raise WeightsError(why, source_of(weights), fix)
-    return name, fill(model, weights, drop=drop)
+    has_head = has_head_of(model, weights)
+    fill(model, weights, drop=drop if has_head else drop | {"head"})
+    if not has_head and not new_head:
+        why = f"there is no head of one layer for {name}, so it cannot name classes"
+        fix = f"train one: python -m experiments.transfer FOLDER --model {name} --weights PATH"
+        raise WeightsError(why, source_of(weights), fix)
+    return name, model
 
 
 def source_of(weights: Weights) -> str:
@@ -283,23 +285,21 @@ def save_classifier(
     write_weights(path, model.state_dict(), metadata)
 
 
-def open_classifier(
-    checkpoint: str,
-    name: str | None,
-    weights: str,
-    classes: str | None = None,
-    preprocess: str | None = None,
-) -> Classifier:
-    """The model `name` with `weights` if a name is given, else the classifier in `checkpoint`.
+def open_classifier(options: Any) -> tuple[Classifier, str]:
+    """The classifier that the options of predict or evaluate name, and a line that says which.
 
-    `classes` and `preprocess`: see load_model.
+    With --model, it is that network with --weights; without it, the first of the inputs.
     """
-    if name:
-        zoo.check(name, {})
-    elif weights != "DEFAULT":
+    if options.model:
+        zoo.check(options.model, {})
+    elif options.weights != "DEFAULT":
         why, fix = "--weights needs --model, and none is named", "add --model, or omit --weights"
-        raise UsageError(why, f"--weights {weights}", fix)
-    return load_model(weights if name else checkpoint, name, classes, preprocess)
+        raise UsageError(why, f"--weights {options.weights}", fix)
+    device, why = choose_device(options.device)
+    path = options.weights if options.model else options.inputs[0]
+    model = load_model(path, options.model, options.classes, options.preprocess)
+    model.model.to(device)
+    return model, f"{about(model)}; device {why}"
 
 
 def pretrained(

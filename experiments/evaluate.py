@@ -11,7 +11,7 @@ or chosen by are left out. A checkpoint lists these images only if there are at 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from data.collection import ImageDataset, Source
     from experiments.classifier import Classifier
+    from experiments.drawing.sheet import LabelledImage
 
 SHOWN = 20  # images on a sheet
 EVALUATED = "evaluated"  # the name of the split
@@ -75,8 +76,7 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:
         name, part = images.tested_on, images.splits[images.tested_on]
     else:
         name, part = "all images", images.splits["whole"]
-        digits = str(model.metrics.get("seen", ""))
-        seen = {digits[i : i + 8] for i in range(0, len(digits), 8)}
+        seen = set(re.findall("[0-9a-f]{8}", str(model.metrics.get("seen", ""))))
         new = [i for i, file in enumerate(part.files) if not seen or checksum(file) not in seen]
         if not new:
             why = f"the checkpoint was trained on, or chosen by, all {len(part.files)} images here"
@@ -94,35 +94,29 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:
 def labels_of(images: ImageDataset, model: Classifier) -> Tensor:
     """The checkpoint's label, int64, of each class of the images, matched by name.
 
-    For ImageNet's 1,000 classes, folders may be named by WordNet ids or class numbers.
+    For ImageNet's 1,000 classes, folders may be named by WordNet ids (n01440764) or class numbers
+    (0 to 999).
     """
     import torch
 
     from data.listing import some
 
-    known = {name: label for label, name in enumerate(model.classes)}
-    if not known.keys() & set(images.classes) and (ids := imagenet_ids(images.classes, model)):
-        known, first = ids, min(ids)
-        what = "folder names are taken as ImageNet's WordNet ids or class numbers"
-        images.notes.append(f"{what}: {first} is {model.classes[ids[first]]}, and so on")
-    if unknown := set(images.classes) - set(known):
+    names, known = set(images.classes), {name: i for i, name in enumerate(model.classes)}
+    is_imagenet = len(model.classes) == 1000 and model.classes[0].startswith("tench")
+    if is_imagenet and not names & known.keys():
+        lines = IMAGENET_IDS.read_text(encoding="utf-8").split()
+        ids = {name: number for number, name in enumerate(lines)}
+        ids |= {name: int(name) for name in names if name.isdecimal() and int(name) < len(lines)}
+        if found := sorted(names & ids.keys()):
+            known = ids
+            what = "folder names are taken as ImageNet's WordNet ids or class numbers"
+            first = model.classes[ids[found[0]]]
+            images.notes.append(f"{what}: {found[0]} is {first}, and so on")
+    if unknown := names - known.keys():
         why = f"the checkpoint does not know {some(unknown)}; it knows {some(model.classes)}"
         fix = "rename or remove the folders; or rename the checkpoint's classes: --classes"
         raise DataError("; ".join((why, *images.notes)), images.source.data, fix)
     return torch.tensor([known[name] for name in images.classes])
-
-
-def imagenet_ids(names: Sequence[str], model: Classifier) -> dict[str, int]:
-    """The class number of each name that is a WordNet id (n01440764) or a number (0 to 999).
-
-    Empty if the model's classes are not ImageNet's.
-    """
-    if len(model.classes) != 1000 or not model.classes[0].startswith("tench"):
-        return {}
-    ids = IMAGENET_IDS.read_text(encoding="utf-8").split()
-    numbers = {name: number for number, name in enumerate(ids)}
-    numbers |= {name: int(name) for name in names if name.isdecimal() and int(name) < len(ids)}
-    return {name: numbers[name] for name in names if name in numbers}
 
 
 def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Tensor:
@@ -131,53 +125,47 @@ def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Ten
     from experiments.classifier import FP32
     from experiments.train.loop import infer
 
-    device = next(model.model.parameters()).device
     labels, viewed = images.labels(EVALUATED), images.images(EVALUATED, model.view)
-    batches = every_image(viewed, labels, model.view, batch_size, device, images.loaders)
+    batches = every_image(viewed, labels, model.view, batch_size, model.device, images.loaders)
     bar = Progress(batches, "evaluating", math.ceil(len(labels) / batch_size))
     return infer(model.model.eval(), bar, FP32)[0]
 
 
-def draw_figures(
-    model: Classifier, images: ImageDataset, scores: Tensor, folder: Path
-) -> list[Path]:
-    """Draw the confusion matrix, a sheet of samples, and one of the most confident mistakes.
-
-    Returns the paths of the figures.
-    """
+def draw_figures(model: Classifier, images: ImageDataset, logits: Tensor, folder: Path) -> None:
+    """Draw the confusion matrix, a sheet of samples, and one of the most confident mistakes."""
+    import torch
     from sklearn.metrics import confusion_matrix
 
-    from data.images import load_image
-    from experiments.drawing.sheet import LabelledImage, draw_confusion, draw_sheet, thumbnail
+    from experiments.drawing.sheet import draw_confusion, draw_sheet
 
-    labels, guesses, title = images.labels(EVALUATED), scores.argmax(1), images.name
+    labels, (best, guesses) = images.labels(EVALUATED), logits.double().softmax(1).max(1)
     matrix = confusion_matrix(labels, guesses, labels=range(len(model.classes)))
-    paths = [folder / "confusion.png"]
-    draw_confusion(paths[0], labels.new_tensor(matrix), model.classes)
-    viewed, files = images.images(EVALUATED, model.view), images.splits[EVALUATED].files
-
-    def sheet(name: str, places: Sequence[int], words: str) -> None:
-        cells = []
-        for i in places:
-            best, order = scores[i].topk(min(3, len(model.classes)))
-            cells.append(LabelledImage(
-                # Full-size photos would take gigabytes.
-                thumbnail(load_image(files[i])) if files else viewed[i],
-                Path(files[i]).name if files else f"image {i}",
-                tuple(model.classes[j] for j in order), tuple(best.tolist()),
-                model.classes[int(labels[i])],
-            ))  # fmt: skip
-        draw_sheet(folder / name, cells, words)
-        paths.append(folder / name)
-
-    step = max(1, len(labels) // SHOWN)
-    sheet("samples.png", range(0, len(labels), step)[:SHOWN], f"{title}: samples")
+    draw_confusion(folder / "confusion.png", torch.from_numpy(matrix), model.classes)
+    print(f"figure: {folder / 'confusion.png'}")
+    samples = torch.arange(0, len(labels), max(1, len(labels) // SHOWN))
     wrong = (guesses != labels).nonzero().flatten()
-    if len(wrong):
-        surest = wrong[scores[wrong].max(1).values.argsort(descending=True, stable=True)]
-        words = f"{title}: the most confident of {len(wrong)} mistakes"
-        sheet("mistakes.png", surest[:SHOWN].tolist(), words)
-    return paths
+    surest = wrong[best[wrong].argsort(descending=True, stable=True)]
+    for name, places, what in (
+        ("samples.png", samples, "samples"),
+        ("mistakes.png", surest, f"the most confident of {len(wrong)} mistakes"),
+    ):
+        if len(places):
+            cells = [cell(model, images, logits, i) for i in places[:SHOWN].tolist()]
+            draw_sheet(folder / name, cells, f"{images.name}: {what}")
+            print(f"figure: {folder / name}")
+
+
+def cell(model: Classifier, images: ImageDataset, logits: Tensor, i: int) -> LabelledImage:
+    """One image of a sheet, with its three most probable classes and its true one."""
+    from data.images import load_image
+    from experiments.classifier import on_sheet, top_k
+
+    part = images.splits[EVALUATED]
+    image, name = images.images(EVALUATED, model.view)[i], f"image {i}"
+    if part.files:
+        image, name = load_image(part.files[i]), Path(part.files[i]).name
+    answers = top_k(model, logits[i][None], 3)[0]
+    return on_sheet(image, name, answers, model.classes[int(part.labels[i])])
 
 
 def main(options: Options) -> None:
@@ -192,15 +180,10 @@ def main(options: Options) -> None:
     with doing("loading the network"):
         # Not at the top: importing torch takes seconds, and --help does not need it.
         from data.collection import Source
-        from experiments.classifier import CORES, about, open_classifier
-        from experiments.plumbing.device import choose_device
+        from experiments.classifier import CORES, open_classifier
 
-        device, why = choose_device(options.device)
-        model = open_classifier(
-            options.inputs[0], options.model, options.weights, options.classes, options.preprocess
-        )
-        model.model.to(device)
-    print(f"{about(model)}; device {why}")
+        model, opened = open_classifier(options)
+    print(opened)
     source = Source(options.inputs[-1], skip_bad=options.skip_bad)
     with doing(f"scanning {source.data}"):
         name, images = to_evaluate(source, model)
@@ -210,16 +193,14 @@ def main(options: Options) -> None:
     for note in images.notes:
         print(f"  {note}")
     with doing(f"evaluating {len(images.labels(EVALUATED)):,} images"):
-        scores = evaluate_on(model, images, options.batch_size).double().softmax(1)
-    show_results(model, images, name, scores, options.output_dir)
+        logits = evaluate_on(model, images, options.batch_size)
+    show_results(model, images, name, logits, options.output_dir)
     with doing("drawing the figures"):
-        figures = draw_figures(model, images, scores, options.output_dir)
-    for figure in figures:
-        print(f"figure: {figure}")
+        draw_figures(model, images, logits, options.output_dir)
 
 
 def show_results(
-    model: Classifier, images: ImageDataset, name: str, scores: Tensor, folder: Path
+    model: Classifier, images: ImageDataset, name: str, logits: Tensor, folder: Path
 ) -> None:
     """Print the table of classes and the accuracy; write every prediction to `folder`."""
     from sklearn.metrics import classification_report  # slow to import: not before it is needed
@@ -227,7 +208,7 @@ def show_results(
     from experiments.plumbing.results import write_csv
     from experiments.plumbing.stats import wilson
 
-    labels, (best, guesses) = images.labels(EVALUATED), scores.max(1)
+    labels, (best, guesses) = images.labels(EVALUATED), logits.double().softmax(1).max(1)
     print(classification_report(
         labels, guesses, labels=range(len(model.classes)), target_names=model.classes,
         digits=3, zero_division=math.nan,
@@ -240,8 +221,7 @@ def show_results(
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = images.splits[EVALUATED].files or range(len(labels))
-    truths = [model.classes[i] for i in labels.tolist()]
-    predicted = [model.classes[i] for i in guesses.tolist()]
+    truths, predicted = ([model.classes[i] for i in of.tolist()] for of in (labels, guesses))
     table = zip(files, truths, predicted, best.tolist(), strict=True)
     path = folder / "predictions.csv"
     write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in table], COLUMNS)

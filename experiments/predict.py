@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from data.errors import DataError, printable
 from data.progress import say
 from experiments.plumbing import cli
-from experiments.plumbing.cli import UsageError, doing
+from experiments.plumbing.cli import doing
 
 if TYPE_CHECKING:
     from experiments.classifier import Classifier
@@ -64,25 +64,17 @@ def main(options: Options) -> int:
     """Print and draw predictions; return 0, or DataError's exit code if an image is undecodable."""
     cli.check_numbers(options, {"k": (1, 10**6), "batch_size": (1, 10**5), "workers": (0, 256)})
     cli.check_file("--sheet", options.sheet, ".png")
-    if len(options.inputs) < (1 if options.model else 2):
-        command = "python -m experiments.predict " + " ".join(options.inputs)
-        fix = "give a checkpoint, then images; or --model resnet50 and only images"
-        raise UsageError("no images are named", command, fix)
     with doing("loading the network"):
         # Not at the top: importing torch takes seconds, and --help does not need it.
-        from experiments.classifier import CORES, about, find_images, open_classifier, predictions
-        from experiments.plumbing.device import choose_device
+        from experiments.classifier import CORES, find_images, open_classifier, predictions
 
-        device, why = choose_device(options.device)
         paths = find_images(options.inputs if options.model else options.inputs[1:])
-        model = open_classifier(
-            options.inputs[0], options.model, options.weights, options.classes, options.preprocess
-        )
-        model.model.to(device)
+        model, opened = open_classifier(options)
     if not options.json:
-        print(f"{about(model)}; device {why}")
+        print(opened)
     # On a CPU the network itself uses every core.
-    workers = CORES * (device.type == "cuda") if options.workers is None else options.workers
+    usual = CORES if model.device.type == "cuda" else 0
+    workers = usual if options.workers is None else options.workers
     answers = predictions(model, paths, options.k, options.batch_size, workers)
     with doing("decoding and classifying"):
         good, first = show(answers, len(paths), options.json)
@@ -105,21 +97,15 @@ def show(
             say(str(answer), sys.stderr)
         elif (good := good + 1) <= SHOWN:
             first[path] = guesses
-        start, end = "[" if number == 1 else " ", "]" if number == images else ","
-        say(start + json_of(path, guesses) + end if as_json else line_of(path, guesses))
+        if as_json:
+            # In ASCII if the output or the path's bytes are not UTF-8.
+            utf8 = (sys.stdout.encoding or "ascii").lower() == "utf-8" and str(path).isprintable()
+            line = json.dumps({"image": str(path), "predictions": guesses}, ensure_ascii=not utf8)
+            say(("[" if number == 1 else " ") + line + ("]" if number == images else ","))
+        else:
+            words = [f"{guess['label']} {100 * guess['score']:.1f} %" for guess in guesses or ()]
+            say(printable(f"{path}  {', '.join(words) or 'cannot be decoded'}"))
     return good, first
-
-
-def json_of(path: Path, guesses: list[dict] | None) -> str:
-    """JSON of one image; in ASCII if the output or the path's bytes are not UTF-8."""
-    utf8 = (sys.stdout.encoding or "ascii").lower() == "utf-8" and str(path).isprintable()
-    return json.dumps({"image": str(path), "predictions": guesses}, ensure_ascii=not utf8)
-
-
-def line_of(path: Path, guesses: list[dict] | None) -> str:
-    """The same as a line of text."""
-    words = [f"{guess['label']} {100 * guess['score']:.1f} %" for guess in guesses or ()]
-    return printable(f"{path}  {', '.join(words) or 'cannot be decoded'}")
 
 
 def draw_predictions(
@@ -129,17 +115,10 @@ def draw_predictions(
     if not good:
         return
     from data.images import load_image
-    from experiments.drawing.sheet import LabelledImage, draw_sheet, thumbnail
+    from experiments.classifier import on_sheet
+    from experiments.drawing.sheet import draw_sheet
 
-    images = [
-        LabelledImage(
-            thumbnail(load_image(str(path))),  # full-size photos would take gigabytes
-            path.name,
-            tuple(guess["label"] for guess in answer),
-            tuple(guess["score"] for guess in answer),
-        )
-        for path, answer in first.items()
-    ]
+    images = [on_sheet(load_image(str(p)), p.name, answer) for p, answer in first.items()]
     title = f"{Path(model.source).parent.name} {Path(model.source).name}".strip()
     if good > len(first):
         title += f": the first {len(first)} of {good} images"

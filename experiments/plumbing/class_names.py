@@ -73,10 +73,10 @@ def names_in(text: str) -> tuple[str, ...]:
         if isinstance(entries, dict):  # number -> name, or ImageFolder's class_to_idx
             if all(type(value) is int for value in entries.values()):
                 entries = {number: name for name, number in entries.items()}
-            numbers = sorted(entries, key=int)
-            if [*map(int, numbers)] != [*range(len(numbers))]:
+            names = {int(number): name for number, name in entries.items()}
+            if sorted(names) != [*range(len(entries))]:
                 raise ValueError("its numbers are not 0, 1, 2 ...")
-            entries = [entries[number] for number in numbers]
+            entries = [names[number] for number in sorted(names)]
         if not all(isinstance(name, str) for name in entries):
             raise ValueError("names are needed")
         return tuple(entries)

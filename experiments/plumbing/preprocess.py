@@ -40,17 +40,16 @@ def view_for(weights: Weights, name: str, model: Network, requested: str | None)
     WeightsError.
     """
     stored, dialect = weights.metadata.preprocess, weights.dialect
+    if requested is None and stored is not None:
+        return view_from(stored, weights.source)
     view = default_view(model, dialect)
-    if requested is not None:
+    if requested is None:
+        why = f"assumed, as usual for the naming scheme {dialect.name}: the file does not say\n"
+        why += "  to change it: --preprocess; to find it out with labelled images: "
+        why += f"python -m experiments.diagnose {shlex.quote(str(weights.source))} FOLDER"
+    else:
         view = view_named(requested, name, view)
         why = f"by --preprocess {requested}" + ", not what the file says" * (stored is not None)
-    elif stored is not None:
-        return view_from(stored, weights.source)
-    else:
-        file = shlex.quote(str(weights.source))
-        why = f"assumed, as usual for the naming scheme {dialect.name}: the file does not say"
-        why += "\n  to change it: --preprocess; to find it out with labelled images: "
-        why += f"python -m experiments.diagnose {file} FOLDER"
     say(f"preprocessing: {in_words(view)}; {why}", sys.stderr)
     return view
 
@@ -78,13 +77,12 @@ def view_named(text: str, name: str, usual: View) -> View:
 
 def view_of_numbers(text: str) -> View:
     """A View from numbers such as squash=224,mean=0.5,std=0.2,0.3,0.2; else ValueError."""
-    text = text.replace(" ", "")
-    values = dict(re.findall(r"(\w+)=([^=]+?)(?:,(?=\w+=)|$)", text))
-    size = {"squash"} if "squash" in values else {"resize", "crop"}
-    needed, given = size | {"mean", "std"}, values.keys() - {"interpolation"}
-    if given != needed or ",".join(map("=".join, values.items())) != text:
-        wrong = f"; what is {', '.join(sorted(given - needed))}?" if given - needed else ""
-        raise ValueError(f"numbers need {', '.join(sorted(needed))}, once each{wrong}")
+    parts = [part.partition("=") for part in re.split(r",(?=[a-z])", text.replace(" ", ""))]
+    values = {name: number for name, _, number in parts}
+    needed = {"squash"} if "squash" in values else {"resize", "crop"}
+    needed |= {"mean", "std"}
+    if values.keys() - {"interpolation"} != needed or len(values) < len(parts):
+        raise ValueError(f"numbers need {', '.join(sorted(needed))}, once each, and no other name")
     crop, resize = (int(values.get(key) or values["squash"]) for key in ("crop", "resize"))
     mean, std = (tuple(map(float, values[key].split(","))) for key in ("mean", "std"))
     mean, std = (numbers * 3 if len(numbers) == 1 else numbers for numbers in (mean, std))
@@ -107,16 +105,13 @@ def view_from(preprocess: Mapping[str, Any], source: object) -> View:
 
 def checked(view: View) -> View:
     """Return `view`; ValueError if it cannot be used."""
-    sides, lengths = (view.resize, view.crop, view.input_size), (3, 3 * view.crop**2)
-    usable = {
-        "sides": all(type(n) is int and 1 <= n <= zoo.LARGEST_IMAGE for n in sides),
-        "interpolation": view.interpolation in ("bilinear", "bicubic"),
-        "squash": type(view.squash) is bool,
-        "mean": len(view.mean) in lengths and all(abs(m) < 1e6 for m in view.mean),
-        "std": len(view.std) in lengths and all(0 < s < 1e6 for s in view.std),
-    }
-    if not all(usable.values()):
-        raise ValueError(f"{min(usable, key=usable.__getitem__)} in {view}")
+    sides = (view.resize, view.crop, view.input_size)
+    usable = all(type(n) is int and 1 <= n <= zoo.LARGEST_IMAGE for n in sides)
+    usable &= view.interpolation in ("bilinear", "bicubic") and type(view.squash) is bool
+    usable &= {len(view.mean), len(view.std)} <= {3, 3 * view.crop**2}
+    usable &= all(abs(m) < 1e6 for m in view.mean) and all(0 < s < 1e6 for s in view.std)
+    if not usable:
+        raise ValueError(f"a size, interpolation, mean or std is unusable in {view}")
     return view
 
 

@@ -46,18 +46,18 @@ class Recipe:
 
         `probe_alone`: on a linear probe, which has no epochs, rates or random crops.
         """
-        idle = {name for name, value in asdict(self).items() if value in (None, 0)}
-        idle |= {"lr_step_size"} if self.lr_scheduler != "step" else set()
-        idle |= {"momentum"} if self.opt != "sgd" else set()
-        idle |= {"scale", "ratio"} if self.crop != "resized" else set()
-        idle |= asdict(self).keys() - OF_PROBE if probe_alone else set()
-        kept = {name: value for name, value in asdict(self).items() if name not in idle}
-        return {
-            name.replace("_", "-"): " to ".join(f"{v:.3g}" for v in value)
-            if isinstance(value, tuple)
-            else str(value)
-            for name, value in kept.items()
-        }
+        needs = {
+            "lr_step_size": self.lr_scheduler == "step", "momentum": self.opt == "sgd",
+            "scale": self.crop == "resized", "ratio": self.crop == "resized",
+        }  # fmt: skip
+        used = {}
+        for name, value in asdict(self).items():
+            idle = value in (None, 0) or not needs.get(name, True)
+            if idle or (probe_alone and name not in OF_PROBE):
+                continue
+            numbers = value if isinstance(value, tuple) else ()
+            used[name.replace("_", "-")] = " to ".join(f"{v:.3g}" for v in numbers) or str(value)
+        return used
 
 
 OF_PROBE = {"probe_l2", "class_weights", "size", "squash", "input_size", "mean_std"}
@@ -99,25 +99,19 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def evaluation_view(recipe: Recipe, expected: View) -> View:
     """The view for evaluation: what the weights expect, unless the recipe overrides it."""
-    size, mean = recipe.size or expected.crop, expected.mean
-    if size != expected.crop and len(mean) > 3:  # a mean for each pixel, at another size
-        mean = tuple(torch.tensor(mean).view(3, -1).mean(1).tolist())
-    view = replace(
-        expected,
-        mean=mean,
-        resize=round(expected.resize * size / expected.crop),
-        crop=size,
-        squash=recipe.squash or expected.squash,
-        input_size=recipe.input_size or recipe.size or expected.input_size,
-    )
+    size, mean, std = recipe.size or expected.crop, expected.mean, expected.std
     if recipe.mean_std == "cifar10":
-        view = replace(view, mean=CIFAR10_MEAN, std=CIFAR10_STD)
-    return view
+        mean, std = CIFAR10_MEAN, CIFAR10_STD
+    elif size != expected.crop and len(mean) > 3:  # a mean for each pixel, at another size
+        mean = tuple(torch.tensor(mean).view(3, -1).mean(1).tolist())
+    return View(
+        round(expected.resize * size / expected.crop), size, expected.interpolation,
+        recipe.squash or expected.squash, mean, std,
+        recipe.input_size or recipe.size or expected.input_size,
+    )  # fmt: skip
 
 
 def training_view(recipe: Recipe, view: View) -> RandomView:
     """The recipe's augmentation of images that evaluation sees as `view`."""
-    return RandomView(
-        recipe.crop, view.crop, recipe.scale, recipe.ratio, recipe.padding, recipe.hflip_prob,
-        view,
-    )  # fmt: skip
+    crop, scale, ratio = recipe.crop, recipe.scale, recipe.ratio
+    return RandomView(crop, view.crop, scale, ratio, recipe.padding, recipe.hflip_prob, view)

@@ -32,34 +32,31 @@ from experiments.train.loop import Settings
 from experiments.transfer import report
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, load_pretrained, run_transfer
 from experiments.transfer.options import Options
-from experiments.transfer.plan import check_options, plan, recipe_of, starting_weights
+from experiments.transfer.plan import check_options, plan, recipe_of
 from experiments.transfer.strategies import HEAD_ONLY
 from zoo.weights.atomic import write_atomic
+
+FEW = 4  # images in a batch that is timed: enough to compare step times
 
 
 def settle_precision(
     options: Options, dataset: ImageDataset, device: torch.device, folder: Path, group: Group
 ) -> dict[str, Settings]:
     """Precision and memory layout of each model: chosen once per folder, and saved there."""
-
-    def make(name: str) -> tuple[nn.Module, ViewBatches]:
-        few = min(4, len(dataset.labels("train")))  # enough to compare step times
-        return to_time(options, dataset, device, folder, name, Settings(batch_size=few))
-
-    about, models = {"device": device.type}, {name: partial(make, name) for name in options.model}
+    runs = plan(options, dict.fromkeys(options.model, Settings()), "")
+    models = {run.model: partial(to_time, run, FEW, dataset, folder, device) for run in runs}
+    about = {"device": device.type}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
 
 
 def to_time(
-    options: Options, dataset: ImageDataset, device: torch.device, folder: Path, name: str,
-    settings: Settings,
-) -> tuple[nn.Module, ViewBatches]:  # fmt: skip
-    """A network, and batches of `settings.batch_size` images to time its steps with."""
-    recipe = replace(recipe_of(options), batch_size=settings.batch_size)
-    weights = starting_weights(options, name)
-    run = Transfer("scratch", name, weights, 0, recipe, settings, "", options.preprocess)
+    run: Transfer, batch_size: int, dataset: ImageDataset, folder: Path, device: torch.device
+) -> tuple[nn.Module, ViewBatches]:
+    """The network of a run, and batches of so many images, or all there are, to time its steps."""
+    size = min(batch_size, len(dataset.labels("train")))
+    run = replace(run, recipe=replace(run.recipe, batch_size=size))
     job = TransferJob(run, dataset, folder, device, ALONE)
-    return job.model, ViewBatches(job.epochs(), device)  # decoded in this process
+    return job.model, job.batches()
 
 
 def work_of(run: Transfer, images: Mapping[str, int], size: int) -> Work:
@@ -73,26 +70,22 @@ def work_of(run: Transfer, images: Mapping[str, int], size: int) -> Work:
 
 
 def say_forecast(
-    todo: Sequence[Transfer], options: Options, dataset: ImageDataset, device: torch.device,
-    folder: Path, group: Group,
+    todo: Sequence[Transfer], dataset: ImageDataset, device: torch.device, folder: Path,
+    group: Group,
 ) -> None:  # fmt: skip
     """Print the forecast of the runs if they will take long."""
-    if not todo:
-        return
     images = {name: len(part.labels) for name, part in dataset.splits.items()}
+    on_cpu, runs = device.type == "cpu", {run.model: run for run in todo}
     # A CPU takes as long for an image in a small batch; a GPU computes a whole batch at once.
-    size = min(4, images["train"])
-    if device.type != "cpu":
-        size = todo[0].recipe.batch_size // group.size
-    base = {run.model: replace(run.base, batch_size=size) for run in todo}
+    size = min(FEW if on_cpu else todo[0].recipe.batch_size // group.size, images["train"])
 
     def make(name: str) -> tuple[nn.Module, ViewBatches, Settings]:
-        return *to_time(options, dataset, device, folder, name, base[name]), base[name]
+        return *to_time(runs[name], size, dataset, folder, device), runs[name].base
 
-    loaders = dataset.loaders if group.size == 1 else 0
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
     with doing("timing steps"):
         work = [work_of(run, images, size * group.size) for run in todo]
+        threads = torch.get_num_threads() if on_cpu else 1
+        loaders = dataset.loaders if group.size == 1 else 0
         found = forecast_if_long(work, make, device, threads=threads, loaders=loaders)
     if found:
         group.say(f"Forecast for this machine: {found}")
@@ -112,7 +105,7 @@ def run_all(
                     run, dataset, folder / run.name, device, group,
                     progress=progress, on_epoch=on_epoch,
                 )  # fmt: skip
-            group.say(describe(run, row))
+            group.say(describe(row))
         rows.append(row)
     return rows
 
@@ -121,28 +114,26 @@ def run_all(
 def bar_of(
     run: Transfer, dataset: ImageDataset, title: str, group: Group
 ) -> Iterator[tuple[Callable[[int], None], Callable[[dict, bool], None]]]:
-    """Yield progress(step), which moves a bar of images, and say_epoch(), which prints a line.
-
-    For a linear probe, which has no epochs, say_epoch() prints nothing.
-    """
-    size, epochs, steps = run.recipe.batch_size, run.recipe.epochs, 1
-    has_epochs = run.strategy != "linear-probe"
-    if has_epochs:
-        steps = epochs * (len(dataset.labels("train")) // size)
+    """Yield progress(step), which moves a bar of images, and say_epoch(), which prints a line."""
+    size, epochs, mark = run.recipe.batch_size, run.recipe.epochs, 0.0
+    steps = epochs * (len(dataset.labels("train")) // size)
     group.say(f"{title} ...")
-    mark: float | None = None
     options: dict[str, Any] = {"total": steps * size, "unit": " images", "unit_scale": True}
     with Progress(desc=title, disable=not group.first, **options) as bar:
 
         def say_epoch(row: dict, is_best: bool) -> None:
             nonlocal mark
-            seconds, mark = time.perf_counter() - (mark or 0), time.perf_counter()
-            if has_epochs:
-                say(describe_epoch(row, epochs, seconds) + ", best" * is_best)
+            seconds, mark = time.perf_counter() - mark, time.perf_counter()
+            train, val = (
+                f"{name} loss {row[f'{name}_loss']:.3f} acc {100 * row[f'{name}_accuracy']:.1f} %"
+                for name in ("train", "val")
+            )
+            line = f"epoch {row['epoch']}/{epochs}: {train}, {val}, {seconds:.1f} s"
+            say(line + ", best" * is_best)  # fits 80 columns
 
         def progress(step: int) -> None:
             nonlocal mark
-            if mark is None:  # training starts, or resumes at a checkpoint's step
+            if not mark:  # training starts, or resumes at a checkpoint's step
                 mark, bar.initial, bar.n = time.perf_counter(), step * size, step * size
                 bar.start_t = bar.last_print_t = time.time()
                 if step and group.first:
@@ -152,23 +143,12 @@ def bar_of(
         yield progress, say_epoch
 
 
-def describe_epoch(row: dict, epochs: int, seconds: float) -> str:
-    """A line with the losses and accuracies of an epoch."""
-    train, val = (
-        f"{name} loss {row[f'{name}_loss']:.3f} acc {100 * row[f'{name}_accuracy']:.1f} %"
-        for name in ("train", "val")
-    )
-    return f"epoch {row['epoch']}/{epochs}: {train}, {val}, {seconds:.1f} s"  # fits 80 columns
-
-
-def describe(run: Transfer, row: dict) -> str:
+def describe(row: dict) -> str:
     """A line with the result of a run."""
     if row["status"] != "finished":
-        return f"{run.name}: {row['status']}"
-    return (
-        f"{run.name}: {100 * row['accuracy']:.1f} % on {row['tested_on']} (epoch "
-        f"{row['best_epoch']}), {row['seconds']:.1f} s, {report.bound_by(row)}" + say_skipped(row)
-    )
+        return f"{row['name']}: {row['status']}"
+    where = f"{100 * row['accuracy']:.1f} % on {row['tested_on']} (epoch {row['best_epoch']})"
+    return f"{row['name']}: {where}, {row['seconds']:.1f} s{say_skipped(row)}"
 
 
 @torch_as_started()
@@ -222,7 +202,8 @@ def compare_strategies(
         # Before any work: read_row() raises ResultsError for rows with other settings.
         todo = [run for run in runs if read_row(folder / run.name, run, NEEDS) is None]
         group.say(to_do([folder / run.name for run in todo], len(runs)))
-        say_forecast(todo, options, dataset, device, folder, group)
+        if todo:
+            say_forecast(todo, dataset, device, folder, group)
         if dataset.table and group.first:
             write_atomic(folder / "split.csv", dataset.table.encode("utf-8", "replace"))
         rows = run_all(runs, dataset, folder, device, group)
@@ -256,12 +237,8 @@ def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
         settings["batch-size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())
     group.say(f"Recipe {options.recipe}: {recipe}")
-    if options.size:
-        group.say(f"Size {options.size}: --size replaces the sizes that the weights expect")
     if options.weights == "none" and set(options.strategy) != {"scratch"}:
-        group.say(
-            "Weights none: every strategy starts from random weights, so nothing is transferred"
-        )
+        group.say("Weights none: all strategies start from random ones, so nothing is transferred")
 
 
 def say_notes(dataset: ImageDataset, group: Group) -> None:

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from data.collection import ImageDataset
-from data.decoding import Images
 from data.view_batches import StepDataset, ViewBatches, every_image
 from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
@@ -35,7 +34,6 @@ from experiments.transfer.probe import features_of, logistic_regression
 from experiments.transfer.strategies import rarity, to_train, training_settings
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # the keys that row.json must have
-HISTORY_FIELDS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ class TransferJob:
     ) -> None:
         self.run, self.set, self.folder, self.device = run, dataset, folder, device
         self.group, self.clock = group, Clock()
+        self.should_stop: Callable[[], bool] = lambda: False  # True: an evaluation raises Stopped
         # Only random weights depend on the seed.
         seed = 0 if run.weights else run.seed
         network, expected = load_pretrained(run.model, run.weights, seed, run.preprocess)
@@ -88,42 +87,32 @@ class TransferJob:
         self.labels = dataset.labels("train")
         weighted = run.recipe.class_weights
         self.class_weights = rarity(self.labels, len(dataset.classes)) if weighted else None
-        # A process group has threads, and forking a process with threads can hang.
-        self.loaders = dataset.loaders if group.size == 1 else 0
         self.model = copy.deepcopy(network)
         torch.manual_seed(run.seed)
         self.model.head = nn.Linear(network.head.in_features, len(dataset.classes))
         self.model = to_layout(self.model, run.base).to(device)
 
-    def epochs(self) -> StepDataset:
-        """The training batches as uint8 random views; this process's share of each."""
-        return StepDataset(
+    def batches(self, loaders: int = 0) -> ViewBatches:
+        """This process's share of the training batches, from `loaders` worker processes."""
+        views = StepDataset(
             self.train_images, self.labels, self.random_view, self.run.recipe.batch_size,
             self.run.seed, self.group.part,
         )  # fmt: skip
+        return ViewBatches(views, self.device, loaders, spawn=self.group.size > 1)
 
-    def batches(self) -> ViewBatches:
-        """The training batches, normalised and on the device."""
-        several = self.group.size > 1
-        return ViewBatches(self.epochs(), self.device, self.set.loaders, spawn=several)
-
-    def evaluation_batches(self, images: Images, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """The evaluation batches of a split; of several processes, each has its own part."""
-        labels, part = self.set.labels(split), self.group.part
-        return every_image(images, labels, self.view, 64, self.device, self.loaders, part)
+        images, labels = self.set.images(split, self.view), self.set.labels(split)
+        # A process group has threads, and forking a process with threads can hang.
+        loaders, part = self.set.loaders if self.group.size == 1 else 0, self.group.part
+        return every_image(images, labels, self.view, 64, self.device, loaders, part)
 
-    def answers(
-        self, model: nn.Module, split: str, settings: Settings,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> tuple[float, list[int]]:  # fmt: skip
-        """Mean loss of a split, and for each image 1 if it is classified correctly, else 0.
-
-        Raises Stopped once should_stop() returns True.
-        """
-        batches = self.evaluation_batches(self.set.images(split, self.view), split)
+    def answers(self, model: nn.Module, split: str, settings: Settings) -> tuple[float, list[int]]:
+        """Mean loss of a split, and for each image 1 if it is classified correctly, else 0."""
         # The memory layout affects rounding: in that of FP32 the results equal predict's.
         model = to_layout(model, settings).eval()
-        outputs = infer(model, until_stopped(batches, should_stop), settings)
+        batches = until_stopped(self.evaluation_batches(split), self.should_stop)
+        outputs = infer(model, batches, settings)
         logits, labels = (self.group.together(tensor) for tensor in outputs)
         loss = nn.functional.cross_entropy(logits, labels).item()
         return loss, (logits.argmax(1) == labels).int().tolist()
@@ -133,8 +122,8 @@ class TransferJob:
         import sklearn.linear_model  # noqa: F401  before the clock starts
 
         recipe, classes = self.run.recipe, len(self.set.classes)
-        images, begin = self.set.images("train", self.view), time.perf_counter()
-        batches = timed(self.evaluation_batches(images, "train"), self.clock)
+        batches = timed(self.evaluation_batches("train"), self.clock)
+        begin = time.perf_counter()
         computed = features_of(self.model, batches, self.run.base)
         features, labels = map(self.group.together, computed)
         weights = torch.tensor(self.class_weights) if self.class_weights else None
@@ -147,45 +136,46 @@ class TransferJob:
             loss = nn.functional.cross_entropy(logits, labels).item()
             return loss, float((logits.argmax(1) == labels).float().mean())
 
-    def add_row(
-        self, state: State, train_scores: tuple[float, float],
-        on_epoch: Callable[[dict, bool], None], should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
-        """After an epoch: evaluate on val, save the best epoch, write the history."""
+    def add_row(self, state: State, train_loss: float, train_accuracy: float) -> tuple[dict, bool]:
+        """After an epoch: evaluate on val, save the best epoch, write the history.
+
+        Returns the epoch's row, and whether it is the best so far.
+        """
         self.group.agree(state.model)
-        val_loss, right = self.answers(state.model, "val", self.run.base, should_stop)
-        val_accuracy = sum(right) / len(right)
-        best = max((row["val_accuracy"] for row in state.history), default=-1.0)
-        epoch, scores = len(state.history) + 1, (*train_scores, val_loss, val_accuracy)
-        row = dict(zip(HISTORY_FIELDS, (epoch, state.step, state.lr, *scores), strict=True))
+        val_loss, right = self.answers(state.model, "val", self.run.base)
+        row = {
+            "epoch": len(state.history) + 1, "step": state.step, "lr": state.lr,
+            "train_loss": train_loss, "train_accuracy": train_accuracy,
+            "val_loss": val_loss, "val_accuracy": sum(right) / len(right),
+        }  # fmt: skip
+        is_best = all(row["val_accuracy"] > other["val_accuracy"] for other in state.history)
         state.history.append(row)
-        is_best = val_accuracy > best
         if is_best:
             self.save("best", {"epoch": row["epoch"]})
         if self.group.first:
-            write_csv(self.folder / "history.csv", state.history, HISTORY_FIELDS)
-            on_epoch(row, is_best)
+            write_csv(self.folder / "history.csv", state.history, row)
+        return row, is_best
 
     def finish(self, state: State, status: str) -> dict:
         """Evaluate the saved files in fp32; then write row.json, which marks the run complete."""
         results: dict[str, Any] = {}
-        finished = status == "finished"
-        if finished:
+        if status == "finished":
             self.save("last", {"epoch": len(state.history)})
-        self.group.same(None)  # wait until the first process has written the files
-        scores: dict[str, Any] = {}
-        for name, chosen_by in CHOSEN_BY.items() if finished else ():
-            loaded = load_model(self.folder / f"{name}.safetensors")
-            self.model.load_state_dict(loaded.model.state_dict())
-            if scores.get("epoch") != loaded.metrics["epoch"]:  # else last is best
-                scores = {"epoch": loaded.metrics["epoch"]}
-                for split in [split for split in self.set.splits if split != "train"]:
-                    loss, right = self.answers(self.model, split, FP32)
-                    scores |= {f"{split}_loss": loss, f"{split}_accuracy": sum(right) / len(right)}
-                    if (name, split) == ("best", self.set.tested_on):
-                        results["right"] = "".join(map(str, right))
-            self.save(name, scores | {"chosen_by": chosen_by, "seen": self.set.seen})
-            results |= {f"{name}_{key}": value for key, value in scores.items()}
+            self.group.same(None)  # wait until the first process has written the files
+            scores: dict[str, Any] = {}
+            for name, chosen_by in (("best", "val accuracy"), ("last", "nothing")):
+                loaded = load_model(self.folder / f"{name}.safetensors")
+                self.model.load_state_dict(loaded.model.state_dict())
+                if scores.get("epoch") != loaded.metrics["epoch"]:  # else last is best
+                    scores = {"epoch": loaded.metrics["epoch"]}
+                    for split in [split for split in self.set.splits if split != "train"]:
+                        loss, right = self.answers(self.model, split, FP32)
+                        accuracy = sum(right) / len(right)
+                        scores |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+                        if (name, split) == ("best", self.set.tested_on):
+                            results["right"] = "".join(map(str, right))
+                self.save(name, scores | {"chosen_by": chosen_by, "seen": self.set.seen})
+                results |= {f"{name}_{key}": value for key, value in scores.items()}
         row = self.row(state, status, results)
         if self.group.first:
             write_json(self.folder / "row.json", row)
@@ -219,10 +209,6 @@ class TransferJob:
             )  # fmt: skip
 
 
-CHOSEN_BY = {"best": "val accuracy", "last": "nothing"}  # what chose the epoch of each file
-PROBED = ("linear-probe", "lp-ft")  # strategies that start with a probe
-
-
 def run_transfer(
     run: Transfer,
     dataset: ImageDataset,
@@ -244,32 +230,33 @@ def run_transfer(
     job = TransferJob(run, dataset, folder, device, group)
     steps = len(job.labels) // run.recipe.batch_size  # per epoch
     settings = training_settings(run.recipe, run.strategy, steps, job.class_weights, run.base)
-    if run.strategy in PROBED and not path.exists():
+    if run.strategy in ("linear-probe", "lp-ft") and not path.exists():
         train_scores = job.probe()
         job.clock.total += job.clock.training
     network = to_train(run.strategy, job.model)
     state = start(network, settings, group.wrap(network))
     if run.strategy == "linear-probe":
-        job.add_row(state, train_scores, on_epoch)
+        job.add_row(state, *train_scores)
         return job.finish(state, "finished")
 
-    batches = job.batches()
-    status = "finished"
+    def end_epoch() -> None:
+        loss_sum, wrong, seen = group.sum(state.loss_sum, state.wrong, state.seen)
+        row, is_best = job.add_row(state, loss_sum / seen, 1 - wrong / seen)
+        if group.first:
+            on_epoch(row, is_best)
+
+    batches, status = job.batches(dataset.loaders), "finished"
     # Several processes would stop at different steps, so they save only between epochs.
     stoppable = signals.deferred() if group.size == 1 else nullcontext(lambda: False)
-    with stoppable as should_stop:
-
-        def end_epoch() -> None:
-            loss_sum, wrong, seen = group.sum(state.loss_sum, state.wrong, state.seen)
-            job.add_row(state, (loss_sum / seen, 1 - wrong / seen), on_epoch, should_stop)
-
+    with stoppable as job.should_stop:
         try:
             train_resumably(
                 state, batches, settings, path, run.owner, job.clock, end_epoch=end_epoch,
-                progress=progress, should_stop=should_stop, save_every=save_every, group=group,
+                progress=progress, should_stop=job.should_stop, save_every=save_every, group=group,
             )  # fmt: skip
         except Diverged as error:
             status = str(error)
+    job.should_stop = lambda: False
     if not all(values.isfinite().all() for values in job.model.state_dict().values()):
         # The last loss was computed before the last update, so it may still have been finite.
         status = str(Diverged(state.step))

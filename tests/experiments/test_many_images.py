@@ -187,8 +187,9 @@ def test_the_network_moves_to_the_device(name, checkpoint, files, tmp_path, invo
 
     for works in ("classifier.predictions", "evaluate.evaluate_on", "attention.draw_one"):
         monkeypatch.setattr(f"experiments.{works}", stop)
-    choose = "experiments.plumbing.device.choose_device"
-    monkeypatch.setattr(choose, lambda asked: (torch.device("meta"), f"{asked}: planted"))
+    for user in ("classifier", "plumbing.device"):
+        choose = f"experiments.{user}.choose_device"
+        monkeypatch.setattr(choose, lambda asked: (torch.device("meta"), f"{asked}: planted"))
     folder = as_classes(files, tmp_path / "all")
     out = tmp_path / ("out" if name == "evaluate" else "out.png")
     done = invoke(f"experiments.{name}", checkpoint, folder, "--device", "cuda:7", OUT[name], out)
