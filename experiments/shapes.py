@@ -49,10 +49,8 @@ def main(options: Options) -> None:
     lines.append(["total", "", f"{parameters:,}", f"{flops / 1e9:.3f}", ""])
     print(f"{options.model}, one image (1, 3, {size}, {size})")
     header = ("part", "output shape", "parameters", "GFLOPs", "receptive field")
-    print_report([Rows(header, lines), NOTE])
-
-
-NOTE = "A multiply-add counts as two FLOPs. torchvision prints GMACs, which are half as many."
+    note = "A multiply-add counts as two FLOPs. torchvision prints GMACs, which are half as many."
+    print_report([Rows(header, lines), note])
 
 
 if __name__ == "__main__":

@@ -165,11 +165,9 @@ def lock(output_dir: Path) -> AbstractContextManager:
 
 def machine(device: torch.device) -> dict:
     """Hardware, threads, versions and commit, for a row of results."""
-    name = cpu_name()
+    name = cpu_name() + f", {device.type}" * (device.type != "cpu")
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    elif device.type != "cpu":
-        name += f", {device.type}"
     python, torchvision = platform.python_version(), version("torchvision")
     versions = {"python": python, "torch": torch.__version__, "torchvision": torchvision}
     threads = torch.get_num_threads()

@@ -141,8 +141,7 @@ def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
         fix = "choose another --output-dir, or the options that it was made with"
         raise CheckpointError("the checkpoint belongs to a run with other settings", path, fix)
     state.load_state_dict(saved)
-    for name, seconds in saved["clock"].items():
-        setattr(clock, name, seconds)
+    vars(clock).update(saved["clock"])
 
 
 def save_checkpoint(path: Path, content: dict) -> None:

@@ -100,21 +100,14 @@ def examine_all(bugs: Iterable[Bug]) -> dict[Bug, Verdicts]:
     return {bug: examine(bug.build, bug.model) for bug in Progress(bugs, "networks")}
 
 
-def marks(verdicts: Verdicts, missed: str = "") -> list[str]:
-    """One word per check: "caught", `missed`, or "-" if it did not run."""
-    return ["-" if text is None else "caught" if text else missed for text in verdicts.values()]
-
-
-def totals(verdicts: Iterable[Verdicts]) -> list[str]:
-    """How many networks each check caught."""
-    networks = list(verdicts)
-    return [str(sum(bool(of_one[check]) for of_one in networks)) for check in CHECKS]
-
-
 def table(verdicts: Mapping[Bug, Verdicts]) -> Rows:
-    """The table of docs/proof.md: one line per bug, one column per check."""
-    lines = [[bug.name, bug.seen, *marks(verdicts[bug])] for bug in verdicts]
-    lines.append([f"caught of {len(verdicts)}", "", *totals(verdicts.values())])
+    """One line per bug, one column per check: "caught", "" for missed, "-" for not run."""
+    lines = []
+    for bug, found in verdicts.items():
+        marks = ["-" if text is None else "caught" if text else "" for text in found.values()]
+        lines.append([bug.name, bug.seen, *marks])
+    caught = [sum(bool(found[check]) for found in verdicts.values()) for check in CHECKS]
+    lines.append([f"caught of {len(verdicts)}", "", *map(str, caught)])
     return Rows(["bug", "seen in", *CHECKS], lines, ("---",))
 
 

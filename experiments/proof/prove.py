@@ -135,8 +135,12 @@ def twins_alike() -> tuple[bool, str]:
     """Whether all plain networks (but the largest) start like their twins, and a sentence on it."""
     names = [name for name in zoo.list_models() if name.startswith("plain")]
     names.remove("plainvit_l_16")  # like plainvit_b_16, and slow to initialise
-    bar = Progress(names, "initial weights", unit="network")
-    others = [name for name in bar if not starts_as_its_twin(name)]
+    others = []
+    for name in Progress(names, "initial weights", unit="network"):
+        builds = (partial(zoo.build, each) for each in (name, zoo.twin(name)))
+        plain, residual = map(checks.seeded_entries, builds)
+        if not all(torch.equal(value, residual[key]) for key, value in plain.items()):
+            others.append(name)
     alike = (
         f"{len(names) - len(others)} of the {len(names)} plain networks that were checked start "
         "from the weights of their residual twins, given the same seed; one more, plainvit_l_16, "
@@ -144,10 +148,3 @@ def twins_alike() -> tuple[bool, str]:
     )
     different = f" DIFFERENT: {', '.join(others)}" if others else ""
     return not others, f"{alike}{different}"
-
-
-def starts_as_its_twin(name: str) -> bool:
-    """True if the same seed gives a plain network the initial weights of its residual twin."""
-    plain = checks.seeded_entries(partial(zoo.build, name))
-    residual = checks.seeded_entries(partial(zoo.build, zoo.twin(name)))
-    return all(torch.equal(plain[key], residual.get(key, torch.empty(0))) for key in plain)
