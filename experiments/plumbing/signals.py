@@ -8,12 +8,14 @@ A thread counts the signals: Python runs signal handlers between two instruction
 thread, and a backward pass is one instruction.
 """
 
+import atexit
 import contextlib
 import math
 import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +58,8 @@ def listen() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
     signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
+    sys.unraisablehook = raise_again
+    atexit.register(ignore_all)  # the first one registered is called last
     threading.Thread(target=count, args=(reading,), daemon=True).start()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
@@ -63,6 +67,31 @@ def listen() -> None:
             after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop()),
             after_in_child=leave_it_to_the_parent,
         )
+
+
+def raise_again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Send a signal again whose exception was raised in a callback, where Python ignores it.
+
+    Such callbacks (of weak references, and __del__) run at any moment, and end soon.
+    """
+    if not isinstance(ignored.exc_value, KeyboardInterrupt | Terminated):
+        sys.__unraisablehook__(ignored)
+        return
+    asked.raised, asked.count = False, asked.count - 1
+    # To the main thread, which may be waiting; Windows has no pthread_kill.
+    send = getattr(signal, "pthread_kill", lambda _, number: signal.raise_signal(number))
+    timer = threading.Timer(0.05, send, [threading.main_thread().ident, asked.first])
+    timer.daemon = True
+    timer.start()
+
+
+def ignore_all() -> None:
+    """Ignore signals while Python frees its memory: its own handlers are gone by then.
+
+    Otherwise a second Ctrl-C would end the process by the signal, not with its exit code.
+    """
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def handle(number: int, _: object) -> None:

@@ -20,7 +20,7 @@ import zoo
 from data.dataset import Dataset
 from data.views import View
 from experiments.ablation.runs import Data, Run, run_one
-from experiments.anatomy import study
+from experiments.anatomy import study, subjects
 from experiments.anatomy.findings import report_of
 from experiments.anatomy.options import Options, Question
 from experiments.anatomy.subjects import images_of, named, of_campaign, published
@@ -79,7 +79,11 @@ def test_every_question_answers_twice_with_the_same_bytes(answer, tmp_path):
 
 @pytest.mark.parametrize("question", typing.get_args(Question))
 def test_every_figure_is_readable(question, answer, tmp_path):
-    assert_readable(drawn(answer, tmp_path, question))
+    figure = drawn(answer, tmp_path, question)
+    assert_readable(figure)
+    if question == "one-block":
+        ticks = [tick.get_text() for panel in figure.axes for tick in panel.get_xticklabels()]
+        assert all(tick.isdigit() for tick in ticks)  # places of blocks
 
 
 def test_the_report_of_a_folder_is_shown_again(answer, tmp_path, invoke):
@@ -295,8 +299,14 @@ def test_golden_lesions_of_published_networks_are_as_deep_as_theirs(real_data, r
         assert low < rise.value < high, (name, rise)
 
 
-def test_the_networks_of_a_campaign_are_its_final_ones(campaign):
+def test_the_networks_of_a_campaign_are_its_final_ones(campaign, monkeypatch):
     chosen = study.of_campaign(campaign, 40)
+    deeper = [read_row(folder) for folder in campaign.iterdir() if folder.is_dir()]
+    deeper += [row | {"run": row["run"] | {"depth": 20}} for row in deeper]
+    monkeypatch.setattr(subjects, "read_rows", lambda _: deeper)
+    order = [subject.name for subject in study.of_campaign(campaign, 40)]
+    assert order == [f"{name}-seed{seed}" for name in ("plain8", "plain20", "resnet8", "resnet20")
+                     for seed in (0, 1)]  # fmt: skip
     assert {(s.network, s.budget) for s in chosen} == {
         (name, f"{STEPS} steps") for name in ("plain8", "resnet8")
     }

@@ -335,14 +335,52 @@ cli.run(main, Options, "planted")
 """
 
 
+def planted(folder: Path, code: str) -> subprocess.CompletedProcess:
+    """Run `code` as a command."""
+    (folder / "planted.py").write_text(code, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-m", "planted"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+    )  # fmt: skip
+
+
 def test_ctrl_c_inside_exec_has_the_same_exit_code(tmp_path):
     """CPython would end a `python -m` of this kind with a second SIGINT to itself: -2."""
-    (tmp_path / "planted.py").write_text(IN_EXEC, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "planted"], cwd=ROOT, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
+    done = planted(tmp_path, IN_EXEC)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_inside_a_callback_is_not_lost(number, tmp_path):
+    """Python ignores exceptions there, so the command would run on to its end."""
+    lost = f"""
+    import signal, time, weakref
+    class Thing: pass
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal({number:d}))
+    del thing
+    time.sleep(60)
+"""
+    code = IN_EXEC.replace("main(options):\n", f"main(options):{lost}")
+    assert "weakref" in code
+    begun = time.monotonic()
+    done = planted(tmp_path, code)
+    assert time.monotonic() - begun < 50  # it does not sleep to its end
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert (done.returncode, done.stderr) == (CODES[number], f"{word}\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on_exit is glibc's")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_libraries_free_their_memory_keeps_the_exit_code(number, tmp_path):
+    """PyTorch needs half a second for it, and Python's own handlers are gone by then.
+
+    on_exit(raise, 0) has the C library call raise(exit code) after Python has ended.
+    """
+    ends = f'import ctypes\nC = ctypes.CDLL(None)\nC.on_exit(getattr(C, "raise"), None)\n{IN_EXEC}'
+    code = ends.replace('exec("raise KeyboardInterrupt")', f"return {number:d}")
+    assert f"return {number:d}" in code
+    assert planted(tmp_path, code).returncode == number
 
 
 LOST = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
