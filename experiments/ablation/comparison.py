@@ -114,7 +114,7 @@ def groups_of(results: Sequence[dict], arms: Arms) -> list[list[Arm]]:
 def answer(arm: Arm) -> tuple[str, str]:
     """Is the arm worse than the reference? "yes", "no" (better) or "cannot tell", and the reason.
 
-    It counts only if the reference has learned enough: has_learned.
+    It counts only if the reference has learned enough: see unlearned().
     """
     if arm.difference.n < 2:
         return "cannot tell", "two seeds or more are needed"
@@ -130,7 +130,7 @@ def unlearned(groups: Sequence[Sequence[Arm]], depth: int) -> str:
     if min(errors, default=1.0) <= LEARNED:
         return ""
     return (
-        f"- Cannot tell: with {depth} layers the reference has not learned enough, its training "
+        f"- Cannot tell: with {depth} layers, resnet has not learned enough: its training "
         f"error is {100 * min(errors, default=1.0):.0f} % (the limit is {100 * LEARNED:.0f} %)."
     )
 
@@ -162,7 +162,7 @@ def report_of_arms(results: Sequence[dict], arms: Arms) -> list[Part]:
         sentences += rate_sentences(group) if arms.common_rate else []
     steps, n = results[0]["steps"], len(groups[0][0].rows)
     lead = (
-        f"**{arms.question} Is the training loss higher than the reference's after {steps:,} "
+        f"**{arms.question} Is the training loss higher than resnet's after {steps:,} "
         f"steps? n = {n} seeds, paired by seed; p of a t-test, with Holm's correction.** A run "
         "that diverged, or whose loss is larger than that of guessing, has failed and counts with "
         "the loss of guessing."
