@@ -151,7 +151,7 @@ def equalities() -> str:
 
 def answers() -> Rows:
     """A line for each published ablation."""
-    from experiments.ablation.arms import TUNING_SEED
+    from experiments.ablation.block_questions import TUNING_SEED
     from experiments.ablation.comparison import in_short, question_of
     from experiments.ablation.report import read_results
     from experiments.ablation.runs import in_words
@@ -162,8 +162,8 @@ def answers() -> Rows:
         if not (folder := Path("docs") / name).is_dir():
             continue
         rows = read_results(folder)
-        if arms := question_of(rows):
-            question, answer = arms.question, in_short(rows, arms)
+        if about_blocks := question_of(rows):
+            question, answer = about_blocks.question, in_short(rows, about_blocks)
             n = len({row["seed"] for row in rows} - {TUNING_SEED})
         else:
             found = degradation_of(rows)

@@ -1,14 +1,14 @@
 """Where do batch norm and ReLU go? BasicBlock's layers in four other orders.
 
-In BasicBlock, a ReLU follows the addition, so even the way of the shortcuts alone is not the
-identity from the first block to the last. In the last two orders, nothing follows the addition:
-norm and ReLU come before each convolution ("pre-activation"), and y = x + F(x) exactly.
+In BasicBlock, a ReLU follows the addition, and changes x + F(x) wherever it is negative. In the
+last three orders, no layer follows the addition: y is the sum itself. `ReluOnly` has a ReLU before
+each convolution, `Preactivation` has norm and ReLU before each ("full pre-activation").
 
-Then the first block finds that the stem has already applied norm and ReLU, so it begins with its
-convolution; and the last block's sum, which the head reads, still needs them: `after`.
+In these two, the ends of the network are different. The stem ends with norm and ReLU, so the first
+block omits its own. After the last addition, `after` applies them once more, before the head.
 
 Paper: He et al. 2016, "Identity Mappings in Deep Residual Networks" (arXiv 1603.05027), section 4,
-figure 4 (a) to (e) and table 2. Here h is the block's shortcut, x itself or padded.
+figure 4 (a) to (e) and table 2. Here h is the block's shortcut: x itself, or padded or projected.
 Dimension key: N batch, C channels, H W height and width of a feature map.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from zoo.arms import branch
 from zoo.blocks import BasicBlock
+from zoo.shortcut_variants import residual_of
 from zoo.shortcuts import Norm
 
 
@@ -31,24 +31,27 @@ class NormAfter(BasicBlock):
 
 
 class ReluBefore(BasicBlock):
-    """`y = relu(F(x)) + h`: ReLU before the addition (c), so a block can only add."""
+    """`y = relu(F(x)) + h`: ReLU before the addition (c), so the residual is never negative."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return relu(branch(self, x)) + self.shortcut(x)
+        return relu(residual_of(self, x)) + self.shortcut(x)
 
 
 class ReluOnly(BasicBlock):
     """`y = norm(conv(relu(norm(conv(relu(x)))))) + h`: ReLU-only pre-activation (d)."""
 
-    after: nn.Module = nn.Identity()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.after: nn.Module = nn.Identity()
 
-    def set_up(self, place: int, blocks: int) -> None:
-        """For the block number `place` (1, 2 ...) of `blocks`."""
-        self.after = nn.ReLU() if place == blocks else nn.Identity()
+    def set_up(self, index: int, blocks: int) -> None:
+        """Add the ReLU after the last of `blocks` blocks; `index` counts from 1."""
+        if index == blocks:
+            self.after = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         # In the first block x comes from the stem's ReLU, and another one changes nothing.
-        return self.after(branch(self, relu(x)) + self.shortcut(x))
+        return self.after(residual_of(self, relu(x)) + self.shortcut(x))
 
 
 class Preactivation(BasicBlock):
@@ -63,13 +66,12 @@ class Preactivation(BasicBlock):
         self.before: nn.Module = nn.ReLU()
         self.after: nn.Module = nn.Identity()
 
-    def set_up(self, place: int, blocks: int) -> None:
-        """For the block number `place` (1, 2 ...) of `blocks`."""
-        if place == 1:
+    def set_up(self, index: int, blocks: int) -> None:
+        """Change the first and the last of `blocks` blocks; `index` counts from 1."""
+        if index == 1:
             self.norm1 = self.before = nn.Identity()
-        if place == blocks:
-            norm = type(self.norm2)(self.out_channels)
-            self.after = nn.Sequential(norm, nn.ReLU())
+        if index == blocks:
+            self.after = nn.Sequential(type(self.norm2)(self.out_channels), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.conv1(self.before(self.norm1(x)))

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
 from zoo.blocks import BasicBlock, Bottleneck
+from zoo.normfree import Shift
 from zoo.plain import without_skips
 from zoo.shortcuts import Norm
-from zoo.variants import NORM_FREE, VARIANTS, SetUp, Shift
+from zoo.variants import NORM_FREE, VARIANTS, set_up
 
 
 class ImageNetStem(nn.Module):
@@ -99,10 +100,6 @@ class ResNet(nn.Module):
             # Norms start with weight 1 and bias 0, which is PyTorch's default.
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        blocks = [block for stage in self.stages.children() for block in stage.children()]
-        for place, block in enumerate(blocks, 1):
-            if isinstance(block, SetUp):  # in zoo/variants.py, some start in a way of their own
-                block.set_up(place, len(blocks))
 
     def features(self, images: Tensor) -> Tensor:
         """What the head classifies: (N, 3, H, W) -> (N, C')."""
@@ -175,8 +172,8 @@ def resnet(
     stem = row.stem(width, norms)
     model = ResNet(stem, make_block, row.blocks_per_stage, width, num_classes or row.num_classes)
     model.variant = variant
-    if variant == "fixup":
-        nn.init.zeros_(model.head.weight)
+    if variant:
+        set_up(model.stages, model.head)
     if plain:  # after all weights are drawn: with the same seed, both twins have the same ones
         model.stages = without_skips(model.stages)
     return model

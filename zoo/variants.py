@@ -7,21 +7,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, runtime_checkable
 
-from zoo.arms import Convolved, DroppedOut, ExclusivelyGated, Gated, Scaled, Stochastic
+from torch import nn
+
 from zoo.blocks import BasicBlock
-from zoo.normfree import Fixup, ReZero, Shift, SkipInit, ZeroGamma
+from zoo.normfree import Fixup, ReZero, SkipInit, ZeroGamma
 from zoo.orders import NormAfter, Preactivation, ReluBefore, ReluOnly
+from zoo.shortcut_variants import (
+    Convolved,
+    DroppedOut,
+    ExclusivelyGated,
+    Gated,
+    Scaled,
+    Stochastic,
+)
 
-
-@runtime_checkable
-class SetUp(Protocol):
-    """A block that starts in a way of its own."""
-
-    def set_up(self, place: int, blocks: int) -> None:
-        """Prepare the block number `place` (1, 2 ...) of `blocks`."""
-
-
-# In the order of the papers' tables; biases of gates: the best of table 1 of He et al. 2016.
+# In the order of the papers' tables. Biases of gates: in table 1 of He et al. 2016, -6 is the best.
 VARIANTS: dict[str, Callable[..., BasicBlock]] = {
     "half-shortcut": Scaled,
     "half-both": partial(Scaled, a=0.5),
@@ -40,6 +40,23 @@ VARIANTS: dict[str, Callable[..., BasicBlock]] = {
     "fixup": Fixup,
     "rezero": ReZero,
 }
-NORM_FREE = ("skipinit", "fixup", "rezero")  # the stem has no norm, too
+NORM_FREE = ("skipinit", "fixup", "rezero")  # their stems have no norm, either
 
-__all__ = ["NORM_FREE", "VARIANTS", "SetUp", "Shift"]
+
+@runtime_checkable
+class SetUp(Protocol):
+    """A block whose layers or initial weights depend on its position, or are its own."""
+
+    def set_up(self, index: int, blocks: int) -> None:
+        """Prepare the block number `index` (1, 2 ...) of `blocks`."""
+
+
+def set_up(stages: nn.Sequential, head: nn.Linear) -> None:
+    """Prepare the blocks and the head of a network after other initial weights were given to it."""
+    blocks = [block for stage in stages.children() for block in stage.children()]
+    for index, block in enumerate(blocks, 1):
+        if isinstance(block, SetUp):
+            block.set_up(index, len(blocks))
+    if isinstance(blocks[0], Fixup):
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)

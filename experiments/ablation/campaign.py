@@ -13,7 +13,7 @@ from torch import nn
 import zoo
 from data.batches import TensorBatches
 from experiments.ablation import collapse
-from experiments.ablation.arms import ARMS, runs_of, tuning
+from experiments.ablation.block_questions import BLOCK_QUESTIONS, runs_of, tuning
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
 from experiments.ablation.pool import default_jobs, run_campaign
@@ -116,13 +116,13 @@ def train_preset(
 
     Where each arm has a rate of its own, the runs that choose it come first.
     """
-    if not (arms := ARMS.get(preset)):
+    if not (question := BLOCK_QUESTIONS.get(preset)):
         return train_all(rows(ablation), output_dir, device, jobs)
     results: list[dict] = []
-    if first := tuning(arms, ablation):
+    if first := tuning(question, ablation):
         print(f"First, {len(first)} runs on held-out images choose the rate of every arm.")
         _, results = train_all(first, output_dir, device, jobs)
-    return train_all(runs_of(arms, ablation, results), output_dir, device, jobs, results)
+    return train_all(runs_of(question, ablation, results), output_dir, device, jobs, results)
 
 
 def train_all(
@@ -140,7 +140,7 @@ def train_all(
         row = read_row(output_dir / run.name)
         if row is None:  # stopped before its end
             return
-        print(describe(flatten(row)) + say_skipped(row))
+        print(describe(run.name, flatten(row)) + say_skipped(row))
         whole = whole_seeds(runs, output_dir)
         if whole and whole[-1].seed == run.seed and len(whole) < len(runs):
             show_so_far(whole, output_dir, before)
@@ -190,13 +190,13 @@ def ablate(preset: str = "quick", **options: object) -> Results:
 def carry_out(options: Options) -> Results:
     """Run the ablation that the options ask for, and draw its figures."""
     device, why = choose_device(options.device)
-    print((ABLATIONS | ARMS)[options.preset].question)
+    print((ABLATIONS | BLOCK_QUESTIONS)[options.preset].question)
     print(f"Device {why}")
     with doing("loading the images"):
         ablation = plan(options, device)
         print(describe_data(ablation.base.data))
     of_transformers = options.preset == "vit"
-    if not of_transformers and options.preset not in ARMS:
+    if not of_transformers and options.preset not in BLOCK_QUESTIONS:
         explain_parameters({run.depth for run in rows(ablation)})
     name = ("ablation-" if of_transformers else "") + options.preset
     name += f"-{options.scale}" if options.scale != "quick" else ""

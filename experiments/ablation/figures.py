@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.ablation.arms import PUBLISHED, Arms
+from experiments.ablation.block_questions import TABLES_1_AND_2, BlockQuestion
 from experiments.ablation.collapse import STATES, VISIBLE, load_run_weights
 from experiments.ablation.comparison import (
     Arm,
@@ -75,8 +75,8 @@ def draw_all_curves(runs: Sequence[Run], results: Sequence[dict], output_dir: Pa
     Upper row: training loss; lower row: training error dashed, test error solid. Mean over seeds;
     bands: minimum to maximum.
     """
-    if arms := question_of(results):
-        return draw_arms(results, arms, output_dir, how_trained(runs[0]))
+    if question := question_of(results):
+        return draw_arms(results, question, output_dir, how_trained(runs[0]))
     path = output_dir / "curves.png"
     networks = [network for network in TITLES if network in {run.network for run in runs}]
     depths = sorted({run.depth for run in runs})
@@ -111,27 +111,30 @@ def draw_all_curves(runs: Sequence[Run], results: Sequence[dict], output_dir: Pa
     return path
 
 
-def draw_arms(results: Sequence[dict], arms: Arms, output_dir: Path, trained: str) -> Path:
+def draw_arms(
+    results: Sequence[dict], question: BlockQuestion, output_dir: Path, trained: str
+) -> Path:
     """Draw arms.png: the final training loss of every run, and the mean with its interval."""
     path = output_dir / ARMS_FIGURE
-    groups, paper = groups_of(results, arms), is_the_papers(results, arms)
+    groups, paper = groups_of(results, question), is_the_papers(results, question)
     with png(path, 5.4 * (len(groups) + paper) + 2.5, 4.8) as figure:
         panels = figure.subplots(1, len(groups) + paper, squeeze=False)[0]
         if paper:
             draw_published(panels[-1], groups[0])
         for group, panel in zip(groups, panels, strict=False):
-            for place, arm in enumerate(reversed(group)):
-                colour = COLOURS[1] if arm.is_reference else COLOURS[6]
+            names, depth, lr = [], group[0].key.depth, group[0].key.lr
+            for y, arm in enumerate(reversed(group)):  # the first one at the top
+                colour = COLOURS[1] if arm is group[0] else COLOURS[6]
                 mean = estimate(arm.losses)
                 if math.isfinite(mean.half):
-                    panel.errorbar(mean.mean, place, xerr=mean.half, color=colour, capsize=3)
+                    panel.errorbar(mean.mean, y, xerr=mean.half, color=colour, capsize=3)
                 for loss, row in zip(arm.losses, arm.rows, strict=True):
                     marker = "x" if has_failed(row) else "o"
-                    panel.plot(loss, place, marker, color=colour, mfc="none")
-            rates = bool(arms.rates) and not arms.all_rates
-            names = [arm.name + f", {arm.lr:g}" * rates for arm in reversed(group)]
+                    panel.plot(loss, y, marker, color=colour, mfc="none")
+                own_rate = question.rates and not question.all_rates
+                names.append(arm.key.name + (f", {arm.key.lr:g}" if own_rate else ""))
             panel.set_yticks(range(len(group)), names)
-            title = f"{group[0].depth} layers" + f", rate {group[0].lr:g}" * arms.all_rates
+            title = f"{depth} layers" + (f", rate {lr:g}" if question.all_rates else "")
             panel.set(title=title, xlabel="final training loss")
         bars = "dots: seeds (x: failed, counted with the loss of guessing); bars: 95 % interval"
         figure.supxlabel(f"{bars}\n{trained}", size=11)
@@ -140,13 +143,14 @@ def draw_arms(results: Sequence[dict], arms: Arms, output_dir: Path, trained: st
 
 def draw_published(panel: Axes, group: Sequence[Arm]) -> None:
     """Draw our test errors, one dot per seed, and the paper's, a cross, in the order of `group`."""
-    for place, arm in enumerate(reversed(group)):
+    for y, arm in enumerate(reversed(group)):
         errors = [100 * row["test_error"] for row in arm.rows if row["status"] == "finished"]
-        panel.plot(errors, [place] * len(errors), "o", color=COLOURS[1], mfc="none")
-        if PUBLISHED[arm.network] == "fail":
-            panel.text(20, place, "paper: above 20", va="center", fontsize=9)
+        panel.plot(errors, [y] * len(errors), "o", color=COLOURS[1], mfc="none")
+        published = TABLES_1_AND_2[arm.key.network]
+        if published == "fail":
+            panel.text(20, y, "paper: above 20", va="center", fontsize=9)
         else:
-            panel.plot(float(PUBLISHED[arm.network]), place, "kx")
+            panel.plot(float(published), y, "kx")
     panel.set_yticks(range(len(group)), [""] * len(group))
     panel.set(title="test error (%): dots ours, crosses the paper's")
     panel.set_xlim(0, max(30, panel.get_xlim()[1]))

@@ -7,7 +7,7 @@ import torch
 
 import zoo
 from data.cifar import is_cifar10
-from experiments.ablation.arms import ARMS, ablation_of
+from experiments.ablation.block_questions import BLOCK_QUESTIONS, ablation_of
 from experiments.ablation.options import Options
 from experiments.ablation.questions import ABLATIONS, Ablation
 from experiments.ablation.runs import Data, make_batches
@@ -53,16 +53,16 @@ def preset_of(options: Options, device: torch.device) -> Ablation:
     where = f"{options.preset} --scale {options.scale}"
     if options.preset in ABLATIONS:
         if options.scale != "quick":
-            what = f"--scale is for the presets {', '.join(ARMS)}"
+            what = f"--scale is for the presets {', '.join(BLOCK_QUESTIONS)}"
             raise cli.UsageError(what, where, f"leave it out, or choose the preset {options.scale}")
         return ABLATIONS[options.preset]
-    arms = ARMS[options.preset]
-    if arms.rates and options.lr:
+    question = BLOCK_QUESTIONS[options.preset]
+    if question.rates and options.lr:
         raise cli.UsageError("this preset compares several rates", where, "leave out --lr")
-    if arms.rates and options.holdout:
+    if question.rates and options.holdout:
         what = "this preset holds out images by itself"
         raise cli.UsageError(what, where, "leave out --holdout")
-    return ablation_of(arms, options.scale, has_bf16(device))
+    return ablation_of(question, options.scale, has_bf16(device))
 
 
 def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from data.listing import readable
 from experiments.ablation import transformers
-from experiments.ablation.comparison import question_of, report_of_arms
+from experiments.ablation.block_questions import TUNING_SEED
+from experiments.ablation.comparison import question_of, report_of_blocks
 from experiments.ablation.literature import PROTOCOL, PUBLISHED
 from experiments.ablation.runs import in_words
 from experiments.ablation.verdict import verdict
@@ -74,7 +75,7 @@ def table(results: Sequence[dict]) -> Rows:
 
 def caption(results: Sequence[dict]) -> str:
     """What was done: data, steps, precision, machine and time in one sentence."""
-    first = results[0]
+    first = next((row for row in results if row["seed"] != TUNING_SEED), results[0])
     return (
         f"{in_words(first['source'], first['size'])}, {first['train_images']:,} training and "
         f"{first['test_images']:,} test images, {first['steps']:,} steps, batch "
@@ -82,17 +83,16 @@ def caption(results: Sequence[dict]) -> str:
         f"{first['device']}, {sum(result['seconds'] for result in results) / 60:.1f} minutes in "
         "all, summed over processes."
         + " The rows without BN are for the figure of gradients, and do not count in the answer."
-        * any(result["norm"] == "none" for result in results)
+        * (any(row["norm"] == "none" for row in results) and not question_of(results))
     )
 
 
-def describe(result: dict) -> str:
-    """One finished run, in one line."""
-    name = f"{result['network']}{result['depth']}" + " no BN" * (result["norm"] == "none")
+def describe(name: str, result: dict) -> str:
+    """One finished run, in one line; `name`: its folder."""
     if result["status"] != "finished":
-        return f"{name} seed {result['seed']}: {result['status']}"
+        return f"{name}: {result['status']}"
     return (
-        f"{name} seed {result['seed']}: training loss {result['train_loss']:.3f}, error "
+        f"{name}: training loss {result['train_loss']:.3f}, error "
         f"{100 * result['train_error']:.1f} %; test error {100 * result['test_error']:.1f} %; "
         f"{result['seconds']:.0f} s"
     )
@@ -100,8 +100,8 @@ def describe(result: dict) -> str:
 
 def report(results: Sequence[dict], residuals: Sequence[dict]) -> list[Part]:
     """Tables, caption and verdicts; `residuals`: the rows of collapse.csv, for transformers."""
-    if arms := question_of(results):
-        return [*report_of_arms(results, arms), caption(results)]
+    if about_blocks := question_of(results):
+        return [*report_of_blocks(results, about_blocks), caption(results)]
     if not residuals:
         of_transformers = any(result["norm"] == "layer" for result in results)
         question = transformers.QUESTION if of_transformers else QUESTION

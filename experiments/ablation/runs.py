@@ -34,7 +34,8 @@ from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, train_resumably, until_stopped
 from experiments.train.loop import Batch, Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
-from zoo.variants import VARIANTS
+from zoo.resnet import ResNet
+from zoo.variants import VARIANTS, set_up
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of
 
@@ -156,13 +157,15 @@ def build_model(run: Run) -> nn.Module:
     """The network of a run with the initial weights of its seed, on the CPU.
 
     Weights that it shares with the reference network start equal, so that arms differ in one thing
-    only.
+    only; then those that a variant prescribes.
     """
     classes = len(load_data(run.data).classes)
     model, reference = seeded(run, classes), seeded(run.reference, classes)
     mine, theirs = model.state_dict(), reference.state_dict()
     shared = {key for key in mine.keys() & theirs.keys() if mine[key].shape == theirs[key].shape}
     model.load_state_dict({key: theirs[key] for key in shared}, strict=False)
+    if isinstance(model, ResNet) and model.variant:
+        set_up(model.stages, model.head)
     return to_layout(model, run.settings)
 
 

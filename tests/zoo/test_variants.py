@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.arms import DroppedOut, ExclusivelyGated, Gated, Scaled, Stochastic
 from zoo.blocks import BasicBlock
 from zoo.normfree import Fixup, ReZero, Shift, SkipInit, ZeroGamma
+from zoo.shortcut_variants import DroppedOut, ExclusivelyGated, Gated, Scaled, Stochastic
 from zoo.variants import NORM_FREE, VARIANTS
 
 NAMES = tuple(VARIANTS)
@@ -103,27 +103,39 @@ def test_a_variant_computes_its_equation(name, channels, stride):
 
 
 BUGS = (
-    ("half-shortcut", "self.a * branch(self, x) + self.b *", "self.b * branch(self, x) + self.a *"),
+    (
+        "half-shortcut",
+        "self.a * residual_of(self, x) + self.b *",
+        "self.b * residual_of(self, x) + self.a *",
+    ),
     ("half-both", "self.b * self.shortcut", "self.shortcut"),
     ("exclusive-gate", "(1 - gate)", "gate"),
-    ("exclusive-gate", "gate * branch", "branch"),
+    ("exclusive-gate", "gate * residual_of", "residual_of"),
     ("shortcut-gate", "(1 - gate)", "gate"),
     ("shortcut-gate", "self.gate(x).sigmoid()", "self.gate(x).tanh()"),
     ("conv-shortcut", "stride, norm)", "stride, lambda c: norm(c, eps=0.1))"),
     ("dropout-shortcut", "self.training", "True"),
     ("norm-after", "self.norm2(residual + self.shortcut(x))", "self.norm2(residual) + x"),
-    ("relu-before", "relu(branch(self, x)) + self.shortcut(x)", "relu(branch(self, x) + x)"),
+    (
+        "relu-before",
+        "relu(residual_of(self, x)) + self.shortcut(x)",
+        "relu(residual_of(self, x) + x)",
+    ),
     ("relu-only", "relu(x)) +", "x) +"),
     ("relu-only", "self.after(", "relu("),
     ("preactivation", "self.before(self.norm1(x))", "self.norm1(x)"),
     ("preactivation", "relu(self.norm2(residual))", "self.norm2(relu(residual))"),
     ("preactivation", "self.after(", "relu("),
-    ("stochastic-depth", "self.p * branch", "branch"),
-    ("stochastic-depth", "1 - place / blocks * 0.5", "place / blocks * 0.5"),
+    ("stochastic-depth", "self.keep_probability * residual_of", "residual_of"),
+    ("stochastic-depth", "1 - index / blocks * 0.5", "index / blocks * 0.5"),
     ("fixup", "self.conv1(x + b1)", "self.conv1(x)"),
     ("fixup", "+ b4", ""),
-    ("skipinit", "relu(self.factor * branch(self, x) + ", "self.factor * relu(branch(self, x) + "),
-    ("rezero", "self.factor * relu(branch(self, x))", "relu(branch(self, x))"),
+    (
+        "skipinit",
+        "relu(self.factor * residual_of(self, x) + ",
+        "self.factor * relu(residual_of(self, x) + ",
+    ),
+    ("rezero", "self.factor * relu(residual_of(self, x))", "relu(residual_of(self, x))"),
 )
 
 
@@ -153,7 +165,7 @@ def block_and(kind, **settings) -> tuple[BasicBlock, BasicBlock]:
 
 @pytest.mark.parametrize(
     "kind",
-    [partial(Scaled, a=1.0, b=1.0), partial(DroppedOut, p=0.0), partial(Gated, bias=-math.inf),
+    [partial(Scaled, a=1.0, b=1.0), partial(DroppedOut, drop=0.0), partial(Gated, bias=-math.inf),
      Stochastic],
     ids=["scale 1", "dropout 0", "gate -inf", "survival 1"],
 )  # fmt: skip
@@ -187,7 +199,9 @@ def test_it_starts_as_the_identity(kind):
 def test_stochastic_depth_keeps_each_block_as_often_as_it_says():
     model = zoo.build("resnet56", variant="stochastic-depth", width=1)
     blocks = [block for stage in model.stages for block in stage]
-    assert [b.p for b in blocks] == pytest.approx([1 - k / 27 / 2 for k in range(1, 28)])
+    assert [b.keep_probability for b in blocks] == pytest.approx(
+        [1 - k / 27 / 2 for k in range(1, 28)]
+    )
     last, x = blocks[-1], torch.rand(2, 4, 3, 3)
     torch.manual_seed(0)
     kept = sum(not torch.equal(last(x), x) for _ in range(400))
@@ -231,7 +245,7 @@ def test_every_parameter_of_a_variant_learns(name):
     model = zoo.build("resnet20", 5, variant=name, width=4).double()  # first updates are tiny
     if name == "stochastic-depth":
         for block in (b for stage in model.stages for b in stage):
-            block.p = 1.0
+            block.keep_probability = 1.0
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     for seed in range(4):
@@ -253,6 +267,9 @@ def test_the_first_and_the_last_unit_are_the_papers():
     assert torch.equal(first(stem), first.conv2(first.norm2(first.conv1(stem)).relu()) + stem)
     assert model.stages(stem).min() == 0
     assert blocks[-2](torch.randn(2, 64, 2, 2).double()).min() < 0
+    model = zoo.build("resnet20", variant="relu-only").double().eval()
+    assert model.stages(stem).min() == 0
+    assert model.stages[-1][:-1](model.stages[:-1](stem)).min() < 0
 
 
 def test_why_timms_resnetv2_50_is_not_loaded():

@@ -7,11 +7,12 @@ import torch
 from figures import readable, words
 
 from experiments.ablation import campaign
-from experiments.ablation.arms import (
-    ARMS,
-    PUBLISHED,
+from experiments.ablation.block_questions import (
+    BLOCK_QUESTIONS,
     REFERENCE,
+    TABLES_1_AND_2,
     TUNING_SEED,
+    BlockQuestion,
     ablation_of,
     best_rates,
     runs_of,
@@ -19,16 +20,17 @@ from experiments.ablation.arms import (
 )
 from experiments.ablation.comparison import (
     answer,
-    failed,
+    failures,
     groups_of,
     question_of,
-    report_of_arms,
+    report_of_blocks,
     unlearned,
 )
 from experiments.ablation.figures import draw_arms
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
-from experiments.ablation.report import report_of
+from experiments.ablation.report import report, report_of
+from experiments.ablation.runs import Data, Run, build_model
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import holm, paired_p
 from zoo.variants import VARIANTS
@@ -57,9 +59,9 @@ WORSE = [0.80, 0.83, 0.81, 0.84, 0.82]
 
 
 def answers(rows: list[dict], preset: str = "shortcuts") -> dict[str, str]:
-    ((reference, *arms),) = groups_of(rows, ARMS[preset])
-    assert reference.is_reference
-    return {arm.name: answer(arm)[0] for arm in arms}
+    ((reference, *arms),) = groups_of(rows, BLOCK_QUESTIONS[preset])
+    assert reference.key.is_resnet
+    return {arm.key.name: answer(arm)[0] for arm in arms}
 
 
 def test_worse_better_and_neither():
@@ -67,7 +69,7 @@ def test_worse_better_and_neither():
               "preactivation": [0.30, 0.33, 0.31, 0.34, 0.32],
               "relu-only": [0.52, 0.50, 0.50, 0.50, 0.49]}  # fmt: skip
     assert answers(results(losses), "order") == {
-        "norm-after": "yes", "preactivation": "no, it is better", "relu-only": "cannot tell"
+        "norm-after": "worse", "preactivation": "better", "relu-only": "cannot tell"
     }  # fmt: skip
     assert answers(results({name: values[:1] for name, values in losses.items()}), "order") == (
         dict.fromkeys(("norm-after", "relu-only", "preactivation"), "cannot tell")
@@ -76,8 +78,12 @@ def test_worse_better_and_neither():
 
 def test_the_reference_comes_first_in_whatever_order_the_runs_ended():
     rows = results({"half-both": WORSE, "resnet": REFERENCES, "half-shortcut": WORSE})
-    ((first, second, third),) = groups_of(rows[::-1], ARMS["shortcuts"])
-    assert [first.name, second.name, third.name] == ["resnet", "half-shortcut", "half-both"]
+    ((first, second, third),) = groups_of(rows[::-1], BLOCK_QUESTIONS["shortcuts"])
+    assert [arm.key.name for arm in (first, second, third)] == [
+        "resnet",
+        "half-shortcut",
+        "half-both",
+    ]
     assert first.difference.mean == 0
     assert second.difference.mean == pytest.approx(0.32)
 
@@ -85,10 +91,10 @@ def test_the_reference_comes_first_in_whatever_order_the_runs_ended():
 @pytest.mark.parametrize("plant", [{"error": 0.26}, {"status": "diverged at step 3"}])
 def test_a_reference_that_has_not_learned_decides_nothing(plant):
     rows = results({"resnet": REFERENCES, "half-shortcut": WORSE})
-    assert not unlearned(groups_of(rows, ARMS["shortcuts"]), 32)
+    assert not unlearned(groups_of(rows, BLOCK_QUESTIONS["shortcuts"]), 32)
     rows[2] = result("resnet", 2, 0.49, **plant)
-    assert "32 layers" in unlearned(groups_of(rows, ARMS["shortcuts"]), 32)
-    table, text = report_of_arms(rows, ARMS["shortcuts"])
+    assert "32 layers" in unlearned(groups_of(rows, BLOCK_QUESTIONS["shortcuts"]), 32)
+    table, text = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])
     assert table.lines[1][0] == "half-shortcut"
     assert text.count("- ") == 1 == text.count("has not learned")
 
@@ -96,19 +102,19 @@ def test_a_reference_that_has_not_learned_decides_nothing(plant):
 def test_at_a_rate_where_the_reference_fails_another_rate_shows_that_the_steps_suffice():
     low = results({"resnet": REFERENCES, "zero-gamma": REFERENCES}, lr=0.03)
     high = results({"resnet": [2.0, 2.1, 2.0, 2.2, 2.1], "zero-gamma": WORSE}, error=0.8, lr=0.3)
-    groups = groups_of(low + high, ARMS["zero-gamma"])
-    assert [[arm.lr for arm in group] for group in groups] == [[0.03] * 2, [0.3] * 2]
+    groups = groups_of(low + high, BLOCK_QUESTIONS["zero-gamma"])
+    assert [[arm.key.lr for arm in group] for group in groups] == [[0.03] * 2, [0.3] * 2]
     assert not unlearned(groups, 32)
-    assert answer(groups[1][1])[0] == "no, it is better"
-    assert "zero-gamma, 32 layers, rate 0.3: no, it is better (-" in report_of_arms(
-        low + high, ARMS["zero-gamma"])[1]  # fmt: skip
+    assert answer(groups[1][1])[0] == "better"
+    assert "zero-gamma, 32 layers, rate 0.3: better (-" in report_of_blocks(
+        low + high, BLOCK_QUESTIONS["zero-gamma"])[1]  # fmt: skip
     assert unlearned(groups[1:], 32)
 
 
 def test_many_arms_need_more_evidence():
     weak = [x + d for x, d in zip(REFERENCES, (0.01, 0.05, 0.02, 0.09, 0.04), strict=True)]
     alone = {"resnet": REFERENCES, "half-shortcut": weak}
-    assert answers(results(alone)) == {"half-shortcut": "yes"}
+    assert answers(results(alone)) == {"half-shortcut": "worse"}
     many = alone | dict.fromkeys(["half-both", "exclusive-gate", "shortcut-gate"], weak)
     assert set(answers(results(many)).values()) == {"cannot tell"}
 
@@ -117,16 +123,16 @@ def test_failed_runs_count_with_the_loss_of_guessing():
     rows = results({"resnet": REFERENCES, "skipinit": [2.2, 2.3, 2.31, 1e15, 3.0],
                     "rezero": [0.6] * 5})  # fmt: skip
     rows += [result("fixup", seed, math.nan, status="diverged at step 3") for seed in range(5)]
-    ((_, *arms),) = groups_of(rows, ARMS["no-norm"])
+    ((_, *arms),) = groups_of(rows, BLOCK_QUESTIONS["no-norm"])
     skipinit, fixup, rezero = arms
     assert fixup.losses == [math.log(10)] * 5
     assert skipinit.losses == [2.2, 2.3] + [math.log(10)] * 3
-    assert (skipinit.failed, fixup.failed, rezero.failed) == (3, 5, 0)
-    assert failed(fixup) == "5 of 5 (57 to 100 %)"
-    assert failed(rezero) == "0"
-    two = groups_of([row | {"classes": 2} for row in rows], ARMS["no-norm"])
+    assert failures(skipinit).startswith("3 of 5 (")
+    assert failures(fixup) == "5 of 5 (57 to 100 %)"
+    assert failures(rezero) == "0"
+    two = groups_of([row | {"classes": 2} for row in rows], BLOCK_QUESTIONS["no-norm"])
     assert two[0][1].losses == [math.log(2)] * 5
-    assert answer(fixup)[0] == "yes"
+    assert answer(fixup)[0] == "worse"
 
 
 def test_holms_correction():
@@ -139,9 +145,9 @@ def test_holms_correction():
 
 def test_the_report_says_depth_steps_and_n():
     rows = results({"resnet": REFERENCES, "half-both": [0.9] * 5})
-    table, text = report_of_arms(rows, ARMS["shortcuts"])
+    table, text = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])
     assert [line[0] for line in table.lines] == ["resnet", "half-both"]
-    for part in ("after 500 steps", "n = 5 seeds", "half-both, 32 layers: yes", "Holm"):
+    for part in ("after 500 steps", "n = 5 seeds", "half-both, 32 layers: worse", "Holm"):
         assert part in text
 
 
@@ -155,27 +161,30 @@ PAPER = {
 def test_published_errors_stand_beside_runs_of_the_papers_protocol_only(change):
     protocol = PAPER | {"depth": 110} | change
     rows = results({"resnet": REFERENCES, "half-both": WORSE}, **protocol)
-    table = report_of_arms(rows, ARMS["shortcuts"])[0]
+    table = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])[0]
     assert ("paper" in table.header) == (not change)
     if not change:
         assert [line[-1] for line in table.lines] == ["6.61", "12.35"]
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", BLOCK_QUESTIONS)
 def test_the_figure_names_every_arm_in_the_papers_order(name, tmp_path):
-    arms, rates = ARMS[name], ARMS[name].rates[:2] if ARMS[name].all_rates else (0.03,)
+    question, rates = (
+        BLOCK_QUESTIONS[name],
+        BLOCK_QUESTIONS[name].rates[:2] if BLOCK_QUESTIONS[name].all_rates else (0.03,),
+    )
     rows = [
         result(network, seed, 0.5 + seed / 9, depth=depth, lr=lr, norm=norm)
-        for norm, networks in (("batch", arms.networks), ("none", arms.without_norm))
-        for network in networks for depth in arms.quick_depths[1] for lr in rates
+        for norm, networks in (("batch", question.networks), ("none", question.without_norm))
+        for network in networks for depth in question.depths_bf16 for lr in rates
         for seed in range(3)
     ]  # fmt: skip
-    figure = readable(draw_arms, rows, arms, tmp_path, "synthetic images at 12x12, 500 steps")
-    assert len(figure.axes) == len(arms.quick_depths[1]) * len(rates)
+    figure = readable(draw_arms, rows, question, tmp_path, "synthetic images at 12x12, 500 steps")
+    assert len(figure.axes) == len(question.depths_bf16) * len(rates)
     ticks = [text.get_text().split(",")[0] for text in figure.axes[0].get_yticklabels()]
-    assert [tick for tick in reversed(ticks) if "without" not in tick] == [*arms.networks]
+    assert [tick for tick in reversed(ticks) if "without" not in tick] == [*question.networks]
     paper = [row | PAPER | {"depth": 110, "lr": 0.1} for row in rows]
-    with_paper = readable(draw_arms, paper, arms, tmp_path, "CIFAR-10 at 32x32, 64,000 steps")
+    with_paper = readable(draw_arms, paper, question, tmp_path, "CIFAR-10 at 32x32, 64,000 steps")
     shown = [text for text in words(with_paper) if "paper's" in text]
     assert len(shown) == (name in ("shortcuts", "order"))
 
@@ -187,26 +196,26 @@ def planned(preset: str, **options):
     return plan(Options(preset, **options), CPU, images=4000)
 
 
-@pytest.mark.parametrize("name", ARMS)
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("name", BLOCK_QUESTIONS)
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("scale", ["quick", "cifar10", "paper"])
-def test_arms_differ_from_the_reference_in_the_block_and_the_rate_only(name, fast, scale):
-    arms = ARMS[name]
-    assert arms.networks[0] == REFERENCE
-    assert {*arms.networks} <= {*VARIANTS, "plain", "resnet"}
-    ablation = ablation_of(arms, scale, fast)
+def test_arms_differ_from_the_reference_in_the_block_and_the_rate_only(name, bf16, scale):
+    question = BLOCK_QUESTIONS[name]
+    assert question.networks[0] == REFERENCE
+    assert {*question.networks} <= {*VARIANTS, "plain", "resnet"}
+    ablation = ablation_of(question, scale, bf16)
     tried = [{"seed": TUNING_SEED, "network": run.network, "norm": run.norm, "depth": run.depth,
               "lr": run.settings.lr, "status": "finished", "test_loss": run.settings.lr}
-             for run in tuning(arms, ablation)]  # fmt: skip
-    runs = runs_of(arms, ablation, tried)
+             for run in tuning(question, ablation)]  # fmt: skip
+    runs = runs_of(question, ablation, tried)
     assert len({run.name for run in runs}) == len(runs)
     assert {run.seed for run in runs} == {0, 1, 2, 3, 4}
-    assert {run.network for run in runs} == {*arms.networks, *arms.without_norm}
+    assert {run.network for run in runs} == {*question.networks, *question.without_norm}
     for run in runs:
         assert run.data == ablation.base.data
         settings = run.settings.__dict__ | {"lr": 0}
         assert settings == ablation.base.settings.__dict__ | {"lr": 0}
-        if not arms.rates:
+        if not question.rates:
             assert run.settings == ablation.base.settings
     arms_of_a_seed = [{(r.network, r.norm, r.depth, r.settings.lr) for r in runs if r.seed == seed}
                       for seed in range(5)]  # fmt: skip
@@ -215,15 +224,15 @@ def test_arms_differ_from_the_reference_in_the_block_and_the_rate_only(name, fas
 
 def test_shortcuts_and_order_have_published_numbers():
     for name in ("shortcuts", "order"):
-        assert {*ARMS[name].networks} <= PUBLISHED.keys()
+        assert {*BLOCK_QUESTIONS[name].networks} <= TABLES_1_AND_2.keys()
 
 
 def test_rates_are_chosen_on_held_out_images_with_another_seed():
-    first = tuning(ARMS["no-norm"], planned("no-norm", depths=(8,)))
+    first = tuning(BLOCK_QUESTIONS["no-norm"], planned("no-norm", depths=(8,)))
     assert len(first) == 6 * 4  # arms, rates
     assert all(run.data.holdout and run.seed == TUNING_SEED for run in first)
-    assert not tuning(ARMS["zero-gamma"], planned("zero-gamma"))
-    assert not tuning(ARMS["shortcuts"], planned("shortcuts"))
+    assert not tuning(BLOCK_QUESTIONS["zero-gamma"], planned("zero-gamma"))
+    assert not tuning(BLOCK_QUESTIONS["shortcuts"], planned("shortcuts"))
     tried = [result("skipinit", TUNING_SEED, loss, lr=lr, depth=8)
              for lr, loss in ((0.3, 1.0), (0.1, 0.5), (0.03, 0.7))]  # fmt: skip
     tried += [result("resnet", TUNING_SEED, 9.0, lr=lr, depth=8, norm="none", status="diverged")
@@ -234,15 +243,15 @@ def test_rates_are_chosen_on_held_out_images_with_another_seed():
 
 def rate_results(own: dict[str, float]) -> list[dict]:
     """Results of the preset rate, in which every network learns best at its own rate."""
-    arms, ablation = ARMS["rate"], planned("rate", depths=(8,), seeds=3)
+    question, ablation = BLOCK_QUESTIONS["rate"], planned("rate", depths=(8,), seeds=3)
 
     def loss(network: str, lr: float, seed: int) -> float:
         noise = seed / 50 + (seed % 2) / 100 * (network == "plain")
         return 0.3 * (network == "plain") + 0.2 * abs(math.log10(lr / own[network])) + noise
 
     tried = [result(run.network, TUNING_SEED, loss(run.network, run.settings.lr, 0), depth=8,
-                    lr=run.settings.lr) for run in tuning(arms, ablation)]  # fmt: skip
-    runs = runs_of(arms, ablation, tried)
+                    lr=run.settings.lr) for run in tuning(question, ablation)]  # fmt: skip
+    runs = runs_of(question, ablation, tried)
     return tried + [result(run.network, run.seed, loss(run.network, run.settings.lr, run.seed),
                            depth=8, lr=run.settings.lr) for run in runs]  # fmt: skip
 
@@ -251,21 +260,21 @@ def test_a_common_rate_stands_beside_each_arms_own():
     rows = rate_results({"resnet": 0.1, "plain": 0.01})
     of_seed_0 = {(row["network"], row["lr"]) for row in rows if row["seed"] == 0}
     assert of_seed_0 == {("resnet", 0.1), ("plain", 0.01), ("plain", 0.1)}
-    table, text, _, tried = report_of_arms(rows, question_of(rows))
+    table, text, _, tried = report_of_blocks(rows, question_of(rows))
     assert [line[:3] for line in table.lines] == [
         ["resnet", "8", "0.1"], ["plain", "8", "0.01"], ["plain", "8", "0.1"]
     ]  # fmt: skip
-    assert "plain, 8 layers, rate 0.01: yes (+0.303" in text
+    assert "plain, 8 layers, rate 0.01: worse (+0.303" in text
     assert "rate 0.1 instead of its own, 0.01, changes the loss by +0.200" in text
     assert [line[-1] for line in tried.lines] == ["0.1", "0.01"]
 
 
 def test_rows_say_which_question_they_answer():
-    for name, arms in ARMS.items():
-        rates = (0.1, 0.01) if arms.rates else (0.1,)
-        rows = [result(network, 0, 1.0, lr=lr) for network in arms.networks for lr in rates]
-        rows += [result(network, 0, 1.0, norm="none") for network in arms.without_norm]
-        assert question_of(rows) is arms, name
+    for name, question in BLOCK_QUESTIONS.items():
+        rates = (0.1, 0.01) if question.rates else (0.1,)
+        rows = [result(network, 0, 1.0, lr=lr) for network in question.networks for lr in rates]
+        rows += [result(network, 0, 1.0, norm="none") for network in question.without_norm]
+        assert question_of(rows) is question, name
     assert question_of(results({"plain": [1.0], "resnet": [1.0]})) is None
     assert question_of(results({"vit": [1.0]})) is None
 
@@ -285,7 +294,7 @@ def test_options_that_such_a_preset_would_ignore_are_refused(preset, options, wo
 
 def test_a_whole_campaign_that_chooses_rates_and_resumes(tmp_path, capsys, monkeypatch):
     """Two blocks instead of six kinds, on tiny images; the second time, nothing is trained."""
-    monkeypatch.setitem(ARMS, "no-norm", ARMS["no-norm"].__class__(
+    monkeypatch.setitem(BLOCK_QUESTIONS, "no-norm", BlockQuestion(
         "?", ("resnet", "skipinit"), without_norm=("resnet",), rates=(0.1, 0.01)))  # fmt: skip
     options = Options("no-norm", depths=(8,), seeds=2, epochs=1, size=8, train_images=64, jobs=1,
                       precision="fp32", device="cpu", output_dir=tmp_path)  # fmt: skip
@@ -307,3 +316,40 @@ def test_a_whole_campaign_that_chooses_rates_and_resumes(tmp_path, capsys, monke
 def test_steps_by_scale(preset, scale, steps):
     ablation = plan(Options(preset, scale=scale, device="cpu"), CPU, images=50_000)
     assert ablation.base.settings.steps == steps
+
+
+PRESCRIBED = {  # initial weights that a variant has of its own
+    "zero-gamma": ("norm2.weight",),
+    "fixup": ("conv1.weight", "conv2.weight", "head.weight", "head.bias"),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_arm_starts_as_the_reference_except_for_what_it_prescribes(name):
+    run = Run(name, 20, 3, data=Data(size=8, train_images=20, test_images=10))
+    mine, reference = build_model(run).state_dict(), build_model(run.reference).state_dict()
+    shared = {key for key in mine.keys() & reference.keys()
+              if mine[key].shape == reference[key].shape}  # fmt: skip
+    assert len([key for key in shared if "conv" in key]) == 19
+    own = {key for key in shared if not torch.equal(mine[key], reference[key])}
+    assert own == {key for key in shared if key.endswith(PRESCRIBED.get(name, ("no key",)))}
+    for key in own - {key for key in own if key.endswith("conv1.weight")}:
+        assert not mine[key].any()
+    if name == "fixup":
+        key = "stages.2.2.conv1.weight"
+        assert torch.equal(mine[key], reference[key] / 9**0.5)  # 9 blocks
+
+
+def test_the_caption_is_about_the_compared_runs(tmp_path):
+    rows = rate_results({"resnet": 0.1, "plain": 0.01})
+    about = {"source": "synthetic", "size": 12, "test_images": 1000, "batch_size": 32,
+             "precision": "fp32", "device": "a CPU", "seconds": 60.0}  # fmt: skip
+    rows = [row | about | {"train_images": 3600 if row["seed"] == TUNING_SEED else 4000}
+            for row in rows]  # fmt: skip
+    *_, text = report(rows, [])
+    assert "4,000 training" in text
+    assert f"{len(rows)}.0 minutes" in text
+    rows = [result(name, seed, 0.3, norm=norm, train_images=9) | about
+            for seed in range(2) for name, norm in (("resnet", "batch"), ("resnet", "none"),
+                                                    ("fixup", "batch"))]  # fmt: skip
+    assert "do not count" not in report(rows, [])[-1]

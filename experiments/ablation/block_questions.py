@@ -1,10 +1,10 @@
 """Questions about the block: which part of `relu(x + F(x))` matters, and what replaces batch norm?
 
-Each ablation compares arms with a reference, BasicBlock with batch norm: networks of the same depth
-with the same seeds, batches and steps. An arm is a name of zoo/variants.py, or "plain". Images and
-steps are those of the preset quick, cifar10 or paper: `--scale`.
+Each ablation compares networks, its arms, with a reference: "resnet", which has BasicBlocks with
+batch norm. All have the same depth, seeds, batches and steps. An arm is a name of zoo/variants.py,
+or "plain". `--scale` chooses the preset whose images are used, and EPOCHS the steps.
 
-Where the right rate differs from arm to arm, one rate for all would judge the rate. Then each arm
+If each arm learns best at another rate, one rate for all would favour some of them. Then each arm
 first tries several rates with another seed and with 10 % of the training images held out, and its
 runs use the one with the lowest held-out loss.
 
@@ -25,7 +25,7 @@ TUNING_SEED = 100  # of the runs that choose a rate; the seeds of the answer are
 
 
 @dataclass(frozen=True)
-class Arms:
+class BlockQuestion:
     """One question about blocks."""
 
     question: str
@@ -34,100 +34,96 @@ class Arms:
     rates: tuple[float, ...] = ()  # to choose from; or with `all_rates`, to train with
     all_rates: bool = False
     common_rate: float | None = None  # besides its own rate, each arm is trained with this one, too
-    longer: int = 1  # times the epochs of EPOCHS
-    # By whether the machine has fast bf16: depths that learn within the steps of --scale quick.
-    quick_depths: tuple[tuple[int, ...], tuple[int, ...]] = ((32,), (56,))
-    depths: tuple[int, ...] = (56,)  # of larger scales, on a GPU or with fast bf16
-    paper_depths: tuple[int, ...] = (56,)
+    epochs_factor: int = 1
+    depths: tuple[int, ...] = (32,)  # on a device that does not compute in bf16
+    depths_bf16: tuple[int, ...] = (56,)  # on one that does, in the same time
+    paper_depths: tuple[int, ...] = (56,)  # with --scale paper
 
 
-ARMS = {
-    "shortcuts": Arms(
-        "What may happen to x on its way around F(x)?",
+BLOCK_QUESTIONS = {
+    "shortcuts": BlockQuestion(
+        "May the shortcut be anything but x itself?",
         ("resnet", "half-shortcut", "half-both", "exclusive-gate", "shortcut-gate",
-         "conv-shortcut", "dropout-shortcut", "plain"),
-        depths=(32, 56), paper_depths=(110,),
+         "shortcut-gate-6", "conv-shortcut", "dropout-shortcut", "plain"),
+        depths_bf16=(32, 56), paper_depths=(110,),
     ),
-    "order": Arms(
+    "order": BlockQuestion(
         "Where should batch norm and ReLU be?",
         ("resnet", "norm-after", "relu-before", "relu-only", "preactivation"),
         paper_depths=(110,),
     ),
-    "rate": Arms(
+    "rate": BlockQuestion(
         "Do plain networks only need another learning rate?",
         ("resnet", "plain"), rates=(0.1, 0.03, 0.01, 0.003, 0.001), common_rate=0.1,
     ),
-    "no-norm": Arms(
+    "no-norm": BlockQuestion(
         "Can residual networks learn without batch norm, if each block starts as the identity?",
         ("resnet", "skipinit", "fixup", "rezero"), without_norm=("plain", "resnet"),
         rates=(0.3, 0.1, 0.03, 0.01),
     ),
-    "zero-gamma": Arms(
+    "zero-gamma": BlockQuestion(
         "Does starting as the identity help at high rates?",
         ("resnet", "zero-gamma"), rates=(0.3, 0.1, 0.03), all_rates=True,
     ),
-    "stochastic-depth": Arms(
+    "stochastic-depth": BlockQuestion(
         "Does training with missing blocks make networks that can do without them?",
-        ("resnet", "stochastic-depth"), longer=4, quick_depths=((20, 32), (20, 56)),
-        depths=(20, 56), paper_depths=(20, 56, 110),
+        ("resnet", "stochastic-depth"), epochs_factor=4, depths=(20, 32),
+        depths_bf16=(20, 56), paper_depths=(20, 56, 110),
     ),
 }  # fmt: skip
 # Test errors (%) of tables 1 and 2, ResNet-110, medians of 5 runs; "fail": above 20.
-PUBLISHED = {
+TABLES_1_AND_2 = {
     "resnet": "6.61", "half-shortcut": "fail", "half-both": "12.35", "exclusive-gate": "8.70",
-    "shortcut-gate": "12.86", "conv-shortcut": "12.22", "dropout-shortcut": "fail",
-    "plain": "fail", "norm-after": "8.17", "relu-before": "7.84", "relu-only": "6.71",
-    "preactivation": "6.37",
+    "shortcut-gate": "12.86", "shortcut-gate-6": "6.91", "conv-shortcut": "12.22",
+    "dropout-shortcut": "fail", "plain": "fail", "norm-after": "8.17", "relu-before": "7.84",
+    "relu-only": "6.71", "preactivation": "6.37",
 }  # fmt: skip
-PUBLISHED_DEPTH = 110
+TABLES_DEPTH = 110
 # By scale. On CIFAR-10, the 8 epochs of its preset leave a training error of about 26 %, too much
 # to compare: comparison.py.
 EPOCHS = {"quick": 4, "cifar10": 12, "paper": None}
 
 
-def ablation_of(arms: Arms, scale: str, fast: bool) -> Ablation:
-    """The runs of a question with images and steps of a scale; `fast`: with a GPU or fast bf16."""
+def ablation_of(question: BlockQuestion, scale: str, bf16: bool) -> Ablation:
+    """The runs of a question at a scale; `bf16`: whether the device computes in it."""
     like = ABLATIONS[scale]
-    depths = arms.quick_depths[fast]
+    depths = question.depths_bf16 if bf16 else question.depths
     if scale == "paper":
-        depths = arms.paper_depths
-    elif scale != "quick" and fast:
-        depths = arms.depths
-    axes = {"seed": SEEDS, "depth": depths, "network": arms.networks}
-    also = tuple({"network": network, "norm": "none"} for network in arms.without_norm)
-    epochs = (EPOCHS[scale] or 0) * arms.longer or None
+        depths = question.paper_depths
+    factor, epochs = question.epochs_factor, EPOCHS[scale]
+    on_gpu = {key: n * factor if key == "epochs" else n for key, n in like.on_gpu.items()}
     return replace(
-        like, question=arms.question, axes=axes, also=also, also_of_every_seed=True, epochs=epochs
-    )
+        like, question=question.question,
+        axes={"seed": SEEDS, "depth": depths, "network": question.networks},
+        also=tuple({"network": network, "norm": "none"} for network in question.without_norm),
+        also_of_every_seed=True, epochs=epochs and epochs * factor, on_gpu=on_gpu,
+    )  # fmt: skip
 
 
-def at(run: Run, lr: float) -> Run:
+def with_rate(run: Run, lr: float) -> Run:
     """The run with another rate, which is then a part of its name."""
     return replace(run, rates=True, settings=replace(run.settings, lr=lr))
 
 
-def tuning(arms: Arms, ablation: Ablation) -> list[Run]:
+def tuning(question: BlockQuestion, ablation: Ablation) -> list[Run]:
     """The runs that choose rates: every arm at every rate, with a seed and images of their own."""
-    if not arms.rates or arms.all_rates:
+    if not question.rates or question.all_rates:
         return []
     runs = rows(replace(ablation, axes=ablation.axes | {"seed": (TUNING_SEED,)}))
     held_out = replace(ablation.base.data, holdout=True)
-    return [at(replace(run, data=held_out), lr) for run in runs for lr in arms.rates]
+    return [with_rate(replace(run, data=held_out), lr) for run in runs for lr in question.rates]
 
 
-def runs_of(arms: Arms, ablation: Ablation, results: Sequence[dict]) -> list[Run]:
+def runs_of(question: BlockQuestion, ablation: Ablation, results: Sequence[dict]) -> list[Run]:
     """The runs that are compared; `results`: of those that chose the rates."""
     runs = rows(ablation)
-    if arms.all_rates:
-        return [at(run, lr) for run in runs for lr in arms.rates]
-    if not arms.rates:
+    if question.all_rates:
+        return [with_rate(run, lr) for run in runs for lr in question.rates]
+    if not question.rates:
         return runs
     best = best_rates(results)
-    chosen = [(at(run, best[run.network, run.norm, run.depth]), run) for run in runs]
-    if arms.common_rate is None:
-        return [run for run, _ in chosen]
-    return list(dict.fromkeys(at(run, lr) for tuned, run in chosen
-                              for lr in (tuned.settings.lr, arms.common_rate)))  # fmt: skip
+    rates = {run: (best[run.network, run.norm, run.depth], question.common_rate) for run in runs}
+    return list(dict.fromkeys(with_rate(run, lr) for run in runs for lr in rates[run] if lr))
 
 
 def best_rates(results: Sequence[dict]) -> dict[tuple[str, str, int], float]:

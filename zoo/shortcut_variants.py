@@ -1,12 +1,12 @@
-"""What may happen to x? Blocks that change one arm of BasicBlock, one small class each.
+"""What may the shortcut do to x? Blocks that change the shortcut of BasicBlock, some also F(x).
 
 He et al. ask why the shortcut should be x itself. They scale it, gate it, convolve it and drop it
-out; with 110 layers each of these trains worse. Of a product of many factors other than 1, little
-is left, or too much: with y = x + F(x), a gradient reaches the first block unchanged; with
-y = 0.5 x + F(x), it reaches it times 0.5^L after L blocks.
+out; with 110 layers, each of these trains worse. Their explanation, without the final ReLUs: with
+y = x + F(x), one part of the gradient passes through all shortcuts unchanged; with
+y = 0.5 x + F(x), that part is multiplied by 0.5 in each block, so by 0.5^L in L blocks.
 
-Each class has BasicBlock's layers and F, and says its equation; h is the block's shortcut, x itself
-or padded. Stochastic depth changes the other arm: it removes F.
+Each class has BasicBlock's layers and states its equation. h is the block's shortcut: x itself, or
+padded or projected where the shape changes. Stochastic depth changes F(x) only: it leaves it out.
 
 Paper: He et al. 2016, "Identity Mappings in Deep Residual Networks" (arXiv 1603.05027), section 3,
 figure 2 and table 1. Stochastic depth: Huang et al. 2016 (arXiv 1603.09382), section 3.
@@ -23,7 +23,7 @@ from zoo.blocks import BasicBlock
 from zoo.shortcuts import Norm, Projection
 
 
-def branch(block: BasicBlock, x: Tensor) -> Tensor:
+def residual_of(block: BasicBlock, x: Tensor) -> Tensor:
     """F(x) of a BasicBlock: (N, C_in, H, W) -> (N, C, H/stride, W/stride)."""
     return block.norm2(block.conv2(relu(block.norm1(block.conv1(x)))))
 
@@ -36,13 +36,13 @@ class Scaled(BasicBlock):
         self.a, self.b = a, b
 
     def forward(self, x: Tensor) -> Tensor:
-        return relu(self.a * branch(self, x) + self.b * self.shortcut(x))
+        return relu(self.a * residual_of(self, x) + self.b * self.shortcut(x))
 
 
 class Gated(BasicBlock):
     """`y = relu(F(x) + (1 - g) h)` with `g = sigmoid(conv1x1(x) + bias)`: shortcut-only gating.
 
-    With bias 0, half of the shortcut passes at the start; with a very negative one, all of it.
+    With bias 0, on average half of h passes at the start; with a very negative one, almost all.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class Gated(BasicBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate(x).sigmoid()  # (N, C, H/stride, W/stride), between 0 and 1
-        return relu(branch(self, x) + (1 - gate) * self.shortcut(x))
+        return relu(residual_of(self, x) + (1 - gate) * self.shortcut(x))
 
 
 class ExclusivelyGated(Gated):
-    """`y = relu(g F(x) + (1 - g) h)`: what one arm gains, the other loses.
+    """`y = relu(g F(x) + (1 - g) h)`: what F(x) gains, the shortcut loses.
 
     As in highway networks (Srivastava et al. 2015, arXiv 1505.00387).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate(x).sigmoid()
-        return relu(gate * branch(self, x) + (1 - gate) * self.shortcut(x))
+        return relu(gate * residual_of(self, x) + (1 - gate) * self.shortcut(x))
 
 
 class Convolved(BasicBlock):
@@ -84,35 +84,36 @@ class Convolved(BasicBlock):
 
 
 class DroppedOut(BasicBlock):
-    """`y = relu(F(x) + dropout(h))`: in training, each entry of h is 0 with probability `p`.
+    """`y = relu(F(x) + dropout(h))`: in training, each entry of h is 0 with probability `drop`.
 
-    PyTorch's dropout multiplies the others by 1 / (1 - p), so that evaluation needs no factor. The
-    paper multiplies by 1 - p in evaluation instead: the same up to this factor in training.
+    PyTorch's dropout multiplies the other entries by 1 / (1 - drop), so the mean of h is unchanged.
+    The paper describes dropout without this factor: there, h is halved on average.
     """
 
-    def __init__(self, *args: Any, p: float = 0.5, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, drop: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.p = p
+        self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
-        return relu(branch(self, x) + dropout(self.shortcut(x), self.p, self.training))
+        return relu(residual_of(self, x) + dropout(self.shortcut(x), self.drop, self.training))
 
 
 class Stochastic(BasicBlock):
-    """`y = relu(b F(x) + h)`, where b is 1 with probability p, else 0, for a whole batch.
+    """`y = relu(keep F(x) + h)`: for a whole batch, keep is 1 with probability `keep_probability`.
 
-    p falls linearly with depth, from almost 1 to 0.5 in the last block. In evaluation, b is p.
+    Otherwise it is 0. The probability falls linearly with depth, from almost 1 to 0.5 in the last
+    block. In evaluation, F(x) is multiplied by the probability.
     """
 
-    p = 1.0  # set_up() replaces it
+    keep_probability = 1.0  # set_up() replaces it
 
-    def set_up(self, place: int, blocks: int) -> None:
-        """For the block number `place` (1, 2 ...) of `blocks`."""
-        self.p = 1 - place / blocks * 0.5
+    def set_up(self, index: int, blocks: int) -> None:
+        """Set the probability of the block number `index` (1, 2 ...) of `blocks`."""
+        self.keep_probability = 1 - index / blocks * 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return relu(self.p * branch(self, x) + self.shortcut(x))
-        if torch.rand(()) < self.p:
-            return relu(branch(self, x) + self.shortcut(x))
+            return relu(self.keep_probability * residual_of(self, x) + self.shortcut(x))
+        if torch.rand(()) < self.keep_probability:
+            return relu(residual_of(self, x) + self.shortcut(x))
         return relu(self.shortcut(x))
