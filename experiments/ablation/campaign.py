@@ -13,7 +13,8 @@ from torch import nn
 import zoo
 from data.batches import TensorBatches
 from experiments.ablation import collapse
-from experiments.ablation.block_questions import BLOCK_QUESTIONS, runs_of, tuning
+from experiments.ablation.block_questions import BLOCK_QUESTIONS
+from experiments.ablation.block_runs import runs_of, tuning
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
 from experiments.ablation.pool import default_jobs, run_campaign
@@ -216,5 +217,5 @@ def carry_out(options: Options) -> Results:
     notes = [f"rows and histories: {output_dir}"]
     if options.preset == "stochastic-depth":
         lesions = f"--from {output_dir} --questions one-block"
-        notes.append(f"next, delete blocks: python -m experiments.anatomy {lesions}")
+        notes.append(f"next, leave out single blocks: python -m experiments.anatomy {lesions}")
     return Results(results, report(results, residuals), paths, output_dir, notes=notes)

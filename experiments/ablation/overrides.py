@@ -7,7 +7,8 @@ import torch
 
 import zoo
 from data.cifar import is_cifar10
-from experiments.ablation.block_questions import BLOCK_QUESTIONS, ablation_of
+from experiments.ablation.block_questions import BLOCK_QUESTIONS
+from experiments.ablation.block_runs import ablation_of
 from experiments.ablation.options import Options
 from experiments.ablation.questions import ABLATIONS, Ablation
 from experiments.ablation.runs import Data, make_batches

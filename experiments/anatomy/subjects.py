@@ -16,7 +16,6 @@ from data.batches import enlarge
 from data.dataset import Dataset, balanced_order
 from data.view_batches import normalize_as
 from data.views import View
-from experiments.ablation.questions import NETWORKS
 from experiments.ablation.runs import Data, load_data
 from experiments.classifier import load_model
 from experiments.plumbing.cli import ResultsError, UsageError
@@ -133,7 +132,7 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
             continue
         if run.get("rates"):  # one of several rates: another question, and another folder's name
             continue
-        alike = folder.name + f", {run['network']}" * (run["network"] not in NETWORKS)
+        alike = folder.name + ", stochastic-depth" * (run["network"] == "stochastic-depth")
         name = f"{run['network']}{run['depth']}"
         path = folder / f"{name}-seed{run['seed']}" / "final.safetensors"
         identity = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""

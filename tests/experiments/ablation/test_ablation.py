@@ -13,6 +13,7 @@ from conftest import TINY, Terminal, assert_three_lines
 
 import zoo
 from experiments.ablation import overrides, pool
+from experiments.ablation.block_questions import BLOCK_QUESTIONS
 from experiments.ablation.campaign import explain_parameters
 from experiments.ablation.options import LIMITS, Options
 from experiments.ablation.overrides import plan
@@ -85,7 +86,10 @@ def test_the_presets_are_what_they_say():
 
 
 def test_the_command_line_offers_every_preset_and_no_image_too_large():
-    assert typing.get_args(typing.get_type_hints(Options)["preset"]) == tuple(ABLATIONS)
+    assert typing.get_args(typing.get_type_hints(Options)["preset"]) == (
+        *ABLATIONS,
+        *BLOCK_QUESTIONS,
+    )
     assert LIMITS["size"][1] == zoo.LARGEST_IMAGE
 
 

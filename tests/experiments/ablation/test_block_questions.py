@@ -13,11 +13,9 @@ from experiments.ablation.block_questions import (
     TABLES_1_AND_2,
     TUNING_SEED,
     BlockQuestion,
-    ablation_of,
     best_rates,
-    runs_of,
-    tuning,
 )
+from experiments.ablation.block_runs import ablation_of, runs_of, tuning
 from experiments.ablation.comparison import (
     answer,
     failures,
