@@ -27,7 +27,7 @@ VARIANTS: dict[str, Callable[..., BasicBlock]] = {
     "half-both": partial(Scaled, a=0.5),
     "exclusive-gate": partial(ExclusivelyGated, bias=-6.0),
     "shortcut-gate": Gated,
-    "shortcut-gate-6": partial(Gated, bias=-6.0),
+    "shortcut-gate-open": partial(Gated, bias=-6.0),
     "conv-shortcut": Convolved,
     "dropout-shortcut": DroppedOut,
     "norm-after": NormAfter,

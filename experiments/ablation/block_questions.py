@@ -40,7 +40,7 @@ BLOCK_QUESTIONS = {
     "shortcuts": BlockQuestion(
         "May the shortcut be anything but x itself?",
         ("resnet", "half-shortcut", "half-both", "exclusive-gate", "shortcut-gate",
-         "shortcut-gate-6", "conv-shortcut", "dropout-shortcut", "plain"),
+         "shortcut-gate-open", "conv-shortcut", "dropout-shortcut", "plain"),
         depths_bf16=(32, 56), paper_depths=(110,),
     ),
     "order": BlockQuestion(
@@ -70,7 +70,7 @@ BLOCK_QUESTIONS = {
 # Test errors (%) of tables 1 and 2, ResNet-110, medians of 5 runs; "fail": above 20.
 TABLES_1_AND_2 = {
     "resnet": "6.61", "half-shortcut": "fail", "half-both": "12.35", "exclusive-gate": "8.70",
-    "shortcut-gate": "12.86", "shortcut-gate-6": "6.91", "conv-shortcut": "12.22",
+    "shortcut-gate": "12.86", "shortcut-gate-open": "6.91", "conv-shortcut": "12.22",
     "dropout-shortcut": "fail", "plain": "fail", "norm-after": "8.17", "relu-before": "7.84",
     "relu-only": "6.71", "preactivation": "6.37",
 }  # fmt: skip

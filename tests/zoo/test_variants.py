@@ -231,7 +231,7 @@ def test_parameter_counts_of_resnet20():
     same = base - norms
     expected = dict.fromkeys(NAMES, base) | {
         "exclusive-gate": base + gates, "shortcut-gate": base + gates,
-        "shortcut-gate-6": base + gates, "conv-shortcut": base + projections,
+        "shortcut-gate-open": base + gates, "conv-shortcut": base + projections,
         "skipinit": same + shifts + 9, "rezero": same + shifts + 9, "fixup": same + 16 + 9 * 5,
     }  # fmt: skip
     with torch.device("meta"):
