@@ -92,7 +92,7 @@ def test_a_reference_that_has_not_learned_decides_nothing(plant):
     assert not unlearned(groups_of(rows, BLOCK_QUESTIONS["shortcuts"]), 32)
     rows[2] = result("resnet", 2, 0.49, **plant)
     assert "32 layers" in unlearned(groups_of(rows, BLOCK_QUESTIONS["shortcuts"]), 32)
-    table, text = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])
+    table, text, _ = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])
     assert table.lines[1][0] == "half-shortcut"
     assert text.count("- ") == 1 == text.count("has not learned")
 
@@ -143,7 +143,7 @@ def test_holms_correction():
 
 def test_the_report_says_depth_steps_and_n():
     rows = results({"resnet": REFERENCES, "half-both": [0.9] * 5})
-    table, text = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])
+    table, text, _ = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])
     assert [line[0] for line in table.lines] == ["resnet", "half-both"]
     for part in ("after 500 steps", "n = 5 seeds", "half-both, 32 layers: worse", "Holm"):
         assert part in text
@@ -258,7 +258,7 @@ def test_a_common_rate_stands_beside_each_arms_own():
     rows = rate_results({"resnet": 0.1, "plain": 0.01})
     of_seed_0 = {(row["network"], row["lr"]) for row in rows if row["seed"] == 0}
     assert of_seed_0 == {("resnet", 0.1), ("plain", 0.01), ("plain", 0.1)}
-    table, text, _, tried = report_of_blocks(rows, question_of(rows))
+    table, text, _, _, tried = report_of_blocks(rows, question_of(rows))
     assert [line[:3] for line in table.lines] == [
         ["resnet", "8", "0.1"], ["plain", "8", "0.01"], ["plain", "8", "0.1"]
     ]  # fmt: skip
