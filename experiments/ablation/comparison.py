@@ -104,7 +104,7 @@ def groups_of(results: Sequence[dict], question: BlockQuestion) -> list[list[Arm
     for key in by_key:
         keys_of.setdefault((key.depth, key.lr if question.all_rates else 0), []).append(key)
     groups = []
-    for keys in keys_of.values():
+    for _, keys in sorted(keys_of.items()):
         keys.sort(key=rank)
         reference = by_key[keys[0]] if keys[0].is_resnet else {}
         differences = [
@@ -176,7 +176,7 @@ def report_of_blocks(results: Sequence[dict], question: BlockQuestion) -> list[P
     steps, n = results[0]["steps"], len(groups[0][0].rows)
     lead = (
         f"**{question.question} Compared with resnet by the final training loss after {steps:,} "
-        f"steps (n = {n} seeds, paired by seed; p of a t-test, with Holm's correction):**"
+        f"steps (n = {n} seed{'s' * (n > 1)}, paired by seed; p of a t-test, with Holm's correction):**"
     )
     table = Rows(header, lines, ("---", "---:"))
     return [table, lead + "\n\n" + "\n".join(sentences), FAILED, *tried(results, question)]

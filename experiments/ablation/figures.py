@@ -117,8 +117,10 @@ def draw_arms(
     """Draw arms.png: the final training loss of every run, and the mean with its interval."""
     path = output_dir / ARMS_FIGURE
     groups, paper = groups_of(results, question), is_the_papers(results, question)
-    with png(path, 5.4 * (len(groups) + paper) + 2.5, 4.8) as figure:
-        panels = figure.subplots(1, len(groups) + paper, squeeze=False)[0]
+    width, height = 5.4 * (len(groups) + paper) + 2.5, 2.2 + 0.33 * max(map(len, groups))
+    with png(path, width, height) as figure:
+        shared = "none" if paper else "all"
+        panels = figure.subplots(1, len(groups) + paper, squeeze=False, sharex=shared)[0]
         if paper:
             draw_published(panels[-1], groups[0])
         for group, panel in zip(groups, panels, strict=False):
@@ -134,6 +136,7 @@ def draw_arms(
                 own_rate = question.rates and not question.all_rates
                 names.append(arm.key.name + (f", {arm.key.lr:g}" if own_rate else ""))
             panel.set_yticks(range(len(group)), names)
+            panel.set_ylim(-0.5, len(group) - 0.5)
             title = f"{depth} layers" + (f", rate {lr:g}" if question.all_rates else "")
             panel.set(title=title, xlabel="final training loss")
         bars = "dots: seeds (x: failed, counted with the loss of guessing); bars: 95 % interval"
