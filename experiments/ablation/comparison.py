@@ -176,7 +176,7 @@ def report_of_blocks(results: Sequence[dict], question: BlockQuestion) -> list[P
     steps, n = results[0]["steps"], len(groups[0][0].rows)
     lead = (
         f"**{question.question} Compared with resnet by the final training loss after {steps:,} "
-        f"steps (n = {n} seed{'s' * (n > 1)}, paired by seed; p of a t-test, with Holm's correction):**"
+        f"steps (n = {n}, paired by seed; p of a t-test, with Holm's correction):**"
     )
     table = Rows(header, lines, ("---", "---:"))
     return [table, lead + "\n\n" + "\n".join(sentences), FAILED, *tried(results, question)]

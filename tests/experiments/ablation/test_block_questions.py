@@ -145,7 +145,7 @@ def test_the_report_says_depth_steps_and_n():
     rows = results({"resnet": REFERENCES, "half-both": [0.9] * 5})
     table, text, _ = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])
     assert [line[0] for line in table.lines] == ["resnet", "half-both"]
-    for part in ("after 500 steps", "n = 5 seeds", "half-both, 32 layers: worse", "Holm"):
+    for part in ("after 500 steps", "n = 5,", "half-both, 32 layers: worse", "Holm"):
         assert part in text
 
 
