@@ -194,17 +194,15 @@ def is_the_papers(results: Sequence[dict], question: BlockQuestion) -> bool:
 def in_short(results: Sequence[dict], question: BlockQuestion) -> str:
     """The answers in one line, for a table over all ablations."""
     groups, texts = groups_of(results, question), []
-    for group in groups:
+    depths = sorted({group[0].key.depth for group in groups})
+    for depth in depths:
         named: dict[str, list[str]] = {word: [] for word in ANSWERS}
-        reason = unlearned(groups, group[0].key.depth)
-        for arm in group[1:]:
-            rate = f" at {arm.key.lr:g}" if question.common_rate else ""
-            word = "cannot tell" if reason else answer(arm)[0]
-            named[word].append(arm.key.name + rate)
+        reason = unlearned(groups, depth)
+        for arm in (arm for group in groups for arm in group[1:] if arm.key.depth == depth):
+            rate = f" at {arm.key.lr:g}" if question.common_rate or question.all_rates else ""
+            named["cannot tell" if reason else answer(arm)[0]].append(arm.key.name + rate)
         words = "; ".join(f"{word}: {', '.join(names)}" for word, names in named.items() if names)
-        rate = f", rate {group[0].key.lr:g}" if question.all_rates else ""
-        where = f"{group[0].key.depth} layers{rate}: " if len(groups) > 1 else ""
-        texts.append(where + words)
+        texts.append(f"{depth} layers: {words}" if len(depths) > 1 else words)
     return ". ".join(texts)
 
 
