@@ -119,8 +119,7 @@ def draw_arms(
     groups, paper = groups_of(results, question), is_the_papers(results, question)
     width, height = 5.4 * (len(groups) + paper) + 2.5, 2.2 + 0.33 * max(map(len, groups))
     with png(path, width, height) as figure:
-        shared = "none" if paper else "all"
-        panels = figure.subplots(1, len(groups) + paper, squeeze=False, sharex=shared)[0]
+        panels = figure.subplots(1, len(groups) + paper, squeeze=False, sharex=not paper)[0]
         if paper:
             draw_published(panels[-1], groups[0])
         for group, panel in zip(groups, panels, strict=False):
