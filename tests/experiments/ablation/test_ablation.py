@@ -234,7 +234,7 @@ def test_a_campaign_leaves_rows_histories_weights_figures_and_a_verdict(campaign
 
 def test_a_campaign_says_when_a_run_is_finished_and_what_is_known_after_a_seed(campaign):
     said = campaign[1].stdout
-    for name in ("plain8 seed 0", "resnet20 seed 1", "plain20 no BN seed 0"):
+    for name in ("plain8-seed0", "resnet20-seed1", "plain20-nonorm-seed0"):
         line = rf"^{name}: training loss \d.*; test error .* %; \d+ s$"
         assert len(re.findall(line, said, re.MULTILINE)) == 1
     so_far, end = said.split("figure so far: ")
