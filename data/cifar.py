@@ -30,7 +30,8 @@ def cifar10(data_dir: Path | None = None, most: int | None = None) -> Dataset:
         whole = read_batches(data_dir or CIFAR_CACHE, download=data_dir is None)
         return whole.limited(most, most) if most else whole
     if not is_cifar10(data_dir):
-        what = "this is not CIFAR-10: 5,000 train and 1,000 test images of airplane, automobile ..."
+        numbers = " and ".join(f"{n:,} {split}" for split, n in COUNTS.items())
+        what = f"this is not CIFAR-10, which has {numbers} images of airplane, automobile ..."
         fix = "if it should be, unzip or download it again; if not, choose the preset quick"
         raise DataError(what, data_dir.absolute(), fix)
     # CIFAR-10 has no identical images; a search would take a sixth of the time of reading.

@@ -90,7 +90,8 @@ class ImageDataset:
         """Images of one split in a form: stored if they fit into the cache, else made on use."""
         images, files = self.splits[split].images, self.splits[split].files
         if images is not None:
-            return DecodedOnUse(images, form)
+            as_they_are = isinstance(form, View) and form.leaves(images.shape[-1])
+            return images if as_they_are else DecodedOnUse(images, form)
         title = f"decoding {split}"
         IMAGE_CACHE.mkdir(parents=True, exist_ok=True)
         with FileLock(IMAGE_CACHE / ".lock"):  # one process decodes, the others wait

@@ -18,7 +18,6 @@ from data.errors import DataError
 from data.layout import WHOLE, class_folders, last, layout, unwrapped
 from data.listing import LAYOUT, NO_CLASS, SPLIT_ORDER, Listing, by_folder, some
 
-SEED = 0  # of drawn splits: always the same, so that runs can be compared
 SHARE = 0.15  # of each class, for each split that is drawn
 MERGED = "merged into one class each; to classify the inner folders, give the outer one"
 
@@ -29,7 +28,7 @@ class Scan:
 
     root: Path
     classes: tuple[str, ...]
-    splits: dict[str, list[tuple[str, int]]]  # "train", "val", "test": (name, label)
+    splits: dict[str, tuple[tuple[str, int], ...]]  # "train", "val", "test": (name, label)
     notes: tuple[str, ...] = ()  # a sentence each: what was taken, left out or looks odd, by name
 
     def csv(self) -> str:
@@ -44,13 +43,14 @@ class Scan:
 
 
 def scan(
-    listing: Listing, wanted: tuple[str, ...] = ("val", "test"), keep_duplicates: bool = False
-) -> Scan:
+    listing: Listing, seed: int = 0, wanted: tuple[str, ...] = ("val", "test"),
+    *, keep_duplicates: bool = False,
+) -> Scan:  # fmt: skip
     """Find the images of a folder, and draw the `wanted` splits that it lacks.
 
     The folder has train/ and val/, with or without test/; or train/ and test/, then val is 15 % of
     train; or one folder per class, then val and test are 15 % each. Drawn splits are stratified by
-    class. The result depends only on the folder's content.
+    class. The result depends only on the folder's content and on the seed.
     Raises DataError if there is nothing to train on, or no honest split to evaluate on.
     """
     images = find(listing)
@@ -62,10 +62,10 @@ def scan(
         images = without_duplicates(images, listing, bool(parts))
     check_counts(listing, pairs, Counter(images.values()), len(parts))
     if parts:
-        images = draw_splits(images, parts)
+        images = draw_splits(images, parts, seed)
         which = " and ".join(parts) + (" are" if len(parts) > 1 else " is")
         share = "15 % of each class per split"
-        listing.taken.append(f"{which} drawn at random, with seed {SEED}: {share}")
+        listing.taken.append(f"{which} drawn at random, with seed {seed}: {share}")
     splits = [split for split in SPLIT_ORDER if split in existing or split in parts]
     return labelled(listing, images, splits)
 
@@ -97,7 +97,8 @@ def labelled(listing: Listing, images: Assignment, order: list[str]) -> Scan:
     for name in sorted(images, key=lambda name: (images[name][1], by_folder(name))):
         split, label = images[name]
         splits[split].append((name, numbers[label]))
-    return Scan(listing.root, tuple(classes), splits, listing.sentences())
+    fixed = {split: tuple(pairs) for split, pairs in splits.items()}
+    return Scan(listing.root, tuple(classes), fixed, listing.sentences())
 
 
 # --- Existing splits ---
@@ -153,13 +154,14 @@ def check_classes(listing: Listing, pairs: set[tuple[str, str]]) -> None:
     classes = {label for split, label in pairs if split == "train"}
     for split, label in sorted(pairs):
         if label not in classes:
-            near = difflib.get_close_matches(fold(label), [*map(fold, classes)])
-            named = some([name for name in classes if fold(name) in near] or classes)
+            same = [name for name in classes if fold(name) == fold(label)]
+            near = same or difflib.get_close_matches(label, classes)
+            fix = ("add images of it to train, move it elsewhere, or rename it (case and Unicode "
+                   f"form count) to one of train's: {some(near or classes)}")  # fmt: skip
+            if not near and {name for one, name in pairs if one == split} == {label}:
+                train = layout(listing)["train"]
+                fix = f"sort its images into the classes of train, or give {listing.root / train}"
             what = f"{split} has a class that train lacks, so no network can learn it: '{label}'"
-            fix = (
-                "add images of it to train, move it elsewhere, or rename it (case and Unicode form "
-            )
-            fix += f"count) to one of train's: {named}; or give only the folder of train"
             raise listing.error(what, fix)
         if any("\ud800" <= letter <= "\udfff" for letter in label):
             what = f"the name of a class folder is not valid Unicode: '{label}'"
@@ -192,33 +194,30 @@ def check_counts(
            if counts["train", label] <= parts]  # fmt: skip
     for split in {split for split, _ in pairs} - {"train"}:
         lacking = {label for label in classes if not counts[split, label]}
-        few += [f"all of {split}: 0"] * (lacking == classes)
+        if lacking == classes:
+            few.append(f"all of {split}: 0")
         listing.notes[f"odd, {split} has no images of a class of train"] |= lacking
     if few:
-        what = f"too few images are left (at least {parts + 1} of each are needed): {some(few)}"
         copies = listing.notes.get("left out, a copy of another image")
         pair = f"; duplicates are not counted: {min(copies)}" if copies else ""
-        raise listing.error(what, f"add images, or remove the class or the split{pair}")
+        raise listing.error(
+            f"too few images are left (at least {parts + 1} of each are needed): {some(few)}",
+            f"add images, or remove the class or the split{pair}",
+        )
 
 
 # --- Drawn splits ---
 
 
-def draw_splits(images: Assignment, parts: tuple[str, ...]) -> Assignment:
+def draw_splits(images: Assignment, parts: tuple[str, ...], seed: int) -> Assignment:
     """Move 15 % of each class of train, at least one image, to each split of `parts`."""
-
-    def digest(name: str) -> bytes:
-        # A file name may be invalid Unicode (surrogates).
-        return hashlib.sha256(f"{SEED} {name}".encode("utf-8", "surrogatepass")).digest()
-
     drawn = dict(images)
     # Sorted by a hash of the name: an image that is added later moves hardly any other, where
     # scikit-learn's stratified split would redraw them all.
     shuffled: defaultdict[str, list[str]] = defaultdict(list)
-    for name in sorted(images, key=digest):
-        split, label = images[name]
-        if split == "train":
-            shuffled[label].append(name)
+    for name in sorted(images, key=lambda name: digest(f"{seed} {name}")):
+        if images[name][0] == "train":
+            shuffled[images[name][1]].append(name)
     for label, names in shuffled.items():
         start = 0
         for place, split in enumerate(parts, start=1):
@@ -227,3 +226,8 @@ def draw_splits(images: Assignment, parts: tuple[str, ...]) -> Assignment:
             drawn |= dict.fromkeys(names[start:stop], (split, label))
             start = stop
     return drawn
+
+
+def digest(text: str) -> bytes:
+    """SHA-256 of a text; file names that are not valid Unicode (surrogates) are allowed."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

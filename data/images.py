@@ -49,7 +49,7 @@ def as_image(given: object) -> Tensor:
     if isinstance(given, np.ndarray | Tensor):
         return tensor_of(array_pixels(given))
     if isinstance(given, str | os.PathLike):
-        return load_image(os.fsdecode(given))
+        return load_image(Path(os.fsdecode(given)), os.fsdecode(given))
     if isinstance(given, bytes | bytearray | memoryview):
         return load_image(io.BytesIO(given), f"{len(given):,} bytes")
     if isinstance(given, Image.Image) and given.format is None and given.mode[0] in "IF":
@@ -112,19 +112,21 @@ def tensor_of(pixels: np.ndarray) -> Tensor:
 def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:
     """An array (H, W, 3) or (H, W), or a tensor (3, H, W), of uint8 -> (H, W, 3). Or DataError."""
     shape, dtype = tuple(given.shape), str(given.dtype).removeprefix("torch.")
-    kind, cast, colors = "NumPy array", ".astype('uint8')", shape[2:] or (3,)
-    if isinstance(given, Tensor):
-        kind, cast, colors = "tensor", ".to(torch.uint8)", shape[:1] * (len(shape) == 3)
+    is_tensor = isinstance(given, Tensor)
+    cast = ".to(torch.uint8)" if is_tensor else ".astype('uint8')"
+    dimensions, colors = ((3,), shape[:1]) if is_tensor else ((2, 3), shape[2:] or (3,))
     fix = ""
     if dtype != "uint8":
         fix = (f"if its values are 0 to 1, give (255 * x).round(){cast}; if they are 0 to 255, "
                f"x.round(){cast}; undo a normalization first")  # fmt: skip
-    elif 0 in shape or len(shape) not in (2, 3) or colors != (3,):
+    elif shape[:1] == shape[2:] == (3,):
+        fix = "colors may come first or last: give PIL.Image.fromarray(a), where a is (H, W, 3)"
+    elif 0 in shape or len(shape) not in dimensions or colors != (3,):
         fix = ("give one image: x[0] of a batch; colors first in a tensor, x.permute(2, 0, 1), "
                "last in an array, x.transpose(1, 2, 0); gray as x.expand(3, -1, -1); with alpha, "
                "PIL.Image.fromarray(a), where a is (H, W, 4)")  # fmt: skip
     if fix:
-        what = f"not an image: a {kind} of {dtype} {shape}"
+        what = f"not an image: a {'tensor' if is_tensor else 'NumPy array'} of {dtype} {shape}"
         where = "needed: a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W)"
         raise DataError(what, where, fix)
     if isinstance(given, Tensor):
@@ -218,6 +220,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if not image.has_transparency_data:
         # convert() would copy an image that is RGB already.
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if image.mode == "La":  # premultiplied by alpha; Pillow converts it to LA only
+        image = image.convert("LA")
     if image.mode != "RGBA":
         image = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")

@@ -10,7 +10,9 @@ from collections import Counter, defaultdict
 from data.listing import NO_CLASS, SPLIT_ORDER, SPLITS, Listing, is_image, some, split_in
 
 WHOLE = "whole"  # in place of a split: a folder of classes
+COPY = "left out, it repeats the folders beside it"
 LIKE_SPLIT = re.compile(r"(dev|eval|evaluation|holdout|(val|valid|test)[ _-]?\d+)", re.IGNORECASE)
+NO_TRAINING = re.compile("test|val|dev|holdout|pred|aug", re.IGNORECASE)  # in names, for advice
 
 
 def layout(listing: Listing) -> dict[str, str]:
@@ -50,38 +52,41 @@ def layout(listing: Listing) -> dict[str, str]:
 def given_splits(listing: Listing, base: str) -> dict[str, str]:
     """The folder of each split in `base`, in order; empty for a folder of classes."""
     folders = listing.entries(base)[0]
-    sets: defaultdict[tuple, list[tuple[str, str]]] = defaultdict(list)
+    sets: defaultdict[tuple, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
-        split, other_words = split_in(folder)
+        split, others = split_in(folder)
         if split:
-            sets[other_words].append((split, folder))
-    given = sets.pop((), [])
+            sets[others][split].append(folder)
     # seg_train is a split only beside another with the same other words, such as seg_test.
-    for pairs in () if given else sets.values():
-        if {"train"} < {split for split, _ in pairs}:
-            given += pairs
-    folder_of: dict[str, str] = {}
-    for split, folder in sorted(given, key=lambda pair: SPLIT_ORDER.index(pair[0])):
-        if split in folder_of:
-            what = f"{folder_of[split]}/ and {folder}/ are two folders for one split"
-            fix = f"keep one of them in {listing.root / base}, or make one folder of both"
+    possible = [found for words, found in sets.items() if len(found) > 1 and "train" in found]
+    possible = [sets[()]] if () in sets else possible
+    twice = [same for found in possible for same in found.values() if len(same) > 1]
+    if len(possible) > 1:
+        twice = [[found["train"][0] for found in possible]]
+    if twice:
+        one, other = (f"{name}/" for name in twice[0][:2])
+        raise listing.error(
+            f"{one} and {other} are two folders for one split",
+            f"keep one of them in {listing.root / base}, or make one folder of both",
+        )
+    if not possible:
+        return {}
+    folder_of = {split: possible[0][split][0] for split in SPLIT_ORDER if split in possible[0]}
+    if list(folder_of) == ["train"]:
+        train = folder_of["train"]
+        like = [last(folder) for folder in folders if LIKE_SPLIT.fullmatch(last(folder))]
+        if len(folders) > 1 and has_images(listing, train) and not like:
+            return {}  # "train" is a class, for example of vehicles
+        if not listing.entries(train)[0]:
+            what = f"{train}/ has {'images but ' * has_images(listing, train)}no class folders"
+            fix = f"put each image into {train}/<class>/; labels in the names of files are not read"
             raise listing.error(what, fix)
-        folder_of[split] = folder
-    if list(folder_of) != ["train"]:
-        return folder_of
-    train = folder_of["train"]
-    like = [last(folder) for folder in folders if LIKE_SPLIT.fullmatch(last(folder))]
-    if len(folders) > 1 and has_images(listing, train) and not like:
-        return {}  # "train" is a class, for example of vehicles
-    if not listing.entries(train)[0]:
-        what = f"{train}/ has {'images but ' * has_images(listing, train)}no class folders"
-        fix = f"put each image into {train}/<class>/; labels in the names of files are not read"
-        raise listing.error(what, fix)
-    add = f"rename {like[0]}/ to val/ if it has the same classes" if like else "add one"
-    raise listing.error(
-        f"there is {train}/, but neither val/ nor test/ beside it",
-        f"{add}; or give {listing.root / train}, and val and test are drawn from it",
-    )
+        add = f"rename {like[0]}/ to val/ if it has the same classes" if like else "add one"
+        raise listing.error(
+            f"there is {train}/, but neither val/ nor test/ beside it",
+            f"{add}; or give {listing.root / train}, and val and test are drawn from it",
+        )
+    return folder_of
 
 
 def wrapped(listing: Listing, folder: str) -> str | None:
@@ -107,30 +112,41 @@ def class_folders(listing: Listing, folder: str) -> list[str]:
     """
     folders, loose = listing.entries(folder)
     listing.notes[NO_CLASS].update(loose)
-    for name in folders:
-        inner = set(map(last, listing.entries(name)[0]))
-        same = [one for one in folders if one != name and last(one) in inner]
+    names = set(map(last, folders))
+    inside = {name: set(map(last, listing.entries(name)[0])) for name in folders}
+    for name, inner in inside.items():
+        others = names - {last(name)}
+        splits = {split_in(one)[0]: one for one in inner}
         wrong, fix = "", f"give {listing.root / name}, or move it elsewhere"
-        if len(same) > 1:
+        if split_in(name)[0] in ("val", "test"):
+            fix = f"name it {split_in(name)[0]} and add train/ beside it; or move it elsewhere"
+        same = [one for one in folders if last(one) in inner & others]
+        if len(same) > 1 and inner - {last(name)} == others and repeats(listing, name, folder):
+            listing.notes[COPY].add(name)
+        elif len(same) > 1:
             wrong = f"holds folders with names of those beside it ({some(same)})"
-        elif {"train"} < {split_in(one)[0] for one in inner} - {None}:
+        elif "train" in splits and len({*splits} - {None}) > 1:
             wrong = "holds splits of its own"
-            fix += "; if it is a class, put it into splits: train/<class>/ beside val/ or test/"
+            if has_images(listing, f"{name}/{splits['train']}"):
+                fix = "put the classes into the splits: train/<class>/ beside val/ or test/"
         elif inner and split_in(name)[0] and not has_images(listing, name):
             wrong = "is named as a split and holds folders"
-            fix = "name the folders of splits train, val and test; or move it elsewhere"
         if wrong:
             raise listing.error(f"{name}/ {wrong}, so it cannot be a class", fix)
+    folders = [name for name in folders if name not in listing.notes[COPY]]
     inside = {name: set(map(last, listing.entries(unwrapped(listing, name))[0]))
               for name in folders if not has_images(listing, name)}  # fmt: skip
     times = Counter(one for inner in inside.values() for one in inner)
     shared = {one for inner in inside.values() if len(inner) > 1 for one in inner if times[one] > 1}
+    holders = [name for name, inner in inside.items() if inner & shared]
     if shared:
-        holders = [name for name, inner in inside.items() if inner & shared]
+        good = [name for name in holders if not NO_TRAINING.search(last(name))
+                and any(map(is_image, listing.files(name)))]  # fmt: skip
+        best = f", such as {listing.root / good[0]}" if good else ""
         raise listing.error(
             f"{some(holders)} hold folders of the same names ({some(shared)}): which are classes?",
-            "if the inner ones, give one of the outer folders, or name these train, val and test; "
-            "if the outer ones, put an image directly into each",
+            f"if the inner ones, give one folder{best}, or name the outer ones train, val and "
+            "test; if the outer ones, put an image directly into each",
         )
     return folders
 
@@ -144,6 +160,13 @@ def unwrapped(listing: Listing, folder: str) -> str:
     if len(inner) != 1 or any(has_images(listing, one) for one in (folder, *inner)):
         return folder
     return unwrapped(listing, inner[0])
+
+
+def repeats(listing: Listing, folder: str, outer: str) -> bool:
+    """True if every image in a folder has the name of one in the folder around it."""
+    one, two = ({name.removeprefix(f"{place}/") for name in listing.files(place) if is_image(name)}
+                for place in (folder, outer))  # fmt: skip
+    return one <= two
 
 
 def has_images(listing: Listing, folder: str) -> bool:

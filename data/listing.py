@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +31,7 @@ NAMED = 5  # names listed in a note; the others are counted
 NO_CLASS = "left out, not in a class folder with images"
 NO_FILE = "left out, a link that is broken or circular, or not a regular file"
 HIDDEN = "left out, hidden or of the system"
+DEEP = "left out, nested too deeply"
 BY_CONTENT = "read by content, not named .jpg, .png ..."
 # Folders and files of operating systems and NAS devices: thumbnails, indexes, deleted files.
 SYSTEM = (
@@ -38,6 +39,7 @@ SYSTEM = (
     "$recycle.bin", "recycler", "system volume information", "lost+found", "thumbs.db",
     "ehthumbs.db", "desktop.ini", "icon\r", "thumbs", "thumbnails", "_thumbnails", "@__thumb",
 )  # fmt: skip
+MOST_LEVELS = 50  # of nested folders in a zip: each takes time
 
 
 class Listing:
@@ -47,46 +49,6 @@ class Listing:
         self.root = root
         self.taken: list[str] = []  # sentences: what was taken for what
         self.notes: defaultdict[str, set[str]] = defaultdict(set)  # reason -> names
-        self.inside: defaultdict[str, set[str]] = defaultdict(set)  # folder -> names in it
-        self.read: set[Path] = set()  # the real paths of folders
-        self.walk()
-
-    def walk(self, folder: str = "") -> None:
-        """Find every folder and file. Links are followed; each real folder is read once."""
-        path = self.root / folder
-        real = Path(os.path.realpath(path))
-        # A link to "/" would add the whole disk.
-        if folder and (real in self.read or self.root.resolve().is_relative_to(real)):
-            self.notes[NO_FILE].add(folder)
-            return
-        self.read.add(real)
-        self.inside[folder] = set()
-        self.add(folder)
-        try:
-            with os.scandir(path) as scanned:
-                # Links last, so that a folder is read itself and the link to it is noted.
-                entries = sorted(scanned, key=lambda entry: (entry.is_symlink(), entry.name))
-        except OSError as error:
-            what = f"cannot list a folder: {error.strerror}"
-            fix = f"give a readable folder with {LAYOUT}"
-            fix += "; unpack an archive first" * path.is_file()
-            raise DataError(what, path.absolute(), fix) from error
-        for entry in entries:
-            name = f"{folder}/{entry.name}".lstrip("/")
-            if hidden(entry.name):
-                self.notes[HIDDEN].add(name)
-            elif os.path.isdir(entry):  # noqa: PTH112  Path's can raise
-                self.walk(name)
-            elif os.path.isfile(entry):  # noqa: PTH113
-                self.add(name)
-            else:
-                self.notes[NO_FILE].add(name)
-
-    def add(self, name: str) -> None:
-        """Add a file or folder, and the folders that it is in."""
-        while name:
-            self.inside[parent(name)].add(name)
-            name = parent(name)
 
     def sentences(self) -> tuple[str, ...]:
         """What was taken; and a note per reason, "left out, a copy of another image (1): a.jpg"."""
@@ -94,7 +56,7 @@ class Listing:
         left = (f"{why} ({len(names):,}): {some(names)}" for why, names in notes if names)
         return (*map(printable, self.taken), *left)
 
-    def error(self, what: str, fix: str) -> DataError:
+    def error(self, what: str, fix: str = f"expected: {LAYOUT}") -> DataError:
         """A DataError about the root."""
         return DataError(what, self.root.absolute(), fix)
 
@@ -103,16 +65,54 @@ class Listing:
         return next((what for _, kind, what in OTHERS if f"left out, {kind}" in self.notes), fix)
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        """Folders and files in one folder ("" is the root), sorted by name."""
-        names = sorted(self.inside[folder])
-        return [n for n in names if n in self.inside], [n for n in names if n not in self.inside]
+        """Folders and files in one folder ("" is the root), sorted by name. Links are followed."""
+        try:
+            with os.scandir(self.root / folder) as scanned:
+                listed = [(f"{folder}/{e.name}" if folder else e.name, e) for e in scanned]
+        except OSError as error:
+            raise DataError(
+                f"cannot list a folder: {error.strerror}",
+                (self.root / folder).absolute(),
+                f"give a readable folder with {LAYOUT}"
+                + "; unpack an archive first" * (self.root / folder).is_file(),
+            ) from error
+        folders, files = [], []
+        for name, entry in listed:
+            if hidden(entry.name):
+                self.notes[HIDDEN].add(name)
+                continue
+            whole = not entry.is_symlink() or os.path.exists(entry)  # noqa: PTH110  Path's can raise
+            if whole and entry.is_dir():
+                folders.append((entry.is_symlink(), name))
+            elif whole and entry.is_file():
+                files.append(name)
+            else:
+                self.notes[NO_FILE].add(name)
+        # Links last, so that a folder is read itself and the link to it is noted.
+        return [name for _, name in sorted(folders)], sorted(files)
 
     def files(self, folder: str) -> list[str]:
-        """Every file at any depth below `folder`, sorted."""
-        folders, files = self.entries(folder)
-        for inner in folders:
-            files += self.files(inner)
-        return sorted(files, key=by_folder)
+        """Every file at any depth below `folder`, sorted; each real folder is read once."""
+        names: list[str] = []
+        read: set[str] = set()
+        over = {self.real(""), self.real(folder.rpartition("/")[0])} if folder else set()
+        waiting = [(folder, over)]  # with the real paths of all folders above
+        while waiting:
+            here, above = waiting.pop()
+            real = self.real(here)
+            # A link to "/" would add the whole disk.
+            if real in read or any(Path(one).is_relative_to(real) for one in above):
+                self.notes[NO_FILE].add(here)
+                continue
+            read.add(real)
+            folders, files = self.entries(here)
+            names += files
+            waiting += [(inner, {*above, real}) for inner in reversed(folders)]
+        return sorted(names, key=by_folder)
+
+    def real(self, name: str) -> str:
+        """The real path of a file or folder: absolute, links resolved."""
+        return os.path.realpath(self.root / name)
 
     def images(self, folder: str) -> list[str]:
         """The images at any depth below a class folder; everything else is noted."""
@@ -151,38 +151,54 @@ class Listing:
 
 
 class ZipListing(Listing):
-    """Zips, read as if unpacked into one folder.
+    """Zips, read as if unpacked into one folder, without the folders above train/.
 
     Of train.zip and test.zip without train/ and test/, each is read as a folder of its name.
     """
 
     def __init__(self, root: Path, zips: Sequence[Path]) -> None:
-        self.zips = zips
-        self.members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
         super().__init__(root)
-
-    def walk(self, folder: str = "") -> None:
-        """Find every file, and the folders in the names of files."""
-        named = {"train"} < {split_in(path.stem)[0] for path in self.zips} - {None}
-        for path in self.zips:
+        self.members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
+        self.inside: defaultdict[str, set[str]] = defaultdict(set)  # folder -> names in it
+        named = {"train"} < {split_in(path.stem)[0] for path in zips} - {None}
+        for path in zips:
             try:
                 archive = zipfile.ZipFile(path)
             except (zipfile.BadZipFile, OSError) as error:
                 raise zip_error(error, path) from error
             for info in archive.infolist():
-                place = PurePosixPath(info.filename)
-                if named and not any(part.lower() in SPLITS for part in place.parts[:-1]):
-                    place = path.stem / place
-                    self.notes["taken as a split, the name of a zip"].add(path.stem)
-                name = place.as_posix()
-                if any(map(hidden, place.parts)):
-                    self.notes[HIDDEN].add(name)
-                elif name in self.members:
-                    fix = "unpack the zips into different folders, and give one with all images"
-                    raise self.error(f"the zips hold several files of one name: {name}", fix)
-                elif not info.is_dir():
-                    self.members[name] = archive, info
-                    self.add(name)
+                if not info.is_dir():
+                    self.add(archive, info, [path.stem] if named else [])
+
+    def add(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, given: list[str]) -> None:
+        """Add one file of a zip, below the folder `given` if it is in no folder of a split.
+
+        Hidden and deeply nested files are noted instead.
+        """
+        parts = [part for part in info.filename.split("/") if part not in ("", ".")]
+        # A name starts at the last split folder with a class folder below; above are wrappers.
+        splits = [i for i, part in enumerate(parts[:-1]) if part.lower() in SPLITS]
+        first = ([i for i in splits if i < len(parts) - 2] or splits or [0])[-1]
+        if given and not splits:
+            parts = [*given, *parts]
+            self.notes["taken as a split, the name of a zip"].update(given)
+        name = "/".join(parts[first:])
+        if any(map(hidden, parts)) or len(parts) > MOST_LEVELS:
+            self.notes[DEEP if len(parts) > MOST_LEVELS else HIDDEN].add(name)
+            return
+        if name in self.members:  # the same below another wrapper or in another zip: keep both
+            above = " ".join([Path(str(archive.filename)).stem, *parts[:first]])
+            name = "/".join([*parts[first:-1], f"{above} {parts[-1]}"])
+        self.members[name] = archive, info
+        while name:
+            folder = name.rpartition("/")[0]
+            self.inside[folder].add(name)
+            name = folder
+
+    def entries(self, folder: str) -> tuple[list[str], list[str]]:
+        """Folders and files in one folder ("" is the root), sorted by name."""
+        names = sorted(self.inside[folder])
+        return [n for n in names if n in self.inside], [n for n in names if n in self.members]
 
     def size(self, name: str) -> int:
         """Bytes of a file, unpacked."""
@@ -202,11 +218,6 @@ class ZipListing(Listing):
                 return load_image(file, where)
         except UNREADABLE as error:
             raise zip_error(error, where) from error
-
-
-def parent(name: str) -> str:
-    """The folder that a file or folder is in; "" is the root."""
-    return name.rpartition("/")[0]
 
 
 def split_in(folder: str) -> tuple[str | None, tuple[str, ...]]:
@@ -231,10 +242,16 @@ def listing_of(root: Path) -> Listing:
     if root.is_file():
         return ZipListing(root, [root])
     listing = Listing(root)
-    zips = [root / name for name in listing.entries("")[1] if name.lower().endswith(".zip")]
+    folders, files = listing.entries("")
+    zips = [root / name for name in files if name.lower().endswith(".zip")]
     # Zips beside their unpacked content would count every image twice.
-    unpacked = any(map(is_image, listing.files("")))
-    return ZipListing(root, zips) if zips and not unpacked else listing
+    if not zips or any(
+        is_image(name) for folder in folders for name in Listing(root).files(folder)
+    ):
+        return listing
+    zipped = ZipListing(root, zips)
+    is_zipped = any(is_image(name) or zipped.kind(name) == BY_CONTENT for name in zipped.members)
+    return zipped if is_zipped else listing
 
 
 def readable(folder: Path) -> Path:

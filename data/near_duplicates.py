@@ -50,7 +50,7 @@ def look(image: Tensor) -> tuple[tuple[int, int], int | None]:
 def near_pairs(fingerprints: Sequence[object], splits: Sequence[str]) -> list[Pair]:
     """For each image, the most similar one in a later split of train, val, test, if they are near.
 
-    `fingerprints` and `splits` are those of all images; what is no integer is no fingerprint.
+    `fingerprints` and `splits` are of all images; a fingerprint that is no integer is unknown.
     """
     known = [i for i, bits in enumerate(fingerprints) if isinstance(bits, int)]
     hashes = np.array([fingerprints[i] for i in known], np.uint64)

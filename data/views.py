@@ -40,6 +40,10 @@ class View:
         scaled = ShorterSide(self.resize, self.interpolation)(image)
         return functional.center_crop(scaled, [self.crop, self.crop])  # pads with black
 
+    def leaves(self, side: int) -> bool:
+        """True if square images of `side` pixels need no resizing."""
+        return self.crop == side and (self.squash or self.resize == side)
+
 
 @dataclass(frozen=True)
 class ShorterSide:

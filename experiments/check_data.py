@@ -135,7 +135,9 @@ def print_verdict(scanned: "Scan", rows: Sequence[dict]) -> None:
     for row in bad:
         print(printable(f"bad: {scanned.root / row['path']}: {row['verdict']}"))
     if bad:
-        why = f"{len(bad):,} of {len(rows):,} cannot be decoded, for example: {bad[0]['verdict']}"
+        summary = f"{len(bad):,} of {len(rows):,} cannot be decoded"
+        print(summary)
+        why = f"{summary}, for example this one: {bad[0]['verdict']}"
         fix = "repair them or move them elsewhere, or pass --skip-bad to experiments.transfer"
         raise DataError(why, scanned.root / bad[0]["path"], fix)
     sizes = " + ".join(f"{len(images):,}" for images in scanned.splits.values())

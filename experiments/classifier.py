@@ -125,8 +125,9 @@ def predict(model: Classifier, image: object, k: int = 5) -> Predictions:
 
     `image`: a path, bytes, an open binary file, a PIL image, a uint8 array (H, W, 3) or (H, W), or
     a uint8 tensor (3, H, W). Raises data.errors.DataError for anything else, such as floats, whose
-    scale is unknown.
+    scale is unknown, and UsageError for k below 1.
     """
+    check_counts(k=k)
     image = as_image(image)
     return Predictions(top_k(model, model.logits(model.view(image)[None]), k)[0], image)
 
@@ -139,6 +140,7 @@ def predictions(
     Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode while
     the network computes; with 0, this process decodes. Neither changes results beyond rounding.
     """
+    check_counts(k=k, batch_size=batch_size)
     if isinstance(paths, str | Path):
         paths = find_images(paths)
     arriving = decode_all(DecodedOnUse(tuple(map(str, paths)), model.view), workers, "classifying")
@@ -152,6 +154,14 @@ def predictions(
             answers = iter(top_k(model, model.logits(torch.stack(good)), k) if good else ())
             for path, image in zip(chunk, images, strict=True):
                 yield path, image if isinstance(image, DataError) else next(answers)
+
+
+def check_counts(**counts: object) -> None:
+    """Raise UsageError unless all of them are whole numbers from 1."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            why = f"{name} is not a whole number from 1: {count!r}"
+            raise UsageError(why, f"predict(..., {name}=...)", "give 1 or more")
 
 
 def find_images(inputs: str | Path | Sequence[str]) -> list[Path]:
@@ -186,12 +196,10 @@ def find_images(inputs: str | Path | Sequence[str]) -> list[Path]:
 
 def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str | float]]]:
     """For each row of logits (N, K), the k most probable classes with their probabilities."""
-    answers = []
     scores, places = logits.cpu().double().softmax(1).topk(min(k, len(model.classes)))
-    for row in zip(places.tolist(), scores.tolist(), strict=True):
-        pairs = zip(*row, strict=True)
-        answers.append([{"label": model.classes[i], "score": score} for i, score in pairs])
-    return answers
+    rows = zip(places.tolist(), scores.tolist(), strict=True)
+    answers = (zip(*row, strict=True) for row in rows)
+    return [[{"label": model.classes[i], "score": score} for i, score in row] for row in answers]
 
 
 def about(model: Classifier) -> str:

@@ -257,7 +257,7 @@ def tiffs() -> list[Made]:
         Made("rgba.tif", save(LAYERED, "TIFF"), SEEN_LAYERED),
         Made("la.tif", save(GREY_LAYERED, "TIFF"), SEEN_GREY_LAYERED),
         Made("la, multiplied.tif", tiff(tags(WIDTH, HEIGHT, (8, 8), 1) | {338: 1}, faded.tobytes()),
-             word="La"),
+             rgb(255 - ALPHA + faded[..., 0]), 1),
         Made("cmyk.tif", save(INK, "TIFF"), SEEN_INK, 1),
         Made("ycbcr.tif", save(Image.fromarray(COLOR).convert("YCbCr"), "TIFF"), COLOR, 3),
         Made("lab red.tif", save(pale, "TIFF"), np.full_like(COLOR, (255, 0, 0)), 6),

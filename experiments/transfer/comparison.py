@@ -148,7 +148,8 @@ def describe(row: dict) -> str:
     if row["status"] != "finished":
         return f"{row['name']}: {row['status']}"
     where = f"{100 * row['accuracy']:.1f} % on {row['tested_on']} (epoch {row['best_epoch']})"
-    return f"{row['name']}: {where}, {row['seconds']:.1f} s{say_skipped(row)}"
+    bound = report.bound_by(row) + say_skipped(row)
+    return f"{row['name']}: {where}, {row['seconds']:.1f} s, {bound}"
 
 
 @torch_as_started()

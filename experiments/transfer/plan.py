@@ -60,6 +60,10 @@ def check_options(options: Options) -> None:
     """Raise UsageError or zoo.ModelError for wrong options, before any work."""
     cli.check_numbers(options, LIMITS)
     cli.check_numbers(options.more, MORE_LIMITS)
+    low, high = options.more.scale or (0, 1)
+    if low > high:
+        fix = "give the lower number first"
+        raise UsageError("--scale is not a range", f"--scale {low} {high}", fix)
     for name in ("model", "strategy"):
         if not getattr(options, name):
             raise UsageError(f"--{name} needs a name", f"--{name}", "give a name, or leave it out")

@@ -61,11 +61,11 @@ def arms(rows: Sequence[dict]) -> list[Arm]:
     for row in sorted(rows, key=lambda row: row["run"]["seed"]):
         run = row["run"]
         groups[run["model"], run["recipe"]["batch_size"], run["strategy"]].append(row)
-    models, sizes, _ = map(set, zip(*groups, strict=True))
+    several = [len({key[i] for key in groups}) > 1 for i in (0, 1)]
     grouped = []
     for (model, batch_size, strategy), group in groups.items():
-        label = NOTEBOOKS if strategy == "moving-bn" else strategy
-        label += f" {model}" * (len(models) > 1) + f" batch {batch_size}" * (len(sizes) > 1)
+        name = NOTEBOOKS if strategy == "moving-bn" else strategy
+        label = " ".join([name] + [model] * several[0] + [f"batch {batch_size}"] * several[1])
         finished = [row for row in group if row["status"] == "finished"]
         grouped.append(Arm(label, strategy, finished, len(group)))
     return grouped
@@ -80,6 +80,7 @@ def table(rows: Sequence[dict]) -> Rows:
     """One line per arm, with the columns HEADER."""
     lines = []
     for arm in arms(rows):
+        n = f"{len(arm.rows)}" + (f" of {arm.started}" if len(arm.rows) < arm.started else "")
         cells = ["-"] * (len(HEADER) - 2)
         if arm.rows:
             first = arm.rows[0]
@@ -89,7 +90,6 @@ def table(rows: Sequence[dict]) -> Rows:
                 f"{arm.mean('seconds').mean:.1f}", f"{first['trainable']:,}",
                 f"{arm.mean('images_per_second').mean:,.0f}", f"{100 * waiting(arm.rows):.0f} %",
             ]  # fmt: skip
-        n = f"{len(arm.rows)}" + f" of {arm.started}" * (len(arm.rows) < arm.started)
         lines.append([arm.label, *cells, n])
     return Rows(HEADER, lines)
 
@@ -98,6 +98,13 @@ def waiting(rows: Sequence[dict]) -> float:
     """Share (0 to 1) of the training time that was spent waiting for images."""
     training = sum(row["training_seconds"] for row in rows)
     return sum(row["waiting_seconds"] for row in rows) / training if training else 0.0
+
+
+def bound_by(row: dict) -> str:
+    """Say whether loading images or computing took most of a run's training time."""
+    share = waiting([row])
+    what = "loading images" if share > 0.5 else "computing"
+    return f"bounded by {what} ({100 * share:.0f} % of its training time went into loading)"
 
 
 def images_and_models(rows: Sequence[dict]) -> str:
@@ -113,16 +120,20 @@ def caption(rows: Sequence[dict]) -> str:
     accuracies = [row["accuracy"] for row in rows if row["accuracy"] is not None] or [0.5]
     intervals = [wilson(round(accuracy * images[on]), images[on]) for accuracy in accuracies]
     least = 50 * min(high - low for low, high in intervals)
-    chosen = "the epoch is chosen on val, the accuracy is that on test"
-    if on == "val":
-        chosen = "there is no test set: val chose the epoch and is reported too, so 'accuracy' is "
-        chosen += "a little too good; 'last epoch' is not"
+    chosen = (
+        "the epoch is chosen on val, the accuracy is that on test"
+        if on == "test"
+        else "there is no test set: val chose the epoch and is reported too, so 'accuracy' is a "
+        "little too good; 'last epoch' is not"
+    )
     weights = sorted({str(row["run"]["weights"] or "random weights") for row in rows})
     trained = f"{run['recipe']['epochs']} epochs, {run['recipe']['opt']}"
-    if {row["run"]["strategy"] for row in rows} == {"linear-probe"}:
+    if all(row["run"]["strategy"] == "linear-probe" for row in rows):
         trained = "logistic regression on frozen features"
-    several = len({row["run"]["seed"] for row in rows}) > 1
-    spread = "mean ± 95 % CI over n seeds (in addition, each" if several else "one seed (each"
+    seeds = {row["run"]["seed"] for row in rows}
+    spread = "mean ± 95 % CI over n seeds (in addition, each"
+    if len(seeds) == 1:
+        spread = "one seed (each"
     return (
         f"{images_and_models(rows)} from {', '.join(Path(w).name for w in weights)}; "
         f"{trained}; {chosen}; {spread} accuracy is uncertain by at least ± {least:.1f} points, "
@@ -155,20 +166,26 @@ def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:
     if not others:
         return f"{best.label} alone cannot be compared: {best}.", best
     if any(value.n < 2 for value in leads.values()):
-        highest = best.mean("accuracy")
-        equal = [arm.label for arm in [best, *others] if arm.mean("accuracy") == highest]
-        why = f"the highest accuracy, {best}, is that of {' and '.join(equal)}"
-        return f"Cannot tell which to choose: two seeds or more are needed; {why}.", best
+        equal = [arm.label for arm in others if arm.mean("accuracy") == best.mean("accuracy")]
+        return (
+            f"Cannot tell which to choose: of the strategies {' and '.join([best.label, *equal])} "
+            f"{'have' if equal else 'has'} the highest accuracy, {best}, but two seeds or more are "
+            "needed."
+        ), best
     as_good = [arm for arm in others if leads[arm.label].mean <= leads[arm.label].half]
     chosen = min([best, *as_good], key=lambda arm: arm.mean("seconds").mean)
     if chosen is best:
         second = max(others, key=lambda arm: arm.mean("accuracy").mean)
-        why = f"next comes {second.label} with {second}, {points(leads[second.label])} less, which "
-        why += "does not exclude 0" if second in as_good else "excludes 0"
-    else:
-        why = f"{best.label}, {best}, is not shown to be better: the interval of the difference, "
-        why += f"{points(leads[chosen.label])}, does not exclude 0"
-    return f"Choose {chosen.label} here: {chosen}; {why}.", chosen
+        value = leads[second.label]
+        verb = "excludes" if value.mean > value.half else "does not exclude"
+        return (
+            f"Choose {best.label} here: {best}; next comes {second.label} with {second}, "
+            f"{points(value)} less, which {verb} 0."
+        ), best
+    return (
+        f"Choose {chosen.label} here: {chosen}; {best.label}, {best}, is not shown to be better: "
+        f"the interval of the difference, {points(leads[chosen.label])}, does not exclude 0."
+    ), chosen
 
 
 def points(value: Estimate) -> str:
@@ -189,6 +206,8 @@ def lead(best: Arm, other: Arm) -> Estimate:
     # Per image: the lead in the share of seeds that classify it correctly.
     right = np.array([[[int(r) for r in row["right"]] for row in pair] for pair in pairs])
     differences = (right[:, 0] - right[:, 1]).mean(0)
+    if len(differences) < 2:
+        return Estimate(seeds.mean, math.inf, seeds.n)
     images = 1.96 * differences.std(ddof=1) / math.sqrt(len(differences))
     return Estimate(seeds.mean, math.hypot(seeds.half, images), seeds.n)
 
@@ -222,6 +241,8 @@ def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
 
     write_csv(folder / ALL_RUNS, map(flatten, rows), FIELDS)
     drawn = [arm for arm in arms(rows) if arm.rows]
+    if not drawn:
+        return []
     curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in drawn}
     draw_curves(folder / "curves.png", curves, how_compared(drawn))
     ends = [(arm.label, arm.mean("seconds"), arm.mean("accuracy")) for arm in drawn]

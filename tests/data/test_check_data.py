@@ -65,6 +65,7 @@ def test_bad_images_are_all_named_and_the_check_fails(tree, tmp_path, invoke):
     said = [line for line in done.stdout.splitlines() if line.startswith("bad: ")]
     assert [line.split(": ")[1] for line in said] == [str(path) for path in bad]
     assert all(len(line.split(": ", 2)[2]) > 10 for line in said)
+    assert done.stdout.splitlines()[-1] == "3 of 12 cannot be decoded"
     assert "all decode" not in done.stdout
 
     rows = list(csv.DictReader(table.open(encoding="utf-8")))

@@ -30,6 +30,7 @@ from experiments.classifier import (
     save_classifier,
 )
 from experiments.evaluate import IMAGENET_IDS, to_evaluate
+from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import wilson
 from experiments.train.loop import evaluate
 from zoo import WeightsError
@@ -148,6 +149,8 @@ def test_k_is_clipped_to_the_classes(folder, checkpoint):
     model, file = load_model(checkpoint), next(folder.glob("*/*.png"))
     assert len(predict(model, file)) == 3
     assert len(predict(model, file, k=2)) == 2
+    with pytest.raises(UsageError, match="not a whole number from 1: 0"):
+        predict(model, file, k=0)
 
 
 @pytest.mark.parametrize(

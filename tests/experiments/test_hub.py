@@ -163,7 +163,7 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
      (CONFIG, {"qkv_bias": False}, "qkv_bias"),
      (CONFIG, {"num_attention_heads": 8}, "num_attention_heads=8"),
      (CONFIG, {"layer_norm_eps": "tiny"}, "layer_norm_eps"),
-     (CONFIG, {"image_size": 30}, "for images of 30 pixels"),
+     (CONFIG, {"image_size": 30}, "image_size=30"),
      (CONFIG, {"image_size": 48}, "for images of 48 pixels"),
      (CONFIG, {"problem_type": "multi_label_classification"}, "multi_label"),
      (CONFIG, {"id2label": {"0": "cat", "2": "dog"}}, "a name in id2label"),
@@ -317,6 +317,21 @@ def test_a_name_of_the_hub_is_downloaded_once_and_used_offline(copied, hub, tmp_
     again = in_a_process(home, NOWHERE, "-c", OPEN, "hf:owner/name", HF_HUB_OFFLINE="1")
     assert again.stdout == first.stdout, again.stderr
     assert len(log) == 3  # nothing was requested again
+
+
+def test_preprocessing_is_not_guessed_offline(copied, hub, tmp_path):
+    """transformers' own download leaves no preprocessor_config.json, even if there is one."""
+    fetch = "from huggingface_hub import hf_hub_download as get"
+    for file in (CONFIG, "model.safetensors"):
+        in_a_process(tmp_path, hub[0], "-c", f"{fetch}; get('owner/name', {file!r})")
+    offline = {"HF_HUB_OFFLINE": "1"}
+    done = in_a_process(tmp_path, NOWHERE, "-c", OPEN, "hf:owner/name", **offline)
+    assert "cannot get hf:owner/name" in done.stderr
+    (copied / PROCESSOR).unlink()
+    asked = in_a_process(tmp_path, hub[0], "-c", OPEN, "hf:owner/name")
+    assert_prints(asked, str(read_hub_folder(copied).metadata))
+    done = in_a_process(tmp_path, NOWHERE, "-c", OPEN, "hf:owner/name", **offline)
+    assert_prints(done, asked.stdout.strip())  # the absence is cached
 
 
 @pytest.mark.parametrize(

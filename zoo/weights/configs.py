@@ -87,6 +87,8 @@ def metadata_of(folder: Path) -> Metadata:
     name = next((name for name, own in sizes.items() if own.items() <= config.items()), "")
     if not name:
         wrong |= {*sizes_of(NETWORKS[kind][0])}
+    elif kind == "vit" and config["image_size"] not in range(0, 2**16, VITS[name].patch_size)[1:]:
+        wrong.add("image_size")
     if wrong:
         raise unknown(path, {key: config.get(key) for key in wrong})
     eps, in_conv1 = config.get("layer_norm_eps"), config.get("downsample_in_bottleneck")

@@ -17,6 +17,7 @@ from zoo.errors import WeightsError
 from zoo.weights.files import Weights, hash_in, read_weights
 
 TIMEOUT = 30.0  # seconds without a byte
+HUB_PAGE = r"https?://(?:huggingface|hf)\.co/([\w.-]+/[\w.-]+)(?:/tree/.*)?/?"
 
 
 def fetch(url: str, choice: str | None = None, sha256: str = "") -> Weights:
@@ -25,6 +26,9 @@ def fetch(url: str, choice: str | None = None, sha256: str = "") -> Weights:
     `choice`: the name of the state dict to take, if there are several. `sha256`: digits that the
     file must have; they become part of its name in the cache, and are compared at every load.
     """
+    if page := re.fullmatch(HUB_PAGE, url):
+        why, fix = "this is the page of a model, not a file", f"did you mean hf:{page[1]}?"
+        raise WeightsError(why, url, fix)
     path = place_of(url, sha256)
     is_new = not path.exists()
     if is_new:

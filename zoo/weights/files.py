@@ -28,10 +28,11 @@ from zoo.errors import WeightsError
 from zoo.weights.atomic import write_atomic
 from zoo.weights.dialects import Dialect
 from zoo.weights.kinds import kind_of
-from zoo.weights.screen import AGAIN, screen
+from zoo.weights.screen import AGAIN, Suspicious, screen
 from zoo.weights.search import dialect_of, search
 
 MOST_BYTES = 4 * 2**30  # bytes; resnet152 takes 0.25 GB, three times that with an optimizer's state
+LONGEST_METADATA = 2**20  # characters; the 1,000 classes of ImageNet take 14,000
 METADATA = "skipzoo"  # the file's entry that holds Metadata as JSON
 DIGEST = "sha256"  # key in this JSON, in .safetensors files only
 
@@ -124,21 +125,23 @@ def decode(content: bytes, source: str, hashed: bool = False) -> Entries:
     """
     zipped = content[:4] == b"PK\x03\x04"
     is_safe = content[8:9] == b"{" and not zipped
-    kind = None if is_safe else kind_of(content)
-    if kind is None and not (is_safe or zipped or content[:1] == b"\x80"):
+    if not (is_safe or zipped or content[:1] == b"\x80"):
         fix = "give the .pth or .safetensors file itself"
-        kind = f"a file that begins with {content[:40]!r}", fix
-    if kind:
-        raise WeightsError(f"this is not a file of weights, but {kind[0]}", source, kind[1])
+        kind, fix = kind_of(content) or (f"a file that begins with {content[:40]!r}", fix)
+        raise WeightsError(f"this is not a file of weights, but {kind}", source, fix)
     try:
         if is_safe:
             return from_safetensors(content, source)
-        screen(content, source, hashed)
+        screen(content, hashed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused anyway
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except WeightsError:
         raise
+    except Suspicious as error:
+        kind, fix = kind_of(content) or ("", error.fix)
+        why = f"this is {kind}: {error}" if kind else str(error)
+        raise WeightsError(why, source, fix) from error
     # A pickle is a program: a broken or hostile one can raise any exception.
     except Exception as error:
         why = str(error) if is_safe else type(error).__name__  # torch's says to trust the file
@@ -196,6 +199,8 @@ def read_metadata(text: Any, source: str) -> tuple[Metadata, str | None]:
     if text is None:
         return Metadata(), None
     try:
+        if not isinstance(text, str) or len(text) > LONGEST_METADATA:
+            raise TypeError
         entries = json.loads(text)
         digest = entries.pop(DIGEST, None)
         words = [*(entries.get("classes") or []), *(entries.get("settings") or {}).values()]

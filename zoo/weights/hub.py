@@ -8,15 +8,16 @@ model.safetensors          the weights; or pytorch_model.bin, a pickle that is c
 Downloads go to the Hub's own cache; HF_HOME and HF_HUB_OFFLINE work as usual.
 """
 
-import functools
 import json
 import logging
-import operator
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.networks import Network
@@ -31,7 +32,6 @@ from zoo.weights.settings import check_settings
 PREFIX = ("hf:", "hf-hub:", "hf_hub:")  # the last two are timm's
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"  # appended to one of these names
-DOWNLOADS = ("model*.safetensors*", "pytorch_model*.bin*")  # with shards and index
 # In transformers' order; the first that exists is read.
 SOURCES = [file + ending for file in WEIGHT_FILES for ending in ("", INDEX)]
 
@@ -40,7 +40,8 @@ def from_hub(source: str) -> Weights:
     """The weights of "hf:OWNER/NAME" or "hf:OWNER/NAME@REVISION", downloaded once; WeightsError."""
     match = re.fullmatch(rf"(?:{'|'.join(PREFIX)})([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", source)
     if not match:
-        fix = "give one like hf:microsoft/resnet-50"
+        meant = re.match(r"[\w:-]+//(?:models/)?([\w.-]+/[\w.-]+)", source)
+        fix = f"did you mean hf:{meant[1]}?" if meant else "give one like hf:microsoft/resnet-50"
         raise WeightsError("this is not the name of a model on the Hub", source, fix)
     log = logging.getLogger("huggingface_hub")
     level = log.level
@@ -48,14 +49,20 @@ def from_hub(source: str) -> Weights:
     try:
         from huggingface_hub import snapshot_download  # slow to import, so only here
 
-        get = functools.partial(snapshot_download, match[1])
-        folder = Path(get(revision=match[2], allow_patterns=[CONFIG, IMAGES, PROCESSOR]))
+        get = partial(snapshot_download, match[1])
+        small = [CONFIG, IMAGES, PROCESSOR]
+        folder = Path(get(revision=match[2], allow_patterns=small))
+        if not has(folder, IMAGES, PROCESSOR) and "architecture" not in read_json(folder / CONFIG):
+            for file in (IMAGES, PROCESSOR):
+                make_sure_there_is_no(file, match[1], folder.name)
         metadata = metadata_of(folder)  # before a download that may be large
-        for files in DOWNLOADS:
+        for file in SOURCES:
             if not has(folder, *SOURCES):
-                get(revision=folder.name, allow_patterns=[files])
+                get(revision=folder.name, allow_patterns=[file])
         if not has(folder, *SOURCES):
             raise FileNotFoundError(f"there is no {' or '.join(WEIGHT_FILES)}")
+        if shards := shards_in(folder):
+            get(revision=folder.name, allow_patterns=[*shards])
     except WeightsError:
         raise
     except (ImportError, OSError, ValueError) as error:  # HfHubHTTPError is an OSError
@@ -72,6 +79,19 @@ def from_hub(source: str) -> Weights:
 def has(folder: Path, *names: str) -> bool:
     """True if the folder has at least one of the files."""
     return any((folder / name).exists() for name in names)
+
+
+def make_sure_there_is_no(file: str, repository: str, commit: str) -> None:
+    """Download `file` if the repository has it; OSError if the Hub cannot say whether it does."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if try_to_load_from_cache(repository, file, revision=commit) is None:
+        try:
+            hf_hub_download(repository, file, revision=commit)
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise
 
 
 def read_hub_folder(folder: Path) -> Weights:
@@ -91,25 +111,34 @@ def is_in_hub_folder(file: Path) -> bool:
     return file.name in SOURCES and has(file.parent, CONFIG)
 
 
-def files_in(folder: Path) -> list[Path]:
-    """The file of a folder's weights, or the shards that its index names. Raises WeightsError."""
-    path = next(folder / name for name in SOURCES if has(folder, name))
-    if not path.name.endswith(INDEX):
-        return [path]
-    places = read_json(path).get("weight_map")
-    names = {str(name) for name in places.values()} if isinstance(places, dict) else set()
-    odd = [name for name in names if not re.fullmatch(r"\w[\w.-]*\.(safetensors|bin)", name)]
-    if odd or not names:
-        why = f"its weight_map names no file of weights beside it: {(odd or ['no file'])[0]:.100}"
-        raise WeightsError(why, path, "get the index again")
-    return [folder / name for name in names]
+def source_in(folder: Path) -> Path:
+    """The file of weights, or the index of several, that a folder has."""
+    return next(folder / name for name in SOURCES if has(folder, name))
 
 
 def weights_in(folder: Path) -> Weights:
     """The tensors of a folder that has some, from one file or from shards. Raises WeightsError."""
-    parts = [read_entries(file)[0] for file in files_in(folder)]
-    entries = functools.reduce(operator.or_, parts)
-    return network_in((entries, Metadata()), str(folder))
+    path, shards = source_in(folder), shards_in(folder)
+    if not shards:
+        return network_in(read_entries(path), str(path))
+    tensors: dict[str, Tensor] = {}
+    for name in shards:
+        tensors |= read_entries(folder / name)[0]
+    return network_in((tensors, Metadata()), str(path))
+
+
+def shards_in(folder: Path) -> set[str]:
+    """The names of the files in a folder's index; none without an index. Raises WeightsError."""
+    path = source_in(folder)
+    if not path.name.endswith(INDEX):
+        return set()
+    places = read_json(path).get("weight_map")
+    shards = set(map(str, places.values())) if isinstance(places, dict) else set()
+    odd = [name for name in shards if not re.fullmatch(r"\w[\w.-]*\.(safetensors|bin)", name)]
+    if odd or not shards:
+        why = f"its weight_map names no file of weights beside it: {(odd or ['no file'])[0]:.100}"
+        raise WeightsError(why, path, "get the index again")
+    return shards
 
 
 def write_folder(

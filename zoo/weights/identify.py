@@ -84,8 +84,11 @@ def names_for(weights: Weights) -> list[str]:
     """
     dialect = weights.dialect
     known, unknown = in_our_names(weights, dialect)
-    body = {key: v for key, v in unknown.items() if not key.startswith(dialect.ignores)}
-    body = {key: v for key, v in body.items() if not dialect.is_beside(key)}
+    body = {
+        k: v
+        for k, v in unknown.items()
+        if not (k.startswith(dialect.ignores) or dialect.is_beside(k))
+    }
     names = identify(without_head(known) | body)
     # Dialects with requirements are of libraries that have no plain networks. But those of Li et
     # al. look like akamaster's without his prefix.

@@ -33,10 +33,6 @@ log = logging.getLogger("zoo")
 
 STATE_DICT = "the state dict"  # the source of one, in error messages
 
-# OWNER/NAME of a model of the Hub, alone or as people write its address.
-HUB_PAGE = (
-    r"(?:https?://(?:huggingface|hf)\.co/|hf://(?:models/)?)?([\w.-]+/[\w.-]+)(?:/tree/.*)?/?"
-)
 DROPS = ("shortcut", "head")
 SUFFIXES = (".pth", ".pt", ".th", ".safetensors", ".bin", ".ckpt", ".tar", ".t7")
 
@@ -88,19 +84,19 @@ def open_weights(source: object, model: str | None = None) -> Weights:
         why = f"weights are a path, a URL or a state dict, not {type(source).__name__}"
         fix = "give the PATH or URL of a file, what model.state_dict() returns, or 'DEFAULT'"
         raise WeightsError(why, "zoo.load, zoo.build", fix)
+    if str(source).startswith(PREFIX):
+        return from_hub(str(source))
     path, name = str(source), None
-    if not os.path.exists(path) and (hint := meant_by(path)):  # noqa: PTH110  Path's can raise
-        raise WeightsError("there is no such file", path, f"did you mean {hint}?")
-    if path.startswith(PREFIX):
-        return from_hub(path)
     file, mark, after = path.rpartition("#")
     is_url = path.startswith(("http://", "https://"))
-    if mark and not os.path.exists(path) and (is_url or os.path.exists(file)):  # noqa: PTH110
+    if mark and not os.path.exists(path) and (is_url or os.path.exists(file)):  # noqa: PTH110  Path's can raise
         path, name = file, after
     if is_url:
         return fetch(path, name)
     if os.path.isdir(path):  # noqa: PTH112
         return read_hub_folder(Path(path))
+    if not os.path.exists(path) and (hint := meant_by(path)):  # noqa: PTH110
+        raise WeightsError("there is no such file", path, f"did you mean {hint}?")
     weights = read_weights(Path(path), name)
     if weights.metadata == Metadata() and is_in_hub_folder(Path(path)):
         return read_hub_folder(Path(path).parent)  # its config.json belongs to the weights
@@ -109,8 +105,8 @@ def open_weights(source: object, model: str | None = None) -> Weights:
 
 def meant_by(path: str) -> str:
     """What somebody may mean by the name of a file that does not exist; "" if unknown."""
-    if (page := re.fullmatch(HUB_PAGE, path)) and not path.endswith(SUFFIXES):
-        return f"hf:{page[1]}"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.endswith(SUFFIXES):
+        return f"hf:{path}, a model of the Hub"
     is_word = re.fullmatch(r"[\w -]+", path)
     return "a published name: DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2" if is_word else ""
 
@@ -149,11 +145,7 @@ def fill(
             place.copy_(tensors[key]) if key in tensors else place.zero_()
     if isinstance(model, ViT) and resizing:
         model.stem.resizing = resizing
-    if rounded:
-        log.warning("rounded %d entries of higher precision to the model's", rounded)
-    tell(weights, len(known) - len(tensors) + len(ignored), drop)
-    if weights.source != STATE_DICT and (guesses := assumed(model, names, weights)):
-        log.warning("%s: assumed, as a state dict does not show it: %s", weights.source, guesses)
+    tell(model, names, weights, len(known) - len(tensors) + len(ignored), rounded, drop)
     return model
 
 
@@ -162,8 +154,15 @@ def without(drop: Collection[str], tensors: Tensors) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in tensors.items() if not {*drop} & {*key.split(".")}}
 
 
-def tell(weights: Weights, dropped: int, drop: Collection[str]) -> None:
-    """Log what was chosen and left out."""
+def tell(
+    model: Network,
+    names: Dialect,
+    weights: Weights,
+    dropped: int,
+    rounded: int,
+    drop: Collection[str],
+) -> None:
+    """Log what was chosen, left out, rounded or assumed."""
     for note in weights.notes:
         log.warning("%s: %s", weights.source, note)
     if dropped or "shortcut" in drop:
@@ -172,6 +171,10 @@ def tell(weights: Weights, dropped: int, drop: Collection[str]) -> None:
         log.warning(text, dropped, words)
     elif drop:
         log.warning("the weights have no head: the model keeps its own (random if not trained)")
+    if rounded:
+        log.warning("rounded %d entries of higher precision to the model's", rounded)
+    if weights.source != STATE_DICT and (unknown := assumed(model, names, weights)):
+        log.warning("%s: assumed, as a state dict does not show it: %s", weights.source, unknown)
 
 
 def fit_positions(model: ViT, tensors: dict[str, Tensor], resizing: str) -> None:
@@ -243,7 +246,8 @@ def converted(key: str, tensor: Tensor, place: Tensor, weights: Weights) -> tupl
         if problem and not nonsense_in(key, tensor):
             problem = f"has values that {place.dtype} cannot hold"
         if not problem:
-            return new, not torch.equal(new.to(tensor.dtype), tensor)
+            precise = torch.promote_types(tensor.dtype, place.dtype) == place.dtype
+            return new, not precise and not torch.equal(new.to(tensor.dtype), tensor)
     # Averaging scripts turn num_batches_tracked into a float; only whole numbers are kept.
     elif tensor.dtype in FLOATS | WHOLE and place.dtype in WHOLE and (new == tensor).all():
         return new, False

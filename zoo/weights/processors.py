@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo.errors import WeightsError
 from zoo.weights.dialects import HALF, IMAGENET_MEAN_STD
+from zoo.weights.files import LONGEST_METADATA
 
 IMAGES, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -41,8 +42,10 @@ ALLOWED: dict[str, tuple[object, ...]] = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises WeightsError."""
+    """Read a JSON object of at most LONGEST_METADATA bytes. Raises WeightsError."""
     try:
+        if path.stat().st_size > LONGEST_METADATA:
+            raise ValueError(f"it has more than {LONGEST_METADATA:,} bytes")
         return dict(json.loads(path.read_text(encoding="utf-8")).items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error)[:200]

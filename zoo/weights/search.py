@@ -9,14 +9,17 @@ Used by: files.py, which reads the checkpoint.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn, strided
 
 from zoo.errors import WeightsError
 from zoo.weights.dialects import DIALECTS, Dialect
+from zoo.weights.screen import AGAIN
 
+MOST_LETTERS = 500  # characters of an entry's name
+MOST_WORDS = 4  # in a place, and before the names that a table knows: "model.module.encoder."
 LANDMARKS = dict.fromkeys(
     (stem, block, dialect.base)
     for dialect in DIALECTS
@@ -46,7 +49,7 @@ def search(loaded: dict | list | tuple, source: str, choice: str | None) -> tupl
     `choice`: the name of one, if there are several. Averaged weights are preferred to others of the
     same network. Raises WeightsError if the choice is open, or if there is nothing to choose from.
     """
-    groups = groups_in(loaded)
+    groups = dict(groups_in(loaded, source))
     if not groups:
         fix = "save a network's weights: torch.save(model.state_dict(), PATH)"
         raise WeightsError("this holds no tensors with names, so no state dict", source, fix)
@@ -80,27 +83,32 @@ def search(loaded: dict | list | tuple, source: str, choice: str | None) -> tupl
     return chosen._replace(tensors=with_head(chosen.tensors, notes)), notes
 
 
-def groups_in(entries: dict | list | tuple) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each dict or list in a checkpoint that has some, by its place.
+def groups_in(entries: dict | list | tuple, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each dict or list in a checkpoint that has tensors, with its place.
 
     Not those whose keys are numbers, as in an optimizer's state.
+    Raises WeightsError for a name that is too long.
     """
-    groups: dict[str, dict[str, Tensor]] = {}
     waiting, seen = [("", entries)], {id(entries)}
-    for place, here in waiting:
+    while waiting:
+        place, here = waiting.pop(0)
         # A file can override an OrderedDict's methods, so call those of dict itself.
         pairs = enumerate(here) if isinstance(here, list | tuple) else dict.items(here)
         named = {str(k): v for k, v in pairs if isinstance(k, str) or not isinstance(here, dict)}
+        for key in named:
+            if len(key) > MOST_LETTERS:
+                why = f"an entry's name has {len(key):,} letters: {key[:40]} ..."
+                raise WeightsError(why, source, AGAIN)
         if tensors := {key: v for key, v in named.items() if isinstance(v, Tensor)}:
-            groups[place] = tensors
+            yield place, tensors
         for key, value in named.items():
-            if isinstance(value, dict | list | tuple) and id(value) not in seen:
+            deep = place.count(".") >= MOST_WORDS
+            if isinstance(value, dict | list | tuple) and id(value) not in seen and not deep:
                 seen.add(id(value))
                 waiting.append((f"{place}.{key}" if place else key, value))
-    return groups
 
 
-def prefixes_in(tensors: Mapping[str, Tensor]) -> list[str]:
+def prefixes_in(tensors: Mapping[str, Any]) -> list[str]:
     """The prefixes behind which a dialect's landmarks are, such as "" or "module.encoder_q."."""
     prefixes: dict[str, None] = {}
     for key in tensors:
@@ -113,7 +121,7 @@ def prefixes_in(tensors: Mapping[str, Tensor]) -> list[str]:
     return list(prefixes)
 
 
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The entries behind a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -139,27 +147,41 @@ def listed(found: Sequence[Found]) -> str:
 
 def dialect_of(names: Collection[str]) -> Dialect:
     """The first dialect among those that know the most names."""
-    return max(DIALECTS, key=lambda dialect: sum(dialect.to_zoo(n) is not None for n in names))
+    best, most = DIALECTS[0], -1
+    for dialect in DIALECTS:
+        count = known(dialect, names)
+        if count > most:
+            best, most = dialect, count
+        if most == len(names):  # the others, which take time, cannot know more
+            break
+    return best
 
 
-def left_out(groups: Mapping[str, dict[str, Tensor]], chosen: Found) -> str:
-    """What is not in the chosen state dict, with numbers of tensors; "" if nothing.
+def known(dialect: Dialect, names: Collection[str]) -> int:
+    """How many of the names a dialect knows."""
+    return sum(dialect.to_zoo(name) is not None for name in names)
 
-    Names have as many words as the chosen prefix: module.queue beside module.encoder_q.
-    """
-    words = chosen.prefix.count(".")
+
+def left_out(groups: Mapping[str, dict[str, Any]], chosen: Found) -> str:
+    """What is not in the chosen state dict, by prefix and number of tensors; "" if nothing."""
     count: Counter[str] = Counter()
     for group, tensors in groups.items():
-        for key in tensors:
-            if group != chosen.group:
-                count[group or "."] += 1
-            elif not key.startswith(chosen.prefix):
-                count[".".join(key.split(".")[:words])] += 1
+        for key, value in tensors.items():
+            inside = group == chosen.group and key.startswith(chosen.prefix)
+            if isinstance(value, Tensor) and not inside:
+                count[branch(key, chosen.prefix) if group == chosen.group else group or "."] += 1
     names = [f"{name[:60]} ({number})" for name, number in count.most_common(4)]
     return ", ".join(names) + (f" and {len(count) - 4} more" if len(count) > 4 else "")
 
 
-def with_head(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+def branch(key: str, prefix: str) -> str:
+    """The part of a name up to where it leaves the prefix: module.queue of module.encoder_q."""
+    parts, common = key.split("."), prefix.split(".")
+    depths = (i for i in range(1, len(parts)) if parts[:i] != common[:i])
+    return ".".join(parts[: next(depths, len(parts))])
+
+
+def with_head(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """The tensors with the head under the library's own name, wherever a notebook put it.
 
     nn.Sequential(Dropout(), Linear()) in place of `fc` has its only layer at fc.1; others call it
@@ -180,7 +202,11 @@ def with_head(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]
     return tensors
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     """True for a dense tensor in memory that is not of a subclass (which has its own methods)."""
-    ours = type(value) in (Tensor, nn.Parameter)
-    return ours and value.layout == strided and not (value.is_nested or value.is_meta)
+    return (
+        isinstance(value, Tensor)
+        and type(value) in (Tensor, nn.Parameter)
+        and value.layout == strided
+        and not (value.is_nested or value.is_meta)
+    )

@@ -32,7 +32,7 @@ from data.dataset import Dataset
 from data.views import View
 from experiments.classifier import FP32, load_model, predict, pretrained, save_classifier
 from experiments.plumbing import resume as resumable
-from experiments.plumbing.cli import python
+from experiments.plumbing.cli import UsageError, python
 from experiments.plumbing.distributed import ALONE, Group
 from experiments.plumbing.recipes import RECIPES
 from experiments.plumbing.results import read_rows, to_do
@@ -143,6 +143,9 @@ def test_a_notebook_gets_the_same_weights_whatever_it_set_and_keeps_its_settings
         torch.set_default_dtype(torch.float32)
     assert torch.equal(before, torch.get_rng_state())
     assert usual.best.read_bytes() == odd.best.read_bytes()
+    for wrong in (0, "2", 2.0):
+        with pytest.raises(UsageError, match="whole number"):
+            predict(model, next((folder / "val").glob("*/*.png")), k=wrong)
     assert model.model.head.weight.dtype == torch.float32
     assert len(answers) == len(CLASSES)
 
@@ -193,7 +196,7 @@ def test_few_images_make_small_batches_unless_a_size_is_asked_for(folder, transf
 @pytest.mark.slow
 def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     output, said = everything
-    for words in (*STRATEGIES[:-1], "as in most notebooks", "Data ", "Choose ",
+    for words in (*STRATEGIES[:-1], "as in most notebooks", "Data ", "Choose ", "bounded by",
                   "is right for 33.3 % of val",
                   "Recipe default: epochs 3, batch-size 8, opt sgd",
                   "30 train, 15 val, 18 test images, 3 classes",
@@ -443,6 +446,7 @@ def test_running_out_of_memory_says_what_to_do(folder, tmp_path, transfer, monke
         (("--seeds", 0), 2, "give 1 to 1,000"),
         (("--batch-size", 1), 2, "give 2 to 1,000,000"),
         (("--batch-size", 31), 3, "choose a --batch-size from 2 to 30"),
+        (("--scale", 0.5, 0.2), 2, "--scale is not a range"),
         (("--hflip-prob", 2), 2, "give 0 to 1"),
         (("--size", 5000), 2, "give 1 to 2,048"),
         (("--workers", -1), 2, "give 0 to 256"),
@@ -597,8 +601,7 @@ def test_cifar10_is_taken_as_it_is(tmp_path, monkeypatch):
     recipe = replace(RECIPES["cifar10"], batch_size=4)
     made = TransferJob(replace(RUN, recipe=recipe), dataset, tmp_path, CPU, Group())
     assert made.batches().batch(0)[0].shape == (4, 3, 224, 224)
-    seen, stored = dataset.images("val", made.view), dataset.splits["val"].images
-    assert all(torch.equal(seen[i], stored[i]) for i in range(4))
+    assert dataset.images("val", made.view) is dataset.splits["val"].images
     assert made.view.mean == (0.4914, 0.4822, 0.4465)
 
 

@@ -20,7 +20,7 @@ import torch
 from conftest import refusal, same, shaken
 
 import zoo
-from zoo.weights import files
+from zoo.weights import files, screen
 from zoo.weights.download import place_of
 
 build = partial(zoo.build, "resnet18", 3, width=2)
@@ -110,6 +110,20 @@ def two_directories() -> bytes:
     plain = body[begin : begin + length]
     end = body[-22:-12] + struct.pack("<HII", count, length, begin) + b"\0\0"
     return body[:begin] + plain.replace(b"data/1", b"data/2") + plain + end
+
+
+def legacy_without_a_storage() -> bytes:
+    """The list of storages lacks one, whose tensor would be uninitialised."""
+    stream = io.BytesIO(torch_save(STATE, zipped=False))
+    pickles = []
+    for _ in range(5):
+        begin = stream.tell()
+        list(pickletools.genops(stream))
+        pickles.append(stream.getvalue()[begin : stream.tell()])
+    keys = pickle.loads(pickles[4])
+    rest = stream.read()
+    first = 8 + struct.unpack("<q", rest[:8])[0] * 4
+    return b"".join(pickles[:4]) + pickle.dumps(keys[1:], 2) + rest[first:]
 
 
 def pickled(*operations: bytes) -> bytes:
@@ -207,6 +221,7 @@ FILES: dict[str, bytes | Callable[[Path], bytes]] = {
     "a storage that is a folder": directory_entry(), "two lists of entries": two_directories(),
     "two archives": PTH + PTH, "an archive and a tail": PTH + bytes(9),
     "a bit of a number flipped": flipped(archive()),
+    "storages that are not filled": legacy_without_a_storage(),
     "an uninitialised tensor": spoilt(Run(torch.Tensor, 3, 16), "fc.weight"),
     "a tensor with methods of its own": spoilt(nan_that_denies_it(), "fc.bias"),
     "a dict with methods of its own": pickled(
@@ -239,7 +254,9 @@ FILES: dict[str, bytes | Callable[[Path], bytes]] = {
         tensor(storage(view=text("v") + b"K\0K\x02\x87")), KEYS, numbers=EIGHT),
     "old: more numbers than said": old(
         OLD_TENSOR, KEYS, numbers=struct.pack("<q", 3) + bytes(12)),
-    "old: no pickles": b"\x80\x02}.",
+    "old: a tail": OLD + b"1", "old: no pickles": b"\x80\x02}.",
+    "150,000 tuples as a key": pickled(b"})", b"\x85" * 150_000, b"Ns"),
+    "2^60 tuples as a key": pickled(b"})", b"q\x05h\x05\x86" * 60, b"Ns"),
     "a name of 100,000 letters": pickled(b"c" + b"a" * 100_000, b"\nb\n"),
     "a prefix 200,000 times": torch_save({"module." * 200_000 + "x": torch.ones(1)}),
     "10 GB of zeros": torch_save(Run(bytearray, 10**10)),
@@ -265,6 +282,7 @@ FILES: dict[str, bytes | Callable[[Path], bytes]] = {
     "metadata that is no JSON": said("{"), "metadata with classes 0": said('{"classes": 0}'),
     "metadata of other types": said('{"classes": [[1]], "settings": 3}'),
     "metadata that is null": safe({"__metadata__": None, "a": part([1], 4)}, bytes(4)),
+    "metadata of 1 MB": lambda _: said('{"versions": {"a": "' + "x" * 2**20 + '"}}'),
     # entries that are no tensors, or make no sense
     "NaN": spoilt(NAN), "NaN in safetensors": safetensors.torch.save(STATE | {"bn1.bias": NAN}),
     "infinity": spoilt(NAN.nan_to_num(torch.inf)),
@@ -351,6 +369,17 @@ def test_behind_the_screen_torch_load_trusts_nothing_either(tmp_path, monkeypatc
         with pytest.raises(zoo.WeightsError):
             files.decode(FILES[name](tmp_path), "")
         assert not (tmp_path / "RAN").exists()
+
+
+def test_a_tensor_may_use_its_last_number_and_none_after_it():
+    numbers = screen.Storage("torch FloatStorage", "0", 6)
+    for offset, size, stride, within in [
+        (0, (2, 3), (3, 1), True), (0, (6,), (1,), True), (1, (6,), (1,), False),
+        (5, (), (), True), (6, (), (), False), (0, (7,), (1,), False), (0, (2, 3), (4, 1), False),
+        (0, (9,), (0,), True), (9, (0,), (1,), True), (0, (True,), (1,), False),
+        (-1, (2,), (1,), False), (0, (2,), (1, 1), False), (0, [2], [1], False),
+    ]:  # fmt: skip
+        assert screen.lies_within(numbers, offset, size, stride) == within, (offset, size, stride)
 
 
 def test_what_is_not_a_file_does_not_hang(model, tmp_path):

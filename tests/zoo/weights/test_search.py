@@ -58,7 +58,7 @@ NOTES = {
     "plain and averaged": "took the averaged weights, model_ema.module; others: #model",
     "averaged in a list": "left out: ema.shadow_params (2)",
     "two in one dict": "took the averaged weights, ema; others: #net",
-    "a detector": "left out: rpn.head (1)",
+    "a detector": "left out: rpn (1)",
 }
 
 
