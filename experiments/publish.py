@@ -156,6 +156,8 @@ def answers() -> Rows:
     from experiments.ablation.report import read_results
     from experiments.ablation.runs import in_words
     from experiments.ablation.verdict import compare_arms, degradation_of
+    from experiments.anatomy.findings import answers_in
+    from experiments.anatomy.one_block import CHEAPER
 
     lines = []
     for name, page in PAGES.items():
@@ -164,15 +166,20 @@ def answers() -> Rows:
         rows = read_results(folder)
         if about_blocks := question_of(rows):
             question, answer = about_blocks.question, in_short(rows, about_blocks)
+            if about_blocks.by_deletion:
+                found = answers_in(Path("docs") / f"anatomy-{name}")
+                answer = "; ".join(
+                    f"{row['of']}: {row['answer']}" for row in found if row["claim"] == CHEAPER
+                )
             n = len({row["seed"] for row in rows} - {TUNING_SEED})
         else:
-            found = degradation_of(rows)
-            networks = "ViTs" if found.unit == "blocks" else "networks"
-            depths = f"{found.depths[0]} to {found.depths[-1]} {found.unit}"
+            effect = degradation_of(rows)
+            networks = "ViTs" if effect.unit == "blocks" else "networks"
+            depths = f"{effect.depths[0]} to {effect.depths[-1]} {effect.unit}"
             question = f"Does depth ({depths}) harm plain {networks} more than residual ones?"
-            answer, difference, *_ = compare_arms(found.pairs)
+            answer, difference, *_ = compare_arms(effect.pairs)
             answer = f"{answer.lower()}; plain minus residual: {difference.split(' (')[0]}"
-            n = len(found.pairs)
+            n = len(effect.pairs)
         preset, scale, _ = name.removeprefix("ablation-").partition("-cifar10")
         minutes = sum(row["seconds"] for row in rows) / 60 / 2
         command = f"make ablation PRESET={preset}" + " ARGS='--scale cifar10'" * bool(scale)
@@ -217,9 +224,11 @@ def publish_folder(folder: Path) -> None:
 
     of_transfer = is_of_transfer(readable(folder))
     if (folder / FINDINGS).is_file():
-        put_into_docs("anatomy", anatomy.report_of(folder))
+        of_ablation = folder.name.removeprefix("anatomy-") in PAGES
+        name = folder.name if of_ablation else "anatomy"
+        put_into_docs(name, anatomy.report_of(folder))
         keep = shutil.ignore_patterns(".lock")
-        shutil.copytree(folder, Path("docs/anatomy"), dirs_exist_ok=True, ignore=keep)
+        shutil.copytree(folder, Path("docs") / name, dirs_exist_ok=True, ignore=keep)
         return
     if not all(any(folder.glob(name)) for name in ("results.csv", "*/history.csv")):
         fix = "name the folder of the runs; to finish them, repeat their command"

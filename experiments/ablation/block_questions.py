@@ -30,6 +30,7 @@ class BlockQuestion:
     rates: tuple[float, ...] = ()  # to choose from; or with `all_rates`, to train with
     all_rates: bool = False
     common_rate: float | None = None  # besides its own rate, each arm is trained with this one, too
+    by_deletion: bool = False  # answered by experiments.anatomy, not by the training loss
     epochs_factor: int = 1
     depths: tuple[int, ...] = (32,)  # on a device that does not compute in bf16
     depths_bf16: tuple[int, ...] = (56,)  # on one that does, in the same time
@@ -62,8 +63,8 @@ BLOCK_QUESTIONS = {
         ("resnet", "zero-gamma"), rates=(0.3, 0.1, 0.03), all_rates=True,
     ),
     "stochastic-depth": BlockQuestion(
-        "Does training with missing blocks make networks that can do without them?",
-        ("resnet", "stochastic-depth"), epochs_factor=4, depths=(20, 32),
+        "Does training with missing blocks make deletions of blocks cheaper?",
+        ("resnet", "stochastic-depth"), by_deletion=True, epochs_factor=4, depths=(20, 32),
         depths_bf16=(20, 56), paper_depths=(20, 56, 110),
     ),
 }  # fmt: skip

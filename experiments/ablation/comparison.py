@@ -25,6 +25,10 @@ FAILED = (
     "A run has failed if it diverged or ended with a larger loss than guessing; it counts with the "
     "loss of guessing."
 )
+BY_DELETION = (
+    "The training loss does not answer this: blocks were missing while it was measured. "
+    "`python -m experiments.anatomy --from FOLDER --questions one-block` does."
+)
 LEARNED = 0.25  # the largest training error of a reference that has learned enough to compare
 
 
@@ -169,16 +173,19 @@ def report_of_blocks(results: Sequence[dict], question: BlockQuestion) -> list[P
                 estimate([row["test_error"] for row in finished]).show(1, 100),
                 failures(arm), *[TABLES_1_AND_2.get(network, "")] * paper,
             ])  # fmt: skip
-            if not reason and not (arm.key.is_resnet and arm is group[0]):
+            is_reference = arm.key.is_resnet and arm is group[0]
+            if not (reason or is_reference or question.by_deletion):
                 where = f"{depth} layers" + (f", rate {lr:g}" if question.rates else "")
                 sentences.append(f"- {arm.key.name}, {where}: {' ('.join(answer(arm))}).")
         sentences += rate_sentences(group) if question.common_rate else []
+    table = Rows(header, lines, ("---", "---:"))
+    if question.by_deletion:
+        return [table, f"**{question.question}** {BY_DELETION}", *sentences, FAILED]
     steps, n = results[0]["steps"], len(groups[0][0].rows)
     lead = (
         f"**{question.question} Compared with resnet by the final training loss after {steps:,} "
         f"steps (n = {n}, paired by seed; p of a t-test, with Holm's correction):**"
     )
-    table = Rows(header, lines, ("---", "---:"))
     return [table, lead + "\n\n" + "\n".join(sentences), FAILED, *tried(results, question)]
 
 

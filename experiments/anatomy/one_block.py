@@ -40,6 +40,7 @@ from experiments.drawing.style import COLOURS
 from experiments.plumbing.stats import Interval, judge_claim, mean_over, median_over
 
 STOCHASTIC = "stochastic-depth"
+CHEAPER = "training with missing blocks makes deletions cheaper"
 # The median rise of the error, in points, by layers: from the raw results of Veit's networks, which
 # have pre-activation blocks (github.com/gcr/fb.resnet.torch-lesion-study, 73f4a94).
 VEIT = {
@@ -125,7 +126,7 @@ def robustness(usual: Pairs, stochastic: Pairs) -> Finding:
     if not abs(apart.value) <= ALIKE:
         answer, why = "cannot tell", f"the intact errors differ by more than {ALIKE:g} points"
     return Finding(
-        "training with missing blocks makes deletions cheaper", scope(stochastic[0][0]), answer,
+        CHEAPER, scope(stochastic[0][0]), answer,
         f"The median rise falls by {gain.show(1)} points; {why}. Intact, the error of "
         f"stochastic depth is {apart.show(1)} points higher. "
         f"{both[0][0]['images'] if both else 0:,} test images.",

@@ -144,7 +144,7 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
             return ready(classifier.model), images_of(load_data(data), classifier.view, count)
 
         subjects.append(Subject(
-            path.parent.name, name, name, alike, f"{run['settings']['steps']} steps",
+            path.parent.name, name, name, alike, f"{run['settings']['steps']:,} steps",
             100 * row["train_error"], open_it, run["seed"], identity,
         ))  # fmt: skip
     if not subjects:

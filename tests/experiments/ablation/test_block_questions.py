@@ -97,6 +97,18 @@ def test_a_reference_that_has_not_learned_decides_nothing(plant):
     assert text.count("- ") == 1 == text.count("has not learned")
 
 
+def test_the_training_loss_does_not_answer_what_deletions_answer():
+    rows = results({"resnet": REFERENCES, "stochastic-depth": WORSE})
+    question = question_of(rows)
+    table, text, *rest = report_of_blocks(rows, question)
+    assert [line[0] for line in table.lines] == ["resnet", "stochastic-depth"]
+    assert question.question in text
+    assert "experiments.anatomy --from FOLDER" in text
+    assert "worse" not in "".join([text, *rest])
+    rows = results({"resnet": REFERENCES, "stochastic-depth": WORSE}, error=0.3)
+    assert "has not learned enough" in "".join(report_of_blocks(rows, question)[1:])
+
+
 def test_at_a_rate_where_the_reference_fails_another_rate_shows_that_the_steps_suffice():
     low = results({"resnet": REFERENCES, "zero-gamma": REFERENCES}, lr=0.03)
     high = results({"resnet": [2.0, 2.1, 2.0, 2.2, 2.1], "zero-gamma": WORSE}, error=0.8, lr=0.3)
