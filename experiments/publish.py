@@ -182,10 +182,11 @@ def answers() -> Rows:
             n = len(effect.pairs)
         preset, scale, _ = name.removeprefix("ablation-").partition("-cifar10")
         minutes = sum(row["seconds"] for row in rows) / 60 / 2
-        command = f"make ablation PRESET={preset}" + " ARGS='--scale cifar10'" * bool(scale)
+        command = f"`make ablation PRESET={preset}" + " ARGS='--scale cifar10'" * bool(scale) + "`"
+        command += ", and the one it prints" * bool(about_blocks and about_blocks.by_deletion)
         lines.append([
             f"[{question}](docs/{page}.md)", in_words(rows[0]["source"], rows[0]["size"]), answer,
-            str(n), f"{minutes:.0f}", f"`{command}`",
+            str(n), f"{minutes:.0f}", command,
         ])  # fmt: skip
     return Rows(("question", "images", "answer", "n", "minutes", "command"), lines,
                 ("---", "---", "---", "---:", "---:", "---"))  # fmt: skip
