@@ -79,6 +79,7 @@ class TensorBatches:
         *,
         input_size: int,
         padding: int,
+        flip: bool = True,
     ) -> None:
         check_batch_size(batch_size, len(dataset.train_labels))
         # The whole training set, as bytes: CIFAR-10 takes 150 MB.
@@ -86,7 +87,7 @@ class TensorBatches:
         self.labels = dataset.train_labels.to(device)
         self.normalize = normalize.to(device)
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.input_size, self.padding = input_size, padding
+        self.input_size, self.padding, self.flip = input_size, padding, flip
         self.drawn_epoch = -1  # the epoch whose order, crops and flips are held below; -1: none
         self.order = self.tops = self.lefts = self.flips = torch.empty(0)
 
@@ -102,7 +103,7 @@ class TensorBatches:
         order = rng.permutation(count)  # every image once
         # A crop of the padded image begins at one of 2 * padding + 1 rows, and columns.
         tops, lefts = rng.integers(0, 2 * self.padding + 1, (2, count))
-        flips = rng.integers(0, 2, count)  # half of the images, on average
+        flips = rng.integers(0, 1 + self.flip, count)  # half of the images, or none
         # One copy to the device an epoch.
         draws = torch.from_numpy(np.stack([order, tops, lefts, flips]))  # int64 (4, count)
         self.order, self.tops, self.lefts, self.flips = draws.to(self.device)

@@ -8,18 +8,26 @@ from experiments.ablation.questions import ABLATIONS, Ablation, rows
 from experiments.ablation.runs import Run
 
 SEEDS = (0, 1, 2, 3, 4)
-# By scale. On CIFAR-10, the 8 epochs of its preset leave a training error of about 26 %, too much
-# to compare: comparison.py.
-EPOCHS = {"quick": 4, "cifar10": 12, "paper": None}
 
 
-def ablation_of(question: BlockQuestion, scale: str, bf16: bool) -> Ablation:
-    """The runs of a question at a scale; `bf16`: whether the device computes in it."""
+def ablation_of(question: BlockQuestion, scale: str, bf16: bool, gpu: bool = False) -> Ablation:
+    """The runs of a question at a scale.
+
+    `bf16`: whether the device computes in it. On a CPU, the steps of "cifar10" are too few to learn
+    50,000 images well enough for a comparison (comparison.py): then they are fewer, in smaller
+    batches, and not augmented, which makes them easier to learn.
+    """
     like = ABLATIONS[scale]
+    if scale == "cifar10" and not gpu:
+        data = replace(like.base.data, train_images=8_000, augment=False)
+        settings = replace(
+            like.base.settings, batch_size=32, lr=ABLATIONS["quick"].base.settings.lr
+        )
+        like = replace(like, base=replace(like.base, data=data, settings=settings))
     depths = question.depths_bf16 if bf16 else question.depths
     if scale == "paper":
         depths = question.paper_depths
-    factor, epochs = question.epochs_factor, EPOCHS[scale]
+    factor, epochs = question.epochs_factor, like.epochs
     on_gpu = {key: n * factor if key == "epochs" else n for key, n in like.on_gpu.items()}
     return replace(
         like, question=question.question,

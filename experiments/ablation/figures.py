@@ -161,6 +161,7 @@ def draw_published(panel: Axes, group: Sequence[Arm]) -> None:
 def how_trained(run: Run) -> str:
     """Images and steps, for a caption."""
     images = in_words(run.data.source, run.data.size)
+    images += ", not augmented" * (not run.data.augment)
     return f"{images}, {run.settings.steps:,} steps, batch {run.settings.batch_size}"
 
 

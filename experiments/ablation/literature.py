@@ -10,7 +10,7 @@ and Li et al. 2018 (arXiv 1712.09913), table 2.
 # Section 4.2: everything that options can change, except precision.
 PROTOCOL = {
     "source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128, "schedule": "step",
-    "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "holdout": False,
+    "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "augment": True, "holdout": False,
 }  # fmt: skip
 
 PUBLISHED = {  # the paper's error, those of replications

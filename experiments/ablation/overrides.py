@@ -63,7 +63,7 @@ def preset_of(options: Options, device: torch.device) -> Ablation:
     if question.rates and options.holdout:
         what = "this preset holds out images by itself"
         raise cli.UsageError(what, where, "leave out --holdout")
-    return ablation_of(question, options.scale, has_bf16(device))
+    return ablation_of(question, options.scale, has_bf16(device), device.type == "cuda")
 
 
 def change_data(data: Data, options: Options, on_gpu: dict[str, int]) -> Data:

@@ -19,9 +19,9 @@ FIELDS = {
     "network": str, "depth": int, "norm": str, "seed": int, "status": str, "parameters": int,
     "train_loss": float, "train_error": float, "test_loss": float, "test_error": float,
     "seconds": float, "source": str, "size": int, "classes": int, "train_images": int,
-    "test_images": int, "holdout": str, "normalize": str, "steps": int, "batch_size": int,
-    "schedule": str, "lr": float, "weight_decay": float, "precision": str, "channels_last": str,
-    "device": str, "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
+    "test_images": int, "augment": str, "holdout": str, "normalize": str, "steps": int,
+    "batch_size": int, "schedule": str, "lr": float, "weight_decay": float, "precision": str,
+    "channels_last": str, "device": str, "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
 }  # fmt: skip
 QUESTION = "Do plain networks degrade more with depth?"
 ORDER = ("plain", "resnet", *transformers.ORDER)  # of the networks in the table
@@ -30,7 +30,15 @@ ORDER = ("plain", "resnet", *transformers.ORDER)  # of the networks in the table
 def flatten(row: dict) -> dict:
     """The content of row.json, which is nested, as one dict with the keys of FIELDS."""
     run = row["run"]
-    flat = {"classes": 10, **run["settings"], **run["data"], **run, **row["versions"], **row}
+    flat = {
+        "classes": 10,
+        "augment": True,
+        **run["settings"],
+        **run["data"],
+        **run,
+        **row["versions"],
+        **row,
+    }
     flat["train_images"], flat["test_images"] = row["images"]
     return {key: flat[key] for key in FIELDS}
 
@@ -76,9 +84,10 @@ def table(results: Sequence[dict]) -> Rows:
 def caption(results: Sequence[dict]) -> str:
     """What was done: data, steps, precision, machine and time in one sentence."""
     first = next((row for row in results if row["seed"] != TUNING_SEED), results[0])
+    plainly = " not augmented," * (str(first["augment"]) == "False")
     return (
         f"{in_words(first['source'], first['size'])}, {first['train_images']:,} training and "
-        f"{first['test_images']:,} test images, {first['steps']:,} steps, batch "
+        f"{first['test_images']:,} test images,{plainly} {first['steps']:,} steps, batch "
         f"{first['batch_size']}, last epoch; mean ± 95 % CI over n seeds; {first['precision']}, "
         f"{first['device']}, {sum(result['seconds'] for result in results) / 60:.1f} minutes in "
         "all, summed over processes."

@@ -54,6 +54,7 @@ class Data:
     train_images: int | None = None  # at most; None: all ("synthetic": 4,000)
     test_images: int | None = None  # at most; None: all ("synthetic": 1,000)
     normalize: str = "channel"  # mean and std per channel; or "pixel-mean", as in section 4.2
+    augment: bool = True  # random crops and flips in training
     holdout: bool = False  # test on 10 % of the training images, for tuning (45k/5k)
 
 
@@ -138,12 +139,13 @@ def view_of(data: Data) -> View:
 
 
 def make_batches(run: Run, device: torch.device) -> TensorBatches:
-    """The training batches of a run: random crops and flips, normalised."""
+    """The training batches of a run: random crops and flips, unless excluded; normalised."""
     dataset = load_data(run.data)
-    padding = dataset.train_images.shape[-1] // 8  # 4 pixels of 32, as in section 4.2
+    augment, side = run.data.augment, dataset.train_images.shape[-1]
+    padding = side // 8 if augment else 0  # 4 pixels of 32, as in section 4.2
     return TensorBatches(
         dataset, normalize_of(run.data), run.settings.batch_size, run.seed, device,
-        input_size=run.data.size, padding=padding,
+        input_size=run.data.size, padding=padding, flip=augment,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Questions about blocks: their runs as data, how rates are chosen, and yes, no, cannot tell."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,8 +28,16 @@ from experiments.ablation.comparison import (
 from experiments.ablation.figures import draw_arms
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
+from experiments.ablation.questions import ABLATIONS
 from experiments.ablation.report import report, report_of
-from experiments.ablation.runs import Data, Run, build_model
+from experiments.ablation.runs import (
+    Data,
+    Run,
+    build_model,
+    load_data,
+    make_batches,
+    normalize_of,
+)  # fmt: skip
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import holm, paired_p
 from zoo.variants import VARIANTS
@@ -163,7 +172,7 @@ def test_the_report_says_depth_steps_and_n():
 
 PAPER = {
     "source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128, "schedule": "step",
-    "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "holdout": False,
+    "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000, "augment": True, "holdout": False,
 }  # fmt: skip
 
 
@@ -322,10 +331,27 @@ def test_a_whole_campaign_that_chooses_rates_and_resumes(tmp_path, capsys, monke
 
 @pytest.mark.parametrize(("preset", "scale", "steps"),
                          [("order", "quick", 4 * 125), ("stochastic-depth", "quick", 16 * 125),
-                          ("order", "cifar10", 12 * 390), ("order", "paper", 64_000)])  # fmt: skip
+                          ("order", "cifar10", 8 * 250), ("order", "paper", 64_000)])  # fmt: skip
 def test_steps_by_scale(preset, scale, steps):
     ablation = plan(Options(preset, scale=scale, device="cpu"), CPU, images=50_000)
     assert ablation.base.settings.steps == steps
+
+
+def test_cifar10_is_small_and_not_augmented_on_a_cpu_only():
+    here = ablation_of(BLOCK_QUESTIONS["order"], "cifar10", bf16=False).base
+    there = ablation_of(BLOCK_QUESTIONS["order"], "cifar10", bf16=True, gpu=True).base
+    assert (here.data.train_images, here.data.augment, here.settings.batch_size) == (
+        8000,
+        False,
+        32,
+    )
+    assert there == ABLATIONS["cifar10"].base
+    data = replace(here.data, source="synthetic", size=8, train_images=40)
+    dataset, batches = load_data(data), make_batches(replace(here, data=data), CPU)
+    images, labels = batches.batch(0)
+    order = batches.order[:32]
+    assert torch.equal(images, normalize_of(data)(dataset.train_images[order]))
+    assert torch.equal(labels, dataset.train_labels[order])
 
 
 PRESCRIBED = {  # initial weights that a variant has of its own

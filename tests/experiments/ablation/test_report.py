@@ -125,14 +125,15 @@ def test_estimates_of_one_and_none():
 def test_published_figures_stand_beside_ours_only_where_the_protocol_is_the_papers():
     paper = {"source": "cifar10", "size": 32, "steps": 64_000, "batch_size": 128,
              "schedule": "step", "lr": 0.1, "normalize": "pixel-mean", "train_images": 50_000,
-             "holdout": False}  # fmt: skip
+             "augment": True, "holdout": False}  # fmt: skip
     rows = results([2.0, 2.1], [1.0, 1.1], depths=(20, 56), **paper)
     header, lines, _ = table(rows)
     assert header[-2:] == ["paper", "replications"]
     by_name = {line[0]: line for line in lines}
     assert by_name["resnet20"][-2:] == ["8.75", "8.27 / 8.29 / 8.0"]
     assert by_name["plain56"][-2:] == ["-", "12.76 / 11.83 / 13.31"]
-    for key, value in (("steps", 6400), ("size", 16), ("holdout", True), ("lr", 0.05)):
+    for key, value in (("steps", 6400), ("size", 16), ("holdout", True), ("lr", 0.05),
+                       ("augment", False)):  # fmt: skip
         header, *_ = table(results([2.0, 2.1], [1.0, 1.1], **(paper | {key: value})))
         assert header[-1] == "n"
 
