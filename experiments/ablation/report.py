@@ -21,7 +21,8 @@ FIELDS = {
     "seconds": float, "source": str, "size": int, "classes": int, "train_images": int,
     "test_images": int, "augment": str, "holdout": str, "normalize": str, "steps": int,
     "batch_size": int, "schedule": str, "lr": float, "weight_decay": float, "precision": str,
-    "channels_last": str, "device": str, "threads": int, "python": str, "torch": str, "torchvision": str, "commit": str,
+    "channels_last": str, "device": str, "threads": int, "python": str, "torch": str,
+    "torchvision": str, "commit": str,
 }  # fmt: skip
 QUESTION = "Do plain networks degrade more with depth?"
 ORDER = ("plain", "resnet", *transformers.ORDER)  # of the networks in the table
