@@ -147,6 +147,9 @@ def check(name: str, settings: dict[str, Any]) -> None:
             raise ModelError(f"{name} has no setting {key!r}\n{call}\n{fix}")
         if wanted := what_is_allowed(name, key, value):
             raise ModelError(f"{name} has no {key}={text}\n{call}\ngive {wanted}")
+    if (settings.get("variant"), settings.get("norm")) == ("zero-gamma", "none"):
+        call = f"zoo.build({name!r}, variant='zero-gamma', norm='none')"
+        raise ModelError(f"zero-gamma is about a norm's weight\n{call}\nleave out norm='none'")
 
 
 def what_is_allowed(name: str, key: str, value: Any) -> str:

@@ -1,8 +1,9 @@
 """Questions about the block: which part of `relu(x + F(x))` matters, and what replaces batch norm?
 
-Each ablation compares networks, its arms, with a reference: "resnet", which has BasicBlocks with
-batch norm. All have the same depth, seeds, batches and steps. An arm is a name of zoo/variants.py,
-or "plain". `--scale` chooses the preset whose images are used; block_runs.py makes the runs.
+Each ablation compares networks, its arms, with a reference: usually "resnet", which has BasicBlocks
+with batch norm. All have the same depth, seeds, batches and steps. An arm is a name of
+zoo/variants.py, or "plain". `--scale` chooses the preset whose images are used; block_runs.py makes
+the runs.
 
 If each arm learns best at another rate, one rate for all would favour some of them. Then each arm
 first tries several rates with another seed and with 10 % of the training images held out, and its
@@ -27,6 +28,7 @@ class BlockQuestion:
     question: str
     networks: tuple[str, ...]  # in the paper's order
     without_norm: tuple[str, ...] = ()  # networks that are trained without batch norm, too
+    reference: str = REFERENCE  # the arm that the others are compared with
     rates: tuple[float, ...] = ()  # to choose from; or with `all_rates`, to train with
     all_rates: bool = False
     common_rate: float | None = None  # besides its own rate, each arm is trained with this one, too
@@ -54,8 +56,9 @@ BLOCK_QUESTIONS = {
         ("resnet", "plain"), rates=(0.1, 0.03, 0.01, 0.003, 0.001), common_rate=0.1,
     ),
     "no-norm": BlockQuestion(
-        "Can residual networks learn without batch norm, if each block starts as the identity?",
+        "Without batch norm, do residual networks learn more if each block starts as the identity?",
         ("resnet", "skipinit", "fixup", "rezero"), without_norm=("plain", "resnet"),
+        reference="resnet without norms",
         rates=(0.3, 0.1, 0.03, 0.01),
     ),
     "zero-gamma": BlockQuestion(

@@ -216,6 +216,7 @@ def carry_out(options: Options) -> Results:
         paths = figures.draw_all(runs, results, residuals, output_dir, device)
     notes = [f"rows and histories: {output_dir}"]
     if options.preset == "stochastic-depth":
-        lesions = f"--from {output_dir} --questions one-block"
+        images = min(1000, results[0]["test_images"])
+        lesions = f"--from {output_dir} --questions one-block --images {images}"
         notes.append(f"next, leave out single blocks: python -m experiments.anatomy {lesions}")
     return Results(results, report(results, residuals), paths, output_dir, notes=notes)

@@ -57,6 +57,7 @@ class Arm(NamedTuple):
     key: Key
     rows: list[dict]
     losses: list[float]  # of these rows; a failed run has that of guessing
+    is_reference: bool
     difference: Estimate  # of the final training loss, paired by seed
     p: float  # adjusted for the number of arms
 
@@ -110,19 +111,31 @@ def groups_of(results: Sequence[dict], question: BlockQuestion) -> list[list[Arm
     groups = []
     for _, keys in sorted(keys_of.items()):
         keys.sort(key=rank)
-        reference = by_key[keys[0]] if keys[0].is_resnet else {}
-        differences = [
-            [loss_of(row) - loss_of(reference[seed]) for seed, row in by_key[key].items()
-             if seed in reference]
-            for key in keys
-        ]  # fmt: skip
-        p_values = [1.0, *holm([paired_p(values) for values in differences[1:]])]
+        reference = next((key for key in keys if key.name == question.reference), None)
+        paired_with = by_key[reference] if reference else {}
         groups.append([
-            Arm(key, list(by_key[key].values()), [*map(loss_of, by_key[key].values())],
-                estimate(values), p)
-            for key, values, p in zip(keys, differences, p_values, strict=True)
+            arm_of(key, [*by_key[key].values()], key == reference, paired_with) for key in keys
         ])  # fmt: skip
-    return groups
+    return [adjusted(group, groups) for group in groups]
+
+
+def arm_of(key: Key, rows: list[dict], is_reference: bool, reference: dict[int, dict]) -> Arm:
+    """The arm of some rows; `reference`: the rows of the reference, by seed."""
+    pairs = [(row, reference[row["seed"]]) for row in rows if row["seed"] in reference]
+    differences = [loss_of(row) - loss_of(other) for row, other in pairs]
+    p = paired_p(differences)
+    return Arm(key, rows, [*map(loss_of, rows)], is_reference, estimate(differences), p)
+
+
+def adjusted(group: list[Arm], groups: Sequence[list[Arm]]) -> list[Arm]:
+    """The arms of a group, with p adjusted for all comparisons of this depth."""
+    depth = group[0].key.depth
+    compared = [
+        arm.key for g in groups for arm in g if arm.key.depth == depth and not arm.is_reference
+    ]
+    raw = {arm.key: arm.p for g in groups for arm in g}
+    p_values = dict(zip(compared, holm([raw[key] for key in compared]), strict=True))
+    return [arm._replace(p=p_values.get(arm.key, 1.0)) for arm in group]
 
 
 def answer(arm: Arm) -> tuple[str, str]:
@@ -148,7 +161,7 @@ def unlearned(groups: Sequence[Sequence[Arm]], depth: int) -> str:
     )
     return (
         f"- Cannot tell: with {depth} layers, resnet has not learned enough: {found} "
-        f"(the limit is {100 * LEARNED:.0f} %)."
+        f"(the limit is {100 * LEARNED:.0f} %). Train longer: --epochs."
     )
 
 
@@ -170,11 +183,11 @@ def report_of_blocks(results: Sequence[dict], question: BlockQuestion) -> list[P
             lines.append([
                 arm.key.name, str(depth), *[f"{lr:g}"] * bool(question.rates),
                 f"{arm.rows[0]['parameters']:,}", estimate(arm.losses).show(3),
-                estimate([row["test_error"] for row in finished]).show(1, 100),
+                estimate([row["test_error"] for row in finished]).show(1, 100)
+                + f" (n = {len(finished)})" * (len(finished) < len(arm.rows)),
                 failures(arm), *[TABLES_1_AND_2.get(network, "")] * paper,
             ])  # fmt: skip
-            is_reference = arm.key.is_resnet and arm is group[0]
-            if not (reason or is_reference or question.by_deletion):
+            if not (reason or arm.is_reference or question.by_deletion):
                 where = f"{depth} layers" + (f", rate {lr:g}" if question.rates else "")
                 sentences.append(f"- {arm.key.name}, {where}: {' ('.join(answer(arm))}).")
         sentences += rate_sentences(group) if question.common_rate else []
@@ -183,8 +196,8 @@ def report_of_blocks(results: Sequence[dict], question: BlockQuestion) -> list[P
         return [table, f"**{question.question}** {BY_DELETION}", *sentences, FAILED]
     steps, n = results[0]["steps"], len(groups[0][0].rows)
     lead = (
-        f"**{question.question} Compared with resnet by the final training loss after {steps:,} "
-        f"steps (n = {n}, paired by seed; p of a t-test, with Holm's correction):**"
+        f"**{question.question} Compared with {question.reference} by the final training loss "
+        f"after {steps:,} steps (n = {n}, paired by seed; p of a t-test, with Holm's correction):**"
     )
     return [table, lead + "\n\n" + "\n".join(sentences), FAILED, *tried(results, question)]
 
@@ -205,12 +218,14 @@ def in_short(results: Sequence[dict], question: BlockQuestion) -> str:
     for depth in depths:
         named: dict[str, list[str]] = {word: [] for word in ANSWERS}
         reason = unlearned(groups, depth)
-        for arm in (arm for group in groups for arm in group[1:] if arm.key.depth == depth):
+        arms = [arm for group in groups for arm in group if arm.key.depth == depth]
+        for arm in (arm for arm in arms if not arm.is_reference):
             rate = f" at {arm.key.lr:g}" if question.common_rate or question.all_rates else ""
             named["cannot tell" if reason else answer(arm)[0]].append(arm.key.name + rate)
         words = "; ".join(f"{word}: {', '.join(names)}" for word, names in named.items() if names)
         texts.append(f"{depth} layers: {words}" if len(depths) > 1 else words)
-    return ". ".join(texts)
+    other = f"compared with {question.reference}: " * (question.reference != REFERENCE)
+    return other + ". ".join(texts)
 
 
 def rate_sentences(group: Sequence[Arm]) -> list[str]:
@@ -242,6 +257,8 @@ def tried(results: Sequence[dict], question: BlockQuestion) -> list[Part]:
          *(losses.get((*arm, lr), "") for lr in question.rates), f"{best:g}"]
         for arm, best in best_rates(rows).items()
     ]  # fmt: skip
+    names = [*question.networks, *question.without_norm]
+    lines.sort(key=lambda line: (names.index(line[0].split()[0]), line[0]))
     header = ["block", "layers", *(f"rate {lr:g}" for lr in question.rates), "chosen"]
     words = (
         f"Rates were chosen by the loss on held-out training images (seed {TUNING_SEED}, n = 1)."

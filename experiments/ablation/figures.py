@@ -117,7 +117,8 @@ def draw_arms(
     """Draw arms.png: the final training loss of every run, and the mean with its interval."""
     path = output_dir / ARMS_FIGURE
     groups, paper = groups_of(results, question), is_the_papers(results, question)
-    width, height = 5.4 * (len(groups) + paper) + 2.5, 2.2 + 0.33 * max(map(len, groups))
+    panel_width = 5.4 if len(groups) + paper < 3 else 3.6
+    width, height = panel_width * (len(groups) + paper) + 2.5, 2.2 + 0.33 * max(map(len, groups))
     with png(path, width, height) as figure:
         panels = figure.subplots(1, len(groups) + paper, squeeze=False, sharex=not paper)[0]
         if paper:
@@ -125,7 +126,7 @@ def draw_arms(
         for group, panel in zip(groups, panels, strict=False):
             names, depth, lr = [], group[0].key.depth, group[0].key.lr
             for y, arm in enumerate(reversed(group)):  # the first one at the top
-                colour = COLOURS[1] if arm is group[0] else COLOURS[6]
+                colour = COLOURS[1] if arm.is_reference else COLOURS[6]
                 mean = estimate(arm.losses)
                 if math.isfinite(mean.half):
                     panel.errorbar(mean.mean, y, xerr=mean.half, color=colour, capsize=3)
@@ -133,12 +134,14 @@ def draw_arms(
                     marker = "x" if has_failed(row) else "o"
                     panel.plot(loss, y, marker, color=colour, mfc="none")
                 own_rate = question.rates and not question.all_rates
-                names.append(arm.key.name + (f", {arm.key.lr:g}" if own_rate else ""))
+                names.append(arm.key.name + (f", rate {arm.key.lr:g}" if own_rate else ""))
             panel.set_yticks(range(len(group)), names)
             panel.set_ylim(-0.5, len(group) - 0.5)
             title = f"{depth} layers" + (f", rate {lr:g}" if question.all_rates else "")
             panel.set(title=title, xlabel="final training loss")
-        bars = "dots: seeds (x: failed, counted with the loss of guessing); bars: 95 % interval"
+        some = any(has_failed(row) for group in groups for arm in group for row in arm.rows)
+        crosses = " (x: failed, counted with the loss of guessing)" * some
+        bars = f"dots: seeds{crosses}; bars: 95 % interval"
         figure.supxlabel(f"{bars}\n{trained}", size=11)
     return path
 

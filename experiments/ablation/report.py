@@ -86,12 +86,14 @@ def caption(results: Sequence[dict]) -> str:
     """What was done: data, steps, precision, machine and time in one sentence."""
     first = next((row for row in results if row["seed"] != TUNING_SEED), results[0])
     plainly = " not augmented," * (str(first["augment"]) == "False")
+    layout = " channels_last" * (str(first["channels_last"]) == "True")
     return (
         f"{in_words(first['source'], first['size'])}, {first['train_images']:,} training and "
         f"{first['test_images']:,} test images,{plainly} {first['steps']:,} steps, batch "
-        f"{first['batch_size']}, last epoch; mean ± 95 % CI over n seeds; {first['precision']}, "
-        f"{first['device']}, {sum(result['seconds'] for result in results) / 60:.1f} minutes in "
-        "all, summed over processes."
+        f"{first['batch_size']}, last epoch; mean ± 95 % CI over n seeds; "
+        f"{first['precision']}{layout}, {first['device']}, "
+        f"{sum(result['seconds'] for result in results) / 60:.1f} minutes in all, summed over "
+        "processes."
         + " The rows without BN are for the figure of gradients, and do not count in the answer."
         * (any(row["norm"] == "none" for row in results) and not question_of(results))
     )
@@ -101,10 +103,11 @@ def describe(name: str, result: dict) -> str:
     """One finished run, in one line; `name`: its folder."""
     if result["status"] != "finished":
         return f"{name}: {result['status']}"
+    tested_on = "held-out" if str(result["holdout"]) == "True" else "test"
     return (
         f"{name}: training loss {result['train_loss']:.3f}, error "
-        f"{100 * result['train_error']:.1f} %; test error {100 * result['test_error']:.1f} %; "
-        f"{result['seconds']:.0f} s"
+        f"{100 * result['train_error']:.1f} %; {tested_on} error "
+        f"{100 * result['test_error']:.1f} %; {result['seconds']:.0f} s"
     )
 
 

@@ -87,6 +87,12 @@ def median_rise(result: dict[str, Any], way: str) -> Interval:
     return median_over(rises, "blocks")
 
 
+def mean_rise(result: dict[str, Any]) -> float:
+    """The mean over blocks of how much the error rises, in points, with stored statistics."""
+    rises = [row["stored"] - result["intact"]["stored"] for row in result["blocks"]]
+    return sum(rises) / len(rises)
+
+
 def findings(found: Found) -> list[Finding]:
     """For every network: does a deletion not matter; for a plain one: does it destroy?"""
     lines, groups = [], by_group(found)
@@ -97,13 +103,13 @@ def findings(found: Found) -> list[Finding]:
         answer, why = judge_claim(rise, "below", NOTHING, errors)
         if subject.plain:
             answer, why = judge_claim(rise, "above", MUCH, errors)
-        claim = "destroys a plain network" if subject.plain else "does not matter"
+        claim = f"more than {MUCH:g} points" if subject.plain else f"less than {NOTHING:g} point"
         theirs = VEIT.get(subject.kind, {}).get(subject.depth)
-        beside = "" if theirs is None else f"; Veit, {subject.depth} layers: {theirs}"
+        beside = "" if theirs is None else f" (Veit et al., {subject.depth} layers: {theirs})"
         lines.append(Finding(
-            f"deleting a block {claim}", scope(subject), answer,
-            f"The error rises by {rise.show(1)} points in the median; {why}"
-            f"{beside}. With statistics of unlabelled images: {fresh.show(1)}. "
+            f"deleting a block costs {claim}", scope(subject), answer,
+            f"The error rises by {rise.show(1)} points in the median{beside}; {why}. "
+            f"With statistics of unlabelled images: {fresh.show(1)}. "
             f"{first['images']:,} test images.",
         ))  # fmt: skip
     for pairs in groups.values():
@@ -121,14 +127,16 @@ def robustness(usual: Pairs, stochastic: Pairs) -> Finding:
     both = by_seed(usual, stochastic)
     gains = [median_rise(a, "stored").value - median_rise(b, "stored").value for a, b in both]
     gain = mean_over(gains, "seeds")
+    mean = mean_over([mean_rise(a) - mean_rise(b) for a, b in both], "seeds")
     apart = mean_over([b["intact"]["stored"] - a["intact"]["stored"] for a, b in both], "seeds")
     answer, why = judge_claim(gain, "above", 0, errors_of([*usual, *stochastic]))
     if not abs(apart.value) <= ALIKE:
         answer, why = "cannot tell", f"the intact errors differ by more than {ALIKE:g} points"
     return Finding(
         CHEAPER, scope(stochastic[0][0]), answer,
-        f"The median rise falls by {gain.show(1)} points; {why}. Intact, the error of "
-        f"stochastic depth is {apart.show(1)} points higher. "
+        f"The median rise without it, minus that with it: {gain.show(1)} points; {why}. The same "
+        f"for the mean over blocks: {mean.show(1)}. Intact error with it, minus that without it: "
+        f"{apart.show(1)} points. "
         f"{both[0][0]['images'] if both else 0:,} test images.",
     )  # fmt: skip
 

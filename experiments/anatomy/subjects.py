@@ -132,7 +132,9 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
             continue
         if run.get("rates"):  # one of several rates: another question, and another folder's name
             continue
-        alike = folder.name + ", stochastic-depth" * (run["network"] == "stochastic-depth")
+        skips_blocks = run["network"] == "stochastic-depth"
+        alike = folder.name + ", stochastic-depth" * skips_blocks
+        error = row["test_error" if skips_blocks else "train_error"]  # with all blocks
         name = f"{run['network']}{run['depth']}"
         path = folder / f"{name}-seed{run['seed']}" / "final.safetensors"
         identity = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
@@ -145,7 +147,7 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
 
         subjects.append(Subject(
             path.parent.name, name, name, alike, f"{run['settings']['steps']:,} steps",
-            100 * row["train_error"], open_it, run["seed"], identity,
+            100 * error, open_it, run["seed"], identity,
         ))  # fmt: skip
     if not subjects:
         what = "there is no finished ResNet or plain network with batch norm here"

@@ -141,6 +141,9 @@ def no_results(path: Path) -> ResultsError:
     """The error for a path without rows, which says why there are none."""
     if (path / "row.json").is_file():
         return ResultsError("this is one run of several", path, f"name {path.parent}")
+    if (path / "results.csv").is_file():
+        what = "these are the results of runs, without their folders and networks"
+        return ResultsError(what, path, "repeat their command, and give its folder in runs/")
     what = "there are no finished runs here" if path.exists() else "there is no such folder"
     return ResultsError(what, path, NAME_IT)
 

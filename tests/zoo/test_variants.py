@@ -297,6 +297,8 @@ def test_only_networks_with_basic_blocks_have_variants():
         zoo.build("plain20", variant="fixup")
     with refusal(zoo.ModelError):
         zoo.build("resnet20", variant="fix")
+    with refusal(zoo.ModelError, "leave out norm='none'"):
+        zoo.build("resnet20", variant="zero-gamma", norm="none")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,6 +21,7 @@ from experiments.ablation.comparison import (
     answer,
     failures,
     groups_of,
+    in_short,
     question_of,
     report_of_blocks,
     unlearned,
@@ -29,7 +30,7 @@ from experiments.ablation.figures import draw_arms
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
 from experiments.ablation.questions import ABLATIONS
-from experiments.ablation.report import report, report_of
+from experiments.ablation.report import describe, report, report_of
 from experiments.ablation.runs import (
     Data,
     Run,
@@ -142,16 +143,25 @@ def test_failed_runs_count_with_the_loss_of_guessing():
     rows = results({"resnet": REFERENCES, "skipinit": [2.2, 2.3, 2.31, 1e15, 3.0],
                     "rezero": [0.6] * 5})  # fmt: skip
     rows += [result("fixup", seed, math.nan, status="diverged at step 3") for seed in range(5)]
-    ((_, *arms),) = groups_of(rows, BLOCK_QUESTIONS["no-norm"])
-    skipinit, fixup, rezero = arms
+    rows += results({"resnet": [1.9, 1.8, 1.9, 1.8, 1.7]}, norm="none")
+    ((resnet, reference, skipinit, fixup, rezero),) = groups_of(rows, BLOCK_QUESTIONS["no-norm"])
+    assert reference.is_reference
     assert fixup.losses == [math.log(10)] * 5
     assert skipinit.losses == [2.2, 2.3] + [math.log(10)] * 3
     assert failures(skipinit).startswith("3 of 5 (")
     assert failures(fixup) == "5 of 5 (57 to 100 %)"
     assert failures(rezero) == "0"
     two = groups_of([row | {"classes": 2} for row in rows], BLOCK_QUESTIONS["no-norm"])
-    assert two[0][1].losses == [math.log(2)] * 5
+    assert two[0][2].losses == [math.log(2)] * 5
     assert answer(fixup)[0] == "worse"
+    assert {answer(arm)[0] for arm in (rezero, resnet)} == {"better"}
+    table, text, _ = report_of_blocks(rows, BLOCK_QUESTIONS["no-norm"])
+    assert "Compared with resnet without norms" in text
+    assert text.count("\n- ") == 4
+    assert [line[5] for line in table.lines] == [*["10.0 ± 0.0"] * 3, "- (n = 0)", "10.0 ± 0.0"]
+    assert in_short(rows, BLOCK_QUESTIONS["no-norm"]) == (
+        "compared with resnet without norms: worse: skipinit, fixup; better: resnet, rezero"
+    )
 
 
 def test_holms_correction():
@@ -160,6 +170,23 @@ def test_holms_correction():
     assert holm([]) == []
     assert paired_p([0.1]) == paired_p([0.0, 0.0]) == 1.0
     assert paired_p([0.1, 0.11, 0.09]) < 0.01
+
+
+def test_holms_correction_is_for_all_rates_together():
+    weak = [x + d for x, d in zip(REFERENCES, (0.01, 0.05, 0.02, 0.09, 0.04), strict=True)]
+    question = BLOCK_QUESTIONS["zero-gamma"]
+    rows = results({"resnet": REFERENCES, "zero-gamma": weak}, lr=0.1)
+    ((_, alone),) = groups_of(rows, question)
+    rows += results({"resnet": REFERENCES, "zero-gamma": weak}, lr=0.3)
+    (_, one), (_, other) = groups_of(rows, question)
+    assert one.p == other.p == pytest.approx(2 * alone.p)
+    assert answer(alone)[0] == "worse"
+
+
+def test_runs_that_choose_a_rate_are_not_tested():
+    row = result("resnet", TUNING_SEED, 0.5, seconds=3.0)
+    assert "; held-out error 10.0 %" in describe("a", row | {"holdout": True})
+    assert "; test error 10.0 %" in describe("a", row | {"holdout": False})
 
 
 def test_the_report_says_depth_steps_and_n():
@@ -286,6 +313,8 @@ def test_a_common_rate_stands_beside_each_arms_own():
     assert "plain, 8 layers, rate 0.01: worse (+0.303" in text
     assert "rate 0.1 instead of its own, 0.01, changes the loss by +0.200" in text
     assert [line[-1] for line in tried.lines] == ["0.1", "0.01"]
+    backwards = [row for row in reversed(rows) if row["seed"] == TUNING_SEED]
+    assert report_of_blocks(backwards, question_of(rows))[-1].lines == tried.lines
 
 
 def test_rows_say_which_question_they_answer():
@@ -379,7 +408,8 @@ def test_an_arm_starts_as_the_reference_except_for_what_it_prescribes(name):
 def test_the_caption_is_about_the_compared_runs(tmp_path):
     rows = rate_results({"resnet": 0.1, "plain": 0.01})
     about = {"source": "synthetic", "size": 12, "test_images": 1000, "batch_size": 32,
-             "precision": "fp32", "device": "a CPU", "seconds": 60.0}  # fmt: skip
+             "precision": "fp32", "channels_last": False, "augment": True, "device": "a CPU",
+             "seconds": 60.0}  # fmt: skip
     rows = [row | about | {"train_images": 3600 if row["seed"] == TUNING_SEED else 4000}
             for row in rows]  # fmt: skip
     *_, text = report(rows, [])

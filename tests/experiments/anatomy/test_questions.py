@@ -125,7 +125,7 @@ def test_one_block_is_judged_by_depth_against_its_margins():
     answers = {line.of.split(",")[0]: line.answer for line in lines}
     assert answers == {"resnet20": "no", "resnet56": "yes", "resnet32": "cannot tell",
                        "plain56": "yes", "plain32": "cannot tell"}  # fmt: skip
-    assert "Veit, 20 layers: 36.3" in lines[0].evidence
+    assert "(Veit et al., 20 layers: 36.3)" in lines[0].evidence
     assert "n = 9 blocks" in lines[0].evidence
     assert "has not learned" in lines[-1].evidence
 
@@ -381,8 +381,8 @@ def test_stochastic_depth_makes_deletions_cheaper_or_not(rises, intact, answer):
     assert last.answer == answer
     assert ("differ by more than 3 points" in last.evidence) == (intact == 9.0)
     usual, stochastic = one_block.findings(found)[:2]
-    assert "Veit, 20 layers: 36.3" in usual.evidence
-    assert "Veit, 20 layers: 2.8" in stochastic.evidence
+    assert "(Veit et al., 20 layers: 36.3)" in usual.evidence
+    assert "(Veit et al., 20 layers: 2.8)" in stochastic.evidence
 
 
 def test_adapted_errors_compare_networks_that_are_adapted_alike():

@@ -216,6 +216,7 @@ def test_random_weights_alone_need_no_images(monkeypatch):
     ("words", "code", "said"),
     [
         (["--from", "nowhere"], 3, "no such folder"),
+        (["--from", str(ROOT / "docs/quick")], 3, "without their folders and networks"),
         (["nowhere"], 3, "nowhere"),
         (["--images", "5"], 2, "images"),
         (["--models", "resnet20/cifar10_akamaster"], 4, "no published weights"),
