@@ -151,7 +151,7 @@ def equalities() -> str:
 
 def answers() -> Rows:
     """A line for each published ablation."""
-    from experiments.ablation.block_questions import TUNING_SEED
+    from experiments.ablation.block_questions import is_tuning
     from experiments.ablation.comparison import in_short, question_of
     from experiments.ablation.report import read_results
     from experiments.ablation.runs import in_words
@@ -171,7 +171,7 @@ def answers() -> Rows:
                 answer = "; ".join(
                     f"{row['of']}: {row['answer']}" for row in found if row["claim"] == CHEAPER
                 )
-            n = len({row["seed"] for row in rows} - {TUNING_SEED})
+            n = len({row["seed"] for row in rows if not is_tuning(row)})
         else:
             effect = degradation_of(rows)
             networks = "ViTs" if effect.unit == "blocks" else "networks"
@@ -225,8 +225,10 @@ def publish_folder(folder: Path) -> None:
 
     of_transfer = is_of_transfer(readable(folder))
     if (folder / FINDINGS).is_file():
-        of_ablation = folder.name.removeprefix("anatomy-") in PAGES
-        name = folder.name if of_ablation else "anatomy"
+        name = "anatomy" if folder.name == "anatomy-published" else folder.name
+        if name != "anatomy" and name.removeprefix("anatomy-") not in PAGES:
+            fix = f"name it anatomy-published, or anatomy- and one of {', '.join(PAGES)}"
+            raise ResultsError("no page of docs/ is for these results", folder, fix)
         put_into_docs(name, anatomy.report_of(folder))
         keep = shutil.ignore_patterns(".lock")
         shutil.copytree(folder, Path("docs") / name, dirs_exist_ok=True, ignore=keep)

@@ -20,6 +20,7 @@ from zoo.networks import CHOICES, Network, plain_name
 from zoo.plainvit import plainvit
 from zoo.resnet import TABLE as RESNETS
 from zoo.resnet import resnet
+from zoo.variants import NORM_FREE
 from zoo.vit import TABLE as VITS
 from zoo.vit import vit
 from zoo.weights.identify import brought_by, has_head_of
@@ -147,9 +148,12 @@ def check(name: str, settings: dict[str, Any]) -> None:
             raise ModelError(f"{name} has no setting {key!r}\n{call}\n{fix}")
         if wanted := what_is_allowed(name, key, value):
             raise ModelError(f"{name} has no {key}={text}\n{call}\ngive {wanted}")
-    if (settings.get("variant"), settings.get("norm")) == ("zero-gamma", "none"):
-        call = f"zoo.build({name!r}, variant='zero-gamma', norm='none')"
-        raise ModelError(f"zero-gamma is about a norm's weight\n{call}\nleave out norm='none'")
+    variant, norm = settings.get("variant"), settings.get("norm")
+    wrong = {"zero-gamma": "none"} | dict.fromkeys(NORM_FREE, "batch")
+    if norm and norm == wrong.get(str(variant)):
+        call = f"zoo.build({name!r}, variant={variant!r}, norm={norm!r})"
+        why = f"{variant} is about networks with{'out' * (norm == 'batch')} norms"
+        raise ModelError(f"{why}\n{call}\nleave out norm={norm!r}")
 
 
 def what_is_allowed(name: str, key: str, value: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, relu
+from torch.nn.functional import relu
 
 from zoo.blocks import BasicBlock
 from zoo.shortcuts import Norm, Projection
@@ -92,10 +92,10 @@ class DroppedOut(BasicBlock):
 
     def __init__(self, *args: Any, drop: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.drop = drop
+        self.dropout = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return relu(residual_of(self, x) + dropout(self.shortcut(x), self.drop, self.training))
+        return relu(residual_of(self, x) + self.dropout(self.shortcut(x)))
 
 
 class Stochastic(BasicBlock):

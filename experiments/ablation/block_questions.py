@@ -15,7 +15,7 @@ table 2, on the rate; Huang et al. 2016 (arXiv 1603.09382); and those named in z
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 
 REFERENCE = "resnet"
 TUNING_SEED = 100  # of the runs that choose a rate; the seeds of the answer are others
@@ -81,6 +81,11 @@ TABLES_1_AND_2 = {
 TABLES_DEPTH = 110
 
 
+def is_tuning(row: dict) -> bool:
+    """Whether a row is of a run that chooses a rate."""
+    return row["seed"] == TUNING_SEED
+
+
 def best_rates(results: Sequence[dict]) -> dict[tuple[str, str, int], float]:
     """The rate with the lowest held-out loss, by network, norm and depth.
 
@@ -88,8 +93,9 @@ def best_rates(results: Sequence[dict]) -> dict[tuple[str, str, int], float]:
     """
     best: dict[tuple[str, str, int], tuple[float, float]] = {}
     for row in results:
-        if row["seed"] == TUNING_SEED:
+        if is_tuning(row):
             loss = row["test_loss"] if row["status"] == "finished" else inf
+            loss = loss if isfinite(loss) else inf  # its last step may have been one too far
             arm, found = (row["network"], row["norm"], row["depth"]), (loss, row["lr"])
             best[arm] = min(best.get(arm, found), found)
     return {arm: lr for arm, (_, lr) in best.items()}

@@ -33,7 +33,8 @@ def ablation_of(question: BlockQuestion, scale: str, bf16: bool, gpu: bool = Fal
         like, question=question.question,
         axes={"seed": SEEDS, "depth": depths, "network": question.networks},
         also=tuple({"network": network, "norm": "none"} for network in question.without_norm),
-        also_of_every_seed=True, epochs=epochs and epochs * factor, on_gpu=on_gpu,
+        also_of_every_seed=True, also_of_every_depth=True,
+        epochs=epochs and epochs * factor, on_gpu=on_gpu,
     )  # fmt: skip
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import zoo
-from data.batches import TensorBatches
+from data.batches import TensorBatches, check_batch_size
 from experiments.ablation import collapse
-from experiments.ablation.block_questions import BLOCK_QUESTIONS
+from experiments.ablation.block_questions import BLOCK_QUESTIONS, is_tuning
 from experiments.ablation.block_runs import runs_of, tuning
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
@@ -87,6 +87,7 @@ def work_of(
             run.settings.batch_size,
         )
         timed[name] = twin
+        check_batch_size(size, images[0])  # of the runs that choose a rate, some are held out
         epochs = steps / (images[0] // size)
         work.append((name, steps + FORWARD * epochs * images[1] / size))
 
@@ -132,7 +133,8 @@ def train_all(
 ) -> tuple[list[Run], list[dict]]:  # fmt: skip
     """Train runs; return them and their results, after those of `before`.
 
-    Writes results.csv. Raises NumericError if every run with normalisation diverged.
+    Writes results.csv, but not after runs that choose rates: the file means that all are finished.
+    Raises NumericError if every run with normalisation diverged.
     """
     runs = [with_warmup(run) for run in runs]
     say_forecast(runs, output_dir, device, jobs)
@@ -148,7 +150,8 @@ def train_all(
 
     trained = run_campaign(runs, output_dir, device, jobs, after_run)
     results = [*before, *map(flatten, trained)]
-    write_csv(output_dir / "results.csv", results, FIELDS)
+    if not all(is_tuning(row) for row in results):
+        write_csv(output_dir / "results.csv", results, FIELDS)
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
         fix = "use a lower --lr, and a new --output-dir"
         raise NumericError("every run diverged", output_dir, fix)

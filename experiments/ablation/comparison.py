@@ -15,6 +15,7 @@ from experiments.ablation.block_questions import (
     TUNING_SEED,
     BlockQuestion,
     best_rates,
+    is_tuning,
 )
 from experiments.ablation.literature import PROTOCOL
 from experiments.plumbing.stats import Estimate, estimate, holm, paired_p, wilson
@@ -22,8 +23,8 @@ from experiments.plumbing.tables import Part, Rows
 
 ANSWERS = ("worse", "better", "cannot tell")
 FAILED = (
-    "A run has failed if it diverged or ended with a larger loss than guessing; it counts with the "
-    "loss of guessing."
+    "A run has failed if it diverged, or if its loss (the mean of the last epoch) is larger than "
+    "that of guessing; it counts with the loss of guessing."
 )
 BY_DELETION = (
     "The training loss does not answer this: blocks were missing while it was measured. "
@@ -69,7 +70,7 @@ class Arm(NamedTuple):
 
 def has_failed(row: dict) -> bool:
     """Whether a run diverged, or ended with a larger loss than that of guessing."""
-    return row["status"] != "finished" or row["train_loss"] > math.log(row["classes"])
+    return row["status"] != "finished" or not row["train_loss"] <= math.log(row["classes"])
 
 
 def loss_of(row: dict) -> float:
@@ -78,15 +79,24 @@ def loss_of(row: dict) -> float:
 
 
 def question_of(results: Sequence[dict]) -> BlockQuestion | None:
-    """The question about blocks that these runs answer; None if they answer another one."""
-    networks = {row["network"] for row in results}
-    if len({row["lr"] for row in results}) > 1 and networks == {REFERENCE, "plain"}:
-        return BLOCK_QUESTIONS["rate"]
-    if networks <= {REFERENCE, "plain"}:
+    """The question about blocks that these runs answer; None if they answer another one.
+
+    Their networks and rates tell: the first runs of a question with rates may be of one network.
+    """
+    arms = {(row["network"], row["norm"]) for row in results}
+    rates, tuned = {row["lr"] for row in results}, any(map(is_tuning, results))
+    if not tuned and len(rates) == 1 and {network for network, _ in arms} <= {REFERENCE, "plain"}:
         return None
-    found = (question for question in BLOCK_QUESTIONS.values()
-             if networks <= {*question.networks, *question.without_norm})  # fmt: skip
-    return next(found, None)
+
+    def asks(question: BlockQuestion) -> bool:
+        own = {(name, "batch") for name in question.networks}
+        own |= {(name, "none") for name in question.without_norm}
+        fit = rates <= {*question.rates} if question.rates else len(rates) == 1
+        return arms <= own and fit and tuned <= bool(question.rates and not question.all_rates)
+
+    # Of several, the one with the fewest rates that could still come.
+    found = filter(asks, BLOCK_QUESTIONS.values())
+    return min(found, key=lambda question: len({*question.rates} - rates), default=None)
 
 
 def groups_of(results: Sequence[dict], question: BlockQuestion) -> list[list[Arm]]:
@@ -96,7 +106,7 @@ def groups_of(results: Sequence[dict], question: BlockQuestion) -> list[list[Arm
     """
     by_key: dict[Key, dict[int, dict]] = {}
     for row in results:
-        if row["seed"] != TUNING_SEED:
+        if not is_tuning(row):
             key = Key(row["network"], row["norm"], row["depth"], row["lr"])
             by_key.setdefault(key, {})[row["seed"]] = row
     best, names = best_rates(results), [*question.networks, *question.without_norm]
@@ -144,7 +154,8 @@ def answer(arm: Arm) -> tuple[str, str]:
     It counts only if the reference has learned enough: see unlearned().
     """
     if arm.difference.n < 2:
-        return "cannot tell", "two seeds or more are needed"
+        missing = "the reference has no run with these seeds"
+        return "cannot tell", "two seeds or more are needed" if arm.difference.n else missing
     why = f"{arm.difference.signed}, p = {arm.p:.2g}"
     if not arm.p < 0.05:
         return "cannot tell", why
@@ -156,12 +167,12 @@ def unlearned(groups: Sequence[Sequence[Arm]], depth: int) -> str:
     errors = [g[0].largest_error for g in groups if g[0].key.depth == depth and g[0].key.is_resnet]
     if min(errors, default=1.0) <= LEARNED:
         return ""
-    found = (
-        f"its largest training error is {100 * min(errors):.0f} %" if errors else "it has no run"
-    )
+    if not errors:
+        return f"- Cannot tell: there is no run of resnet with {depth} layers."
     return (
-        f"- Cannot tell: with {depth} layers, resnet has not learned enough: {found} "
-        f"(the limit is {100 * LEARNED:.0f} %). Train longer: --epochs."
+        f"- Cannot tell: with {depth} layers, resnet has not learned enough: its largest training "
+        f"error is {100 * min(errors):.0f} % (the limit is {100 * LEARNED:.0f} %). "
+        "Train longer: --epochs."
     )
 
 
@@ -194,7 +205,9 @@ def report_of_blocks(results: Sequence[dict], question: BlockQuestion) -> list[P
     table = Rows(header, lines, ("---", "---:"))
     if question.by_deletion:
         return [table, f"**{question.question}** {BY_DELETION}", *sentences, FAILED]
-    steps, n = results[0]["steps"], len(groups[0][0].rows)
+    steps = results[0]["steps"]
+    pairs = sorted({a.difference.n for group in groups for a in group if not a.is_reference})
+    n = " to ".join(map(str, dict.fromkeys((*pairs[:1], *pairs[-1:])))) or "0"
     lead = (
         f"**{question.question} Compared with {question.reference} by the final training loss "
         f"after {steps:,} steps (n = {n}, paired by seed; p of a t-test, with Holm's correction):**"
@@ -234,7 +247,9 @@ def rate_sentences(group: Sequence[Arm]) -> list[str]:
     for arm in group:
         own = next(a for a in group if a.key.name == arm.key.name)
         if arm is not own:
-            cost = estimate([a - b for a, b in zip(arm.losses, own.losses, strict=True)])
+            of_seed = {row["seed"]: loss_of(row) for row in own.rows}
+            cost = estimate([loss_of(row) - of_seed[row["seed"]] for row in arm.rows
+                             if row["seed"] in of_seed])  # fmt: skip
             sentences.append(
                 f"- {arm.key.name}, {arm.key.depth} layers: rate {arm.key.lr:g} instead of its "
                 f"own, {own.key.lr:g}, changes the loss by {cost.signed} (n = {cost.n} seeds)."
@@ -244,7 +259,7 @@ def rate_sentences(group: Sequence[Arm]) -> list[str]:
 
 def tried(results: Sequence[dict], question: BlockQuestion) -> list[Part]:
     """The held-out loss of every arm at every rate that was tried; nothing if none was chosen."""
-    rows = [row for row in results if row["seed"] == TUNING_SEED]
+    rows = list(filter(is_tuning, results))
     if not rows:
         return []
     losses = {
@@ -259,7 +274,8 @@ def tried(results: Sequence[dict], question: BlockQuestion) -> list[Part]:
     ]  # fmt: skip
     names = [*question.networks, *question.without_norm]
     lines.sort(key=lambda line: (names.index(line[0].split()[0]), line[0]))
-    header = ["block", "layers", *(f"rate {lr:g}" for lr in question.rates), "chosen"]
+    header = ["block", "layers", *(f"rate {lr:g}" for lr in question.rates),
+              "chosen" if all(map(all, lines)) else "best so far"]  # fmt: skip
     words = (
         f"Rates were chosen by the loss on held-out training images (seed {TUNING_SEED}, n = 1)."
     )

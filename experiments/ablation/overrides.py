@@ -7,13 +7,14 @@ import torch
 
 import zoo
 from data.cifar import is_cifar10
-from experiments.ablation.block_questions import BLOCK_QUESTIONS
+from experiments.ablation.block_questions import BLOCK_QUESTIONS, TUNING_SEED
 from experiments.ablation.block_runs import ablation_of
 from experiments.ablation.options import Options
 from experiments.ablation.questions import ABLATIONS, Ablation
 from experiments.ablation.runs import Data, make_batches
 from experiments.plumbing import cli
 from experiments.plumbing.device import has_bf16
+from zoo.variants import VARIANTS
 
 MOST_DRAWN = 100_000  # training images; drawing them takes a minute
 
@@ -25,6 +26,11 @@ def plan(options: Options, device: torch.device, images: int | None = None) -> A
     """
     ablation = preset_of(options, device)
     for depth in options.depths or ablation.axes["depth"]:
+        for network in ablation.axes["network"]:
+            if network in VARIANTS and "variant" not in zoo.settings_allowed(f"resnet{depth}"):
+                what = f"resnet{depth} has no BasicBlocks that {network} could replace"
+                fix = "give depths such as 8, 20, 32, 44, 56, 110, 18 or 34"
+                raise cli.UsageError(what, f"--depths {depth}", fix)
         sizes = {"image_size": options.size} if options.preset == "vit" and options.size else {}
         zoo.check(f"{ablation.base.network}{depth}", sizes)
     on_gpu = ablation.on_gpu if device.type == "cuda" else {}
@@ -60,7 +66,10 @@ def preset_of(options: Options, device: torch.device) -> Ablation:
     question = BLOCK_QUESTIONS[options.preset]
     if question.rates and options.lr:
         raise cli.UsageError("this preset compares several rates", where, "leave out --lr")
-    if question.rates and options.holdout:
+    if (options.seeds or 0) > TUNING_SEED:
+        fix = f"give 1 to {TUNING_SEED}"
+        raise cli.UsageError("--seeds is too large here", f"--seeds {options.seeds}", fix)
+    if question.rates and not question.all_rates and options.holdout:
         what = "this preset holds out images by itself"
         raise cli.UsageError(what, where, "leave out --holdout")
     return ablation_of(question, options.scale, has_bf16(device), device.type == "cuda")

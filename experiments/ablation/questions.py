@@ -31,6 +31,7 @@ class Ablation:
     # unless the dict has one.
     also: tuple[dict, ...] = ()
     also_of_every_seed: bool = False  # False: with the base's seed only
+    also_of_every_depth: bool = False
     # On a GPU, overrides.py replaces these: size, epochs, train_images.
     on_gpu: dict[str, int] = field(default_factory=dict)
 
@@ -120,10 +121,14 @@ def rows(ablation: Ablation) -> list[Run]:
     changes = [dict(zip(ablation.axes, values, strict=True)) for values in combinations]
     # The runs of `also`: one seed is enough for an illustration, a comparison needs them all.
     seeds = ablation.axes["seed"] if ablation.also_of_every_seed else (ablation.base.seed,)
-    deepest = {"depth": max(ablation.axes["depth"])}
-    changes += [deepest | {"seed": seed} | change for seed in seeds for change in ablation.also]
+    all_depths = ablation.axes["depth"]
+    depths = all_depths if ablation.also_of_every_depth else (max(all_depths),)
+    changes += [
+        {"depth": depth, "seed": seed} | change
+        for depth in depths for seed in seeds for change in ablation.also
+    ]  # fmt: skip
     runs = [replace(ablation.base, **change) for change in changes]
-    return sorted(runs, key=lambda run: (run.seed, -run.depth))
+    return sorted(dict.fromkeys(runs), key=lambda run: (run.seed, -run.depth))
 
 
 def with_warmup(run: Run) -> Run:
@@ -133,5 +138,7 @@ def with_warmup(run: Run) -> Run:
     about 400 steps.)
     """
     if run.depth == WARMUP_DEPTH and run.settings.schedule == "step":
-        return replace(run, settings=replace(run.settings, warmup_steps=WARMUP_STEPS))
+        lr = min(run.settings.warmup_lr, run.settings.lr)
+        settings = replace(run.settings, warmup_steps=WARMUP_STEPS, warmup_lr=lr)
+        return replace(run, settings=settings)
     return run

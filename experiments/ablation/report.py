@@ -6,11 +6,12 @@ from pathlib import Path
 
 from data.listing import readable
 from experiments.ablation import transformers
-from experiments.ablation.block_questions import TUNING_SEED
+from experiments.ablation.block_questions import is_tuning
 from experiments.ablation.comparison import question_of, report_of_blocks
 from experiments.ablation.literature import PROTOCOL, PUBLISHED
 from experiments.ablation.runs import in_words
 from experiments.ablation.verdict import verdict
+from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import NAME_IT, no_results, read_csv, read_rows
 from experiments.plumbing.stats import estimate
 from experiments.plumbing.tables import Part, Rows
@@ -24,6 +25,7 @@ FIELDS = {
     "channels_last": str, "device": str, "threads": int, "python": str, "torch": str,
     "torchvision": str, "commit": str,
 }  # fmt: skip
+MEASURED = ("train_loss", "train_error", "test_loss", "test_error")
 QUESTION = "Do plain networks degrade more with depth?"
 ORDER = ("plain", "resnet", *transformers.ORDER)  # of the networks in the table
 
@@ -31,15 +33,8 @@ ORDER = ("plain", "resnet", *transformers.ORDER)  # of the networks in the table
 def flatten(row: dict) -> dict:
     """The content of row.json, which is nested, as one dict with the keys of FIELDS."""
     run = row["run"]
-    flat = {
-        "classes": 10,
-        "augment": True,
-        **run["settings"],
-        **run["data"],
-        **run,
-        **row["versions"],
-        **row,
-    }
+    since = {"classes": 10, "augment": True}  # older rows lack these
+    flat = since | run["settings"] | run["data"] | run | row["versions"] | row
     flat["train_images"], flat["test_images"] = row["images"]
     return {key: flat[key] for key in FIELDS}
 
@@ -47,13 +42,24 @@ def flatten(row: dict) -> dict:
 def read_results(path: Path) -> list[dict]:
     """The rows of the row.json files in a folder, else of its results.csv.
 
-    Raises ResultsError if there are none.
+    Raises ResultsError if there are none, or if they are damaged or of several ablations.
     """
     file = path / "results.csv" if path.is_dir() else path
     rows = list(map(flatten, read_rows(readable(path))))
     if not rows and not file.is_file():
         raise no_results(path)
-    return rows or read_csv(file, FIELDS, NAME_IT)
+    rows = rows or read_csv(file, FIELDS, NAME_IT)
+    for number, row in enumerate(rows, 1):
+        measured = () if row["status"] == "finished" else MEASURED  # a diverged run lacks these
+        numbers = (key for key, kind in FIELDS.items() if kind in (int, float))
+        missing = [key for key in ("status", *numbers) if row[key] is None and key not in measured]
+        if missing:
+            raise ResultsError(f"row {number} has no {missing[0]}", path, NAME_IT)
+    networks = {row["network"] for row in rows}
+    if not (question_of(rows) or networks <= {*ORDER}):
+        what = f"no ablation compares {', '.join(map(str, sorted(networks, key=str)))}"
+        raise ResultsError(what, path, NAME_IT)
+    return rows
 
 
 def table(results: Sequence[dict]) -> Rows:
@@ -84,7 +90,7 @@ def table(results: Sequence[dict]) -> Rows:
 
 def caption(results: Sequence[dict]) -> str:
     """What was done: data, steps, precision, machine and time in one sentence."""
-    first = next((row for row in results if row["seed"] != TUNING_SEED), results[0])
+    first = next((row for row in results if not is_tuning(row)), results[0])
     plainly = " not augmented," * (str(first["augment"]) == "False")
     layout = " channels_last" * (str(first["channels_last"]) == "True")
     return (

@@ -35,7 +35,7 @@ from experiments.plumbing.resume import Clock, train_resumably, until_stopped
 from experiments.train.loop import Batch, Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
 from zoo.resnet import ResNet
-from zoo.variants import VARIANTS, set_up
+from zoo.variants import NORM_FREE, VARIANTS, set_up
 from zoo.weights.files import Metadata, write_weights
 from zoo.weights.settings import settings_of
 
@@ -95,7 +95,7 @@ class Run:
         """Keyword arguments for zoo.build."""
         if self.norm != "layer":
             variant = {"variant": self.network} if self.network in VARIANTS else {}
-            return {"norm": self.norm, **variant}
+            return variant if self.network in NORM_FREE else {"norm": self.norm, **variant}
         block = {"block": self.network} if self.network in PARTS else {}
         return {"image_size": self.data.size, **block}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from experiments.anatomy.options import Question
-from experiments.anatomy.subjects import Subject
+from experiments.anatomy.subjects import STOCHASTIC, Subject
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import FINDINGS, read_csv
 from experiments.plumbing.stats import Interval, mean_over
@@ -63,7 +63,8 @@ def deepest_pair(subjects: Sequence[Subject]) -> list[Subject]:
     plain, skips = ({(s.depth, s.family) for s in subjects if s.plain is kind}
                     for kind in (True, False))  # fmt: skip
     both = plain & skips
-    most = max(both or plain | skips, default=None)
+    usual = {(n, family) for n, family in plain | skips if not family.endswith(f", {STOCHASTIC}")}
+    most = max(both or usual or plain | skips, default=None)
     chosen = [s for s in subjects if (s.depth, s.family) == most]
     return sorted(chosen, key=lambda subject: not subject.plain)
 

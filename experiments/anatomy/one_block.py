@@ -35,11 +35,10 @@ from experiments.anatomy.findings import (
     pooled,
     scope,
 )
-from experiments.anatomy.subjects import Subject
+from experiments.anatomy.subjects import STOCHASTIC, Subject
 from experiments.drawing.style import COLOURS
 from experiments.plumbing.stats import Interval, judge_claim, mean_over, median_over
 
-STOCHASTIC = "stochastic-depth"
 CHEAPER = "training with missing blocks makes deletions cheaper"
 # The median rise of the error, in points, by layers: from the raw results of Veit's networks, which
 # have pre-activation blocks (github.com/gcr/fb.resnet.torch-lesion-study, 73f4a94).
@@ -114,7 +113,8 @@ def findings(found: Found) -> list[Finding]:
         ))  # fmt: skip
     for pairs in groups.values():
         subject, _ = pairs[0]
-        if subject.kind == STOCHASTIC and (usual := groups.get(f"resnet{subject.depth}")):
+        usual = groups.get(f"resnet{subject.depth}", ())
+        if subject.kind == STOCHASTIC and by_seed(usual, pairs):
             lines.append(robustness(usual, pairs))
     return lines
 
@@ -136,8 +136,7 @@ def robustness(usual: Pairs, stochastic: Pairs) -> Finding:
         CHEAPER, scope(stochastic[0][0]), answer,
         f"The median rise without it, minus that with it: {gain.show(1)} points; {why}. The same "
         f"for the mean over blocks: {mean.show(1)}. Intact error with it, minus that without it: "
-        f"{apart.show(1)} points. "
-        f"{both[0][0]['images'] if both else 0:,} test images.",
+        f"{apart.show(1)} points. {both[0][0]['images']:,} test images.",
     )  # fmt: skip
 
 

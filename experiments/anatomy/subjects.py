@@ -27,7 +27,8 @@ from zoo.weights.published import Published
 TRAINED = {
     "CIFAR10_AKAMASTER": ("akamaster", "200 epochs"), "CIFAR10_LI": ("Li et al.", "300 epochs"),
 }  # fmt: skip
-STUDIED = ("plain", "resnet", "stochastic-depth")  # networks of an ablation
+STOCHASTIC = "stochastic-depth"
+STUDIED = ("plain", "resnet", STOCHASTIC)  # networks of an ablation
 UNLABELLED = 500  # training images for the statistics of batch norms
 
 
@@ -132,8 +133,8 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
             continue
         if run.get("rates"):  # one of several rates: another question, and another folder's name
             continue
-        skips_blocks = run["network"] == "stochastic-depth"
-        alike = folder.name + ", stochastic-depth" * skips_blocks
+        skips_blocks = run["network"] == STOCHASTIC
+        alike = folder.name + f", {STOCHASTIC}" * skips_blocks
         error = row["test_error" if skips_blocks else "train_error"]  # with all blocks
         name = f"{run['network']}{run['depth']}"
         path = folder / f"{name}-seed{run['seed']}" / "final.safetensors"
@@ -150,7 +151,7 @@ def of_campaign(folder: Path, count: int) -> list[Subject]:
             100 * error, open_it, run["seed"], identity,
         ))  # fmt: skip
     if not subjects:
-        what = "there is no finished ResNet or plain network with batch norm here"
+        what = "there is no finished ResNet or plain network here, with batch norm and one rate"
         raise ResultsError(what, folder, "give the results of `make ablation`: runs/quick")
     return sorted(subjects, key=lambda subject: (not subject.plain, subject.depth, subject.seed))
 

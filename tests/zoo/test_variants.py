@@ -8,11 +8,13 @@ from functools import partial
 
 import pytest
 import torch
+import torchvision
 from conftest import refusal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
+from zoo import WeightsError
 from zoo.blocks import BasicBlock
 from zoo.normfree import Fixup, ReZero, Shift, SkipInit, ZeroGamma
 from zoo.shortcut_variants import DroppedOut, ExclusivelyGated, Gated, Scaled, Stochastic
@@ -114,7 +116,11 @@ BUGS = (
     ("shortcut-gate", "(1 - gate)", "gate"),
     ("shortcut-gate", "self.gate(x).sigmoid()", "self.gate(x).tanh()"),
     ("conv-shortcut", "stride, norm)", "stride, lambda c: norm(c, eps=0.1))"),
-    ("dropout-shortcut", "self.training", "True"),
+    (
+        "dropout-shortcut",
+        "self.dropout(self.shortcut(x))",
+        "nn.functional.dropout(self.shortcut(x))",
+    ),
     ("norm-after", "self.norm2(residual + self.shortcut(x))", "self.norm2(residual) + x"),
     (
         "relu-before",
@@ -299,6 +305,29 @@ def test_only_networks_with_basic_blocks_have_variants():
         zoo.build("resnet20", variant="fix")
     with refusal(zoo.ModelError, "leave out norm='none'"):
         zoo.build("resnet20", variant="zero-gamma", norm="none")
+    with refusal(zoo.ModelError, "leave out norm='batch'"):
+        zoo.build("resnet20", variant="fixup", norm="batch")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_libraries_have_no_variants(name):
+    """Their weights do not fit it silently, nor its weights their networks; zero-gamma computes
+    the same.
+    """
+    theirs = torchvision.models.resnet18(num_classes=10).state_dict()
+    ours = zoo.build("resnet18", 10, variant=name)
+    if name == "zero-gamma":
+        zoo.load(ours, theirs)
+        exported = zoo.export(ours, "torchvision")
+        assert torch.equal(exported["fc.weight"], theirs["fc.weight"])
+        return
+    with refusal(WeightsError):
+        zoo.load(ours, theirs)
+    with refusal(WeightsError, f"variant=none or zero-gamma, but the model has {name}"):
+        zoo.export(ours, "torchvision")
+    cifar = zoo.export(zoo.build("resnet20"), "cifar")
+    with refusal(WeightsError):
+        zoo.load(zoo.build("resnet20", variant=name), cifar)
 
 
 @pytest.mark.parametrize("name", NAMES)

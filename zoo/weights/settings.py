@@ -37,10 +37,10 @@ def settings_of(model: Network) -> dict[str, str]:
     shortcuts = [block.shortcut for block in blocks if hasattr(block, "shortcut")]
     kinds = [str(shortcut.kind) for shortcut in shortcuts if hasattr(shortcut, "kind")]
     settings: dict[str, str] = {
+        "variant": model.variant or "none",
         "stem": "cifar" if isinstance(model.stem, CifarStem) else "imagenet",
         "shortcut": kinds[-1] if kinds else "identity" if shortcuts else "none",
         "norm": "batch" if isinstance(model.stem.norm, nn.BatchNorm2d) else "none",
-        "variant": model.variant or "none",
     }
     strided = [b for b in blocks[1:] if isinstance(b, Bottleneck | PlainBottleneck)]
     if strided:
@@ -108,6 +108,9 @@ def check_settings(
 
 def how_to_fit(key: str, value: str, wanted: str, names: str) -> str:
     """The third line of an error: how to build a network with the `wanted` value."""
+    if key == "variant":
+        with_it = f"build the residual network with variant={wanted!r}"
+        return "build the network without a variant" if wanted == "none" else with_it
     if names == "cifar" and value == "none":
         return "if they are a residual network's, drop='shortcut'; if a plain one's, dialect='li'"
     twins = {"none", "residual", *BLOCKS}  # values that only one of two twins can have

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import refusal
 from figures import readable, words
 
+from data.errors import DataError
 from experiments.ablation import campaign
 from experiments.ablation.block_questions import (
     BLOCK_QUESTIONS,
@@ -29,7 +31,8 @@ from experiments.ablation.comparison import (
 from experiments.ablation.figures import draw_arms
 from experiments.ablation.options import Options
 from experiments.ablation.overrides import plan
-from experiments.ablation.questions import ABLATIONS
+from experiments.ablation.questions import ABLATIONS, with_warmup
+from experiments.ablation.questions import rows as runs_in
 from experiments.ablation.report import describe, report, report_of
 from experiments.ablation.runs import (
     Data,
@@ -41,6 +44,7 @@ from experiments.ablation.runs import (
 )  # fmt: skip
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.stats import holm, paired_p
+from experiments.train.loop import Settings, lr_at
 from zoo.variants import VARIANTS
 
 CPU = torch.device("cpu")
@@ -172,6 +176,29 @@ def test_holms_correction():
     assert paired_p([0.1, 0.11, 0.09]) < 0.01
 
 
+def test_a_loss_that_is_no_number_counts_as_failed():
+    rows = results({"resnet": REFERENCES, "half-shortcut": WORSE, "half-both": WORSE})
+    rows[7]["train_loss"] = math.nan
+    assert answers(rows)["half-both"] == "worse"
+    ((_, arm, _),) = groups_of(rows, BLOCK_QUESTIONS["shortcuts"])
+    assert failures(arm).startswith("1 of 5")
+
+
+def test_arms_without_a_reference_are_not_judged():
+    rows = results({"resnet": REFERENCES, "zero-gamma": WORSE}, lr=0.1)
+    rows += results({"zero-gamma": WORSE}, lr=0.3)
+    text = report_of_blocks(rows, BLOCK_QUESTIONS["zero-gamma"])[1]
+    assert "rate 0.3: cannot tell (the reference has no run with these seeds)" in text
+    rows = results({"plain": WORSE, "half-both": WORSE})
+    text = report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])[1]
+    assert "there is no run of resnet with 32 layers" in text
+
+
+def test_n_is_that_of_the_comparisons():
+    rows = results({"resnet": REFERENCES, "half-both": WORSE[:2], "plain": WORSE[:3]})
+    assert "(n = 2 to 3, paired" in report_of_blocks(rows, BLOCK_QUESTIONS["shortcuts"])[1]
+
+
 def test_holms_correction_is_for_all_rates_together():
     weak = [x + d for x, d in zip(REFERENCES, (0.01, 0.05, 0.02, 0.09, 0.04), strict=True)]
     question = BLOCK_QUESTIONS["zero-gamma"]
@@ -284,7 +311,10 @@ def test_rates_are_chosen_on_held_out_images_with_another_seed():
     tried += [result("resnet", TUNING_SEED, 9.0, lr=lr, depth=8, norm="none", status="diverged")
               for lr in (0.3, 0.1)]  # fmt: skip
     tried += [result("skipinit", 0, 0.001, lr=0.3, depth=8)]  # not one of them
-    assert best_rates(tried) == {("skipinit", "batch", 8): 0.1, ("resnet", "none", 8): 0.1}
+    tried += [result("resnet", TUNING_SEED, math.nan, lr=0.3, depth=20, norm="none"),
+              result("resnet", TUNING_SEED, 2.0, lr=0.1, depth=20, norm="none")]  # fmt: skip
+    assert best_rates(tried).pop(("resnet", "none", 20)) == 0.1
+    assert best_rates(tried[:-2]) == {("skipinit", "batch", 8): 0.1, ("resnet", "none", 8): 0.1}
 
 
 def rate_results(own: dict[str, float]) -> list[dict]:
@@ -313,18 +343,28 @@ def test_a_common_rate_stands_beside_each_arms_own():
     assert "plain, 8 layers, rate 0.01: worse (+0.303" in text
     assert "rate 0.1 instead of its own, 0.01, changes the loss by +0.200" in text
     assert [line[-1] for line in tried.lines] == ["0.1", "0.01"]
+    fewer = [row for row in rows if (row["lr"], row["seed"]) not in ((0.01, 0), (0.1, 2))]
+    text = report_of_blocks(fewer, question_of(rows))[1]
+    assert "changes the loss by +0.200 (n = 1 seeds)" in text  # paired by seed
     backwards = [row for row in reversed(rows) if row["seed"] == TUNING_SEED]
     assert report_of_blocks(backwards, question_of(rows))[-1].lines == tried.lines
 
 
 def test_rows_say_which_question_they_answer():
     for name, question in BLOCK_QUESTIONS.items():
-        rates = (0.1, 0.01) if question.rates else (0.1,)
+        rates = question.rates[:2] or (0.1,)
         rows = [result(network, 0, 1.0, lr=lr) for network in question.networks for lr in rates]
-        rows += [result(network, 0, 1.0, norm="none") for network in question.without_norm]
+        rows += [result(network, 0, 1.0, norm="none", lr=rates[0])
+                 for network in question.without_norm]  # fmt: skip
         assert question_of(rows) is question, name
     assert question_of(results({"plain": [1.0], "resnet": [1.0]})) is None
     assert question_of(results({"vit": [1.0]})) is None
+    first = [result("resnet", TUNING_SEED, 1.0, lr=lr) for lr in (0.1, 0.03, 0.003)]
+    assert question_of(first) is BLOCK_QUESTIONS["rate"]
+    assert question_of([*first[:2], result("resnet", TUNING_SEED, 1.0, norm="none", lr=0.3)]) is (
+        BLOCK_QUESTIONS["no-norm"])  # fmt: skip
+    some = [result("resnet", seed, 1.0, lr=lr) for seed in range(2) for lr in (0.3, 0.1)]
+    assert question_of(some) is BLOCK_QUESTIONS["zero-gamma"]
 
 
 @pytest.mark.parametrize(
@@ -333,6 +373,8 @@ def test_rows_say_which_question_they_answer():
         ("quick", {"scale": "cifar10"}, "shortcuts, order"),
         ("no-norm", {"lr": 0.1}, "several rates"),
         ("rate", {"holdout": True}, "holds out"),
+        ("rate", {"seeds": 101}, "too large"),
+        ("order", {"depths": (50,)}, "resnet50 has no BasicBlocks"),
     ],
 )
 def test_options_that_such_a_preset_would_ignore_are_refused(preset, options, words):
@@ -356,6 +398,49 @@ def test_a_whole_campaign_that_chooses_rates_and_resumes(tmp_path, capsys, monke
     assert capsys.readouterr().out.count("all 6 runs are finished") == 2
     assert (tmp_path / "results.csv").read_bytes() == first
     assert str(report_of(tmp_path)[0].lines) == str(shown.parts[0].lines)
+
+
+def test_runs_without_norms_have_every_depth():
+    runs = runs_in(planned("no-norm", depths=(8, 20), seeds=1))
+    for depth in (8, 20):
+        found = {(run.network, run.norm) for run in runs if run.depth == depth}
+        assert found >= {("resnet", "none"), ("plain", "none"), ("resnet", "batch")}
+
+
+def test_a_low_rate_is_not_preceded_by_a_higher_one():
+    run = Run(depth=110, settings=Settings(lr=0.003))
+    assert lr_at(0, with_warmup(run).settings) == 0.003
+    assert lr_at(0, with_warmup(replace(run, settings=Settings())).settings) == 0.01
+
+
+def test_an_interrupted_extension_keeps_the_results(tmp_path, monkeypatch):
+    """The file of results means that all are finished: it is written once, at the end."""
+    asked = []
+
+    def run_campaign(runs, *_):
+        asked.append(runs)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return [{"tuning": run} for run in runs]
+
+    (tmp_path / "results.csv").write_text("as before", encoding="utf-8")
+    monkeypatch.setattr(campaign, "run_campaign", run_campaign)
+    monkeypatch.setattr(campaign, "say_forecast", lambda *_: None)
+    monkeypatch.setattr(campaign, "flatten", lambda row: result(
+        row["tuning"].network, TUNING_SEED, 1.0, norm=row["tuning"].norm, depth=8,
+        lr=row["tuning"].settings.lr))  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        campaign.train_preset("rate", planned("rate", depths=(8,), seeds=2), tmp_path, CPU, 1)
+    assert len(asked) == 2
+    assert (tmp_path / "results.csv").read_text(encoding="utf-8") == "as before"
+
+
+def test_too_few_images_to_hold_some_out_are_refused():
+    held_in = planned("rate", depths=(8,), seeds=1, batch_size=32, train_images=32)
+    data = replace(held_in.base.data, source="synthetic", holdout=True, train_images=32)
+    run = replace(held_in.base, data=data, depth=8)
+    with refusal(DataError, "no training batch of 32 can be made"):
+        campaign.work_of([run], (29, 3), 10, CPU, lambda run: None)
 
 
 @pytest.mark.parametrize(("preset", "scale", "steps"),

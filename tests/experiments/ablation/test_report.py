@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from conftest import ROOT, assert_three_lines
+from conftest import ROOT, assert_three_lines, refusal
 
 from experiments import publish
 from experiments.ablation.questions import ABLATIONS
@@ -28,6 +28,8 @@ def results(plain, residual, depths=(8, 56), arms=("plain", "resnet"), **changes
                     "status": "finished" if value is not None else "diverged at step 3",
                     "parameters": 853_018, "train_loss": value, "train_error": 0.5,
                     "test_error": 0.25, "seconds": 60.0, "source": "synthetic", "size": 16,
+                    "test_loss": value, "classes": 10, "lr": 0.03, "weight_decay": 1e-4,
+                    "threads": 1,
                     "train_images": 4000, "test_images": 1000, "steps": 558, "batch_size": 64,
                     "precision": "fp32", "device": "CPU",
                 } | changes)  # fmt: skip
@@ -154,6 +156,30 @@ def test_results_survive_the_way_through_csv(tmp_path):
     write_csv(tmp_path / "results.csv", rows, FIELDS)
     back = read_results(tmp_path / "results.csv")
     assert report(back, []) == report(rows, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lr": None}, "row 2 has no lr"),
+        ({"train_loss": None}, "row 2 has no train_loss"),
+        ({"status": None}, "row 2 has no status"),
+        ({"network": "resne"}, "no ablation compares plain, resne, resnet"),
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path, change, words):
+    rows = results([2.0, 2.1], [1.0, 1.1])
+    rows[1] |= change
+    write_csv(tmp_path / "results.csv", rows, FIELDS)
+    with refusal(ResultsError, words, str(tmp_path)):
+        read_results(tmp_path)
+
+
+def test_a_table_that_was_cut_off_is_refused(tmp_path):
+    whole = (ROOT / "docs/rate/results.csv").read_bytes()
+    (tmp_path / "results.csv").write_bytes(whole[:4000])
+    with refusal(ResultsError, "has no"):
+        read_results(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "empty", "empty.csv", "campaign.json", "numbers.csv"])

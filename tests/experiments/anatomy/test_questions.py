@@ -385,6 +385,20 @@ def test_stochastic_depth_makes_deletions_cheaper_or_not(rises, intact, answer):
     assert "(Veit et al., 20 layers: 2.8)" in stochastic.evidence
 
 
+def test_networks_without_a_common_seed_are_not_compared():
+    result = {"images": 9, "intact": {"stored": 5.0, "adapted": 5.0},
+              "blocks": [{"stored": 9.0, "adapted": 9.0}] * 6}  # fmt: skip
+    found = {subject("resnet20", 0): result, subject("stochastic-depth20", 1): result}
+    assert len(one_block.findings(found)) == 2
+
+
+def test_usual_networks_come_before_those_with_stochastic_depth():
+    usual, other = subject("resnet20", 0), subject("stochastic-depth20", 0)
+    other = replace(other, family=f"{usual.family}, stochastic-depth")
+    assert deepest_pair([usual, other]) == [usual]
+    assert deepest_pair([other]) == [other]
+
+
 def test_adapted_errors_compare_networks_that_are_adapted_alike():
     """A block that does nothing costs nothing, with stored and with new statistics."""
     torch.manual_seed(0)
