@@ -342,3 +342,13 @@ def test_images_are_balanced_and_normalised_and_the_unlabelled_ones_are_for_trai
     values = found.images[:, 0, 0, 0] * 0.25 + 0.5
     assert ((values * 255).round().long() // 20).tolist() == found.labels.tolist()
     assert (found.unlabelled * 0.25 + 0.5).min() > 100 / 255
+
+
+def test_results_of_ones_own_do_not_replace_the_published_ones(tmp_path, invoke, monkeypatch):
+    folder = tmp_path / "anatomy-mine"
+    folder.mkdir()
+    shutil.copy(ROOT / "docs/anatomy/findings.csv", folder)
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert_three_lines(invoke("experiments.publish", folder), 3, "no page of docs/", "anatomy-mine")
+    assert not list((tmp_path / "docs").iterdir())
