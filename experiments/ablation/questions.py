@@ -128,7 +128,7 @@ def rows(ablation: Ablation) -> list[Run]:
         for depth in depths for seed in seeds for change in ablation.also
     ]  # fmt: skip
     runs = [replace(ablation.base, **change) for change in changes]
-    return sorted(dict.fromkeys(runs), key=lambda run: (run.seed, -run.depth))
+    return sorted(runs, key=lambda run: (run.seed, -run.depth))
 
 
 def with_warmup(run: Run) -> Run:
