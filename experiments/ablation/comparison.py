@@ -100,7 +100,7 @@ def question_of(results: Sequence[dict]) -> BlockQuestion | None:
 
 
 def groups_of(results: Sequence[dict], question: BlockQuestion) -> list[list[Arm]]:
-    """Lists of arms that are compared with each other, the reference first.
+    """Lists of arms that are compared with each other, those at their best rates first.
 
     One list per depth; if every arm has all rates, one per depth and rate.
     """
@@ -111,7 +111,7 @@ def groups_of(results: Sequence[dict], question: BlockQuestion) -> list[list[Arm
             by_key.setdefault(key, {})[row["seed"]] = row
     best, names = best_rates(results), [*question.networks, *question.without_norm]
 
-    def rank(key: Key) -> tuple[bool, int, bool]:  # at their best rates first, the reference first
+    def rank(key: Key) -> tuple[bool, int, bool]:
         own = best.get((key.network, key.norm, key.depth), key.lr)
         return key.lr != own, names.index(key.network), key.norm == "none"
 
@@ -139,12 +139,9 @@ def arm_of(key: Key, rows: list[dict], is_reference: bool, reference: dict[int, 
 
 def adjusted(group: list[Arm], groups: Sequence[list[Arm]]) -> list[Arm]:
     """The arms of a group, with p adjusted for all comparisons of this depth."""
-    depth = group[0].key.depth
-    compared = [
-        arm.key for g in groups for arm in g if arm.key.depth == depth and not arm.is_reference
-    ]
-    raw = {arm.key: arm.p for g in groups for arm in g}
-    p_values = dict(zip(compared, holm([raw[key] for key in compared]), strict=True))
+    arms = [arm for each in groups if each[0].key.depth == group[0].key.depth for arm in each]
+    raw = {arm.key: arm.p for arm in arms if not arm.is_reference}
+    p_values = dict(zip(raw, holm([*raw.values()]), strict=True))
     return [arm._replace(p=p_values.get(arm.key, 1.0)) for arm in group]
 
 

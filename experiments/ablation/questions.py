@@ -27,11 +27,10 @@ class Ablation:
     axes: dict[str, tuple]  # a field of Run -> its values
     # Replaces the base's steps (overrides.py computes them); None: the steps stay as they are.
     epochs: int | None = None
-    # Each dict is one more run: the base with these fields replaced. Its depth is the axes' largest
-    # unless the dict has one.
+    # Each dict is one more run: the base with these fields replaced.
     also: tuple[dict, ...] = ()
     also_of_every_seed: bool = False  # False: with the base's seed only
-    also_of_every_depth: bool = False
+    also_of_every_depth: bool = False  # False: with its own depth, or else the axes' largest
     # On a GPU, overrides.py replaces these: size, epochs, train_images.
     on_gpu: dict[str, int] = field(default_factory=dict)
 

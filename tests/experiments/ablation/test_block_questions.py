@@ -443,6 +443,14 @@ def test_too_few_images_to_hold_some_out_are_refused():
         campaign.work_of([run], (29, 3), 10, CPU, lambda run: None)
 
 
+def test_stochastic_depth_ends_with_the_command_that_deletes_blocks(tmp_path):
+    shown = campaign.carry_out(Options(
+        "stochastic-depth", depths=(8,), seeds=1, epochs=1, size=8, train_images=64, jobs=1,
+        precision="fp32", device="cpu", output_dir=tmp_path))  # fmt: skip
+    command = "python -m experiments.anatomy --from {} --questions one-block --images 1000"
+    assert command.format(tmp_path) in shown.notes[-1]
+
+
 @pytest.mark.parametrize(("preset", "scale", "steps"),
                          [("order", "quick", 4 * 125), ("stochastic-depth", "quick", 16 * 125),
                           ("order", "cifar10", 8 * 250), ("order", "paper", 64_000)])  # fmt: skip

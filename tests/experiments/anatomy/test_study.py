@@ -330,6 +330,9 @@ def test_networks_with_stochastic_depth_are_deleted_from_but_not_compared_otherw
     assert found[:3] == [("one-block", "resnet8"), *[("one-block", "stochastic-depth8")] * 2]
     assert "training with missing blocks" in rows[2]["claim"]
     assert ("contributions", "stochastic-depth8") not in found
+    for subject, measured in zip(of_campaign(tmp_path, 40), ("train", "test"), strict=True):
+        row = json.loads((tmp_path / subject.name / "row.json").read_text(encoding="utf-8"))
+        assert subject.error == 100 * row[f"{measured}_error"]  # in training, blocks were missing
 
 
 def test_images_are_balanced_and_normalised_and_the_unlabelled_ones_are_for_training():
