@@ -16,6 +16,7 @@ from experiments.transfer.job import NEEDS
 from experiments.transfer.strategies import STRATEGIES
 
 ALL_RUNS = "results.csv"  # written once all runs are finished
+PROBE = "linear-probe"  # the strategy without epochs
 NOTEBOOKS = "as in most notebooks"  # the name of the strategy moving-bn in the table
 FIELDS = (
     "model", "weights", "strategy", "seed", "batch_size", "recipe_opt", "recipe_lr", "epochs",
@@ -128,7 +129,7 @@ def caption(rows: Sequence[dict]) -> str:
     )
     weights = sorted({str(row["run"]["weights"] or "random weights") for row in rows})
     trained = f"{run['recipe']['epochs']} epochs, {run['recipe']['opt']}"
-    if all(row["run"]["strategy"] == "linear-probe" for row in rows):
+    if all(row["run"]["strategy"] == PROBE for row in rows):
         trained = "logistic regression on frozen features"
     seeds = {row["run"]["seed"] for row in rows}
     spread = "mean ± 95 % CI over n seeds (in addition, each"
@@ -144,10 +145,11 @@ def caption(rows: Sequence[dict]) -> str:
 
 
 def how_compared(drawn: Sequence[Arm]) -> str:
-    """The number of seeds, images, networks and epochs, for the caption of a figure."""
+    """The number of seeds, images, networks and epochs (a probe has none), for a caption."""
     rows = [row for arm in drawn for row in arm.rows]
     n = seed_count([len(arm.rows) for arm in drawn])
-    return f"{n}; {images_and_models(rows)}, {rows[0]['run']['recipe']['epochs']} epochs"
+    epochs = {row["run"]["recipe"]["epochs"] for row in rows if row["run"]["strategy"] != PROBE}
+    return ", ".join((f"{n}; {images_and_models(rows)}", *(f"{count} epochs" for count in epochs)))
 
 
 def choose(rows: Sequence[dict]) -> tuple[str, Arm | None]:

@@ -123,6 +123,7 @@ def test_the_caption_says_on_what_and_how_sure():
     assert "logistic regression on frozen features; the epoch" in alone
     assert "one seed (each accuracy is uncertain by at least ± 1.9 points" in alone
     assert "epochs" not in alone
+    assert "epochs" not in how_compared(arms([row("linear-probe", 0, 900)]))
     both = [*data, row("finetune", 0, 900, model="plain18")]
     where = "50 train, 20 val, 1,000 test images; plain18 and resnet18"
     assert caption(both).startswith(f"{where} from w.pth; 20 epochs")
