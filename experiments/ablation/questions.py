@@ -133,8 +133,8 @@ def rows(ablation: Ablation) -> list[Run]:
 def with_warmup(run: Run) -> Run:
     """Section 4.2's exception for ResNet-110, here for plain110, too. campaign.py applies it.
 
-    lr 0.01 for the first 400 steps. (The paper: until the training error is below 80 %, which takes
-    about 400 steps.)
+    lr 0.01, or the run's own if it is lower, for the first 400 steps. (The paper: until the
+    training error is below 80 %, which takes about 400 steps.)
     """
     if run.depth == WARMUP_DEPTH and run.settings.schedule == "step":
         lr = min(run.settings.warmup_lr, run.settings.lr)
