@@ -85,7 +85,7 @@ def question_of(results: Sequence[dict]) -> BlockQuestion | None:
     """
     arms = {(row["network"], row["norm"]) for row in results}
     rates, tuned = {row["lr"] for row in results}, any(map(is_tuning, results))
-    if not tuned and len(rates) == 1 and {network for network, _ in arms} <= {REFERENCE, "plain"}:
+    if not tuned and len(rates) < 2 and {network for network, _ in arms} <= {REFERENCE, "plain"}:
         return None
 
     def asks(question: BlockQuestion) -> bool:

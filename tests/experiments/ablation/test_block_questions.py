@@ -359,6 +359,7 @@ def test_rows_say_which_question_they_answer():
         assert question_of(rows) is question, name
     assert question_of(results({"plain": [1.0], "resnet": [1.0]})) is None
     assert question_of(results({"vit": [1.0]})) is None
+    assert question_of([]) is None
     first = [result("resnet", TUNING_SEED, 1.0, lr=lr) for lr in (0.1, 0.03, 0.003)]
     assert question_of(first) is BLOCK_QUESTIONS["rate"]
     assert question_of([*first[:2], result("resnet", TUNING_SEED, 1.0, norm="none", lr=0.3)]) is (
