@@ -73,6 +73,7 @@ CRASH = 70  # EX_SOFTWARE of BSD's sysexits
 PIPE = 141  # as a shell reports SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CONFIG = (tyro.conf.FlagCreatePairsOff,)
+SOON = 10.0  # seconds after a signal in which an unknown error is taken for its consequence
 SILENCE = 2.0  # seconds until doing() prints
 
 
@@ -154,8 +155,8 @@ def leave(error: BaseException, debug: bool, resumes: bool) -> int:
     if isinstance(error, KeyboardInterrupt):
         stopped = stopped or 130
     lines, code = explain(error)
-    # C code that a signal interrupts may raise an exception of its own, which explains nothing.
-    at_once = code == CRASH and time.monotonic() - signals.asked.raised_at < 1
+    # C code or an import that a signal interrupts may fail in its own way, which explains nothing.
+    at_once = code == CRASH and time.monotonic() - signals.asked.raised_at < SOON
     if stopped and (is_consequence(error) or at_once):
         word = "terminated" if stopped == 143 else "interrupted"
         again = "; run the same command again to resume" if resumes else ""

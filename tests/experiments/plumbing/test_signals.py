@@ -245,7 +245,7 @@ def test_interrupted_while_precision_is_timed(tmp_path, name, number):
     assert "Traceback" not in command.output
 
 
-LONG = ("experiments.ablation", "--depths", 110, "--seeds", 1, "--batch-size", 1500,
+LONG = ("experiments.ablation", "--depths", 110, "--seeds", 1, "--batch-size", 3000,
         "--precision", "fp32", "--jobs", 1, "--output-dir")  # fmt: skip
 
 
@@ -253,7 +253,7 @@ LONG = ("experiments.ablation", "--depths", 110, "--seeds", 1, "--batch-size", 1
 def test_the_third_signal_kills_workers_in_the_middle_of_a_long_step(tmp_path):
     for attempt in range(4):  # a step may end between two signals, and the command with it
         command = Command(tmp_path / str(attempt), *LONG, tmp_path / str(attempt) / "out")
-        command.wait_for("0/4 runs")
+        command.wait_for("runs to do")
         time.sleep(12)  # the worker imports and draws, then begins a step of many seconds
         for words in ("stopping", "still saving", "killed"):
             command.send(signal.SIGINT, to_all=True)
@@ -408,9 +408,9 @@ def test_a_signal_explains_its_consequences_and_nothing_else(
     assert ("the disk is full" in said) == isinstance(error, OSError)
 
 
-@pytest.mark.parametrize(("seconds", "code"), [(0.2, 143), (5, 70)])
-def test_an_unknown_error_right_after_a_signal_is_its_consequence(seconds, code, monkeypatch):
-    """As torch's C code raised a TypeError in place of Terminated."""
+@pytest.mark.parametrize(("seconds", "code"), [(0.2, 143), (5, 143), (30, 70)])
+def test_an_unknown_error_soon_after_a_signal_is_its_consequence(seconds, code, monkeypatch):
+    """As a TypeError of torch's C code, or a RecursionError of a module imported by halves."""
     before = time.monotonic() - seconds
     asked = signals.Asked(first=signal.SIGTERM, raised=True, raised_at=before)
     monkeypatch.setattr(signals, "asked", asked)
