@@ -9,7 +9,7 @@ READY := .venv/.ready
 ORACLES := .venv/.ready-dev
 NEEDS_DATA = test -n '$(DATA)' || { echo "name your folder of images: make $@ DATA=my_images"; exit 2; } >&2
 
-.PHONY: help setup doctor train ablation ablation-vit anatomy transfer check-data verify bugs samples shapes read report bench notebooks test test-fast check
+.PHONY: help setup doctor train ablation ablation-vit anatomy transfer check-data verify bugs shapes read report bench notebooks test test-fast check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,7 +33,7 @@ ablation-vit: $(READY)  ## compare vision transformers with and without skips (D
 anatomy: $(READY)  ## check claims about skips on trained networks (DATA=folder of CIFAR-10, ARGS='--from runs/quick')
 	@$(RUN) experiments.anatomy $(if $(DATA),'$(DATA)') $(ARGS)
 
-transfer: $(READY)  ## compare five transfer-learning strategies on your images (DATA=folder, ARGS='--model resnet50')
+transfer: $(READY)  ## compare six transfer-learning strategies on your images (DATA=folder, ARGS='--model resnet50')
 	@$(NEEDS_DATA)
 	@$(RUN) experiments.transfer '$(DATA)' $(ARGS)
 
@@ -46,9 +46,6 @@ verify: $(ORACLES)  ## compare seven networks with torchvision, transformers and
 
 bugs: $(READY)  ## show which checks catch which bugs
 	@$(RUN) experiments.bugs $(ARGS)
-
-samples: $(READY)  ## draw a contact sheet of the synthetic images
-	@$(RUN) experiments.samples $(ARGS)
 
 shapes: $(READY)  ## print shapes, parameters and FLOPs of a network, stage by stage (MODEL=resnet50)
 	@$(RUN) experiments.shapes $(or $(MODEL),resnet50) $(ARGS)

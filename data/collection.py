@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import zlib
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from data import near_duplicates
 from data.cifar import cifar10, is_cifar10
 from data.dataset import balanced
 from data.decoding import DecodedOnUse, Form, Images, decode_all, size_of
+from data.downloads import ARCHIVES, folder_of
 from data.errors import DataError, printable
 from data.folders import Scan, scan, scan_classes
 from data.listing import Listing
@@ -35,7 +36,7 @@ CIFAR10 = "cifar10"  # given in place of a folder: download it
 class Source:
     """Which images to use, and how many."""
 
-    data: str  # path of a folder, or CIFAR10
+    data: str  # path of a folder, CIFAR10, or a name in data.downloads.ARCHIVES
     train_images: int | None = None  # at most, with balanced classes; None: all
     test_images: int | None = None  # at most, in each of val and test
     skip_bad: bool = False
@@ -172,9 +173,10 @@ class ImageDataset:
 
 def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:
     """Find and split the images. Raises DataError if anything is missing."""
-    folder = Path(source.data)
-    if source.data == CIFAR10 or (folder.is_dir() and is_cifar10(folder)):
-        whole = cifar10(None if source.data == CIFAR10 else folder)
+    folder, is_folder = folder_of(source.data), Path(source.data).is_dir()
+    by_name = source.data == CIFAR10 and not is_folder
+    if by_name or (folder.is_dir() and is_cifar10(folder)):
+        whole = cifar10(None if by_name else folder)
         part = whole.holding_out()
         splits = {
             "train": Split(part.train_labels, images=part.train_images),
@@ -186,7 +188,10 @@ def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:
             source, whole.name, whole.classes, splits, notes, "", workers, loaders
         )
     else:
+        source = replace(source, data=str(folder))
         dataset = from_scan(source, scan(Listing(folder)), workers, loaders)
+    if is_folder and dataset.source.data in (CIFAR10, *ARCHIVES):
+        dataset.notes.insert(0, f"the folder {folder} here; elsewhere the name means a download")
     for name, split in dataset.splits.items():
         limit = source.train_images if name == "train" else source.test_images
         if limit is not None:

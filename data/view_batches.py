@@ -1,7 +1,7 @@
 """Training batches of random views, and evaluation batches, from images of any size.
 
-The same interface as data/batches.py: `batch(step)` is a pure function of (seed, step). An epoch's
-random numbers depend on (seed, epoch) only, so a worker process that prefetches draws the same.
+The same interface as data/batches.py: `batch(step)` is a pure function of (seed, step). The view
+of an image depends on (seed, epoch, image) only: a worker process that prefetches draws the same.
 Dimension key: N batch, S side of a view, I side of the network's input (I >= S).
 """
 
@@ -17,7 +17,7 @@ from torch.utils.data import StackDataset
 
 from data.batches import Batch, Normalize, check_batch_size, enlarge, prepared
 from data.decoding import Images, loaded
-from data.views import NUMBERS, RandomView, View
+from data.views import RandomView, View
 
 
 def normalize_as(view: View) -> Normalize:
@@ -46,9 +46,8 @@ class StepDataset:
 
     def random_view(self, epoch: int, index: int) -> Tensor:
         """The view of one image in one epoch, uint8 (3, S, S)."""
-        # Drawn per image: the numbers for all of ImageNet would fill the memory of every worker.
-        numbers = np.random.default_rng((self.seed, epoch, index)).random(NUMBERS)
-        return self.view(self.images[index], numbers.tolist())
+        seed = np.random.default_rng((self.seed, epoch, index)).integers(2**63)
+        return self.view(self.images[index], int(seed))
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, len(self))

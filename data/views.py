@@ -1,21 +1,20 @@
 """Crops and resizes a decoded image to the square that a network sees: fixed, or at random.
 
-A random view is a pure function of the image and of a list of uniform numbers, so it is the same
-in every process and after every resume. Given the same numbers, it equals torchvision's transforms
-(tests compare).
+A random view is torchvision's transforms, seeded for each image: a pure function of the image and
+the seed, so it is the same in every process and after every resume.
 Dimension key: C channels, H W height and width of an image, S side of the square.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from data.images import MAX_PIXELS
 
-TRIES = 10  # of RandomResizedCrop, before it falls back to a center crop
-NUMBERS = 2 * TRIES + 3  # uniform numbers per random view
 SPARE = 2.25  # stored side / view's side: a crop of a fifth of the area needs no enlarging
 
 
@@ -70,56 +69,65 @@ class ShorterSide:
 
 @dataclass(frozen=True)
 class RandomView:
-    """The augmentation of an image in training: a different random crop each time."""
+    """The augmentation of an image in training: a different random view each time."""
 
-    crop: str = "resized"  # RandomResizedCrop; "random": RandomCrop; "none": `view`, uncropped
-    size: int = 224
-    scale: tuple[float, float] = (0.08, 1.0)  # "resized": the crop's share of the image's area
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # "resized": the crop's width / height
-    padding: int = 0  # "random": black pixels added to every side of `view` first
-    hflip_prob: float = 0.5
-    view: View = View()
+    augment: str = "crop"  # a key of AUGMENTS
+    view: View = View()  # what evaluation sees
+    scale: tuple[float, float] = (0.08, 1.0)  # of all that crop: the crop's share of the area
+    padding: int = 0  # "shift": black pixels added to every side of `view` first
 
     @property
     def stored(self) -> View | ShorterSide:
         """The transform to store images with: as small as their random views allow."""
-        if self.crop == "resized":
-            side = math.ceil(SPARE * self.size)
-            return ShorterSide(side, self.view.interpolation, enlarge=False)
-        if self.crop == "random" and not self.view.squash:
+        if self.augment == "none" or (self.augment == "shift" and self.view.squash):
+            return self.view
+        if self.augment == "shift":
             return ShorterSide(self.view.resize, self.view.interpolation)
-        return self.view
+        return ShorterSide(
+            math.ceil(SPARE * self.view.crop), self.view.interpolation, enlarge=False
+        )
 
-    def __call__(self, image: Tensor, numbers: list[float]) -> Tensor:
-        """An image transformed by `stored`, and NUMBERS numbers in [0, 1), -> uint8 (3, S, S)."""
-        *boxes, y, x, flip = numbers
-        if self.crop == "resized":
-            top, left, height, width = self.box(image, boxes, y, x)
-            image = image[:, top : top + height, left : left + width]
-            image = resized(image, (self.size, self.size), self.view.interpolation)
-        elif self.crop == "random":
-            image = torch.nn.functional.pad(image, (self.padding,) * 4)
-            rows, columns = image.shape[1:]
-            top, left = int(y * (rows - self.size + 1)), int(x * (columns - self.size + 1))
-            image = image[:, top : top + self.size, left : left + self.size]
-        return image.flip(2) if flip < self.hflip_prob else image
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """An image transformed by `stored`, and a seed below 2**64, -> uint8 (3, S, S)."""
+        if self.augment == "none":
+            return image
+        # The transforms draw from torch's own generator; its state is put back afterwards. Of a
+        # GPU's generators, which torch.manual_seed would set too, nothing is touched.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return transforms_of(self)(image)
 
-    def box(
-        self, image: Tensor, numbers: list[float], y: float, x: float
-    ) -> tuple[int, int, int, int]:
-        """Top, left, height and width of a RandomResizedCrop (torchvision's get_params)."""
-        rows, columns = image.shape[1:]
-        low, high = (math.log(r) for r in self.ratio)
-        for share, form in zip(numbers[::2], numbers[1::2], strict=True):
-            area = rows * columns * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
-            ratio = math.exp(low + form * (high - low))
-            width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < width <= columns and 0 < height <= rows:
-                return int(y * (rows - height + 1)), int(x * (columns - width + 1)), height, width
-        # No try fits into a long image: take the largest center crop with an allowed ratio.
-        width = min(columns, max(1, round(rows * self.ratio[1])))
-        height = min(rows, max(1, round(columns / self.ratio[0])))
-        return (rows - height) // 2, (columns - width) // 2, height, width
+
+AUGMENTS = {
+    "none": "the image as evaluation sees it",
+    "shift": "RandomCrop of the padded image, and a flip",
+    "crop": "RandomResizedCrop and a flip",
+    "color": "crop, then ColorJitter",
+    "randaugment": "crop, then RandAugment (Cubuk et al. 2019, arXiv 1909.13719)",
+    "trivial": "crop, then TrivialAugmentWide (Müller and Hutter 2021, arXiv 2103.10158)",
+    "erasing": "crop, then RandomErasing (Zhong et al. 2017, arXiv 1708.04896)",
+}
+
+
+@cache
+def transforms_of(form: RandomView) -> Callable[[Tensor], Tensor]:
+    """torchvision's transforms for a random view, uint8 (3, H, W) -> (3, S, S)."""
+    from torchvision.transforms import v2  # slow to import
+
+    side, flip = form.view.crop, v2.RandomHorizontalFlip()
+    if form.augment == "shift":
+        return v2.Compose([v2.RandomCrop(side, form.padding), flip])
+    mode = v2.InterpolationMode(form.view.interpolation)
+    grey = torch.tensor(form.view.mean).view(3, -1).mean(1)  # 0 after normalisation
+    more = {
+        "crop": [],
+        "color": [v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)],
+        "randaugment": [v2.RandAugment()],
+        "trivial": [v2.TrivialAugmentWide()],
+        "erasing": [v2.RandomErasing(value=(255 * grey).round().tolist())],
+    }
+    crop = v2.RandomResizedCrop(side, form.scale, interpolation=mode)
+    return v2.Compose([crop, flip, *more[form.augment]])
 
 
 def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:

@@ -6,10 +6,8 @@
     predict(model, "cat.jpg", k=3)  # [{"label": "cat", "score": 0.98}, ...]
     for path, answer in predictions(model, find_images(["holiday"]), k=3): ...
 
-A notebook displays a classifier, and the predictions of an image.
-
-Class names and preprocessing come from the file, or from the options --classes and --preprocess.
-If preprocessing has to be assumed, it is printed.
+A notebook displays a classifier, and the predictions of an image. Class names and preprocessing
+come from the file, or from the options --classes and --preprocess; what is assumed is printed.
 """
 
 import glob
@@ -83,11 +81,15 @@ class Classifier:
         """Where the network is."""
         return next(self.model.parameters()).device
 
+    def inputs(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, crop, crop) from `view` -> float32 (N, 3, I, I), the network's input."""
+        normalized = normalize_as(self.view).to(self.device)(images.to(self.device))
+        return enlarge(normalized, self.view.input_size)
+
     def logits(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, crop, crop) from `view` -> float32 (N, K), computed in eval mode."""
-        normalized = normalize_as(self.view).to(self.device)(images.to(self.device))
         with torch.no_grad():
-            return forward(self.model.eval(), enlarge(normalized, self.view.input_size), FP32)
+            return forward(self.model.eval(), self.inputs(images), FP32)
 
 
 class Predictions(list):
@@ -100,8 +102,7 @@ class Predictions(list):
     def _repr_png_(self) -> bytes:
         from experiments.drawing.sheet import draw_sheet  # matplotlib is slow
 
-        buffer = io.BytesIO()
-        draw_sheet(buffer, [on_sheet(self.image, "", self)], in_percent(self[0]))
+        draw_sheet(buffer := io.BytesIO(), [on_sheet(self.image, "", self)], in_percent(self[0]))
         return buffer.getvalue()
 
 
@@ -137,8 +138,8 @@ def predictions(
 ) -> Iterator[tuple[Path, list[dict] | DataError]]:
     """Yield each path, in order, with its predictions, or the error if it cannot be decoded.
 
-    Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode while
-    the network computes; with 0, this process decodes. Neither changes results beyond rounding.
+    Decodes, classifies and discards `batch_size` images at a time. `workers` processes decode (0:
+    this one does). Neither changes results beyond rounding.
     """
     check_counts(k=k, batch_size=batch_size)
     if isinstance(paths, str | Path):
@@ -204,8 +205,8 @@ def top_k(model: Classifier, logits: Tensor, k: int) -> list[list[dict[str, str 
 
 def about(model: Classifier) -> str:
     """One line: source, number of classes, and the epoch if it is known."""
-    epoch, chosen = model.metrics.get("epoch"), model.metrics.get("chosen_by")
-    which = f", epoch {epoch}, chosen by {chosen}" if epoch else ""
+    epoch = model.metrics.get("epoch")
+    which = f", epoch {epoch}, chosen by {model.metrics.get('chosen_by')}" if epoch else ""
     return f"{model.source}: {len(model.classes)} classes{which}"
 
 

@@ -4,6 +4,7 @@ python -m experiments.publish readme                  README's parts from result
 python -m experiments.publish read                    the reading path as pages: runs/read/
 python -m experiments.publish verify                  the comparison with other libraries
 python -m experiments.publish bugs                    the gallery of bugs
+python -m experiments.publish samples                 docs/samples.png: the synthetic images
 python -m experiments.publish runs/quick              an ablation, or experiments.transfer's results
 
 Text between <!-- NAME --> and <!-- /NAME --> is replaced in each page that has these two lines.
@@ -221,6 +222,8 @@ def publish_folder(folder: Path) -> None:
     from experiments.anatomy import findings as anatomy
     from experiments.plumbing.results import FINDINGS, is_of_transfer
     from experiments.transfer import report as transfer
+    from experiments.transfer import stages
+    from experiments.transfer.figures import draw_stages
     from zoo.weights.atomic import write_atomic
 
     of_transfer = is_of_transfer(readable(folder))
@@ -232,6 +235,12 @@ def publish_folder(folder: Path) -> None:
         put_into_docs(name, anatomy.report_of(folder))
         keep = shutil.ignore_patterns(".lock")
         shutil.copytree(folder, Path("docs") / name, dirs_exist_ok=True, ignore=keep)
+        return
+    if (folder / stages.FILE).is_file() and not of_transfer:
+        found, docs = stages.read(folder), Path("docs/stages")
+        put_into_docs("stages", stages.report_of_stages(found))
+        draw_stages(docs / "stages.png", found)
+        shutil.copy(folder / stages.FILE, docs / stages.FILE)
         return
     if not all(any(folder.glob(name)) for name in ("results.csv", "*/history.csv")):
         fix = "name the folder of the runs; to finish them, repeat their command"
@@ -253,7 +262,7 @@ class Options:
     """Write tables and verdicts into README.md and docs/; copy rows and figures to docs/NAME/."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")]
-    """readme, read, verify, bugs, or a folder of results."""
+    """readme, read, verify, bugs, samples, or a folder of results."""
 
 
 def main(options: Options) -> int:
@@ -275,6 +284,10 @@ def main(options: Options) -> int:
     elif options.what == "readme":
         for name, parts in readme_parts().items():
             put_into_docs(name, parts)
+    elif options.what == "samples":
+        from experiments.drawing.samples import draw_samples
+
+        draw_samples(Path("docs/samples.png"))
     elif options.what == "read":
         write_reading()
         return 0

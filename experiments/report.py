@@ -30,11 +30,15 @@ def main(options: Options) -> None:
         from experiments.plumbing.results import FINDINGS, is_of_transfer
         from experiments.plumbing.tables import print_report
         from experiments.transfer import report as transfer
+        from experiments.transfer import stages
     folder = readable(options.folder)
     package = transfer if is_of_transfer(folder) else ablation
     if (folder / FINDINGS).is_file():
         package = anatomy
-    print_report(package.report_of(folder))
+    if (folder / stages.FILE).is_file() and package is ablation:  # of experiments.stages
+        print_report(stages.report_of_stages(stages.read(folder)))
+    else:
+        print_report(package.report_of(folder))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ ALLOWED = {
     "data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "filelock", "imagehash"},
     "experiments": {
         "torch", "torchvision", "numpy", "PIL", "tqdm", "rich", "matplotlib", "tyro", "scipy",
-        "sklearn", "safetensors", "filelock", "onnxruntime", "jinja2", "pygments", "zoo", "data",
+        "sklearn", "threadpoolctl", "safetensors", "filelock", "onnxruntime", "jinja2",
+        "pygments", "zoo", "data",
     },
 }  # fmt: skip
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
@@ -128,7 +129,7 @@ def test_there_are_no_cycles_and_no_long_chains():
 
 def test_a_file_at_the_top_of_experiments_is_a_command_and_those_below_are_not():
     for path in (ROOT / "experiments").glob("*.py"):
-        if path.stem not in ("__init__", "__main__", "classifier"):
+        if path.stem not in ("__init__", "__main__", "classifier", "attention"):  # an old name
             assert "    cli.run(main, Options, " in path.read_text(encoding="utf-8"), path
     for path in (ROOT / "experiments").glob("*/*.py"):
         is_command = "cli.run(" in path.read_text(encoding="utf-8")
@@ -178,7 +179,7 @@ def test_every_command_is_listed(command):
     done = command("experiments")
     listed = {line.split()[0] for line in done.stdout.splitlines()[2:]}
     assert listed == {
-        "ablation", "anatomy", "attention", "bench", "bugs", "check_data", "convert", "diagnose",
-        "doctor", "eject", "evaluate", "lesion", "predict", "publish", "report", "samples",
-        "shapes", "train", "transfer", "verify",
+        "ablation", "anatomy", "bench", "bugs", "check_data", "convert", "diagnose", "doctor",
+        "eject", "evaluate", "lesion", "predict", "publish", "report", "saliency", "shapes",
+        "stages", "train", "transfer", "verify",
     }  # fmt: skip

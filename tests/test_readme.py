@@ -56,6 +56,7 @@ TINY = {
     "experiments.shapes": "",
     "experiments.train": "--epochs 1",
     "experiments.report": "",
+    "experiments.saliency": "--help",
     "pytest": "--collect-only -q tests/test_arrows.py",
 }
 

@@ -31,14 +31,14 @@ class Recipe:
     label_smoothing: float = 0.0
     class_weights: bool = False  # factors of the losses, inverse to class frequency
     probe_l2: float = 1e-3  # L2 penalty of linear-probe, on standardised features
-    crop: str = "resized"  # see data.views.RandomView, as for those below
+    augment: str = "crop"  # a key of data.views.AUGMENTS
     scale: tuple[float, float] = (0.35, 1.0)  # ImageNet's 0.08 is too strong for few images
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip_prob: float = 0.5
     size: int | None = None  # side of the cropped square; None: what the weights expect
     squash: bool = False
-    padding: int = 0
+    padding: int = 0  # of "shift"
     input_size: int | None = None  # None: `size`; larger: the square is enlarged to it
+    unfreeze: str | None = None  # of "partial": modules, such as "stages.3,head"; None: those two
+    lr_decay: float | None = None  # factor of the rate from each stage to the one before it
     mean_std: str = "weights"  # what the weights were trained with; or "cifar10"
 
     def in_use(self, probe_alone: bool = False) -> dict[str, str]:
@@ -48,7 +48,7 @@ class Recipe:
         """
         needs = {
             "lr_step_size": self.lr_scheduler == "step", "momentum": self.opt == "sgd",
-            "scale": self.crop == "resized", "ratio": self.crop == "resized",
+            "scale": self.augment not in ("none", "shift"),
         }  # fmt: skip
         used = {}
         for name, value in asdict(self).items():
@@ -64,7 +64,7 @@ OF_PROBE = {"probe_l2", "class_weights", "size", "squash", "input_size", "mean_s
 DEFAULT = Recipe()
 PLAIN_ADAM = replace(
     DEFAULT, opt="adam", lr=1e-3, head_lr=1e-3, weight_decay=0.0, lr_scheduler="none",
-    lr_warmup_epochs=0, crop="none", hflip_prob=0.0, squash=True,
+    lr_warmup_epochs=0, augment="none", squash=True,
 )  # fmt: skip
 PLAIN_SGD = replace(
     DEFAULT, opt="sgd", lr=1e-3, head_lr=1e-3, weight_decay=0.0, lr_scheduler="none",
@@ -82,7 +82,7 @@ RECIPES = {
     # Notebooks on CIFAR-10: 32x32 crops enlarged to 224x224.
     "cifar10": replace(
         PLAIN_SGD, batch_size=256, lr=5e-4, head_lr=1e-3, lr_scheduler="step", lr_step_size=5,
-        epochs=10, crop="random", size=32, padding=4, squash=True, input_size=224,
+        epochs=10, augment="shift", size=32, padding=4, squash=True, input_size=224,
         mean_std="cifar10",
     ),
     # A first try without a GPU: like bootcamp, at 32x32.
@@ -113,5 +113,4 @@ def evaluation_view(recipe: Recipe, expected: View) -> View:
 
 def training_view(recipe: Recipe, view: View) -> RandomView:
     """The recipe's augmentation of images that evaluation sees as `view`."""
-    crop, scale, ratio = recipe.crop, recipe.scale, recipe.ratio
-    return RandomView(crop, view.crop, scale, ratio, recipe.padding, recipe.hflip_prob, view)
+    return RandomView(recipe.augment, view, recipe.scale, recipe.padding)

@@ -33,7 +33,7 @@ def shake(model: nn.Module, seed: int = 0) -> None:
             elif value.dim() == 1:
                 value += 0.2 * torch.rand(value.shape, generator=generator).to(value)
             else:
-                scale = max(0.1 * value.std().item(), 1e-3)
+                scale = max(0.1 * value.std().item(), 1e-3) if value.numel() > 1 else 0.1
                 value += scale * torch.randn(value.shape, generator=generator).to(value)
 
 

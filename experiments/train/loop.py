@@ -119,7 +119,7 @@ class State:
     loss_sum: float = 0.0
     wrong: int = 0  # images that were classified wrongly
     seen: int = 0  # images
-    lr: float = 0.0  # of the last step, as the optimiser had it
+    lr: float = 0.0  # of the last step
     skipped_steps: int = 0  # of the whole run: steps whose gradients overflowed in fp16
     history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch, by the caller
 
@@ -143,10 +143,17 @@ class State:
 
 def start(
     model: nn.Module, settings: Settings, compute: Callable[[Tensor], Tensor] | None = None,
-    seed: int = 0,
+    seed: int = 0, factor_of: Callable[[str], float] = lambda name: 1.0,
 ) -> State:  # fmt: skip
-    """The state before the first step, with an optimiser of all parameters that are not frozen."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """The state before the first step, with an optimiser of all parameters that are not frozen.
+
+    `factor_of` the name of a parameter: what its learning rate is multiplied by.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(factor_of(name), []).append(parameter)
+    learning = [{"params": group, "factor": factor} for factor, group in groups.items()]
     # The rate does not matter here: train() sets it before every step.
     lr, decay = settings.lr, settings.weight_decay
     optimizer: torch.optim.Optimizer
@@ -210,8 +217,9 @@ def train(
         class_weights = torch.tensor(settings.class_weights, device=device)
     while state.step < settings.steps:
         # --- learning rate, and new sums at the start of an epoch ---
+        rate = lr_at(state.step, settings)
         for group in optimizer.param_groups:
-            group["lr"] = lr_at(state.step, settings)
+            group["lr"] = rate * group.get("factor", 1)  # older checkpoints have no factors
         if starts_epoch(state.step, len(batches), settings.steps):
             state.loss_sum, state.wrong, state.seen = 0.0, 0, 0
 
@@ -233,7 +241,7 @@ def train(
 
         # --- bookkeeping ---
         state.step += 1
-        state.lr = optimizer.param_groups[0]["lr"]
+        state.lr = rate
         state.loss_sum += loss.item() * len(labels)
         state.wrong += int((logits.argmax(1) != labels).sum())  # waits again
         state.seen += len(labels)

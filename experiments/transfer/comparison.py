@@ -26,14 +26,15 @@ from experiments.plumbing.device import choose_device, make_deterministic, torch
 from experiments.plumbing.distributed import ALONE, Group, processes
 from experiments.plumbing.forecast import FORWARD, Work, forecast_if_long
 from experiments.plumbing.precision import SETTINGS_FILES, settle
-from experiments.plumbing.results import lock, read_row, say_skipped, to_do
+from experiments.plumbing.results import lock, read_row, say_skipped, to_do, write_json
 from experiments.plumbing.tables import Results
 from experiments.train.loop import Settings
-from experiments.transfer import report
+from experiments.transfer import report, stages
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, load_pretrained, run_transfer
 from experiments.transfer.options import Options
 from experiments.transfer.plan import check_options, plan, recipe_of
-from experiments.transfer.strategies import HEAD_ONLY
+from experiments.transfer.probe import logistic_regression
+from experiments.transfer.strategies import HEAD_ONLY, PROBE
 from zoo.weights.atomic import write_atomic
 
 FEW = 4  # images in a batch that is timed: enough to compare step times
@@ -62,7 +63,7 @@ def to_time(
 def work_of(run: Transfer, images: Mapping[str, int], size: int) -> Work:
     """A run's work, in timed batches of `size` images; `images`: how many each split has."""
     train, tested = images["train"], sum(images.values()) - images["train"]
-    epochs = 1 if run.strategy == "linear-probe" else run.recipe.epochs
+    epochs = 1 if run.strategy == PROBE else run.recipe.epochs
     share = FORWARD if run.strategy in HEAD_ONLY else 1
     # Each epoch is evaluated on val; the saved files (two at most) on val and test.
     forwards = epochs * images["val"] + 2 * tested + train * (run.strategy == "lp-ft")
@@ -189,12 +190,12 @@ def compare_strategies(
     with doing("looking for near-duplicates in different splits"):
         dataset.check_near_duplicates(options.skip_near_duplicates)
     options = with_batches_that_fit(options, len(dataset.labels("train")), group)
-    say_what(options, dataset, group)
-    if set(options.strategy) != {"linear-probe"}:  # a probe needs no full batch
+    say_what(dataset, group)
+    say_recipe(options, group)
+    if set(options.strategy) != {PROBE}:  # a probe needs no full batch
         for size in options.batch_size or (recipe_of(options).batch_size,):
             check_batch_size(size, len(dataset.labels("train")), group.size)
-    name = "cifar10" if options.data == CIFAR10 else Path(options.data).resolve().name
-    folder = options.output_dir or Path("runs") / f"transfer-{name}"
+    folder = folder_of(options, "transfer")
     with lock(folder) if group.first else nullcontext():
         with doing("preparing the images, one process at a time"):
             base = settle_precision(options, dataset, device, folder, group)
@@ -209,7 +210,15 @@ def compare_strategies(
             write_atomic(folder / "split.csv", dataset.table.encode("utf-8", "replace"))
         rows = run_all(runs, dataset, folder, device, group)
         say_notes(dataset, group)
-        return conclude(rows, folder) if group.first else None
+        if not group.first:
+            return None
+        return conclude(rows, folder, probe_networks(runs, dataset, folder, device))
+
+
+def folder_of(options: Any, command: str) -> Path:
+    """The folder of the results: --output-dir, or runs/COMMAND-DIR."""
+    name = CIFAR10 if options.data == CIFAR10 else Path(options.data).resolve().name
+    return options.output_dir or Path("runs") / f"{command}-{name}"
 
 
 def with_batches_that_fit(options: Options, images: int, group: Group) -> Options:
@@ -222,8 +231,8 @@ def with_batches_that_fit(options: Options, images: int, group: Group) -> Option
     return replace(options, batch_size=(size,))
 
 
-def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
-    """Print the dataset and the recipe."""
+def say_what(dataset: ImageDataset, group: Group = ALONE) -> None:
+    """Print the dataset, and how good it is to guess."""
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in dataset.splits.items())
     group.say(f"Data {dataset.name}: {counts} images, {len(dataset.classes)} classes")
     for name, part in dataset.splits.items():
@@ -233,11 +242,20 @@ def say_what(options: Options, dataset: ImageDataset, group: Group) -> None:
             share = f"{100 * of_class.max() / len(part.labels):.1f} %"
             group.say(f"  {guess} is right for {share} of {name}")
     say_notes(dataset, group)
-    settings = recipe_of(options).in_use(set(options.strategy) == {"linear-probe"})
+
+
+def say_recipe(options: Options, group: Group) -> None:
+    """Print the recipe."""
+    settings = recipe_of(options).in_use(set(options.strategy) == {PROBE})
     if options.batch_size:
         settings["batch-size"] = " and ".join(map(str, options.batch_size))
     recipe = ", ".join(f"{key} {value}" for key, value in settings.items())
     group.say(f"Recipe {options.recipe}: {recipe}")
+    say_weights(options, group)
+
+
+def say_weights(options: Options, group: Group = ALONE) -> None:
+    """Say that random weights have nothing to transfer."""
     if options.weights == "none" and set(options.strategy) != {"scratch"}:
         group.say("Weights none: all strategies start from random ones, so nothing is transferred")
 
@@ -249,12 +267,43 @@ def say_notes(dataset: ImageDataset, group: Group) -> None:
     dataset.notes.clear()
 
 
-def conclude(rows: list[dict], folder: Path) -> Results:
+def probe_networks(
+    runs: Sequence[Transfer], dataset: ImageDataset, folder: Path, device: torch.device
+) -> dict[str, dict]:
+    """The probes of stages.py for every network with a linear probe; each is computed once.
+
+    Raises ResultsError if the folder has probes of other images or settings.
+    """
+    found: dict[str, dict] = {}
+    probes = [run for run in runs if run.strategy == PROBE]
+    for model in dict.fromkeys(run.model for run in probes):
+        run = next(run for run in probes if run.model == model)
+        settings, stored = run.of_probe, stages.read(folder)
+        stages.check_settings(stored, settings, folder)
+        if model in stored:
+            say(f"{model}: every stage was probed before, and is not again")
+            found[model] = stored[model]
+            continue
+        with doing(f"probing every stage of {model}"):
+            job = TransferJob(run, dataset, folder, device, ALONE)
+            fit = partial(
+                logistic_regression, classes=len(dataset.classes), l2=run.recipe.probe_l2,
+                weights=torch.tensor(job.class_weights) if job.class_weights else None,
+            )  # fmt: skip
+            train, tested = map(job.evaluation_batches, ("train", dataset.tested_on))
+            one = stages.probe_stages(job.model, train, tested, fit, run.base)
+        about = {"images": len(job.labels), "tested_on": dataset.tested_on}
+        found[model] = about | one | {"settings": settings}
+        write_json(folder / stages.FILE, stored | found)
+    return found
+
+
+def conclude(rows: list[dict], folder: Path, probes: dict[str, dict]) -> Results:
     """Write the results and return them; raise NumericError if every run diverged."""
     if not any(row["status"] == "finished" for row in rows):
         raise NumericError("every run diverged", folder, "use a lower --lr and a new --output-dir")
     with doing("drawing the figures"):
-        figures = report.write_all(rows, folder)
+        figures = report.write_all(rows, folder, probes)
     notes, checkpoint = [f"rows, histories and checkpoints: {folder}"], None
     if IMAGE_CACHE.exists():
         notes.append(f"decoded images for the next run: {IMAGE_CACHE} (may be deleted)")
@@ -270,4 +319,5 @@ def conclude(rows: list[dict], folder: Path) -> Results:
             f"{runs} took {minutes}:{seconds:02} minutes",
             f"use it: {python()} -m experiments.predict {shlex.quote(str(checkpoint))} IMAGES",
         ]
-    return Results(rows, report.report(rows), figures, folder, checkpoint, notes)
+    parts = report.report(rows) + stages.report_of_stages(probes)
+    return Results(rows, parts, figures, folder, checkpoint, notes)

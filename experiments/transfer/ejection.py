@@ -33,7 +33,7 @@ TITLES = {"linear-probe": "Linear probing", "feature-extraction": "Feature extra
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # The settings of a recipe that the code contains; all others must have their defaults.
 STATED = ("epochs", "batch_size", "lr", "head_lr", "momentum", "weight_decay", "lr_warmup_epochs",
-          "probe_l2", "scale", "hflip_prob", "size")  # fmt: skip
+          "probe_l2", "scale", "size")  # fmt: skip
 FIX = ("supported: linear-probe, feature-extraction and finetune of --recipe default, fp32, one "
        "process; torchvision's ResNets, with published weights or a .pth file; a folder of "
        "CLASS/IMAGE.jpg, without options that leave out images")  # fmt: skip
@@ -143,8 +143,8 @@ def values_of(row: dict, view: dict, folder: Path, dataset: ImageDataset) -> dic
     numbers = recipe | view | {
         "seed": run["seed"], "threads": row["threads"],
         "lr": recipe["lr" if run["strategy"] == "finetune" else "head_lr"],
-        "warmup": recipe["lr_warmup_epochs"], "flip": recipe["hflip_prob"],
-        "scale": tuple(recipe["scale"]), "l2": max(recipe["probe_l2"], 1e-12),
+        "warmup": recipe["lr_warmup_epochs"], "scale": tuple(recipe["scale"]),
+        "l2": max(recipe["probe_l2"], 1e-12),
     }  # fmt: skip
     # row.json is data: by repr() and harmless(), nothing in it can become code.
     return {name: repr(value) for name, value in numbers.items()} | {

@@ -2,6 +2,7 @@
 
 draw_curves           loss and accuracy by epoch
 draw_accuracy_time    accuracy against training time
+draw_stages           accuracy of the probes: by stage, and by number of images
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from experiments.drawing.style import COLOURS, png
+from experiments.transfer.learning_curve import Floats, law_of
+from experiments.transfer.stages import accuracy
 
 Histories = Sequence[Mapping[str, Sequence[float]]]  # of a strategy, one per seed
 
@@ -91,3 +94,43 @@ def draw_accuracy_time(
         axes.minorticks_off()
         figure.supxlabel(f"mean and 95 % CI over seeds; {conditions}", size=11)
         figure.legend(loc="outside right upper", fontsize=11, frameon=False)
+
+
+def draw_stages(path: Path, found: Mapping[str, Mapping]) -> None:
+    """A PNG of every network's probes (see stages.py): by stage, and by number of images."""
+    first = next(iter(found.values()))
+    tested = len(next(iter(first["stages"].values())))
+    with png(path, 11, 5.2) as figure:
+        by_stage, by_images = figure.subplots(1, 2, sharey=True)
+        by_images.set_xscale("log")
+        by_images.minorticks_off()
+        names = list(dict.fromkeys(name for one in found.values() for name in one["stages"]))
+        handles, sizes = [], set[float]()
+        for (model, one), colour in zip(found.items(), cycle(COLOURS), strict=False):
+            handles.append(Line2D([], [], color=colour, marker="o", label=model))
+            shares = [accuracy(text) for text in one["stages"].values()]
+            places = [names.index(name) for name in one["stages"]]
+            values, low, high = np.array([share[:3] for share in shares]).T
+            draw_interval(by_stage, places, values, low, high, colour)
+            if one["curve"]:
+                law = law_of(one["curve"])
+                high, low = 100 * (1 - law.spread)
+                draw_interval(by_images, law.sizes, 100 * (1 - law.errors), low, high, colour)
+                by_images.plot(law.sizes, 100 * (1 - law.predicted), ":", color=colour)
+                sizes |= set(law.sizes.tolist())
+        by_stage.set(xlabel="probe after", ylabel=f"accuracy on {first['tested_on']} (%)")
+        by_stage.set_xticks(range(len(names)), names)
+        by_images.set_xticks(sorted(sizes), [f"{size:,.0f}" for size in sorted(sizes)])
+        by_images.set(xlabel="training images, probe after the last stage")
+        handles.append(Line2D([], [], color="#777777", linestyle=":", label="power law"))
+        caption = f"95 % intervals over {tested:,} images, on the right also over samples"
+        looks = {"ncols": len(handles), "fontsize": 11, "title_fontsize": 11, "frameon": False}
+        figure.legend(handles=handles, loc="outside lower center", title=caption, **looks)
+
+
+def draw_interval(
+    panel: Axes, x: Sequence[float] | Floats, values: Floats, low: Floats, high: Floats, colour: str
+) -> None:
+    """Points with intervals, joined by a line."""
+    ends = np.array([values - low, high - values]).clip(0)
+    panel.errorbar(x, values, ends, None, "o-", color=colour, capsize=4)

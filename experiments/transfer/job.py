@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from experiments.classifier import FP32, load_model, pretrained, save_classifier
 from experiments.plumbing import signals
 from experiments.plumbing.distributed import Group
 from experiments.plumbing.precision import to_layout
-from experiments.plumbing.recipes import Recipe, evaluation_view, training_view
+from experiments.plumbing.recipes import OF_PROBE, Recipe, evaluation_view, training_view
 from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
 from experiments.train.loop import Diverged, Settings, State, infer, start
 from experiments.transfer.probe import features_of, logistic_regression
-from experiments.transfer.strategies import rarity, to_train, training_settings
+from experiments.transfer.strategies import factor_of, rarity, to_train, training_settings
 
 NEEDS = ("name", "status", "accuracy", "seconds")  # the keys that row.json must have
 
@@ -53,6 +53,13 @@ class Transfer:
     def name(self) -> str:
         """The name of the run's folder."""
         return f"{self.model}-{self.strategy}-batch{self.recipe.batch_size}-seed{self.seed}"
+
+    @property
+    def of_probe(self) -> dict[str, Any]:
+        """The settings that a linear probe depends on."""
+        recipe, names = asdict(self.recipe), ("model", "weights", "preprocess", "dataset_id")
+        own = {name: getattr(self, name) for name in names}
+        return own | {name: recipe[name] for name in sorted(OF_PROBE)}
 
     @property
     def owner(self) -> str:
@@ -233,8 +240,9 @@ def run_transfer(
     if run.strategy in ("linear-probe", "lp-ft") and not path.exists():
         train_scores = job.probe()
         job.clock.total += job.clock.training
-    network = to_train(run.strategy, job.model)
-    state = start(network, settings, group.wrap(network))
+    network = to_train(run.strategy, job.model, run.recipe.unfreeze)
+    scale = partial(factor_of, model=job.model, decay=run.recipe.lr_decay or 1.0)
+    state = start(network, settings, group.wrap(network), factor_of=scale)
     if run.strategy == "linear-probe":
         job.add_row(state, *train_scores)
         return job.finish(state, "finished")

@@ -8,21 +8,22 @@ import tyro
 from experiments.plumbing.cli import Count, Folder, Pixels, Preprocess, Real, shown
 
 StrategyName = Literal[
-    "all", "finetune", "feature-extraction", "linear-probe", "lp-ft", "scratch", "moving-bn"
-]
+    "all", "finetune", "feature-extraction", "linear-probe", "lp-ft", "partial", "scratch",
+    "moving-bn",
+]  # fmt: skip
 RecipeName = Literal[
     "default", "bootcamp", "two-strategies", "tutorial", "cifar10", "small", "imagenet"
 ]
 Schedule = Literal["step", "cosine", "none"]
-Crop = Literal["resized", "random", "none"]
+Augment = Literal["none", "shift", "crop", "color", "randaugment", "trivial", "erasing"]
 LIMITS = {
     "seeds": (1, 1000), "epochs": (1, 100_000), "lr": (1e-30, 1e30), "size": (1, 2048),
     "batch_size": (2, 10**6), "train_images": (2, 10**9),
 }  # fmt: skip
 MORE_LIMITS = {
     "weight_decay": (0, 1e30), "lr_step_size": (1, 100_000), "lr_warmup_epochs": (0, 100_000),
-    "label_smoothing": (0, 1), "scale": (1e-6, 1), "hflip_prob": (0, 1),
-    "probe_l2": (0, 1e6), "test_images": (1, 10**9), "workers": (0, 256),
+    "label_smoothing": (0, 1), "lr_decay": (0.01, 1), "probe_l2": (0, 1e6),
+    "test_images": (1, 10**9), "workers": (0, 256),
 }  # fmt: skip
 
 
@@ -42,13 +43,14 @@ class More:
     """Label smoothing, 0 to 1."""
     class_weights: bool = False
     """Weight the loss of each class by the inverse of its frequency."""
-    crop: Annotated[Crop | None, shown("{resized,random,none}")] = None
-    """Training crops: RandomResizedCrop, Resize + RandomCrop, or the whole image.
-    Default: the recipe's."""
-    scale: tuple[float, float] | None = None
-    """With --crop resized: lowest and highest share of the image's area."""
-    hflip_prob: Real = None
-    """Probability of a horizontal flip."""
+    unfreeze: Annotated[str | None, shown("PART,...")] = None
+    """With partial: what to train (default: the last stage and the head)."""
+    lr_decay: Real = None
+    """Factor of the rate from each stage to the one before it (finetune, lp-ft, partial)."""
+    augment: Annotated[
+        Augment | None, shown("{none,shift,crop,color,randaugment,trivial,erasing}")
+    ] = None
+    """Nothing; a padded crop; a resized crop; or one with another transform. All but none flip."""
     probe_l2: Real = None
     """L2 penalty of linear-probe's logistic regression."""
     test_images: Count = None
@@ -64,10 +66,10 @@ class Options:
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
     """A folder with one folder per class (it is split for you);
     or with train/ and at least one of val/ and test/, each with one folder per class;
-    or the word cifar10, which downloads CIFAR-10."""
+    or the word hymenoptera (ants and bees) or cifar10, which downloads these images."""
     strategy: Annotated[tuple[StrategyName, ...], tyro.conf.arg(metavar="NAME ...")] = ("all",)
-    """all, or any of finetune, feature-extraction, linear-probe, lp-ft, scratch, moving-bn.
-    (moving-bn is feature-extraction with a common mistake: BatchNorm statistics keep moving.)"""
+    """all, or any of finetune, feature-extraction, linear-probe, lp-ft, partial, scratch, and
+    moving-bn: feature-extraction with a common mistake, BatchNorm statistics that keep moving."""
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("resnet18",)
     """Any model of the zoo, plain ones included. Give several to compare them."""
     weights: str = "DEFAULT"

@@ -1,7 +1,10 @@
 """From the command line to a recipe and a list of runs, with checks of the options."""
 
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
+
+import torch
 
 import zoo
 from data import near_duplicates
@@ -11,7 +14,8 @@ from experiments.plumbing.recipes import RECIPES, Recipe
 from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer
 from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
-from experiments.transfer.strategies import STRATEGIES
+from experiments.transfer.strategies import DECAYING, STRATEGIES
+from zoo.networks import Network, stages_of
 from zoo.registry import owner
 from zoo.weights.published import published_name
 
@@ -45,7 +49,7 @@ def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[T
     weights = {model: starting_weights(options, model) for model in options.model}
     return [
         Transfer(
-            strategy, model, weights[model], seed, replace(recipe, batch_size=size), base[model],
+            strategy, model, weights[model], seed, used_by(strategy, recipe, size), base[model],
             dataset_id, options.preprocess,
         )
         for seed in range(options.seeds)
@@ -56,14 +60,17 @@ def plan(options: Options, base: dict[str, Settings], dataset_id: str) -> list[T
     ]  # fmt: skip
 
 
+def used_by(strategy: str, recipe: Recipe, batch_size: int) -> Recipe:
+    """The recipe of a run, without the options that have no effect on its strategy."""
+    unfreeze = recipe.unfreeze if strategy == "partial" else None
+    lr_decay = recipe.lr_decay if strategy in DECAYING else None
+    return replace(recipe, batch_size=batch_size, unfreeze=unfreeze, lr_decay=lr_decay)
+
+
 def check_options(options: Options) -> None:
     """Raise UsageError or zoo.ModelError for wrong options, before any work."""
     cli.check_numbers(options, LIMITS)
     cli.check_numbers(options.more, MORE_LIMITS)
-    low, high = options.more.scale or (0, 1)
-    if low > high:
-        fix = "give the lower number first"
-        raise UsageError("--scale is not a range", f"--scale {low} {high}", fix)
     for name in ("model", "strategy"):
         if not getattr(options, name):
             raise UsageError(f"--{name} needs a name", f"--{name}", "give a name, or leave it out")
@@ -73,8 +80,42 @@ def check_options(options: Options) -> None:
             why = f"{name} has no batch norms, so no statistics that could move"
             fix = "choose a ResNet, or feature-extraction"
             raise UsageError(why, "--strategy moving-bn", fix)
+    check_parts(options)
     if options.skip_near_duplicates and not near_duplicates.installed():
         why = "near-duplicates cannot be found without the package imagehash"
         fix = "pip install imagehash 'numpy>=2'; or leave the option out"
         raise UsageError(why, "--skip-near-duplicates", fix)
     cli.check_folder(options.output_dir or Path("runs"))
+
+
+def check_parts(options: Options) -> None:
+    """Raise UsageError if --unfreeze or --lr-decay is wrong for a network, or without effect."""
+    asked: set[str] = set(options.strategy)
+    unfreeze, decay = options.more.unfreeze, options.more.lr_decay
+    asked |= set(STRATEGIES if "all" in asked else ())
+    if decay is not None and asked.isdisjoint(DECAYING):
+        what = f"--lr-decay is only for {', '.join(DECAYING)}"
+        raise UsageError(what, f"--strategy {' '.join(options.strategy)}", "leave it out")
+    if unfreeze is None:
+        return
+    where, parts = f"--unfreeze {unfreeze}", unfreeze.split(",")
+    if "partial" not in asked:
+        raise UsageError("--unfreeze is only for --strategy partial", where, "--strategy partial")
+    for name in options.model:
+        with torch.device("meta"):
+            model = zoo.build(name)
+        known = {module for module, _ in model.named_modules()} - {""}
+        for part in parts:
+            if part not in known:
+                stages = ", ".join(chain.from_iterable(stages_of(model)))
+                fix = f"its parts are {stages}, and modules in them, such as {parts_in(model)}"
+                raise UsageError(f"{name} has no part {part!r}", where, fix)
+    if "head" not in parts:
+        what = "the head is new, so it has to be trained"
+        raise UsageError(what, where, f"add it: --unfreeze {unfreeze},head")
+
+
+def parts_in(model: Network) -> str:
+    """The name of a module inside a stage."""
+    last = stages_of(model)[-2][0]
+    return next(name for name, _ in model.named_modules() if name.startswith(f"{last}."))

@@ -43,6 +43,10 @@ def logistic_regression(
         what, fix = "features are not finite", "choose other --weights, or --precision fp32"
         raise NumericError(what, "the linear probe", fix)
     present = labels.unique()
+    of_all, biases = torch.zeros(classes, features.shape[1]), torch.full((classes,), NEVER)
+    if len(present) == 1:  # nothing to fit: always this class
+        biases[present] = 0.0
+        return of_all, biases
     scaler = StandardScaler().fit(features.double().numpy())
     x, y = scaler.transform(features.double().numpy()), labels.numpy()
     mass = None if weights is None else weights.double().numpy()[y]
@@ -54,6 +58,5 @@ def logistic_regression(
     if len(present) == 2:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     bias = bias - weight @ torch.from_numpy(scaler.mean_)
-    of_all, biases = torch.zeros(classes, x.shape[1]), torch.full((classes,), NEVER)
     of_all[present], biases[present] = weight.float(), bias.float()
     return of_all, biases

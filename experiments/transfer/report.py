@@ -2,21 +2,22 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data.listing import readable
+from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import no_results, read_history, read_rows, write_csv
 from experiments.plumbing.stats import Estimate, estimate, seed_count, wilson
 from experiments.plumbing.tables import Part, Rows
 from experiments.transfer.job import NEEDS
-from experiments.transfer.strategies import STRATEGIES
+from experiments.transfer.stages import read, report_of_stages
+from experiments.transfer.strategies import PROBE, STRATEGIES
 
 ALL_RUNS = "results.csv"  # written once all runs are finished
-PROBE = "linear-probe"  # the strategy without epochs
 NOTEBOOKS = "as in most notebooks"  # the name of the strategy moving-bn in the table
 FIELDS = (
     "model", "weights", "strategy", "seed", "batch_size", "recipe_opt", "recipe_lr", "epochs",
@@ -224,9 +225,13 @@ def report_of(folder: Path) -> list[Part]:
     rows = sorted(read_rows(readable(folder), NEEDS), key=planned_order)
     if not rows:
         raise no_results(folder)
+    if len({row["run"]["dataset_id"] for row in rows}) > 1:
+        what = "the runs here are of different images, so they cannot be compared"
+        raise ResultsError(what, folder, "move those of one dataset to another folder")
     more = "repeat the command to train the others"
     complete = (folder / ALL_RUNS).is_file()
-    return report(rows) + ([] if complete else [f"{len(rows)} runs are finished; {more}"])
+    left = [] if complete else [f"{len(rows)} runs are finished; {more}"]
+    return report(rows) + report_of_stages(read(folder)) + left
 
 
 def planned_order(row: dict) -> tuple:
@@ -236,10 +241,10 @@ def planned_order(row: dict) -> tuple:
     return run["seed"], run["model"], size, strategy
 
 
-def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
+def write_all(rows: Sequence[dict], folder: Path, probes: Mapping[str, dict]) -> list[Path]:
     """Write results.csv and the figures; return the paths of the figures."""
     # Imported here, so that a transfer prints its first line without waiting for matplotlib.
-    from experiments.transfer.figures import draw_accuracy_time, draw_curves
+    from experiments.transfer.figures import draw_accuracy_time, draw_curves, draw_stages
 
     write_csv(folder / ALL_RUNS, map(flatten, rows), FIELDS)
     drawn = [arm for arm in arms(rows) if arm.rows]
@@ -250,4 +255,8 @@ def write_all(rows: Sequence[dict], folder: Path) -> list[Path]:
     ends = [(arm.label, arm.mean("seconds"), arm.mean("accuracy")) for arm in drawn]
     spread = [(label, time.mean, time.half, acc.mean, acc.half) for label, time, acc in ends]
     draw_accuracy_time(folder / "accuracy_time.png", spread, how_compared(drawn))
-    return [folder / "curves.png", folder / "accuracy_time.png"]
+    paths = [folder / "curves.png", folder / "accuracy_time.png"]
+    if probes:
+        paths.append(folder / "stages.png")
+        draw_stages(paths[-1], probes)
+    return paths

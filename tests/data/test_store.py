@@ -31,7 +31,7 @@ def same(first, second) -> bool:
     )
 
 
-@pytest.mark.parametrize("form", [VIEW, RandomView(size=16).stored], ids=["view", "stored"])
+@pytest.mark.parametrize("form", [VIEW, RandomView(view=VIEW).stored], ids=["view", "stored"])
 def test_images_decoded_once_and_on_use_have_the_same_pixels(files, tmp_path, form):
     stored = DecodedOnce(files, form, tmp_path)
     for _ in range(2):  # first decoded, then read
@@ -131,7 +131,7 @@ def test_phone_images_are_stored_at_the_size_that_training_needs(tmp_path):
     for i in range(3):
         Image.new("RGB", (1600, 1200), (i, 0, 0)).save(tmp_path / f"{i}.jpg")
     files = [str(path) for path in sorted(tmp_path.glob("*.jpg"))]
-    form = RandomView(size=64).stored
+    form = RandomView(view=View(80, 64)).stored
     stored = DecodedOnce(files, form, tmp_path)
     assert stored[0].shape == (3, 144, 192)
     assert estimated_bytes(files, form) == 3 * 3 * 144 * 192

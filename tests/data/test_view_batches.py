@@ -17,13 +17,13 @@ VIEW = View(20, 16, input_size=16)
 
 def batches(images, workers=0, part=(0, 1), seed=0, size=4) -> ViewBatches:
     labels = torch.arange(len(images))
-    view = RandomView(size=16, view=VIEW)
+    view = RandomView(view=VIEW)
     return ViewBatches(StepDataset(images, labels, view, size, seed, part), CPU, workers)
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(files, tmp_path):
     """In any order, with any number of workers, for stored and for streamed images."""
-    form = RandomView(size=16).stored
+    form = RandomView(view=View(20, 16)).stored
     stored = DecodedOnce(files, form, tmp_path)
     expected = [batches(stored).batch(step) for step in range(7)]
     streamed = batches(DecodedOnUse(tuple(files), form))
@@ -35,7 +35,7 @@ def test_batches_are_a_pure_function_of_seed_and_step(files, tmp_path):
 
 
 def test_an_epoch_shows_every_image_and_the_next_one_differently(files):
-    source = batches(DecodedOnUse(tuple(files), RandomView(size=16).stored))
+    source = batches(DecodedOnUse(tuple(files), RandomView(view=View(20, 16)).stored))
     epochs = ([source.batch(e * 3 + i) for i in range(3)] for e in (0, 1))
     first, second = (
         {int(y): x for xs, ys in epoch for x, y in zip(xs, ys, strict=True)} for epoch in epochs
@@ -45,7 +45,7 @@ def test_an_epoch_shows_every_image_and_the_next_one_differently(files):
 
 
 def test_parts_of_a_batch_are_the_whole(files):
-    images = DecodedOnUse(tuple(files), RandomView(size=16).stored)
+    images = DecodedOnUse(tuple(files), RandomView(view=View(20, 16)).stored)
     whole = batches(images).batch(1)
     parts = [batches(images, part=(i, 2)).batch(1) for i in (0, 1)]
     for i in (0, 1):

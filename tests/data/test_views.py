@@ -1,16 +1,12 @@
-"""Views: the same pixels as torchvision's transforms, pure functions of their random numbers."""
-
-import math
+"""Views: torchvision's transforms, and pure functions of their seeds."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torchvision.models import ResNet50_Weights
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from data.views import NUMBERS, RandomView, ShorterSide, View
+from data.views import AUGMENTS, RandomView, ShorterSide, View
 
 
 def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -62,98 +58,78 @@ def test_squashed_shows_all_of_the_image():
     assert torch.equal(View(crop=64, squash=True)(image), expected)
 
 
-class Numbers:
-    """Replaces torch's random numbers by ours, so that torchvision draws from our row."""
-
-    def __init__(self, monkeypatch, boxes, y, x):
-        self.boxes, self.places = iter(boxes), iter((y, x))
-        monkeypatch.setattr(torch, "empty", lambda *_, **__: self)
-        monkeypatch.setattr(torch, "randint", self.randint)
-
-    def uniform_(self, low, high):
-        return torch.tensor([low + next(self.boxes) * (high - low)], dtype=torch.float64)
-
-    def randint(self, low, high, size):
-        return torch.tensor([low + int(next(self.places) * (high - low))])
+def seeded(transform, image, seed):
+    torch.manual_seed(seed)
+    return transform(image)
 
 
-@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (64, 64), (20, 500), (500, 20), (7, 3)])
-@pytest.mark.parametrize("seed", range(6))
-def test_boxes_are_torchvisions(shape, seed, monkeypatch):
-    """RandomResizedCrop with the same numbers: scale and log(ratio), drawn in the same order."""
-    row = torch.rand(NUMBERS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    *boxes, y, x, _ = row.tolist()
-    image, view = noise(*shape), RandomView(scale=(0.08, 1.0))
-    ours = view.box(image, boxes, y, x)
-    with monkeypatch.context() as patch:
-        Numbers(patch, boxes, y, x)
-        expected = v2.RandomResizedCrop(224).make_params([image])
-    assert ours == tuple(expected[name] for name in ("top", "left", "height", "width"))
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("shape", [(80, 100), (20, 500), (7, 3)])
+def test_a_random_view_depends_on_its_seed_alone(augment, shape):
+    """And torch's own random state stays as it was."""
+    form = RandomView(augment, View(36, 32), padding=4)
+    image = form.stored(noise(*shape))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, others = form(image, 1), [form(image, seed) for seed in range(2, 12)]
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(form(image, 1), first)
+    assert torch.equal(form(image, 2**64 - 1), form(image, 2**64 - 1))
+    assert first.dtype == torch.uint8
+    assert {other.shape for other in others} == {first.shape} == {(3, 32, 32)}
+    assert all(torch.equal(first, other) for other in others) == (augment == "none")
 
 
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32))
-def test_a_box_lies_inside(height, width, seed):
-    row = torch.rand(NUMBERS, generator=torch.Generator().manual_seed(seed)).tolist()
-    image = torch.empty(3, height, width)
-    top, left, h, w = RandomView(scale=(0.3, 0.9)).box(image, row[:20], *row[20:22])
-    assert 0 <= top < top + h <= height
-    assert 0 <= left < left + w <= width
-
-
-@pytest.mark.parametrize("ratio", [(100.0, 100.0), (0.01, 0.01)])
-def test_ratios_that_no_image_has_leave_a_pixel(ratio):
-    view = RandomView("resized", 8, ratio=ratio)
-    shown = view(torch.zeros(3, 20, 30, dtype=torch.uint8), [0.5] * NUMBERS)
-    assert shown.shape == (3, 8, 8)
-
-
-def test_a_random_view_is_a_crop_resized_and_flipped():
+def test_random_views_are_torchvisions_transforms():
     image = noise(80, 100)
-    row = [0.5] * (NUMBERS - 3) + [0.25, 0.75, 0.0]
-    view = RandomView(size=32, hflip_prob=0.5)
-    top, left, height, width = view.box(image, row[:20], 0.25, 0.75)
-    expected = functional.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
-    assert torch.equal(view(image, row), expected.flip(2))
-    row[-1] = 0.5
-    assert torch.equal(view(image, row), expected)
+    crop, flip = v2.RandomResizedCrop(32, (0.3, 0.9)), v2.RandomHorizontalFlip()
+    more = {
+        "crop": [], "randaugment": [v2.RandAugment()], "trivial": [v2.TrivialAugmentWide()],
+        "color": [v2.ColorJitter(0.4, 0.4, 0.4, 0.1)],
+        # The mean of ImageNet's images, so 0 after normalisation.
+        "erasing": [v2.RandomErasing(value=[124, 116, 104])],
+    }  # fmt: skip
+    for augment, transforms in more.items():
+        form = RandomView(augment, View(36, 32), scale=(0.3, 0.9))
+        for seed in range(8):
+            expected = seeded(v2.Compose([crop, flip, *transforms]), image, seed)
+            assert torch.equal(form(image, seed), expected), augment
 
 
-def test_random_crops_pad_with_black_and_reach_every_corner():
-    view = RandomView("random", 32, padding=4, hflip_prob=0.0, view=View(32, 32, squash=True))
+def test_erased_pixels_are_the_mean_of_the_channel():
+    """Also if the weights come with a mean for each pixel."""
+    form = RandomView("erasing", View(16, 16, mean=(0.2,) * 256 + (0.4,) * 256 + (0.6,) * 256,
+                                      std=(1.0,) * 768))  # fmt: skip
+    white = torch.full((3, 40, 40), 255, dtype=torch.uint8)
+    erased = [form(white, seed) for seed in range(20)]
+    colours = {tuple(image[:, y, x].tolist()) for image in erased for y in range(16)
+               for x in range(16)}  # fmt: skip
+    assert colours == {(255, 255, 255), (51, 102, 153)}
+
+
+def test_shifted_views_pad_with_black_and_reach_every_corner():
+    form = RandomView("shift", View(32, 32, squash=True), padding=4)
     image = torch.full((3, 32, 32), 200, dtype=torch.uint8)
-    corner = view(image, [0.0] * NUMBERS)
-    assert (corner[:, :4] == 0).all()
-    assert (corner[:, 4:, 4:] == 200).all()
-    other = view(image, [1 - 1e-9] * NUMBERS)
-    assert (other[:, -4:] == 0).all()
-    assert (other[:, :-4, :-4] == 200).all()
-    assert view.stored(noise(50, 80)).shape == (3, 32, 32)
-    loose = RandomView("random", 32, view=View(40, 32))
+    shown = [form(image, seed)[0] == 0 for seed in range(400)]
+    tops = {int(black[:, 16].sum()) * (1 if black[0, 16] else -1) for black in shown}
+    assert tops == set(range(-4, 5))
+    assert form.stored(noise(50, 80)).shape == (3, 32, 32)
+    loose = RandomView("shift", View(40, 32))
     assert loose.stored(noise(50, 80)).shape == (3, 40, 64)
+    assert loose(loose.stored(noise(50, 80)), 0).shape == (3, 32, 32)
 
 
-def test_without_a_crop_the_whole_image_stays():
-    image, view = noise(40, 40), RandomView("none", 40, hflip_prob=0.0, view=View(40, 40))
-    assert torch.equal(view(image, [0.5] * NUMBERS), image)
+def test_without_augmentation_the_image_is_what_evaluation_sees():
+    form = RandomView("none", View(40, 32))
+    image = noise(50, 80)
+    assert torch.equal(form(form.stored(image), 0), View(40, 32)(image))
 
 
 def test_stored_images_are_small_but_never_enlarged():
-    view = RandomView(size=224)
-    assert view.stored == ShorterSide(504, "bilinear", enlarge=False)
-    assert view.stored(noise(1000, 2000)).shape == (3, 504, 1008)
+    form = RandomView()
+    assert form.stored == ShorterSide(504, "bilinear", enlarge=False)
+    assert form.stored(noise(1000, 2000)).shape == (3, 504, 1008)
     small = noise(300, 200)
-    assert view.stored(small) is small
+    assert form.stored(small) is small
     assert ShorterSide(30, "bilinear")(noise(20, 40)).shape == (3, 30, 60)
-
-
-def test_scale_is_the_share_of_the_area():
-    """Over many draws the share of the area is uniform, and the ratio log-uniform."""
-    image, view = torch.empty(3, 1000, 1000), RandomView(scale=(0.2, 0.8))
-    rows = torch.rand(2000, NUMBERS, generator=torch.Generator().manual_seed(1)).tolist()
-    boxes = [view.box(image, row[:20], *row[20:22]) for row in rows]
-    shares = torch.tensor([h * w / 1e6 for _, _, h, w in boxes])
-    ratios = torch.tensor([math.log(w / h) for _, _, h, w in boxes])
-    assert abs(shares.mean() - 0.5) < 0.015
-    assert shares.min() > 0.19
-    assert shares.max() < 0.81
-    assert abs(ratios.mean()) < 0.015

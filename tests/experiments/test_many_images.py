@@ -1,4 +1,4 @@
-"""predict, evaluate and attention on many images, of any size, some of them damaged."""
+"""predict, evaluate and saliency on many images, of any size, some of them damaged."""
 
 import contextlib
 import csv
@@ -24,7 +24,7 @@ from experiments.plumbing.cli import UsageError
 from experiments.predict import SHOWN, show
 
 CLASSES = ("ant", "bee", "개미")
-OUT = {"predict": "--sheet", "evaluate": "--output-dir", "attention": "--output"}
+OUT = {"predict": "--sheet", "evaluate": "--output-dir", "saliency": "--output"}
 COMMANDS = tuple(OUT)
 VIEW = View(24, 20, "bicubic", input_size=32)
 DAMAGED = b"\xff\xd8 not much"
@@ -158,20 +158,20 @@ def test_evaluation_depends_on_neither_batch_size_nor_workers(checkpoint, files,
         assert one == other
 
 
-def test_attention_of_several_images_is_a_folder(checkpoint, files, tmp_path, invoke):
+def test_saliency_of_several_images_is_a_folder(checkpoint, files, tmp_path, invoke):
     """One figure per image, even with equal names; a damaged image does not affect the others."""
     (tmp_path / "more").mkdir()
     same = tmp_path / "more" / Path(files[0]).name
     same.write_bytes(Path(files[0]).read_bytes())
     Path(files[1]).write_bytes(DAMAGED)
-    done = invoke("experiments.attention", checkpoint, *files[:3], same, "--output",
+    done = invoke("experiments.saliency", checkpoint, *files[:3], same, "--output",
                   tmp_path / "out" / "heads.png", "--device", "cpu")  # fmt: skip
     assert_prints(done, "device cpu: as requested", f"{same}: ", code=3)
     assert files[1] in done.stderr
     drawn = sorted(path.name for path in (tmp_path / "out" / "heads").iterdir())
     stems = [Path(file).stem for file in (files[0], files[2], files[0])]
     assert drawn == [f"{n}-{stem}.png" for n, stem in zip((1, 3, 4), stems, strict=True)]
-    assert done.stdout.count("attention: ") == 3
+    assert done.stdout.count("saliency: ") == 3
 
 
 # --- devices ---
@@ -185,7 +185,7 @@ def test_the_network_moves_to_the_device(name, checkpoint, files, tmp_path, invo
         seen.append(next(model.model.parameters()).device.type)
         raise UsageError("work", "begins", "here")
 
-    for works in ("classifier.predictions", "evaluate.evaluate_on", "attention.draw_one"):
+    for works in ("classifier.predictions", "evaluate.evaluate_on", "saliency.draw_one"):
         monkeypatch.setattr(f"experiments.{works}", stop)
     for user in ("classifier", "plumbing.device"):
         choose = f"experiments.{user}.choose_device"

@@ -1,18 +1,36 @@
-"""The attention figure: every head and the roll-out, their highest values, in the right places."""
+"""The figures of saliency: maps, their highest values, in the right places."""
 
 import pytest
 import torch
 from figures import NASTY, drawn, readable, words
 
-from experiments.drawing.heatmap import draw_attention
+from experiments.drawing.heatmap import draw_cam, draw_rollout
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
+VERDICT = (
+    "Random weights give other maps: this one depends on the weights, no more (rank correlations "
+    "-0.10 to +0.23, without signs 0.11 on average, n = 5 networks)."
+)
+
+
 def drawing(maps, title="a.png: cat", adds=True):
-    """All arguments of draw_attention except the path."""
-    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
-    return image, title, maps, maps[0].double(), "blocks.11, the last", adds
+    """All arguments of draw_rollout except the path."""
+    image, rolled = torch.zeros(3, 32, 32, dtype=torch.uint8), maps[0].double()
+    return image, title, rolled, rolled.flip(0), VERDICT, maps, "blocks.11, the last", adds
+
+
+@pytest.mark.parametrize("side", [1, 7, 24])
+@pytest.mark.parametrize("name", NASTY[:4])
+def test_grad_cam_is_readable(side, name, tmp_path):
+    image, cam = torch.zeros(3, 32, 32, dtype=torch.uint8), torch.rand(side, side)
+    figure = readable(
+        draw_cam, tmp_path / "a.png", image, f"{name}: cat", cam, cam.flip(0), VERDICT
+    )
+    heats = [axes.images[-1].get_array() for axes in figure.axes[1:3]]
+    assert torch.allclose(torch.tensor(heats[0]), cam / cam.max())
+    assert torch.allclose(torch.tensor(heats[1]), cam.flip(0) / cam.max())
 
 
 @pytest.mark.parametrize(("heads", "side"), [(1, 1), (2, 3), (3, 14), (4, 8), (12, 14), (16, 14)])
@@ -20,7 +38,7 @@ def test_attention_is_readable_for_any_number_of_heads(heads, side, tmp_path):
     for i, adds in enumerate((True, False)):
         title = f"{NASTY[heads % 10]}: {NASTY[i]}"
         what = drawing(torch.rand(heads, side, side), title, adds)
-        figure = readable(draw_attention, tmp_path / "deep" / "a.png", *what)
+        figure = readable(draw_rollout, tmp_path / "deep" / "a.png", *what)
         assert sum(text.startswith("head ") for text in words(figure)) == heads
         assert any("no skips" in text for text in words(figure)) == (not adds)
 
@@ -30,7 +48,7 @@ def test_maps_are_shares_of_their_highest_value_over_the_whole_image(tmp_path):
     for head in range(11):  # the last one attends to no patch
         maps[head, head % 8, 2] = 0.01 * (head + 1)
         maps[head, 0, 7] = 0.005
-    figure = drawn(draw_attention, tmp_path / "a.png", *drawing(maps))
+    figure = drawn(draw_rollout, tmp_path / "a.png", *drawing(maps))
     panels = {axes.get_title().split(":")[0]: axes for axes in figure.axes}
     for head in range(12):
         grey, heat = panels[f"head {head}"].images

@@ -25,8 +25,8 @@ def test_a_crash_is_called_our_bug_and_has_its_own_exit_code(invoke, monkeypatch
     def crash(path) -> None:
         raise KeyError("planted")
 
-    monkeypatch.setattr("experiments.samples.draw_samples", crash)
-    done = invoke("experiments.samples")
+    monkeypatch.setattr("experiments.drawing.samples.draw_samples", crash)
+    done = invoke("experiments.publish", "samples")
     assert done.returncode == 70
     assert done.stderr.startswith("Traceback")
     assert "KeyError: 'planted'" in done.stderr
@@ -38,15 +38,14 @@ BAD = [
     ("shapes resnet50 --size -3", 2, "--size -3"),
     ("shapes resnet50 --size 0", 2, "--size 0"),
     ("shapes vit_b_16 --size 100000", 2, "give 1 to 4,096"),
-    ("samples --output ''", 2, "an argument is empty"),
-    ("samples --output=", 2, "an argument is empty"),
-    ("samples --output FOLDER", 2, "name a file"),
-    ("samples --output ..", 2, "name a file"),
-    ("samples --output PIPE", 2, "name a file"),
-    ("samples --output FILE/x.png", 2, "Not a directory"),
-    ("samples --output NOWHERE.jpg", 2, "NOWHERE.png"),
-    (f"samples --output {'x' * 300}.png", 2, "File name too long"),
-    ("attention NOWHERE NOWHERE --output FOLDER", 2, "name a file"),
+    ("saliency NOWHERE NOWHERE --output ''", 2, "an argument is empty"),
+    ("saliency NOWHERE NOWHERE --output=", 2, "an argument is empty"),
+    ("saliency NOWHERE NOWHERE --output FOLDER", 2, "name a file"),
+    ("saliency NOWHERE NOWHERE --output ..", 2, "name a file"),
+    ("saliency NOWHERE NOWHERE --output PIPE", 2, "name a file"),
+    ("saliency NOWHERE NOWHERE --output FILE/x.png", 2, "Not a directory"),
+    ("saliency NOWHERE NOWHERE --output NOWHERE.jpg", 2, "NOWHERE.png"),
+    (f"saliency NOWHERE NOWHERE --output {'x' * 300}.png", 2, "File name too long"),
     ("predict NOWHERE NOWHERE --sheet FOLDER", 2, "name a file"),
     ("predict '' NOWHERE", 2, "an argument is empty"),
     ("predict NOWHERE FILE --weights IMAGENET1K_V1", 2, "none is named"),
@@ -85,12 +84,32 @@ BAD = [
     ("transfer FOLDER --lr inf", 2, "--lr is too large", "give 1e-30 to 1e+30"),
     ("transfer FOLDER --weight-decay 1e308", 2, "--weight-decay is too large"),
     ("transfer FOLDER --probe-l2 1e308", 2, "--probe-l2 is too large"),
-    ("transfer FOLDER --scale 1 inf", 2, "--scale is too large"),
+    ("transfer FOLDER --lr-decay 2", 2, "--lr-decay is too large", "give 0.01 to 1"),
+    (
+        "transfer FOLDER --lr-decay 0.5 --strategy linear-probe scratch",
+        2,
+        "only for finetune, lp-ft",
+    ),
+    ("transfer FOLDER --unfreeze head --strategy finetune", 2, "only for --strategy partial"),
+    (
+        "transfer FOLDER --unfreeze stages.4,head",
+        2,
+        "resnet18 has no part 'stages.4'",
+        "stages.3.0",
+    ),
+    ("transfer FOLDER --unfreeze stages.3", 2, "the head is new", "--unfreeze stages.3,head"),
+    ("transfer FOLDER --unfreeze '' --strategy partial", 2, "an argument is empty"),
+    (
+        "transfer FOLDER --unfreeze stages.3,head --model resnet18 vit_b_16",
+        2,
+        "vit_b_16 has no part 'stages.3'",
+        "blocks.11, norm, head",
+    ),
     ("transfer FOLDER --workers 3000", 2, "give 0 to 256"),
     ("transfer FOLDER --train-images 1", 2, "--train-images is too small"),
     ("transfer FOLDER --output-dir FILE/x", 2, "Not a directory"),
     # Missing permissions are reported before any work.
-    ("samples", 2, "cannot use this: Permission denied"),
+    ("saliency NOWHERE NOWHERE", 2, "cannot use this: Permission denied"),
     ("evaluate NOWHERE FOLDER", 2, "cannot use this: Permission denied"),
     ("transfer FOLDER", 2, "cannot use this: Permission denied"),
     ("report FOLDER", 3, "cannot read a folder: Permission denied"),
@@ -260,11 +279,11 @@ def test_options_of_a_notebook_are_those_of_the_command_line():
     """Lists give several values, True is a flag, and False and None leave an option out."""
     options = cli.options_from(
         Options, "my images", strategy=["finetune", "lp-ft"], batch_size=8, squash=True,
-        skip_bad=False, epochs=None, output_dir=Path("a b"), hflip_prob=0.0,
+        skip_bad=False, epochs=None, output_dir=Path("a b"), weight_decay=0.0,
     )  # fmt: skip
     assert options == Options(
         "my images", ("finetune", "lp-ft"), batch_size=(8,), squash=True, output_dir=Path("a b"),
-        more=More(hflip_prob=0.0),
+        more=More(weight_decay=0.0),
     )  # fmt: skip
     assert cli.options_from(Options, "x") == Options("x")
 

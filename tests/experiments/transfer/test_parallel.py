@@ -98,7 +98,7 @@ def by_hand(folder) -> dict:
     files = sorted(map(str, (folder / "train").glob("*/*")))  # the dark ones first
     labels = torch.tensor(["light" in name for name in files]).long()
     whole = View(16, 16, squash=True, input_size=16)
-    view = RandomView(size=16, scale=(0.35, 1.0), view=whole)
+    view = RandomView(view=whole, scale=(0.35, 1.0))
     epochs = StepDataset(DecodedOnUse(tuple(files), view.stored), labels, view, 8, 0)
     batches = ViewBatches(epochs, torch.device("cpu"))
     torch.manual_seed(0)

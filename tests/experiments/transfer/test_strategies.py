@@ -1,6 +1,7 @@
 """Frozen means frozen, and recipes do what they say."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -14,29 +15,42 @@ from experiments.train.loop import Settings, lr_at, start, train
 from experiments.transfer import options, strategies
 from experiments.transfer.options import More, Options
 from experiments.transfer.plan import recipe_of, starting_weights
-from experiments.transfer.strategies import STRATEGIES, Frozen, rarity, to_train, training_settings
+from experiments.transfer.strategies import (
+    STRATEGIES,
+    Frozen,
+    factor_of,
+    rarity,
+    to_train,
+    training_settings,
+)
 from zoo import WeightsError
+from zoo.networks import stages_of
 
 
 class Noise:
     """Batches whose statistics are far from what fresh norms assume."""
+
+    side = 16
 
     def __len__(self):
         return 4
 
     def batch(self, step):
         generator = torch.Generator().manual_seed(step)
-        images = 3 + 2 * torch.randn(8, 3, 16, 16, generator=generator)
+        images = 3 + 2 * torch.randn(8, 3, self.side, self.side, generator=generator)
         return images, torch.arange(8) % 3
 
 
-def changed(strategy: str, name: str = "resnet8", **settings) -> set[str]:
+def changed(
+    strategy: str, name: str = "resnet8", unfreeze: str | None = None, **settings
+) -> set[str]:
     """The state-dict entries that three steps of training change."""
     torch.manual_seed(0)
     model = zoo.build(name, 3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     settings = Settings(steps=3, milestones=(), lr=0.1, **settings)
-    for _ in train(Noise(), settings, start(to_train(strategy, model), settings)):
+    network = to_train(strategy, model, unfreeze)
+    for _ in train(Noise(), settings, start(network, settings)):
         pass
     return {key for key, value in model.state_dict().items() if not torch.equal(before[key], value)}
 
@@ -63,16 +77,81 @@ def test_the_others_train_everything(strategy):
 
 def test_frozen_networks_keep_eval_mode_and_give_the_heads_gradient():
     model = zoo.build("resnet8", 3)
-    frozen = Frozen(model)
-    assert not any(module.training for module in frozen.train().model.modules())
+    frozen = Frozen(model, ["head"])
+    training = {name for name, module in frozen.train().model.named_modules() if module.training}
+    assert training == {"head"}
     assert frozen.training
-    moving = Frozen(zoo.build("resnet8", 3), moving=True)
+    moving = Frozen(zoo.build("resnet8", 3), ["head"], moving=True)
     assert all(module.training for module in moving.train().modules())
     images = torch.randn(4, 3, 16, 16)
     frozen(images).sum().backward()
     learning = {name for name, p in model.named_parameters() if p.grad is not None}
     assert learning == {"head.weight", "head.bias"}
     assert torch.equal(frozen(images), model.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "unfreeze", "learning"),
+    [("resnet8", None, ("stages.2.", "head.")), ("plain8", "stages.1,head", ("stages.1.", "head.")),
+     ("resnet18", "stages.3.1,head", ("stages.3.1.", "head.")),
+     ("resnet8", "stem.norm,head", ("stem.norm.", "head.")),
+     ("vit4", None, ("blocks.3.", "norm.", "head.")),
+     ("vit2", "blocks.0,head", ("blocks.0.", "head."))],
+)  # fmt: skip
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_partial_trains_what_it_names_and_nothing_else(name, unfreeze, learning, opt, monkeypatch):
+    """No bit of the rest changes, running statistics included, even with weight decay."""
+    monkeypatch.setattr(Noise, "side", 32 if "vit" in name else 16)
+    found = changed("partial", name, unfreeze, opt=opt, weight_decay=0.1)
+    kinds = {key for key in zoo.build(name, 3).state_dict() if key.startswith(learning)}
+    assert found == kinds
+    if "norm" not in (unfreeze or "") and "vit" not in name:
+        assert any("running_mean" in key for key in found)  # what is trained has moving statistics
+
+
+def rates_of(name: str, strategy: str, decay: float | None) -> dict[str, float]:
+    """The rate of every parameter in a step, read from the optimiser."""
+    model = zoo.build(name, 3)
+    factor = partial(factor_of, model=model, decay=decay or 1.0)
+    network = to_train(strategy, model, None)
+    settings = Settings(steps=3, milestones=(), lr=0.1)
+    state = start(network, settings, factor_of=factor)
+    next(train(Noise(), settings, state))
+    assert state.lr == 0.1
+    rates = {id(p): g["lr"] for g in state.optimizer.param_groups for p in g["params"]}
+    return {key: rates[id(p)] for key, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "plain20", "vit2", "vit6"])
+def test_each_stage_learns_slower_than_the_next_one(name, monkeypatch):
+    monkeypatch.setattr(Noise, "side", 32)
+    rates, model = rates_of(name, "finetune", 0.7), zoo.build(name, 3)
+    assert set(rates) == {key for key, _ in model.named_parameters()}
+    by_stage = [
+        {rates[key] for key in rates if key.startswith(tuple(f"{module}." for module in modules))}
+        for modules in stages_of(model)
+    ]
+    expected = [0.1 * 0.7 ** (len(by_stage) - 1 - i) for i in range(len(by_stage))]
+    assert [len(found) for found in by_stage] == [1] * len(by_stage)
+    assert [min(found) for found in by_stage] == pytest.approx(expected)
+    assert set(rates_of(name, "finetune", None).values()) == {0.1}
+    partly = rates_of(name, "partial", 0.5)
+    assert sorted(set(partly.values())) == pytest.approx([0.05, 0.1])
+
+
+def test_stages_are_all_modules_in_their_order():
+    for name in ("resnet8", "plain50", "vit1", "vit2", "vit6", "vit_b_16"):
+        with torch.device("meta"):
+            model = zoo.build(name)
+        modules = [module for stage in stages_of(model) for module in stage]
+        children = {"stages", "blocks"}
+        direct = [
+            f"{key}.{i}" for key, child in model.named_children() if key in children
+            for i in range(len(child))
+        ]  # fmt: skip
+        wanted = ["stem", *direct, *(["norm"] if "vit" in name else []), "head"]
+        assert modules == wanted
+    assert [len(stage) for stage in stages_of(zoo.build("vit6"))] == [1, 1, 2, 1, 3, 1]
 
 
 def test_rarity_weighs_classes_inversely_and_images_to_1():
@@ -85,7 +164,7 @@ def executed_rates(recipe: Recipe, strategy: str, steps_per_epoch: int = 4) -> l
     """The rate of each step, read from the optimiser: a correct schedule might not be used."""
     model = zoo.build("resnet8", 3, width=1)
     settings = training_settings(recipe, strategy, steps_per_epoch, None, Settings())
-    state = start(to_train(strategy, model), settings)
+    state = start(to_train(strategy, model, None), settings)
     return [state.lr for state in train(Noise(), settings, state)]
 
 
@@ -142,7 +221,7 @@ def test_recipes_are_what_their_sources_say():
         "tutorial": {"batch_size": 4, "lr": 1e-3, "momentum": 0.9, "lr_scheduler": "step",
                      "lr_step_size": 7, "epochs": 25},
         "cifar10": {"batch_size": 256, "lr": 5e-4, "lr_step_size": 5,
-                    "crop": "random", "size": 32, "padding": 4, "input_size": 224,
+                    "augment": "shift", "size": 32, "padding": 4, "input_size": 224,
                     "mean_std": "cifar10"},
         "small": {"size": 32, "opt": "adam", "lr": 1e-3},
         "imagenet": {"batch_size": 256, "epochs": 90, "lr": 0.1, "momentum": 0.9,
@@ -169,7 +248,7 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
     assert (cifar.crop, cifar.input_size, cifar.squash) == (32, 224, True)
     assert cifar.mean == (0.4914, 0.4822, 0.4465)
     assert training_view(RECIPES["cifar10"], cifar) == RandomView(
-        "random", 32, (0.08, 1.0), (3 / 4, 4 / 3), 4, 0.5, cifar
+        "shift", cifar, (0.08, 1.0), padding=4
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from figures import assert_readable, drawn, words
 
 from data.synthetic import CLASSES, SIZE, synthetic_image
-from experiments.samples import COLUMNS, draw_samples
+from experiments.drawing.samples import COLUMNS, draw_samples
 
 
 def test_every_class_has_a_row_with_its_name(tmp_path):

@@ -1,4 +1,4 @@
-"""Attention maps: they show the weights that the network uses, each over its patch."""
+"""Maps of where a network looks: what they show is what it uses, each over its place."""
 
 import shutil
 
@@ -8,13 +8,24 @@ import torch
 from conftest import assert_prints, assert_three_lines, shaken
 from figures import drawn
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import nn
 
 import zoo
 from data.views import View
-from experiments.attention import attention_in, patches_of, rollout, skips_of
 from experiments.classifier import save_classifier
 from experiments.proof.checks import outputs_of
+from experiments.saliency import (
+    RANDOM,
+    attention_in,
+    grad_cam,
+    likeness,
+    patches_of,
+    rollout,
+    skips_of,
+    verdict,
+    with_random_weights,
+)
 from zoo.plainvit import BLOCKS
 from zoo.vit import EncoderBlock
 
@@ -165,11 +176,13 @@ def test_planted_attention_is_drawn_over_its_patch(image, saved, invoke, tmp_pat
     checkpoint, finished = saved("vit2", looks_at_colours()), []
     figure = drawn(
         lambda: finished.append(
-            invoke("experiments.attention", checkpoint, image, "--output", output)
+            invoke("experiments.saliency", checkpoint, image, "--output", output)
         )
     )
-    said = f"{image}: a, 33.3 %\nattention: {output}\n"
-    assert finished[0].stdout.partition("\n")[2] == said, finished[0].stderr
+    said = finished[0].stdout.splitlines()
+    assert said[1] == f"{image}: a, 33.3 %", finished[0].stderr
+    assert said[2].startswith("  Random weights give other maps")
+    assert said[3:] == [f"saliency: {output}"]
     pixels, panels = pixels_of(output), panels_of(figure)
     for head, patch in enumerate(PLANTED.values()):
         assert brightest(panels[f"head {head}"], pixels) == patch
@@ -205,12 +218,12 @@ def test_another_block_can_be_asked_for(image, saved, invoke, tmp_path):
     for block in (0, 1):
         output = tmp_path / "out.png"
         figure = drawn(
-            invoke, "experiments.attention", checkpoint, image, "--block", block, "--output", output
+            invoke, "experiments.saliency", checkpoint, image, "--block", block, "--output", output
         )
         brightest_patches.append(brightest(panels_of(figure)["head 1"], pixels_of(output)))
     assert brightest_patches == [PLANTED["green"], PLANTED["red"]]
     for block in (-1, 2):
-        done = invoke("experiments.attention", checkpoint, image, f"--block={block}")
+        done = invoke("experiments.saliency", checkpoint, image, f"--block={block}")
         assert_three_lines(done, 2, f"--block {block}", "give 0 to 1")
 
 
@@ -218,24 +231,134 @@ def test_another_block_can_be_asked_for(image, saved, invoke, tmp_path):
 def test_plain_networks_are_drawn_too(block, image, saved, invoke, tmp_path):
     checkpoint = saved("plainvit2", zoo.build("plainvit2", 3, block=block))
     output = tmp_path / "plain.png"
-    assert_prints(invoke("experiments.attention", checkpoint, image, "--output", output))
+    assert_prints(invoke("experiments.saliency", checkpoint, image, "--output", output))
     assert pixels_of(output).shape[2] == 3
 
 
 def test_what_cannot_be_drawn_is_refused_in_three_lines(image, saved, invoke, tmp_path):
-    done = invoke("experiments.attention", saved("resnet8", zoo.build("resnet8", 3)), image)
-    assert_three_lines(done, 2, "no attention to show", "resnet8.safetensors", "vit_b_16")
+    resnet = saved("resnet8", zoo.build("resnet8", 3))
+    done = invoke("experiments.saliency", resnet, image, "--block", 0)
+    assert_three_lines(
+        done, 2, "the attention of a ViT", "resnet8.safetensors", "leave --block out"
+    )
     checkpoint = saved("vit1", zoo.build("vit1", 3))
-    done = invoke("experiments.attention", checkpoint, tmp_path / "none.png")
+    done = invoke("experiments.saliency", checkpoint, tmp_path / "none.png")
     assert_three_lines(done, 3, "none.png")
-    done = invoke("experiments.attention", checkpoint)
+    done = invoke("experiments.saliency", checkpoint)
     assert_three_lines(done, 2, "no images are named")
-    done = invoke("experiments.attention", checkpoint, image, "--output", "/proc/none/a.png")
+    done = invoke("experiments.saliency", checkpoint, image, "--output", "/proc/none/a.png")
     assert_three_lines(done, 2, "cannot use this", "/proc/none", "check this path")
     (tmp_path / "more").mkdir()
     other = shutil.copy(image, tmp_path / "more")
-    several = ("experiments.attention", checkpoint, image, other, "--output", tmp_path / "o")
+    several = ("experiments.saliency", checkpoint, image, other, "--output", tmp_path / "o")
     for _ in range(2):  # the folder of figures is there the second time
         assert_prints(invoke(*several))
     done = invoke(*several[:3], "--output", tmp_path / "o")
     assert_three_lines(done, 2, "a folder or device, not a file")
+
+
+# --- Grad-CAM ---
+
+
+@pytest.mark.parametrize("name", ["resnet8", "plain20", "resnet18", "plain50"])
+def test_grad_cam_is_that_of_hooks_and_of_the_heads_weights(name):
+    """Selvaraju et al., section 3: behind a global average, it is CAM up to a factor."""
+    model = shaken(name).double().eval()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    labels = [1, 0]
+    maps = []
+    model.stages.register_forward_hook(lambda module, inputs, x: maps.append(x))
+    logits = model(images)
+    (x,) = maps
+    gradients = [torch.autograd.grad(logits[i, labels[i]], x, retain_graph=True)[0][i]
+                 for i in (0, 1)]  # fmt: skip
+    by_hooks = [(g.mean((1, 2))[:, None, None] * m).sum(0).relu()
+                for g, m in zip(gradients, x, strict=True)]  # fmt: skip
+    found = grad_cam(model, images, labels)
+    assert torch.allclose(found, torch.stack(by_hooks).detach(), rtol=1e-10, atol=1e-14)
+    places = x.shape[2] * x.shape[3]
+    cam = torch.einsum("nc,nchw->nhw", model.head.weight[labels], x).relu() / places
+    assert torch.allclose(found, cam.detach(), rtol=1e-9, atol=1e-14)
+    assert (found > 0).any()
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+def sees_light() -> zoo.networks.Network:
+    """Channel 0 is the brightness; class 1 is proportional to it, all else is nearly 0."""
+    model = zoo.build("resnet8", 3).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=1e-5)  # weights of nothing but zeros would be refused
+    with torch.no_grad():
+        model.stem.conv.weight[0, :, 1, 1] = 1
+        model.stem.norm.weight[0] = 1
+        model.head.weight[1] = 1
+    return model
+
+
+def test_planted_light_is_drawn_over_its_place(image, saved, invoke, tmp_path):
+    with Image.open(image) as opened:
+        pixels = np.array(opened)
+    row, column = PLANTED["green"]
+    pixels[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 255  # the only white patch
+    Image.fromarray(pixels).save(image)
+    output, checkpoint = tmp_path / "cam.png", saved("resnet8", sees_light())
+    figure = drawn(invoke, "experiments.saliency", checkpoint, image, "--output", output)
+    assert brightest(panels_of(figure)["Grad-CAM"], pixels_of(output)) == (row, column)
+    assert "Grad-CAM, random weights" in panels_of(figure)
+
+
+# --- the check with random weights ---
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("resnet8", {}), ("plain18", {}), ("vit2", {}), ("resnet20", {"variant": "rezero"}),
+     ("resnet20", {"variant": "fixup"}), ("resnet20", {"variant": "exclusive-gate"})],
+)  # fmt: skip
+def test_random_weights_are_random_in_every_layer(name, settings):
+    model = shaken(name, **settings).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first, again, other = (with_random_weights(model, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(2), expected), "training's random state moved"
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), "the network itself was changed"
+        assert not torch.equal(value, first.state_dict()[key]) or "num_batches" in key, key
+        assert torch.equal(first.state_dict()[key], again.state_dict()[key])
+    weights = [key for key, value in before.items() if value.dim() > 1]
+    assert all(not torch.equal(first.state_dict()[k], other.state_dict()[k]) for k in weights)
+    assert not any(module.training for module in first.modules())
+
+
+def test_a_map_that_random_weights_give_too_proves_nothing():
+    """Also if it is the opposite; and of another one, no more than that is said."""
+    torch.manual_seed(0)
+    ours = torch.rand(1, 9, 9)
+    like, unlike = ours + 0.2 * torch.rand(1, 9, 9), torch.rand(1, 9, 9)
+    assert "this one proves nothing" in verdict(ours, [like] * RANDOM)
+    assert "this one proves nothing" in verdict(ours, [-like] * RANDOM)
+    assert "this one proves nothing" in verdict(ours, [like, -like])
+    assert "depends on the weights, no more" in verdict(ours, [unlike] * RANDOM)
+    flat = torch.ones(1, 9, 9)
+    assert "nothing can be said" in verdict(ours, [flat] * RANDOM)
+    assert "nothing can be said" in verdict(flat, [ours])
+    assert "n = 1 networks" in verdict(ours, [flat, like])
+    assert likeness(ours, like) == pytest.approx(spearmanr(ours.flatten(), like.flatten())[0])
+
+
+def test_a_network_with_random_weights_is_caught(saved, image, invoke, tmp_path, monkeypatch):
+    """Planted: the "trained" network is one of the random ones, and the only one compared."""
+    model = with_random_weights(zoo.build("resnet8", 3), 0)
+    monkeypatch.setattr("experiments.saliency.RANDOM", 1)
+    done = invoke("experiments.saliency", saved("resnet8", model), image, "--output",
+                  tmp_path / "a.png")  # fmt: skip
+    assert_prints(done, "this one proves nothing (rank correlations +1.00")
+
+
+def test_the_old_name_still_works(image, saved, tmp_path, command):
+    checkpoint = saved("vit1", zoo.build("vit1", 3))
+    done = command("experiments.attention", checkpoint, image, "--output", tmp_path / "a.png")
+    assert_prints(done, f"saliency: {tmp_path / 'a.png'}")
+    assert "python -m experiments.saliency" in done.stderr
