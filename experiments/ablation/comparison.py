@@ -233,7 +233,7 @@ def in_short(results: Sequence[dict], question: BlockQuestion) -> str:
             rate = f" at {arm.key.lr:g}" if question.common_rate or question.all_rates else ""
             named["cannot tell" if reason else answer(arm)[0]].append(arm.key.name + rate)
         words = "; ".join(f"{word}: {', '.join(names)}" for word, names in named.items() if names)
-        texts.append(f"{depth} layers: {words}" if len(depths) > 1 else words)
+        texts.append(f"{depth} layers: {words}")
     other = f"compared with {question.reference}: " * (question.reference != REFERENCE)
     return other + ". ".join(texts)
 

@@ -164,7 +164,8 @@ def test_failed_runs_count_with_the_loss_of_guessing():
     assert text.count("\n- ") == 4
     assert [line[5] for line in table.lines] == [*["10.0 ± 0.0"] * 3, "- (n = 0)", "10.0 ± 0.0"]
     assert in_short(rows, BLOCK_QUESTIONS["no-norm"]) == (
-        "compared with resnet without norms: worse: skipinit, fixup; better: resnet, rezero"
+        f"compared with resnet without norms: {rows[0]['depth']} layers: worse: skipinit, fixup; "
+        "better: resnet, rezero"
     )
 
 
