@@ -191,7 +191,7 @@ def open_dataset(source: Source, workers: int, loaders: int) -> ImageDataset:
         source = replace(source, data=str(folder))
         dataset = from_scan(source, scan(Listing(folder)), workers, loaders)
     if is_folder and dataset.source.data in (CIFAR10, *ARCHIVES):
-        dataset.notes.insert(0, f"the folder {folder} here; elsewhere the name means a download")
+        dataset.notes.insert(0, f"{folder}: this folder is used, not the download of that name")
     for name, split in dataset.splits.items():
         limit = source.train_images if name == "train" else source.test_images
         if limit is not None:

@@ -1,4 +1,4 @@
-"""Datasets by name: downloaded once into cache/, checked by a SHA-256 of all images, unpacked."""
+"""Datasets by name: downloaded once into cache/, unpacked, and checked by SHA-256."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ from data.progress import Progress
 CACHE = Path("cache")
 TIMEOUT = 30  # seconds without an answer
 CHUNK = 2**20  # bytes
-# What urllib and zipfile raise for answers that are cut, damaged, encrypted, or no HTTP.
+# What urllib and zipfile raise for answers that are cut, damaged, encrypted, or not HTTP.
 BROKEN = (OSError, HTTPException, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 
@@ -43,7 +43,7 @@ ARCHIVES = {
 def folder_of(data: str) -> Path:
     """The folder that `data` names: a path, or one of ARCHIVES, downloaded if it is not here yet.
 
-    A folder of that name in the current one goes first. Raises DataError if the download fails.
+    A folder of that name in the current folder is preferred. Raises DataError if that fails.
     """
     if data not in ARCHIVES or Path(data).is_dir():
         return Path(data)
@@ -57,7 +57,7 @@ def folder_of(data: str) -> Path:
             except DataError:
                 raise
             except BROKEN as error:
-                fix = f"try again, or download it yourself, unpack it into {CACHE.absolute()}"
+                fix = f"try again, or download it yourself, and unpack it into {CACHE.absolute()}"
                 raise DataError(f"cannot download {data}: {error}", archive.url, fix) from error
     return folder
 
@@ -77,7 +77,7 @@ def download(name: str, archive: Archive, folder: Path) -> None:
         with ZipFile(packed) as archived:
             archived.extractall(beside)  # names cannot lead out of this folder
         if checksum_of(unpacked) != archive.sha256:
-            fix = "try again; if the images were changed for good, download them yourself"
+            fix = "try again; if the images have changed for good, download them yourself"
             raise DataError(f"the images of {name} are not the expected ones", archive.url, fix)
         shutil.move(unpacked, folder)
 

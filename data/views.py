@@ -73,8 +73,7 @@ class RandomView:
 
     augment: str = "crop"  # a key of AUGMENTS
     view: View = View()  # what evaluation sees
-    scale: tuple[float, float] = (0.08, 1.0)  # of all that crop: the crop's share of the area
-    padding: int = 0  # "shift": black pixels added to every side of `view` first
+    scale: tuple[float, float] = (0.08, 1.0)  # a crop's share of the area; not of none and shift
 
     @property
     def stored(self) -> View | ShorterSide:
@@ -91,8 +90,8 @@ class RandomView:
         """An image transformed by `stored`, and a seed below 2**64, -> uint8 (3, S, S)."""
         if self.augment == "none":
             return image
-        # The transforms draw from torch's own generator; its state is put back afterwards. Of a
-        # GPU's generators, which torch.manual_seed would set too, nothing is touched.
+        # The transforms draw from torch's own generator; its state is put back afterwards. The
+        # generators of GPUs, which torch.manual_seed would also set, are left alone.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return transforms_of(self)(image)
@@ -100,7 +99,7 @@ class RandomView:
 
 AUGMENTS = {
     "none": "the image as evaluation sees it",
-    "shift": "RandomCrop of the padded image, and a flip",
+    "shift": "RandomCrop of the image with a black border (an eighth of its side), and a flip",
     "crop": "RandomResizedCrop and a flip",
     "color": "crop, then ColorJitter",
     "randaugment": "crop, then RandAugment (Cubuk et al. 2019, arXiv 1909.13719)",
@@ -116,15 +115,15 @@ def transforms_of(form: RandomView) -> Callable[[Tensor], Tensor]:
 
     side, flip = form.view.crop, v2.RandomHorizontalFlip()
     if form.augment == "shift":
-        return v2.Compose([v2.RandomCrop(side, form.padding), flip])
+        return v2.Compose([v2.RandomCrop(side, side // 8), flip])  # 4 pixels at 32x32, as usual
     mode = v2.InterpolationMode(form.view.interpolation)
-    grey = torch.tensor(form.view.mean).view(3, -1).mean(1)  # 0 after normalisation
+    mean_colour = torch.tensor(form.view.mean).view(3, -1).mean(1)  # 0 after normalisation
     more = {
         "crop": [],
         "color": [v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)],
         "randaugment": [v2.RandAugment()],
         "trivial": [v2.TrivialAugmentWide()],
-        "erasing": [v2.RandomErasing(value=(255 * grey).round().tolist())],
+        "erasing": [v2.RandomErasing(value=(255 * mean_colour).round().tolist())],
     }
     crop = v2.RandomResizedCrop(side, form.scale, interpolation=mode)
     return v2.Compose([crop, flip, *more[form.augment]])

@@ -2,9 +2,9 @@
 
     python -m experiments.saliency CHECKPOINT IMAGES ...
 
-Beside it is the same map of the network with random weights. If the two are alike, the map shows
-the image and the architecture, not what was learned (Adebayo et al. 2018, arXiv 1810.03292). If
-they are not, it may be a good one: this check can only refute a map.
+Beside Grad-CAM and roll-out is the same map of the network with random weights. If the two are
+alike, the map shows the image and the architecture, not what was learned (Adebayo et al. 2018,
+arXiv 1810.03292). If they are not, nothing is proved: this check can only refute a map.
 
 Papers: Selvaraju et al. 2017 (arXiv 1610.02391), section 3, for Grad-CAM; Vaswani et al. 2017
 (arXiv 1706.03762), section 3.2, for attention; Abnar and Zuidema 2020 (arXiv 2005.00928),
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from zoo.vit import ViT
 
 RANDOM = 5  # networks with random weights
-ALIKE = 0.5  # mean rank correlation, without signs, from which maps are alike
+ALIKE = 0.5  # mean absolute rank correlation from which maps count as alike
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def rolled_out(model: ViT, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def with_random_weights(model: Network, seed: int) -> Network:
-    """A copy of the network with random weights in every layer, and fresh batch statistics."""
+    """A copy of the network with random weights in every layer; BatchNorm statistics are reset."""
     import torch
     from torch import nn
 
@@ -192,13 +192,11 @@ def verdict(ours: Tensor, random: Sequence[Tensor]) -> str:
     if not ranks:
         return "This map, or that of random weights, is the same everywhere: nothing can be said."
     mean = fmean(map(abs, ranks))
-    about = (
-        f"rank correlations {min(ranks):+.2f} to {max(ranks):+.2f}, without signs {mean:.2f} on "
-    )
-    about += f"average, n = {len(ranks)} networks"
+    about = f"rank correlations {min(ranks):+.2f} to {max(ranks):+.2f}, mean absolute one "
+    about += f"{mean:.2f}, n = {len(ranks)} networks"
     if mean >= ALIKE:
         return f"Random weights give similar maps: this one proves nothing ({about})."
-    return f"Random weights give other maps: this one depends on the weights, no more ({about})."
+    return f"Random weights give other maps, so this one depends on the weights ({about})."
 
 
 def main(options: Options) -> int:

@@ -149,6 +149,7 @@ def options_from(options: type[Options], *words: object, **values: object) -> Op
 def leave(error: BaseException, debug: bool, resumes: bool) -> int:
     """Print in a few lines why the command ended; return its exit code."""
     signals.asked.raised = True  # a signal must not interrupt this
+    signals.forget_children()
     stopped = signals.asked.exit_code if signals.asked.first else 0
     if isinstance(error, BrokenPipeError) and not stopped:  # `| head` has read enough
         return PIPE

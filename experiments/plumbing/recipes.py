@@ -35,7 +35,6 @@ class Recipe:
     scale: tuple[float, float] = (0.35, 1.0)  # ImageNet's 0.08 is too strong for few images
     size: int | None = None  # side of the cropped square; None: what the weights expect
     squash: bool = False
-    padding: int = 0  # of "shift"
     input_size: int | None = None  # None: `size`; larger: the square is enlarged to it
     unfreeze: str | None = None  # of "partial": modules, such as "stages.3,head"; None: those two
     lr_decay: float | None = None  # factor of the rate from each stage to the one before it
@@ -82,7 +81,7 @@ RECIPES = {
     # Notebooks on CIFAR-10: 32x32 crops enlarged to 224x224.
     "cifar10": replace(
         PLAIN_SGD, batch_size=256, lr=5e-4, head_lr=1e-3, lr_scheduler="step", lr_step_size=5,
-        epochs=10, augment="shift", size=32, padding=4, squash=True, input_size=224,
+        epochs=10, augment="shift", size=32, squash=True, input_size=224,
         mean_std="cifar10",
     ),
     # A first try without a GPU: like bootcamp, at 32x32.
@@ -113,4 +112,4 @@ def evaluation_view(recipe: Recipe, expected: View) -> View:
 
 def training_view(recipe: Recipe, view: View) -> RandomView:
     """The recipe's augmentation of images that evaluation sees as `view`."""
-    return RandomView(recipe.augment, view, recipe.scale, recipe.padding)
+    return RandomView(recipe.augment, view, recipe.scale)

@@ -94,6 +94,16 @@ def ignore_all() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def forget_children() -> None:
+    """From here on, the end of a worker process is no error.
+
+    PyTorch's handler would raise one anywhere, even while Python exits, for a worker that was
+    killed because it ended too slowly.
+    """
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def handle(number: int, _: object) -> None:
     """Signal handler: raise, unless signals are deferred or one was raised before."""
     asked.first = asked.first or number

@@ -147,7 +147,7 @@ def start(
 ) -> State:  # fmt: skip
     """The state before the first step, with an optimiser of all parameters that are not frozen.
 
-    `factor_of` the name of a parameter: what its learning rate is multiplied by.
+    `factor_of(name)`: the factor of a parameter's learning rate.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -257,7 +257,7 @@ def say_recipe(options: Options, group: Group) -> None:
 def say_weights(options: Options, group: Group = ALONE) -> None:
     """Say that random weights have nothing to transfer."""
     if options.weights == "none" and set(options.strategy) != {"scratch"}:
-        group.say("Weights none: all strategies start from random ones, so nothing is transferred")
+        group.say("Weights none: random ones, so nothing is transferred")
 
 
 def say_notes(dataset: ImageDataset, group: Group) -> None:
@@ -281,7 +281,7 @@ def probe_networks(
         settings, stored = run.of_probe, stages.read(folder)
         stages.check_settings(stored, settings, folder)
         if model in stored:
-            say(f"{model}: every stage was probed before, and is not again")
+            say(f"{model}: every stage was probed before, so it is not probed again")
             found[model] = stored[model]
             continue
         with doing(f"probing every stage of {model}"):

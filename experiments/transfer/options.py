@@ -46,11 +46,11 @@ class More:
     unfreeze: Annotated[str | None, shown("PART,...")] = None
     """With partial: what to train (default: the last stage and the head)."""
     lr_decay: Real = None
-    """Factor of the rate from each stage to the one before it (finetune, lp-ft, partial)."""
+    """The rate of a stage is that of the next one times X (in finetune, lp-ft, partial)."""
     augment: Annotated[
         Augment | None, shown("{none,shift,crop,color,randaugment,trivial,erasing}")
     ] = None
-    """Nothing; a padded crop; a resized crop; or one with another transform. All but none flip."""
+    """Crops at a random place (shift) or of random size, then the named transform; and flips."""
     probe_l2: Real = None
     """L2 penalty of linear-probe's logistic regression."""
     test_images: Count = None

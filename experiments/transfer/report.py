@@ -225,7 +225,7 @@ def report_of(folder: Path) -> list[Part]:
     rows = sorted(read_rows(readable(folder), NEEDS), key=planned_order)
     if not rows:
         raise no_results(folder)
-    if len({row["run"]["dataset_id"] for row in rows}) > 1:
+    if len({row["run"].get("dataset_id") for row in rows}) > 1:
         what = "the runs here are of different images, so they cannot be compared"
         raise ResultsError(what, folder, "move those of one dataset to another folder")
     more = "repeat the command to train the others"

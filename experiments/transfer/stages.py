@@ -36,7 +36,7 @@ from zoo.networks import Network, stages_of
 from zoo.resnet import ResNet
 
 FILE = "stages.json"  # in transfer's folder of results
-# The keys of a network in it.
+# What it stores of each network.
 NEEDS = {"stages", "unfreeze", "curve", "images", "tested_on", "settings"}
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -92,9 +92,10 @@ def probe_stages(
 ) -> dict[str, Any]:
     """Fit all probes, and return which tested images each of them classifies correctly.
 
-    "stages": name -> "0110..."; "unfreeze": name -> all modules after the stage; "curve": number of
-    training images -> one "0110..." per sample. `fit(features, labels)`: weight and bias of a head;
-    `settings`: of the training features. As in linear-probe, the tested ones are fp32.
+    "stages": name -> "0110..."; "unfreeze": name -> all modules after the stage, with commas;
+    "curve": number of training images -> one "0110..." per sample. `fit(features, labels)`: weight
+    and bias of a head; `settings`: precision of the training features; tested ones are fp32, as in
+    linear-probe.
     """
     stages, modules = list(probed_stages(model)), stages_of(model)
     features, labels = features_by_stage(model, train, settings)
@@ -137,7 +138,8 @@ def accuracy(text: str) -> Interval:
 def lead(one: str, other: str) -> tuple[str, float]:
     """How much more accurate one probe is than another, in words, and a p-value. Paired by image.
 
-    The exact test of McNemar: of the images on which only one of them is right, is each half?
+    The exact test of McNemar: of the images that exactly one probe classifies correctly, has each
+    half?
     """
     from scipy.stats import binomtest  # slow to import, so only here
 
@@ -162,14 +164,15 @@ def advice(found: Mapping[str, Any]) -> str:
     value = leads[best][0]
     if better:
         return (
-            f"{best} knows more than the last stage ({value}), so train what comes after it: "
-            f"--strategy partial --unfreeze {found['unfreeze'][best]}"
+            f"{best} knows more than the last stage ({value}), so it may help to train what comes "
+            f"after it: --strategy partial --unfreeze {found['unfreeze'][best]}"
         )
     if unclear:
-        return f"cannot tell; {best} may know as much as the last stage ({value})"
+        clear_from = f"below {0.05 / len(earlier):.2g} would be clear"
+        return f"cannot tell: {best} minus the last stage, {value} ({clear_from})"
     return (
-        f"the last stage knows more than all before it ({best}: {value}), so nothing says that one "
-        "has to change: begin with the head alone, --strategy linear-probe or feature-extraction"
+        f"the last stage knows more than all before it ({best}: {value}), so the probes give no "
+        "reason to train another one: begin with the head alone, --strategy linear-probe"
     )
 
 

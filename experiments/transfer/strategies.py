@@ -70,7 +70,7 @@ def factor_of(name: str, model: Network, decay: float) -> float:
     """The factor of a parameter's rate: 1 in the head, `decay` in the last stage, and so on.
 
     Each stage has the rate of the next one times `decay` (Howard and Ruder 2018, arXiv 1801.06146,
-    section 3.2, with 1 / 2.6). `name`: the parameter's, as in the network or in Frozen.
+    section 3.2; their decay is 1 / 2.6). `name`: the parameter's, as in the network or in Frozen.
     """
     stages, name = stages_of(model), name.removeprefix("model.")
     places = [i for i, names in enumerate(stages) for n in names if name.startswith(f"{n}.")]

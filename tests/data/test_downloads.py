@@ -110,7 +110,7 @@ def test_a_folder_of_that_name_goes_first_and_is_named(served, tmp_path, name, m
     served.unlink()
     dataset = open_dataset(Source(name), 0, 0)
     assert len(dataset.labels("train")) == 10
-    assert dataset.notes[0] == f"the folder {name} here; elsewhere the name means a download"
+    assert dataset.notes[0] == f"{name}: this folder is used, not the download of that name"
 
 
 def test_the_hash_is_that_of_the_real_images(real_data, tmp_path):

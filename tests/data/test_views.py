@@ -67,7 +67,7 @@ def seeded(transform, image, seed):
 @pytest.mark.parametrize("shape", [(80, 100), (20, 500), (7, 3)])
 def test_a_random_view_depends_on_its_seed_alone(augment, shape):
     """And torch's own random state stays as it was."""
-    form = RandomView(augment, View(36, 32), padding=4)
+    form = RandomView(augment, View(36, 32))
     image = form.stored(noise(*shape))
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -109,7 +109,7 @@ def test_erased_pixels_are_the_mean_of_the_channel():
 
 
 def test_shifted_views_pad_with_black_and_reach_every_corner():
-    form = RandomView("shift", View(32, 32, squash=True), padding=4)
+    form = RandomView("shift", View(32, 32, squash=True))
     image = torch.full((3, 32, 32), 200, dtype=torch.uint8)
     shown = [form(image, seed)[0] == 0 for seed in range(400)]
     tops = {int(black[:, 16].sum()) * (1 if black[0, 16] else -1) for black in shown}

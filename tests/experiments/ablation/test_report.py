@@ -176,8 +176,8 @@ def test_a_damaged_table_is_refused(tmp_path, change, words):
 
 
 def test_a_table_that_was_cut_off_is_refused(tmp_path):
-    whole = (ROOT / "docs/rate/results.csv").read_bytes()
-    (tmp_path / "results.csv").write_bytes(whole[:4000])
+    header, first, second, *_ = (ROOT / "docs/rate/results.csv").read_bytes().splitlines(True)
+    (tmp_path / "results.csv").write_bytes(header + first + second[:40])
     with refusal(ResultsError, "has no"):
         read_results(tmp_path)
 

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 VERDICT = (
-    "Random weights give other maps: this one depends on the weights, no more (rank correlations "
-    "-0.10 to +0.23, without signs 0.11 on average, n = 5 networks)."
+    "Random weights give other maps, so this one depends on the weights (rank correlations "
+    "-0.10 to +0.23, mean absolute one 0.11, n = 5 networks)."
 )
 
 

@@ -417,6 +417,19 @@ def test_an_unknown_error_soon_after_a_signal_is_its_consequence(seconds, code, 
     assert cli.leave(TypeError("in C"), debug=False, resumes=True) == code
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has no SIGCHLD")
+def test_a_worker_that_ends_after_the_command_is_no_error(monkeypatch):
+    """PyTorch's handler raised while Python was exiting."""
+    monkeypatch.setattr(signals, "asked", signals.Asked(first=signal.SIGINT))
+    before = signal.signal(signal.SIGCHLD, lambda *_: pytest.fail("asked about a worker"))
+    try:
+        assert cli.leave(KeyboardInterrupt(), debug=False, resumes=True) == 130
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_an_error_while_a_worker_saves_is_raised():
     saved, cancelled, broken, full = (Future() for _ in range(4))
     saved.set_result(None)

@@ -221,7 +221,7 @@ def test_recipes_are_what_their_sources_say():
         "tutorial": {"batch_size": 4, "lr": 1e-3, "momentum": 0.9, "lr_scheduler": "step",
                      "lr_step_size": 7, "epochs": 25},
         "cifar10": {"batch_size": 256, "lr": 5e-4, "lr_step_size": 5,
-                    "augment": "shift", "size": 32, "padding": 4, "input_size": 224,
+                    "augment": "shift", "size": 32, "input_size": 224,
                     "mean_std": "cifar10"},
         "small": {"size": 32, "opt": "adam", "lr": 1e-3},
         "imagenet": {"batch_size": 256, "epochs": 90, "lr": 0.1, "momentum": 0.9,
@@ -247,9 +247,7 @@ def test_views_are_what_the_weights_ask_unless_the_recipe_says_otherwise():
     cifar = evaluation_view(RECIPES["cifar10"], asked)
     assert (cifar.crop, cifar.input_size, cifar.squash) == (32, 224, True)
     assert cifar.mean == (0.4914, 0.4822, 0.4465)
-    assert training_view(RECIPES["cifar10"], cifar) == RandomView(
-        "shift", cifar, (0.08, 1.0), padding=4
-    )
+    assert training_view(RECIPES["cifar10"], cifar) == RandomView("shift", cifar, (0.08, 1.0))
 
 
 def test_there_is_a_word_on_every_strategy():
