@@ -63,7 +63,7 @@ notebooks: $(ORACLES)  ## run the notebooks and keep their outputs (ARGS=noteboo
 	@.venv/bin/python notebooks/make.py $(ARGS)
 
 test: $(ORACLES)  ## run all tests; the published results are not trained again
-	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(ORACLES)  ## run the tests of networks, proofs, imports, batches and verdicts: about a minute
 	@$(RUN) pytest -n 2 --dist loadfile -m 'not slow' -k 'not timm and not transformers' \

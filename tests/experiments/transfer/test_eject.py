@@ -179,7 +179,7 @@ def changed(runs: Path, folder: Path, name: str = "tuned", **changes) -> Path:
     ("changes", "word"),
     [({"strategy": "lp-ft"}, "lp-ft"), ({"model": "resnet20"}, "resnet20"),
      ({"precision": "bf16"}, "bf16"), ({"processes": 2}, "2 processes"),
-     ({"opt": "adam", "padding": 4}, "opt, padding"), ({"weights": None}, "None"),
+     ({"opt": "adam", "augment": "shift"}, "opt, augment"), ({"weights": None}, "None"),
      ({"weights": "run/best.safetensors"}, "weights"), ({"status": "diverged at step 3"}, "step 3"),
      ({"dataset_id": "0"}, "images2"), ({"data": "cifar10"}, "cifar10")],
     ids=lambda value: str(value)[:30],

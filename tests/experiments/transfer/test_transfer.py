@@ -608,8 +608,9 @@ def test_cifar10_is_taken_as_it_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ants_and_bees_with_cifar10s_network(real_data, tmp_path, transfer):
+def test_ants_and_bees_with_cifar10s_network(real_data, tmp_path, transfer, monkeypatch):
     """At least 75 %, and 10 points above random weights (2 seeds; LOG.md has 5)."""
+    monkeypatch.setattr(comparison, "probe_networks", lambda *_: {})  # not of every stage: slow
     shutil.unpack_archive(real_data / "hymenoptera_data.zip", tmp_path)
     accuracies = {}
     for weights, seeds in ((real_data / "weights" / "resnet32-d509ac18.th", 1), ("none", 2)):
