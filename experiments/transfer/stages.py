@@ -68,10 +68,11 @@ def features_by_stage(
     The features of a map are its means; those of tokens are the class token.
     """
     channels: list[int] = []
+    stages = probed_stages(model).values()
 
     def all_features(x: Tensor) -> Tensor:
         outputs = []
-        for names in probed_stages(model).values():
+        for names in stages:
             for name in names:
                 x = model.get_submodule(name)(x)
             outputs.append(x.mean((2, 3)) if x.dim() == 4 else x[:, 0])
