@@ -153,7 +153,7 @@ def answer(arm: Arm) -> tuple[str, str]:
     if arm.difference.n < 2:
         missing = "the reference has no run with these seeds"
         return "cannot tell", "two seeds or more are needed" if arm.difference.n else missing
-    why = f"{arm.difference.signed}, p = {arm.p:.2g}"
+    why = f"{arm.difference.signed}, p = {arm.p:.3g}"
     if not arm.p < 0.05:
         return "cannot tell", why
     return "worse" if arm.difference.mean > 0 else "better", why
@@ -207,7 +207,8 @@ def report_of_blocks(results: Sequence[dict], question: BlockQuestion) -> list[P
     n = " to ".join(map(str, dict.fromkeys((*pairs[:1], *pairs[-1:])))) or "0"
     lead = (
         f"**{question.question} Compared with {question.reference} by the final training loss "
-        f"after {steps:,} steps (n = {n}, paired by seed; p of a t-test, with Holm's correction):**"
+        f"after {steps:,} steps (n = {n}, paired by seed; ±: 95 % for each alone; p of a t-test, "
+        "corrected for the number of comparisons at this depth by Holm's method):**"
     )
     return [table, lead + "\n\n" + "\n".join(sentences), FAILED, *tried(results, question)]
 

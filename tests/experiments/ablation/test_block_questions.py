@@ -211,6 +211,12 @@ def test_holms_correction_is_for_all_rates_together():
     assert answer(alone)[0] == "worse"
 
 
+def test_a_p_just_below_the_limit_is_not_printed_as_the_limit():
+    rows = results({"resnet": REFERENCES, "half-both": [0.9] * 5})
+    (arm,) = (a for g in groups_of(rows, BLOCK_QUESTIONS["shortcuts"]) for a in g[1:])
+    assert answer(arm._replace(p=0.0496)) == ("worse", f"{arm.difference.signed}, p = 0.0496")
+
+
 def test_runs_that_choose_a_rate_are_not_tested():
     row = result("resnet", TUNING_SEED, 0.5, seconds=3.0)
     assert "; held-out error 10.0 %" in describe("a", row | {"holdout": True})

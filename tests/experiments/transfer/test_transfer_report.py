@@ -204,6 +204,14 @@ def test_a_folder_is_shown_again_with_its_advice_and_an_interrupted_one_is_not_p
         assert_three_lines(done, 3, "not every run is finished", str(tmp_path))
 
 
+def test_runs_on_different_images_are_not_compared(tmp_path, invoke):
+    other, *same = DATA
+    other = other | {"run": other["run"] | {"dataset_id": "another"}}
+    written(tmp_path, [other, *same])
+    words = ("different images", str(tmp_path), "to another folder")
+    assert_three_lines(invoke("experiments.report", tmp_path), 3, *words)
+
+
 def test_publishing_fills_readme_and_docs(tmp_path, invoke, monkeypatch):
     written(tmp_path, DATA)
     monkeypatch.chdir(tmp_path)
