@@ -6,12 +6,14 @@ Dimension key: C channels, H W height and width of an image, S side of the squar
 """
 
 import math
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 
 from data.images import MAX_PIXELS
 
@@ -34,10 +36,7 @@ class View:
         """uint8 (3, H, W) -> (3, crop, crop)."""
         if self.squash:
             return resized(image, (self.crop, self.crop), self.interpolation)
-        from torchvision.transforms.v2 import functional  # slow to import
-
-        scaled = ShorterSide(self.resize, self.interpolation)(image)
-        return functional.center_crop(scaled, [self.crop, self.crop])  # pads with black
+        return center_crop(ShorterSide(self.resize, self.interpolation)(image), self.crop)
 
     def leaves(self, side: int) -> bool:
         """True if square images of `side` pixels need no resizing."""
@@ -137,6 +136,27 @@ def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:
     # Columns are resized first. Of a tall strip, this would make a huge copy: transpose it.
     if rows * size[-1] > max(MAX_PIXELS, columns * size[0]) and len(size) == 2:
         return resized(image.mT, size[::-1], interpolation).mT
-    from torchvision.transforms.v2 import InterpolationMode, functional
+    if len(size) == 1:
+        longer = int(size[0] * max(rows, columns) / min(rows, columns))
+        size = (size[0], longer) if rows <= columns else (longer, size[0])
+    # torchvision.transforms.v2.functional.resize, with the same pixels (tested): its import takes
+    # two seconds, in predict and in every process that decodes.
+    in_bytes = interpolation == "bicubic" or has_byte_resizing()
+    pixels = image[None] if in_bytes else image[None].float()
+    scaled = interpolate(pixels, size, mode=interpolation, align_corners=False, antialias=True)[0]
+    return scaled if in_bytes else scaled.round_().to(torch.uint8)
 
-    return functional.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
+
+@cache
+def has_byte_resizing() -> bool:
+    """Whether PyTorch resizes bytes by fast instructions; otherwise torchvision resizes floats."""
+    fast = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return fast or platform.machine() in ("aarch64", "arm64")
+
+
+def center_crop(image: Tensor, side: int) -> Tensor:
+    """(3, H, W) -> (3, side, side): the centre, padded with black; as torchvision's center_crop."""
+    missing = [max(0, side - length) for length in image.shape[:0:-1]]  # columns, rows
+    image = pad(image, [part for each in missing for part in (each // 2, each - each // 2)])
+    top, left = (round((length - side) / 2) for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side]

@@ -12,6 +12,7 @@ come from the file, or from the options --classes and --preprocess; what is assu
 
 import glob
 import io
+import math
 import os
 import shlex
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import zoo
 from data.batches import enlarge
@@ -37,6 +38,7 @@ from data.views import View
 from experiments.plumbing.class_names import class_names
 from experiments.plumbing.cli import UsageError
 from experiments.plumbing.device import choose_device, torch_as_started
+from experiments.plumbing.inference import for_many
 from experiments.plumbing.preprocess import default_view, in_words, view_for, view_named
 from experiments.plumbing.tables import Rows, html
 from experiments.train.loop import Settings, forward
@@ -145,6 +147,7 @@ def predictions(
     if isinstance(paths, str | Path):
         paths = find_images(paths)
     arriving = decode_all(DecodedOnUse(tuple(map(str, paths)), model.view), workers, "classifying")
+    faster: nn.Module | None = None
     with closing(arriving):
         for first in range(0, len(paths), batch_size):
             chunk = paths[first : first + batch_size]
@@ -152,7 +155,14 @@ def predictions(
             # Copies: each tensor from a worker keeps a file open, and open files are limited.
             images = [x.clone() if isinstance(x, Tensor) else x for x in arrived]
             good = [image for image in images if isinstance(image, Tensor)]
-            answers = iter(top_k(model, model.logits(torch.stack(good)), k) if good else ())
+            answers: Iterator[list[dict]] = iter(())
+            if good:
+                inputs = model.inputs(torch.stack(good))
+                batches = math.ceil((len(paths) - first) / batch_size)
+                faster = faster or for_many(model.model, inputs, batches)
+                with torch.no_grad():
+                    logits = forward(faster, inputs, FP32)
+                answers = iter(top_k(model, logits, k))
             for path, image in zip(chunk, images, strict=True):
                 yield path, image if isinstance(image, DataError) else next(answers)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,12 +124,15 @@ def evaluate_on(model: Classifier, images: ImageDataset, batch_size: int) -> Ten
     """Logits float32 (N, K) of all images, in order, on the CPU."""
     from data.view_batches import every_image
     from experiments.classifier import FP32
+    from experiments.plumbing.inference import for_many
     from experiments.train.loop import infer
 
     labels, viewed = images.labels(EVALUATED), images.images(EVALUATED, model.view)
+    count = math.ceil(len(labels) / batch_size)
     batches = every_image(viewed, labels, model.view, batch_size, model.device, images.loaders)
-    bar = Progress(batches, "evaluating", math.ceil(len(labels) / batch_size))
-    return infer(model.model.eval(), bar, FP32)[0]
+    first = next(batches)
+    faster = for_many(model.model, first[0], count)
+    return infer(faster, Progress(chain([first], batches), "evaluating", count), FP32)[0]
 
 
 def draw_figures(model: Classifier, images: ImageDataset, logits: Tensor, folder: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from data.errors import DataError, printable
 from data.progress import say
@@ -50,8 +50,8 @@ class Options:
     """Print one JSON document and nothing else: a list with one line per image,
     {"image": PATH, "predictions": [{"label", "score"}, ...]};
     "predictions" is null if the image cannot be decoded."""
-    sheet: Path = Path("runs/predictions.png")
-    """The PNG to draw the first images and their labels in."""
+    sheet: Annotated[Path | None, cli.shown("FILE.png")] = None
+    """Draw the first images with their labels, too."""
     batch_size: int = 32
     """Images per batch."""
     workers: cli.Count = None
@@ -63,7 +63,8 @@ class Options:
 def main(options: Options) -> int:
     """Print and draw predictions; return 0, or DataError's exit code if an image is undecodable."""
     cli.check_numbers(options, {"k": (1, 10**6), "batch_size": (1, 10**5), "workers": (0, 256)})
-    cli.check_file("--sheet", options.sheet, ".png")
+    if options.sheet:
+        cli.check_file("--sheet", options.sheet, ".png")
     with doing("loading the network"):
         # Not at the top: importing torch takes seconds, and --help does not need it.
         from experiments.classifier import CORES, find_images, open_classifier, predictions
@@ -78,8 +79,9 @@ def main(options: Options) -> int:
     answers = predictions(model, paths, options.k, options.batch_size, workers)
     with doing("decoding and classifying"):
         good, first = show(answers, len(paths), options.json)
-    with doing("drawing the sheet"):
-        draw_predictions(options, model, good, first)
+    if options.sheet and good:
+        with doing("drawing the sheet"):
+            draw_predictions(options, options.sheet, model, good, first)
     return 0 if good == len(paths) else cli.EXIT_CODES[DataError]
 
 
@@ -109,11 +111,9 @@ def show(
 
 
 def draw_predictions(
-    options: Options, model: Classifier, good: int, first: dict[Path, list[dict]]
+    options: Options, sheet: Path, model: Classifier, good: int, first: dict[Path, list[dict]]
 ) -> None:
-    """Draw the first images with their predicted classes; nothing if no image was decoded."""
-    if not good:
-        return
+    """Draw the first images with their predicted classes."""
     from data.images import load_image
     from experiments.classifier import on_sheet
     from experiments.drawing.sheet import draw_sheet
@@ -122,8 +122,8 @@ def draw_predictions(
     title = f"{Path(model.source).parent.name} {Path(model.source).name}".strip()
     if good > len(first):
         title += f": the first {len(first)} of {good} images"
-    draw_sheet(options.sheet, images, title)
-    print(f"sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
+    draw_sheet(sheet, images, title)
+    print(f"sheet: {sheet}", file=sys.stderr if options.json else sys.stdout)
 
 
 if __name__ == "__main__":

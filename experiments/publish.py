@@ -6,6 +6,7 @@ python -m experiments.publish verify                  the comparison with other 
 python -m experiments.publish bugs                    the gallery of bugs
 python -m experiments.publish samples                 docs/samples.png: the synthetic images
 python -m experiments.publish runs/quick              an ablation, or experiments.transfer's results
+python -m experiments.publish runs/bench.json         the ratios of experiments.bench
 
 Text between <!-- NAME --> and <!-- /NAME --> is replaced in each page that has these two lines.
 """
@@ -63,9 +64,12 @@ def put_into_docs(name: str, parts: Sequence[Part]) -> None:
 
 def readme_parts() -> dict[str, list[Part]]:
     """The generated parts of README.md, by name."""
+    from experiments.bench.report import in_short
+
     return {
         "summary": summary(), "reading": [reading()], "forward": [forwards()],
         "results": [answers()], "deletions": [deletions()], "equal": [equalities()],
+        "speed": in_short(),
     }  # fmt: skip
 
 
@@ -262,7 +266,7 @@ class Options:
     """Write tables and verdicts into README.md and docs/; copy rows and figures to docs/NAME/."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")]
-    """readme, read, verify, bugs, samples, or a folder of results."""
+    """readme, read, verify, bugs, samples, a folder of results, or the file of bench."""
 
 
 def main(options: Options) -> int:
@@ -270,6 +274,7 @@ def main(options: Options) -> int:
     with doing("loading the libraries"):
         import torch
 
+        from experiments.bench.report import publish as publish_bench
         from experiments.plumbing.device import make_deterministic
         from experiments.proof import gallery, prove
     make_deterministic(torch.device("cpu"))
@@ -291,6 +296,8 @@ def main(options: Options) -> int:
     elif options.what == "read":
         write_reading()
         return 0
+    elif options.what.endswith(".json"):
+        put_into_docs(*publish_bench(Path(options.what)))
     else:
         publish_folder(Path(options.what))
     print("done" + "; next: python -m experiments.publish readme" * (options.what != "readme"))

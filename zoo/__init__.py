@@ -5,6 +5,7 @@ registry.py.
 """
 
 from zoo.errors import ModelError, WeightsError
+from zoo.fold import for_inference
 from zoo.networks import CHOICES
 from zoo.registry import (
     LARGEST_IMAGE,
@@ -20,5 +21,5 @@ from zoo.weights.published import published
 
 __all__ = [
     "CHOICES", "LARGEST_IMAGE", "MODELS", "ModelError", "WeightsError", "build", "check",
-    "export", "list_models", "load", "published", "settings_allowed", "twin",
+    "export", "for_inference", "list_models", "load", "published", "settings_allowed", "twin",
 ]  # fmt: skip

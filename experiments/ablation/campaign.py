@@ -29,14 +29,16 @@ from experiments.ablation.runs import (
     make_batches,
     seeded,
 )
-from experiments.plumbing.cli import NumericError, doing, options_from
+from experiments.plumbing.cli import NumericError, UsageError, doing, options_from
 from experiments.plumbing.device import choose_device, make_deterministic, torch_as_started
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.forecast import FORWARD, Make, Work, forecast_if_long
 from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle, to_layout
-from experiments.plumbing.results import read_row, say_skipped, write_csv
+from experiments.plumbing.results import lock, read_row, say_skipped, write_csv
 from experiments.plumbing.tables import Results, print_report
 from experiments.train.loop import BatchSource, Settings
+
+PATIENCE = 600  # seconds to wait for another process, which chooses the precision
 
 
 def settle_precision(
@@ -52,9 +54,12 @@ def settle_precision(
 
     path = output_dir / SETTINGS_FILES[0]
     about = {"preset": options.preset, "device": device.type}
-    chosen = settle(path, about, options.precision, device, {ALL: make}, ALONE)[ALL]
-    precision, layout = chosen.precision, chosen.channels_last
-    settings = replace(base.settings, precision=precision, channels_last=layout)
+    steps = base.settings.steps if options.compile == "auto" else 0
+    chosen = settle(path, about, options.precision, device, {ALL: make}, ALONE, steps)[ALL]
+    settings = replace(
+        base.settings, precision=chosen.precision, channels_last=chosen.channels_last,
+        compiled=chosen.compiled,
+    )  # fmt: skip
     return replace(ablation, base=replace(base, settings=settings))
 
 
@@ -111,33 +116,52 @@ def say_forecast(runs: Sequence[Run], output_dir: Path, device: torch.device, jo
         print(f"Forecast for this machine: {found}")
 
 
-def train_preset(
-    preset: str, ablation: Ablation, output_dir: Path, device: torch.device, jobs: int
-) -> tuple[list[Run], list[dict]]:
-    """Train every run of the ablation; return the runs and their results.
+Shard = tuple[int, int]  # (I, N): every N-th run, beginning with the I-th
+WHOLE: Shard = (1, 1)
 
-    Where each arm has a rate of its own, the runs that choose it come first.
+
+def shard_of(text: str | None) -> Shard:
+    """The option --shard; raises UsageError unless it is I/N with I from 1 to N."""
+    if text is None:
+        return WHOLE
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count) <= 10_000):
+        what, fix = "a shard is I/N, with I from 1 to N", "for three jobs: 1/3, 2/3 and 3/3"
+        raise UsageError(what, f"--shard {text}", fix)
+    return int(first), int(count)
+
+
+def train_preset(
+    preset: str, ablation: Ablation, output_dir: Path, device: torch.device, jobs: int,
+    shard: Shard = WHOLE,
+) -> tuple[list[Run], list[dict]]:  # fmt: skip
+    """Train every run of the ablation, or of a shard; return all runs and the results.
+
+    Where each arm has a rate of its own, the runs that choose it come first, in every shard.
     """
     if not (question := BLOCK_QUESTIONS.get(preset)):
-        return train_all(rows(ablation), output_dir, device, jobs)
+        return train_all(rows(ablation), output_dir, device, jobs, shard=shard)
     results: list[dict] = []
     if first := tuning(question, ablation):
         print(f"First, {len(first)} runs on held-out images choose the rate of every arm.")
         _, results = train_all(first, output_dir, device, jobs)
-    return train_all(runs_of(question, ablation, results), output_dir, device, jobs, results)
+    runs = runs_of(question, ablation, results)
+    return train_all(runs, output_dir, device, jobs, results, shard)
 
 
 def train_all(
     runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int,
-    before: Sequence[dict] = (),
+    before: Sequence[dict] = (), shard: Shard = WHOLE,
 ) -> tuple[list[Run], list[dict]]:  # fmt: skip
-    """Train runs; return them and their results, after those of `before`.
+    """Train runs, or a shard of them; return all, and their results after those of `before`.
 
-    Writes results.csv, but not after runs that choose rates: the file means that all are finished.
+    Writes results.csv if all are finished, but not after runs that choose rates.
     Raises NumericError if every run with normalisation diverged.
     """
     runs = [with_warmup(run) for run in runs]
-    say_forecast(runs, output_dir, device, jobs)
+    first, count = shard
+    mine = runs[first - 1 :: count]
+    say_forecast(mine, output_dir, device, jobs)
 
     def after_run(run: Run) -> None:
         row = read_row(output_dir / run.name)
@@ -148,8 +172,11 @@ def train_all(
         if whole and whole[-1].seed == run.seed and len(whole) < len(runs):
             show_so_far(whole, output_dir, before)
 
-    trained = run_campaign(runs, output_dir, device, jobs, after_run)
+    run_campaign(mine, output_dir, device, jobs, after_run)
+    trained = [row for run in runs if (row := read_row(output_dir / run.name, run))]
     results = [*before, *map(flatten, trained)]
+    if len(trained) < len(runs):  # of a shard
+        return runs, results
     if not all(is_tuning(row) for row in results):
         write_csv(output_dir / "results.csv", results, FIELDS)
     if not any(r["status"] == "finished" for r in results if r["norm"] != "none"):
@@ -193,6 +220,7 @@ def ablate(preset: str = "quick", **options: object) -> Results:
 
 def carry_out(options: Options) -> Results:
     """Run the ablation that the options ask for, and draw its figures."""
+    shard = shard_of(options.shard)
     device, why = choose_device(options.device)
     print((ABLATIONS | BLOCK_QUESTIONS)[options.preset].question)
     print(f"Device {why}")
@@ -206,9 +234,13 @@ def carry_out(options: Options) -> Results:
     name += f"-{options.scale}" if options.scale != "quick" else ""
     name += f"-{options.data_dir.stem}" if options.data_dir else ""
     output_dir = options.output_dir or Path("runs") / name
-    ablation = settle_precision(options, ablation, device, output_dir)
+    with lock(output_dir, PATIENCE):  # of several processes, the first one chooses for all
+        ablation = settle_precision(options, ablation, device, output_dir)
     jobs = options.jobs or default_jobs(device)
-    runs, results = train_preset(options.preset, ablation, output_dir, device, jobs)
+    runs, results = train_preset(options.preset, ablation, output_dir, device, jobs, shard)
+    if sum(not is_tuning(row) for row in results) < len(runs):
+        done = "{} of {}: these runs are finished; once all shards are, repeat the command without"
+        return Results(results, [], [], output_dir, notes=[f"shard {done.format(*shard)} --shard"])
     residuals = []
     if of_transformers:
         with doing("measuring the collapse of the tokens"):

@@ -53,9 +53,14 @@ class Options:
     """Evaluate on 10 % of the training images, for tuning without the test set."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: time what the hardware supports, and use the fastest for all runs."""
+    compile: Literal["auto", "off"] = "auto"
+    """On a GPU, auto times a step with torch.compile, and uses it for all runs if it pays."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
     jobs: Count = None
     """Runs at the same time, one thread each (default: one per core, at most 3; 1 on a GPU)."""
+    shard: Annotated[str | None, shown("I/N")] = None
+    """Train only every N-th run, beginning with the I-th: for job arrays, on one or on several
+    machines. Then the same command without it, on the folder of all runs, makes the report."""
     output_dir: Folder = None
     """Folder of the results (default: in runs/). The same command resumes there."""

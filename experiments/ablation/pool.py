@@ -2,6 +2,9 @@
 
 Runs start in their order, so the longest should come first: none then ends long after all others.
 
+Several commands, also on several machines, may train into one folder: a run belongs to the process
+that has locked its file in .claims/. If it dies, another one goes on from the run's checkpoint.
+
 A worker is a process with one thread; on a GPU there is one worker by default. It shares three
 small arrays with the parent: the step at which each run resumed, the steps that it has done, and
 whether to stop. They have no lock, so a worker that is killed cannot leave the others waiting.
@@ -27,7 +30,7 @@ from data.progress import Progress, above
 from experiments.ablation.runs import Run, run_one
 from experiments.plumbing import signals
 from experiments.plumbing.cli import ResultsError
-from experiments.plumbing.results import lock, read_row, to_do
+from experiments.plumbing.results import claim, read_row, to_do
 
 MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
 
@@ -53,15 +56,30 @@ def run_campaign(
 
     after_run(run) is called when a run has finished or was stopped.
     """
-    with lock(output_dir):
-        todo = [run for run in runs if read_row(output_dir / run.name, run) is None]
-        jobs = min(jobs, len(todo))
-        folders = [output_dir / run.name for run in todo]
-        print(to_do(folders, len(runs), f", {jobs} at a time"))
-        if todo:
-            run_all(todo, output_dir, device, jobs, after_run)
-        rows = [read_row(output_dir / run.name, run) for run in runs]
-    return list(filter(None, rows))
+
+    def unfinished() -> list[Run]:
+        return [run for run in runs if read_row(output_dir / run.name, run) is None]
+
+    todo, waits = unfinished(), False
+    folders = [output_dir / run.name for run in todo]
+    print(to_do(folders, len(runs), f", {min(jobs, len(todo))} at a time"))
+    while todo:
+        free = [run for run in todo if is_free(output_dir / run.name)]
+        if free:
+            run_all(free, output_dir, device, min(jobs, len(free)), after_run)
+        else:
+            if not waits:
+                print(f"waiting for other processes, which train {len(todo)} of these runs")
+            waits = True
+            time.sleep(0.5)
+        todo = unfinished()
+    return [row for run in runs if (row := read_row(output_dir / run.name, run))]
+
+
+def is_free(folder: Path) -> bool:
+    """Whether no process trains the run in `folder`."""
+    with claim(folder) as free:
+        return free
 
 
 def run_all(
@@ -180,7 +198,8 @@ def work(run: Run, folder: Path, device_name: str, place: int) -> None:
         return bool(shared.stop[0])
 
     try:
-        if not should_stop():
-            run_one(run, folder, device, progress=progress, should_stop=should_stop)
+        with claim(folder) as mine:
+            if mine and not should_stop() and not read_row(folder, run):
+                run_one(run, folder, device, progress=progress, should_stop=should_stop)
     finally:
         in_steps.clear()

@@ -29,7 +29,7 @@ from data.dataset import Dataset, read_folder
 from data.synthetic import SIZE, synthetic
 from data.views import View
 from experiments.plumbing.device import make_deterministic
-from experiments.plumbing.precision import to_layout
+from experiments.plumbing.precision import compiled, to_layout
 from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, train_resumably, until_stopped
 from experiments.train.loop import Batch, Diverged, Settings, State, evaluate, start
@@ -190,12 +190,13 @@ def run_one(
     folder.mkdir(parents=True, exist_ok=True)
     make_deterministic(device)
     model = build_model(run).to(device)
-    state, clock = start(model, run.settings, seed=run.seed), Clock()
+    compute = compiled(model) if run.settings.compiled else None
+    state, clock = start(model, run.settings, compute, seed=run.seed), Clock()
 
     def end_epoch() -> None:
         test = until_stopped(evaluation_batches(run.data, TEST_BATCH, device), should_stop)
         tested = evaluate(state.model, test, run.settings)
-        trained = state.loss_sum / state.seen, state.wrong / state.seen
+        trained = float(state.loss_sum) / state.seen, int(state.wrong) / state.seen
         values = (len(state.history) + 1, state.step, state.lr, *trained, *tested)
         state.history.append(dict(zip(HISTORY_FIELDS, values, strict=True)))
         write_csv(folder / "history.csv", state.history, HISTORY_FIELDS)
@@ -234,7 +235,9 @@ def finish(
     assert isinstance(state.model, Network)
     view = asdict(view_of(run.data))
     metadata = Metadata(run.model, settings_of(state.model), dataset.classes, view)
-    write_weights(folder / "final.safetensors", state.model.state_dict(), metadata)
+    weights = state.model.state_dict()
+    if all(values.isfinite().all() for values in weights.values()):
+        write_weights(folder / "final.safetensors", weights, metadata)
     write_csv(folder / "history.csv", state.history, HISTORY_FIELDS)
     write_json(folder / "row.json", row)
     (folder / "checkpoint.pt").unlink(missing_ok=True)

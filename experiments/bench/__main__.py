@@ -1,57 +1,81 @@
 """Measure speed ratios: usual code against ours, timed in turns in one process, on one thread.
 
     python -m experiments.bench
+    python -m experiments.bench --only inference-resnet18 training-resnet20
+    python -m experiments.bench --device cuda
 
 Times vary between machines and from minute to minute; the ratio of two functions timed in turns
 varies far less. Each comparison first checks that both sides compute the same losses, pixels,
-features or logits.
+features or logits. Each row is printed, and written to runs/bench.json, as soon as it is measured.
 """
 
 import statistics
 from dataclasses import dataclass
-
-from rich.console import Console
-from rich.table import Table
+from pathlib import Path
+from typing import Annotated, Literal
 
 from experiments.plumbing import cli
-from experiments.plumbing.cli import doing
+from experiments.plumbing.cli import UsageError, doing, shown
 
 
 @dataclass(frozen=True)
 class Options:
     """Print speed ratios against usual code with PyTorch and torchvision."""
 
-    rounds: int = 7
+    only: Annotated[tuple[str, ...], shown("NAME ...", "(default: all)")] = ()
+    """Comparisons to run; a wrong name lists all."""
+    rounds: int = 5
     """How often each side is timed, in turns (at least 5)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda: comparisons of training and inference on a GPU, under 8 minutes."""
+    output: Path = Path("runs/bench.json")
+    """The file of the rows, and of the machine."""
 
 
 def main(options: Options) -> None:
-    """Run all comparisons and print a table."""
+    """Run the comparisons, and print and write each row."""
     cli.check_numbers(options, {"rounds": (5, 1000)})
+    cli.check_file("--output", options.output, ".json")
     print(f"usual / ours, {options.rounds} rounds in turns, one thread; above 1: ours is faster")
-    table = Table("comparison", "min", "median", "max", "ours, ms", "equal?", show_lines=True)
     with doing("loading the libraries"):
         import torch
 
-        from experiments.bench import networks, transfer
-        from experiments.bench.timing import CPU, seconds_in_turns
-        from experiments.plumbing.device import make_deterministic
-    make_deterministic(CPU)
-    on_gpu = networks.ON_GPU if torch.cuda.is_available() else ()
-    makers = (*networks.COMPARISONS, *transfer.COMPARISONS, *on_gpu)
-    for number, make in enumerate(makers, 1):
-        with doing(f"comparison {number} of {len(makers)}"):
+        from experiments.bench import gpu, networks, transfer
+        from experiments.bench.timing import seconds_in_turns
+        from experiments.plumbing.device import choose_device, has_bf16, make_deterministic
+        from experiments.plumbing.results import machine, write_json
+    device, _ = choose_device(options.device)
+    makers = networks.COMPARISONS | transfer.COMPARISONS
+    if device.type == "cuda":
+        makers = gpu.comparisons(device, gpu.Sizes())
+    if unknown := [name for name in options.only if name not in makers]:
+        raise UsageError(f"there is no comparison {unknown[0]!r}", "--only", "; ".join(makers))
+    make_deterministic(device)
+    instructions = torch.backends.cpu.get_cpu_capability() + " with bf16" * has_bf16(device)
+    about = machine(device) | {"device_type": device.type, "instructions": instructions}
+    print(f"{about['device']}, {instructions}")
+    rows = []
+    for name in options.only or makers:
+        with doing(name):
             torch.manual_seed(0)
-            comparison = make()
+            comparison = makers[name]()
             seconds = seconds_in_turns((comparison.usual, comparison.ours), options.rounds)
         ratios = [comparison.times * usual / ours for usual, ours in seconds]
-        table.add_row(
-            comparison.title,
-            *(f"{f(ratios):.2f}" for f in (min, statistics.median, max)),
-            f"{1000 * statistics.median(ours for _, ours in seconds):.1f}",
-            comparison.checked,
-        )
-    Console().print(table)
+        median = statistics.median(ours for _, ours in seconds)
+        rows.append({
+            "name": name, "title": comparison.title, "checked": comparison.checked,
+            "ratios": ratios, "seconds": median, "per_second": comparison.images / median,
+        })  # fmt: skip
+        write_json(options.output, about | {"rounds": options.rounds, "rows": rows})
+        print(f"{in_words(rows[-1])}\n  {comparison.title}; {comparison.checked}")
+    print(f"rows: {options.output}")
+
+
+def in_words(row: dict) -> str:
+    """One line: the name, the median ratio, its range, and the time of our side."""
+    low, middle, high = (f(row["ratios"]) for f in (min, statistics.median, max))
+    time = f"{1000 * row['seconds']:.1f} ms"
+    return f"{row['name']}: {middle:.2f}x ({low:.2f} to {high:.2f}), ours {time}"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class Comparison(NamedTuple):
     ours: Callable[[], object]
     checked: str
     times: int = 1  # `usual` runs this often for one run of `ours`
+    images: int = 1  # in one run of `ours`
 
 
 def step_of(

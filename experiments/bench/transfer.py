@@ -5,9 +5,12 @@ DataLoader (here without its four workers: one thread) and torchvision's network
 network computes the features of every image again in every epoch.
 """
 
+import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
 from experiments.bench.networks import networks
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, scratch_folder
+from experiments.classifier import save_classifier
 from experiments.plumbing.precision import choose_precision
 from experiments.transfer.probe import features_of, logistic_regression
 
@@ -123,6 +127,45 @@ def compare_step(model_name: str, batch_size: int) -> Comparison:
     return compare_steps(title, *networks(model_name, 2), batches)
 
 
+SCRIPT = """
+import sys, torch
+from PIL import Image
+from torchvision import models, transforms
+model = models.resnet18(num_classes=2)
+model.load_state_dict(torch.load(sys.argv[1], weights_only=True))
+prepare = transforms.Compose([
+    transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
+    transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+])
+with torch.no_grad():
+    logits = model.eval()(prepare(Image.open(sys.argv[2]).convert("RGB"))[None])
+for score, label in zip(*logits.softmax(1)[0].topk(2)):
+    print(f"{['one', 'two'][label]} {100 * score:.1f} %")
+"""
+
+
+def compare_one_image() -> Comparison:
+    """From Enter to the answer, with imports: a script with torchvision / experiments.predict."""
+    folder = scratch_folder()
+    theirs, model = networks("resnet18", 2)
+    torch.save(theirs.state_dict(), folder / "theirs.pth")
+    save_classifier(folder / "ours.safetensors", "resnet18", model, ("one", "two"), VIEW, {})
+    image = files_and_labels("val")[0][0]
+    command = "-m", "experiments.predict", str(folder / "ours.safetensors"), image
+    plain = "-c", SCRIPT, str(folder / "theirs.pth"), image
+    usual, ours = partial(printed, *plain), partial(printed, *command)
+    answers = [re.findall(r"(one|two) ([\d.]+) %", side()) for side in (usual, ours)]
+    same(float(answers[0] == answers[1]), 1, 0)
+    title = "one image, resnet18, from Enter to the answer: a script with torchvision / predict"
+    return Comparison(title, usual, ours, f"same answer: {' '.join(answers[0][0])} %")
+
+
+def printed(*arguments: str) -> str:
+    """What a new Python process prints."""
+    words = [sys.executable, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
 DATA_PATHS = {
     "streamed": "decoded at every use",
     "first": "first epoch, storing the decoded images",
@@ -158,11 +201,10 @@ def compare_data(way: str) -> Comparison:
     return Comparison(title, usual, ours, "same decoded pixels")
 
 
-COMPARISONS: tuple[Callable[[], Comparison], ...] = (
-    compare_probe,
-    lambda: compare_step("resnet18", 16),
-    lambda: compare_step("resnet50", 8),
-    lambda: compare_data("streamed"),
-    lambda: compare_data("first"),
-    lambda: compare_data("later"),
-)
+COMPARISONS: dict[str, Callable[[], Comparison]] = {
+    "training-resnet18": partial(compare_step, "resnet18", 8),
+    "training-resnet50": partial(compare_step, "resnet50", 4),
+    "probe": compare_probe,
+    "one-image": compare_one_image,
+    **{f"data-{way}": partial(compare_data, way) for way in DATA_PATHS},
+}

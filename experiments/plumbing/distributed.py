@@ -73,12 +73,12 @@ class Group:
         for buffer in model.buffers() if self.size > 1 else ():
             dist.broadcast(buffer, 0)
 
-    def is_finite(self, loss: Tensor) -> bool:
-        """Whether the sum of the losses of all processes is finite, so that all stop together."""
-        total = loss.detach().clone()
+    def earliest(self, step: Tensor) -> int:
+        """The smallest `step` of all processes, so that all stop together."""
+        smallest = step.clone()
         if self.size > 1:
-            dist.all_reduce(total)
-        return bool(total.isfinite())
+            dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return int(smallest)
 
     def same(self, value: Any) -> Any:
         """The first process's value, in every process."""

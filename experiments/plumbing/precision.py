@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experiments.plumbing.cli import ResultsError, UsageError
@@ -87,13 +87,20 @@ def time_step(
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:  # fmt: skip
     """Seconds of one forward and backward pass, on a copy of the model."""
-    model = to_layout(copy.deepcopy(model), settings).train()
+    return seconds_of(to_layout(copy.deepcopy(model), settings).train(), batches, settings, clock)
+
+
+def seconds_of(
+    compute: Callable[[Tensor], Tensor], batches: BatchSource, settings: Settings,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:  # fmt: skip
+    """Seconds of one forward and backward pass."""
     images, labels = batches.batch(0)
     # Does nothing on the CPU; of several GPUs, waits for this one.
     wait = partial(torch.get_device_module(images.device).synchronize, images.device)
     wait()
     start = clock()
-    cross_entropy(forward(model, images, settings), labels).backward()
+    cross_entropy(forward(compute, images, settings), labels).backward()
     wait()
     return clock() - start
 
@@ -104,16 +111,40 @@ def to_layout(model: Model, settings: Settings) -> Model:
     return model.to(memory_format=layout)
 
 
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network as one program, replayed as a CUDA graph: Python no longer starts each kernel."""
+    return torch.compile(model, mode="reduce-overhead")
+
+
+def choose_compile(
+    model: nn.Module, batches: BatchSource, settings: Settings, steps: int
+) -> tuple[bool, str]:
+    """Whether `steps` training steps are faster with compiled(), its own time included; and why."""
+    eager = min(time_step(model, batches, settings) for _ in range(4))
+    compute = compiled(to_layout(copy.deepcopy(model), settings).train())
+    try:
+        first = seconds_of(compute, batches, settings)
+        later = min(seconds_of(compute, batches, settings) for _ in range(6))  # 2 record the graph
+    except Exception as error:  # compilers fail in many ways
+        return False, f"not compiled: torch.compile failed ({str(error).splitlines()[0]:.80})"
+    pays = first + steps * later < steps * eager
+    times = f"{1000 * eager:.1f} ms a step, compiled {1000 * later:.1f} ms after {first:.0f} s"
+    return pays, f"{'compiled' if pays else 'not compiled'}: {times}"
+
+
 ALL = "all networks"  # of an ablation: they share one entry
-ENTRY = ("precision", "channels_last", "reason")
+ENTRY = ("precision", "channels_last", "compiled", "reason")
 SETTINGS_FILES = ("campaign.json", "transfer.json")  # of experiments.ablation, of .transfer
 
 
 def settle(
     path: Path, about: Mapping[str, str], requested: str, device: torch.device,
     models: Mapping[str, Callable[[], tuple[nn.Module, BatchSource]]], group: Group,
+    compile_for: int = 0,
 ) -> dict[str, Settings]:  # fmt: skip
     """Precision and layout of every model: chosen once per folder of results, stored in `path`.
+
+    `compile_for`: steps of a run for which torch.compile may pay, on a GPU; 0: it is not tried.
 
     `about`: what else all runs in the folder share. Raises UsageError if the folder's results
     differ in that, or are of the other command of SETTINGS_FILES. `models`: name -> a function that
@@ -135,15 +166,19 @@ def settle(
             if requested == "auto" and device.type != "mps":
                 group.say("Precision: timing steps ...")
             chosen, reason = choose_precision(requested, *make(), Settings(), device)
-            values = chosen.precision, chosen.channels_last, reason
+            if compile_for and device.type == "cuda":
+                compiled, why = choose_compile(*make(), chosen, compile_for)
+                chosen, reason = replace(chosen, compiled=compiled), f"{reason}; {why}"
+            values = chosen.precision, chosen.channels_last, chosen.compiled, reason
             saved["models"][model] = dict(zip(ENTRY, values, strict=True))
         try:
-            precision, layout, reason = (saved["models"][model][key] for key in ENTRY)
+            entry = {"compiled": False} | saved["models"][model]  # which older files lack
+            precision, layout, compiled, reason = (entry[key] for key in ENTRY)
         except (TypeError, KeyError) as error:
             raise ResultsError(UNFIT, path, KEEP_IT) from error
         if requested != "auto":
             refuse_mixing(path, "precision", precision, requested)
-        settled[model] = Settings(precision=precision, channels_last=layout)
+        settled[model] = Settings(precision=precision, channels_last=layout, compiled=compiled)
         earlier = f" (chosen earlier: {path})" * known
         group.say(f"Precision of {model} is {reason}{earlier}")
     if group.first:

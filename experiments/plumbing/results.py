@@ -12,8 +12,8 @@ import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -153,14 +153,45 @@ def is_of_transfer(folder: Path) -> bool:
     return (folder / "transfer.json").is_file()
 
 
-def lock(output_dir: Path) -> AbstractContextManager:
-    """A lock for the time that a command writes into the folder; UsageError for a second one."""
+def lock(output_dir: Path, patience: float = 0) -> AbstractContextManager:
+    """A lock for the time that a command writes into the folder.
+
+    If another process has it for `patience` seconds: UsageError.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output_dir / ".lock")
     try:
-        return FileLock(output_dir / ".lock", timeout=0).acquire()
+        return lock.acquire(timeout=0)
     except Timeout:
         fix = "wait for it, or choose another --output-dir"
-        raise UsageError("another process is writing results here", output_dir, fix) from None
+        refused = UsageError("another process is writing results here", output_dir, fix)
+    if not patience:
+        raise refused
+    print(f"waiting for another process, which is writing into {output_dir}")
+    try:
+        return lock.acquire(timeout=patience)
+    except Timeout:
+        raise refused from None
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[bool]:
+    """Whether this process may train the run in `folder` now: not if another one does.
+
+    The claim ends with the process, however it ends.
+    """
+    claims = folder.parent / ".claims"
+    claims.mkdir(parents=True, exist_ok=True)
+    mine = FileLock(claims / folder.name, timeout=0)
+    try:
+        mine.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        mine.release()
 
 
 # --- hardware and software that computed a result ---

@@ -91,6 +91,8 @@ def train_resumably(
 
     def save() -> None:
         nonlocal saved, save_cost
+        if group.size == 1:  # several processes save after an epoch, when train() has checked
+            state.check_finite()
         start = time.perf_counter()
         clock.total = start - began
         if group.first:
@@ -108,7 +110,7 @@ def train_resumably(
         if epoch_ended() and evaluated < state.step:  # stopped before or during the evaluation
             end_epoch()
         mark = time.perf_counter()
-        for _ in train(Timed(batches, clock), settings, state, group.is_finite):
+        for _ in train(Timed(batches, clock), settings, state, group.earliest):
             clock.training += time.perf_counter() - mark
             ended = epoch_ended()
             if ended:

@@ -67,8 +67,8 @@ def main(options: Options) -> None:
                 test_loss, test_error = evaluate(state.model, test(device, SIZE), settings)
                 print(
                     f"epoch {state.step // len(batches)} of {options.epochs}: "
-                    f"training loss {state.loss_sum / state.seen:.3f}, "
-                    f"error {100 * state.wrong / state.seen:.1f} %; "
+                    f"training loss {float(state.loss_sum) / state.seen:.3f}, "
+                    f"error {100 * int(state.wrong) / state.seen:.1f} %; "
                     f"test loss {test_loss:.3f}, error {100 * test_error:.1f} %"
                 )
     except Diverged as error:

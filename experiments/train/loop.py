@@ -46,6 +46,7 @@ class Settings:
     class_weights: tuple[float, ...] | None = None  # factors of the losses, one per class
     precision: str = "fp32"  # "bf16", "fp16": matrix products have 16 bits, weights stay float32
     channels_last: bool = True  # memory layout (N, H, W, C): faster on most CPUs and GPUs
+    compiled: bool = False  # by torch.compile: only on a GPU, see plumbing/precision.py
 
 
 def lr_at(step: int, settings: Settings) -> float:
@@ -92,8 +93,9 @@ class Diverged(ArithmeticError):
     In fp16 the loss is multiplied by a scale, so that small gradients are not rounded to 0. When
     gradients overflow, the scale is halved; below scale 1, update_weights raises Diverged.
 
-    The model's parameters are then those before the step, but the running mean and variance of its
-    BatchNorms already include the step's batch.
+    On a CPU, the model's parameters are then those before the step, but the running mean and
+    variance of its BatchNorms already include the step's batch. On a GPU the loss is read later, so
+    the parameters may be infinite or NaN.
     """
 
     def __init__(self, step: int, why: str = "") -> None:
@@ -101,9 +103,12 @@ class Diverged(ArithmeticError):
         self.step = step
 
 
+NEVER = 2**62  # State.diverged_at of a run whose losses have all been finite
+
+
 @dataclass
 class State:
-    """Everything that training changes. A checkpoint holds all of it but `compute`."""
+    """Everything that training changes. A checkpoint holds all that a run needs to go on."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -115,10 +120,12 @@ class State:
     step: int = 0  # steps done
     # Sums over the current epoch, of this process; divided by `seen`, they are the mean loss and
     # the error. (With class_weights, loss_sum / seen is no exact mean: PyTorch divides each batch's
-    # loss by the sum of its weights, not by the number of its images.)
-    loss_sum: float = 0.0
-    wrong: int = 0  # images that were classified wrongly
+    # loss by the sum of its weights, not by the number of its images.) Sums of what a GPU computes
+    # stay there: Python only queues work for it, and reading a number waits until all is done.
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    wrong: Tensor = field(default_factory=lambda: torch.tensor(0))  # images classified wrongly
     seen: int = 0  # images
+    diverged_at: Tensor = field(default_factory=lambda: torch.tensor(NEVER))  # a step, or NEVER
     lr: float = 0.0  # of the last step
     skipped_steps: int = 0  # of the whole run: steps whose gradients overflowed in fp16
     history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch, by the caller
@@ -127,7 +134,8 @@ class State:
     counters = ("step", "loss_sum", "wrong", "seen", "lr", "skipped_steps", "history")
 
     def state_dict(self) -> dict[str, object]:
-        numbers = {name: getattr(self, name) for name in self.counters}
+        values = {name: getattr(self, name) for name in self.counters}
+        numbers = {k: v.item() if isinstance(v, Tensor) else v for k, v in values.items()}
         return {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), **numbers,
@@ -138,7 +146,16 @@ class State:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         for name in self.counters:
-            setattr(self, name, saved[name])
+            now, value = getattr(self, name), saved[name]
+            setattr(self, name, torch.full_like(now, value) if isinstance(now, Tensor) else value)
+
+    def check_finite(self, earliest: Callable[[Tensor], int] = int) -> None:
+        """Raise Diverged if a loss was not finite; waits for a GPU. Call it before saving.
+
+        `earliest`: the smallest diverged_at of all processes that train this network together.
+        """
+        if (step := earliest(self.diverged_at)) < NEVER:
+            raise Diverged(step)
 
 
 def start(
@@ -157,14 +174,21 @@ def start(
     # The rate does not matter here: train() sets it before every step.
     lr, decay = settings.lr, settings.weight_decay
     optimizer: torch.optim.Optimizer
+    device = next(model.parameters()).device
+    fused = True if device.type == "cuda" else None  # one kernel for all parameters
     if settings.opt == "sgd":
-        optimizer = torch.optim.SGD(learning, lr, settings.momentum, weight_decay=decay)
+        optimizer = torch.optim.SGD(
+            learning, lr, settings.momentum, weight_decay=decay, fused=fused
+        )
     else:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.opt]
-        optimizer = kind(learning, lr, weight_decay=decay)
-    device = next(model.parameters()).device.type
-    scaler = torch.amp.GradScaler(device, enabled=settings.precision == "fp16")
-    return State(model, optimizer, compute or model, scaler, seed)
+        optimizer = kind(learning, lr, weight_decay=decay, fused=fused)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    state = State(model, optimizer, compute or model, scaler, seed)
+    exact = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+    state.loss_sum = state.loss_sum.to(device, exact)
+    state.wrong, state.diverged_at = state.wrong.to(device), state.diverged_at.to(device)
+    return state
 
 
 def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Settings) -> Tensor:
@@ -181,9 +205,9 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Setting
         return model(images).float()
 
 
-def is_finite(loss: Tensor) -> bool:
-    """Whether training may go on. For several processes, give train() a version that asks all."""
-    return bool(loss.isfinite())
+def reading_waits(device: torch.device) -> bool:
+    """Whether Python has to wait for the device before it can read a number."""
+    return device.type != "cpu"
 
 
 def update_weights(state: State) -> None:
@@ -205,15 +229,17 @@ def train(
     batches: BatchSource,
     settings: Settings,
     state: State,
-    finite: Callable[[Tensor], bool] = is_finite,
+    earliest: Callable[[Tensor], int] = int,
 ) -> Iterator[State]:
-    """Train from state.step to settings.steps, and yield after every step; raises Diverged.
+    """Train from state.step to settings.steps, and yield after every step.
 
-    `finite`: whether the loss is finite, in all processes that train this network together.
+    Raises Diverged: on a CPU before the step's update, on a GPU at the end of the epoch, since
+    nothing is read from a GPU within an epoch (except in fp16, for the scaler). `earliest`: see
+    State.check_finite.
     """
     model, optimizer, class_weights = state.model, state.optimizer, None
+    device = next(model.parameters()).device
     if settings.class_weights:
-        device = next(model.parameters()).device
         class_weights = torch.tensor(settings.class_weights, device=device)
     while state.step < settings.steps:
         # --- learning rate, and new sums at the start of an epoch ---
@@ -221,7 +247,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1)  # older checkpoints have no factors
         if starts_epoch(state.step, len(batches), settings.steps):
-            state.loss_sum, state.wrong, state.seen = 0.0, 0, 0
+            state.loss_sum = torch.zeros_like(state.loss_sum)
+            state.wrong, state.seen = torch.zeros_like(state.wrong), 0
 
         # --- forward, backward, update ---
         model.train()  # batch statistics for BatchNorm; the caller may have called eval()
@@ -233,18 +260,20 @@ def train(
         )
         optimizer.zero_grad()
         state.scaler.scale(loss).backward()  # scaled: fp16 rounds gradients below 3e-8 to 0
-        # Python only queues work for a GPU; reading the loss waits until it is done. So backward()
-        # is queued first.
-        if not finite(loss):
-            raise Diverged(state.step)
+        bad = torch.where(loss.detach().isfinite(), NEVER, state.step)
+        state.diverged_at = torch.minimum(state.diverged_at, bad)
+        if not reading_waits(device):
+            state.check_finite(earliest)
         update_weights(state)
 
         # --- bookkeeping ---
         state.step += 1
         state.lr = rate
-        state.loss_sum += loss.item() * len(labels)
-        state.wrong += int((logits.argmax(1) != labels).sum())  # waits again
+        state.loss_sum += loss.detach().to(state.loss_sum.dtype) * len(labels)
+        state.wrong += (logits.argmax(1) != labels).sum()
         state.seen += len(labels)
+        if starts_epoch(state.step, len(batches), settings.steps) or state.step == settings.steps:
+            state.check_finite(earliest)
         yield state
 
 
@@ -256,12 +285,13 @@ def infer(
 
     Call model.eval() first: this function does not change the model's mode.
     """
-    # If there are no batches, torch.cat still needs a tensor; otherwise it skips these empty ones.
-    outputs, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
+    outputs, labels = [], []
     for images, answers in batches:
-        outputs.append(forward(compute, images, settings).cpu())
-        labels.append(answers.cpu())
-    return torch.cat(outputs), torch.cat(labels)
+        outputs.append(forward(compute, images, settings))
+        labels.append(answers)
+    if not labels:
+        return torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    return torch.cat(outputs).cpu(), torch.cat(labels).cpu()  # read from a GPU once
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], settings: Settings) -> tuple[float, float]:

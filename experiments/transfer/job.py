@@ -248,7 +248,7 @@ def run_transfer(
         return job.finish(state, "finished")
 
     def end_epoch() -> None:
-        loss_sum, wrong, seen = group.sum(state.loss_sum, state.wrong, state.seen)
+        loss_sum, wrong, seen = group.sum(float(state.loss_sum), int(state.wrong), state.seen)
         row, is_best = job.add_row(state, loss_sum / seen, 1 - wrong / seen)
         if group.first:
             on_epoch(row, is_best)

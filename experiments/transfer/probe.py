@@ -6,12 +6,13 @@ Dimension key: N images, C features, K classes.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import zoo
 from experiments.plumbing.cli import NumericError
-from experiments.plumbing.precision import to_layout
 from experiments.train.loop import Settings, infer
 from zoo.networks import Network
 
@@ -22,8 +23,14 @@ STEPS = 500  # of L-BFGS, at most; it stops earlier once the gradient vanishes
 def features_of(
     model: Network, batches: Iterable[tuple[Tensor, Tensor]], settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Features float32 (N, C), computed in eval mode, and labels (N,); returned on the CPU."""
-    return infer(to_layout(model, settings).eval().features, batches, settings)
+    """Features float32 (N, C), computed in eval mode, and labels (N,); returned on the CPU.
+
+    Weights and maps have the precision of `settings`, and batch norms are folded (zoo/fold.py).
+    """
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    fast = zoo.for_inference(model, dtypes.get(settings.precision, torch.float32))
+    fast.network.head = nn.Identity()  # so it returns what the head gets
+    return infer(fast, batches, replace(settings, precision="fp32"))
 
 
 def logistic_regression(

@@ -1,12 +1,24 @@
 """Views: torchvision's transforms, and pure functions of their seeds."""
 
+import platform
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.models import ResNet50_Weights
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from data.views import AUGMENTS, RandomView, ShorterSide, View
+from data.views import (
+    AUGMENTS,
+    RandomView,
+    ShorterSide,
+    View,
+    center_crop,
+    has_byte_resizing,
+    resized,
+)
 
 
 def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -133,3 +145,23 @@ def test_stored_images_are_small_but_never_enlarged():
     small = noise(300, 200)
     assert form.stored(small) is small
     assert ShorterSide(30, "bilinear")(noise(20, 40)).shape == (3, 30, 60)
+
+
+@given(
+    st.integers(1, 90), st.integers(1, 90), st.integers(1, 80), st.integers(1, 80),
+    st.sampled_from(["bilinear", "bicubic"]), st.booleans(),
+)  # fmt: skip
+def test_pixels_are_torchvisions(rows, columns, resize, crop, interpolation, in_bytes):
+    """Of any size, also where torchvision resizes floats: on old processors."""
+    image = adjacent(noise(rows, columns))
+    capability = "AVX2" if in_bytes else "DEFAULT"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        patch.setattr(platform, "machine", lambda: "x86_64")
+        has_byte_resizing.cache_clear()
+        mode = functional.InterpolationMode(interpolation)
+        expected = functional.resize(image, [resize], mode, antialias=True)
+        found = resized(image, (resize,), interpolation)
+    has_byte_resizing.cache_clear()
+    assert torch.equal(found, expected)
+    assert torch.equal(center_crop(found, crop), functional.center_crop(expected, [crop, crop]))

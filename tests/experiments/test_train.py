@@ -9,12 +9,24 @@ import torch
 from conftest import assert_prints, assert_three_lines, same
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
 from data.synthetic import synthetic
 from experiments.ablation.questions import ABLATIONS, rows, with_warmup
 from experiments.plumbing.distributed import Group
-from experiments.train.loop import Diverged, Settings, evaluate, forward, start, starts_epoch, train
+from experiments.plumbing.resume import Clock, train_resumably
+from experiments.train import loop
+from experiments.train.loop import (
+    NEVER,
+    Diverged,
+    Settings,
+    evaluate,
+    forward,
+    start,
+    starts_epoch,
+    train,
+)
 
 PAPER = ABLATIONS["paper"].base.settings
 
@@ -132,16 +144,78 @@ def test_sums_are_of_the_current_epoch_and_a_last_stub_joins_the_epoch_before():
     assert [step for step in range(1, 64_000) if starts_epoch(step, 390, 64_000)][-1] == 163 * 390
 
 
+class Reads(TorchDispatchMode):
+    """Counts the numbers that Python reads from tensors: on a GPU, each read waits."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = ("aten._local_scalar_dense", "aten.equal", "aten.nonzero", "aten.is_nonzero")
+        self.count += str(func).startswith(waits)
+        return func(*args, **(kwargs or {}))
+
+
+def test_within_an_epoch_nothing_is_read_from_a_gpu(monkeypatch):
+    """Three epochs of four steps: one read at the end of each. On a CPU, one in each step, too."""
+    settings = Settings(steps=12, batch_size=8, lr=0.01)
+    monkeypatch.setattr(loop, "reading_waits", lambda device: True)
+    state, reads = start(zoo.build("resnet8", width=2), settings), []
+    with Reads() as mode:
+        for _ in train(Random(), settings, state):
+            reads.append(mode.count)
+    assert reads == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
+
+
+def test_sums_have_the_same_bits_as_those_of_numbers_read_in_each_step():
+    settings = Settings(steps=8, batch_size=8, lr=0.05)
+    torch.manual_seed(0)
+    model = zoo.build("resnet8", width=4)
+    state, twin = start(copy.deepcopy(model), settings), copy.deepcopy(model)
+    optimizer = torch.optim.SGD(twin.parameters(), 0.05, 0.9, weight_decay=1e-4)
+    batches, loss_sum, wrong = Random(), 0.0, 0
+    for step, _ in enumerate(train(batches, settings, state)):
+        if step % 4 == 0:
+            loss_sum, wrong = 0.0, 0
+        images, labels = batches.batch(step)
+        logits = forward(twin.train(), images, settings)
+        loss = cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.item() * len(labels)
+        wrong += int((logits.argmax(1) != labels).sum())
+        assert (state.loss_sum.item(), int(state.wrong)) == (loss_sum, wrong)
+
+
+class Poisoned(Random):
+    def batch(self, step):
+        images, labels = super().batch(step)
+        return (images * math.nan if step == 5 else images), labels
+
+
+def test_a_gpu_finds_the_step_at_the_end_of_its_epoch_and_before_a_checkpoint(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(loop, "reading_waits", lambda device: True)
+    settings, path = Settings(steps=12, batch_size=8), tmp_path / "checkpoint.pt"
+    state = start(zoo.build("resnet8", width=2), settings)
+    with pytest.raises(Diverged, match=r"diverged at step 5$"):
+        list(train(Poisoned(), settings, state))
+    assert state.step == 8
+    state = start(zoo.build("resnet8", width=2), settings)
+    with pytest.raises(Diverged, match=r"diverged at step 5$"):  # asked to stop within the epoch
+        train_resumably(
+            state, Poisoned(), settings, path, "me", Clock(), end_epoch=lambda: None,
+            should_stop=lambda: state.step == 7,
+        )  # fmt: skip
+    assert state.step == 7
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(precision):
     settings = Settings(steps=10, batch_size=8, precision=precision)
     state = start(zoo.build("resnet8", width=2), settings)
-
-    class Poisoned(Random):
-        def batch(self, step):
-            images, labels = super().batch(step)
-            return (images * math.nan if step == 5 else images), labels
-
     steps, before = train(Poisoned(), settings, state), {}
     with pytest.raises(Diverged, match=r"diverged at step 5$"):
         for _ in steps:
@@ -153,12 +227,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(precision):
 
 def test_processes_give_up_together(monkeypatch):
     """Another process's loss is not finite at its third step: this one stops there too."""
-    sums = iter([1.0, 1.0, math.nan])
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.fill_(next(sums)))
+    others = iter([NEVER, NEVER, 2])
+    reduce = lambda step, op: step.clamp_(max=next(others))  # noqa: E731
+    monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
     settings = Settings(steps=6, batch_size=8, lr=0.01)
     state = start(zoo.build("resnet8", width=4), settings)
     with pytest.raises(Diverged, match="diverged at step 2"):
-        list(train(Random(), settings, state, Group(size=2).is_finite))
+        list(train(Random(), settings, state, Group(size=2).earliest))
     assert state.step == 2
 
 

@@ -65,7 +65,7 @@ def train_together(rank: int, port: int, path: str) -> None:
         model = nn.Linear(1, 2)
         settings = Settings(steps=4, batch_size=4, precision="fp16", channels_last=False)
         state = start(model, settings, group.wrap(model))
-        list(train(Shares(rank), settings, state, group.is_finite))
+        list(train(Shares(rank), settings, state, group.earliest))
     torch.save(state.state_dict(), f"{path}{rank}")
 
 

@@ -1,0 +1,77 @@
+"""The rows of bench as tables: one machine in full, and several machines in short."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.plumbing.results import parsed
+from experiments.plumbing.tables import Part, Rows
+
+FOLDER = Path("docs/speed")  # published: one file for each kind of machine
+IN_SHORT = {  # a line of README: the comparisons that it shows
+    "inference: resnet18, resnet50, vit_b_16": (
+        "inference-resnet18", "inference-resnet50", "inference-vit_b_16"),
+    "training: ResNet-20, resnet18, resnet50": (
+        "training-resnet20", "training-resnet18", "training-resnet50"),
+    "loading and augmenting photos: first epoch, later ones": ("data-first", "data-later"),
+    "linear probe against training the head; one image, from Enter to the answer": (
+        "probe", "one-image"),
+}  # fmt: skip
+
+
+def read_bench(path: Path) -> dict:
+    """The file that experiments.bench writes; raises ResultsError for another one."""
+    return parsed(path.read_bytes(), path, ("device", "instructions", "rounds", "rows", "versions"))
+
+
+def kind_of(found: Mapping) -> str:
+    """The name of its published file: "cuda", or a CPU's "bf16", "avx2" ..."""
+    if found["device_type"] == "cuda":
+        return "cuda"
+    words = found["instructions"].lower()
+    return "bf16" if "bf16" in words else words
+
+
+def table_of(found: Mapping) -> list[Part]:
+    """Every comparison of one machine, and how it was measured."""
+    lines = [
+        [f"`{row['name']}`: {row['title']}", *(f"{f(row['ratios']):.2f}" for f in
+         (min, statistics.median, max)), f"{1000 * row['seconds']:.1f}", row["checked"]]
+        for row in found["rows"]
+    ]  # fmt: skip
+    header = ("usual / ours", "min", "median", "max", "ours, ms", "checked")
+    caption = (
+        f"{found['rounds']} rounds in turns, {found['threads']} thread; {found['device']}, "
+        f"{found['instructions']}; torch {found['versions']['torch']}."
+    )
+    return [Rows(header, lines, ("---", *["---:"] * 4, "---")), caption]
+
+
+def in_short(folder: Path = FOLDER) -> list[Part]:
+    """The median ratios of IN_SHORT, a column for each published machine."""
+    columns = [read_bench(path) for path in sorted(folder.glob("*.json"), reverse=True)]
+    medians = [
+        {row["name"]: statistics.median(row["ratios"]) for row in found["rows"]}
+        for found in columns
+    ]
+    header = ["usual time / ours", *(f"{f['device']}, {f['instructions']}" for f in columns)]
+    lines = [[words, *(shown(names, found) for found in medians)]
+             for words, names in IN_SHORT.items()]  # fmt: skip
+    return [Rows(header, lines, ("---", "---:"))]
+
+
+def shown(names: Sequence[str], medians: Mapping[str, float]) -> str:
+    """The ratios of some comparisons, as text."""
+    return ", ".join(f"{medians[name]:.2f}" if name in medians else "-" for name in names)
+
+
+def publish(path: Path) -> tuple[str, list[Part]]:
+    """Copy a file of bench to FOLDER; return the name of its place in the docs, and its table."""
+    from zoo.weights.atomic import write_atomic
+
+    found = read_bench(path)
+    kind = kind_of(found)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_atomic(FOLDER / f"{kind}.json", (json.dumps(found, indent=1) + "\n").encode())
+    return f"speed-{kind}", table_of(found)

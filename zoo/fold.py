@@ -1,0 +1,102 @@
+"""For inference, a batch norm can be folded into the convolution before it: one layer, not two.
+
+In evaluation the statistics are constants. After a convolution with weights W and bias a (here 0),
+a batch norm with mean m, variance v, weight g and bias b computes, in each channel,
+
+    y = s (conv(x; W, a) - m) + b,   s = g / sqrt(v + eps)      (1)
+
+A convolution is linear in W and a, so y is the output of another convolution:
+
+    y = conv(x; s W, s (a - m) + b)                             (2)
+
+The outputs are equal up to rounding, and the map is read and written once less. In training this is
+not possible: there, m and v depend on x.
+
+Source: Jacob et al. 2017 (arXiv 1712.05877), section 3.2, equation 14.
+"""
+
+import copy
+import os
+import shutil
+from collections import Counter
+
+import torch
+from torch import Tensor, fx, nn
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution that computes norm(conv(x)) in eval mode: equation 2, in float64."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    gain = torch.ones_like(mean) if norm.weight is None else norm.weight.detach()
+    bias = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach()
+    old_bias = torch.zeros_like(mean) if conv.bias is None else conv.bias.detach()
+    scale = gain.double() / (variance.double() + norm.eps).sqrt()  # s of equation 1
+    merged = copy.deepcopy(conv)
+    merged.weight = nn.Parameter((scale.view(-1, 1, 1, 1) * conv.weight.double()).to(conv.weight))
+    merged.bias = nn.Parameter((scale * (old_bias - mean.double()) + bias).to(conv.weight))
+    return merged
+
+
+def fold(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A copy for inference with folded batch norms, and the names of those that could not be.
+
+    A norm can be folded if it follows a convolution that nothing else reads. In the copy, folded
+    norms are nn.Identity.
+    """
+    model = copy.deepcopy(model).eval()
+    left = [name for name, part in model.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    if not left:
+        return model, []  # a ViT, or a network without norms
+    graph = fx.symbolic_trace(model).graph  # which layer reads which output
+    layers = [node for node in graph.nodes if node.op == "call_module"]
+    calls = Counter(node.target for node in layers)
+    for node in layers:
+        before = node.args[0]
+        if node.target not in left or before.op != "call_module" or len(before.users) > 1:
+            continue
+        conv, norm = (model.get_submodule(part.target) for part in (before, node))
+        once = calls[before.target] == calls[node.target] == 1
+        if not (once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+            continue
+        if norm.running_mean is not None:  # else it computes statistics of each batch
+            model.set_submodule(before.target, folded(conv, norm))
+            model.set_submodule(node.target, nn.Identity())
+            left.remove(node.target)
+    return model, left
+
+
+class ForInference(nn.Module):
+    """(N, 3, H, W) float32 -> what `model` returns in eval mode, in float32, without gradients."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
+        super().__init__()
+        self.dtype, self.compiled = dtype, compiled
+        self.network, self.not_folded = fold(model)  # the second: names of batch norms
+        self.network = self.network.to(dtype).to(memory_format=torch.channels_last)
+        # With freezing, the compiler treats weights as constants, and stores them as it needs them.
+        options: dict = {"freezing": True}
+        self.compute = torch.compile(self.network, options=options) if compiled else self.network
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.to(self.dtype, memory_format=torch.channels_last)
+        return self.compute(images).float()
+
+
+def for_inference(
+    model: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = False
+) -> ForInference:
+    """A faster copy of a network: batch norms folded, channels_last, weights of `dtype`.
+
+    `dtype`: bfloat16 pays only on hardware that computes in it. `compiled`: by torch.compile, which
+    takes up to a minute at the first batch of each shape, and needs a C++ compiler; without one,
+    this is ignored, see has_compiler().
+    """
+    return ForInference(model, dtype, compiled and has_compiler())
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler for torch.compile."""
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
