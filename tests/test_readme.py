@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 import tyro
-from conftest import ROOT, in_a_child
+from conftest import ROOT
 from PIL import Image
 
 import zoo
@@ -207,30 +207,7 @@ def test_the_bugs_line_shows_the_whole_gallery(invoke, examined, monkeypatch):
     assert f"caught of {len(BUGS)}" in done.stdout
 
 
-def one_comparison() -> None:
-    from experiments.bench import __main__ as bench
-    from experiments.bench import networks, transfer
-
-    networks.COMPARISONS, transfer.COMPARISONS = (networks.compare_augmentation,), ()
-    bench.main(bench.Options(rounds=5))
-
-
-@pytest.mark.slow
-def test_bench_checks_both_sides_and_prints_ratios(tmp_path):
-    """Only one comparison, but in full; `make bench` times all of them."""
-    done = in_a_child(one_comparison, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "5 rounds in turns" in done.stdout
-    assert "same pixels within" in " ".join(done.stdout.split())
-
-
-def test_bench_refuses_sides_that_differ_and_too_few_rounds(command):
-    from experiments.bench.timing import same
-
-    same(1.0, 1.0 + 1e-6, 1e-5)
-    for pair in ((1.0, 1.1), (1.0, float("nan"))):
-        with pytest.raises(AssertionError, match="do not compute the same"):
-            same(*pair, 1e-5)
+def test_bench_refuses_too_few_rounds(command):
     assert command("experiments.bench", "--rounds", "3").returncode == 2
 
 

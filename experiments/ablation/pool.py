@@ -30,6 +30,7 @@ from data.progress import Progress, above
 from experiments.ablation.runs import Run, run_one
 from experiments.plumbing import signals
 from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.device import keep_freed_memory
 from experiments.plumbing.results import claim, read_row, to_do
 
 MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
@@ -159,6 +160,7 @@ def init_worker(shared: Shared) -> None:
     """Prepare a worker process: shared arrays, the thread that ends it, and signals."""
     global in_worker
     in_worker = shared
+    keep_freed_memory()
     threading.Thread(target=leave_when_asked, daemon=True).start()
     # Ctrl-C and `kill` reach the parent, which asks the workers to stop.
     for number in signals.STOPS:

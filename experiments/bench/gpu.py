@@ -18,8 +18,10 @@ from data.synthetic import synthetic
 from experiments.ablation.questions import ABLATIONS
 from experiments.bench.networks import networks
 from experiments.bench.timing import EAGER, Comparison, same, step_of
+from experiments.bench.transfer import compare_probe
 from experiments.plumbing.precision import choose_compile, choose_precision, compiled, to_layout
 from experiments.train.loop import Batch, BatchSource, Settings, start, train
+from zoo.fold import for_inference
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def compare_large(name: str, training: bool, sizes: Sizes, device: torch.device)
         ours = trainer(copy.deepcopy(model), batches, settings, 1)
         same(usual(), ours(), 5e-2)
     else:
-        fast = zoo.for_inference(model, torch.bfloat16, compiled=True)
+        fast = for_inference(model, torch.bfloat16, compiled=True)
         images = batches.batch(0)[0]
         theirs.eval()
         usual = partial(logits_of, theirs, images)
@@ -156,5 +158,6 @@ def comparisons(device: torch.device, sizes: Sizes) -> dict[str, Callable[[], Co
         **{f"epoch-resnet{n}": partial(compare_epoch, n, sizes, device) for n in sizes.depths},
         **{f"{'training' if training else 'inference'}-{name}":
            partial(compare_large, name, training, sizes, device) for name, training in large},
+        "probe": partial(compare_probe, device),
         "paper": partial(compare_paper, sizes, device),
     }  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from experiments.plumbing.device import BY_DEFAULT, keep_freed_memory
 from experiments.plumbing.precision import choose_precision, name, to_layout
 from experiments.train.loop import Batch, BatchSource, Settings, forward
 
@@ -55,8 +56,17 @@ def compare_steps(
 ) -> Comparison:
     """A complete SGD step, from the same weights: eager fp32 / as --precision auto chooses."""
     chosen, _ = choose_precision("auto", ours, batches, EAGER, CPU)
-    usual = step_of(theirs, batches.batch(0), EAGER, sgd=True)
-    step = step_of(to_layout(ours, chosen), batches.batch(0), chosen, sgd=True)
+    eager = step_of(theirs, batches.batch(0), EAGER, sgd=True)
+    chosen_step = step_of(to_layout(ours, chosen), batches.batch(0), chosen, sgd=True)
+
+    def usual() -> float:
+        keep_freed_memory(BY_DEFAULT)
+        return eager()
+
+    def step() -> float:
+        keep_freed_memory()
+        return chosen_step()
+
     losses = usual(), step()
     same(*losses, 2e-2 if chosen.precision == "bf16" else 1e-4)
     checked = f"losses {losses[0]:.5f}, {losses[1]:.5f}"

@@ -75,38 +75,42 @@ def stored(split: str, form: Form, folder: Path) -> tuple[Images, Tensor]:
     return images, labels
 
 
-def batches_of(images: Images, labels: Tensor, batch_size: int) -> ViewBatches:
+def batches_of(
+    images: Images, labels: Tensor, batch_size: int, device: torch.device = CPU
+) -> ViewBatches:
     """Our training batches of random views."""
-    return ViewBatches(StepDataset(images, labels, RANDOM_VIEW, batch_size, 0), CPU)
+    return ViewBatches(StepDataset(images, labels, RANDOM_VIEW, batch_size, 0), device)
 
 
-def compare_probe() -> Comparison:
+def compare_probe(device: torch.device = CPU) -> Comparison:
     """The tutorial's frozen ResNet-18, with evaluation / our linear probe, with decoding."""
     theirs, ours = networks("resnet18", 2)
-    images = torch.randn(4, 3, 224, 224)
+    theirs, ours = theirs.to(device), ours.to(device)
+    images = torch.randn(4, 3, 224, 224, device=device)
     with torch.no_grad():
         expected = nn.Sequential(*list(theirs.eval().children())[:-1])(images).flatten(1)
     computed, _ = features_of(ours, [(images, images)], EAGER)
-    difference = float((computed - expected).abs().max())
+    difference = float((computed - expected.cpu()).abs().max())
     same(difference, 0, 1e-4)
     training, evaluation = map(tutorial_loader, ("train", "val"))
     head = theirs.requires_grad_(False).get_submodule("fc").requires_grad_(True)
     optimizer = torch.optim.SGD(head.parameters(), 0.001, momentum=0.9)
-    batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), 8)
-    chosen, _ = choose_precision("auto", ours, batches, EAGER, CPU)
+    batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), 8, device)
+    chosen, _ = choose_precision("auto", ours, batches, EAGER, device)
 
     def one_epoch() -> int:
         theirs.train()
         for images, labels in training:
             optimizer.zero_grad()
-            cross_entropy(theirs(images), labels).backward()
+            cross_entropy(theirs(images.to(device)), labels.to(device)).backward()
             optimizer.step()
         theirs.eval()
         with torch.no_grad():
-            return sum(int((theirs(x).argmax(1) == y).sum()) for x, y in evaluation)
+            guesses = [theirs(x.to(device)).argmax(1).cpu() == y for x, y in evaluation]
+            return sum(int(right.sum()) for right in guesses)
 
     def features(split: str, folder: str) -> tuple[Tensor, Tensor]:
-        images = every_image(*stored(split, VIEW, Path(folder)), VIEW, 32, CPU)
+        images = every_image(*stored(split, VIEW, Path(folder)), VIEW, 32, device)
         return features_of(ours, images, chosen)
 
     def whole() -> int:

@@ -1,5 +1,6 @@
 """Choose the device, make its results repeatable, and leave a notebook's PyTorch as it was."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,25 @@ def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+BY_DEFAULT, ALL = 2**26, 2**31 - 1  # bytes: the most that glibc keeps by itself; and its limit
+
+
+def keep_freed_memory(limit: int = ALL) -> bool:
+    """Keep up to `limit` bytes of freed memory for the next step; False without Linux's glibc.
+
+    By default, glibc returns the maps of a training step to the system, which clears them and maps
+    them in again, page by page, in the next step. Memory in use does not grow; what is free comes
+    back to the system when the process ends.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    # 32 MB: the largest threshold that it accepts; larger blocks are mapped one by one.
+    return bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, limit))
 
 
 @contextmanager

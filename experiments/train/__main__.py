@@ -40,7 +40,11 @@ def main(options: Options) -> None:
         import zoo
         from data.batches import TensorBatches, channel_normalize, whole_images
         from data.synthetic import synthetic
-        from experiments.plumbing.device import choose_device, make_deterministic
+        from experiments.plumbing.device import (
+            choose_device,
+            keep_freed_memory,
+            make_deterministic,
+        )
         from experiments.train.loop import Diverged, Settings, evaluate, start, train
     zoo.check(options.model, {})
     is_vit = "image_size" in zoo.settings_allowed(options.model)
@@ -48,6 +52,7 @@ def main(options: Options) -> None:
     zoo.check(options.model, settings_of_model)  # a ViT's images have to divide into patches
     device, why = choose_device(options.device)
     print(f"{options.model}, 4,000 training and 1,000 test images, {SIZE}x{SIZE}; device {why}")
+    keep_freed_memory()
     make_deterministic(device)  # with one thread, which is faster for so small a network
     with doing("drawing the images"):
         dataset = synthetic(4000, 1000).resized(SIZE)

@@ -184,8 +184,8 @@ def start(
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.opt]
         optimizer = kind(learning, lr, weight_decay=decay, fused=fused)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-    state = State(model, optimizer, compute or model, scaler, seed)
-    exact = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+    state = State(model, optimizer, model if compute is None else compute, scaler, seed)
+    exact = torch.float64 if device.type in ("cpu", "cuda") else torch.float32  # mps has no fp64
     state.loss_sum = state.loss_sum.to(device, exact)
     state.wrong, state.diverged_at = state.wrong.to(device), state.diverged_at.to(device)
     return state

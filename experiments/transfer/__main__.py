@@ -16,7 +16,9 @@ from experiments.transfer.options import Options
 def main(options: Options) -> None:
     """Import the libraries, then compare the strategies."""
     with doing("loading the libraries"):
+        from experiments.plumbing.device import keep_freed_memory
         from experiments.transfer import comparison
+    keep_freed_memory()
     if results := comparison.carry_out(options):
         results.show()
 

@@ -1,15 +1,20 @@
-"""fp16: when it is chosen, and that processes that train together skip the same steps."""
+"""What is chosen by timing; and fp16 in processes that train together."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import forked, same
 from torch import nn
 
+from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import precision
-from experiments.plumbing.distributed import processes
+from experiments.plumbing.distributed import ALONE, processes
+from experiments.plumbing.results import write_json
 from experiments.train.loop import Settings, start, train
+from zoo.fold import has_compiler
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -37,6 +42,91 @@ def test_auto_times_fp16_on_a_gpu_without_bf16_and_nowhere_else(monkeypatch, dev
 def test_fp16_that_is_asked_for_is_taken():
     chosen, why = precision.choose_precision("fp16", None, None, Settings(), CPU)
     assert (chosen.precision, why) == ("fp16", "fp16, channels_last: as requested")
+
+
+# --- torch.compile, chosen by timing ---
+
+
+def choose(monkeypatch, eager: float, first: float, later: float, steps: int) -> tuple[bool, str]:
+    """choose_compile, with these seconds instead of measured ones."""
+    times = iter([first, *[later] * 6])
+    monkeypatch.setattr(precision, "time_step", lambda *_: eager)
+    monkeypatch.setattr(precision, "compiled", lambda model: model)
+    monkeypatch.setattr(precision, "seconds_of", lambda *_: next(times))
+    return precision.choose_compile(nn.Linear(1, 2), None, Settings(), steps)
+
+
+@pytest.mark.parametrize(("steps", "pays"), [(2_000, False), (4_000, True)])
+def test_the_time_to_compile_counts(monkeypatch, steps, pays):
+    """30 s to compile, 10 ms a step gained: 3,000 steps are the limit."""
+    chosen, why = choose(monkeypatch, 0.03, 30.0, 0.02, steps)
+    assert chosen == pays
+    assert why.endswith("compiled: 30.0 ms a step, compiled 20.0 ms after 30 s")
+    assert why.startswith("not compiled") == (not pays)
+
+
+def test_a_compiler_that_fails_leaves_the_run_eager(monkeypatch):
+    def fails(model):
+        def compute(images):
+            raise RuntimeError("no triton here\nand more lines")
+
+        return compute
+
+    monkeypatch.setattr(precision, "compiled", fails)
+    flat = Settings(channels_last=False)
+    batches = SimpleNamespace(batch=lambda step: (torch.ones(2, 1), torch.tensor([0, 1])))
+    chosen, why = precision.choose_compile(nn.Linear(1, 2), batches, flat, 100)
+    assert (chosen, why) == (False, "not compiled: torch.compile failed (no triton here)")
+
+
+@pytest.mark.parametrize(("device", "steps", "asked"), [(CUDA, 9, 1), (CUDA, 0, 0), (CPU, 9, 0)])
+def test_the_choice_is_stored_and_made_once(monkeypatch, tmp_path, capsys, device, steps, asked):
+    """Only on a GPU, and not with --compile off (no steps)."""
+    calls = []
+
+    def choose_compile(model, batches, settings, steps):
+        calls.append((settings.precision, steps))
+        return True, "compiled: it pays"
+
+    monkeypatch.setattr(precision, "choose_compile", choose_compile)
+    models = {"resnet8": lambda: (None, None)}
+    for _ in range(2):
+        settled = precision.settle(
+            tmp_path / "campaign.json", {}, "bf16", device, models, ALONE, steps
+        )
+        assert settled["resnet8"] == Settings(precision="bf16", compiled=bool(asked))
+    assert calls == [("bf16", 9)] * asked
+    assert ("compiled: it pays" in capsys.readouterr().out) == bool(asked)
+
+
+def test_folders_of_earlier_versions_were_not_compiled(tmp_path):
+    entry = {"precision": "fp32", "channels_last": True, "reason": "as requested"}
+    write_json(tmp_path / "campaign.json", {"models": {"resnet8": entry}})
+    settled = precision.settle(
+        tmp_path / "campaign.json", {}, "fp32", CUDA, {"resnet8": None}, ALONE, 9
+    )
+    assert not settled["resnet8"].compiled
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
+def test_a_compiled_run_trains_the_same_network(tmp_path):
+    """On a CPU: run_one with `compiled` ends near the weights of the eager run."""
+    ends = []
+    for compiled in (False, True):
+        settings = Settings(steps=4, batch_size=8, lr=0.01, compiled=compiled)
+        data = Data(size=8, train_images=32, test_images=10)
+        run, folder = Run("resnet", 8, data=data, settings=settings), tmp_path / str(compiled)
+        assert run_one(run, folder, CPU)
+        ends.append(torch.cat([v.flatten().float() for v in load_weights(folder).values()]))
+    torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-4)
+
+
+def load_weights(folder) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "final.safetensors")
+
+
+# --- fp16 in several processes ---
 
 
 class Shares:
