@@ -30,8 +30,9 @@ class Normalize:
     std: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        # In place, in the copy that float() made: new memory costs more than the arithmetic.
-        return images.float().div_(255).sub_(self.mean).div_(self.std)
+        # The same formula with one multiplication of each value instead of two divisions, which
+        # are slow; in place, in the copy that float() made, since new memory is slower still.
+        return images.float().sub_(255 * self.mean).mul_(1 / (255 * self.std))
 
     def to(self, device: torch.device) -> "Normalize":
         return Normalize(self.mean.to(device), self.std.to(device))

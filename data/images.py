@@ -105,8 +105,11 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
 
 def tensor_of(pixels: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) -> (3, H, W)."""
-    # NumPy copies: torch would start threads, which takes up to 20 times as long for few pixels.
-    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
+    # NumPy copies if it has to: torch would start threads, up to 20 times as slow for few pixels.
+    pixels = np.ascontiguousarray(pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's pixels are read-only, and nobody writes to them
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def array_pixels(given: np.ndarray | Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Decodes images once: files of raw pixels, which later runs map into memory.
 
-Processes share the mapped files, so memory stays free. A file ends with the CRC-32 of its pixels: a
-power cut can leave zeros in it.
+Processes share the mapped files, so memory stays free. A file has the pixels (H, W, 3), then H, W
+and the CRC-32 of the pixels, since a power cut can leave zeros in it.
 """
 
 import hashlib
@@ -22,16 +22,19 @@ from torch import Tensor
 from data.decoding import DecodedOnUse, Form, decode_all
 from data.errors import DataError
 
-VERSION = 5  # of these files and of the pixels that load_image and views produce
+VERSION = 6  # of these files and of the pixels that load_image and views produce
 DECODERS = ("pillow", "torch", "torchvision")  # the libraries that decode and resize
 
 
+END = 12  # bytes after the pixels: three numbers of four bytes
+
+
 class DecodedOnce:
-    """Images that are decoded at their first use, each into a .npy file, uint8 (H, W, 3)."""
+    """Images that are decoded at their first use, each into a file."""
 
     def __init__(self, files: Sequence[str], form: Form, folder: Path) -> None:
         self.images = DecodedOnUse(files, form)
-        self.paths = [folder / f"{key}.npy" for key in keys_of(files, form)]
+        self.paths = [folder / f"{key}.pixels" for key in keys_of(files, form)]
         self.checked: set[int] = set()
 
     def __len__(self) -> int:
@@ -40,24 +43,19 @@ class DecodedOnce:
     def __getitem__(self, index: int) -> Tensor:
         path = self.paths[index]
         try:
-            # "c": the file is never written to.
-            pixels: NDArray[Any] = np.lib.format.open_memmap(path, mode="c")
-            if index not in self.checked and crc32(pixels.data) != stored_crc(path):
+            content: NDArray[Any] = np.memmap(path, mode="c")  # "c": the file never changes
+            height, width, stored_crc = content[-END:].view("<u4").tolist()
+            pixels = content[:-END].reshape(height, width, 3)
+            if index not in self.checked and crc32(pixels.data) != stored_crc:
                 raise ValueError("damaged")
-        except (OSError, ValueError, EOFError):  # not there yet, or damaged
+        except (OSError, ValueError):  # not there yet, or damaged
             pixels = np.ascontiguousarray(self.images[index].permute(1, 2, 0))
+            end = np.array([*pixels.shape[:2], crc32(pixels.data)], "<u4")
             with replacing(path) as file:
-                np.save(file, pixels)
-                file.write(crc32(pixels.data).to_bytes(4))
+                file.write(pixels.data)
+                file.write(end.data)
         self.checked.add(index)
         return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def stored_crc(path: Path) -> int:
-    """The number at the end of a file."""
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        return int.from_bytes(file.read())
 
 
 def results_of(

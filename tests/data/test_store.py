@@ -6,10 +6,10 @@ import pickle
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import in_a_child
@@ -109,21 +109,24 @@ def test_a_bad_image_is_named_every_time(files, tmp_path):
 
 
 def store_and_die(files: list[str], cache: Path) -> None:
-    real = module.np.save
+    real = module.replacing
 
-    def dying(file, pixels):
-        real(file, pixels[:5])
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
+    @contextmanager
+    def dying(path):
+        with real(path) as file:
+            file.write(bytes(100))  # a part of the pixels
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+            yield file
 
-    module.np.save = dying
+    module.replacing = dying
     DecodedOnce(files, VIEW, cache)[3]
 
 
 def test_a_kill_while_writing_leaves_nothing_that_is_taken_for_whole(files, tmp_path):
     done = in_a_child(partial(store_and_die, files, tmp_path), tmp_path)
     assert done.returncode == -signal.SIGKILL
-    assert not list(tmp_path.glob("*.npy"))
+    assert not list(tmp_path.glob("*.pixels"))
     assert same(DecodedOnce(files, VIEW, tmp_path), DecodedOnUse(tuple(files), VIEW))
 
 
@@ -135,7 +138,7 @@ def test_phone_images_are_stored_at_the_size_that_training_needs(tmp_path):
     stored = DecodedOnce(files, form, tmp_path)
     assert stored[0].shape == (3, 144, 192)
     assert estimated_bytes(files, form) == 3 * 3 * 144 * 192
-    assert np.load(stored.paths[0]).shape == (144, 192, 3)
+    assert stored.paths[0].stat().st_size == 144 * 192 * 3 + 12
 
 
 # --- decoding ---
