@@ -14,9 +14,8 @@ IN_SHORT = {  # a line of README: the comparisons that it shows
         "inference-resnet18", "inference-resnet50", "inference-vit_b_16"),
     "training: ResNet-20, resnet18, resnet50": (
         "training-resnet20", "training-resnet18", "training-resnet50"),
-    "loading and augmenting photos: first epoch, later ones": ("data-first", "data-later"),
-    "linear probe against training the head; one image, from Enter to the answer": (
-        "probe", "one-image"),
+    "photos: first epoch, later epochs, a linear probe, predicting one": (
+        "data-first", "data-later", "probe", "one-image"),
 }  # fmt: skip
 
 

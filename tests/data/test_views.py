@@ -75,6 +75,15 @@ def seeded(transform, image, seed):
     return transform(image)
 
 
+@pytest.mark.parametrize("shape", [(80, 100), (20, 500), (7, 3)])
+def test_crops_and_flips_are_torchvisions(shape):
+    """The same random numbers, and the same pixels."""
+    form, image = RandomView("crop", View(36, 32)), noise(*shape)
+    usual = v2.Compose([v2.RandomResizedCrop(32, (0.08, 1.0)), v2.RandomHorizontalFlip()])
+    expected = [seeded(usual, image, seed) for seed in range(20)]
+    assert all(torch.equal(form(image, seed), view) for seed, view in enumerate(expected))
+
+
 @pytest.mark.parametrize("augment", AUGMENTS)
 @pytest.mark.parametrize("shape", [(80, 100), (20, 500), (7, 3)])
 def test_a_random_view_depends_on_its_seed_alone(augment, shape):
