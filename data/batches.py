@@ -1,8 +1,8 @@
 """A batch is a function of its step, batch(step) -> (images, labels): runs can resume anywhere.
 
 The order, crops and flips of an epoch are drawn on the CPU from (seed, epoch), and copied to the
-device once. So every device and every resumed run sees the same batches, and a checkpoint needs no
-random state. Within an epoch, batch() copies nothing from the CPU to a GPU, which saves time.
+device once per epoch. So every device and every resumed run sees the same batches, and a checkpoint
+needs no random state. Within an epoch, batch() copies nothing to a GPU, which saves time.
 Dimension key: N batch, C channels, H W height and width.
 Read next: experiments/train/loop.py
 """
@@ -30,8 +30,8 @@ class Normalize:
     std: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        # The same formula with one multiplication of each value instead of two divisions, which
-        # are slow; in place, in the copy that float() made, since new memory is slower still.
+        # The same formula, with one multiplication instead of two slow divisions; in place, on the
+        # copy that float() makes of bytes: new memory would be slower.
         return images.float().sub_(255 * self.mean).mul_(1 / (255 * self.std))
 
     def to(self, device: torch.device) -> "Normalize":

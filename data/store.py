@@ -1,7 +1,7 @@
-"""Decodes images once: files of raw pixels, which later runs map into memory.
+"""Decodes each image once, into a file of raw pixels that later runs map into memory.
 
-Processes share the mapped files, so memory stays free. A file has the pixels (H, W, 3), then H, W
-and the CRC-32 of the pixels, since a power cut can leave zeros in it.
+Processes that map a file share one copy in memory. A file has the pixels, uint8 (H, W, 3), then H,
+W and the CRC-32 of the pixels. The CRC detects damage: a power cut can leave zeros in a file.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """For inference, a batch norm can be folded into the convolution before it: one layer, not two.
 
-In evaluation the statistics are constants. After a convolution with weights W and bias a (here 0),
-a batch norm with mean m, variance v, weight g and bias b computes, in each channel,
+In evaluation the statistics are constants. After a convolution with weights W and bias a (0 if
+there is none), a batch norm with mean m, variance v, weight g and bias b computes, in each channel,
 
     y = s (conv(x; W, a) - m) + b,   s = g / sqrt(v + eps)      (1)
 
@@ -9,7 +9,7 @@ A convolution is linear in W and a, so y is the output of another convolution:
 
     y = conv(x; s W, s (a - m) + b)                             (2)
 
-The outputs are equal up to rounding, and the map is read and written once less. In training this is
+The outputs are equal up to rounding, and the map is read and written one time less. In training this is
 not possible: there, m and v depend on x.
 
 Source: Jacob et al. 2017 (arXiv 1712.05877), section 3.2, equation 14.
@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution that computes norm(conv(x)) in eval mode: equation 2, in float64."""
+    """One convolution that computes norm(conv(x)) in eval mode: equation 2, computed in float64."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None
@@ -40,10 +40,11 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def fold(model: nn.Module) -> tuple[nn.Module, list[str]]:
-    """A copy for inference with folded batch norms, and the names of those that could not be.
+    """A copy for inference with folded batch norms, and the names of the norms that stay.
 
-    A norm can be folded if it follows a convolution that nothing else reads. In the copy, folded
-    norms are nn.Identity.
+    A norm is folded if it has running statistics and follows a convolution whose output nothing
+    else reads; both must be called once. In the copy, folded norms are nn.Identity. Raises
+    torch.fx's TraceError if torch.fx cannot trace the network.
     """
     model = copy.deepcopy(model).eval()
     left = [name for name, part in model.named_modules() if isinstance(part, nn.BatchNorm2d)]

@@ -44,7 +44,7 @@ PATIENCE = 600  # seconds to wait for another process, which chooses the precisi
 def settle_precision(
     options: Options, ablation: Ablation, device: torch.device, output_dir: Path
 ) -> Ablation:
-    """Choose one precision for all runs, timed on the deepest residual network, and store it."""
+    """Choose precision, layout and compilation of all runs, timed on the deepest residual network."""
     make_deterministic(device)
     base = ablation.base
     deepest = replace(base, depth=max(ablation.axes["depth"]))
@@ -137,7 +137,7 @@ def train_preset(
 ) -> tuple[list[Run], list[dict]]:  # fmt: skip
     """Train every run of the ablation, or of a shard; return all runs and the results.
 
-    Where each arm has a rate of its own, the runs that choose it come first, in every shard.
+    If each arm has its own rate, every shard first trains all runs that choose the rates.
     """
     if not (question := BLOCK_QUESTIONS.get(preset)):
         return train_all(rows(ablation), output_dir, device, jobs, shard=shard)
@@ -153,7 +153,7 @@ def train_all(
     runs: Sequence[Run], output_dir: Path, device: torch.device, jobs: int,
     before: Sequence[dict] = (), shard: Shard = WHOLE,
 ) -> tuple[list[Run], list[dict]]:  # fmt: skip
-    """Train runs, or a shard of them; return all, and their results after those of `before`.
+    """Train `runs`, or a shard of them; return all runs, and `before` with the finished results.
 
     Writes results.csv if all are finished, but not after runs that choose rates.
     Raises NumericError if every run with normalisation diverged.
@@ -161,11 +161,14 @@ def train_all(
     runs = [with_warmup(run) for run in runs]
     first, count = shard
     mine = runs[first - 1 :: count]
+    if not mine:
+        fix = f"give I/N with N up to {len(runs)}"
+        raise UsageError("this shard has no runs", f"--shard {first}/{count}", fix)
     say_forecast(mine, output_dir, device, jobs)
 
     def after_run(run: Run) -> None:
         row = read_row(output_dir / run.name)
-        if row is None:  # stopped before its end
+        if row is None:  # stopped before its end, or another process trains it
             return
         print(describe(run.name, flatten(row)) + say_skipped(row))
         whole = whole_seeds(runs, output_dir)

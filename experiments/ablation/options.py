@@ -60,7 +60,8 @@ class Options:
     jobs: Count = None
     """Runs at the same time, one thread each (default: one per core, at most 3; 1 on a GPU)."""
     shard: Annotated[str | None, shown("I/N")] = None
-    """Train only every N-th run, beginning with the I-th: for job arrays, on one or on several
-    machines. Then the same command without it, on the folder of all runs, makes the report."""
+    """Train only every N-th run, beginning with the I-th, for job arrays. Without a shared disk,
+    also give --precision, and copy all runs into one folder. The command without --shard reports.
+    """
     output_dir: Folder = None
     """Folder of the results (default: in runs/). The same command resumes there."""

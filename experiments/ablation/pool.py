@@ -3,11 +3,12 @@
 Runs start in their order, so the longest should come first: none then ends long after all others.
 
 Several commands, also on several machines, may train into one folder: a run belongs to the process
-that has locked its file in .claims/. If it dies, another one goes on from the run's checkpoint.
+that has locked its file in .claims/. If that process dies, another one continues the run from its
+checkpoint.
 
-A worker is a process with one thread; on a GPU there is one worker by default. It shares three
-small arrays with the parent: the step at which each run resumed, the steps that it has done, and
-whether to stop. They have no lock, so a worker that is killed cannot leave the others waiting.
+A worker is a process with one thread; on a GPU there is one worker by default. Workers share three
+small arrays with the parent: for each run its steps done, and the step at which it resumed; and a
+flag to stop. They have no lock, so a worker that is killed cannot leave the others waiting.
 """
 
 import os
@@ -55,7 +56,7 @@ def run_campaign(
 ) -> list[dict]:  # fmt: skip
     """Train every run that is not finished in `output_dir`; return the rows of all, in order.
 
-    after_run(run) is called when a run has finished or was stopped.
+    after_run(run) is called when a run is finished, was stopped, or belongs to another process.
     """
 
     def unfinished() -> list[Run]:

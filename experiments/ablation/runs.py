@@ -29,7 +29,7 @@ from data.dataset import Dataset, read_folder
 from data.synthetic import SIZE, synthetic
 from data.views import View
 from experiments.plumbing.device import make_deterministic
-from experiments.plumbing.precision import compiled, to_layout
+from experiments.plumbing.precision import compile_training, to_layout
 from experiments.plumbing.results import machine, write_csv, write_json
 from experiments.plumbing.resume import Clock, train_resumably, until_stopped
 from experiments.train.loop import Batch, Diverged, Settings, State, evaluate, start
@@ -190,7 +190,7 @@ def run_one(
     folder.mkdir(parents=True, exist_ok=True)
     make_deterministic(device)
     model = build_model(run).to(device)
-    compute = compiled(model) if run.settings.compiled else None
+    compute = compile_training(model) if run.settings.compiled else None
     state, clock = start(model, run.settings, compute, seed=run.seed), Clock()
 
     def end_epoch() -> None:

@@ -5,8 +5,8 @@
     python -m experiments.bench --device cuda
 
 Times vary between machines and from minute to minute; the ratio of two functions timed in turns
-varies far less. Each comparison first checks that both sides compute the same losses, pixels,
-features or logits. Each row is printed, and written to runs/bench.json, as soon as it is measured.
+varies far less. Each comparison first checks that both sides agree: on losses, pixels, features,
+weights, logits or answers. Each row is printed, and stored, as soon as it is measured.
 """
 
 import statistics
@@ -27,7 +27,7 @@ class Options:
     rounds: int = 5
     """How often each side is timed, in turns (at least 5)."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """cuda: comparisons of training and inference on a GPU, under 8 minutes."""
+    """cuda: comparisons of training and inference on a GPU; meant to take under 8 minutes."""
     output: Path = Path("runs/bench.json")
     """The file of the rows, and of the machine."""
 
@@ -60,18 +60,18 @@ def main(options: Options) -> None:
             torch.manual_seed(0)
             comparison = makers[name]()
             seconds = seconds_in_turns((comparison.usual, comparison.ours), options.rounds)
-        ratios = [comparison.times * usual / ours for usual, ours in seconds]
+        ratios = [comparison.repeats * usual / ours for usual, ours in seconds]
         median = statistics.median(ours for _, ours in seconds)
         rows.append({
             "name": name, "title": comparison.title, "checked": comparison.checked,
             "ratios": ratios, "seconds": median, "per_second": comparison.images / median,
         })  # fmt: skip
         write_json(options.output, about | {"rounds": options.rounds, "rows": rows})
-        print(f"{in_words(rows[-1])}\n  {comparison.title}; {comparison.checked}")
+        print(f"{line_of(rows[-1])}\n  {comparison.title}; {comparison.checked}")
     print(f"rows: {options.output}")
 
 
-def in_words(row: dict) -> str:
+def line_of(row: dict) -> str:
     """One line: the name, the median ratio, its range, and the time of our side."""
     low, middle, high = (f(row["ratios"]) for f in (min, statistics.median, max))
     time = f"{1000 * row['seconds']:.1f} ms"

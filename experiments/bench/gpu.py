@@ -1,7 +1,7 @@
-"""Rows of `make bench ARGS='--device cuda'`: whole epochs, large networks, and the paper's preset.
+"""Rows of `make bench ARGS='--device cuda'`: CIFAR-10 networks, large networks, the paper's preset.
 
-Targets for an H100 or H200 are in docs/speed.md. Sizes are small enough for eight minutes; a test
-runs everything at a tiny size on a CPU.
+Targets for an H100 or H200 are in docs/speed.md. Sizes are chosen for about eight minutes (not
+measured); a test runs everything at a tiny size on a CPU.
 """
 
 import copy
@@ -16,10 +16,15 @@ import zoo
 from data.batches import TensorBatches, channel_normalize
 from data.synthetic import synthetic
 from experiments.ablation.questions import ABLATIONS
-from experiments.bench.networks import networks
+from experiments.bench.networks import both_networks
 from experiments.bench.timing import EAGER, Comparison, same, step_of
 from experiments.bench.transfer import compare_probe
-from experiments.plumbing.precision import choose_compile, choose_precision, compiled, to_layout
+from experiments.plumbing.precision import (
+    choose_compile,
+    choose_precision,
+    compile_training,
+    to_layout,
+)
 from experiments.train.loop import Batch, BatchSource, Settings, start, train
 from zoo.fold import for_inference
 
@@ -33,7 +38,7 @@ class Sizes:
     pixels: int = 224
     batch: int = 256  # of the ImageNet networks
     networks: tuple[str, ...] = ("resnet50", "vit_b_16")
-    paper_steps: int = 2_000
+    paper_steps: int = 200  # of each network, for each side and round
 
 
 EPOCH = 390  # steps of an epoch of CIFAR-10, in batches of 128
@@ -67,10 +72,10 @@ def chosen_for(
 def trainer(
     model: nn.Module, batches: BatchSource, settings: Settings, steps: int
 ) -> Callable[[], float]:
-    """A function that trains for `steps` steps from the first one, and returns the mean loss."""
+    """A function that trains `steps` more steps, and returns the mean loss of the last epoch."""
     model = to_layout(model, settings)
     settings = replace(settings, steps=steps, lr=1e-4)
-    state = start(model, settings, compiled(model) if settings.compiled else None)
+    state = start(model, settings, compile_training(model) if settings.compiled else None)
 
     def run() -> float:
         state.step = 0
@@ -101,7 +106,7 @@ def compare_epoch(depth: int, sizes: Sizes, device: torch.device) -> Comparison:
 
 def compare_large(name: str, training: bool, sizes: Sizes, device: torch.device) -> Comparison:
     """An ImageNet network: torchvision, channels_last and bf16 autocast / as we choose."""
-    theirs, model = (part.to(device) for part in networks(name))
+    theirs, model = (part.to(device) for part in both_networks(name))
     batches, why = Drawn(device, sizes.batch, sizes.pixels), ""
     usual = step_of(to_layout(theirs, AUTOCAST), batches.batch(0), AUTOCAST, sgd=training,
                     training=training)  # fmt: skip
@@ -113,8 +118,8 @@ def compare_large(name: str, training: bool, sizes: Sizes, device: torch.device)
         fast = for_inference(model, torch.bfloat16, compiled=True)
         images = batches.batch(0)[0]
         theirs.eval()
-        usual = partial(logits_of, theirs, images)
-        ours = partial(logits_of, fast, images)
+        usual = partial(largest_logit, theirs, images)
+        ours = partial(largest_logit, fast, images)
         same(usual(), ours(), 5e-2)
     work = "training" if training else "inference"
     title = f"{name} {work}, batch {sizes.batch} at {sizes.pixels}: torchvision, bf16 / ours"
@@ -122,7 +127,7 @@ def compare_large(name: str, training: bool, sizes: Sizes, device: torch.device)
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, images: torch.Tensor) -> float:
+def largest_logit(model: nn.Module, images: torch.Tensor) -> float:
     """The largest absolute logit, in bf16."""
     with torch.autocast(images.device.type, torch.bfloat16):
         return float(model(images.contiguous(memory_format=torch.channels_last)).abs().max())
@@ -136,7 +141,7 @@ def compare_paper(sizes: Sizes, device: torch.device) -> Comparison:
     batches = TensorBatches(
         dataset, normalize, protocol.batch_size, 0, device, input_size=32, padding=4
     )
-    each = max(2, sizes.paper_steps // 10)  # in each round
+    each = sizes.paper_steps
     usual, ours, reasons = [], [], []
     for name in ("plain56", "resnet56"):
         model = zoo.build(name).to(device)

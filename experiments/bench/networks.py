@@ -67,7 +67,7 @@ def compare_augmentation() -> Comparison:
     return Comparison(title, usual, gather, f"same pixels within {difference:.0e}")
 
 
-def networks(name: str, classes: int = 1000) -> tuple[nn.Module, Network]:
+def both_networks(name: str, classes: int = 1000) -> tuple[nn.Module, Network]:
     """torchvision's network and ours, with the same weights (shaken: a new ViT has a zero head)."""
     theirs = torchvision.models.get_model(name, num_classes=classes)
     shake(theirs)
@@ -77,7 +77,7 @@ def networks(name: str, classes: int = 1000) -> tuple[nn.Module, Network]:
 def compare_network(name: str, batch_size: int, tolerance: float = 0) -> Comparison:
     """Forward and backward pass, both in eager fp32: torchvision / ours."""
     batch = torch.randn(batch_size, 3, 224, 224), torch.arange(batch_size)
-    usual, ours = (step_of(model, batch, EAGER) for model in networks(name))
+    usual, ours = (step_of(model, batch, EAGER) for model in both_networks(name))
     losses = usual(), ours()
     same(*losses, tolerance)
     title = f"{name} forward and backward, batch {batch_size} at 224: torchvision / ours, both fp32"
@@ -91,8 +91,8 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def compare_inference(name: str, batch_size: int = 8) -> Comparison:
-    """Logits: torchvision, eager fp32 / zoo.for_inference, compiled, in bf16 if it is computed."""
-    theirs, model = networks(name)
+    """Logits: torchvision, eager fp32 / for_inference, compiled; bf16 if the hardware has it."""
+    theirs, model = both_networks(name)
     theirs.train()
     images = torch.randn(batch_size, 3, 224, 224)
     if isinstance(model, ResNet):  # statistics that belong to the weights, so logits are ordinary

@@ -55,12 +55,12 @@ def in_short(folder: Path = FOLDER) -> list[Part]:
         for found in columns
     ]
     header = ["usual time / ours", *(f"{f['device']}, {f['instructions']}" for f in columns)]
-    lines = [[words, *(shown(names, found) for found in medians)]
+    lines = [[words, *(ratios_in_words(names, found) for found in medians)]
              for words, names in IN_SHORT.items()]  # fmt: skip
     return [Rows(header, lines, ("---", "---:"))]
 
 
-def shown(names: Sequence[str], medians: Mapping[str, float]) -> str:
+def ratios_in_words(names: Sequence[str], medians: Mapping[str, float]) -> str:
     """The ratios of some comparisons, as text."""
     return ", ".join(f"{medians[name]:.2f}" if name in medians else "-" for name in names)
 

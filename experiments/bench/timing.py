@@ -27,7 +27,7 @@ class Comparison(NamedTuple):
     usual: Callable[[], object]
     ours: Callable[[], object]
     checked: str
-    times: int = 1  # `usual` runs this often for one run of `ours`
+    repeats: int = 1  # one run of `ours` replaces so many runs of `usual`, of which one is timed
     images: int = 1  # in one run of `ours`
 
 

@@ -27,7 +27,7 @@ from data.images import load_image
 from data.store import DecodedOnce
 from data.view_batches import StepDataset, ViewBatches, every_image
 from data.views import RandomView, View
-from experiments.bench.networks import networks
+from experiments.bench.networks import both_networks
 from experiments.bench.timing import CPU, EAGER, Comparison, compare_steps, same, scratch_folder
 from experiments.classifier import save_classifier
 from experiments.plumbing.precision import choose_precision
@@ -84,7 +84,7 @@ def batches_of(
 
 def compare_probe(device: torch.device = CPU) -> Comparison:
     """The tutorial's frozen ResNet-18, with evaluation / our linear probe, with decoding."""
-    theirs, ours = networks("resnet18", 2)
+    theirs, ours = both_networks("resnet18", 2)
     theirs, ours = theirs.to(device), ours.to(device)
     images = torch.randn(4, 3, 224, 224, device=device)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def compare_step(model_name: str, batch_size: int) -> Comparison:
     """A fine-tuning step: torchvision, eager fp32 / ours, as --precision auto chooses."""
     batches = batches_of(*stored("train", RANDOM_VIEW.stored, scratch_folder()), batch_size)
     title = f"{model_name} fine-tuning step, batch {batch_size} at 224: torchvision"
-    return compare_steps(title, *networks(model_name, 2), batches)
+    return compare_steps(title, *both_networks(model_name, 2), batches)
 
 
 SCRIPT = """
@@ -151,7 +151,7 @@ for score, label in zip(*logits.softmax(1)[0].topk(2)):
 def compare_one_image() -> Comparison:
     """From Enter to the answer, with imports: a script with torchvision / experiments.predict."""
     folder = scratch_folder()
-    theirs, model = networks("resnet18", 2)
+    theirs, model = both_networks("resnet18", 2)
     torch.save(theirs.state_dict(), folder / "theirs.pth")
     save_classifier(folder / "ours.safetensors", "resnet18", model, ("one", "two"), VIEW, {})
     image = files_and_labels("val")[0][0]

@@ -33,7 +33,8 @@ def choose_device(requested: str) -> tuple[torch.device, str]:
 def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
     """Disable nondeterministic convolutions; use `threads` threads on the CPU (None: PyTorch's).
 
-    Runs are then repeatable, bit for bit with the same number of threads.
+    On a CPU, runs are then repeatable, bit for bit, with the same number of threads. Not tested on
+    a GPU.
     """
     if device.type == "cpu" and threads:
         torch.set_num_threads(threads)
@@ -42,21 +43,21 @@ def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-BY_DEFAULT, ALL = 2**26, 2**31 - 1  # bytes: the most that glibc keeps by itself; and its limit
+BY_DEFAULT, MOST = 2**26, 2**31 - 1  # bytes: the most that glibc keeps by itself; that it accepts
 
 
-def keep_freed_memory(limit: int = ALL) -> bool:
+def keep_freed_memory(limit: int = MOST) -> bool:
     """Keep up to `limit` bytes of freed memory for the next step; False without Linux's glibc.
 
-    By default, glibc returns the maps of a training step to the system, which clears them and maps
-    them in again, page by page, in the next step. Memory in use does not grow; what is free comes
-    back to the system when the process ends.
+    By default, glibc returns the memory of a step's feature maps to the system. In the next step,
+    the system clears this memory and hands it out again, page by page. With this function, the
+    process keeps freed memory until it ends, except for single blocks over 32 MB.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    # 32 MB: the largest threshold that it accepts; larger blocks are mapped one by one.
+    # Some versions of glibc accept at most 32 MB.
     return bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, limit))
 
 

@@ -1,4 +1,4 @@
-"""Choose precision and memory layout by timing, and store the choice in a file."""
+"""Choose precision, memory layout and compilation by timing, and store the choice in a file."""
 
 import copy
 import math
@@ -87,10 +87,12 @@ def time_step(
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:  # fmt: skip
     """Seconds of one forward and backward pass, on a copy of the model."""
-    return seconds_of(to_layout(copy.deepcopy(model), settings).train(), batches, settings, clock)
+    return seconds_of_pass(
+        to_layout(copy.deepcopy(model), settings).train(), batches, settings, clock
+    )
 
 
-def seconds_of(
+def seconds_of_pass(
     compute: Callable[[Tensor], Tensor], batches: BatchSource, settings: Settings,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:  # fmt: skip
@@ -111,7 +113,7 @@ def to_layout(model: Model, settings: Settings) -> Model:
     return model.to(memory_format=layout)
 
 
-def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def compile_training(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """The network as one program, replayed as a CUDA graph: Python no longer starts each kernel."""
     return torch.compile(model, mode="reduce-overhead")
 
@@ -119,12 +121,14 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def choose_compile(
     model: nn.Module, batches: BatchSource, settings: Settings, steps: int
 ) -> tuple[bool, str]:
-    """Whether `steps` training steps are faster with compiled(), its own time included; and why."""
+    """Whether `steps` training steps take less time with torch.compile, compiling included; and why."""
     eager = min(time_step(model, batches, settings) for _ in range(4))
-    compute = compiled(to_layout(copy.deepcopy(model), settings).train())
+    compute = compile_training(to_layout(copy.deepcopy(model), settings).train())
     try:
-        first = seconds_of(compute, batches, settings)
-        later = min(seconds_of(compute, batches, settings) for _ in range(6))  # 2 record the graph
+        first = seconds_of_pass(compute, batches, settings)
+        later = min(
+            seconds_of_pass(compute, batches, settings) for _ in range(6)
+        )  # 2 record the graph
     except Exception as error:  # compilers fail in many ways
         return False, f"not compiled: torch.compile failed ({str(error).splitlines()[0]:.80})"
     pays = first + steps * later < steps * eager
@@ -142,9 +146,10 @@ def settle(
     models: Mapping[str, Callable[[], tuple[nn.Module, BatchSource]]], group: Group,
     compile_for: int = 0,
 ) -> dict[str, Settings]:  # fmt: skip
-    """Precision and layout of every model: chosen once per folder of results, stored in `path`.
+    """Precision, layout and compilation of every model: chosen once per folder, stored in `path`.
 
-    `compile_for`: steps of a run for which torch.compile may pay, on a GPU; 0: it is not tried.
+    `compile_for`: steps of one run, to decide on a GPU whether compiling saves time; 0: it is not
+    tried.
 
     `about`: what else all runs in the folder share. Raises UsageError if the folder's results
     differ in that, or are of the other command of SETTINGS_FILES. `models`: name -> a function that

@@ -154,14 +154,15 @@ def is_of_transfer(folder: Path) -> bool:
 
 
 def lock(output_dir: Path, patience: float = 0) -> AbstractContextManager:
-    """A lock for the time that a command writes into the folder.
+    """Acquire the lock of a folder of results; the end of the `with` block releases it.
 
-    If another process has it for `patience` seconds: UsageError.
+    Waits up to `patience` seconds for another process, then raises UsageError. (The runs of an
+    ablation have locks of their own: see claim.)
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output_dir / ".lock")
+    file_lock = FileLock(output_dir / ".lock")
     try:
-        return lock.acquire(timeout=0)
+        return file_lock.acquire(timeout=0)
     except Timeout:
         fix = "wait for it, or choose another --output-dir"
         refused = UsageError("another process is writing results here", output_dir, fix)
@@ -169,16 +170,16 @@ def lock(output_dir: Path, patience: float = 0) -> AbstractContextManager:
         raise refused
     print(f"waiting for another process, which is writing into {output_dir}")
     try:
-        return lock.acquire(timeout=patience)
+        return file_lock.acquire(timeout=patience)
     except Timeout:
         raise refused from None
 
 
 @contextmanager
 def claim(folder: Path) -> Iterator[bool]:
-    """Whether this process may train the run in `folder` now: not if another one does.
+    """Yield True and reserve the run in `folder` for this process; False if another one has it.
 
-    The claim ends with the process, however it ends.
+    The claim ends with the `with` block, or when the process ends, even if it is killed.
     """
     claims = folder.parent / ".claims"
     claims.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 The caller evaluates, saves or stops between two steps. The shortest caller is __main__.py beside
 this file: `python -m experiments.train resnet20` runs it. Long runs go through
 experiments/plumbing/resume.py. The loop knows nothing about files or processes. Batches and
-learning rates are functions of the step, so State is all that a checkpoint has to hold.
+learning rates are functions of the step, so a checkpoint needs no random state.
 
 Protocol: He et al. 2015 (arXiv 1512.03385), section 4.2; the defaults of Settings are the paper's.
 Dimension key: N batch, H W height and width of an image.
@@ -108,7 +108,7 @@ NEVER = 2**62  # State.diverged_at of a run whose losses have all been finite
 
 @dataclass
 class State:
-    """Everything that training changes. A checkpoint holds all that a run needs to go on."""
+    """What training changes, and what it needs for that. Checkpoints hold state_dict()."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -120,8 +120,8 @@ class State:
     step: int = 0  # steps done
     # Sums over the current epoch, of this process; divided by `seen`, they are the mean loss and
     # the error. (With class_weights, loss_sum / seen is no exact mean: PyTorch divides each batch's
-    # loss by the sum of its weights, not by the number of its images.) Sums of what a GPU computes
-    # stay there: Python only queues work for it, and reading a number waits until all is done.
+    # loss by the sum of its weights, not by the number of its images.) On a GPU, the sums stay
+    # there: Python only queues the GPU's work, and has to wait for all of it to read a number.
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     wrong: Tensor = field(default_factory=lambda: torch.tensor(0))  # images classified wrongly
     seen: int = 0  # images

@@ -112,7 +112,7 @@ def test_weights_of_another_network_are_named(checkpoint, invoke):
 def test_bench_compares_the_losses_of_both_networks(monkeypatch):
     pair = (zoo.build("resnet8"), zoo.build("resnet8"))
     pair[1].load_state_dict(pair[0].state_dict())
-    monkeypatch.setattr(bench_networks, "networks", lambda name: pair)
+    monkeypatch.setattr(bench_networks, "both_networks", lambda name: pair)
     comparison = bench_networks.compare_network("resnet8", 2)
     assert comparison.usual() == comparison.ours()
     for model in pair:

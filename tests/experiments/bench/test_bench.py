@@ -105,7 +105,7 @@ def test_one_image_has_the_same_answer_in_a_plain_script():
 
 # --- on a GPU: everything at a tiny size on a CPU ---
 
-TINY = gpu.Sizes(depths=(8,), steps=2, pixels=64, batch=8, networks=("resnet18",), paper_steps=20)
+TINY = gpu.Sizes(depths=(8,), steps=2, pixels=64, batch=8, networks=("resnet18",), paper_steps=2)
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ TINY = gpu.Sizes(depths=(8,), steps=2, pixels=64, batch=8, networks=("resnet18",
 def test_the_whole_half_for_a_gpu_runs(pays, monkeypatch):
     """Compilers are not tried here; `pays`: whether they would be chosen."""
     monkeypatch.setattr(gpu, "choose_compile", lambda *_: (pays, "compiled"))
-    monkeypatch.setattr(gpu, "compiled", lambda model: model)
+    monkeypatch.setattr(gpu, "compile_training", lambda model: model)
     monkeypatch.setattr(gpu, "for_inference", lambda model, dtype, compiled: model.eval())
     made = gpu.comparisons(CPU, TINY)
     large = ["training-resnet18", "inference-resnet18"]

@@ -51,8 +51,8 @@ def choose(monkeypatch, eager: float, first: float, later: float, steps: int) ->
     """choose_compile, with these seconds instead of measured ones."""
     times = iter([first, *[later] * 6])
     monkeypatch.setattr(precision, "time_step", lambda *_: eager)
-    monkeypatch.setattr(precision, "compiled", lambda model: model)
-    monkeypatch.setattr(precision, "seconds_of", lambda *_: next(times))
+    monkeypatch.setattr(precision, "compile_training", lambda model: model)
+    monkeypatch.setattr(precision, "seconds_of_pass", lambda *_: next(times))
     return precision.choose_compile(nn.Linear(1, 2), None, Settings(), steps)
 
 
@@ -72,7 +72,7 @@ def test_a_compiler_that_fails_leaves_the_run_eager(monkeypatch):
 
         return compute
 
-    monkeypatch.setattr(precision, "compiled", fails)
+    monkeypatch.setattr(precision, "compile_training", fails)
     flat = Settings(channels_last=False)
     batches = SimpleNamespace(batch=lambda step: (torch.ones(2, 1), torch.tensor([0, 1])))
     chosen, why = precision.choose_compile(nn.Linear(1, 2), batches, flat, 100)

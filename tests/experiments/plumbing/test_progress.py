@@ -34,7 +34,7 @@ def test_a_short_or_failing_step_says_nothing(monkeypatch, capsys):
      ("ablation", ("vit",), "ablation.campaign.plan", "Without skips, do a ViT"),
      ("transfer", ("PETS",), "transfer.comparison.open_dataset", "Device"),
      ("verify", ("resnet18",), "proof.prove.prove", "comparing resnet18 with torchvision"),
-     ("bench", (), "bench.networks.networks", "usual / ours")],
+     ("bench", (), "bench.networks.both_networks", "usual / ours")],
 )  # fmt: skip
 def test_the_first_line_comes_before_any_work(module, arguments, works, first, invoke, monkeypatch):
     def stop(*_, **__):
