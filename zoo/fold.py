@@ -9,8 +9,8 @@ A convolution is linear in W and a, so y is the output of another convolution:
 
     y = conv(x; s W, s (a - m) + b)                             (2)
 
-The outputs are equal up to rounding, and the map is read and written one time less. In training this is
-not possible: there, m and v depend on x.
+The outputs are equal up to rounding, and the map is read and written one time less. In training
+this is not possible: there, m and v depend on x.
 
 Source: Jacob et al. 2017 (arXiv 1712.05877), section 3.2, equation 14.
 """

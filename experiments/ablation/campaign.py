@@ -44,7 +44,7 @@ PATIENCE = 600  # seconds to wait for another process, which chooses the precisi
 def settle_precision(
     options: Options, ablation: Ablation, device: torch.device, output_dir: Path
 ) -> Ablation:
-    """Choose precision, layout and compilation of all runs, timed on the deepest residual network."""
+    """Choose precision, layout and compilation of all runs, timed on the deepest ResNet."""
     make_deterministic(device)
     base = ablation.base
     deepest = replace(base, depth=max(ablation.axes["depth"]))

@@ -87,9 +87,8 @@ def time_step(
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:  # fmt: skip
     """Seconds of one forward and backward pass, on a copy of the model."""
-    return seconds_of_pass(
-        to_layout(copy.deepcopy(model), settings).train(), batches, settings, clock
-    )
+    model = to_layout(copy.deepcopy(model), settings).train()
+    return seconds_of_pass(model, batches, settings, clock)
 
 
 def seconds_of_pass(
@@ -121,14 +120,13 @@ def compile_training(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def choose_compile(
     model: nn.Module, batches: BatchSource, settings: Settings, steps: int
 ) -> tuple[bool, str]:
-    """Whether `steps` training steps take less time with torch.compile, compiling included; and why."""
+    """Whether `steps` steps take less time with torch.compile, compiling included; and why."""
     eager = min(time_step(model, batches, settings) for _ in range(4))
     compute = compile_training(to_layout(copy.deepcopy(model), settings).train())
     try:
         first = seconds_of_pass(compute, batches, settings)
-        later = min(
-            seconds_of_pass(compute, batches, settings) for _ in range(6)
-        )  # 2 record the graph
+        # The first two also record the graph.
+        later = min(seconds_of_pass(compute, batches, settings) for _ in range(6))
     except Exception as error:  # compilers fail in many ways
         return False, f"not compiled: torch.compile failed ({str(error).splitlines()[0]:.80})"
     pays = first + steps * later < steps * eager
