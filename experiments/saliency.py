@@ -181,6 +181,11 @@ def likeness(one: Tensor, other: Tensor) -> float:
     return float(first @ second) / size if size else math.nan
 
 
+def is_nearly_empty(values: Tensor) -> bool:
+    """Whether less than a twentieth of a map is above a tenth of its largest value."""
+    return float((values > 0.1 * values.max()).double().mean()) < 0.05
+
+
 def verdict(ours: Tensor, random: Sequence[Tensor]) -> str:
     """A sentence: is this map like those of the same network with random weights?
 
@@ -194,8 +199,12 @@ def verdict(ours: Tensor, random: Sequence[Tensor]) -> str:
     mean = fmean(map(abs, ranks))
     about = f"rank correlations {min(ranks):+.2f} to {max(ranks):+.2f}, mean absolute one "
     about += f"{mean:.2f}, n = {len(ranks)} networks"
+    if len(ranks) < len(random):
+        about += f"; {len(random) - len(ranks)} more give the same value everywhere"
     if mean >= ALIKE:
         return f"Random weights give similar maps: this one proves nothing ({about})."
+    if sum(map(is_nearly_empty, random)) > len(random) / 2:
+        return f"Most maps of random weights are nearly empty: comparing says little ({about})."
     return f"Random weights give other maps, so this one depends on the weights ({about})."
 
 

@@ -24,7 +24,8 @@ class Options:
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("resnet18",)
     """Any model of the zoo, plain ones included. Give several to compare them."""
     weights: str = "DEFAULT"
-    """A published name, a FILE, a URL, hf:OWNER/NAME, or none. Plain networks load their twin's."""
+    """A published name, a FILE, a URL, hf:OWNER/NAME, or none. A plain network loads its own
+    published ones (plain56: CIFAR10_LI), or its twin's, with which it was never trained."""
     preprocess: cli.Preprocess = None
     """How images were prepared for --weights, if the file does not say: as in predict --help."""
     size: cli.Pixels = None

@@ -32,7 +32,7 @@ from experiments.train.loop import Settings
 from experiments.transfer import report, stages
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, load_pretrained, run_transfer
 from experiments.transfer.options import Options
-from experiments.transfer.plan import check_options, plan, recipe_of
+from experiments.transfer.plan import check_options, plan, recipe_of, starting_weights
 from experiments.transfer.probe import logistic_regression
 from experiments.transfer.strategies import HEAD_ONLY, PROBE
 from zoo.weights.atomic import write_atomic
@@ -255,9 +255,11 @@ def say_recipe(options: Options, group: Group) -> None:
 
 
 def say_weights(options: Options, group: Group = ALONE) -> None:
-    """Say that random weights have nothing to transfer."""
+    """Say that random weights have nothing to transfer; and what else makes networks unlike."""
     if options.weights == "none" and set(options.strategy) != {"scratch"}:
         group.say("Weights none: random ones, so nothing is transferred")
+    if note := report.about_weights({m: starting_weights(options, m) for m in options.model}):
+        group.say(note)
 
 
 def say_notes(dataset: ImageDataset, group: Group) -> None:
@@ -292,7 +294,12 @@ def probe_networks(
             )  # fmt: skip
             train, tested = map(job.evaluation_batches, ("train", dataset.tested_on))
             one = stages.probe_stages(job.model, train, tested, fit, run.base)
-        about = {"images": len(job.labels), "tested_on": dataset.tested_on}
+        most = dataset.labels(dataset.tested_on).bincount().max()
+        about = {
+            "images": len(job.labels), "tested_on": dataset.tested_on,
+            "precision": run.base.precision,
+            "guessing": 100 * int(most) / len(dataset.labels(dataset.tested_on)),
+        }  # fmt: skip
         found[model] = about | one | {"settings": settings}
         write_json(folder / stages.FILE, stored | found)
     return found
@@ -305,6 +312,9 @@ def conclude(rows: list[dict], folder: Path, probes: dict[str, dict]) -> Results
     with doing("drawing the figures"):
         figures = report.write_all(rows, folder, probes)
     notes, checkpoint = [f"rows, histories and checkpoints: {folder}"], None
+    if (finished := len(list(folder.glob("*/row.json")))) > len(rows):
+        words = f"{finished} finished runs are here, {len(rows)} of them in this report; all"
+        notes.append(f"{words}: {python()} -m experiments.report {shlex.quote(str(folder))}")
     if IMAGE_CACHE.exists():
         notes.append(f"decoded images for the next run: {IMAGE_CACHE} (may be deleted)")
     _, arm = report.choose(rows)
@@ -316,7 +326,7 @@ def conclude(rows: list[dict], folder: Path, probes: dict[str, dict]) -> Results
         accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]
         notes += [
             f"best on val of {arm.label}: {accuracy:.1f} % in epoch {epoch} of {best['name']}",
-            f"{runs} took {minutes}:{seconds:02} minutes",
+            f"{runs} took {minutes}:{seconds:02} minutes, without timing steps and drawing figures",
             f"use it: {python()} -m experiments.predict {shlex.quote(str(checkpoint))} IMAGES",
         ]
     parts = report.report(rows) + stages.report_of_stages(probes)

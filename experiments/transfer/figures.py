@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from experiments.drawing.style import COLOURS, png
+from experiments.plumbing.stats import Estimate
 from experiments.transfer.learning_curve import Floats, law_of
 from experiments.transfer.stages import accuracy
 
@@ -65,23 +66,23 @@ def draw_histories(panel: Axes, histories: Histories, what: str, length: int, co
 
 
 def draw_accuracy_time(
-    path: Path, points: Sequence[tuple[str, float, float, float, float]], conditions: str
+    path: Path, points: Sequence[tuple[str, Sequence[float], Estimate]], conditions: str
 ) -> None:
-    """A PNG of (name, seconds, half-width, accuracy 0 to 1, half-width) points; inf: no bar.
+    """A PNG of (name, seconds of all seeds, accuracy 0 to 1) points.
 
     `conditions` (n, images, networks) go into the caption.
     """
-    long = max(seconds for _, seconds, *_ in points) >= 120
+    long = max(max(seconds) for _, seconds, _ in points) >= 120
     unit, second = ("minutes", 60) if long else ("seconds", 1)
     with png(path, 10, 5.6) as figure:
         axes = figure.subplots()
         looks = zip(points, cycle(COLOURS), cycle("os^Dv"), strict=False)
-        for (name, seconds, *numbers), colour, marker in looks:
-            wide, accuracy, high = np.nan_to_num(numbers, posinf=0)
-            time = max(seconds, 1e-3) / second  # a logarithmic axis has no zero
+        for (name, seconds, accuracy), colour, marker in looks:
+            times = np.maximum(seconds, 1e-3) / second  # a logarithmic axis has no zero
+            time, high = times.mean(), np.nan_to_num(100 * accuracy.half, posinf=0)
             axes.errorbar(
-                time, 100 * accuracy, 100 * high, wide / second, marker, color=colour,
-                markersize=8, capsize=4, label=name,
+                time, 100 * accuracy.mean, high, [[time - times.min()], [times.max() - time]],
+                marker, color=colour, markersize=8, capsize=4, label=name,
             )  # fmt: skip
         axes.set(xscale="log", xlabel=f"training time ({unit})", ylabel="accuracy (%)")
         low, high = axes.get_xlim()
@@ -92,7 +93,8 @@ def draw_accuracy_time(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        figure.supxlabel(f"mean and 95 % CI over seeds; {conditions}", size=11)
+        how = "means over seeds; accuracy: 95 % CI; time: minimum to maximum"
+        figure.supxlabel(f"{how}\n{conditions}", size=11)
         figure.legend(loc="outside right upper", fontsize=11, frameon=False)
 
 

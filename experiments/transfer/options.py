@@ -46,11 +46,11 @@ class More:
     unfreeze: Annotated[str | None, shown("PART,...")] = None
     """With partial: what to train (default: the last stage and the head)."""
     lr_decay: Real = None
-    """The rate of a stage is that of the next one times X (in finetune, lp-ft, partial)."""
+    """The rate of a stage is X (0.01 to 1) times the next one's (finetune, lp-ft, partial)."""
     augment: Annotated[
         Augment | None, shown("{none,shift,crop,color,randaugment,trivial,erasing}")
     ] = None
-    """Crops at a random place (shift) or of random size, then the named transform; and flips."""
+    """Crops of random size (or of random place: shift), the named transform, flips; or none."""
     probe_l2: Real = None
     """L2 penalty of linear-probe's logistic regression."""
     test_images: Count = None
@@ -73,7 +73,8 @@ class Options:
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("resnet18",)
     """Any model of the zoo, plain ones included. Give several to compare them."""
     weights: str = "DEFAULT"
-    """A published name, a FILE, a URL, hf:OWNER/NAME, or none. Plain networks load their twin's."""
+    """A published name, a FILE, a URL, hf:OWNER/NAME, or none. A plain network loads its own
+    published ones (plain56: CIFAR10_LI), or its twin's, with which it was never trained."""
     preprocess: Preprocess = None
     """How images were prepared for --weights, if the file does not say: a recipe such as bootcamp;
     published weights such as IMAGENET1K_V2; or numbers: squash=224,mean=0.5,std=0.5"""

@@ -14,7 +14,7 @@ from experiments.plumbing.recipes import RECIPES, Recipe
 from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer
 from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
-from experiments.transfer.strategies import DECAYING, STRATEGIES
+from experiments.transfer.strategies import DECAYING, PROBE, STRATEGIES
 from zoo.networks import Network, stages_of
 from zoo.registry import owner
 from zoo.weights.published import published_name
@@ -96,6 +96,9 @@ def check_parts(options: Options) -> None:
     if decay is not None and asked.isdisjoint(DECAYING):
         what = f"--lr-decay is only for {', '.join(DECAYING)}"
         raise UsageError(what, f"--strategy {' '.join(options.strategy)}", "leave it out")
+    if options.more.augment and asked == {PROBE}:
+        what = "--augment does nothing in linear-probe, which computes each image's features once"
+        raise UsageError(what, f"--augment {options.more.augment}", "leave it out")
     if unfreeze is None:
         return
     where, parts = f"--unfreeze {unfreeze}", unfreeze.split(",")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+import zoo
 from data.listing import readable
 from experiments.plumbing.cli import ResultsError
 from experiments.plumbing.results import no_results, read_history, read_rows, write_csv
@@ -16,9 +17,11 @@ from experiments.plumbing.tables import Part, Rows
 from experiments.transfer.job import NEEDS
 from experiments.transfer.stages import read, report_of_stages
 from experiments.transfer.strategies import PROBE, STRATEGIES
+from zoo.registry import owner
+from zoo.weights.published import published_name
 
 ALL_RUNS = "results.csv"  # written once all runs are finished
-NOTEBOOKS = "as in most notebooks"  # the name of the strategy moving-bn in the table
+NOTEBOOKS = "moving BatchNorm"  # the strategy moving-bn in the table
 FIELDS = (
     "model", "weights", "strategy", "seed", "batch_size", "recipe_opt", "recipe_lr", "epochs",
     "status", "train_images", "val_images", "test_images", "tested_on", "accuracy",
@@ -129,9 +132,9 @@ def caption(rows: Sequence[dict]) -> str:
         "little too good; 'last epoch' is not"
     )
     weights = sorted({str(row["run"]["weights"] or "random weights") for row in rows})
-    trained = f"{run['recipe']['epochs']} epochs, {run['recipe']['opt']}"
+    trained = f"{run['recipe']['epochs']} epochs, {run['recipe']['opt']}{unusual(rows)}"
     if all(row["run"]["strategy"] == PROBE for row in rows):
-        trained = "logistic regression on frozen features"
+        trained, chosen = "logistic regression on frozen features", f"accuracy on {on}"
     seeds = {row["run"]["seed"] for row in rows}
     spread = "mean ± 95 % CI over n seeds (in addition, each"
     if len(seeds) == 1:
@@ -143,6 +146,37 @@ def caption(rows: Sequence[dict]) -> str:
         f"{run['base']['precision']}, {first['threads']} thread{'s' * (first['threads'] > 1)}, "
         f"{first['device']}."
     )
+
+
+def unusual(rows: Sequence[dict]) -> str:
+    """Settings of the recipe that only some strategies have, as text; empty for the usual ones."""
+    found = dict.fromkeys(
+        f", {key.replace('_', '-')} {row['run']['recipe'][key]}"
+        for row in rows for key in ("unfreeze", "lr_decay", "augment")
+        if row["run"]["recipe"].get(key) not in (None, "crop")
+    )  # fmt: skip
+    return "".join(found)
+
+
+def about_weights(weights: Mapping[str, str | None]) -> str:
+    """What makes networks with these weights unlike, besides their skips; empty if nothing does.
+
+    `weights`: by network, a file or a published name; None for random ones.
+    """
+    borrowing = [
+        name for name, given in weights.items()
+        if zoo.twin(name) != name and published_name(given) and owner(name, given) != name
+    ]  # fmt: skip
+    if borrowing:
+        name = borrowing[0]
+        return (
+            f"{name} starts from the weights of {zoo.twin(name)}, with which it was never trained: "
+            "this does not show what the skips are worth"
+        )
+    if len(set(weights.values())) > 1:
+        each = ", ".join(f"{name} from {given}" for name, given in weights.items())
+        return f"{each}: trained in different ways, so not only the networks differ"
+    return ""
 
 
 def how_compared(drawn: Sequence[Arm]) -> str:
@@ -217,7 +251,9 @@ def lead(best: Arm, other: Arm) -> Estimate:
 
 def report(rows: Sequence[dict]) -> list[Part]:
     """The table, its caption and the recommendation."""
-    return [table(rows), caption(rows), f"**{choose(rows)[0]}**"]
+    parts: list[Part] = [table(rows), caption(rows), f"**{choose(rows)[0]}**"]
+    note = about_weights({row["run"]["model"]: row["run"]["weights"] for row in rows})
+    return [*parts, note + "."] if note else parts
 
 
 def report_of(folder: Path) -> list[Part]:
@@ -252,9 +288,10 @@ def write_all(rows: Sequence[dict], folder: Path, probes: Mapping[str, dict]) ->
         return []
     curves = {arm.label: [read_history(folder / row["name"]) for row in arm.rows] for arm in drawn}
     draw_curves(folder / "curves.png", curves, how_compared(drawn))
-    ends = [(arm.label, arm.mean("seconds"), arm.mean("accuracy")) for arm in drawn]
-    spread = [(label, time.mean, time.half, acc.mean, acc.half) for label, time, acc in ends]
-    draw_accuracy_time(folder / "accuracy_time.png", spread, how_compared(drawn))
+    ends = [
+        (arm.label, [row["seconds"] for row in arm.rows], arm.mean("accuracy")) for arm in drawn
+    ]
+    draw_accuracy_time(folder / "accuracy_time.png", ends, how_compared(drawn))
     paths = [folder / "curves.png", folder / "accuracy_time.png"]
     if probes:
         paths.append(folder / "stages.png")

@@ -153,6 +153,8 @@ def lead(one: str, other: str) -> tuple[str, float]:
 def advice(found: Mapping[str, Any]) -> str:
     """A sentence on how far to unfreeze the network, or that the probes cannot tell."""
     *earlier, last = found["stages"]
+    if found["settings"].get("weights", "") is None:
+        return "random weights know nothing yet, so the probes give no advice"
     if not earlier:
         return "nothing to compare: the network has one stage"
     right = {name: bits(text).sum() for name, text in found["stages"].items()}
@@ -234,13 +236,23 @@ def report_of_stages(found: Mapping[str, dict]) -> list[Part]:
     tested = len(next(iter(first["stages"].values())))
     caption = (
         f"What each stage knows: accuracy (%) on {first['tested_on']} of a linear probe, with its "
-        f"95 % interval (n = {tested:,} images); {first['images']:,} training images."
+        f"95 % interval (n = {tested:,} images); {first['images']:,} training images; "
+        f"{', '.join(map(weights_of, found, found.values()))}."
     )
+    if "guessing" in first:
+        caption += f" Always answering the largest class is right for {first['guessing']:.1f} %."
     said = []
     for name, one in found.items():
         said.append(f"- How far to unfreeze {name}? {advice(one)}.")
         said.append(f"- What would more images add to {name}? {more_images(one)}.")
     return [Rows(("probe after", *found), lines), caption, "\n".join(said)]
+
+
+def weights_of(name: str, one: Mapping[str, Any]) -> str:
+    """A network, its weights and the precision of its features, as text."""
+    weights = one["settings"].get("weights") or "random weights"
+    precision = f" ({one['precision']})" if "precision" in one else ""
+    return f"{name} from {Path(weights).name}{precision}"
 
 
 def cell(answers: str | None) -> str:

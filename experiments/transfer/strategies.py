@@ -7,7 +7,7 @@ lp-ft               linear-probe first, then fine-tune at a low rate (Kumar et a
 partial             train the last stage and a new head, or what --unfreeze names; all else is
                     frozen, statistics included
 scratch             train all weights, starting from random ones, for comparison
-moving-bn           feature-extraction as in most notebooks: requires_grad is off, but train()
+moving-bn           feature-extraction with a common mistake: requires_grad is off, but train()
                     keeps updating the running statistics of batch norms (pytorch #86590)
 """
 

@@ -135,7 +135,8 @@ def answers(*right: int, n: int = 200) -> dict:
         zip(names, ("all", "stages.1,stages.2,head", "stages.2,head", "head"), strict=True)
     )
     texts = ["1" * count + "0" * (n - count) for count in right]
-    return {"stages": dict(zip(names, texts, strict=True)), "unfreeze": later}
+    found = {"stages": dict(zip(names, texts, strict=True)), "unfreeze": later}
+    return found | {"settings": {"weights": "W"}}
 
 
 def test_the_advice_follows_from_the_probes_and_may_be_none():
@@ -160,6 +161,11 @@ def test_leads_are_mcnemars_exact_test():
     assert lead("1111000000", "0000000000") == ("+40.0 points, p = 0.12", 0.125)
     assert lead("0000000000", "1111000000") == ("-40.0 points, p = 0.12", 0.125)
     assert lead("1100", "0011") == ("+0.0 points, p = 1", 1.0)
+
+
+def test_random_weights_get_no_advice():
+    found = answers(100, 150, 140, 120) | {"settings": {"weights": None}}
+    assert advice(found) == "random weights know nothing yet, so the probes give no advice"
 
 
 def test_the_advice_holds_for_all_stages_at_once():
@@ -262,6 +268,12 @@ def test_the_report_has_a_column_for_each_network_and_two_sentences():
     both = report_of_stages({"resnet8": probes(), "vit1": one_stage})
     assert "unfreeze vit1? nothing to compare" in both[2]
     assert both[0].lines[-1] == ["blocks.0", "-", "50.0 (9.5 to 90.5)"]
+    from_file = probes() | {"settings": {"weights": "/home/me/w.pth"}, "precision": "bf16"}
+    _, caption, _ = report_of_stages(
+        {"resnet8": from_file | {"guessing": 54.25}, "vit1": one_stage}
+    )
+    assert "256 training images; resnet8 from w.pth (bf16), vit1 from random weights." in caption
+    assert caption.endswith("Always answering the largest class is right for 54.2 %.")
     assert report_of_stages({}) == []
 
 

@@ -196,7 +196,7 @@ def test_few_images_make_small_batches_unless_a_size_is_asked_for(folder, transf
 @pytest.mark.slow
 def test_all_strategies_leave_a_table_a_sentence_and_figures(everything):
     output, said = everything
-    for words in (*STRATEGIES[:-1], "as in most notebooks", "Data ", "Choose ", "bounded by",
+    for words in (*STRATEGIES[:-1], "moving BatchNorm", "Data ", "Choose ", "bounded by",
                   "is right for 33.3 % of val",
                   "Recipe default: epochs 3, batch-size 8, opt sgd",
                   "30 train, 15 val, 18 test images, 3 classes",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from figures import readable, words
 
+from experiments.plumbing.stats import Estimate
 from experiments.transfer.figures import draw_accuracy_time, draw_curves
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -43,8 +44,10 @@ def test_curves_of_different_lengths(tmp_path):
 
 
 def test_accuracy_against_time_has_error_bars_where_they_are_known(tmp_path):
-    points = [("probe", 6.0, 1.5, 0.7, 0.02), ("scratch", 700.0, math.inf, 0.9, math.inf),
-              ("wide", 60.0, 90.0, 0.8, 0.01), ("no time", 0.0, 0.0, 0.0, 0.0)]  # fmt: skip
+    points = [("probe", [4.5, 6.0, 7.5], Estimate(0.7, 0.02, 3)),
+              ("scratch", [700.0], Estimate(0.9, math.inf, 1)),
+              ("wide", [1.0, 119.0], Estimate(0.8, 0.01, 2)),
+              ("no time", [0.0], Estimate(0.0, 0.0, 1))]  # fmt: skip
     figure = readable(draw_accuracy_time, tmp_path / "a.png", points, "n = 2")
     (axes,) = figure.axes
     probe, scratch, *_ = axes.containers
@@ -55,13 +58,15 @@ def test_accuracy_against_time_has_error_bars_where_they_are_known(tmp_path):
     assert np.ptp(across[:, 0]) == np.ptp(up[:, 1]) == 0, "there is an error bar"
     assert axes.get_xscale() == "log"
     assert {"probe", "scratch", "wide", "training time (minutes)", "1"} <= set(words(figure))
-    assert "mean and 95 % CI over seeds; n = 2" in words(figure)
+    assert {"means over seeds; accuracy: 95 % CI; time: minimum to maximum\nn = 2"} <= set(
+        words(figure)
+    )
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.02, 1.0])
 def test_strategies_with_nearly_equal_results_can_be_told_apart(spread, tmp_path):
     points = [
-        (f"strategy {i}", 100 * (1 + spread * i), 1.0, 0.9 + 0.01 * spread * i, 0.001)
+        (f"strategy {i}", [100 * (1 + spread * i)], Estimate(0.9 + 0.01 * spread * i, 0.001, 2))
         for i in range(12)
     ]
     figure = readable(draw_accuracy_time, tmp_path / "a.png", points, "n = 2")
@@ -74,7 +79,7 @@ def test_strategies_with_nearly_equal_results_can_be_told_apart(spread, tmp_path
 
 
 def test_one_perfect_point_alone_has_no_tick_above_100(tmp_path):
-    points = [("one", 0.4, math.inf, 1.0, math.inf)]
+    points = [("one", [0.4], Estimate(1.0, math.inf, 1))]
     figure = readable(draw_accuracy_time, tmp_path / "a.png", points, "n = 2")
     low, high = figure.axes[0].get_ylim()
     assert max(tick for tick in figure.axes[0].get_yticks() if low <= tick <= high) == 100

@@ -10,6 +10,7 @@ from conftest import assert_three_lines
 from experiments.transfer import report
 from experiments.transfer.report import (
     NOTEBOOKS,
+    about_weights,
     arms,
     bound_by,
     caption,
@@ -120,7 +121,7 @@ def test_the_caption_says_on_what_and_how_sure():
     assert "there is no test set" in caption([each | {"tested_on": "val"} for each in data])
     assert "mean ± 95 % CI over n seeds (in addition" in said
     alone = caption([row("linear-probe", 0, 900)])
-    assert "logistic regression on frozen features; the epoch" in alone
+    assert "logistic regression on frozen features; accuracy on test; one seed" in alone
     assert "one seed (each accuracy is uncertain by at least ± 1.9 points" in alone
     assert "epochs" not in alone
     assert "epochs" not in how_compared(arms([row("linear-probe", 0, 900)]))
@@ -128,6 +129,28 @@ def test_the_caption_says_on_what_and_how_sure():
     where = "50 train, 20 val, 1,000 test images; plain18 and resnet18"
     assert caption(both).startswith(f"{where} from w.pth; 20 epochs")
     assert how_compared(arms(data)).endswith(f"{where.replace('plain18 and ', '')}, 20 epochs")
+
+
+def test_the_caption_names_unusual_settings():
+    partial = row("partial", 0, 900)
+    recipe = {"unfreeze": "stages.3,head", "lr_decay": 0.7, "augment": "color"}
+    partial["run"]["recipe"] |= recipe
+    said = caption([row("finetune", 0, 900), partial])
+    assert "sgd, unfreeze stages.3,head, lr-decay 0.7, augment color;" in said
+    assert "epochs, sgd;" in caption([row("finetune", 0, 900)])
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [({"plain18": "IMAGENET1K_V1"}, "plain18 starts from the weights of resnet18"),
+     ({"resnet56": "CIFAR10_LI", "plain56": "CIFAR10_LI"}, ""),
+     ({"resnet56": "CIFAR10_AKAMASTER", "plain56": "CIFAR10_LI"}, "trained in different ways"),
+     ({"plain18": "mine.pth"}, ""), ({"resnet18": None, "plain18": None}, "")],
+)  # fmt: skip
+def test_networks_that_differ_in_more_than_their_skips_are_named(weights, said):
+    note = about_weights(weights)
+    assert said in note
+    assert bool(note) == bool(said)
 
 
 def test_what_bounds_a_run():
