@@ -181,6 +181,12 @@ def likeness(one: Tensor, other: Tensor) -> float:
     return float(first @ second) / size if size else math.nan
 
 
+def most_alike(ours: Tensor, random: Sequence[Tensor]) -> Tensor:
+    """The map of random weights that is most like this one, by the absolute rank correlation."""
+    ranks = [abs(likeness(ours, other)) for other in random]
+    return random[max(range(len(random)), key=lambda i: -1 if math.isnan(ranks[i]) else ranks[i])]
+
+
 def is_nearly_empty(values: Tensor) -> bool:
     """Whether less than a twentieth of a map is above a tenth of its largest value."""
     return float((values > 0.1 * values.max()).double().mean()) < 0.05
@@ -261,15 +267,16 @@ def draw_one(
     if hasattr(classifier.model, "blocks"):  # a ViT
         (ours, weights), *pairs = (rolled_out(model, inputs) for model in networks)
         random = [rolled for rolled, _ in pairs]
-        said, last = verdict(ours, random), len(weights) - 1
+        other, said, last = most_alike(ours, random), verdict(ours, random), len(weights) - 1
         block = last if block is None else block
         where = f"blocks.{block}" + (", the last" if block == last else f" of {last + 1}")
         heads, adds = patches_of(weights[block])[0], all(skips_of(networks[0]))
-        draw_rollout(output, image, title, ours[0], random[0][0], said, heads, where, adds)
+        draw_rollout(output, image, title, ours[0], other[0], said, heads, where, adds)
     else:
         ours, *random = (grad_cam(model, inputs, logits.argmax(1).tolist()) for model in networks)
         said = verdict(ours, random)
-        draw_cam(output, image, title, ours[0], random[0][0], said)
+        other = most_alike(ours, random)
+        draw_cam(output, image, title, ours[0], other[0], said)
     return f"{words}\n  {said}"
 
 
