@@ -108,16 +108,19 @@ def draw_stages(path: Path, found: Mapping[str, Mapping]) -> None:
         by_images.minorticks_off()
         names = list(dict.fromkeys(name for one in found.values() for name in one["stages"]))
         handles, sizes = [], set[float]()
-        for (model, one), colour in zip(found.items(), cycle(COLOURS), strict=False):
+        for number, (model, one) in enumerate(found.items()):
+            # Beside each other, so that intervals of several networks do not hide each other.
+            beside, colour = 0.08 * (number - (len(found) - 1) / 2), COLOURS[number % len(COLOURS)]
             handles.append(Line2D([], [], color=colour, marker="o", label=model))
             shares = [accuracy(text) for text in one["stages"].values()]
-            places = [names.index(name) for name in one["stages"]]
+            places = [names.index(name) + beside for name in one["stages"]]
             values, low, high = np.array([share[:3] for share in shares]).T
             draw_interval(by_stage, places, values, low, high, colour)
             if one["curve"]:
                 law = law_of(one["curve"])
                 high, low = 100 * (1 - law.spread)
-                draw_interval(by_images, law.sizes, 100 * (1 - law.errors), low, high, colour)
+                x = law.sizes * 2 ** (0.6 * beside)
+                draw_interval(by_images, x, 100 * (1 - law.errors), low, high, colour)
                 by_images.plot(law.sizes, 100 * (1 - law.predicted), ":", color=colour)
                 sizes |= set(law.sizes.tolist())
         by_stage.set(xlabel="probe after", ylabel=f"accuracy on {first['tested_on']} (%)")
