@@ -86,6 +86,16 @@ def trainer(
     return run
 
 
+def agree(model: nn.Module, batches: BatchSource, settings: Settings) -> str:
+    """The first losses in eager fp32 and with `settings`; raises AssertionError if they differ."""
+    losses = [
+        step_of(to_layout(copy.deepcopy(model), how), batches.batch(0), how)()
+        for how in (EAGER, settings)
+    ]
+    same(losses[0], losses[1], 2e-2)
+    return f"losses {losses[0]:.5f}, {losses[1]:.5f}"
+
+
 def compare_epoch(depth: int, sizes: Sizes, device: torch.device) -> Comparison:
     """Training steps of a CIFAR-10 network: eager fp32 with the usual optimiser / as we choose."""
     dataset = synthetic(train=max(2, sizes.steps // 10) * 128, test=10)
@@ -93,6 +103,7 @@ def compare_epoch(depth: int, sizes: Sizes, device: torch.device) -> Comparison:
     batches = TensorBatches(dataset, normalize, 128, 0, device, input_size=32, padding=4)
     model = zoo.build(f"resnet{depth}").to(device)
     settings, why = chosen_for(model, batches, 64_000, device)
+    checked = f"{agree(model, batches, settings)}; {why}"
     ours = trainer(copy.deepcopy(model), batches, settings, sizes.steps)
     eager = step_of(model, batches.batch(0), EAGER, sgd=True)
 
@@ -101,7 +112,7 @@ def compare_epoch(depth: int, sizes: Sizes, device: torch.device) -> Comparison:
             eager()
 
     title = f"ResNet-{depth}, {sizes.steps} steps of 128 images (an epoch has {EPOCH}): eager fp32"
-    return Comparison(title, usual, ours, why, images=sizes.steps * 128)
+    return Comparison(title, usual, ours, checked, images=sizes.steps * 128)
 
 
 def compare_large(name: str, training: bool, sizes: Sizes, device: torch.device) -> Comparison:
@@ -148,7 +159,7 @@ def compare_paper(sizes: Sizes, device: torch.device) -> Comparison:
         settings, why = chosen_for(model, batches, protocol.steps, device)
         usual.append(trainer(copy.deepcopy(model), batches, EAGER, each))
         ours.append(trainer(model, batches, settings, each))
-        reasons.append(why)
+        reasons.append(f"{agree(model, batches, settings)}; {why}")
     title = (f"the preset paper: {each} steps of plain-56 and of ResNet-56 "
              f"(a run has {protocol.steps:,}): eager fp32")  # fmt: skip
     run = lambda sides: [side() for side in sides]  # noqa: E731
