@@ -47,7 +47,8 @@ def as_image(given: object) -> Tensor:
     a uint8 tensor (3, H, W). Raises DataError for anything else.
     """
     if isinstance(given, np.ndarray | Tensor):
-        return tensor_of(array_pixels(given))
+        pixels = array_pixels(given)
+        return tensor_of(pixels if pixels.flags.writeable else pixels.copy())
     if isinstance(given, str | os.PathLike):
         return load_image(Path(os.fsdecode(given)), os.fsdecode(given))
     if isinstance(given, bytes | bytearray | memoryview):

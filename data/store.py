@@ -1,7 +1,7 @@
 """Decodes each image once, into a file of raw pixels that later runs map into memory.
 
 Processes that map a file share one copy in memory. A file has the pixels, uint8 (H, W, 3), then H,
-W and the CRC-32 of the pixels. The CRC detects damage: a power cut can leave zeros in a file.
+W and the CRC-32 of all that. The CRC detects damage: a power cut can leave zeros in a file.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from torch import Tensor
 from data.decoding import DecodedOnUse, Form, decode_all
 from data.errors import DataError
 
-VERSION = 6  # of these files and of the pixels that load_image and views produce
+VERSION = 7  # of these files and of the pixels that load_image and views produce
 DECODERS = ("pillow", "torch", "torchvision")  # the libraries that decode and resize
 
 
@@ -46,16 +46,21 @@ class DecodedOnce:
             content: NDArray[Any] = np.memmap(path, mode="c")  # "c": the file never changes
             height, width, stored_crc = content[-END:].view("<u4").tolist()
             pixels = content[:-END].reshape(height, width, 3)
-            if index not in self.checked and crc32(pixels.data) != stored_crc:
+            if index not in self.checked and crc_of(pixels) != stored_crc:
                 raise ValueError("damaged")
         except (OSError, ValueError):  # not there yet, or damaged
             pixels = np.ascontiguousarray(self.images[index].permute(1, 2, 0))
-            end = np.array([*pixels.shape[:2], crc32(pixels.data)], "<u4")
+            end = np.array([*pixels.shape[:2], crc_of(pixels)], "<u4")
             with replacing(path) as file:
                 file.write(pixels.data)
                 file.write(end.data)
         self.checked.add(index)
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def crc_of(pixels: NDArray[Any]) -> int:
+    """The CRC-32 of pixels (H, W, 3), and of H and W."""
+    return crc32(np.array(pixels.shape[:2], "<u4").data, crc32(pixels.data))
 
 
 def results_of(

@@ -148,8 +148,8 @@ def resized(image: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:
     if len(size) == 1:
         longer = int(size[0] * max(rows, columns) / min(rows, columns))
         size = (size[0], longer) if rows <= columns else (longer, size[0])
-    # torchvision.transforms.v2.functional.resize, with the same pixels (tested): its import takes
-    # two seconds, in predict and in every process that decodes.
+    # As torchvision.transforms.v2.functional.resize (tested): its import takes two seconds, in
+    # predict and in every process that decodes.
     in_bytes = interpolation == "bicubic" or has_byte_resizing()
     pixels = image[None] if in_bytes else image[None].float()
     scaled = interpolate(pixels, size, mode=interpolation, align_corners=False, antialias=True)[0]

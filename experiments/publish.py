@@ -297,7 +297,7 @@ def main(options: Options) -> int:
         write_reading()
         return 0
     elif options.what.endswith(".json"):
-        put_into_docs(*publish_bench(Path(options.what)))
+        publish_bench(Path(options.what), put_into_docs)
     else:
         publish_folder(Path(options.what))
     print("done" + "; next: python -m experiments.publish readme" * (options.what != "readme"))

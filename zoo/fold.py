@@ -43,33 +43,47 @@ def fold(model: nn.Module) -> tuple[nn.Module, list[str]]:
     """A copy for inference with folded batch norms, and the names of the norms that stay.
 
     A norm is folded if it has running statistics and follows a convolution whose output nothing
-    else reads; both must be called once. In the copy, folded norms are nn.Identity. Raises
-    torch.fx's TraceError if torch.fx cannot trace the network.
+    else reads, both are called once and have no hooks, and torch.fx can trace the network. In the
+    copy, folded norms are nn.Identity.
     """
     model = copy.deepcopy(model).eval()
     left = [name for name, part in model.named_modules() if isinstance(part, nn.BatchNorm2d)]
     if not left:
         return model, []  # a ViT, or a network without norms
-    graph = fx.symbolic_trace(model).graph  # which layer reads which output
+    try:
+        graph = fx.symbolic_trace(model).graph  # which layer reads which output
+    except Exception:  # a forward that depends on its input's values, or whatever fx does not know
+        return model, left
     layers = [node for node in graph.nodes if node.op == "call_module"]
-    calls = Counter(node.target for node in layers)
+    # What is used twice stays as it is; a weight that is read elsewhere counts as a use.
+    uses = Counter(str(node.target) for node in layers)
+    reads = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    uses.update(name.rpartition(".")[0] for name in reads)
     for node in layers:
-        before = node.args[0]
-        if node.target not in left or before.op != "call_module" or len(before.users) > 1:
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
-        conv, norm = (model.get_submodule(part.target) for part in (before, node))
-        once = calls[before.target] == calls[node.target] == 1
-        if not (once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
-            continue
-        if norm.running_mean is not None:  # else it computes statistics of each batch
-            model.set_submodule(before.target, folded(conv, norm))
-            model.set_submodule(node.target, nn.Identity())
-            left.remove(node.target)
+        places = str(before.target), str(node.target)
+        conv, norm = map(model.get_submodule, places)
+        once = all(uses[place] == 1 for place in places)
+        if once and is_plain(conv, nn.Conv2d) and is_plain(norm, nn.BatchNorm2d):
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            if norm.running_mean is not None:  # else it computes statistics of each batch
+                model.set_submodule(places[0], folded(conv, norm))
+                model.set_submodule(places[1], nn.Identity())
+                left.remove(places[1])
     return model, left
 
 
+def is_plain(module: nn.Module, kind: type) -> bool:
+    """Whether it is just such a layer, without hooks and without a weight that is computed."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return type(module) is kind and not hooks and "weight" in module._parameters
+
+
 class ForInference(nn.Module):
-    """(N, 3, H, W) float32 -> what `model` returns in eval mode, in float32, without gradients."""
+    """(N, 3, H, W) float32 -> the tensor that `model` returns in eval mode, in float32."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
         super().__init__()
@@ -79,6 +93,9 @@ class ForInference(nn.Module):
         # With freezing, the compiler treats weights as constants, and stores them as it needs them.
         options: dict = {"freezing": True}
         self.compute = torch.compile(self.network, options=options) if compiled else self.network
+
+    def train(self, mode: bool = True) -> "ForInference":
+        return super().train(False)  # always in eval mode
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

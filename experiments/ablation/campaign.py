@@ -3,8 +3,9 @@
 In a notebook: ablate("quick", seeds=3) in the last line of a cell shows the report.
 """
 
+import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -34,7 +35,16 @@ from experiments.plumbing.device import choose_device, make_deterministic, torch
 from experiments.plumbing.distributed import ALONE
 from experiments.plumbing.forecast import FORWARD, Make, Work, forecast_if_long
 from experiments.plumbing.precision import ALL, SETTINGS_FILES, settle, to_layout
-from experiments.plumbing.results import lock, read_row, say_skipped, write_csv
+from experiments.plumbing.results import (
+    completed,
+    lock,
+    other_settings,
+    parsed,
+    read_row,
+    say_skipped,
+    write_csv,
+    write_json,
+)
 from experiments.plumbing.tables import Results, print_report
 from experiments.train.loop import BatchSource, Settings
 
@@ -61,6 +71,18 @@ def settle_precision(
         compiled=chosen.compiled,
     )  # fmt: skip
     return replace(ablation, base=replace(base, settings=settings))
+
+
+def check_settings(base: Run, path: Path) -> None:
+    """Store what all runs of the folder share; raise ResultsError if others are stored there.
+
+    Without this, processes with different options would leave runs that do not fit together.
+    """
+    stored = parsed(path.read_bytes(), path, ())
+    mine = json.loads(json.dumps({"data": asdict(base.data), "settings": asdict(base.settings)}))
+    if (here := completed(stored.setdefault("base", mine))) != mine:
+        raise other_settings("an ablation", here, mine, path, path.parent)
+    write_json(path, stored)
 
 
 def explain_parameters(depths: Collection[int]) -> None:
@@ -161,10 +183,8 @@ def train_all(
     runs = [with_warmup(run) for run in runs]
     first, count = shard
     mine = runs[first - 1 :: count]
-    if not mine:
-        fix = f"give I/N with N up to {len(runs)}"
-        raise UsageError("this shard has no runs", f"--shard {first}/{count}", fix)
-    say_forecast(mine, output_dir, device, jobs)
+    if mine:
+        say_forecast(mine, output_dir, device, jobs)
 
     def after_run(run: Run) -> None:
         row = read_row(output_dir / run.name)
@@ -239,6 +259,7 @@ def carry_out(options: Options) -> Results:
     output_dir = options.output_dir or Path("runs") / name
     with lock(output_dir, PATIENCE):  # of several processes, the first one chooses for all
         ablation = settle_precision(options, ablation, device, output_dir)
+        check_settings(ablation.base, output_dir / SETTINGS_FILES[0])
     jobs = options.jobs or default_jobs(device)
     runs, results = train_preset(options.preset, ablation, output_dir, device, jobs, shard)
     if sum(not is_tuning(row) for row in results) < len(runs):

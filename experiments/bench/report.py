@@ -2,12 +2,15 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from experiments.plumbing.results import parsed
+from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.results import KEEP_IT, UNFIT, parsed
 from experiments.plumbing.tables import Part, Rows
 
+NEEDS = ("device", "device_type", "instructions", "rounds", "rows", "threads", "versions")
+OF_ROW = ("name", "title", "checked", "ratios", "seconds", "per_second")
 FOLDER = Path("docs/speed")  # published: one file for each kind of machine
 IN_SHORT = {  # a line of README: the comparisons that it shows
     "inference: resnet18, resnet50, vit_b_16": (
@@ -21,7 +24,10 @@ IN_SHORT = {  # a line of README: the comparisons that it shows
 
 def read_bench(path: Path) -> dict:
     """The file that experiments.bench writes; raises ResultsError for another one."""
-    return parsed(path.read_bytes(), path, ("device", "instructions", "rounds", "rows", "versions"))
+    found = parsed(path.read_bytes(), path, NEEDS)
+    if not all(isinstance(row, dict) and row.keys() >= set(OF_ROW) for row in found["rows"]):
+        raise ResultsError(UNFIT, path, KEEP_IT)
+    return found
 
 
 def kind_of(found: Mapping) -> str:
@@ -65,12 +71,19 @@ def ratios_in_words(names: Sequence[str], medians: Mapping[str, float]) -> str:
     return ", ".join(f"{medians[name]:.2f}" if name in medians else "-" for name in names)
 
 
-def publish(path: Path) -> tuple[str, list[Part]]:
-    """Copy a file of bench to FOLDER; return the name of its place in the docs, and its table."""
+def publish(path: Path, put: Callable[[str, list[Part]], None]) -> None:
+    """Put the table of a file of bench into the docs by `put(name, parts)`; copy it to FOLDER.
+
+    Raises ResultsError if comparisons of a CPU's short table are missing.
+    """
     from zoo.weights.atomic import write_atomic
 
     found = read_bench(path)
-    kind = kind_of(found)
+    kind, names = kind_of(found), {row["name"] for row in found["rows"]}
+    missing = {name for line in IN_SHORT.values() for name in line} - names
+    if kind != "cuda" and missing:
+        what = f"comparisons are missing: {', '.join(sorted(missing))}"
+        raise ResultsError(what, path, "run python -m experiments.bench without --only")
+    put(f"speed-{kind}", table_of(found))
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_atomic(FOLDER / f"{kind}.json", (json.dumps(found, indent=1) + "\n").encode())
-    return f"speed-{kind}", table_of(found)

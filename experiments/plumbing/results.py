@@ -69,10 +69,19 @@ def read_row(folder: Path, run: Any = None, needs: Sequence[str] = NEEDS) -> dic
     if not path.exists():
         return None
     row = parsed(path.read_bytes(), path, ("run", *needs))
+    row["run"] = completed(row["run"])
     asked = row["run"] if run is None else json.loads(json.dumps(asdict(run)))
     if row["run"] != asked:
         raise other_settings("a finished run", row["run"], asked, path, folder.parent)
     return row
+
+
+def completed(run: Any) -> Any:
+    """The settings of a run, with the defaults of those that earlier versions did not have."""
+    for key in ("settings", "base"):
+        if isinstance(run, dict) and isinstance(run.get(key), dict):
+            run = run | {key: {"compiled": False} | run[key]}
+    return run
 
 
 def other_settings(what: str, here: dict, asked: dict, path: Path, output: Path) -> ResultsError:

@@ -7,6 +7,7 @@ written atomically, and a checksum detects damage.
 
 import hashlib
 import io
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from experiments.plumbing.cli import CheckpointError
 from experiments.plumbing.distributed import ALONE, Group
+from experiments.plumbing.results import completed
 from experiments.train.loop import Batch, BatchSource, Settings, State, starts_epoch, train
 from zoo.weights.atomic import write_atomic
 
@@ -139,7 +141,7 @@ def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
     if not path.exists():
         return
     saved = load_checkpoint(path)
-    if saved.get("run") != owner:
+    if saved.get("run") != owner and completed(json.loads(saved["run"])) != json.loads(owner):
         fix = "choose another --output-dir, or the options that it was made with"
         raise CheckpointError("the checkpoint belongs to a run with other settings", path, fix)
     state.load_state_dict(saved)

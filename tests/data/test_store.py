@@ -130,6 +130,18 @@ def test_a_kill_while_writing_leaves_nothing_that_is_taken_for_whole(files, tmp_
     assert same(DecodedOnce(files, VIEW, tmp_path), DecodedOnUse(tuple(files), VIEW))
 
 
+def test_damaged_sides_are_noticed(files, tmp_path):
+    """The last 12 bytes are H, W and the CRC-32."""
+    stored = DecodedOnce(files, VIEW, tmp_path)
+    expected, path = stored[3].clone(), stored.paths[3]
+    content = path.read_bytes()
+    sides = content[-8:-4] + content[-12:-8]  # W, H
+    for damaged in (content[:-12] + sides + content[-4:], bytes(12), b""):
+        assert damaged != content
+        path.write_bytes(damaged)
+        assert torch.equal(DecodedOnce(files, VIEW, tmp_path)[3], expected)
+
+
 def test_phone_images_are_stored_at_the_size_that_training_needs(tmp_path):
     for i in range(3):
         Image.new("RGB", (1600, 1200), (i, 0, 0)).save(tmp_path / f"{i}.jpg")

@@ -110,6 +110,55 @@ def test_shared_layers_are_not_folded():
     torch.testing.assert_close(fast(images), model.eval()(images), rtol=1e-5, atol=1e-6)
 
 
+class Branching(nn.Module):
+    """A forward that torch.fx cannot trace; and a norm that is named in its call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.norm(input=self.conv(x)) if x.sum() > 0 else x
+
+
+def same_or_kept(model: nn.Module, kept: list[str]) -> None:
+    """The copy computes the same, and `kept` norms are not folded."""
+    images = torch.rand(2, 3, 8, 8)
+    model.train()(images)
+    fast = for_inference(model)
+    assert fast.not_folded == kept
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images), model.eval()(images), rtol=1e-5, atol=1e-6)
+
+
+def pair() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def test_what_could_not_be_folded_right_stays():
+    same_or_kept(pair(), [])
+    same_or_kept(Branching(), ["norm"])
+    for place in (0, 1):
+        hooked = pair()
+        hooked[place].register_forward_hook(lambda module, given, output: 2 * output)
+        same_or_kept(hooked, ["1"])
+    normed = pair()
+    torch.nn.utils.parametrizations.weight_norm(normed[0])
+    same_or_kept(normed, ["1"])
+
+    class Reads(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) * self[0].weight.abs().mean()
+
+    same_or_kept(Reads(*pair()), ["1"])
+
+
+def test_it_stays_in_eval_mode():
+    fast = for_inference(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5))).train()
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(fast(images), fast(images))
+
+
 def test_the_network_itself_does_not_change():
     model = shaken("resnet8").train()
     before = copy.deepcopy(model.state_dict())

@@ -89,6 +89,21 @@ def test_shards_train_every_nth_run_and_the_last_one_reports(campaign, tmp_path,
     assert files_of(tmp_path) == files_of(alone)
 
 
+def test_other_options_in_the_folder_are_refused_before_any_run(tmp_path, invoke, monkeypatch):
+    monkeypatch.setattr(pool, "run_all", lambda *_: pytest.fail("a run was started"))
+    typed = ("experiments.ablation", *TINY, "--output-dir", tmp_path)
+    with pytest.raises(pytest.fail.Exception):  # as a first process that has begun
+        invoke(*typed)
+    done = invoke(*typed, "--batch-size", 16)
+    assert_three_lines(done, 3, "settings.batch_size is 32, not 16", "campaign.json")
+
+
+def test_a_shard_without_runs_is_done(tmp_path, invoke):
+    done = invoke("experiments.ablation", *TINY, "--shard", "99/99", "--output-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "shard 99 of 99" in done.stdout
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/-2", "1/2/3", "²/3"])
 def test_a_shard_that_is_none_is_refused(shard, invoke, tmp_path):
     done = invoke("experiments.ablation", *TINY, "--shard", shard, "--output-dir", tmp_path)

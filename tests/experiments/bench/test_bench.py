@@ -141,24 +141,32 @@ FOUND = {
 }  # fmt: skip
 
 
+NAMED = [ROW | {"name": name} for line in report.IN_SHORT.values() for name in line]
+
+
 def test_published_tables_have_a_column_for_each_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "FOLDER", tmp_path / "speed")
-    machines = [FOUND, FOUND | {"instructions": "AVX512 with bf16", "device": "Intel"}]
-    names = []
-    for machine in machines:
-        path = tmp_path / "bench.json"
-        path.write_text(json.dumps(machine), encoding="utf-8")
-        name, (table, caption) = report.publish(path)
-        names.append(name)
-        assert table.lines[0][1:5] == ["2.00", "3.00", "4.00", "500.0"]
-        assert machine["device"] in caption
-    assert names == ["speed-avx2", "speed-bf16"]
+    path, put = tmp_path / "bench.json", {}
+    for machine in (FOUND, FOUND | {"instructions": "AVX512 with bf16", "device": "Intel"}):
+        path.write_text(json.dumps(machine | {"rows": NAMED}), encoding="utf-8")
+        report.publish(path, put.__setitem__)
+    assert list(put) == ["speed-avx2", "speed-bf16"]
+    table, caption = put["speed-avx2"]
+    assert table.lines[0][1:5] == ["2.00", "3.00", "4.00", "500.0"]
+    assert "AMD" in caption
     (short,) = report.in_short(tmp_path / "speed")
     assert list(short.header[1:]) == ["Intel, AVX512 with bf16", "AMD, AVX2"]
-    assert short.lines[0][1] == "3.00, -, -"
+    assert short.lines[0][1] == "3.00, 3.00, 3.00"
 
 
-def test_another_file_is_refused(tmp_path):
-    (tmp_path / "bench.json").write_text("{}", encoding="utf-8")
+@pytest.mark.parametrize(
+    "content", [{}, FOUND, FOUND | {"rows": [{}]}, {k: FOUND[k] for k in list(FOUND)[1:]}]
+)
+def test_another_file_or_a_part_is_not_published(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(report, "FOLDER", tmp_path / "speed")
+    (tmp_path / "bench.json").write_text(json.dumps(content), encoding="utf-8")
+    put = {}
     with pytest.raises(ResultsError):
-        report.publish(tmp_path / "bench.json")
+        report.publish(tmp_path / "bench.json", put.__setitem__)
+    assert not put
+    assert not (tmp_path / "speed").exists()
