@@ -135,7 +135,8 @@ def test_damaged_sides_are_noticed(files, tmp_path):
     stored = DecodedOnce(files, VIEW, tmp_path)
     expected, path = stored[3].clone(), stored.paths[3]
     content = path.read_bytes()
-    sides = content[-8:-4] + content[-12:-8]  # W, H
+    height, width = (int.from_bytes(content[i : i + 4], "little") for i in (-12, -8))
+    sides = (height // 2).to_bytes(4, "little") + (width * 2).to_bytes(4, "little")
     for damaged in (content[:-12] + sides + content[-4:], bytes(12), b""):
         assert damaged != content
         path.write_bytes(damaged)
