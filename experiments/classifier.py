@@ -36,7 +36,7 @@ from data.listing import Listing
 from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.class_names import class_names
-from experiments.plumbing.cli import UsageError
+from experiments.plumbing.cli import UsageError, check_counts
 from experiments.plumbing.device import choose_device, torch_as_started
 from experiments.plumbing.inference import for_many
 from experiments.plumbing.preprocess import default_view, in_words, view_for, view_named
@@ -157,22 +157,12 @@ def predictions(
             good = [image for image in images if isinstance(image, Tensor)]
             answers: Iterator[list[dict]] = iter(())
             if good:
-                inputs = model.inputs(torch.stack(good))
-                batches = math.ceil((len(paths) - first) / batch_size)
-                faster = faster or for_many(model.model, inputs, batches)
+                inputs, left = model.inputs(torch.stack(good)), len(paths) - first
+                faster = faster or for_many(model.model, inputs, math.ceil(left / batch_size))
                 with torch.no_grad():
-                    logits = forward(faster, inputs, FP32)
-                answers = iter(top_k(model, logits, k))
+                    answers = iter(top_k(model, forward(faster, inputs, FP32), k))
             for path, image in zip(chunk, images, strict=True):
                 yield path, image if isinstance(image, DataError) else next(answers)
-
-
-def check_counts(**counts: object) -> None:
-    """Raise UsageError unless all of them are whole numbers from 1."""
-    for name, count in counts.items():
-        if type(count) is not int or count < 1:
-            why = f"{name} is not a whole number from 1: {count!r}"
-            raise UsageError(why, f"predict(..., {name}=...)", "give 1 or more")
 
 
 def find_images(inputs: str | Path | Sequence[str]) -> list[Path]:

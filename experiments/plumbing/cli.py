@@ -196,6 +196,14 @@ def doing(what: str) -> Iterator[None]:
         timer.cancel()
 
 
+def check_counts(**counts: object) -> None:
+    """Raise UsageError unless all of them are whole numbers from 1."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            why = f"{name} is not a whole number from 1: {count!r}"
+            raise UsageError(why, f"predict(..., {name}=...)", "give 1 or more")
+
+
 def check_numbers(options: object, limits: Mapping[str, tuple[float, float]]) -> None:
     """Raise UsageError for an option that is outside its limits (inclusive) or not a number."""
     for name, (least, most) in limits.items():

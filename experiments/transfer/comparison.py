@@ -237,10 +237,8 @@ def say_what(dataset: ImageDataset, group: Group = ALONE) -> None:
     group.say(f"Data {dataset.name}: {counts} images, {len(dataset.classes)} classes")
     for name, part in dataset.splits.items():
         if name != "train":
-            of_class = part.labels.bincount()
-            guess = f"always answering {dataset.classes[of_class.argmax()]!r}"
-            share = f"{100 * of_class.max() / len(part.labels):.1f} %"
-            group.say(f"  {guess} is right for {share} of {name}")
+            guess = f"always answering {dataset.classes[part.labels.bincount().argmax()]!r}"
+            group.say(f"  {guess} is right for {stages.largest_share(part.labels):.1f} % of {name}")
     say_notes(dataset, group)
 
 
@@ -294,11 +292,10 @@ def probe_networks(
             )  # fmt: skip
             train, tested = map(job.evaluation_batches, ("train", dataset.tested_on))
             one = stages.probe_stages(job.model, train, tested, fit, run.base)
-        most = dataset.labels(dataset.tested_on).bincount().max()
+        truth = dataset.labels(dataset.tested_on)
         about = {
             "images": len(job.labels), "tested_on": dataset.tested_on,
-            "precision": run.base.precision,
-            "guessing": 100 * int(most) / len(dataset.labels(dataset.tested_on)),
+            "precision": run.base.precision, "guessing": stages.largest_share(truth),
         }  # fmt: skip
         found[model] = about | one | {"settings": settings}
         write_json(folder / stages.FILE, stored | found)
@@ -312,9 +309,7 @@ def conclude(rows: list[dict], folder: Path, probes: dict[str, dict]) -> Results
     with doing("drawing the figures"):
         figures = report.write_all(rows, folder, probes)
     notes, checkpoint = [f"rows, histories and checkpoints: {folder}"], None
-    if (finished := len(list(folder.glob("*/row.json")))) > len(rows):
-        words = f"{finished} finished runs are here, {len(rows)} of them in this report; all"
-        notes.append(f"{words}: {python()} -m experiments.report {shlex.quote(str(folder))}")
+    notes += report.about_others(rows, folder)
     if IMAGE_CACHE.exists():
         notes.append(f"decoded images for the next run: {IMAGE_CACHE} (may be deleted)")
     _, arm = report.choose(rows)

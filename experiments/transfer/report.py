@@ -1,6 +1,7 @@
 """Results of the strategies: a table, a recommendation, curves, accuracy against time."""
 
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 import zoo
 from data.listing import readable
-from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.cli import ResultsError, python
 from experiments.plumbing.results import no_results, read_history, read_rows, write_csv
 from experiments.plumbing.stats import Estimate, estimate, seed_count, wilson
 from experiments.plumbing.tables import Part, Rows
@@ -254,6 +255,17 @@ def report(rows: Sequence[dict]) -> list[Part]:
     parts: list[Part] = [table(rows), caption(rows), f"**{choose(rows)[0]}**"]
     note = about_weights({row["run"]["model"]: row["run"]["weights"] for row in rows})
     return [*parts, note + "."] if note else parts
+
+
+def about_others(rows: Sequence[dict], folder: Path) -> list[str]:
+    """A line on other finished runs in the folder, if there are any."""
+    finished = len(list(folder.glob("*/row.json")))
+    if finished <= len(rows):
+        return []
+    command = f"{python()} -m experiments.report {shlex.quote(str(folder))}"
+    return [
+        f"{finished} finished runs are here, {len(rows)} of them in this report; all: {command}"
+    ]
 
 
 def report_of(folder: Path) -> list[Part]:

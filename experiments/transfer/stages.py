@@ -248,6 +248,11 @@ def report_of_stages(found: Mapping[str, dict]) -> list[Part]:
     return [Rows(("probe after", *found), lines), caption, "\n".join(said)]
 
 
+def largest_share(labels: Tensor) -> float:
+    """The share of the largest class in percent: what always answering it is right for."""
+    return 100 * int(labels.bincount().max()) / len(labels)
+
+
 def weights_of(name: str, one: Mapping[str, Any]) -> str:
     """A network, its weights and the precision of its features, as text."""
     weights = one["settings"].get("weights") or "random weights"
