@@ -195,8 +195,9 @@ def train_all(
         if whole and whole[-1].seed == run.seed and len(whole) < len(runs):
             show_so_far(whole, output_dir, before)
 
-    run_campaign(mine, output_dir, device, jobs, after_run)
-    trained = [row for run in runs if (row := read_row(output_dir / run.name, run))]
+    trained = run_campaign(mine, output_dir, device, jobs, after_run)
+    if count > 1:  # other shards may have trained the others
+        trained = [row for run in runs if (row := read_row(output_dir / run.name, run))]
     results = [*before, *map(flatten, trained)]
     if len(trained) < len(runs):  # of a shard
         return runs, results

@@ -321,7 +321,7 @@ def conclude(rows: list[dict], folder: Path, probes: dict[str, dict]) -> Results
         accuracy, epoch = 100 * best["best_val_accuracy"], best["best_epoch"]
         notes += [
             f"best on val of {arm.label}: {accuracy:.1f} % in epoch {epoch} of {best['name']}",
-            f"{runs} took {minutes}:{seconds:02} minutes, without timing steps and drawing figures",
+            f"{runs} took {minutes}:{seconds:02} minutes",
             f"use it: {python()} -m experiments.predict {shlex.quote(str(checkpoint))} IMAGES",
         ]
     parts = report.report(rows) + stages.report_of_stages(probes)

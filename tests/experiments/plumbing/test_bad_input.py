@@ -237,7 +237,7 @@ def test_ablations_do_not_write_over_other_results(invoke, tmp_path, name, conte
     (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     done = invoke("experiments.ablation", *TINY, "--output-dir", tmp_path)
     assert_three_lines(done, code, word, "another")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {name, ".lock"}
 
 
 def test_transfer_does_not_write_over_an_ablations_results(tmp_path):
