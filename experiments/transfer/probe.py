@@ -6,13 +6,12 @@ Dimension key: N images, C features, K classes.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import zoo
 from experiments.plumbing.cli import NumericError
+from experiments.plumbing.precision import to_layout
 from experiments.train.loop import Settings, infer
 from zoo.networks import Network
 
@@ -25,12 +24,9 @@ def features_of(
 ) -> tuple[Tensor, Tensor]:
     """Features float32 (N, C), computed in eval mode, and labels (N,); returned on the CPU.
 
-    Weights and maps have the precision of `settings`, and batch norms are folded (zoo/fold.py).
+    Batch norms are not folded: ejected code (experiments.eject) ends with the same bits.
     """
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    fast = zoo.for_inference(model, dtypes.get(settings.precision, torch.float32))
-    fast.network.head = nn.Identity()  # so it returns what the head gets
-    return infer(fast, batches, replace(settings, precision="fp32"))
+    return infer(to_layout(model, settings).eval().features, batches, settings)
 
 
 def logistic_regression(
