@@ -3,6 +3,7 @@
 `images[i]` is a uint8 tensor (3, H, W). A tensor (N, 3, H, W) satisfies this protocol too.
 """
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,4 +70,12 @@ def image_or_error(images: Images, index: int) -> Any:
 def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Any]:
     """What a DataLoader with `options` yields; Ctrl-C does not reach its worker processes."""
     with shielded_from(SIGINT):
-        return iter(DataLoader(dataset, num_workers=workers, **options))
+        return iter(DataLoader(dataset, num_workers=workers, worker_init_fn=quiet, **options))
+
+
+def quiet(worker: int) -> None:
+    """Print no traceback of a worker's threads, which find the parent gone after Ctrl-C.
+
+    Errors of the worker itself reach the parent in another way.
+    """
+    sys.excepthook = lambda *_: None
