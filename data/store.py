@@ -24,9 +24,7 @@ from data.errors import DataError
 
 VERSION = 7  # of these files and of the pixels that load_image and views produce
 DECODERS = ("pillow", "torch", "torchvision")  # the libraries that decode and resize
-
-
-END = 12  # bytes after the pixels: three numbers of four bytes
+END = 12  # bytes after the pixels: H, W and the CRC
 
 
 class DecodedOnce:

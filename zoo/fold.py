@@ -66,7 +66,7 @@ def fold(model: nn.Module) -> tuple[nn.Module, list[str]]:
         places = str(before.target), str(node.target)
         conv, norm = map(model.get_submodule, places)
         once = all(uses[place] == 1 for place in places)
-        if once and is_plain(conv, nn.Conv2d) and is_plain(norm, nn.BatchNorm2d):
+        if once and is_ordinary(conv, nn.Conv2d) and is_ordinary(norm, nn.BatchNorm2d):
             assert isinstance(conv, nn.Conv2d)
             assert isinstance(norm, nn.BatchNorm2d)
             if norm.running_mean is not None:  # else it computes statistics of each batch
@@ -76,7 +76,7 @@ def fold(model: nn.Module) -> tuple[nn.Module, list[str]]:
     return model, left
 
 
-def is_plain(module: nn.Module, kind: type) -> bool:
+def is_ordinary(module: nn.Module, kind: type) -> bool:
     """Whether it is just such a layer, without hooks and without a weight that is computed."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     return type(module) is kind and not hooks and "weight" in module._parameters

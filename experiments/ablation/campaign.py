@@ -80,9 +80,10 @@ def check_settings(base: Run, path: Path) -> None:
     """
     stored = parsed(path.read_bytes(), path, ())
     mine = json.loads(json.dumps({"data": asdict(base.data), "settings": asdict(base.settings)}))
-    if (here := completed(stored.setdefault("base", mine))) != mine:
+    if "base" not in stored:
+        write_json(path, stored | {"base": mine})
+    elif (here := completed(stored["base"])) != mine:
         raise other_settings("an ablation", here, mine, path, path.parent)
-    write_json(path, stored)
 
 
 def explain_parameters(depths: Collection[int]) -> None:

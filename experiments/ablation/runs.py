@@ -31,7 +31,12 @@ from data.views import View
 from experiments.plumbing.device import make_deterministic
 from experiments.plumbing.precision import compile_training, to_layout
 from experiments.plumbing.results import machine, write_csv, write_json
-from experiments.plumbing.resume import Clock, train_resumably, until_stopped
+from experiments.plumbing.resume import (
+    Clock,
+    remove_checkpoint,
+    train_resumably,
+    until_stopped,
+)
 from experiments.train.loop import Batch, Diverged, Settings, State, evaluate, start
 from zoo.networks import Network
 from zoo.resnet import ResNet
@@ -240,4 +245,4 @@ def finish(
         write_weights(folder / "final.safetensors", weights, metadata)
     write_csv(folder / "history.csv", state.history, HISTORY_FIELDS)
     write_json(folder / "row.json", row)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    remove_checkpoint(folder / "checkpoint.pt")

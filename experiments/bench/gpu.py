@@ -13,10 +13,8 @@ import torch
 from torch import nn
 
 import zoo
-from data.batches import TensorBatches, channel_normalize
-from data.synthetic import synthetic
 from experiments.ablation.questions import ABLATIONS
-from experiments.bench.networks import both_networks
+from experiments.bench.networks import both_networks, drawn_batches
 from experiments.bench.timing import EAGER, Comparison, same, step_of
 from experiments.bench.transfer import compare_probe
 from experiments.plumbing.precision import (
@@ -65,8 +63,7 @@ def chosen_for(
 ) -> tuple[Settings, str]:
     """Precision, layout and compilation as the ablation chooses them; and the reason."""
     settings, why = choose_precision("auto", model, batches, EAGER, device)
-    compiles, more = choose_compile(model, batches, settings, steps)
-    return replace(settings, compiled=compiles), f"{why}; {more}"
+    return choose_compile(model, batches, settings, steps, why)
 
 
 def trainer(
@@ -98,9 +95,7 @@ def agree(model: nn.Module, batches: BatchSource, settings: Settings) -> str:
 
 def compare_epoch(depth: int, sizes: Sizes, device: torch.device) -> Comparison:
     """Training steps of a CIFAR-10 network: eager fp32 with the usual optimiser / as we choose."""
-    dataset = synthetic(train=max(2, sizes.steps // 10) * 128, test=10)
-    normalize = channel_normalize(dataset.train_images)
-    batches = TensorBatches(dataset, normalize, 128, 0, device, input_size=32, padding=4)
+    batches = drawn_batches(10, device)
     model = zoo.build(f"resnet{depth}").to(device)
     settings, why = chosen_for(model, batches, 64_000, device)
     checked = f"{agree(model, batches, settings)}; {why}"
@@ -147,12 +142,7 @@ def largest_logit(model: nn.Module, images: torch.Tensor) -> float:
 def compare_paper(sizes: Sizes, device: torch.device) -> Comparison:
     """Plain-56 and ResNet-56 of the preset `paper`, from a few steps: eager / as we choose."""
     protocol = ABLATIONS["paper"].base.settings
-    dataset = synthetic(train=1280, test=10)
-    normalize = channel_normalize(dataset.train_images)
-    batches = TensorBatches(
-        dataset, normalize, protocol.batch_size, 0, device, input_size=32, padding=4
-    )
-    each = sizes.paper_steps
+    batches, each = drawn_batches(10, device), sizes.paper_steps
     usual, ours, reasons = [], [], []
     for name in ("plain56", "resnet56"):
         model = zoo.build(name).to(device)
@@ -162,9 +152,12 @@ def compare_paper(sizes: Sizes, device: torch.device) -> Comparison:
         reasons.append(f"{agree(model, batches, settings)}; {why}")
     title = (f"the preset paper: {each} steps of plain-56 and of ResNet-56 "
              f"(a run has {protocol.steps:,}): eager fp32")  # fmt: skip
-    run = lambda sides: [side() for side in sides]  # noqa: E731
-    return Comparison(title, partial(run, usual), partial(run, ours), reasons[-1],
-                      images=2 * each * protocol.batch_size)  # fmt: skip
+
+    def run(sides: list[Callable[[], float]]) -> list[float]:
+        return [side() for side in sides]
+
+    images = 2 * each * protocol.batch_size
+    return Comparison(title, partial(run, usual), partial(run, ours), reasons[-1], images=images)
 
 
 def comparisons(device: torch.device, sizes: Sizes) -> dict[str, Callable[[], Comparison]]:

@@ -24,11 +24,11 @@ from zoo.networks import Network
 from zoo.resnet import ResNet
 
 
-def drawn_batches(count: int) -> TensorBatches:
+def drawn_batches(count: int, device: torch.device = CPU) -> TensorBatches:
     """`count` batches of 128 synthetic 32x32 images per epoch."""
     dataset = synthetic(train=count * 128, test=10)
     normalize = channel_normalize(dataset.train_images)
-    return TensorBatches(dataset, normalize, 128, 0, CPU, input_size=32, padding=4)
+    return TensorBatches(dataset, normalize, 128, 0, device, input_size=32, padding=4)
 
 
 def compare_training() -> Comparison:

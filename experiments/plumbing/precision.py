@@ -118,9 +118,12 @@ def compile_training(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def choose_compile(
-    model: nn.Module, batches: BatchSource, settings: Settings, steps: int
-) -> tuple[bool, str]:
-    """Whether `steps` steps take less time with torch.compile, compiling included; and why."""
+    model: nn.Module, batches: BatchSource, settings: Settings, steps: int, why: str
+) -> tuple[Settings, str]:
+    """`settings`, compiled if that saves time in `steps` steps, compiling included; and the reason.
+
+    `why`: the reason for the other settings.
+    """
     eager = min(time_step(model, batches, settings) for _ in range(4))
     compute = compile_training(to_layout(copy.deepcopy(model), settings).train())
     try:
@@ -128,10 +131,12 @@ def choose_compile(
         # The first two also record the graph.
         later = min(seconds_of_pass(compute, batches, settings) for _ in range(6))
     except Exception as error:  # compilers fail in many ways
-        return False, f"not compiled: torch.compile failed ({str(error).splitlines()[0]:.80})"
+        failed = f"not compiled: torch.compile failed ({str(error).splitlines()[0]:.80})"
+        return settings, f"{why}; {failed}"
     pays = first + steps * later < steps * eager
     times = f"{1000 * eager:.1f} ms a step, compiled {1000 * later:.1f} ms after {first:.0f} s"
-    return pays, f"{'compiled' if pays else 'not compiled'}: {times}"
+    chosen = f"{'compiled' if pays else 'not compiled'}: {times}"
+    return replace(settings, compiled=pays), f"{why}; {chosen}"
 
 
 ALL = "all networks"  # of an ablation: they share one entry
@@ -170,8 +175,7 @@ def settle(
                 group.say("Precision: timing steps ...")
             chosen, reason = choose_precision(requested, *make(), Settings(), device)
             if compile_for and device.type == "cuda":
-                compiled, why = choose_compile(*make(), chosen, compile_for)
-                chosen, reason = replace(chosen, compiled=compiled), f"{reason}; {why}"
+                chosen, reason = choose_compile(*make(), chosen, compile_for, reason)
             values = chosen.precision, chosen.channels_last, chosen.compiled, reason
             saved["models"][model] = dict(zip(ENTRY, values, strict=True))
         try:

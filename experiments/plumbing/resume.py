@@ -148,6 +148,12 @@ def resume(state: State, path: Path, owner: str, clock: Clock) -> None:
     vars(clock).update(saved["clock"])
 
 
+def remove_checkpoint(path: Path) -> None:
+    """Remove a finished run's checkpoint, and what a process that was killed left of one."""
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+
+
 def save_checkpoint(path: Path, content: dict) -> None:
     """Write one line with a SHA-256, then torch.save's bytes: torch misses most flipped bits."""
     buffer = io.BytesIO()

@@ -28,7 +28,13 @@ from experiments.plumbing.distributed import Group
 from experiments.plumbing.precision import to_layout
 from experiments.plumbing.recipes import OF_PROBE, Recipe, evaluation_view, training_view
 from experiments.plumbing.results import machine, write_csv, write_json
-from experiments.plumbing.resume import Clock, timed, train_resumably, until_stopped
+from experiments.plumbing.resume import (
+    Clock,
+    remove_checkpoint,
+    timed,
+    train_resumably,
+    until_stopped,
+)
 from experiments.train.loop import Diverged, Settings, State, infer, start
 from experiments.transfer.probe import features_of, logistic_regression
 from experiments.transfer.strategies import factor_of, rarity, to_train, training_settings
@@ -186,7 +192,7 @@ class TransferJob:
         row = self.row(state, status, results)
         if self.group.first:
             write_json(self.folder / "row.json", row)
-            (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+            remove_checkpoint(self.folder / "checkpoint.pt")
         return row
 
     def row(self, state: State, status: str, results: dict) -> dict:

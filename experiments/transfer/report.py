@@ -22,7 +22,7 @@ from zoo.registry import owner
 from zoo.weights.published import published_name
 
 ALL_RUNS = "results.csv"  # written once all runs are finished
-NOTEBOOKS = "moving BatchNorm"  # the strategy moving-bn in the table
+MOVING = "moving BatchNorm"  # the strategy moving-bn in the table
 FIELDS = (
     "model", "weights", "strategy", "seed", "batch_size", "recipe_opt", "recipe_lr", "epochs",
     "status", "train_images", "val_images", "test_images", "tested_on", "accuracy",
@@ -70,7 +70,7 @@ def arms(rows: Sequence[dict]) -> list[Arm]:
     several = [len({key[i] for key in groups}) > 1 for i in (0, 1)]
     grouped = []
     for (model, batch_size, strategy), group in groups.items():
-        name = NOTEBOOKS if strategy == "moving-bn" else strategy
+        name = MOVING if strategy == "moving-bn" else strategy
         label = " ".join([name] + [model] * several[0] + [f"batch {batch_size}"] * several[1])
         finished = [row for row in group if row["status"] == "finished"]
         grouped.append(Arm(label, strategy, finished, len(group)))

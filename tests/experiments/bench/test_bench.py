@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,7 +113,8 @@ TINY = gpu.Sizes(depths=(8,), steps=2, pixels=64, batch=8, networks=("resnet18",
 @pytest.mark.parametrize("pays", [True, False])
 def test_the_whole_half_for_a_gpu_runs(pays, monkeypatch):
     """Compilers are not tried here; `pays`: whether they would be chosen."""
-    monkeypatch.setattr(gpu, "choose_compile", lambda *_: (pays, "compiled"))
+    chosen = lambda model, batches, settings, *_: (replace(settings, compiled=pays), "")  # noqa: E731
+    monkeypatch.setattr(gpu, "choose_compile", chosen)
     monkeypatch.setattr(gpu, "compile_training", lambda model: model)
     monkeypatch.setattr(gpu, "for_inference", lambda model, dtype, compiled: model.eval())
     made = gpu.comparisons(CPU, TINY)

@@ -1,6 +1,7 @@
 """What is chosen by timing; and fp16 in processes that train together."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -53,7 +54,8 @@ def choose(monkeypatch, eager: float, first: float, later: float, steps: int) ->
     monkeypatch.setattr(precision, "time_step", lambda *_: eager)
     monkeypatch.setattr(precision, "compile_training", lambda model: model)
     monkeypatch.setattr(precision, "seconds_of_pass", lambda *_: next(times))
-    return precision.choose_compile(nn.Linear(1, 2), None, Settings(), steps)
+    settings, why = precision.choose_compile(nn.Linear(1, 2), None, Settings(), steps, "fp32")
+    return settings.compiled, why.removeprefix("fp32; ")
 
 
 @pytest.mark.parametrize(("steps", "pays"), [(2_000, False), (4_000, True)])
@@ -75,8 +77,9 @@ def test_a_compiler_that_fails_leaves_the_run_eager(monkeypatch):
     monkeypatch.setattr(precision, "compile_training", fails)
     flat = Settings(channels_last=False)
     batches = SimpleNamespace(batch=lambda step: (torch.ones(2, 1), torch.tensor([0, 1])))
-    chosen, why = precision.choose_compile(nn.Linear(1, 2), batches, flat, 100)
-    assert (chosen, why) == (False, "not compiled: torch.compile failed (no triton here)")
+    chosen, why = precision.choose_compile(nn.Linear(1, 2), batches, flat, 100, "fp32")
+    assert chosen == flat
+    assert why == "fp32; not compiled: torch.compile failed (no triton here)"
 
 
 @pytest.mark.parametrize(("device", "steps", "asked"), [(CUDA, 9, 1), (CUDA, 0, 0), (CPU, 9, 0)])
@@ -84,9 +87,9 @@ def test_the_choice_is_stored_and_made_once(monkeypatch, tmp_path, capsys, devic
     """Only on a GPU, and not with --compile off (no steps)."""
     calls = []
 
-    def choose_compile(model, batches, settings, steps):
+    def choose_compile(model, batches, settings, steps, why):
         calls.append((settings.precision, steps))
-        return True, "compiled: it pays"
+        return replace(settings, compiled=True), f"{why}; compiled: it pays"
 
     monkeypatch.setattr(precision, "choose_compile", choose_compile)
     models = {"resnet8": lambda: (None, None)}

@@ -83,7 +83,7 @@ def test_ten_runs_killed_twice_each_end_with_the_same_bits(undisturbed, tmp_path
         assert (code, reached) == (0, STEPS)
         resumed += began > 0
         assert files_in(folder) == undisturbed
-        assert not (folder / "checkpoint.pt").exists()
+        assert not list(folder.glob("checkpoint*"))
     assert resumed >= 15  # of 20 restarts: from a checkpoint, not from the beginning
 
 

@@ -9,7 +9,7 @@ from conftest import assert_three_lines
 
 from experiments.transfer import report
 from experiments.transfer.report import (
-    NOTEBOOKS,
+    MOVING,
     about_weights,
     arms,
     bound_by,
@@ -97,9 +97,9 @@ def test_the_mistake_is_shown_but_never_advised():
     data = rows(
         moving_bn=(1, 990, 991, 992), finetune=(50, 900, 902, 901), linear_probe=(2, 700, 701, 702)
     )
-    assert [line[0] for line in table(data).lines] == [NOTEBOOKS, "finetune", "linear-probe"]
+    assert [line[0] for line in table(data).lines] == [MOVING, "finetune", "linear-probe"]
     assert choose(data)[1].strategy == "finetune"
-    assert NOTEBOOKS not in advice(data)
+    assert MOVING not in advice(data)
 
 
 def test_the_table_counts_finished_runs():
