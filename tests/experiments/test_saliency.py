@@ -20,6 +20,7 @@ from experiments.saliency import (
     attention_in,
     grad_cam,
     likeness,
+    most_alike,
     patches_of,
     rollout,
     skips_of,
@@ -350,6 +351,15 @@ def test_a_map_that_random_weights_give_too_proves_nothing():
     assert "nearly empty: comparing says little" in verdict(ours, [empty] * 3 + [unlike] * 2)
     assert "depends on the weights" in verdict(ours, [empty] * 2 + [unlike] * 3)
     assert likeness(ours, like) == pytest.approx(spearmanr(ours.flatten(), like.flatten())[0])
+
+
+def test_the_random_map_that_is_drawn_is_the_most_similar_one():
+    ours = torch.rand(1, 9, 9)
+    like, unlike, flat = ours + 0.2 * torch.rand(1, 9, 9), torch.rand(1, 9, 9), torch.ones(1, 9, 9)
+    opposite = -like
+    assert most_alike(ours, [flat, unlike, like]) is like
+    assert most_alike(ours, [opposite, flat, unlike]) is opposite
+    assert most_alike(ours, [flat]) is flat
 
 
 def test_a_network_with_random_weights_is_caught(saved, image, invoke, tmp_path, monkeypatch):

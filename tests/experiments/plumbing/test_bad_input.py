@@ -85,6 +85,7 @@ BAD = [
     ("transfer FOLDER --weight-decay 1e308", 2, "--weight-decay is too large"),
     ("transfer FOLDER --probe-l2 1e308", 2, "--probe-l2 is too large"),
     ("transfer FOLDER --lr-decay 2", 2, "--lr-decay is too large", "give 0.01 to 1"),
+    ("transfer FOLDER --augment color --strategy linear-probe", 2, "does nothing", "leave it out"),
     (
         "transfer FOLDER --lr-decay 0.5 --strategy linear-probe scratch",
         2,

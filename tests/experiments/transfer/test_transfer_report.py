@@ -10,6 +10,7 @@ from conftest import assert_three_lines
 from experiments.transfer import report
 from experiments.transfer.report import (
     MOVING,
+    about_others,
     about_weights,
     arms,
     bound_by,
@@ -225,6 +226,14 @@ def test_a_folder_is_shown_again_with_its_advice_and_an_interrupted_one_is_not_p
     if not whole:
         done = invoke("experiments.publish", tmp_path)
         assert_three_lines(done, 3, "not every run is finished", str(tmp_path))
+
+
+def test_other_runs_in_the_folder_are_named(tmp_path):
+    written(tmp_path, DATA)
+    assert about_others(DATA, tmp_path) == []
+    (line,) = about_others(DATA[:2], tmp_path)
+    assert line.startswith("6 finished runs are here, 2 of them in this report; all: ")
+    assert line.endswith(f"experiments.report {tmp_path}")
 
 
 def test_runs_on_different_images_are_not_compared(tmp_path, invoke):
