@@ -228,7 +228,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(precision):
 def test_processes_give_up_together(monkeypatch):
     """Another process's loss is not finite at its third step: this one stops there too."""
     others = iter([NEVER, NEVER, 2])
-    reduce = lambda step, op: step.clamp_(max=next(others))  # noqa: E731
+
+    def reduce(step, op):
+        assert op == torch.distributed.ReduceOp.MIN
+        step.clamp_(max=next(others))
+
     monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
     settings = Settings(steps=6, batch_size=8, lr=0.01)
     state = start(zoo.build("resnet8", width=4), settings)

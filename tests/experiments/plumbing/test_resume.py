@@ -96,6 +96,14 @@ def test_a_run_that_is_asked_to_stop_saves_and_later_resumes(undisturbed, tmp_pa
     assert files_in(tmp_path) == undisturbed
 
 
+def test_a_finished_run_leaves_no_part_of_a_checkpoint(tmp_path):
+    """Such as a process leaves that was killed while it wrote one."""
+    (tmp_path / "checkpoint.pt.12345.tmp").write_bytes(b"half")
+    run = replace(RUN, settings=replace(RUN.settings, steps=2))
+    assert run_one(run, tmp_path, CPU)
+    assert not list(tmp_path.glob("checkpoint*"))
+
+
 @pytest.mark.parametrize("network", ["dropout-shortcut", "stochastic-depth"])
 def test_what_a_network_draws_at_random_is_drawn_again(network, tmp_path):
     run = replace(RUN, network=network, settings=replace(RUN.settings, steps=20))
