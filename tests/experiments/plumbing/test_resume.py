@@ -13,8 +13,9 @@ from conftest import run_and_kill
 
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import resume as resumable
-from experiments.plumbing.cli import CheckpointError
-from experiments.plumbing.resume import load_checkpoint
+from experiments.plumbing.cli import CheckpointError, ResultsError
+from experiments.plumbing.results import read_row
+from experiments.plumbing.resume import load_checkpoint, save_checkpoint
 from experiments.train.loop import Settings
 
 STEPS = 60
@@ -94,6 +95,27 @@ def test_a_run_that_is_asked_to_stop_saves_and_later_resumes(undisturbed, tmp_pa
     _, (began, _) = attempt(tmp_path)
     assert began == 17
     assert files_in(tmp_path) == undisturbed
+
+
+def test_what_earlier_versions_left_is_read_and_resumed(undisturbed, tmp_path):
+    """Their settings lack `compiled`."""
+    assert attempt(tmp_path, stop_at=17)[0] == 0
+    path = tmp_path / "checkpoint.pt"
+    saved = load_checkpoint(path)
+    run = json.loads(saved["run"])
+    assert run["settings"].pop("compiled") is False
+    save_checkpoint(path, saved | {"run": json.dumps(run)})
+    code, (began, _) = attempt(tmp_path)
+    assert (code, began) == (0, 17)
+    assert files_in(tmp_path) == undisturbed
+    row = json.loads((tmp_path / "row.json").read_text(encoding="utf-8"))
+    del row["run"]["settings"]["compiled"]
+    (tmp_path / "row.json").write_text(json.dumps(row), encoding="utf-8")
+    found = read_row(tmp_path, RUN)
+    assert found is not None
+    assert found["run"]["settings"]["compiled"] is False
+    with pytest.raises(ResultsError, match="compiled is False, not True"):
+        read_row(tmp_path, replace(RUN, settings=replace(RUN.settings, compiled=True)))
 
 
 def test_a_finished_run_leaves_no_part_of_a_checkpoint(tmp_path):
