@@ -1,9 +1,25 @@
-"""Worker processes: shield them from Ctrl-C, and recognise that one has died."""
+"""Worker processes: how many cores they may use; no Ctrl-C reaches them; one that has died."""
 
+import math
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
+from pathlib import Path
+
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use; a container may limit it."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # of cgroups, version 2; "max": no quota
+        quota, period = CPU_MAX.read_text(encoding="utf-8").split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    return cores
 
 
 def is_lost_loader(error: BaseException) -> bool:

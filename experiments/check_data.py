@@ -6,7 +6,6 @@ If the package imagehash is installed, it also finds images that are nearly the 
 another split, and draws the pairs.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from data.errors import DataError, printable
+from data.processes import usable_cores
 from experiments.plumbing import cli
 from experiments.plumbing.cli import doing
 
@@ -42,7 +42,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Scan the folder, decode every image, and print what was found."""
-    workers = min(os.cpu_count() or 1, 4) if options.workers is None else options.workers
+    workers = min(usable_cores(), 4) if options.workers is None else options.workers
     cli.check_numbers(options, {"workers": (0, MOST_WORKERS)})
     if options.output:
         cli.check_file("--output", options.output)

@@ -13,7 +13,6 @@ come from the file, or from the options --classes and --preprocess; what is assu
 import glob
 import io
 import math
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from data.decoding import DecodedOnUse, decode_all
 from data.errors import DataError
 from data.images import FORMATS, as_image
 from data.listing import Listing
+from data.processes import usable_cores
 from data.view_batches import normalize_as
 from data.views import View
 from experiments.plumbing.class_names import class_names
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from experiments.drawing.sheet import LabelledImage
 
 FP32 = Settings(precision="fp32", channels_last=True)  # for predictions and transfer's results
-CORES = min(os.cpu_count() or 1, 8)  # default number of processes that decode images
+CORES = min(usable_cores(), 8)  # default number of processes that decode images
 
 
 @dataclass(frozen=True)

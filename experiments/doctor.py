@@ -149,7 +149,7 @@ def of_cores() -> Row:
     """The number of cores, of usable cores, and of torch's threads."""
     import torch
 
-    from experiments.plumbing.forecast import usable_cores
+    from data.processes import usable_cores
 
     usable, threads, fix = usable_cores(), torch.get_num_threads(), ""
     found = f"{os.cpu_count()}, usable: {usable}, threads of torch: {threads}"

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.processes import shielded_from
+from data.processes import shielded_from, usable_cores
 from data.progress import Progress, above
 from experiments.ablation.runs import Run, run_one
 from experiments.plumbing import signals
@@ -47,7 +47,7 @@ class Shared(NamedTuple):
 
 def default_jobs(device: torch.device) -> int:
     """How many runs to train in parallel: on a CPU one per core, at most MAX_JOBS; else one."""
-    return min(os.cpu_count() or 1, MAX_JOBS) if device.type == "cpu" else 1
+    return min(usable_cores(), MAX_JOBS) if device.type == "cpu" else 1
 
 
 def run_campaign(

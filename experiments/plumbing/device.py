@@ -43,7 +43,7 @@ def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-BY_DEFAULT, MOST = 2**26, 2**31 - 1  # bytes: the most that glibc keeps by itself; that it accepts
+MOST = 2**31 - 1  # bytes: glibc accepts no higher limit
 
 
 def keep_freed_memory(limit: int = MOST) -> bool:

@@ -8,20 +8,18 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from data.processes import usable_cores
 from experiments.plumbing.precision import time_step
 from experiments.train.loop import Batch, BatchSource, Settings
 
 LONG = 600.0  # seconds: commands print the forecast of work that takes longer
 STEPS = 3  # timed for each network; the first one is slower, since it allocates memory
 PATIENCE = 10.0  # seconds after which each remaining network is timed for one step only
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 FORWARD = 1 / 3  # the time of a forward pass, as a share of a training step
 
 # The network whose steps are timed for a run, and how many steps the run takes. A batch that only
@@ -53,17 +51,6 @@ class SameBatch:
 
     def batch(self, step: int) -> Batch:
         return self.images, self.labels
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use; a container may limit it."""
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        cores = len(os.sched_getaffinity(0))
-    with suppress(OSError, ValueError):  # of cgroups, version 2; "max": no quota
-        quota, period = CPU_MAX.read_text(encoding="utf-8").split()
-        cores = min(cores, math.ceil(int(quota) / int(period)))
-    return cores
 
 
 def seconds_of_step(

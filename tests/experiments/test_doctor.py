@@ -144,9 +144,9 @@ def test_few_cores_threads_and_gigabytes(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0, 0))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for usable, fix in ((4, ""), (2, "export OMP_NUM_THREADS=2; for an ablation, --jobs 2")):
-        monkeypatch.setattr("experiments.plumbing.forecast.usable_cores", lambda n=usable: n)
+        monkeypatch.setattr("data.processes.usable_cores", lambda n=usable: n)
         assert doctor.of_cores()[2] == fix
-    monkeypatch.setattr("experiments.plumbing.forecast.usable_cores", lambda: 8)
+    monkeypatch.setattr("data.processes.usable_cores", lambda: 8)
     monkeypatch.setattr(os, "getloadavg", lambda: (7.1, 0, 0))
     assert "load 7.1" in doctor.of_cores()[1]
     monkeypatch.setenv("OMP_NUM_THREADS", "4")

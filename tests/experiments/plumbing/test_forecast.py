@@ -10,13 +10,7 @@ from PIL import Image
 from experiments.ablation import campaign
 from experiments.ablation.runs import Data, Run, make_batches, run_one
 from experiments.plumbing import forecast as module
-from experiments.plumbing.forecast import (
-    FORWARD,
-    STEPS,
-    forecast,
-    forecast_if_long,
-    usable_cores,
-)
+from experiments.plumbing.forecast import FORWARD, STEPS, forecast, forecast_if_long
 from experiments.plumbing.recipes import DEFAULT
 from experiments.train.loop import Settings
 from experiments.transfer.comparison import work_of
@@ -96,14 +90,6 @@ def test_steps_are_timed_with_their_batches_until_time_is_up():
     assert len(loads) == 2 + 1  # the time is up: one step
     assert module.seconds_of_step(network, batches, Settings(), 0, time.perf_counter() + 60) > alone
     assert len(loads) == 3 + 2 + STEPS
-
-
-def test_quotas_of_containers_count(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "CPU_MAX", tmp_path / "cpu.max")
-    cores = usable_cores()
-    for quota, expected in (("max", cores), ("50000", 1), (str(10**8), cores)):
-        module.CPU_MAX.write_text(f"{quota} 100000\n", encoding="utf-8")
-        assert usable_cores() == expected
 
 
 def test_an_ablation_counts_only_runs_that_are_not_finished(monkeypatch, tmp_path, capsys):
