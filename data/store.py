@@ -1,18 +1,18 @@
 """Decodes each image once, into a file of raw pixels that later runs map into memory.
 
 Processes that map a file share one copy in memory. A file has the pixels, uint8 (H, W, 3), then H,
-W and the CRC-32 of all that. The CRC detects damage: a power cut can leave zeros in a file.
+W and the sum of all that. The sum detects damage: a power cut can leave zeros in a file.
 """
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from torch import Tensor
 from data.decoding import DecodedOnUse, Form, decode_all
 from data.errors import DataError
 
-VERSION = 7  # of these files and of the pixels that load_image and views produce
+VERSION = 8  # of these files and of the pixels that load_image and views produce
 DECODERS = ("pillow", "torch", "torchvision")  # the libraries that decode and resize
-END = 12  # bytes after the pixels: H, W and the CRC
+END = np.dtype([("sides", "<u4", 2), ("sum", "<u8")])  # after the pixels
 
 
 class DecodedOnce:
@@ -41,24 +41,33 @@ class DecodedOnce:
     def __getitem__(self, index: int) -> Tensor:
         path = self.paths[index]
         try:
-            content: NDArray[Any] = np.memmap(path, mode="c")  # "c": the file never changes
-            height, width, stored_crc = content[-END:].view("<u4").tolist()
-            pixels = content[:-END].reshape(height, width, 3)
-            if index not in self.checked and crc_of(pixels) != stored_crc:
+            with path.open("rb") as file:  # ACCESS_COPY: whoever writes to it has a copy
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            length = len(content) - END.itemsize
+            sides, stored_sum = np.frombuffer(content, END, offset=max(0, length))[0]
+            pixels = np.frombuffer(content, np.uint8, length).reshape(*sides, 3)
+            if index not in self.checked and sum_of(pixels) != stored_sum:
                 raise ValueError("damaged")
         except (OSError, ValueError):  # not there yet, or damaged
             pixels = np.ascontiguousarray(self.images[index].permute(1, 2, 0))
-            end = np.array([*pixels.shape[:2], crc_of(pixels)], "<u4")
+            end = np.array((pixels.shape[:2], sum_of(pixels)), END)
             with replacing(path) as file:
                 file.write(pixels.data)
-                file.write(end.data)
+                file.write(end.tobytes())
         self.checked.add(index)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def crc_of(pixels: NDArray[Any]) -> int:
-    """The CRC-32 of pixels (H, W, 3), and of H and W."""
-    return crc32(np.array(pixels.shape[:2], "<u4").data, crc32(pixels.data))
+def sum_of(pixels: NDArray[np.uint8]) -> int:
+    """The sum of pixels (H, W, 3), eight bytes at a time, of what is left, and of H and W.
+
+    A CRC detects more, but takes ten times as long: a fifth of the time of decoding.
+    """
+    values, sides = pixels.reshape(-1), np.array(pixels.shape[:2], "<u4")
+    whole = len(values) // 8 * 8
+    parts = values[:whole].view("<u8"), values[whole:], sides.view("<u8")
+    # From 1: a file of zeros only is damaged, too.
+    return sum((int(part.sum()) for part in parts), 1) % 2**64
 
 
 def results_of(

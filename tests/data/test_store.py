@@ -77,7 +77,7 @@ def test_a_damaged_file_is_made_again(files, tmp_path, damage):
     path = stored.paths[5]
     whole = path.read_bytes()
     path.unlink()
-    half = whole[:500] + bytes(len(whole) - 504) + whole[-4:]  # as a power cut leaves it
+    half = whole[:500] + bytes(len(whole) - 516) + whole[-16:]  # as a power cut leaves it
     contents = {"zeros": bytes(len(whole)), "half": half, "zip": b"PK\3\4" + whole[4:],
                 "short": whole[:-1], "empty": b""}  # fmt: skip
     if damage in contents:
@@ -131,13 +131,13 @@ def test_a_kill_while_writing_leaves_nothing_that_is_taken_for_whole(files, tmp_
 
 
 def test_damaged_sides_are_noticed(files, tmp_path):
-    """The last 12 bytes are H, W and the CRC-32."""
+    """The last 16 bytes are H, W and the sum."""
     stored = DecodedOnce(files, VIEW, tmp_path)
     expected, path = stored[3].clone(), stored.paths[3]
     content = path.read_bytes()
-    height, width = (int.from_bytes(content[i : i + 4], "little") for i in (-12, -8))
+    height, width = (int.from_bytes(content[i : i + 4], "little") for i in (-16, -12))
     sides = (height // 2).to_bytes(4, "little") + (width * 2).to_bytes(4, "little")
-    for damaged in (content[:-12] + sides + content[-4:], bytes(12), b""):
+    for damaged in (content[:-16] + sides + content[-8:], bytes(16), bytes(7), b""):
         assert damaged != content
         path.write_bytes(damaged)
         assert torch.equal(DecodedOnce(files, VIEW, tmp_path)[3], expected)
@@ -151,7 +151,7 @@ def test_phone_images_are_stored_at_the_size_that_training_needs(tmp_path):
     stored = DecodedOnce(files, form, tmp_path)
     assert stored[0].shape == (3, 144, 192)
     assert estimated_bytes(files, form) == 3 * 3 * 144 * 192
-    assert stored.paths[0].stat().st_size == 144 * 192 * 3 + 12
+    assert stored.paths[0].stat().st_size == 144 * 192 * 3 + 16
 
 
 # --- decoding ---
