@@ -83,7 +83,10 @@ def is_ordinary(module: nn.Module, kind: type) -> bool:
 
 
 class ForInference(nn.Module):
-    """(N, 3, H, W) float32 -> the tensor that `model` returns in eval mode, in float32."""
+    """(N, 3, H, W) float32 -> the tensor that `model` returns in eval mode, in float32.
+
+    Raises TypeError if it returns anything else.
+    """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
         super().__init__()
@@ -99,8 +102,10 @@ class ForInference(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        images = images.to(self.dtype, memory_format=torch.channels_last)
-        return self.compute(images).float()
+        outputs = self.compute(images.to(self.dtype, memory_format=torch.channels_last))
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"the network must return one tensor, not a {type(outputs).__name__}")
+        return outputs.float()
 
 
 def for_inference(

@@ -45,6 +45,7 @@ def settle_precision(
 ) -> dict[str, Settings]:
     """Precision and memory layout of each model: chosen once per folder, and saved there."""
     runs = plan(options, dict.fromkeys(options.model, Settings()), "")
+    runs.sort(key=lambda run: run.strategy != "scratch")  # of a model, the last one is timed
     models = {run.model: partial(to_time, run, FEW, dataset, folder, device) for run in runs}
     about = {"device": device.type}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)

@@ -159,6 +159,15 @@ def test_it_stays_in_eval_mode():
     assert torch.equal(fast(images), fast(images))
 
 
+def test_other_outputs_than_a_tensor_are_refused():
+    class Named(nn.Conv2d):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    with pytest.raises(TypeError, match="one tensor, not a dict"):
+        for_inference(Named(3, 4, 3))(torch.rand(2, 3, 8, 8))
+
+
 def test_the_network_itself_does_not_change():
     model = shaken("resnet8").train()
     before = copy.deepcopy(model.state_dict())

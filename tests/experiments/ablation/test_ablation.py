@@ -147,6 +147,7 @@ def timed(monkeypatch, requested="auto", **costs: float) -> tuple[str, str, list
 
     monkeypatch.setattr(precision, "time_step", time_step)
     monkeypatch.setattr(precision, "has_bf16", lambda device: "bf16_last" in costs)
+    monkeypatch.setattr(precision, "rounding_error", lambda *_: 0.0)
     chosen, reason = precision.choose_precision(requested, None, None, Settings(), CPU)
     return precision.name(chosen), reason, calls
 

@@ -10,6 +10,7 @@ import torch
 from conftest import forked, same
 from torch import nn
 
+import zoo
 from experiments.ablation.runs import Data, Run, run_one
 from experiments.plumbing import precision
 from experiments.plumbing.distributed import ALONE, processes
@@ -34,6 +35,7 @@ def test_auto_times_fp16_on_a_gpu_without_bf16_and_nowhere_else(monkeypatch, dev
 
     monkeypatch.setattr(precision, "time_step", time_step)
     monkeypatch.setattr(precision, "has_bf16", lambda device: bf16)
+    monkeypatch.setattr(precision, "rounding_error", lambda *_: 0.0)
     chosen, why = precision.choose_precision("auto", None, None, Settings(), device)
     assert set(timed) == {"fp32", third} - {None}
     assert chosen.precision == (third or "fp32")
@@ -43,6 +45,59 @@ def test_auto_times_fp16_on_a_gpu_without_bf16_and_nowhere_else(monkeypatch, dev
 def test_fp16_that_is_asked_for_is_taken():
     chosen, why = precision.choose_precision("fp16", None, None, Settings(), CPU)
     assert (chosen.precision, why) == ("fp16", "fp16, channels_last: as requested")
+
+
+class Features(nn.Module):
+    """Features that are differences of two layers, without skips around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def features(self, x):
+        return self.layer(x).mean((2, 3))
+
+    forward = features
+
+
+@pytest.mark.parametrize(("constant", "low", "high"), [(0, 1e-4, 0.05), (1000, 1, 100)])
+def test_bf16_is_left_out_if_rounding_changes_the_features(monkeypatch, constant, low, high):
+    """Numbers near 1000 are rounded by up to 2: images that differ by 1 become alike."""
+    images = constant + torch.randn(8, 3, 4, 4)
+    batches = SimpleNamespace(batch=lambda step: (images, torch.arange(8) % 2))
+    model, bf16 = Features().train(), Settings(precision="bf16")
+    share = precision.rounding_error(model, batches, bf16)
+    assert low < share < high
+    assert model.training
+    monkeypatch.setattr(precision, "time_step", lambda model, batches, s: s.precision == "fp32")
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    words = f"rounding to bf16 changes this network's features by {100 * share:.0f} %"
+    for requested in ("auto", "bf16", "fp32"):
+        chosen, why = precision.choose_precision(requested, model, batches, Settings(), CPU)
+        assert (words in why) == (share > 0.1 and requested != "fp32")
+        kept = requested == "bf16" or (requested == "auto" and share < 0.1)
+        assert (chosen.precision == "bf16") == kept
+    assert precision.rounding_error(nn.Flatten(), batches, Settings()) == 0  # the same for fp32
+
+
+def test_features_that_are_all_the_same_have_no_rounding_error():
+    batches = SimpleNamespace(batch=lambda step: (torch.ones(8, 3, 4, 4), torch.zeros(8)))
+    assert precision.rounding_error(Features(), batches, Settings(precision="bf16")) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "file", "low", "high"),
+    [("resnet56", "li-resnet56.t7", 0.002, 0.05), ("plain56", "li-resnet56_noshort.t7", 0.3, 3)],
+)
+def test_rounding_grows_in_a_deep_plain_network(real_data, real_cifar10, name, file, low, high):
+    """Trained networks of Li et al. on CIFAR-10; in bf16, plain-56 loses 12 points of accuracy."""
+    settings = {} if name == "plain56" else {"shortcut": "projection"}
+    weights = real_data / "weights" / file
+    model = zoo.load(zoo.build(name, **settings), weights, dialect="li")
+    images = (real_cifar10.test_images[:64].float() / 255 - 0.47) / 0.25
+    batches = SimpleNamespace(batch=lambda step: (images, real_cifar10.test_labels[:64]))
+    assert low < precision.rounding_error(model, batches, Settings(precision="bf16")) < high
 
 
 # --- torch.compile, chosen by timing ---
@@ -92,6 +147,7 @@ def test_the_choice_is_stored_and_made_once(monkeypatch, tmp_path, capsys, devic
         return replace(settings, compiled=True), f"{why}; compiled: it pays"
 
     monkeypatch.setattr(precision, "choose_compile", choose_compile)
+    monkeypatch.setattr(precision, "rounding_error", lambda *_: 0.0)
     models = {"resnet8": lambda: (None, None)}
     for _ in range(2):
         settled = precision.settle(
