@@ -113,9 +113,10 @@ def for_inference(
 ) -> ForInference:
     """A faster copy of a network: batch norms folded, channels_last, weights of `dtype`.
 
-    `dtype`: bfloat16 pays only on hardware that computes in it. `compiled`: by torch.compile, which
-    takes up to a minute at the first batch of each shape, and needs a C++ compiler; without one,
-    this is ignored, see has_compiler().
+    `dtype`: bfloat16 pays only on hardware that computes in it, and changes many answers of a deep
+    plain network (docs/speed.md). `compiled`: by torch.compile, which takes up to a minute at the
+    first batch of each shape, and needs a C++ compiler; without one, this is ignored, see
+    has_compiler().
     """
     return ForInference(model, dtype, compiled and has_compiler())
 

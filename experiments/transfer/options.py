@@ -102,7 +102,7 @@ class Options:
     skip_near_duplicates: bool = False
     """Leave out images of train and val that are nearly the same as one of a later split."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto times steps in every precision of the hardware and takes the fastest."""
+    """auto takes the fastest that the hardware has and that hardly changes the features."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..., or mps (not tested)."""
     output_dir: Folder = None
