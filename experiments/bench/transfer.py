@@ -207,7 +207,7 @@ def compare_data(way: str) -> Comparison:
 
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
     "training-resnet18": partial(compare_step, "resnet18", 8),
-    "training-resnet50": partial(compare_step, "resnet50", 4),
+    "training-resnet50": partial(compare_step, "resnet50", 8),
     "probe": compare_probe,
     "one-image": compare_one_image,
     **{f"data-{way}": partial(compare_data, way) for way in DATA_PATHS},
