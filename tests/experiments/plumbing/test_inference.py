@@ -1,10 +1,11 @@
 """Which way of computing many batches is taken, and that none changes what is computed."""
 
+import multiprocessing
 import platform
 
 import pytest
 import torch
-from conftest import forked, shaken
+from conftest import shaken
 
 from experiments.plumbing import inference
 from experiments.plumbing.device import keep_freed_memory
@@ -63,10 +64,10 @@ def test_freed_memory_is_kept_for_the_next_step():
     if platform.libc_ver()[0] != "glibc":
         assert not keep_freed_memory()
         return
-    counts = []
+    counts, new = [], multiprocessing.get_context("spawn")  # a fork has its parent's free memory
     for limit in (2**20, 2**31 - 1):
-        found = forked.Value("q", -1)
-        process = forked.Process(target=faults, args=(limit, found))
+        found = new.Value("q", -1)
+        process = new.Process(target=faults, args=(limit, found))
         process.start()
         process.join(60)
         counts.append(found.value)
