@@ -103,7 +103,7 @@ def test_only_our_training_step_keeps_freed_memory(monkeypatch):
     timing.compare_steps("a", model, copy.deepcopy(model), batches)
     monkeypatch.undo()
     usual, ours = (timing.Apart(page_faults, *given) for _, *given in made)
-    counts = [[side() for _ in range(4)][-1] for side in (usual, ours)]
+    counts = [max([side() for _ in range(5)][2:]) for side in (usual, ours)]
     assert counts[0] > 10_000
     assert counts[1] < 1_000
 
