@@ -43,11 +43,10 @@ def make_deterministic(device: torch.device, threads: int | None = 1) -> None:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-MOST = 2**31 - 1  # bytes: glibc accepts no higher limit
 
 
-def keep_freed_memory(limit: int = MOST) -> bool:
-    """Keep up to `limit` bytes of freed memory for the next step; False without Linux's glibc.
+def keep_freed_memory() -> bool:
+    """Keep up to 2 GB of freed memory for the next step; returns False without Linux's glibc.
 
     By default, glibc returns the memory of a step's feature maps to the system. In the next step,
     the system clears this memory and hands it out again, page by page. With this function, the
@@ -57,8 +56,9 @@ def keep_freed_memory(limit: int = MOST) -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    # Some versions of glibc accept at most 32 MB.
-    return bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, limit))
+    # In bytes. Some versions of glibc accept at most 2**25 as the first limit, all 2**31 - 1 as the
+    # second one.
+    return bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 @contextmanager

@@ -32,10 +32,9 @@ def choose_precision(
     """Settings with the fastest precision and memory layout on this hardware, and the reason.
 
     "auto" times the forward and backward pass in what the hardware supports: fp32 in both memory
-    layouts, and bf16, or fp16 on a GPU without bf16. It leaves out bf16 if its rounding changes the
-    features by over ROUNDED. Any other request is used as it is, with
-    channels_last, which is faster almost everywhere. mps allows only fp32 in NCHW: anything else
-    raises UsageError.
+    layouts, and bf16, or fp16 on a GPU without bf16. It leaves out bf16 if rounding changes the
+    features by more than ROUNDED. Any other request is used as it is, with channels_last, which is
+    faster almost everywhere. mps allows only fp32 in NCHW: anything else raises UsageError.
     """
     if device.type == "mps":
         if requested not in ("auto", "fp32"):
@@ -46,17 +45,16 @@ def choose_precision(
         return chosen, "fp32: mixed precision and channels_last are not tried on mps"
     fp32 = replace(settings, precision="fp32", channels_last=True)
     bf16, changes = replace(fp32, precision="bf16"), ""
-    if requested == "bf16" or (requested == "auto" and has_bf16(device)):
-        share = rounding_error(model, batches, bf16)
-        if share > ROUNDED:
-            changes = f"rounding to bf16 changes this network's features by {100 * share:.0f} %"
+    in_question = has_bf16(device) if requested == "auto" else requested == "bf16"
+    if in_question and not (share := rounding_error(model, batches, bf16)) <= ROUNDED:  # or nan
+        changes = f"rounding to bf16 changes this network's features by {100 * share:.0f} %"
     if requested != "auto":
         reason = f"{requested}, channels_last: as requested" + f"; {changes}" * bool(changes)
         return replace(fp32, precision=requested), reason
     options, left_out = [fp32, replace(fp32, channels_last=False)], ""
     if changes:
         left_out = f"; bf16 is left out: {changes}"
-    elif has_bf16(device):
+    elif in_question:
         options.append(bf16)
     else:
         left_out = "; bf16 is not tried, since this hardware is not known to compute in it"

@@ -16,6 +16,7 @@ from experiments.plumbing import precision
 from experiments.plumbing.distributed import ALONE, processes
 from experiments.plumbing.results import write_json
 from experiments.train.loop import Settings, start, train
+from experiments.transfer import comparison
 from zoo.fold import has_compiler
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -85,13 +86,26 @@ def test_features_that_are_all_the_same_have_no_rounding_error():
     assert precision.rounding_error(Features(), batches, Settings(precision="bf16")) == 0
 
 
+@pytest.mark.parametrize("strategies", [("finetune", "scratch"), ("scratch", "partial")])
+def test_transfer_tries_precisions_on_the_pretrained_network(monkeypatch, tmp_path, strategies):
+    """Not on that of scratch, whose random weights say nothing about rounding."""
+    tried = {}
+    monkeypatch.setattr(comparison, "to_time", lambda run, *_: tried.setdefault(run.strategy, 1))
+    monkeypatch.setattr(comparison, "settle", lambda path, about, asked, device, models, group: (
+        [make() for make in models.values()]
+    ))  # fmt: skip
+    options = comparison.Options("x", model=("resnet8",), strategy=strategies, weights="x.pth")
+    comparison.settle_precision(options, None, CPU, tmp_path, ALONE)
+    assert tried.keys() == {*strategies} - {"scratch"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "low", "high"),
     [("resnet56", "li-resnet56.t7", 0.002, 0.05), ("plain56", "li-resnet56_noshort.t7", 0.3, 3)],
 )
 def test_rounding_grows_in_a_deep_plain_network(real_data, real_cifar10, name, file, low, high):
-    """Trained networks of Li et al. on CIFAR-10; in bf16, plain-56 loses 12 points of accuracy."""
+    """Trained networks of Li et al. on CIFAR-10; in autocast to bf16, plain-56 loses 12 points."""
     settings = {} if name == "plain56" else {"shortcut": "projection"}
     weights = real_data / "weights" / file
     model = zoo.load(zoo.build(name, **settings), weights, dialect="li")
