@@ -6,6 +6,7 @@ import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from signal import SIGINT
@@ -102,12 +103,10 @@ def serve(link: Connection, content: bytes) -> None:
     """The process of Apart: compute when asked, until the other end is closed."""
     make, arguments = pickle.loads(content)
     compute = make(*arguments)
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError):
+        while True:
             link.recv()
-        except EOFError:
-            return
-        link.send(compute())
+            link.send(compute())
 
 
 def same(a: float, b: float, tolerance: float) -> None:
