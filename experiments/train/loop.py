@@ -201,7 +201,10 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Setting
     else:
         images = images.contiguous()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
-    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+    # Without autocast's cache: its bf16 copies of the weights are kept until the outermost autocast
+    # ends. Inside another one they would outlive the step, and the network would never change.
+    cast = torch.autocast(images.device.type, dtype, dtype is not None, cache_enabled=False)
+    with cast:
         return model(images).float()
 
 

@@ -150,6 +150,20 @@ def test_a_notebook_gets_the_same_weights_whatever_it_set_and_keeps_its_settings
     assert len(answers) == len(CLASSES)
 
 
+def test_a_notebook_gets_the_weights_of_the_command_in_bf16(folder, tmp_path):
+    """`transfer` turns the autocast of a cell before it off, so its own one is inside another."""
+    options = {"model": "resnet8", "weights": "none", "strategy": "finetune", "seeds": 1,
+               "size": 16, "squash": True, "batch_size": 8, "epochs": 2, "precision": "bf16",
+               "device": "cpu"}  # fmt: skip
+    words = comparison.options_from(
+        comparison.Options, folder, output_dir=tmp_path / "command", **options
+    )
+    comparison.carry_out(words)
+    comparison.transfer(folder, output_dir=tmp_path / "notebook", **options)
+    usual, ours = sorted(tmp_path.glob("*/*/last.safetensors"))
+    assert usual.read_bytes() == ours.read_bytes()
+
+
 def test_in_one_kernel_a_file_with_other_weights_is_read_again(folder, tmp_path):
     options = {"model": "resnet8", "strategy": "linear-probe", "seeds": 1, "size": 16,
                "squash": True, "batch_size": 8, "precision": "fp32", "device": "cpu"}  # fmt: skip
