@@ -11,12 +11,12 @@
 #
 # 변환(transform) 하나하나가 이미지를 어떻게 바꾸는지 살펴보고, 튜토리얼의 학습 루프를 한 줄씩
 # 이해합니다. `zero_grad`, `train()`과 `eval()`, `set_grad_enabled`가 왜 필요한지 측정해서
-# 확인합니다. 모든 셀을 실행하는 데 CPU 코어 2개로 약 2분 걸렸습니다. "여기서는 실행하지
+# 확인합니다. 모든 셀을 실행하는 데 CPU 코어 2개로 약 1분 걸렸습니다. "여기서는 실행하지
 # 않음"이라고 적힌 셀은 아무 일도 하지 않습니다.
 #
 # We look at what each transform does to an image, and explain the tutorial's training loop line by
 # line. We measure what happens without `zero_grad`, `train()` and `eval()`, and `set_grad_enabled`.
-# All cells took about 2 minutes on 2 CPU cores. Cells marked "not run here" are skipped.
+# All cells took about a minute on 2 CPU cores. Cells marked "not run here" are skipped.
 
 # %%
 import os
