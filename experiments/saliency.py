@@ -205,8 +205,8 @@ def verdict(ours: Tensor, random: Sequence[Tensor]) -> str:
     mean = fmean(map(abs, ranks))
     about = f"rank correlations {min(ranks):+.2f} to {max(ranks):+.2f}, mean absolute one "
     about += f"{mean:.2f}, n = {len(ranks)} networks"
-    if len(ranks) < len(random):
-        about += f"; {len(random) - len(ranks)} more give the same value everywhere"
+    if others := len(random) - len(ranks):
+        about += f"; {others} more {'gives' if others == 1 else 'give'} the same value everywhere"
     if mean >= ALIKE:
         return f"Random weights give similar maps: this one proves nothing ({about})."
     if sum(map(is_nearly_empty, random)) > len(random) / 2:

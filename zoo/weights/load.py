@@ -165,10 +165,12 @@ def tell(
     """Log what was chosen, left out, rounded or assumed."""
     for note in weights.notes:
         log.warning("%s: %s", weights.source, note)
-    if dropped or "shortcut" in drop:
+    if dropped:
         words = " and ".join(sorted(drop)) or "pooler"
         text = "dropped %d entries of a %s: the model keeps its own, or has none"
         log.warning(text, dropped, words)
+    elif "shortcut" in drop:
+        log.warning("the weights have no entries of a shortcut: none are dropped")
     elif drop:
         log.warning("the weights have no head: the model keeps its own (random if not trained)")
     if rounded:
