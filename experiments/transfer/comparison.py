@@ -149,7 +149,8 @@ def describe(row: dict) -> str:
     """A line with the result of a run."""
     if row["status"] != "finished":
         return f"{row['name']}: {row['status']}"
-    where = f"{100 * row['accuracy']:.1f} % on {row['tested_on']} (epoch {row['best_epoch']})"
+    share, epoch = f"{100 * row['accuracy']:.1f} %", row["best_epoch"]
+    where = f"{share} on {row['tested_on']} in fp32 (epoch {epoch})"  # epochs: maybe bf16
     bound = report.bound_by(row) + say_skipped(row)
     return f"{row['name']}: {where}, {row['seconds']:.1f} s, {bound}"
 

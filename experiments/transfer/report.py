@@ -136,6 +136,9 @@ def caption(rows: Sequence[dict]) -> str:
     trained = f"{run['recipe']['epochs']} epochs, {run['recipe']['opt']}{unusual(rows)}"
     if all(row["run"]["strategy"] == PROBE for row in rows):
         trained, chosen = "logistic regression on frozen features", f"accuracy on {on}"
+    precision = run["base"]["precision"]
+    if precision != "fp32":
+        precision = f"trained in {precision}, measured in fp32"
     seeds = {row["run"]["seed"] for row in rows}
     spread = "mean ± 95 % CI over n seeds (in addition, each"
     if len(seeds) == 1:
@@ -144,7 +147,7 @@ def caption(rows: Sequence[dict]) -> str:
         f"{images_and_models(rows)} from {', '.join(Path(w).name for w in weights)}; "
         f"{trained}; {chosen}; {spread} accuracy is uncertain by at least ± {least:.1f} points, "
         f"since there are {images[on]:,} images); "
-        f"{run['base']['precision']}, {first['threads']} thread{'s' * (first['threads'] > 1)}, "
+        f"{precision}, {first['threads']} thread{'s' * (first['threads'] > 1)}, "
         f"{first['device']}."
     )
 
