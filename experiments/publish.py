@@ -183,7 +183,8 @@ def answers() -> Rows:
             depths = f"{effect.depths[0]} to {effect.depths[-1]} {effect.unit}"
             question = f"Does depth ({depths}) harm plain {networks} more than residual ones?"
             answer, difference, *_ = compare_arms(effect.pairs)
-            answer = f"{answer.lower()}; plain minus residual: {difference.split(' (')[0]}"
+            rise = difference.split(" (")[0]
+            answer = f"{answer.lower()}; rise with depth, plain minus residual: {rise}"
             n = len(effect.pairs)
         preset, scale, _ = name.removeprefix("ablation-").partition("-cifar10")
         minutes = sum(row["seconds"] for row in rows) / 60 / 2

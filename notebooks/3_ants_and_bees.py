@@ -417,8 +417,8 @@ print(f"chosen and reported on the same images: {gap:.1f} points too high ({wide
 # 멈춥니다.
 #
 # `StepLR(step_size=7)` divides the learning rate by 10 after every 7 calls of `step()`. The
-# tutorial calls `step()` once per **epoch**. If it is called per batch, learning stops before the
-# first epoch ends.
+# tutorial calls `step()` once per **epoch**. If it is called per batch, learning practically
+# stops before the first epoch ends.
 
 
 # %%
@@ -482,17 +482,18 @@ here_best = by_strategy["finetune"].rows[0]["accuracy"]
 print(f"fine-tuning: the usual loop {usual_best:.1%}, ours {here_best:.1%}, both chosen on val")
 
 # %% [markdown]
-# **달라진 점**: 미세 조정의 계산은 위의 루프와 똑같고, 이미지 순서와 난수만 다릅니다. 그래서 두
-# 정확도의 차이는 우연일 수 있습니다. `moving-bn`의 비용은 위에 나와 있지만 시드가 하나뿐이라
-# 이것만으로는 알 수 없습니다. 노트북 2에 시드 5개의 결과가 있습니다. 검증 세트로 에폭을 골랐으므로
-# 이 정확도들도 조금 부풀려진 값이고, 표 아래 문장이 그렇게 알려 줍니다. 3.5의 값은 다른 학습에서
-# 측정한 것입니다.
+# **달라진 점**: 미세 조정의 설정은 위의 루프와 같습니다. 이미지 순서와 난수가 다르고, 정밀도도 다를
+# 수 있습니다(위의 `Precision` 줄). 그래서 두 정확도의 차이는 우연일 수 있습니다. `moving-bn`의
+# 비용은 위에 나와 있지만 시드가 하나뿐이라 이것만으로는 알 수 없습니다. 노트북 2에 시드 5개의
+# 결과가 있습니다. 검증 세트로 에폭을 골랐으므로 이 정확도들도 조금 부풀려진 값이고, 표 아래 문장이
+# 그렇게 알려 줍니다. 3.5의 값은 다른 학습에서 측정한 것입니다.
 #
-# **What changed**: fine-tuning does the same arithmetic as the loop above; only the order of images
-# and the random numbers differ. So the difference of the two accuracies may be chance. The cost of
-# `moving-bn` is printed above, but one seed cannot tell; notebook 2 has the results of 5 seeds. Val
-# chose the epochs, so these accuracies are a little too high, too, and the text under the table
-# says so. (3.5 measured this on another training.)
+# **What changed**: fine-tuning has the same settings as the loop above. The order of images and the
+# random numbers differ, and perhaps the precision (the line `Precision` above). So the difference
+# of the two accuracies may be chance. The cost of `moving-bn` is printed above, but one seed cannot
+# tell; notebook 2 has the results of 5 seeds. Val chose the epochs, so these accuracies are a
+# little too high, too, and the text under the table says so. (3.5 measured this on another
+# training.)
 
 # %% [markdown]
 # ## 5. 예측 예시 / Sample predictions
@@ -532,11 +533,11 @@ predict(model, folders["val"].samples[shown[0]][0])
 # come from the file.
 
 # %% [markdown]
-# **ImageNet 가중치로 (여기서는 실행하지 않음 / not run here)**: 튜토리얼 그대로 ResNet-18을 25에폭
-# 동안 학습합니다. GPU가 있으면 좋습니다.
+# **ImageNet 가중치로 (여기서는 실행하지 않음 / not run here)**: `IMAGENET = True`로 바꾸면 이 셀이
+# 튜토리얼의 설정으로 ResNet-18을 25에폭 동안 시드 3개로 학습합니다. GPU가 있으면 좋습니다.
 #
-# **With ImageNet weights**: this cell runs the tutorial unchanged, with ResNet-18 and 25 epochs. A
-# GPU helps.
+# **With ImageNet weights**: set `IMAGENET = True`, and this cell trains ResNet-18 with the
+# tutorial's settings: 25 epochs, here with 3 seeds. A GPU helps.
 
 # %% tags=["not-run"]
 if IMAGENET:

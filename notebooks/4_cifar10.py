@@ -137,9 +137,9 @@ plt.show()
 # 비슷하므로(고양이와 개, 자동차와 트럭) 전이가 쉬운 편입니다.
 #
 # The published ResNet-32 for CIFAR-10 was trained on these same training images, so using it here
-# would be no transfer. So we divide the classes: the network is pretrained on the first half and
-# transferred to the second half, which it has never seen. The halves are similar (cat and dog,
-# automobile and truck), so this transfer is easy.
+# would be no transfer: it has already learned their labels. So we divide the classes: the network
+# is pretrained on the first half and transferred to the second half, which it has never seen. The
+# halves are similar (cat and dog, automobile and truck), so this transfer is easy.
 
 # %%
 half = len(classes) // 2
@@ -327,14 +327,14 @@ for name in ("linear-probe", "feature-extraction"):
 
 # %% [markdown]
 # **달라진 점과 이유**: 헤드는 작은 선형 층이라 과적합될 여지가 적습니다. 그래서 증강으로 얻을 수
-# 있는 이득은 작고, 시간은 확실히 더 걸립니다. 위에서는 정확도가 오히려 더 낮습니다. 두 가지가
-# 한꺼번에 바뀌었습니다. 이미지를 많이 잘라 내는 강한 증강(넓이의 35 %까지만 남기기도 함)을 썼고,
-# 정확한 해 대신 SGD로 몇 에폭만 학습했습니다. 어느 쪽 때문인지는 이 실행만으로 알 수 없습니다.
+# 있는 이득은 작고, 시간은 확실히 더 걸립니다. 위에서는 이득이 보이지 않습니다. 두 가지가 한꺼번에
+# 바뀌었습니다. 이미지를 많이 잘라 내는 강한 증강(넓이의 35 %까지만 남기기도 함)을 썼고, 정확한 해
+# 대신 SGD로 몇 에폭만 학습했습니다. 두 가지 각각의 효과는 이 실행만으로 알 수 없습니다.
 #
 # **What changed and why**: the head is a small linear layer, which can hardly overfit. So
-# augmentation can gain little, and it always takes longer. Above, the accuracy is even lower. Two
-# things changed at once: crops are strong (down to 35 % of the image), and a few epochs of SGD
-# replace the exact solution. These runs cannot tell which of the two is the cause.
+# augmentation can gain little, and it always takes longer. Above, no gain is visible. Two things
+# changed at once: crops are strong (down to 35 % of the image), and a few epochs of SGD replace the
+# exact solution. These runs cannot tell the effect of each.
 
 # %% [markdown]
 # ## 5. 3단계: 프로브에서 시작하는 미세 조정 / Step 3: fine-tuning from the probe
@@ -376,23 +376,25 @@ step("lp-ft", "finetune", "scratch")
 # %% [markdown]
 # **달라진 점과 이유**: 옵티마이저는 만들 때 받은 파라미터만 바꿉니다. 동결을 해제한 뒤에
 # 옵티마이저를 만들거나 `add_param_group`으로 추가하세요. 위에서 첫 합성곱(convolution)의 변화는
-# 정확히 0이었고, 오류도 경고도 없었습니다. 위의 표를 보면 `lp-ft`는 새 헤드로 바로 시작하는
-# `finetune`보다 낫습니다. 새 헤드에서는 처음 기울기가 커서 백본을 흔들기 때문입니다. 하지만
-# 프로브보다 나은지는 이 실행만으로 알 수 없습니다. `lp-ft`의 신뢰구간이 프로브의 값을 포함하기
-# 때문입니다. `scratch`와의 차이가 사전 학습의 효과입니다.
+# 정확히 0이었고, 오류도 경고도 없었습니다. 위의 표를 보면 `lp-ft`의 평균이 새 헤드로 바로 시작하는
+# `finetune`의 평균보다 높습니다. `lp-ft`는 학습된 헤드에서 시작하고, 학습률은 `finetune`의 10분의
+# 1입니다. 어느 쪽 덕분인지는 이 실행만으로 알 수 없습니다. 프로브보다 나은지도 알 수 없습니다.
+# `lp-ft`의 신뢰구간이 프로브의 값을 포함하기 때문입니다. `scratch`와의 차이가 사전 학습의
+# 효과입니다.
 #
 # **What changed and why**: an optimiser changes only the parameters it was given. Make it after
 # unfreezing, or use `add_param_group`. Above, the first convolution changed by exactly 0, without
-# an error or a warning. In the table above, `lp-ft` is better than `finetune`, which starts from a
-# new head; the first gradients of a new head are large and disturb the backbone. But these runs
-# cannot tell whether `lp-ft` is better than the probe: its interval includes the probe's value. The
-# difference to `scratch` is the gain from pretraining.
+# an error or a warning. In the table above, the mean of `lp-ft` is higher than that of `finetune`,
+# which starts from a new head. `lp-ft` starts from a trained head, at a tenth of `finetune`'s
+# learning rate; these runs cannot tell which of these helps. Nor can they tell whether `lp-ft` is
+# better than the probe: its interval includes the probe's value. The difference to `scratch` is the
+# gain from pretraining.
 
 # %% [markdown]
 # ## 6. 4단계: 학습률 스케줄 / Step 4: the schedule
 #
-# **흔히 쓰는 코드**: `StepLR(step_size=5)`는 에폭을 셉니다. `scheduler.step()`을 배치마다 호출하면
-# 첫 에폭 안에 학습률이 거의 0이 됩니다.
+# **흔히 쓰는 코드**: `StepLR(step_size=5)`는 에폭을 세도록 쓴 것입니다. `scheduler.step()`을
+# 배치마다 호출하면 첫 에폭 안에 학습률이 거의 0이 됩니다.
 #
 # **The usual cell** has `StepLR(step_size=5)`, which is meant to count epochs. If
 # `scheduler.step()` is called after each batch, the learning rate becomes tiny within the first
@@ -564,12 +566,12 @@ for n in (total // 10, total // 2):
 
 # %% [markdown]
 # **비용**: 위에 나온 %p 차이입니다. 시드가 3개뿐이라 첫 줄의 신뢰구간은 0을 포함합니다. 다음 두
-# 줄이 더 정확합니다: 고를 때 쓴 이미지가 적을수록, 고를 수 있는 에폭이 많을수록 정확도가 더
-# 부풀려집니다. 좋아 보일 뿐, 모델이 실제로 좋아진 것은 아닙니다.
+# 줄이 더 정확합니다: 고를 때 쓴 이미지가 적을수록 정확도가 더 부풀려집니다. 좋아 보일 뿐, 모델이
+# 실제로 좋아진 것은 아닙니다.
 #
 # **The cost** is the points above. With only three seeds, the first line's interval includes 0. The
 # next two lines are more precise: the accuracy is overestimated more if the epoch is chosen on
-# fewer images, or among more epochs. The model only looks better; it is not.
+# fewer images. The model only looks better; it is not.
 
 # %% [markdown]
 # ## 10. 실수 2: `eval()` 빠뜨리기, 한 장 배치 / Mistake 2: a forgotten `eval()`, and a batch of one
@@ -609,15 +611,16 @@ print(f"n = {len(labels)} images, one network")
 
 # %% [markdown]
 # **skipzoo에서는** `predict`와 `Classifier.logits`가 늘 `eval()` 모드로 계산합니다. 그래서 한 장씩
-# 넣어도 같은 답이 나옵니다. 마지막 줄은 이 예측들 때문에 저장된 통계가 바뀐 뒤의 정확도입니다.
-# 나중에 `eval()`을 호출해도 통계는 되돌아오지 않습니다. 클래스가 섞인 큰 배치에서는 거의 차이가
-# 없습니다. 그래서 이 실수는 이미지를 한 장씩 예측하는 서비스에서야 드러납니다.
+# 넣어도 같은 답이 나옵니다. 마지막 줄은 한 장씩 예측하는 동안 저장된 통계가 바뀐 뒤의
+# 정확도입니다. 나중에 `eval()`을 호출해도 통계는 되돌아오지 않습니다. 클래스가 섞인 큰 배치에서는
+# 거의 차이가 없습니다. 그래서 이 실수는 작은 배치로, 특히 이미지를 한 장씩 예측하는 서비스에서야
+# 드러납니다.
 #
 # **Here** `predict` and `Classifier.logits` always use `eval()` mode, so one image at a time gives
-# the same answers. The last line is the accuracy after the predictions in `train()` mode have
-# changed the stored statistics. Calling `eval()` later does not restore them. In large batches of
-# mixed classes there is hardly a difference. So this mistake only shows in a service that predicts
-# one image at a time.
+# the same answers. The last line is the accuracy after the predictions one by one in `train()` mode
+# have changed the stored statistics. Calling `eval()` later does not restore them. In large batches
+# of mixed classes there is hardly a difference. So this mistake only shows with small batches, and
+# most in a service that predicts one image at a time.
 
 # %% [markdown]
 # ## 11. 실수 3: 예측할 때 다른 정규화 쓰기 / Mistake 3: a different normalisation at prediction

@@ -224,7 +224,8 @@ def is_the_papers(results: Sequence[dict], question: BlockQuestion) -> bool:
 
 def in_short(results: Sequence[dict], question: BlockQuestion) -> str:
     """The answers in one line, for a table over all ablations."""
-    groups, texts = groups_of(results, question), []
+    groups = groups_of(results, question)
+    found: dict[str, list[str]] = {}  # answer -> the depths with it
     depths = sorted({group[0].key.depth for group in groups})
     for depth in depths:
         named: dict[str, list[str]] = {word: [] for word in ANSWERS}
@@ -234,7 +235,8 @@ def in_short(results: Sequence[dict], question: BlockQuestion) -> str:
             rate = f" at {arm.key.lr:g}" if question.common_rate or question.all_rates else ""
             named["cannot tell" if reason else answer(arm)[0]].append(arm.key.name + rate)
         words = "; ".join(f"{word}: {', '.join(names)}" for word, names in named.items() if names)
-        texts.append(f"{depth} layers: {words}")
+        found.setdefault(words, []).append(str(depth))
+    texts = [f"{' and '.join(at)} layers: {words}" for words, at in found.items()]
     other = f"compared with {question.reference}: " * (question.reference != REFERENCE)
     return other + ". ".join(texts)
 

@@ -1,12 +1,13 @@
-"""Measure speed ratios: usual code against ours, timed in turns in one process, on one thread.
+"""Measure speed ratios: usual code against ours, timed in turns, on one thread.
 
     python -m experiments.bench
     python -m experiments.bench --only inference-resnet18 training-resnet20
     python -m experiments.bench --device cuda
 
-Times vary between machines and from minute to minute; the ratio of two functions timed in turns
-varies far less. Each comparison first checks that both sides agree: on losses, pixels, features,
-weights, logits or answers. Each row is printed, and stored, as soon as it is measured.
+A time varies from minute to minute; the ratio of two functions timed in turns varies less. (Between
+machines, ratios differ, too. `one-image` has PyTorch's number of threads.) Each comparison first
+checks that both sides agree: on losses, pixels, features, weights, logits or answers. Each row is
+printed, and stored, as soon as it is measured.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Rows of `make bench`: training, augmentation, torchvision's networks against ours, loading."""
+"""Rows of `make bench`: inference, training, augmentation, deletions of blocks, loading."""
 
 import hashlib
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def compare_augmentation() -> Comparison:
 
 
 def both_networks(name: str, classes: int = 1000) -> tuple[nn.Module, Network]:
-    """torchvision's network and ours, with the same weights (shaken: a new ViT has a zero head)."""
+    """torchvision's network and ours, with the same random weights (a new ViT's head is 0)."""
     theirs = torchvision.models.get_model(name, num_classes=classes)
     shake(theirs)
     return theirs, zoo.load(zoo.build(name, classes), theirs.state_dict())

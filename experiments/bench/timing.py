@@ -80,7 +80,7 @@ def training_step(model: nn.Module, batch: Batch, settings: Settings, keep: bool
 
 
 class Apart:
-    """A function that runs in a process of its own each time it is called: `make(*arguments)`.
+    """The function `make(*arguments)`, in a process of its own that starts once.
 
     In one process, memory that one side keeps would also serve the other one.
     """

@@ -71,8 +71,7 @@ def rounding_error(model: nn.Module, batches: BatchSource, settings: Settings) -
     """How far the precision of `settings` changes features in eval mode, compared with fp32.
 
     The root mean square of the change, divided by that of the images' differences from their mean.
-    A residual network adds its corrections, so the rounding of early layers hardly grows; in a deep
-    plain network, each layer multiplies it: 0.01 in ResNet-56, 0.6 in plain-56.
+    0.01 in a trained ResNet-56, 0.6 in a trained plain-56, under 0.2 in random networks (LOG.md).
     """
     model = copy.deepcopy(model).eval()
     compute, (images, _) = getattr(model, "features", model), batches.batch(0)

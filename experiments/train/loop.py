@@ -202,7 +202,7 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor, settings: Setting
         images = images.contiguous()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
     # Without autocast's cache: its bf16 copies of the weights are kept until the outermost autocast
-    # ends. Inside another one they would outlive the step, and the network would never change.
+    # ends. Inside another one they would outlive the step: all steps would use the first weights.
     cast = torch.autocast(images.device.type, dtype, dtype is not None, cache_enabled=False)
     with cast:
         return model(images).float()
@@ -237,8 +237,8 @@ def train(
     """Train from state.step to settings.steps, and yield after every step.
 
     Raises Diverged: on a CPU before the step's update, on a GPU at the end of the epoch, since
-    nothing is read from a GPU within an epoch (except in fp16, for the scaler). `earliest`: see
-    State.check_finite.
+    nothing is read from a GPU within an epoch (except in fp16, for the scaler, which may raise it
+    at any step). `earliest`: see State.check_finite.
     """
     model, optimizer, class_weights = state.model, state.optimizer, None
     device = next(model.parameters()).device

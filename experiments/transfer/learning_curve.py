@@ -45,7 +45,7 @@ def bits(text: str) -> Floats:
 
 
 class Law(NamedTuple):
-    """error = a * images^-b, fitted to a learning curve, and what follows: shares, 0 to 1."""
+    """error = a * images^-b, fitted to a learning curve. Errors are shares, 0 to 1."""
 
     sizes: Floats
     errors: Floats  # (S,): mean over draws and images
@@ -58,11 +58,11 @@ class Law(NamedTuple):
 def law_of(curve: Mapping[Any, Sequence[str]], samples: int = 1_000) -> Law:
     """Fit the law to the smaller half of the sizes, test it on the others, and go on to twice all.
 
-    Bootstrap: draws and tested images are resampled, the same in every size (all images are one
-    draw, so there only tested images are). The law misses a size if the interval of log(error /
-    prediction) excludes 0. For the gain, error = c + a * images^-b is fitted to all sizes: c are
-    errors that stay, however many images there are. The interval of the gain is meant to have 95 %;
-    in simulations (see the tests) it contains the truth in 77 to 100 % of cases.
+    Bootstrap: draws and tested images are resampled, the same in every size. (With all images there
+    is one draw: only tested images are resampled.) The law misses a size if the interval of
+    log(error / prediction) excludes 0. For the gain, error = c + a * images^-b is fitted to all
+    sizes: c are errors that stay, however many images there are. The interval of the gain is meant
+    to have 95 %; in simulations (see the tests) it contains the truth in 77 to 100 % of cases.
     """
     rng, sizes = np.random.default_rng(0), np.array([float(size) for size in curve])
     images = len(next(iter(curve.values()))[0])

@@ -50,7 +50,7 @@ class More:
     augment: Annotated[
         Augment | None, shown("{none,shift,crop,color,randaugment,trivial,erasing}")
     ] = None
-    """Crops of random size (or of random place: shift), the named transform, flips; or none."""
+    """Crops of random size (shift: of random place), flips, then the named transform; or none."""
     probe_l2: Real = None
     """L2 penalty of linear-probe's logistic regression."""
     test_images: Count = None
