@@ -28,6 +28,7 @@ from experiments.ablation.runs import (
     build_model,
     load_data,
     make_batches,
+    normalize_of,
     seeded,
 )
 from experiments.plumbing.cli import NumericError, UsageError, doing, options_from
@@ -246,6 +247,8 @@ def ablate(preset: str = "quick", **options: object) -> Results:
 def carry_out(options: Options) -> Results:
     """Run the ablation that the options ask for, and draw its figures."""
     shard = shard_of(options.shard)
+    load_data.cache_clear()  # a notebook may have written other images to the same folder
+    normalize_of.cache_clear()
     device, why = choose_device(options.device)
     print((ABLATIONS | BLOCK_QUESTIONS)[options.preset].question)
     print(f"Device {why}")

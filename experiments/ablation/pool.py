@@ -31,7 +31,7 @@ from data.progress import Progress, above
 from experiments.ablation.runs import Run, run_one
 from experiments.plumbing import signals
 from experiments.plumbing.cli import ResultsError
-from experiments.plumbing.device import keep_freed_memory
+from experiments.plumbing.device import keep_freed_memory, torch_as_started
 from experiments.plumbing.results import claim, read_row, to_do
 
 MAX_JOBS = 3  # about 0.55 GB each, and as much for the parent: under 2.5 GB
@@ -187,6 +187,7 @@ def leave_when_asked() -> None:
     os._exit(1)
 
 
+@torch_as_started()  # a script's own settings are made again in the worker, which imports it
 def work(run: Run, folder: Path, device_name: str, place: int) -> None:
     """Train one run; `place` is its index in the shared arrays."""
     device, shared = torch.device(device_name), in_worker

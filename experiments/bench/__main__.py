@@ -58,6 +58,9 @@ def main(options: Options) -> None:
     rows = []
     for name in options.only or makers:
         with doing(name):
+            torch.compiler.reset()  # otherwise later sizes would be compiled as variable ones
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
             torch.manual_seed(0)
             comparison = makers[name]()
             seconds = seconds_in_turns((comparison.usual, comparison.ours), options.rounds)

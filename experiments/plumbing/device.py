@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -66,12 +67,19 @@ def torch_as_started() -> Iterator[None]:
     """Inside, PyTorch is as in a new process: gradients are on, numbers fp32, autocast off.
 
     Afterwards its settings and random numbers are as before: a notebook's kernel does not notice.
+    Settings and random numbers belong to the process: no other thread should use PyTorch meanwhile.
     """
     dtype, threads, cudnn = torch.get_default_dtype(), torch.get_num_threads(), torch.backends.cudnn
     settings = cudnn.benchmark, cudnn.deterministic
+    rounding, default = torch.get_float32_matmul_precision(), torch.get_default_device()
+    mkldnn: Any = torch.backends.mkldnn
+    fast = mkldnn.enabled
     # Only if CUDA is in use: otherwise fork_rng would start it, on every GPU.
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_default_device(None)
+    mkldnn.enabled = True
     try:
         with (
             torch.random.fork_rng(gpus), torch.inference_mode(False), torch.enable_grad(),
@@ -80,6 +88,10 @@ def torch_as_started() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(rounding)
+        mkldnn.enabled = fast
+        if default.type != "cpu":  # a default device slows every call down: none for the CPU
+            torch.set_default_device(default)
         torch.set_num_threads(threads)
         cudnn.benchmark, cudnn.deterministic = settings
 

@@ -16,8 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from experiments.plumbing.cli import ResultsError
+from experiments.plumbing.cli import ResultsError, UsageError
 
+CPU = torch.device("cpu")
 PATIENCE = timedelta(seconds=25)  # how long a process waits for another, which may have died
 
 
@@ -89,15 +90,23 @@ ALONE = Group()
 
 
 @contextmanager
-def processes() -> Iterator[Group]:
-    """The group that torchrun started, or ALONE; raises ResultsError if a process is lost."""
+def processes(device: torch.device = CPU) -> Iterator[Group]:
+    """The group that torchrun started, or ALONE; raises ResultsError if a process is lost.
+
+    On CUDA devices, each process of a machine gets one; UsageError if there are too few.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
         yield ALONE
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            fix = f"start it with --nproc-per-node {gpus}"
+            raise UsageError(f"{gpus} GPUs for more processes", f"torchrun, process {local}", fix)
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     group = Group(dist.get_rank(), size)
     try:
         yield group

@@ -139,8 +139,13 @@ def to_layout(model: Model, settings: Settings) -> Model:
 
 
 def compile_training(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network as one program, replayed as a CUDA graph: Python no longer starts each kernel."""
-    return torch.compile(model, mode="reduce-overhead")
+    """The network as one program, replayed as a CUDA graph: Python no longer starts each kernel.
+
+    Programs of earlier networks are forgotten: PyTorch keeps at most eight for one function, and
+    would leave the ninth network uncompiled without a word.
+    """
+    torch.compiler.reset()
+    return torch.compile(model, mode="reduce-overhead", dynamic=False)
 
 
 def choose_compile(
@@ -151,14 +156,20 @@ def choose_compile(
     `why`: the reason for the other settings.
     """
     eager = min(time_step(model, batches, settings) for _ in range(4))
-    compute = compile_training(to_layout(copy.deepcopy(model), settings).train())
+    copied = to_layout(copy.deepcopy(model), settings).train()
+    compute = compile_training(copied)
+
+    def one_pass() -> float:
+        copied.zero_grad()  # a CUDA graph overwrites its gradients: nothing may be added to them
+        return seconds_of_pass(compute, batches, settings)
+
     try:
-        first = seconds_of_pass(compute, batches, settings)
+        first = one_pass()
         # The first two also record the graph.
-        later = min(seconds_of_pass(compute, batches, settings) for _ in range(6))
+        later = min(one_pass() for _ in range(6))
     except Exception as error:  # compilers fail in many ways
-        failed = f"not compiled: torch.compile failed ({str(error).splitlines()[0]:.80})"
-        return settings, f"{why}; {failed}"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return settings, f"{why}; not compiled: torch.compile failed ({reason:.80})"
     pays = first + steps * later < steps * eager
     times = f"{1000 * eager:.1f} ms a step, compiled {1000 * later:.1f} ms after {first:.0f} s"
     chosen = f"{'compiled' if pays else 'not compiled'}: {times}"

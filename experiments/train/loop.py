@@ -175,7 +175,9 @@ def start(
     lr, decay = settings.lr, settings.weight_decay
     optimizer: torch.optim.Optimizer
     device = next(model.parameters()).device
-    fused = True if device.type == "cuda" else None  # one kernel for all parameters
+    # One kernel for all parameters. Not in fp16: if the first step overflows, fused SGD skips it,
+    # but the momentum of the next step is memory that nobody has set.
+    fused = True if device.type == "cuda" and settings.precision != "fp16" else None
     if settings.opt == "sgd":
         optimizer = torch.optim.SGD(
             learning, lr, settings.momentum, weight_decay=decay, fused=fused

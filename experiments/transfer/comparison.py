@@ -173,7 +173,7 @@ def carry_out(options: Options) -> Results | None:
     """
     check_options(options)
     device, why = choose_device(options.device)
-    with processes() as group:
+    with processes(device) as group:
         return compare_strategies(options, device, why, group)
 
 

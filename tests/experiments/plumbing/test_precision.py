@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -136,10 +137,17 @@ def test_the_time_to_compile_counts(monkeypatch, steps, pays):
     assert why.startswith("not compiled") == (not pays)
 
 
-def test_a_compiler_that_fails_leaves_the_run_eager(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("no triton here\nand more lines"), "no triton here"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_a_compiler_that_fails_leaves_the_run_eager(monkeypatch, error, words):
     def fails(model):
         def compute(images):
-            raise RuntimeError("no triton here\nand more lines")
+            raise error
 
         return compute
 
@@ -148,7 +156,41 @@ def test_a_compiler_that_fails_leaves_the_run_eager(monkeypatch):
     batches = SimpleNamespace(batch=lambda step: (torch.ones(2, 1), torch.tensor([0, 1])))
     chosen, why = precision.choose_compile(nn.Linear(1, 2), batches, flat, 100, "fp32")
     assert chosen == flat
-    assert why == "fp32; not compiled: torch.compile failed (no triton here)"
+    assert why == f"fp32; not compiled: torch.compile failed ({words})"
+
+
+def test_no_pass_adds_to_the_gradients_of_the_one_before(monkeypatch):
+    """A CUDA graph overwrites its gradients, and refuses the next pass if any are left."""
+    seen = []
+
+    def compile_training(model):
+        def compute(images):
+            seen.append([p.grad for p in model.parameters()])
+            return model(images)
+
+        return compute
+
+    monkeypatch.setattr(precision, "compile_training", compile_training)
+    batches = SimpleNamespace(batch=lambda step: (torch.ones(2, 1), torch.tensor([0, 1])))
+    precision.choose_compile(nn.Linear(1, 2), batches, Settings(channels_last=False), 9, "fp32")
+    assert seen == [[None, None]] * 7
+
+
+def test_a_process_compiles_more_than_eight_architectures(monkeypatch):
+    """All are of one class: PyTorch's limit of programs for one function would be reached."""
+    monkeypatch.setattr(torch, "compile", partial(without_code, torch.compile))
+    compiled = torch._dynamo.utils.counters["frames"]
+    for width in range(4, 14):
+        model = zoo.build("resnet8", width=width)
+        compute = precision.compile_training(model)
+        before = compiled["ok"]
+        compute(torch.zeros(2, 3, 8, 8))
+        assert compiled["ok"] > before, width
+
+
+def without_code(compiler, model, **options):
+    """torch.compile without generating code, which takes a minute."""
+    return compiler(model, backend="eager", dynamic=options.get("dynamic"))
 
 
 @pytest.mark.parametrize(("device", "steps", "asked"), [(CUDA, 9, 1), (CUDA, 0, 0), (CPU, 9, 0)])

@@ -132,15 +132,25 @@ def test_a_notebook_gets_the_same_weights_whatever_it_set_and_keeps_its_settings
     usual = comparison.transfer(folder, output_dir=tmp_path / "a", **options)
     before = torch.get_rng_state()
     torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.mkldnn.enabled = False
     try:
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             odd = comparison.transfer(folder, output_dir=tmp_path / "b", **options)
             model = load_model(odd.best)
+            assert torch.get_default_device().type == "meta"
+            torch.set_default_device(None)
             answers = predict(model, next((folder / "val").glob("*/*.png")))
             assert torch.get_default_dtype() == torch.float64
             assert torch.is_inference_mode_enabled()
+            assert torch.get_float32_matmul_precision() == "medium"
+            assert not torch.backends.mkldnn.enabled
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.mkldnn.enabled = True
     assert torch.equal(before, torch.get_rng_state())
     assert usual.best.read_bytes() == odd.best.read_bytes()
     for wrong in (0, "2", 2.0):
