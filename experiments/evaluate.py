@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -71,14 +72,21 @@ def to_evaluate(source: Source, model: Classifier) -> tuple[str, ImageDataset]:
     """
     from data.collection import Split, checksum, open_dataset, whole_folder
 
+    seen = set(re.findall("[0-9a-f]{8}", str(model.metrics.get("seen", ""))))
+
+    def unseen(files: Sequence[str]) -> list[int]:
+        return [i for i, file in enumerate(files) if not seen or checksum(file) not in seen]
+
     images = whole_folder(source) if Path(source.data).is_dir() else None
     if images is None:
         images = open_dataset(source, 0, 0)
         name, part = images.tested_on, images.splits[images.tested_on]
+        if known := len(part.files) - len(unseen(part.files)):
+            why = "too good: the checkpoint was trained on, or chosen by,"
+            images.notes.append(f"the accuracy may be {why} {known} of these images")
     else:
         name, part = "all images", images.splits["whole"]
-        seen = set(re.findall("[0-9a-f]{8}", str(model.metrics.get("seen", ""))))
-        new = [i for i, file in enumerate(part.files) if not seen or checksum(file) not in seen]
+        new = unseen(part.files)
         if not new:
             why = f"the checkpoint was trained on, or chosen by, all {len(part.files)} images here"
             fix = "give other images; to use those of val/, give the folder that has it and train/"

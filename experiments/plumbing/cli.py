@@ -121,10 +121,16 @@ def python() -> str:
 
 
 def refuse_empty(arguments: Sequence[str], command: str) -> None:
-    """Raise UsageError for an argument without a value: Path("") would be the current folder."""
+    """Raise UsageError for an argument without a value.
+
+    Path("") would be the current folder; tyro takes `--option None` as the default.
+    """
+    line = f"{command} {shlex.join(arguments)}"
     if any(re.fullmatch("(--[^=]*=)?", argument) for argument in arguments):
-        line = f"{command} {shlex.join(arguments)}"
         raise UsageError("an argument is empty", line, "give it a value, or omit it")
+    if re.search(r" --[\w-]+[ =]None( |$)", f" {' '.join(arguments)}"):
+        fix = "omit the option; --augment and --lr-scheduler have the value none"
+        raise UsageError("None is not the value of an option", line, fix)
 
 
 def options_from(options: type[Options], *words: object, **values: object) -> Options:

@@ -153,13 +153,18 @@ def caption(rows: Sequence[dict]) -> str:
 
 
 def unusual(rows: Sequence[dict]) -> str:
-    """Settings of the recipe that only some strategies have, as text; empty for the usual ones."""
-    found = dict.fromkeys(
-        f", {key.replace('_', '-')} {row['run']['recipe'][key]}"
-        for row in rows for key in ("unfreeze", "lr_decay", "augment")
-        if row["run"]["recipe"].get(key) not in (None, "crop")
-    )  # fmt: skip
-    return "".join(found)
+    """Unusual settings of the recipe, as text; with the strategies, if only some have them."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        for key in ("unfreeze", "lr_decay", "augment"):
+            if (value := row["run"]["recipe"].get(key)) not in (None, "crop"):
+                setting = f", {key.replace('_', '-')} {value}"
+                found.setdefault(setting, set()).add(row["run"]["strategy"])
+    everyone = {row["run"]["strategy"] for row in rows}
+    return "".join(
+        setting + f" ({', '.join(sorted(some))})" * (some != everyone)
+        for setting, some in found.items()
+    )
 
 
 def about_weights(weights: Mapping[str, str | None]) -> str:

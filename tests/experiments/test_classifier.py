@@ -11,6 +11,7 @@ import torch
 import torchvision
 from conftest import assert_prints, assert_three_lines, refusal, shaken
 from PIL import Image
+from sample_images import noise
 
 import zoo
 from data.collection import Source, open_dataset
@@ -323,6 +324,25 @@ def test_images_that_the_checkpoint_has_seen_do_not_count(folder, tmp_path, invo
     (folder / "ant" / "new.png").unlink()
     done = invoke("experiments.evaluate", path, folder, "--output-dir", tmp_path / "out")
     assert_three_lines(done, 3, "trained on, or chosen by, all 9 images here", "those of val/")
+
+
+def test_an_accuracy_on_the_images_that_chose_the_checkpoint_is_said_to_be_too_good(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = noise([len(split), i, ord(name[0])], 30, 30)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+    images = open_dataset(Source(str(tmp_path)), 0, 0)
+    path = tmp_path / "best.safetensors"
+    model = zoo.build("resnet8", 2)
+    said = []
+    for seen in (images.seen, ""):
+        save_classifier(path, "resnet8", model, ("ant", "bee"), VIEW, {"seen": seen})
+        notes = to_evaluate(Source(str(tmp_path)), load_model(path))[1].notes
+        said.append([note for note in notes if "too good" in note])
+    assert "chosen by, 4 of these images" in said[0][0]
+    assert said[1] == []
 
 
 @pytest.mark.usefixtures("published")

@@ -48,6 +48,8 @@ BAD = [
     (f"saliency NOWHERE NOWHERE --output {'x' * 300}.png", 2, "File name too long"),
     ("predict NOWHERE NOWHERE --sheet FOLDER", 2, "name a file"),
     ("predict '' NOWHERE", 2, "an argument is empty"),
+    ("transfer FOLDER --augment None", 2, "None is not the value of an option"),
+    ("transfer FOLDER --augment=None --epochs 1", 2, "None is not the value of an option"),
     ("predict NOWHERE FILE --weights IMAGENET1K_V1", 2, "none is named"),
     ("predict --model resnet5 FILE", 2, "there is no model 'resnet5'"),
     ("evaluate NOWHERE FOLDER --output-dir FILE/x", 2, "Not a directory"),

@@ -136,8 +136,9 @@ def test_the_caption_names_unusual_settings():
     partial = row("partial", 0, 900)
     recipe = {"unfreeze": "stages.3,head", "lr_decay": 0.7, "augment": "color"}
     partial["run"]["recipe"] |= recipe
+    assert "sgd, unfreeze stages.3,head, lr-decay 0.7, augment color;" in caption([partial])
     said = caption([row("finetune", 0, 900), partial])
-    assert "sgd, unfreeze stages.3,head, lr-decay 0.7, augment color;" in said
+    assert "unfreeze stages.3,head (partial), lr-decay 0.7 (partial), augment color (par" in said
     assert "epochs, sgd;" in caption([row("finetune", 0, 900)])
 
 
