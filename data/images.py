@@ -5,8 +5,10 @@ import io
 import logging
 import os
 import re
+import threading
 import tomllib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +27,8 @@ MAX_WEBP_PIXELS = 12_500_000  # a phone's 4032 x 3024; Pillow takes 25 bytes a p
 MAX_EXIF = 1_000_000  # bytes; longer ones are ignored
 MAX_TEXT = 32_000_000  # bytes of a PNG's text or profile, unpacked; photo editors write over 1 MB
 FIX = "check the path, shrink a large image, copy the file again, or convert it to PNG or JPEG"
+
+ONE_THREAD = threading.Lock()
 
 # How files of FORMATS start. TIFF stands apart: camera raw files start like it.
 STARTS = re.compile(
@@ -86,8 +90,7 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
         name = str(file if is_path else getattr(file, "name", f"an image ({type(file).__name__})"))
     data = b""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # limits and damage are checked here
+        with silence():  # limits and damage are checked here
             if isinstance(file, Image.Image):
                 pixels = pixels_of(file)
             else:
@@ -104,12 +107,19 @@ def load_image(file: str | Path | IO[bytes] | Image.Image, name: str | None = No
     return tensor_of(pixels)
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Inside, there are no warnings. One thread at a time: warnings belong to the process."""
+    with ONE_THREAD, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def tensor_of(pixels: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) -> (3, H, W)."""
     # NumPy copies if it has to: torch would start threads, up to 20 times as slow for few pixels.
     pixels = np.ascontiguousarray(pixels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's pixels are read-only, and nobody writes to them
+    with silence():  # Pillow's pixels are read-only, and nobody writes to them
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -74,7 +74,7 @@ def main(options: Options) -> None:
         found = comparison.probe_networks(runs, dataset, folder, device)
         comparison.say_notes(dataset, ALONE)  # decoding may have left out images
         figure = folder / "stages.png"
-        draw_stages(figure, found)
+        draw_stages(figure, stages.read(folder))  # also what earlier calls probed
     Results([], stages.report_of_stages(found), [figure], folder).show()
 
 

@@ -96,6 +96,7 @@ class ForInference(nn.Module):
         # With freezing, the compiler treats weights as constants, and stores them as it needs them.
         options: dict = {"freezing": True}
         self.compute = torch.compile(self.network, options=options) if compiled else self.network
+        self.train(False)
 
     def train(self, mode: bool = True) -> "ForInference":
         return super().train(False)  # always in eval mode
@@ -116,8 +117,12 @@ def for_inference(
     `dtype`: bfloat16 pays only on hardware that computes in it, and changes many answers of a deep
     plain network (docs/speed.md). `compiled`: by torch.compile, which takes up to a minute at the
     first batch of each shape, and needs a C++ compiler; without one, this is ignored, see
-    has_compiler().
+    has_compiler(). Raises TypeError for anything but a network and a type of numbers.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"give a network: of what load_model returns, .model; not {model!r:.60}")
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype is torch.float32 or torch.bfloat16, not {dtype!r:.60}")
     return ForInference(model, dtype, compiled and has_compiler())
 
 

@@ -243,6 +243,9 @@ def report_of_stages(found: Mapping[str, dict]) -> list[Part]:
         caption += f" Always answering the largest class is right for {first['guessing']:.1f} %."
     said = []
     for name, one in found.items():
+        if one.get("guessing") == 100:
+            said.append(f"- {name}: nothing can be said, as all tested images are of one class.")
+            continue
         said.append(f"- How far to unfreeze {name}? {advice(one)}.")
         said.append(f"- What would more images add to {name}? {more_images(one)}.")
     return [Rows(("probe after", *found), lines), caption, "\n".join(said)]

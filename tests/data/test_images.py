@@ -9,15 +9,17 @@ import signal
 import struct
 import subprocess
 import time
+import warnings
 import zipfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sample_images import ALPHA, COLOR, HEIGHT, WIDTH, chunk, corpus, save
+from sample_images import ALPHA, COLOR, HEIGHT, WIDTH, chunk, corpus, noise, save
 from sample_images import refused as refused_by
 
 from data.errors import DataError
@@ -214,6 +216,15 @@ def test_any_path_works_and_can_be_printed(tmp_path, name):
     path.write_bytes(b"no image")
     lines = refused_by(lambda: load_image(path), *([str(path)] if name.isprintable() else []))
     assert all(line.isprintable() for line in lines)  # so it can be encoded, too
+
+
+def test_threads_that_decode_leave_the_warnings_as_they_are(tmp_path):
+    for i in range(40):
+        Image.fromarray(noise(i, 60, 60)).save(tmp_path / f"{i}.png")
+    before = warnings.filters[:]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(load_image, 5 * list(tmp_path.glob("*.png"))))
+    assert warnings.filters == before
 
 
 def test_what_cannot_be_read_is_refused_at_once(tmp_path):

@@ -154,9 +154,17 @@ def test_what_could_not_be_folded_right_stays():
 
 
 def test_it_stays_in_eval_mode():
-    fast = for_inference(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5))).train()
+    fast = for_inference(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5)))
+    assert not fast.training
+    assert not fast.train().training
     images = torch.rand(2, 3, 8, 8)
     assert torch.equal(fast(images), fast(images))
+
+
+@pytest.mark.parametrize("wrong", [("resnet18",), (nn.Conv2d(3, 4, 3), "bf16")])
+def test_other_arguments_are_refused(wrong):
+    with pytest.raises(TypeError, match=r"\.model|torch.bfloat16"):
+        for_inference(*wrong)
 
 
 def test_other_outputs_than_a_tensor_are_refused():

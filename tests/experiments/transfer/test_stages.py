@@ -156,6 +156,14 @@ def test_the_advice_follows_from_the_probes_and_may_be_none():
     assert "+0.0 points, p = 1 (" in same
 
 
+def test_images_of_one_class_tell_nothing():
+    found = answers(100, 150, 140, 120) | {"guessing": 100, "tested_on": "val", "images": 9}
+    assert "nothing can be said" in report_of_stages({"resnet8": found})[2]
+    found["guessing"] = 99.5
+    said = report_of_stages({"resnet8": found | {"curve": {}}})[2]
+    assert "stages.0 knows more than the last stage" in said
+
+
 def test_leads_are_mcnemars_exact_test():
     """4 images on which only one of them is right: p = 2 * 0.5^4."""
     assert lead("1111000000", "0000000000") == ("+40.0 points, p = 0.12", 0.125)
