@@ -11,12 +11,12 @@
 #
 # 사전 학습된 네트워크를 내 이미지에 맞게 옮겨 쓰는 두 방법을 정확도와 시간으로 비교합니다. 시간이
 # 어디에 쓰이는지, 두 가지 함정(계속 바뀌는 배치 정규화 통계와 RGBA 이미지)의 비용이 얼마인지도
-# 측정합니다. 모든 셀을 실행하는 데 CPU 코어 2개로 약 2분 걸렸습니다. "여기서는 실행하지
+# 측정합니다. 모든 셀을 실행하는 데 CPU 코어 2개로 약 1분 걸렸습니다. "여기서는 실행하지
 # 않음"이라고 적힌 셀은 아무 일도 하지 않습니다.
 #
 # We compare two ways to adapt a pretrained network to our own images, by accuracy and time. We
 # measure how the time is spent, and the cost of two mistakes: batch norm statistics that change in
-# a frozen network, and RGBA images. All cells took about 2 minutes on 2 CPU cores. Cells marked
+# a frozen network, and RGBA images. All cells took about a minute on 2 CPU cores. Cells marked
 # "not run here" are skipped.
 
 # %%
