@@ -203,10 +203,10 @@ def verdict(ours: Tensor, random: Sequence[Tensor]) -> str:
     if not ranks:
         return "This map, or that of random weights, is the same everywhere: nothing can be said."
     mean = fmean(map(abs, ranks))
-    about = f"rank correlations {min(ranks):+.2f} to {max(ranks):+.2f}, mean absolute one "
+    about = f"rank correlations {min(ranks):+.2f} to {max(ranks):+.2f}, their mean size "
     about += f"{mean:.2f}, n = {len(ranks)} networks"
     if others := len(random) - len(ranks):
-        about += f"; {others} more {'gives' if others == 1 else 'give'} the same value everywhere"
+        about += f"; {others} more without any pattern"
     if mean >= ALIKE:
         return f"Random weights give similar maps: this one proves nothing ({about})."
     if sum(map(is_nearly_empty, random)) > len(random) / 2:

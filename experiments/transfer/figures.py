@@ -36,7 +36,7 @@ def draw_curves(path: Path, curves: Mapping[str, Histories], conditions: str) ->
             length = min(len(history["epoch"]) for history in histories)
             for panel, what in zip(panels, ("loss", "accuracy"), strict=True):
                 draw_histories(panel, histories, what, length, colour)
-            note = " (a single point)" * (length == 1)
+            note = " (no epochs: a line)" * (length == 1)
             handles.append(Line2D([], [], color=colour, linewidth=2.2, label=name + note))
         handles.append(Line2D([], [], color="#777777", label="validation"))
         handles.append(Line2D([], [], color="#777777", linestyle="--", label="training"))

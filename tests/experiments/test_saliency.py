@@ -345,7 +345,7 @@ def test_a_map_that_random_weights_give_too_proves_nothing():
     flat = torch.ones(1, 9, 9)
     assert "nothing can be said" in verdict(ours, [flat] * RANDOM)
     assert "nothing can be said" in verdict(flat, [ours])
-    assert "n = 1 networks; 1 more gives the same value everywhere" in verdict(ours, [flat, like])
+    assert "n = 1 networks; 1 more without any pattern" in verdict(ours, [flat, like])
     empty = torch.zeros_like(ours)
     empty[..., 0, 0] = 1
     assert "nearly empty: comparing says little" in verdict(ours, [empty] * 3 + [unlike] * 2)

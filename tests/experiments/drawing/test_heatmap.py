@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 VERDICT = (
     "Random weights give other maps, so this one depends on the weights (rank correlations "
-    "-0.10 to +0.23, mean absolute one 0.11, n = 5 networks)."
+    "-0.10 to +0.23, their mean size 0.11, n = 5 networks)."
 )
 
 

@@ -32,7 +32,7 @@ def test_curves_are_means_over_seeds_with_bands_and_a_probe_is_a_line_across(tmp
         band = panel.collections[1].get_paths()[0].get_extents()
         assert (band.y0, band.y1) == pytest.approx((0.4 * scale, 0.6 * scale))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["scratch", "probe (a single point)", "validation", "training"]
+    assert labels == ["scratch", "probe (no epochs: a line)", "validation", "training"]
     assert "mean over seeds, shaded: minimum to maximum; n = 2" in words(figure)
 
 
