@@ -37,7 +37,7 @@ from experiments.transfer.probe import logistic_regression
 from experiments.transfer.strategies import HEAD_ONLY, PROBE
 from zoo.weights.atomic import write_atomic
 
-FEW = 4  # images in a batch that is timed: enough to compare step times
+FEW = 4  # images in a batch that is timed on a CPU; a GPU computes a whole batch at once
 
 
 def settle_precision(
@@ -46,7 +46,8 @@ def settle_precision(
     """Precision and memory layout of each model: chosen once per folder, and saved there."""
     runs = plan(options, dict.fromkeys(options.model, Settings()), "")
     runs.sort(key=lambda run: run.strategy != "scratch")  # of a model, the last one is timed
-    models = {run.model: partial(to_time, run, FEW, dataset, folder, device) for run in runs}
+    size = FEW if device.type == "cpu" else runs[0].recipe.batch_size // group.size
+    models = {run.model: partial(to_time, run, size, dataset, folder, device) for run in runs}
     about = {"device": device.type}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
 
@@ -149,10 +150,9 @@ def describe(row: dict) -> str:
     """A line with the result of a run."""
     if row["status"] != "finished":
         return f"{row['name']}: {row['status']}"
-    share, epoch = f"{100 * row['accuracy']:.1f} %", row["best_epoch"]
-    where = f"{share} on {row['tested_on']} in fp32 (epoch {epoch})"  # epochs: maybe bf16
+    where = f"{100 * row['accuracy']:.1f} % on {row['tested_on']} in fp32"  # in epochs: maybe bf16
     bound = report.bound_by(row) + say_skipped(row)
-    return f"{row['name']}: {where}, {row['seconds']:.1f} s, {bound}"
+    return f"{row['name']}: {where} (epoch {row['best_epoch']}), {row['seconds']:.1f} s, {bound}"
 
 
 @torch_as_started()

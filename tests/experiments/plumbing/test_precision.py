@@ -100,6 +100,18 @@ def test_transfer_tries_precisions_on_the_pretrained_network(monkeypatch, tmp_pa
     assert tried.keys() == {*strategies} - {"scratch"}
 
 
+@pytest.mark.parametrize(("device", "images"), [(CPU, 4), (CUDA, 32)])
+def test_on_a_gpu_precisions_are_tried_on_a_whole_batch(monkeypatch, tmp_path, device, images):
+    sizes = []
+    monkeypatch.setattr(comparison, "to_time", lambda run, size, *_: sizes.append(size))
+    monkeypatch.setattr(comparison, "settle", lambda path, about, asked, device, models, group: (
+        [make() for make in models.values()]
+    ))  # fmt: skip
+    options = comparison.Options("x", model=("resnet8",), weights="x.pth")
+    comparison.settle_precision(options, None, device, tmp_path, ALONE)
+    assert sizes == [images]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "low", "high"),
