@@ -28,7 +28,7 @@ MAX_EXIF = 1_000_000  # bytes; longer ones are ignored
 MAX_TEXT = 32_000_000  # bytes of a PNG's text or profile, unpacked; photo editors write over 1 MB
 FIX = "check the path, shrink a large image, copy the file again, or convert it to PNG or JPEG"
 
-ONE_THREAD = threading.Lock()
+ONE_THREAD = threading.Lock()  # see silence
 
 # How files of FORMATS start. TIFF stands apart: camera raw files start like it.
 STARTS = re.compile(

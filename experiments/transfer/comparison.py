@@ -6,7 +6,7 @@ shows the report. `best` of the results is the checkpoint to use.
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,7 @@ from experiments.classifier import CORES
 from experiments.plumbing.cli import NumericError, doing, options_from, python
 from experiments.plumbing.device import choose_device, make_deterministic, torch_as_started
 from experiments.plumbing.distributed import ALONE, Group, processes
-from experiments.plumbing.forecast import FORWARD, Work, forecast_if_long
+from experiments.plumbing.forecast import forecast_if_long
 from experiments.plumbing.precision import SETTINGS_FILES, settle
 from experiments.plumbing.results import lock, read_row, say_skipped, to_do, write_json
 from experiments.plumbing.tables import Results
@@ -32,12 +32,17 @@ from experiments.train.loop import Settings
 from experiments.transfer import report, stages
 from experiments.transfer.job import NEEDS, Transfer, TransferJob, load_pretrained, run_transfer
 from experiments.transfer.options import Options
-from experiments.transfer.plan import check_options, plan, recipe_of, starting_weights
+from experiments.transfer.plan import (
+    check_options,
+    images_to_time,
+    plan,
+    recipe_of,
+    starting_weights,
+    work_of,
+)
 from experiments.transfer.probe import logistic_regression
-from experiments.transfer.strategies import HEAD_ONLY, PROBE
+from experiments.transfer.strategies import PROBE
 from zoo.weights.atomic import write_atomic
-
-FEW = 4  # images in a batch that is timed on a CPU; a GPU computes a whole batch at once
 
 
 def settle_precision(
@@ -46,7 +51,7 @@ def settle_precision(
     """Precision and memory layout of each model: chosen once per folder, and saved there."""
     runs = plan(options, dict.fromkeys(options.model, Settings()), "")
     runs.sort(key=lambda run: run.strategy != "scratch")  # of a model, the last one is timed
-    size = FEW if device.type == "cpu" else runs[0].recipe.batch_size // group.size
+    size = images_to_time(runs[0], device, group.size)
     models = {run.model: partial(to_time, run, size, dataset, folder, device) for run in runs}
     about = {"device": device.type}
     return settle(folder / SETTINGS_FILES[1], about, options.precision, device, models, group)
@@ -62,16 +67,6 @@ def to_time(
     return job.model, job.batches()
 
 
-def work_of(run: Transfer, images: Mapping[str, int], size: int) -> Work:
-    """A run's work, in timed batches of `size` images; `images`: how many each split has."""
-    train, tested = images["train"], sum(images.values()) - images["train"]
-    epochs = 1 if run.strategy == PROBE else run.recipe.epochs
-    share = FORWARD if run.strategy in HEAD_ONLY else 1
-    # Each epoch is evaluated on val; the saved files (two at most) on val and test.
-    forwards = epochs * images["val"] + 2 * tested + train * (run.strategy == "lp-ft")
-    return run.model, (share * epochs * train + FORWARD * forwards) / size
-
-
 def say_forecast(
     todo: Sequence[Transfer], dataset: ImageDataset, device: torch.device, folder: Path,
     group: Group,
@@ -79,8 +74,7 @@ def say_forecast(
     """Print the forecast of the runs if they will take long."""
     images = {name: len(part.labels) for name, part in dataset.splits.items()}
     on_cpu, runs = device.type == "cpu", {run.model: run for run in todo}
-    # A CPU takes as long for an image in a small batch; a GPU computes a whole batch at once.
-    size = min(FEW if on_cpu else todo[0].recipe.batch_size // group.size, images["train"])
+    size = min(images_to_time(todo[0], device, group.size), images["train"])
 
     def make(name: str) -> tuple[nn.Module, ViewBatches, Settings]:
         return *to_time(runs[name], size, dataset, folder, device), runs[name].base
@@ -150,7 +144,8 @@ def describe(row: dict) -> str:
     """A line with the result of a run."""
     if row["status"] != "finished":
         return f"{row['name']}: {row['status']}"
-    where = f"{100 * row['accuracy']:.1f} % on {row['tested_on']} in fp32"  # in epochs: maybe bf16
+    # After each epoch, the precision is that of training.
+    where = f"{100 * row['accuracy']:.1f} % on {row['tested_on']} in fp32"
     bound = report.bound_by(row) + say_skipped(row)
     return f"{row['name']}: {where} (epoch {row['best_epoch']}), {row['seconds']:.1f} s, {bound}"
 

@@ -1,5 +1,6 @@
-"""From the command line to a recipe and a list of runs, with checks of the options."""
+"""From the command line to a recipe and a list of runs, with checks of the options; their work."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
@@ -10,14 +11,35 @@ import zoo
 from data import near_duplicates
 from experiments.plumbing import cli
 from experiments.plumbing.cli import UsageError
+from experiments.plumbing.forecast import FORWARD, Work
 from experiments.plumbing.recipes import RECIPES, Recipe
 from experiments.train.loop import Settings
 from experiments.transfer.job import Transfer
 from experiments.transfer.options import LIMITS, MORE_LIMITS, Options
-from experiments.transfer.strategies import DECAYING, PROBE, STRATEGIES
+from experiments.transfer.strategies import DECAYING, HEAD_ONLY, PROBE, STRATEGIES
 from zoo.networks import Network, stages_of
 from zoo.registry import owner
 from zoo.weights.published import published_name
+
+FEW = 4  # images
+
+
+def images_to_time(run: Transfer, device: torch.device, processes: int) -> int:
+    """How many images of a batch are timed in each process, to choose or forecast.
+
+    A CPU takes as long for an image in a small batch; a GPU computes a whole batch at once.
+    """
+    return FEW if device.type == "cpu" else run.recipe.batch_size // processes
+
+
+def work_of(run: Transfer, images: Mapping[str, int], size: int) -> Work:
+    """A run's work, in timed batches of `size` images; `images`: how many each split has."""
+    train, tested = images["train"], sum(images.values()) - images["train"]
+    epochs = 1 if run.strategy == PROBE else run.recipe.epochs
+    share = FORWARD if run.strategy in HEAD_ONLY else 1
+    # Each epoch is evaluated on val; the saved files (two at most) on val and test.
+    forwards = epochs * images["val"] + 2 * tested + train * (run.strategy == "lp-ft")
+    return run.model, (share * epochs * train + FORWARD * forwards) / size
 
 
 def recipe_of(options: Options) -> Recipe:

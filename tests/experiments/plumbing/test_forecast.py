@@ -13,8 +13,8 @@ from experiments.plumbing import forecast as module
 from experiments.plumbing.forecast import FORWARD, STEPS, forecast, forecast_if_long
 from experiments.plumbing.recipes import DEFAULT
 from experiments.train.loop import Settings
-from experiments.transfer.comparison import work_of
 from experiments.transfer.job import Transfer
+from experiments.transfer.plan import work_of
 
 CPU = torch.device("cpu")
 
